@@ -1,0 +1,35 @@
+"""fastseg: from a few hundred labelled images to a trained, explained, deployable fastai learner."""
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# Public names by module, imported on first use: `import fastseg` and the CLI's help need neither torch nor fastai.
+_PUBLIC = {
+    "audit": ("check",),
+    "bundle": ("load", "save"),
+    "errors": ("FastsegError",),
+    "evaluation": ("evaluate",),
+    "interpretation": ("interpret",),
+    "learners": ("learner", "unet_learner", "vision_learner"),
+    "photo": ("segment",),
+    "prediction": ("predict",),
+    "gallery": ("show",),
+    "training": ("find_lr", "fit"),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [*sorted(_MODULE_OF), "tasks"]
+
+
+def __getattr__(name: str):
+    if name in _MODULE_OF:
+        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    if name in ("tasks", *_PUBLIC):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

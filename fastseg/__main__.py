@@ -1,0 +1,4 @@
+"""`python -m fastseg` is `fastseg`."""
+from .cli import main
+
+main()

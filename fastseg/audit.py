@@ -1,0 +1,90 @@
+"""The check before the training: every image and mask decoded whole, every fault named with file and remedy."""
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+
+from .errors import DataError
+from .masks import IGNORE
+from .progress import track
+from .tasks import Item, Task, get
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Facts:
+    """What a check found: counts over all labelled images of one data folder."""
+
+    images: int = 0
+    splits: dict[str, int] = field(default_factory=dict)  # images to train and to validate, by seed 42
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # (height, width) -> images
+    classes: dict[str, int] = field(default_factory=dict)  # class -> pixels, or images for classification
+    unlabelled: int = 0  # pixels
+    warnings: list[str] = field(default_factory=list)
+
+
+def check(task: str | Task, data: Path | str | None = None) -> Facts:
+    """Decode every image and label of a task's data and return the facts.
+
+    Raises `DataError` for the first fault, naming file, value and remedy, and how many more files have faults.
+    """
+    task = get(task)
+    data = Path(data or f"data/{task.name}")
+    items = task.items(data)
+    train, valid = task.split(items)
+    facts = Facts(len(items), {"train": len(train), "valid": len(valid)}, Counter(), Counter({c: 0 for c in task.classes}))
+    faults, stray = [], []
+    for item, size, counts, fault in _examined(task, items):
+        if fault:
+            faults.append(fault)
+            continue
+        facts.sizes[size] += 1
+        for name, count in zip(task.classes, counts):
+            facts.classes[name] += int(count)
+        facts.unlabelled += int(counts[IGNORE]) if len(counts) > IGNORE else 0
+        if len(counts) > IGNORE and counts[IGNORE] and not getattr(task, "unlabelled", None):
+            stray.append(item)
+    if faults:
+        more = f" ({len(faults) - 1} more files have faults)" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}")
+    present = [name for name, count in facts.classes.items() if count]
+    if len(present) < 2:
+        raise DataError(f"{data}: every label is of one class ({', '.join(present) or 'none'}); "
+                        "there is nothing to tell apart: add labels of another class")
+    for name in set(task.classes) - set(present):
+        facts.warnings.append(f"{data}: class {name} never occurs; it cannot be learnt")
+    if stray:
+        facts.warnings.append(f"{stray[0].label} and {len(stray) - 1} other masks hold a few stray pixels outside the "
+                              "classes; they count as unlabelled")
+    for warning in facts.warnings:
+        log.warning(warning)
+    return facts
+
+
+def _examined(task: Task, items: list[Item]) -> Iterator[tuple[Item, tuple[int, int], np.ndarray, str | None]]:
+    with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
+        yield from track(pool.map(lambda item: _examine(task, item), items), "checking the data", len(items))
+
+
+def _examine(task: Task, item: Item) -> tuple[Item, tuple[int, int], np.ndarray, str | None]:
+    """Return an item with its size, its count of each code (256,) or of each class, and its fault if any."""
+    try:
+        height, width = task.image(item).shape[:2]
+        label = task.label(item)
+    except DataError as error:
+        return item, (0, 0), np.zeros(0), str(error)
+    if task.kind == "classify":
+        return item, (height, width), np.eye(len(task.classes), dtype=int)[label], None
+    if label.shape != (height, width):
+        return item, (height, width), np.zeros(0), (
+            f"{item.label}: is {label.shape[1]}x{label.shape[0]} px, but its image {item.image.name} is "
+            f"{width}x{height}; export the mask at the image's size")
+    return item, (height, width), np.bincount(label.reshape(-1), minlength=256), None

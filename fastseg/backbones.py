@@ -1,0 +1,329 @@
+"""timm backbones by name: U-Nets and other decoders over their features, classifiers, weights, parameter groups.
+
+Needs torch, timm and segmentation_models_pytorch; fastai only for its own architectures and heads.
+"""
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import ModelError, choose
+
+log = logging.getLogger(__name__)
+
+DECODERS = ("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
+            "segformer", "fastai")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PREFIXES = ("", "module.", "backbone.", "encoder.", "model.", "encoder.model.", "model.encoder.", "model.encoder.model.",
+            "0.", "0.model.", "model.0.", "model.0.model.")  # what trainers put before a backbone's names
+GOOD_BACKBONES = "mobilenetv2_100, resnet18, resnet34, efficientnet_b0, convnext_tiny"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a `Network` is made from: enough to build it again without weights."""
+
+    kind: str  # "segment" or "classify"
+    arch: str  # timm name
+    n_out: int
+    decoder: str | None = None
+    stride: int = 1  # inputs are padded to multiples of it
+    options: Mapping = field(default_factory=dict)  # decoder or head arguments, JSON values only
+
+    def to_dict(self) -> dict:
+        return json.loads(json.dumps(asdict(self)))
+
+
+class Network(nn.Module):
+    """A model that takes any input size: pads to the stride, runs channels_last in the machine's best precision, crops.
+
+    Input float (B, 3, H, W), normalised; output float32 logits (B, C, H, W), or (B, C) for classifiers.
+    """
+
+    def __init__(self, model: nn.Module, spec: Spec, mean=IMAGENET[0], std=IMAGENET[1]):
+        super().__init__()
+        self.model, self.spec = model.to(memory_format=torch.channels_last), spec
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.as_subclass(torch.Tensor)  # fastai's subclasses stop at the door: torch.export and compile refuse them
+        height, width = x.shape[-2:]
+        down, right = -height % self.spec.stride, -width % self.spec.stride
+        if down or right:
+            x = F.pad(x, (0, right, 0, down), mode="replicate")
+        x = x.contiguous(memory_format=torch.channels_last)
+        dtype = autocast_dtype(x.device)
+        with torch.autocast(x.device.type if dtype else "cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            out = self.model(x)
+        out = out.float()
+        return out[..., :height, :width] if self.spec.kind == "segment" else out
+
+    @property
+    def body(self) -> nn.Module:
+        """The backbone: what is pretrained, and frozen first."""
+        if self.spec.kind == "classify" or self.spec.decoder == "fastai":
+            return self.model[0]
+        return self.model.encoder
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the reduced precision that pays on `device`, or None: bfloat16 where CPU or GPU has units for it."""
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_has_bf16() else None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return None
+
+
+def _cpu_has_bf16() -> bool:
+    # mkldnn reports AVX2-only CPUs as "supported" too, by emulation that is slower than float32.
+    capability = torch.backends.cpu.get_cpu_capability()
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "AVX512" in capability and any(check() for check in checks if check) or (
+        "SVE" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def segmenter(arch: str, n_out: int, decoder: str = "unet", weights: str = "none", size: tuple[int, int] | None = None,
+              **options) -> tuple[Network, str]:
+    """Build a segmentation network of `decoder` over the timm backbone `arch`; return it and its weights' origin.
+
+    `options` go to the decoder's class of segmentation_models_pytorch. `decoder="fastai"` gives fastai's DynamicUnet
+    over a torchvision backbone and needs `size`. `weights`: see `load_weights`.
+    Raises `ModelError` for unknown names, backbones without a feature pyramid, unusable weights and unknown options.
+    """
+    choose("decoder", decoder, DECODERS)
+    if decoder == "fastai":
+        spec = Spec("segment", arch, n_out, decoder, 32, {"size": list(size or (256, 256)), **options})
+    else:
+        check_arch(arch)
+        spec = Spec("segment", arch, n_out, decoder, _stride(arch, decoder, n_out, options), options)
+    return _weighted(spec, weights)
+
+
+def classifier(arch: str, n_out: int, weights: str = "none", **options) -> tuple[Network, str]:
+    """Build a classifier: the timm backbone `arch` under fastai's head; return it and its weights' origin.
+
+    `options` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...) and, beyond it, to timm.
+    """
+    check_arch(arch)
+    return _weighted(Spec("classify", arch, n_out, options=options), weights)
+
+
+def build(spec: Spec) -> Network:
+    """Build the network that `spec` describes, with random weights."""
+    if spec.decoder == "fastai":
+        return Network(_dynamic_unet(spec), spec)
+    config = backbone_config(spec.arch)
+    try:
+        model = _decoder_model(spec) if spec.kind == "segment" else _classifier_model(spec)
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, NotImplementedError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"backbone '{spec.arch}' does not work with {spec.decoder or 'a classifier'} "
+                         f"({reason}); try one of {GOOD_BACKBONES}") from error
+    return Network(model, spec, config.mean, config.std)
+
+
+def _decoder_model(spec: Spec) -> nn.Module:
+    import segmentation_models_pytorch as smp
+    model_class = smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
+    return model_class(encoder_name=f"tu-{spec.arch}", encoder_weights=None, classes=spec.n_out,
+                       **_backbone_options(spec.arch), **spec.options)
+
+
+def _classifier_model(spec: Spec) -> nn.Module:
+    from fastai.vision.learner import create_timm_model
+    return create_timm_model(spec.arch, spec.n_out, pretrained=False, **spec.options)[0]
+
+
+def _dynamic_unet(spec: Spec) -> nn.Module:
+    from fastai.vision.learner import create_unet_model, model_meta
+    supported = {arch.__name__: arch for arch in model_meta}
+    if spec.arch not in supported:
+        raise ModelError(f"--decoder fastai works with {', '.join(supported)}, not '{spec.arch}': "
+                         "choose one of them, or another decoder such as unet")
+    options = dict(spec.options)
+    return create_unet_model(supported[spec.arch], spec.n_out, tuple(options.pop("size")), pretrained=False, **options)
+
+
+def _backbone_options(arch: str) -> dict:
+    # Window attention is built for one input size unless told otherwise.
+    return {"strict_img_size": False} if arch.startswith(("swin_", "swinv2_", "swin_s3")) else {}
+
+
+def check_arch(arch: str) -> None:
+    """Raise `ModelError`, naming the nearest names, if timm has no model called `arch` (a tag after a dot is allowed)."""
+    import timm
+    name, _, tag = arch.partition(".")
+    choose("backbone", name, timm.list_models())
+    if tag and arch not in timm.list_pretrained(f"{name}.*"):
+        choose("backbone", arch, timm.list_pretrained(f"{name}.*"))
+
+
+def backbone_config(arch: str):
+    """Return timm's pretrained_cfg of `arch`: its mean and std are the normalisation that its weights expect."""
+    import timm
+    from timm.models import PretrainedCfg
+    return timm.get_pretrained_cfg(arch, allow_unregistered=True) or PretrainedCfg()
+
+
+def _stride(arch: str, decoder: str, n_out: int, options: Mapping) -> int:
+    """Find, without computing anything, the smallest padding multiple that the network takes.
+
+    Raises `ModelError` if the backbone has no feature pyramid or the decoder cannot use it.
+    """
+    import timm
+    refusal = (f"backbone '{arch}' has no feature pyramid (no maps at several scales), which the {decoder} decoder "
+               f"needs; try one of {GOOD_BACKBONES}, or a hierarchical transformer such as swin_tiny_patch4_window7_224")
+    with torch.device("meta"):
+        try:
+            features = timm.create_model(arch, features_only=True, **_backbone_options(arch))
+            reductions = features.feature_info.reduction()
+        except Exception as error:  # families without feature extraction fail in their own many ways
+            raise ModelError(refusal) from error
+        if len(set(reductions)) < 4:
+            raise ModelError(refusal)
+        network = build(Spec("segment", arch, n_out, decoder, 1, options)).eval()
+        failure: Exception | None = None
+        for stride in (32, 64, 128, 192, 224, 256, 384):
+            try:
+                shape = network(torch.empty(2, 3, stride, 2 * stride)).shape
+                if shape[-2:] == (stride, 2 * stride):
+                    return stride
+            except Exception as error:  # windows that do not fit raise whatever they like
+                failure = error
+    raise ModelError(f"backbone '{arch}' does not work with the {decoder} decoder"
+                     f"{f' ({chr(32).join(str(failure).split())[:160]})' if failure else ''}; try one of {GOOD_BACKBONES}")
+
+
+def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
+    """Split a `Network` for fastai: early backbone, late backbone, decoder or head, for `freeze` and sliced rates."""
+    body = list(network.body.parameters())
+    inside = {id(p) for p in body}
+    head = [p for p in network.parameters() if id(p) not in inside]
+    return [body[: len(body) // 2], body[len(body) // 2:], head]
+
+
+def _weighted(spec: Spec, weights: str) -> tuple[Network, str]:
+    network = build(spec)
+    return network, load_weights(network, weights)
+
+
+def load_weights(network: Network, weights: str) -> str:
+    """Load pretrained weights into `network` and return where they came from.
+
+    `weights` is "auto" (ImageNet from timm's hub; random, with a warning, when it is out of reach), "imagenet" (the
+    same, but an error when out of reach), "none", or a .safetensors, .pth or .pt file.
+    Raises `ModelError` naming the remedies.
+    """
+    if weights == "none":
+        return "random"
+    if weights not in ("auto", "imagenet"):
+        return _load_file(network, Path(weights))
+    try:
+        return _load_imagenet(network)
+    except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no pretrained tag
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        remedies = "pass --weights FILE with a local safetensors or pth file, or --weights none to start from random weights"
+        if weights == "imagenet":
+            raise ModelError(f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}") from error
+        log.warning("ImageNet weights of %s could not be fetched; training starts from random weights and needs more "
+                    "epochs. To change that: pass --weights FILE with a local safetensors or pth file.", network.spec.arch)
+        log.debug("the reason: %s", reason)
+        return "random (ImageNet weights out of reach)"
+
+
+def _load_imagenet(network: Network) -> str:
+    spec = network.spec
+    if spec.decoder == "fastai":
+        import torchvision
+        matched, wanted = _match(torchvision.models.get_model(spec.arch, weights="DEFAULT").state_dict(), network)
+        return f"torchvision {spec.arch} ({matched} of {wanted} backbone tensors)"
+    import timm
+    config = backbone_config(spec.arch)
+    with _offline_unless_reachable():
+        model = timm.create_model(spec.arch, pretrained=True)
+    matched, wanted = _match(model.state_dict(), network)
+    if not matched:
+        raise ModelError(f"none of the ImageNet weights of {spec.arch} fit its backbone here; pass --weights none")
+    return f"timm {spec.arch.partition('.')[0]}.{config.tag or 'default'} ({matched} of {wanted} backbone tensors)"
+
+
+@contextmanager
+def _offline_unless_reachable() -> Iterator[None]:
+    """Ask the hub once; if it does not answer, use its local cache only: its own retries take most of a minute."""
+    import httpx
+    from huggingface_hub import constants
+    before = constants.HF_HUB_OFFLINE
+    try:
+        httpx.head(constants.ENDPOINT, timeout=5)
+    except httpx.HTTPError as error:
+        log.debug("%s: %s", constants.ENDPOINT, error)
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _load_file(network: Network, path: Path) -> str:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such weights file; --weights takes auto, imagenet, none or a file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise their own kinds for damage, code in pickles, wrong formats
+        raise ModelError(f"{path}: cannot be read as weights ({' '.join(str(error).split())[:120]}); "
+                         "give a safetensors file, or a pth file that holds only tensors") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, Mapping) else {}
+    matched, wanted = _match(tensors, network)
+    if not matched:
+        raise ModelError(f"{path}: none of its {len(tensors)} tensors fit {network.spec.arch}; "
+                         "is the file for another backbone? Set --arch to it")
+    left = len(tensors) - matched
+    log.info("%s: %d tensors loaded; %d of the file unused, %d of the backbone without a match",
+             path.name, matched, max(left, 0), max(wanted - matched, 0))
+    return f"{path.name} ({matched} of {wanted} backbone tensors)"
+
+
+def _match(state: Mapping[str, torch.Tensor], network: Network) -> tuple[int, int]:
+    """Copy the tensors of `state` that fit by name and shape; return how many did, and how many the backbone has.
+
+    timm renames "stages.0" to "stages_0" when it extracts features, so names are compared with both separators made one.
+    """
+    whole, body = network.state_dict(), network.body.state_dict()
+    same = {k: v for k, v in state.items() if k in whole and whole[k].shape == v.shape}
+    if len(same) > len(body) // 2:  # a fastseg model: decoder and all
+        network.load_state_dict(same, strict=False)
+        return len(same), len(whole)
+    if network.spec.decoder == "fastai":  # fastai numbers torchvision's layers, keeping their order
+        import torchvision
+        numbered = dict(zip(torchvision.models.get_model(network.spec.arch).state_dict(), body))
+        state = {numbered.get(key, key): value for key, value in state.items()}
+    given = {_plain(key): value for key, value in state.items()}
+    names = {_plain(key): key for key in body}
+    best: dict[str, torch.Tensor] = {}
+    for theirs in PREFIXES:
+        for ours in ("", "model."):
+            renamed = {names.get(ours + key.removeprefix(theirs)): value for key, value in given.items() if key.startswith(theirs)}
+            fitting = {key: value for key, value in renamed.items() if key and body[key].shape == value.shape}
+            best = max(best, fitting, key=len)
+    network.body.load_state_dict(best, strict=False)
+    return len(best), len(body)
+
+
+def _plain(key: str) -> str:
+    return key.replace("_", ".")

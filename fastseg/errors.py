@@ -1,0 +1,40 @@
+"""The errors that fastseg raises. Each message is one line: what is wrong, in which file, what to do."""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FastsegError(Exception):
+    """A mistake that the user can mend. The CLI prints it on one line and exits with 1."""
+
+
+class DataError(FastsegError):
+    """Images, masks or label tables that cannot be used as they are."""
+
+
+class TaskError(FastsegError):
+    """A task that does not exist, or that cannot do what was asked of it."""
+
+
+class ModelError(FastsegError):
+    """A backbone, decoder, loss, optimizer or weights file that cannot be used."""
+
+
+class ExportError(FastsegError):
+    """An export folder that is missing, damaged, foreign or too new."""
+
+
+class FetchError(FastsegError):
+    """An image URL that cannot, or must not, be downloaded."""
+
+
+def choose(kind: str, name: str, valid: Iterable[str], error: type[FastsegError] = ModelError, listed: int = 40) -> str:
+    """Return `name` if it is one of `valid`, else raise `error` naming the nearest (and, if few, all) valid names."""
+    names = sorted(valid)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    every = f" (valid: {', '.join(names)})" if len(names) <= listed else ""
+    raise error(f"unknown {kind} '{name}'{hint}{every}")

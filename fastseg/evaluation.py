@@ -1,0 +1,82 @@
+"""Metrics of an export over a labelled dataset, at the images' own sizes, in one streamed pass."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import metrics
+from .bundle import Card, find, load
+from .errors import DataError, TaskError
+from .prediction import Prediction, Predictor
+from .progress import track
+from .tasks import Item, Task, get
+
+SPLITS = ("valid", "train", "test", "all")
+Visit = Callable[[Item, Prediction, "np.ndarray | int"], None]
+
+
+def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid",
+             export: Path | str | None = None, device: str | None = None, bs: int = 8) -> dict:
+    """Return the metrics of an export on one split of a labelled dataset, as `metrics.segmentation` or `.classification`.
+
+    `data` defaults to the folder that the export was trained on (data/TASK unless it was told otherwise); "valid" is
+    what training held out, by the card. Raises `FastsegError` kinds.
+    """
+    task = get(task)
+    folder = find(task, export)
+    predictor = load(folder, device)
+    items, root = items_of(predictor.card, task, data, split)
+    result = measure(predictor, items, bs)
+    return {"task": task.name, "export": str(folder), "data": str(root), "split": split, "images": len(items),
+            "weights": predictor.card.weights_origin, **result}
+
+
+def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tuple[list[Item], Path]:
+    """Return the labelled items of a split, and the data folder. Validation items are those the card names."""
+    if split not in SPLITS:
+        raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
+    root = Path(data) if data else Path(card.data) if Path(card.data).is_dir() else Path("data") / task.name
+    items = task.items(root)
+    held_out = set(card.valid_files)
+    names = [item.image.resolve().relative_to(root.resolve()).as_posix() for item in items]
+    if split == "all":
+        return items, root
+    if split == "test":
+        chosen = [item for item in items if item.split == "test"]
+        remedy = f"this {task.name} data has no labelled test folder; choose another --split"
+    elif split == "valid":
+        chosen = [item for item, name in zip(items, names) if name in held_out]
+        remedy = ("none of the images that this export's training held out is here; use the data it was trained on, "
+                  "or --split all")
+    else:
+        chosen = [item for item, name in zip(items, names) if name not in held_out and item.split != "test"]
+        remedy = "no training images are here"
+    if not chosen:
+        raise DataError(f"{root}: {remedy}")
+    return chosen, root
+
+
+def measure(predictor: Predictor, items: Sequence[Item], bs: int = 8, visit: Visit | None = None) -> dict:
+    """Return the metrics of `predictor` on labelled `items`; `visit(item, prediction, truth)` sees each image in passing."""
+    task = predictor.task
+    counts = np.zeros((len(task.classes), len(task.classes)), dtype=np.int64)
+    truths, probabilities = [], []
+    for item, prediction in track(predictor.stream(items, bs), "evaluating", len(items)):
+        if isinstance(prediction, DataError):
+            raise prediction
+        truth = task.label(item)
+        if task.kind == "segment":
+            if truth.shape != prediction.codes.shape:
+                raise DataError(f"{item.label}: the mask is not of its image's size; export it at "
+                                f"{prediction.codes.shape[1]}x{prediction.codes.shape[0]}")
+            counts += metrics.confusion(truth, prediction.codes, len(task.classes))
+        else:
+            truths.append(truth)
+            probabilities.append(prediction.probabilities)
+        if visit:
+            visit(item, prediction, truth)
+    if task.kind == "segment":
+        return metrics.segmentation(counts, task.classes, task.background)
+    return metrics.classification(np.array(truths), np.array(probabilities), task.classes)

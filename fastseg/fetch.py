@@ -1,0 +1,104 @@
+"""Guarded download of one image: http(s) only, public addresses, bounded time, bytes and pixels, every redirect checked."""
+from __future__ import annotations
+
+import io
+import ipaddress
+import socket
+import time
+import warnings
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import FetchError
+
+MAX_BYTES = 50 * 2**20
+MAX_PIXELS = 60_000_000
+MAX_SECONDS = 60.0
+MAX_REDIRECTS = 5
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
+
+
+def fetch_image(url: str, allow_private: bool = False) -> np.ndarray:
+    """Download an image and return it upright as uint8 (H, W, 3).
+
+    Loopback and private addresses are refused unless `allow_private`. No cookies or credentials are sent.
+    Raises `FetchError` with the reason: unreachable, not an image, too large, too slow, refused.
+    """
+    content = _download(url, allow_private)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise FetchError(f"{url}: {image.width}x{image.height} px is too large; the limit is "
+                                     f"{MAX_PIXELS // 10**6} megapixels")
+                image.load()
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except FetchError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise FetchError(f"{url}: too many pixels; the limit is {MAX_PIXELS // 10**6} megapixels") from None
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise FetchError(f"{url}: is not an image that can be read; give the address of a JPEG, PNG or WebP file") from error
+
+
+def _download(url: str, allow_private: bool) -> bytes:
+    end = time.monotonic() + MAX_SECONDS
+    # trust_env=False: a ~/.netrc would send credentials
+    with httpx.Client(follow_redirects=False, timeout=httpx.Timeout(10), trust_env=False,
+                      headers={"User-Agent": "fastseg", "Accept": "image/*"}) as client:
+        for _ in range(MAX_REDIRECTS + 1):
+            _require_public(url, allow_private)
+            try:
+                with client.stream("GET", url) as response:
+                    client.cookies.clear()
+                    if response.is_redirect:
+                        url = urljoin(url, response.headers["location"])
+                        continue
+                    return _body(response, url, end)
+            except httpx.TimeoutException:
+                raise FetchError(f"{url}: no answer within 10 seconds") from None
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise FetchError(f"{url}: cannot be reached ({reason}); check the address and the network") from None
+    raise FetchError(f"{url}: more than {MAX_REDIRECTS} redirects")
+
+
+def _body(response: httpx.Response, url: str, end: float) -> bytes:
+    if response.status_code != 200:
+        raise FetchError(f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip())
+    kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind and not kind.startswith("image/") and kind not in ("application/octet-stream", "binary/octet-stream"):
+        raise FetchError(f"{url}: is {kind}, not an image; give the address of the image itself")
+    if int(response.headers.get("content-length") or 0) > MAX_BYTES:
+        raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB")
+    body = bytearray()
+    for chunk in response.iter_bytes(65536):
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB")
+        if time.monotonic() > end:
+            raise FetchError(f"{url}: took longer than {MAX_SECONDS:.0f} seconds")
+    return bytes(body)
+
+
+def _require_public(url: str, allow_private: bool) -> None:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise FetchError(f"{url}: is not an address") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise FetchError(f"{url}: only http and https addresses are fetched")
+    if parts.username or parts.password:
+        raise FetchError(f"{parts.scheme}://{host}: an address with a user name or password is not fetched")
+    try:
+        found = socket.getaddrinfo(host, port or (443 if parts.scheme == "https" else 80), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise FetchError(f"{url}: cannot be reached (no such host, or no network)") from None
+    for *_, address in found:
+        if not allow_private and not ipaddress.ip_address(address[0].partition("%")[0]).is_global:
+            raise FetchError(f"{url}: is a private address; pass --allow-private if that is meant")

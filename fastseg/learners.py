@@ -1,0 +1,163 @@
+"""Learners: `unet_learner` and `vision_learner` for any timm backbone, and one `learner` for every task."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai import optimizer as optimizers
+from fastai.callback.schedule import Learner  # the import patches fit_one_cycle and lr_find into Learner
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize, get_c
+from fastai.learner import Metric, defaults
+from fastai.metrics import accuracy
+from fastai.torch_core import set_seed
+from fastai.vision import learner as fastai_vision
+
+from . import backbones, metrics
+from .audit import check
+from .data import dataloaders
+from .errors import ModelError, choose
+from .losses import Loss
+from .tasks import Task, get, names
+
+OPTIMIZERS = {"adam": partial(optimizers.Adam, decouple_wd=False), "adamw": optimizers.Adam, "sgd": optimizers.SGD, "ranger": optimizers.ranger,
+              "radam": optimizers.RAdam, "lamb": optimizers.Lamb, "rmsprop": optimizers.RMSProp}
+
+
+def unet_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True, n_out: int | None = None,
+                 pretrained: bool = True, weights=None, config: dict | None = None, loss_func=None,
+                 opt_func=optimizers.Adam, lr=defaults.lr, splitter=None, cbs=None, metrics=None, path=None,
+                 model_dir="models", wd=None, wd_bn_bias: bool = False, train_bn: bool = True,
+                 moms=(0.95, 0.85, 0.95), decoder: str = "unet", **kwargs) -> Learner:
+    """Build a segmentation `Learner`, with fastai's signature, over any timm backbone with a feature pyramid.
+
+    A string `arch` is a timm name; `decoder` is one of `backbones.DECODERS`, and `kwargs` go to it. `weights` is as
+    for the CLI ("auto", "imagenet", "none", a file); None means "auto" if `pretrained` else "none".
+    A callable `arch` is handed to fastai's own `unet_learner` with all that it understands.
+    Raises `ModelError` for names, weights and options that do not fit.
+    """
+    common = dict(loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=cbs, metrics=metrics, path=path,
+                  model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    if not isinstance(arch, str):
+        return fastai_vision.unet_learner(dls, arch, normalize=normalize, n_out=n_out, pretrained=pretrained,
+                                          weights=weights, config=config, **common, **kwargs)
+    size = tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None
+    network, origin = backbones.segmenter(arch, n_out or get_c(dls), decoder, _weights(weights, pretrained), size,
+                                          **(config or {}), **kwargs)
+    return _learner(dls, network, origin, normalize, common)
+
+
+def vision_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True, n_out: int | None = None,
+                   pretrained: bool = True, weights=None, loss_func=None, opt_func=optimizers.Adam, lr=defaults.lr,
+                   splitter=None, cbs=None, metrics=None, path=None, model_dir="models", wd=None,
+                   wd_bn_bias: bool = False, train_bn: bool = True, moms=(0.95, 0.85, 0.95), **kwargs) -> Learner:
+    """Build a classification `Learner`, with fastai's signature, over any timm backbone.
+
+    `kwargs` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...). `weights` is as for `unet_learner`.
+    A callable `arch` is handed to fastai's own `vision_learner`.
+    Raises `ModelError` for names, weights and options that do not fit.
+    """
+    common = dict(loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=cbs, metrics=metrics, path=path,
+                  model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    if not isinstance(arch, str):
+        return fastai_vision.vision_learner(dls, arch, normalize=normalize, n_out=n_out, pretrained=pretrained,
+                                            weights=weights, **common, **kwargs)
+    if kwargs.pop("cut", None) is not None:  # fastai drops it silently for timm names
+        raise ModelError("cut has no meaning for timm backbones; leave it out")
+    network, origin = backbones.classifier(arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs)
+    return _learner(dls, network, origin, normalize, common)
+
+
+def _weights(weights, pretrained: bool) -> str:
+    return str(weights) if weights is not None else "auto" if pretrained else "none"
+
+
+def _learner(dls: DataLoaders, network: backbones.Network, origin: str, normalize: bool, common: dict) -> Learner:
+    if normalize and not dls.after_batch.fs.filter(lambda t: isinstance(t, Normalize)):
+        dls.add_tfms([Normalize.from_stats(network.mean, network.std)], "after_batch")
+    common["splitter"] = common["splitter"] or backbones.parameter_groups
+    common["loss_func"] = common["loss_func"] or Loss()
+    learn = Learner(dls, network, **common)
+    learn.weights_origin = origin
+    if not origin.startswith("random"):
+        learn.freeze()
+    return learn
+
+
+class ForegroundMetric(Metric):
+    """A dataset-level mean over the foreground classes: counts are summed over all batches, then divided."""
+
+    def __init__(self, key: str, classes: int, background: int | None):
+        self.key, self.classes, self.background = key, classes, background
+        self.reset()
+
+    def reset(self):
+        self.counts = np.zeros((self.classes, self.classes), dtype=np.int64)
+
+    def accumulate(self, learn):
+        predicted = learn.pred.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        self.counts += metrics.confusion(learn.y.cpu().numpy(), predicted, self.classes)
+
+    @property
+    def value(self) -> float:
+        return metrics.mean(metrics.per_class(self.counts)[self.key], self.background)
+
+    @property
+    def name(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a task's learner was made from; `fastseg.save` writes it into the card."""
+
+    task: str
+    data: str
+    size: tuple[int, int]
+    seed: int
+    loss: str
+    opt: str
+    bs: int
+
+
+def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
+            weights: str | Path = "auto", size: int | tuple[int, int] | None = None, bs: int | None = None,
+            loss: str | None = None, opt: str | None = None, seed: int = 42, device: str | None = None) -> Learner:
+    """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
+
+    What is not given comes from the task's recipe. `size` is px, one side or (height, width). The data are checked
+    first. Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
+    """
+    task = get(task)
+    recipe, data = task.recipe, Path(data or f"data/{task.name}")
+    arch, opt, loss = arch or recipe.arch, opt or recipe.opt, loss or recipe.loss
+    size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
+    opt_func = OPTIMIZERS[choose("optimizer", opt, OPTIMIZERS)]
+    loss_func = Loss(loss)
+    backbones.check_arch(arch)
+    check(task, data)
+    set_seed(seed)
+    dls = dataloaders(task, data, size, bs or recipe.bs, seed, device)
+    common = dict(weights=str(weights), loss_func=loss_func, opt_func=opt_func, lr=recipe.lr, path=Path("."))
+    if task.kind == "segment":
+        scores = [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
+        learn = unet_learner(dls, arch, decoder=decoder or recipe.decoder, metrics=scores, **common)
+    else:
+        if decoder:
+            raise ModelError(f"{task.name} classifies whole images: it takes no --decoder")
+        learn = vision_learner(dls, arch, metrics=[accuracy], **common)
+    learn.loss_func = learn.loss_func.to(dls.device)
+    learn.origin = Origin(task.name, str(data.resolve()), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n))
+    return learn
+
+
+def __getattr__(name: str) -> Callable[..., Learner]:
+    """Give every task its own `TASK_learner`, for instance `eye_learner(data, arch="resnet34")`."""
+    task, _, suffix = name.rpartition("_")
+    if suffix == "learner" and task in names():
+        return partial(learner, task)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -1,0 +1,58 @@
+"""Losses by name, and sums of them: "ce+dice". All leave out unlabelled pixels (255)."""
+from __future__ import annotations
+
+from functools import partial
+
+import segmentation_models_pytorch.losses as smp_losses
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import choose
+from .masks import IGNORE
+
+# Published defaults: Dice (arXiv:1606.04797), focal (arXiv:1708.02002), Lovasz (arXiv:1705.08790),
+# Tversky with alpha 0.3 and beta 0.7, which weighs misses over false alarms (arXiv:1706.05721).
+_REGIONAL = {
+    "dice": partial(smp_losses.DiceLoss, "multiclass", ignore_index=IGNORE),
+    "focal": partial(smp_losses.FocalLoss, "multiclass", ignore_index=IGNORE),
+    "lovasz": partial(smp_losses.LovaszLoss, "multiclass", ignore_index=IGNORE),
+    "tversky": partial(smp_losses.TverskyLoss, "multiclass", ignore_index=IGNORE, alpha=0.3, beta=0.7),
+}
+NAMES = ("ce", *_REGIONAL)
+
+
+class Loss(nn.Module):
+    """The sum of the named losses: logits (B, C, ...) and class indices (B, ...) to a scalar, or (B,) if not reduced.
+
+    Raises `ModelError` for unknown names.
+    """
+
+    def __init__(self, name: str = "ce", weight: torch.Tensor | None = None):
+        super().__init__()
+        self.name, self.reduction = name, "mean"
+        self.parts = [choose("loss", part, NAMES) for part in name.split("+")]
+        self.regional = nn.ModuleList([_REGIONAL[part]() for part in self.parts if part != "ce"])
+        self.register_buffer("weight", weight)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits, target = logits.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor).long()
+        if self.reduction == "none":
+            return torch.stack([self._sum(logits[i:i + 1], target[i:i + 1]) for i in range(len(logits))])
+        return self._sum(logits, target)
+
+    def _sum(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if not (target != IGNORE).any():  # nothing labelled: no loss, but still a graph
+            return logits.sum() * 0
+        losses = [part(logits, target) for part in self.regional]
+        if "ce" in self.parts:
+            losses.append(F.cross_entropy(logits, target, self.weight, ignore_index=IGNORE))
+        return torch.stack(losses).sum()
+
+    def activation(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits to probabilities; fastai calls this in `get_preds`."""
+        return logits.softmax(dim=1)
+
+    def decodes(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores to class indices; fastai calls this in `predict` and `show_results`."""
+        return scores.argmax(dim=1)

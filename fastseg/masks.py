@@ -1,0 +1,217 @@
+"""Images and masks as numpy arrays: reading, codes <-> colours, overlays, whole-or-nothing writing. No torch here."""
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import DataError
+
+Colour = tuple[int, int, int]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_UMASK = os.umask(0)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
+os.umask(_UMASK)
+
+IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
+STRAY_SHARE = 1e-4  # masks drawn by hand hold a few wrong pixels; up to this share they count as unlabelled
+# Anti-aliasing mixes neighbouring colours: the mean of three primaries lies 0.577 palette distances from each of
+# them, while black, white and the secondaries lie at least 0.707 away.
+COLOUR_TOLERANCE = 0.6
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files directly in `folder`, sorted by name; hidden files are skipped."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """Read any image as uint8 RGB of shape (H, W, 3), upright (EXIF), 16-bit scaled to 8, alpha dropped.
+
+    Raises `DataError` naming the file if it cannot be decoded whole.
+    """
+    image = _open(path)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float32)
+        top = 65535 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
+        return np.repeat((values.clip(0, top) / top * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def read_codes(path: Path | str) -> np.ndarray:
+    """Read a mask whose pixel values are class codes, as uint8 of shape (H, W).
+
+    Accepts grey, palette, 1-bit and 16-bit masks, and RGB(A) ones whose channels are equal.
+    Raises `DataError` for masks in real colours.
+    """
+    values = np.asarray(_open(path))
+    if values.ndim == 3:
+        colours = values[..., : 3 if values.shape[2] >= 3 else 1]
+        if (colours != colours[..., :1]).any():
+            raise DataError(f"{path}: the mask is in colours, but this task's masks hold class codes; "
+                            "convert it to one code a pixel")
+        values = colours[..., 0]
+    return values.clip(0, 255).astype(np.uint8)
+
+
+def _open(path: Path | str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image") from None
+    except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
+        reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
+        raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "not an image, or damaged" if "cannot identify" in text else text
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Return (height, width) of the upright image, reading no more than its header."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return image.size if turned else image.size[::-1]
+    except Exception as error:  # as above
+        raise DataError(f"{path}: cannot be read as an image ({_one_line(error)}); replace or remove it") from None
+
+
+def resized(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
+    """Bring uint8 (H, W, 3) to `size`, (height, width): "squish" resamples, "crop" cuts or pads with 0 about the centre.
+
+    The same pixels as fastai's `Resize(method="squish")` and `CropPad`, so that prediction sees what training saw.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    if how == "squish":
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
+    out = np.zeros((*size, 3), dtype=np.uint8)
+    (from_y, to_y), (from_x, to_x) = (_centred(have, want) for have, want in zip(image.shape, size))
+    out[to_y, to_x] = image[from_y, from_x]
+    return out
+
+
+def _centred(have: int, want: int) -> tuple[slice, slice]:
+    start, span = (have - want) // 2, min(have, want)
+    return slice(max(0, start), max(0, start) + span), slice(max(0, -start), max(0, -start) + span)
+
+
+def remap(codes: np.ndarray, table: Mapping[int, int], default: int) -> np.ndarray:
+    """Translate the codes of a foreign label map, uint8 (H, W), by `table`; codes not in it become `default`."""
+    lookup = np.full(256, default, dtype=np.uint8)
+    for source, target in table.items():
+        lookup[source] = target
+    return lookup[codes]
+
+
+def require_codes(codes: np.ndarray, classes: int, path: Path | str) -> np.ndarray:
+    """Return `codes` with stray codes (outside 0..classes-1) set to `IGNORE`.
+
+    Raises `DataError` if more than `STRAY_SHARE` of the pixels are stray.
+    """
+    stray = codes >= classes
+    count = int(stray.sum())
+    if not count:
+        return codes
+    if count > STRAY_SHARE * codes.size:
+        values = sorted(int(v) for v in np.unique(codes[stray]))
+        shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+        remedy = "a 0/255 mask: write code 1 instead of 255" if values == [255] else "remap these codes"
+        raise DataError(f"{path}: mask holds {count} pixels of code {shown}, but the {classes} classes are "
+                        f"0 to {classes - 1}; {remedy}")
+    return np.where(stray, np.uint8(IGNORE), codes)
+
+
+def colours_to_codes(rgb: np.ndarray, palette: Sequence[Colour], path: Path | str = "mask") -> np.ndarray:
+    """Decode a colour mask, uint8 (H, W, 3), to codes, uint8 (H, W): the index of each pixel's colour in `palette`.
+
+    Exact matches first; other pixels take the nearest colour if it lies within `COLOUR_TOLERANCE` times the smallest
+    distance between two palette colours (JPEG noise, anti-aliased edges). Raises `DataError` beyond that.
+    """
+    codes = np.full(rgb.shape[:2], IGNORE, dtype=np.uint8)
+    for code, colour in enumerate(palette):
+        codes[(rgb == np.array(colour, dtype=np.uint8)).all(axis=2)] = code
+    rest = codes == IGNORE
+    if not rest.any():
+        return codes
+    colours, where, counts = np.unique(rgb[rest], axis=0, return_inverse=True, return_counts=True)
+    known = np.array(palette, dtype=np.float32)
+    distance = np.linalg.norm(colours[:, None].astype(np.float32) - known, axis=2)
+    between = np.linalg.norm(known[:, None] - known, axis=2)
+    tolerance = COLOUR_TOLERANCE * between[between > 0].min()
+    unknown = distance.min(axis=1) > tolerance
+    if unknown.any():
+        most = np.flatnonzero(unknown)[counts[unknown].argmax()]
+        colour = tuple(int(v) for v in colours[most])
+        raise DataError(f"{path}: {int(counts[unknown].sum())} pixels in unknown colours, most often {colour} "
+                        f"({int(counts[most])} pixels); the palette is {', '.join(map(str, palette))}: recolour them")
+    codes[rest] = distance.argmin(axis=1)[where.reshape(-1)]
+    return codes
+
+
+def codes_to_colours(codes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
+    """Paint codes, uint8 (H, W), in the palette's colours: uint8 (H, W, 3). Unlabelled pixels become grey."""
+    lookup = np.full((256, 3), 128, dtype=np.uint8)
+    lookup[: len(palette)] = palette
+    return lookup[codes]
+
+
+def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alpha: float = 0.45,
+            hide: int | None = None) -> np.ndarray:
+    """Lay the painted codes over `image` (uint8, H, W, 3): semi-transparent areas with crisp outlines.
+
+    `hide` is a code (the background) whose pixels stay as they are.
+    """
+    painted = codes_to_colours(codes, palette).astype(np.float32)
+    weight = np.full(codes.shape, alpha, dtype=np.float32)
+    edge = np.zeros(codes.shape, dtype=bool)
+    edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
+    edge[1:] |= codes[1:] != codes[:-1]
+    weight[edge] = 1.0
+    weight[codes == IGNORE] = 0.0
+    if hide is not None:
+        weight[codes == hide] = 0.0
+    mixed = image * (1 - weight[..., None]) + painted * weight[..., None]
+    return mixed.round().astype(np.uint8)
+
+
+def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options) -> Path:
+    """Write an image whole or not at all; the format follows the suffix."""
+    path = Path(path)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        options = {"quality": 92, **options}
+    with atomic_file(path) as temporary:
+        image.save(temporary, **options)
+    return path
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_UMASK)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""One photograph through the surfaces learner: walls, floor and dining tables laid over it, with a legend."""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .bundle import find, load
+from .errors import FetchError
+from .fetch import fetch_image
+from .masks import read_image, save_image
+from .tasks import Task, get
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """The overlay written, and each class's share of the photograph's pixels (0 to 1)."""
+
+    path: Path
+    shares: dict[str, float]
+
+
+def segment(file: Path | str | None = None, *, url: str | None = None, out: Path | str = "output", surname: str | None = None,
+            name: str | None = None, export: Path | str | None = None, device: str = "cpu",
+            allow_private: bool = False) -> Segmented:
+    """Segment one image file or URL with the surfaces learner and write OUT/{surname}_{name}__{time}.jpg.
+
+    `surname` defaults to "surfaces", `name` to the image's own. Raises `FastsegError` kinds.
+    """
+    if (file is None) == (url is None):
+        raise FetchError("give either an image file or --url, and not both")
+    task = get("surfaces")
+    predictor = load(find(task, export), device)
+    image = read_image(file) if file is not None else fetch_image(url, allow_private)
+    prediction = predictor.predict(image)
+    counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))
+    shares = {label: float(count / counts.sum()) for label, count in zip(task.classes, counts)}
+    stem = name or Path(str(file or url).split("?")[0].rstrip("/")).stem
+    target = Path(out) / f"{_safe(surname or task.name)}_{_safe(stem)}__{datetime.now():%Y%m%d-%H%M%S}.jpg"
+    return Segmented(save_image(target, with_legend(task, task.overlay(image, prediction.codes), shares)), shares)
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "image"
+
+
+def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Image.Image:
+    """Return the picture with a legend in its lower left corner: a swatch, name and share for each class shown."""
+    picture = Image.fromarray(pixels)
+    size = max(11, round(min(picture.size) / 28))
+    font = ImageFont.load_default(size)
+    lines = [(task.palette[i], f"{label}  {shares[label]:.1%}") for i, label in enumerate(task.classes)
+             if shares[label] > 0 and i != task.background]
+    lines = lines or [(task.palette[task.background or 0], "no wall, floor or dining table found")]
+    gap = size // 2
+    width = max(font.getlength(text) for _, text in lines) + 2 * size + 2 * gap
+    height = len(lines) * (size + gap) + gap
+    left, top = gap, picture.height - height - gap
+    shade = Image.new("RGBA", picture.size, (0, 0, 0, 0))
+    pen = ImageDraw.Draw(shade)
+    pen.rounded_rectangle((left, top, left + width, top + height), radius=gap, fill=(0, 0, 0, 170))
+    for i, (colour, text) in enumerate(lines):
+        y = top + gap + i * (size + gap)
+        pen.rectangle((left + gap, y, left + gap + size, y + size), fill=(*colour, 255), outline=(255, 255, 255, 255))
+        pen.text((left + 2 * gap + size, y + size / 2), text, fill=(255, 255, 255, 255), font=font, anchor="lm")
+    return Image.alpha_composite(picture.convert("RGBA"), shade).convert("RGB")

@@ -1,0 +1,156 @@
+"""What a task is: how its files lie on disk, what its labels mean, how it is split, and its fastai DataBlock."""
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DataError, TaskError
+from ..masks import read_image
+
+if TYPE_CHECKING:
+    from fastai.data.block import DataBlock
+
+Drawing = tuple[np.ndarray, np.ndarray | int]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled image. `group` names what must stay on one side of the split; `source` which layout it came from."""
+
+    image: Path
+    label: Path | int
+    split: str | None = None  # "train", "valid", "test", or None: drawn by seed
+    group: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training defaults of a task: what `fastseg fit TASK` does when nothing else is said."""
+
+    size: tuple[int, int]  # (height, width) in px at which the model sees images
+    arch: str = "mobilenetv2_100"
+    decoder: str = "unet"
+    epochs: int = 12
+    freeze_epochs: int = 1  # head-only epochs before the rest, when the backbone is pretrained
+    lr: float = 2e-3
+    bs: int = 8
+    loss: str = "ce+dice"
+    opt: str = "adamw"
+    resize: str = "squish"  # "squish" resamples to `size`; "crop" crops or zero-pads, for labels that resampling would change
+    flip: bool = True
+    rotate: float = 10.0  # degrees
+    zoom: float = 0.2  # scale drawn from 1 - zoom to 1 + zoom
+    light: float = 0.2  # brightness and contrast change by up to this share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The part that all tasks share. Use `SegmentationTask` or `ClassificationTask`."""
+
+    name: str
+    classes: tuple[str, ...]
+    recipe: Recipe
+    draw: Callable[[np.random.Generator], Drawing] | None = None  # one synthetic example
+    sample_splits: Mapping[str | None, float] = field(default_factory=lambda: {None: 1.0})
+    sample_name: str = "image_{:03d}"
+
+    kind = "abstract"
+
+    def __reduce__(self):  # pickled by name: exports hold no code, and load wherever the task's file is found
+        from . import get
+        return get, (self.name,)
+
+    def items(self, data: Path | str) -> list[Item]:
+        """Return every labelled image below `data`, in a stable order. Raises `DataError` naming the file at fault."""
+        raise NotImplementedError
+
+    def label(self, item: Item) -> np.ndarray | int:
+        """Return the item's label: codes, uint8 (H, W) with 255 unlabelled, or a class index."""
+        raise NotImplementedError
+
+    def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray:
+        """Return an item's, file's or array's pixels: uint8 (H, W, 3)."""
+        return item if isinstance(item, np.ndarray) else read_image(getattr(item, "image", item))
+
+    def folder(self, data: Path | str) -> Path:
+        """Return `data` as a path if it is a folder that holds something, else raise `DataError` with the remedy."""
+        root = Path(data)
+        if not root.is_dir() or not any(p for p in root.iterdir() if p.name != "README.md"):
+            state = "is empty" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
+            raise DataError(f"{root}: {state}; put the {self.name} data there ({self.expected()}) or make a synthetic "
+                            f"set: fastseg sample {self.name} {root}")
+        return root
+
+    def expected(self) -> str:
+        """Say in a few words how the data should lie."""
+        raise NotImplementedError
+
+    def split(self, items: Sequence[Item], seed: int = 42, valid_share: float = 0.2) -> tuple[list[int], list[int]]:
+        """Return the indices of the training and the validation items; groups stay on one side.
+
+        Items that their folder places stay there; the others (all of them, if no folder is for validation) are drawn
+        by `seed`. Raises `DataError` if either side would be empty.
+        """
+        has_valid = any(item.split == "valid" for item in items)
+        loose = [i for i, item in enumerate(items) if item.split is None or (item.split == "train" and not has_valid)]
+        groups = sorted({items[i].group for i in loose})
+        if loose and not has_valid and len(groups) < 2:
+            raise DataError(f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
+                            f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate")
+        random.Random(seed).shuffle(groups)
+        sizes = Counter(items[i].group for i in loose)
+        drawn, count = set(), 0
+        for group in groups[:-1]:
+            if count >= valid_share * len(loose):
+                break
+            drawn.add(group)
+            count += sizes[group]
+        valid = {i for i in loose if items[i].group in drawn} | {i for i, item in enumerate(items) if item.split == "valid"}
+        train = [i for i, item in enumerate(items) if item.split != "test" and i not in valid]
+        if not train or not valid:
+            raise DataError(f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
+                            "both parts need at least one")
+        return train, sorted(valid)
+
+    def datablock(self, size: tuple[int, int] | None = None, seed: int = 42, augment: bool = True) -> DataBlock:
+        """Return a fastai `DataBlock` over a data folder: `task.datablock().dataloaders("data/eye", bs=8)`."""
+        from ..data import datablock
+        return datablock(self, size or self.recipe.size, seed, augment)
+
+    def sample(self, folder: Path | str, n: int = 40, seed: int = 0) -> Path:
+        """Write `n` synthetic examples below `folder` in the task's own layout; the same seed gives the same files.
+
+        Raises `DataError` if the folder holds files already, `TaskError` if `n` is too small to split.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")):
+            raise DataError(f"{folder}: is not empty; a sample is never mixed into other files: name another folder")
+        if n < 4:
+            raise TaskError(f"a sample of {n} is too small; make at least 4")
+        splits = list(self.sample_splits.items())
+        ends = np.round(np.cumsum([share for _, share in splits]) / sum(share for _, share in splits) * n).astype(int)
+        start = 0
+        for (split, _), end in zip(splits, ends):
+            self._write_sample(folder, split, range(start, end), seed)
+            start = end
+        return folder
+
+    def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
+        raise NotImplementedError
+
+
+def by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    """Return files by stem. Raises `DataError` where two files share one."""
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise DataError(f"{file}: has the same name as {found[file.stem].name}; keep one, or rename it")
+        found[file.stem] = file
+    return found

@@ -1,0 +1,149 @@
+"""Tasks that give each pixel a class: pairs of image and mask files, and what mask pixels mean."""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, TaskError
+from ..masks import (IGNORE, Colour, codes_to_colours, colours_to_codes, image_files, overlay, read_codes, read_image,
+                     remap, require_codes, save_image)
+from .base import Drawing, Item, Task, by_stem
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where images and masks of equal stems lie below the data folder; the same folder twice means side by side."""
+
+    images: str
+    masks: str
+    split: str | None = None
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.images}/ + {self.masks}/" if self.images != self.masks else f"{self.images}/ (side by side)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationTask(Task):
+    """Images with masks of equal stem. `masks` says what mask pixels are: class codes, palette colours or greys."""
+
+    palette: tuple[Colour, ...]
+    layouts: tuple[Layout, ...]
+    background: int | None = 0  # left out of foreground means
+    masks: str = "codes"  # "codes", "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
+    codes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # source -> foreign code -> class
+    unlabelled: Mapping[str, int] = field(default_factory=dict)  # source -> foreign code of unlabelled pixels
+    group: str | None = None  # regular expression; what it matches in the stem is the group
+    output: str = "codes"  # what predict writes: "codes", "colours" or "overlay"
+
+    kind = "segment"
+
+    def __post_init__(self):
+        if len(self.palette) != len(self.classes):
+            raise TaskError(f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours")
+
+    def expected(self) -> str:
+        return "images and masks of equal names in " + ", or ".join(dict.fromkeys(map(str, self.layouts)))
+
+    def items(self, data: Path | str) -> list[Item]:
+        root = self.folder(data)
+        found: dict[tuple[str | None, str], list[Item]] = {}
+        for layout in self.layouts:  # the first layout that is there wins for its split and source
+            images, masks = root / layout.images, root / layout.masks
+            if (layout.split, layout.source) not in found and images.is_dir() and masks.is_dir():
+                items = [self._item(image, mask, layout) for image, mask in pairs(images, masks)]
+                if items:
+                    found[layout.split, layout.source] = items
+        if not found:
+            raise DataError(f"{root}: no {self.name} images with masks found; expected {self.expected()}")
+        return [item for items in found.values() for item in items]
+
+    def _item(self, image: Path, mask: Path, layout: Layout) -> Item:
+        match = re.match(self.group, image.stem) if self.group else None
+        return Item(image, mask, layout.split, match.group() if match else f"{layout.source}/{image.stem}", layout.source)
+
+    def label(self, item: Item) -> np.ndarray:
+        """Return the item's codes, uint8 (H, W), 255 = unlabelled. Raises `DataError` for codes or colours not known."""
+        return self.decode(item.label, item.source)
+
+    def decode(self, path: Path | str, source: str = "") -> np.ndarray:
+        """Read a mask file of this task as codes, uint8 (H, W)."""
+        if self.masks == "colours":
+            return colours_to_codes(read_image(path), self.palette, path)
+        if self.masks == "threshold":
+            return (read_image(path)[..., 0] > 127).astype(np.uint8)
+        codes = read_codes(path)
+        if source in self.codes:
+            table = {**self.codes[source], self.unlabelled[source]: IGNORE}
+            return remap(codes, table, default=0)
+        return require_codes(codes, len(self.classes), path)
+
+    def render(self, image: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, str]:
+        """Return what predict writes for one image, and its suffix: uint8 codes (H, W), colours or overlay (H, W, 3)."""
+        if self.output == "overlay":
+            return self.overlay(image, codes), ".jpg"
+        return (codes_to_colours(codes, self.palette) if self.output == "colours" else codes), ".png"
+
+    def overlay(self, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return `image`, uint8 (H, W, 3), under semi-transparent class colours; the background stays clear."""
+        return overlay(image, codes, self.palette, hide=self.background)
+
+    def sample_mask(self, codes: np.ndarray, source: str) -> tuple[np.ndarray, str]:
+        """Return a synthetic mask as this task's data keeps it, and its suffix."""
+        if self.masks == "colours":
+            return codes_to_colours(codes, self.palette), ".png"
+        if self.masks == "threshold":
+            return codes * np.uint8(255), ".jpg"
+        if source in self.codes:
+            back = {ours: theirs for theirs, ours in reversed(self.codes[source].items())}
+            other = next(c for c in range(1, 255) if c not in self.codes[source] and c != self.unlabelled[source])
+            return remap(codes, {**back, IGNORE: self.unlabelled[source]}, default=other), ".png"
+        return codes, ".png"
+
+    def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
+        draw = self.draw or self._draw_blobs
+        layout = next((lay for lay in self.layouts if lay.split == split), None)
+        for number in numbers:
+            image, codes = draw(np.random.default_rng([seed, number]))
+            name = self.sample_name.format(number, set=number // 8, frame=number % 8)
+            if layout is None:  # a test part: images only
+                save_image(folder / str(split) / f"{name}.jpg", image)
+                continue
+            mask, suffix = self.sample_mask(codes, layout.source)
+            save_image(folder / layout.images / f"{name}.jpg", image)
+            save_image(folder / layout.masks / f"{name}{suffix}", mask)
+
+    def _draw_blobs(self, rng: np.random.Generator) -> Drawing:
+        """Draw one ellipse a class, each in its palette's colour: for tasks without a drawing of their own."""
+        from ..drawing import ellipse, grain
+        height, width = 120, 160
+        codes = np.full((height, width), self.background or 0, dtype=np.uint8)
+        for code in range(len(self.classes)):
+            if code != self.background:
+                centre = rng.uniform(0.25, 0.75, 2) * (width, height)
+                codes[ellipse((height, width), centre, rng.uniform(18, 34, 2), rng.uniform(0, np.pi))] = code
+        image = codes_to_colours(codes, self.palette) * 0.6 + rng.uniform(30, 70)
+        return grain(image, rng, 8), codes
+
+
+def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Return (image, mask) files of equal stems, sorted. Raises `DataError` naming files without a partner.
+
+    When both are one folder, PNG files are masks and the others images.
+    """
+    files, mask_files = image_files(images), image_files(masks)
+    if images == masks:
+        mask_files = [f for f in files if f.suffix.lower() == ".png"]
+        files = [f for f in files if f.suffix.lower() != ".png"]
+    left, right = by_stem(files), by_stem(mask_files)
+    for alone, ours, theirs, where in ((left.keys() - right.keys(), left, "mask", masks),
+                                       (right.keys() - left.keys(), right, "image", images)):
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise DataError(f"{ours[min(alone)]}: has no {theirs} of the same name in {where}{more}; "
+                            f"add it or remove the file")
+    return [(left[stem], right[stem]) for stem in sorted(left)]

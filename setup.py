@@ -1,0 +1,37 @@
+"""Packaging of fastseg. Lower bounds are versions below which something is known to break."""
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fastseg",
+    version="0.1.0",
+    description="fastai learners over timm backbones for small segmentation and classification datasets, with a CLI",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["fastseg", "fastseg.*"]),
+    package_data={"fastseg": ["templates/*.html"]},
+    install_requires=[
+        "fastai>=2.8",  # torch 2.x checkpoints and numpy 2
+        "torch>=2.4",  # torch.amp and bf16 queries
+        "torchvision",
+        "timm>=1.0.9",  # features of all families, pretrained_cfg with tags
+        "segmentation-models-pytorch>=0.5",  # NHWC and 4-stage backbones, UPerNet, Segformer
+        "safetensors>=0.4",
+        "huggingface-hub>=0.23",
+        "numpy>=1.24",
+        "pandas>=2.0",
+        "scikit-learn>=1.3",
+        "matplotlib>=3.8",
+        "pillow>=10.1",  # scalable default font
+        "typer>=0.15",
+        "rich>=13",
+        "jinja2>=3.1",
+        "httpx>=0.27",
+    ],
+    extras_require={"test": ["pytest>=8", "pytest-xdist>=3"]},
+    entry_points={"console_scripts": ["fastseg=fastseg.cli:main"]},
+    classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3"],
+)
