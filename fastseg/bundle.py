@@ -75,6 +75,7 @@ def write(learn: Learner, folder: Path) -> Card:
     _drop_activations(learn.model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in learn.model.state_dict().items()}
     save_file(state, folder / MODEL)
+    (folder / MODEL).chmod((folder / MODEL).stat().st_mode | 0o044)  # safetensors writes for the owner alone
     _export_pickle(learn, folder)
     history = getattr(learn, "history", None) or [  # trained by hand: the last fit is what fastai remembers
         dict(zip(learn.recorder.metric_names[1:-1], map(float, row))) for row in getattr(learn.recorder, "values", [])]

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -70,7 +70,9 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
         package.addHandler(_Lines())
         package.propagate = False
     package.setLevel(logging.INFO)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Deprecations inside the libraries are nothing that a user of the command line can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm|huggingface_hub")
 
 
 @app.command(epilog="Example: fastseg tasks")

@@ -44,7 +44,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
               out: Path | str | None = None, split: str = "valid", device: str | None = None, bs: int = 8) -> Interpretation:
     """Show where an export (default: the newest) is right and wrong on the images that its training held out.
 
-    Writes results.png, top_losses.png, confusion_matrix.png, per_class.png and report.html into `out`, by default the
+    Writes show_results.png, top_losses.png, confusion_matrix.png, per_class.png and report.html into `out`, by default the
     export's folder. Memory does not grow with the number of images. Raises `FastsegError` kinds.
     """
     folder = find(task, export)
@@ -74,7 +74,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
     unit = "pixels" if task.kind == "segment" else "images"
     keys = ("precision", "recall", "iou", "dice") if task.kind == "segment" else ("precision", "recall", "f1")
     pictures = [
-        plots.grid(_arranged(first, task), out / "results.png", task, f"{task.name}: results on images held out from training"),
+        plots.grid(_arranged(first, task), out / "show_results.png", task, f"{task.name}: results on images held out from training"),
         plots.grid(_arranged(worst_rows, task), out / "top_losses.png", task, f"{task.name}: images with the highest loss"),
         plots.confusion(result["confusion"], task.classes, out / "confusion_matrix.png", unit),
         plots.bars(result["classes"], keys, out / "per_class.png", f"{task.name}: scores of each class over {len(items)} images"),

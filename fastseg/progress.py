@@ -15,7 +15,8 @@ console = Console(stderr=True)
 def bar() -> Progress:
     """Return a rich progress bar with counts, elapsed and remaining time; it shows only on a terminal."""
     return Progress(TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(),
-                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)
+                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+                    disable=not console.is_terminal)
 
 
 def track(things: Iterable[T], description: str, total: int) -> Iterator[T]:

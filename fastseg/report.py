@@ -12,7 +12,7 @@ from .masks import atomic_file
 from .tasks import Task
 
 CAPTIONS = {
-    "results.png": "Results on images that training never saw",
+    "show_results.png": "Results on images that training never saw",
     "top_losses.png": "The images with the highest loss: the first places to look for wrong labels",
     "confusion_matrix.png": "Which class is taken for which",
     "per_class.png": "Scores of each class over the whole validation part",

@@ -1,0 +1,6 @@
+"""`python scripts/segment.py --url URL` is `fastseg segment --url URL`."""
+import sys
+
+from fastseg.cli import app
+
+app(["segment", *sys.argv[1:]])
