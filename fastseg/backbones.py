@@ -192,7 +192,7 @@ def _stride(arch: str, decoder: str, n_out: int, options: Mapping) -> int:
             raise ModelError(refusal)
         network = build(Spec("segment", arch, n_out, decoder, 1, options)).eval()
         failure: Exception | None = None
-        for stride in (32, 64, 128, 192, 224, 256, 384):
+        for stride in (32, 64, 96, 128, 160, 192, 224, 256, 320, 384):
             try:
                 shape = network(torch.empty(2, 3, stride, 2 * stride)).shape
                 if shape[-2:] == (stride, 2 * stride):

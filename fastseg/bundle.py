@@ -86,7 +86,7 @@ def write(learn: Learner, folder: Path) -> Card:
 
 
 def _export_pickle(learn: Learner, folder: Path) -> None:
-    kept = learn.path, {name: learn.__dict__.pop(name) for name in ("history", "training") if name in learn.__dict__}
+    kept = learn.path, {name: learn.__dict__.pop(name) for name in ("history", "fitted") if name in learn.__dict__}
     try:
         learn.path = Path(".")
         learn.export((folder / PICKLE).resolve())
@@ -114,7 +114,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         data=origin.data, train_images=len(learn.dls.train_ds),
         valid_files=[item.image.resolve().relative_to(root).as_posix() for item in learn.dls.valid_ds.items],
         weights_origin=learn.weights_origin, seed=origin.seed,
-        training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "training", {"epochs": epochs})},
+        training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
         versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 

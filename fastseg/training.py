@@ -48,7 +48,7 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
         seconds = time.monotonic() - start
         if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
             raise ModelError("training diverged (the loss is not a number); try a lower --lr")
-        learn.training["seconds"] = round(seconds, 1)
+        learn.fitted["seconds"] = round(seconds, 1)
         card = write(learn, folder)
         predictor = load(folder, options.get("device"))
         items, _ = items_of(card, task, card.data, "valid")
@@ -147,7 +147,7 @@ def train(learn: Learner, epochs: int, lr: float | str | None = None, freeze_epo
             learn.fit_one_cycle(epochs, slice(lr / 10, lr) if pretrained else lr)
             history += learn.recorder.values
     learn.history = [dict(zip(learn.recorder.metric_names[1:-1], map(float, row))) for row in history]
-    learn.training = {"epochs": epochs, "freeze_epochs": freeze_epochs if pretrained else 0, "lr": lr}
+    learn.fitted = {"epochs": epochs, "freeze_epochs": freeze_epochs if pretrained else 0, "lr": lr}
     return learn
 
 

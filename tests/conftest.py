@@ -1,0 +1,64 @@
+"""Shared fixtures: each task's own synthetic sample, and one tiny learner a task, trained once."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fastseg import tasks
+from fastseg.cli import app
+
+ARCH = "test_resnet"  # timm's own 2-million-parameter test backbone
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a hub
+torch.set_num_threads(1)  # two workers on two cores
+
+shared = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).parents[2] / "shared"))
+needs_shared = pytest.mark.skipif(not (shared / "data").is_dir(), reason=f"no real data in {shared}; set FASTSEG_SHARED")
+
+
+class Result:
+    """What a command did: exit code, standard output, standard error."""
+
+    def __init__(self, result):
+        self.code, self.out, self.err, self.exception = result.exit_code, result.stdout, result.stderr, result.exception
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run `fastseg ARGS` in an empty folder; a traceback fails the test."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args, code: int = 0) -> Result:
+        result = Result(CliRunner().invoke(app, [str(a) for a in args]))
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.code == code, f"exit {result.code}, not {code}: {result.out}{result.err}"
+        return result
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """A folder with a synthetic sample of each task, by name."""
+    root = tmp_path_factory.mktemp("samples")
+    return {name: tasks.get(name).sample(root / name, n=16, seed=3) for name in tasks.names()}
+
+
+@pytest.fixture(scope="session")
+def exports(samples, tmp_path_factory):
+    """An export of each task, trained for one epoch at 64 px, made on first use: `exports("eye")`."""
+    from fastseg import fit
+    root, made = tmp_path_factory.mktemp("exports"), {}
+
+    def export(name: str) -> Path:
+        if name not in made:
+            fit(name, samples[name], arch=ARCH, weights="none", size=64, bs=4, epochs=1, out=root / name)
+            made[name] = root / name
+        return made[name]
+
+    return export

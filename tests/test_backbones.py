@@ -1,0 +1,139 @@
+"""timm backbones by name: families, sizes, decoders, weights."""
+import logging
+
+import pytest
+import torch
+from conftest import ARCH, needs_shared, shared
+
+from fastseg import backbones
+from fastseg.errors import ModelError
+
+FAMILIES = ["resnet18"]
+
+WITHOUT_PYRAMID = ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s16_224"]
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_family_on_the_meta_device(arch):
+    stride = backbones._stride(arch, "unet", 4, {})
+    with torch.device("meta"):
+        network = backbones.build(backbones.Spec("segment", arch, 4, "unet", stride)).eval()
+        out = network(torch.empty(2, 3, 100, 130))
+        groups = backbones.parameter_groups(network)
+    assert out.shape == (2, 4, 100, 130) and out.dtype == torch.float32
+    assert len(groups) == 3 and all(groups)
+
+
+def test_there_are_at_least_40_families():
+    import timm
+    modules = {timm.models.model_entrypoint(arch).__module__ for arch in FAMILIES}
+    assert len(FAMILIES) >= 40 and len(modules) >= 35
+
+
+@pytest.mark.parametrize("arch", WITHOUT_PYRAMID)
+def test_backbones_without_pyramid_are_refused_with_suggestions(arch):
+    with pytest.raises(ModelError, match=f"'{arch}' has no feature pyramid.*try one of mobilenetv2_100"):
+        backbones.segmenter(arch, 4)
+
+
+def test_unknown_backbone_names_the_nearest():
+    with pytest.raises(ModelError, match="unknown backbone 'resnt34'; did you mean resnet34"):
+        backbones.segmenter("resnt34", 4)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (64, 64), (121, 121), (218, 178)])
+@pytest.mark.parametrize("arch", [ARCH, "test_convnext", "swin_tiny_patch4_window7_224"])
+def test_any_input_size(arch, size):
+    network, _ = backbones.segmenter(arch, 3)
+    with torch.inference_mode():
+        assert network.eval()(torch.rand(1, 3, *size)).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("decoder", [d for d in backbones.DECODERS if d != "fastai"])
+def test_decoders(decoder):
+    network, origin = backbones.segmenter(ARCH, 3, decoder)
+    out = network(torch.rand(2, 3, 70, 90))
+    assert out.shape == (2, 3, 70, 90) and origin == "random"
+    out.mean().backward()
+
+
+def test_fastai_decoder_and_its_limits():
+    network, _ = backbones.segmenter("resnet18", 3, "fastai", size=(64, 64))
+    assert network.eval()(torch.rand(1, 3, 70, 90)).shape == (1, 3, 70, 90)
+    assert len(backbones.parameter_groups(network)) == 3
+    with pytest.raises(ModelError, match="--decoder fastai works with"):
+        backbones.segmenter(ARCH, 3, "fastai")
+
+
+def test_unknown_decoder_and_option():
+    with pytest.raises(ModelError, match="did you mean unet"):
+        backbones.segmenter(ARCH, 3, "unett")
+    with pytest.raises(ModelError, match="no_such_option"):
+        backbones.segmenter(ARCH, 3, "unet", no_such_option=1)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.model."])
+def test_weights_from_a_file(tmp_path, caplog, suffix, prefix):
+    import timm
+    from safetensors.torch import save_file
+    torch.manual_seed(1)
+    state = {prefix + k: v for k, v in timm.create_model("test_convnext", pretrained=False).state_dict().items()}
+    path = tmp_path / f"w{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    with caplog.at_level(logging.INFO, "fastseg"):
+        network, origin = backbones.segmenter("test_convnext", 3, weights=str(path))
+    wanted = len(network.body.state_dict())
+    assert origin == f"w{suffix} ({wanted} of {wanted} backbone tensors)"
+    assert "0 of the backbone without a match" in caplog.text
+    assert torch.equal(network.body.state_dict()["model.stem_0.weight"], state[prefix + "stem.0.weight"])
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    torch.save({"something.else": torch.zeros(3)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"w.pth: none of its 1 tensors fit test_resnet"):
+        backbones.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
+    (tmp_path / "w.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="w.safetensors: cannot be read as weights"):
+        backbones.segmenter(ARCH, 3, weights=str(tmp_path / "w.safetensors"))
+    with pytest.raises(ModelError, match="no such weights file"):
+        backbones.segmenter(ARCH, 3, weights="nowhere.pth")
+
+
+def test_pickled_code_in_weights_is_not_run(tmp_path):
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'pwned'}",)
+
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ModelError, match="cannot be read as weights"):
+        backbones.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_hub_out_of_reach(monkeypatch, caplog):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with caplog.at_level(logging.WARNING, "fastseg"):
+        network, origin = backbones.segmenter("mobilenetv2_100", 3, weights="auto")
+    assert origin.startswith("random") and len(caplog.records) == 1 and "--weights FILE" in caplog.text
+    with pytest.raises(ModelError, match="--weights FILE.*--weights none"):
+        backbones.segmenter("mobilenetv2_100", 3, weights="imagenet")
+
+
+@needs_shared
+def test_real_imagenet_weights_match_whole():
+    path = shared / "weights" / "mobilenetv2_100.safetensors"
+    network, origin = backbones.segmenter("mobilenetv2_100", 4, weights=str(path))
+    assert origin == "mobilenetv2_100.safetensors (306 of 306 backbone tensors)"
+    network, origin = backbones.classifier("mobilenetv2_100", 2, weights=str(path))
+    assert origin == "mobilenetv2_100.safetensors (312 of 312 backbone tensors)"
+
+
+def test_networks_export_with_torch():
+    network, _ = backbones.segmenter(ARCH, 3)
+    program = torch.export.export(network.eval(), (torch.rand(1, 3, 64, 64),))
+    assert program.module()(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)

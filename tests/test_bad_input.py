@@ -1,0 +1,204 @@
+"""Whatever is wrong with the input: one line naming file, value and remedy, exit 1, nothing half-written."""
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ARCH
+from PIL import Image
+
+from fastseg import tasks
+
+FIT = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--epochs", "1"]
+
+
+@pytest.fixture
+def fails(run, tmp_path):
+    """Run a command that must fail with one line holding all `words`, and leave no output behind."""
+
+    def call(*arguments, words):
+        before = {p for p in tmp_path.rglob("*")}
+        result = run(*arguments, code=1)
+        lines = [line for line in result.err.strip().splitlines() if line and not line.startswith("warning:")]
+        assert len(lines) == 1 and lines[0].startswith("error: "), result.err
+        for word in words:
+            assert str(word) in lines[0], f"'{word}' is not in: {lines[0]}"
+        assert {p for p in tmp_path.rglob("*") if p.parent != tmp_path / "exports"} - {tmp_path / "exports"} <= before
+        assert not list(tmp_path.glob("exports/*"))
+
+    return call
+
+
+@pytest.fixture
+def data(samples, tmp_path):
+    """A private copy of a task's sample, to be damaged."""
+    return lambda name: shutil.copytree(samples[name], tmp_path / "data" / name)
+
+
+def first(folder, pattern):
+    return sorted(folder.glob(pattern))[0]
+
+
+def test_unknown_task(fails):
+    fails("fit", "eyes", words=["unknown task 'eyes'", "did you mean eye", "kitchen", "surfaces"])
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_missing_and_empty_data_folder(fails, tmp_path, name):
+    fails("fit", name, *FIT, words=[f"data/{name}: does not exist", f"fastseg sample {name}"])
+    (tmp_path / "data" / name).mkdir(parents=True)
+    fails("fit", name, *FIT, words=[f"data/{name}: is empty", f"fastseg sample {name}"])
+    (tmp_path / "data" / name / "notes.txt").write_text("x")
+    fails("fit", name, *FIT, words=[f"data/{name}: no {name}", "expected"])
+
+
+def test_image_without_mask_and_mask_without_image(fails, data):
+    folder = data("eye")
+    first(folder, "masks_small/*").unlink()
+    fails("fit", "eye", *FIT, words=["imgs_small/set_0_frame_0.jpg", "has no mask", "add it or remove"])
+    first(folder, "imgs_small/*").unlink()
+    first(folder, "imgs_small/*").unlink()
+    fails("fit", "eye", *FIT, words=["masks_small/set_0_frame_1.png", "has no image"])
+
+
+def test_sizes_differ(fails, data):
+    mask = first(data("eye"), "masks_small/*")
+    Image.open(mask).resize((100, 90), Image.NEAREST).save(mask)
+    fails("fit", "eye", *FIT, words=[mask.name, "100x90", "320x240", "export the mask"])
+
+
+def test_codes_outside_the_classes(fails, data):
+    folder = data("eye")
+    mask = first(folder, "masks_small/*")
+    Image.fromarray((np.asarray(Image.open(mask)) > 0).astype(np.uint8) * 255).save(mask)
+    fails("fit", "eye", *FIT, words=[mask.name, "code 255", "write code 1 instead of 255"])
+    Image.fromarray(np.full((240, 320), 7, np.uint8)).save(mask)
+    fails("fit", "eye", *FIT, words=[mask.name, "76800 pixels of code 7", "0 to 3"])
+
+
+def test_colour_mask_for_codes_and_unknown_colours(fails, data):
+    mask = first(data("eye"), "masks_small/*")
+    Image.fromarray(np.dstack([np.asarray(Image.open(mask)) * 60, np.zeros((240, 320, 2), np.uint8)])).save(mask)
+    fails("fit", "eye", *FIT, words=[mask.name, "is in colours"])
+    mask = first(data("kitchen"), "train/masks/*")
+    pixels = np.array(Image.open(mask))
+    pixels[:10, :10] = (0, 0, 0)
+    Image.fromarray(pixels).save(mask)
+    fails("fit", "kitchen", *FIT, words=[mask.name, "100 pixels", "(0, 0, 0)", "palette"])
+
+
+@pytest.mark.parametrize("folder", ["imgs_small", "masks_small"])
+@pytest.mark.parametrize("damage", ["truncated", "zero", "text"])
+def test_damaged_files(fails, data, folder, damage):
+    file = first(data("eye"), f"{folder}/*")
+    content = file.read_bytes()
+    file.write_bytes({"truncated": content[: len(content) // 2], "zero": b"", "text": b"not an image"}[damage])
+    fails("fit", "eye", *FIT, words=[file.name, "cannot be read as an image", "replace or remove"])
+
+
+@pytest.mark.parametrize("table,words", [
+    ("Name\tLabel\nx\t0\n", ["column Subject missing"]),
+    ("Subject,Label\nx,0\n", ["column Subject and Label missing", "separated by tabs"]),
+    ("{rows}{first}\t0\n", ["listed twice"]),
+    ("{rows}nobody\t1\n", ["nobody has no image"]),
+    ("{without_first}", ["not listed in"]),
+    ("{without_first}{first}\t\n", ["has no label", "0 (blurred) or 1 (sharp)"]),
+    ("{without_first}{first}\t2\n", ["has label '2'"]),
+    (None, ["no such table"]),
+])
+def test_faulty_tables(fails, data, table, words):
+    path = data("mri") / "train" / "subjects.tsv"
+    rows = path.read_text()
+    name = rows.splitlines()[1].split("\t")[0]
+    path.unlink()
+    if table is not None:
+        without = "".join(line for line in rows.splitlines(keepends=True) if not line.startswith(f"{name}\t"))
+        path.write_text(table.format(rows=rows, first=name, without_first=without))
+    fails("fit", "mri", *FIT, words=["subjects.tsv", *words])
+
+
+def test_subject_on_both_sides(fails, data):
+    folder = data("mri")
+    subject = (folder / "train" / "subjects.tsv").read_text().splitlines()[1]
+    shutil.copy(folder / "train" / f"{subject.split()[0]}.png", folder / "validation")
+    with (folder / "validation" / "subjects.tsv").open("a") as table:
+        table.write(f"{subject}\n")
+    fails("fit", "mri", *FIT, words=[subject.split()[0], "also in", "one side of the split"])
+
+
+def test_one_class_only(fails, data):
+    for mask in data("eye").glob("masks_small/*"):
+        Image.new("L", (320, 240)).save(mask)
+    fails("fit", "eye", *FIT, words=["one class (background)"])
+    folder = data("mri")
+    for split in ("train", "validation"):
+        table = folder / split / "subjects.tsv"
+        table.write_text(table.read_text().replace("\t0", "\t1"))
+    fails("fit", "mri", *FIT, words=["one class (sharp)"])
+
+
+def test_backbones_sizes_names(fails, data):
+    data("eye")
+    rest = ["--weights", "none", "--epochs", "1"]
+    fails("fit", "eye", "--arch", "resnt34", *rest, words=["unknown backbone 'resnt34'", "did you mean resnet34"])
+    fails("fit", "eye", "--arch", "test_vit", *rest, words=["'test_vit' has no feature pyramid", "try one of"])
+    fails("fit", "eye", "--arch", ARCH, "--size", "16", *rest, words=["size 16x16 is too small", "32 px"])
+    fails("fit", "eye", *FIT, "--decoder", "unett", words=["unknown decoder", "did you mean unet"])
+    fails("fit", "eye", *FIT, "--loss", "dicee", words=["unknown loss", "did you mean dice"])
+    fails("fit", "eye", *FIT, "--lr", "fast", words=["learning rate 'fast'", "1e-3"])
+    fails("fit", "eye", "--arch", ARCH, "--weights", "gone.pth", "--epochs", "1", words=["gone.pth: no such weights file"])
+    fails("fit", "eye", "--arch", ARCH, "--weights", "none", "--epochs", "0", "--freeze-epochs", "0", words=["trains nothing"])
+
+
+def test_not_enough_images_to_split(fails, data):
+    folder = data("eye")
+    for sub in ("imgs_small", "masks_small"):
+        for file in sorted((folder / sub).iterdir())[1:]:
+            file.unlink()
+    fails("fit", "eye", *FIT, words=["not enough images to split", "at least 2"])
+
+
+def test_no_export_foreign_export_and_wrong_folder(fails, run, exports, tmp_path, samples):
+    for command in (["predict", "eye", samples["eye"] / "imgs_small"], ["evaluate", "eye"], ["interpret", "eye"]):
+        fails(*command, words=["no export", "fastseg fit eye"])
+    fails("interpret", words=["no export yet", "fastseg fit"])
+    fails("segment", samples["eye"] / "imgs_small" / "set_0_frame_0.jpg", words=["no export", "fastseg fit surfaces"])
+    fails("predict", "face", samples["eye"] / "imgs_small", "--export", exports("eye"), words=["export of task eye, not face"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file.txt").write_text("precious")
+    fails("fit", "eye", *FIT, "--data", samples["eye"], "--out", "mine", words=["mine: exists and is not an export"])
+
+
+def test_predict_without_images(fails, exports, tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "notes.txt").write_text("x")
+    export = ["--export", exports("eye")]
+    fails("predict", "eye", "test/", *export, words=["test: holds no images"])
+    fails("predict", "eye", "nowhere/", *export, words=["nowhere: no such file or folder"])
+    fails("predict", "eye", "*.jpg", *export, words=["*.jpg: no such file", "pattern"])
+    fails("predict", "eye", "test/notes.txt", *export, words=["notes.txt: cannot be read as an image"])
+
+
+def test_predict_never_overwrites_inputs_or_mixes_names(fails, exports, samples, tmp_path):
+    folder = tmp_path / "both"
+    folder.mkdir()
+    for suffix in (".jpg", ".png"):
+        Image.new("RGB", (40, 40)).save(folder / f"a{suffix}")
+    fails("predict", "eye", "both", "--export", exports("eye"), words=["a.jpg", "a.png", "both would be written to"])
+    fails("predict", "eye", "both/a.png", "--export", exports("eye"), "--out", "both", words=["would be overwritten"])
+    fails("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--overlay", words=["no overlay"])
+
+
+def test_one_damaged_image_does_not_stop_the_others(run, exports, samples, tmp_path):
+    folder = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "test")
+    (folder / "set_0_frame_3.jpg").write_bytes(b"")
+    error = run("predict", "eye", "test", "--export", exports("eye"), code=1).err
+    assert "set_0_frame_3.jpg: cannot be read as an image (the file is empty)" in error and "the other 15 images are done" in error
+    assert len(list((tmp_path / "test_inf_masks").iterdir())) == 15
+
+
+def test_evaluate_on_other_data(fails, exports, data, samples, tmp_path):
+    other = tasks.get("eye").sample(tmp_path / "other", n=4)
+    for file in other.rglob("*.*"):
+        file.rename(file.with_name(f"x{file.name}"))
+    fails("evaluate", "eye", "--data", other, "--export", exports("eye"), words=["none of the images", "--split all"])
+    fails("evaluate", "eye", "--split", "half", "--export", exports("eye"), words=["unknown split 'half'", "valid"])

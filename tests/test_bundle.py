@@ -1,0 +1,149 @@
+"""The export folder: what is in it, who may open it, that it loads anywhere."""
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastseg
+from fastseg import tasks
+from fastseg.bundle import SCHEMA, sha256
+from fastseg.errors import ExportError
+
+
+def copied(export, tmp_path):
+    return shutil.copytree(export, tmp_path / "copy")
+
+
+def edit(folder, **changes):
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, **changes}))
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_export_holds_what_the_design_names(name, exports):
+    folder = exports(name)
+    assert {"export.pkl", "model.safetensors", "card.json", "history.csv", "metrics.json", "loss_curve.png",
+            "show_results.png"} <= {p.name for p in folder.iterdir()}
+    card = json.loads((folder / "card.json").read_text())
+    assert card["task"] == name and card["schema"] == SCHEMA and card["weights_origin"] == "random" and card["valid_files"]
+    assert card["sha256"]["model.safetensors"] == sha256(folder / "model.safetensors")
+    assert card["sha256"]["export.pkl"] == sha256(folder / "export.pkl")
+    assert card["metrics"] == json.loads((folder / "metrics.json").read_text())
+    assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_loads_in_a_fresh_process_elsewhere_without_data(name, exports, samples, tmp_path):
+    folder = copied(exports(name), tmp_path)
+    item = tasks.get(name).items(samples[name])[0]
+    code = ("import sys, fastseg\n"
+            f"p = fastseg.load({str(folder)!r}).predict({str(item.image)!r})\n"
+            "assert 'fastai.vision.all' not in sys.modules\n"
+            "print(p.label if p.codes is None else p.codes.shape)\n"
+            "from fastai.learner import load_learner\n"
+            f"learn = load_learner({str(folder / 'export.pkl')!r})\n"
+            f"with learn.no_bar(): print(len(learn.predict({str(item.image)!r})))\n")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("3")
+
+
+def test_safe_twin_and_pickle_agree(exports, samples):
+    folder = exports("eye")
+    item = tasks.get("eye").items(samples["eye"])[0]
+    safe, pickled = fastseg.load(folder).predict(item.image), fastseg.load(folder / "export.pkl").predict(item.image)
+    assert np.allclose(safe.probabilities, pickled.probabilities, atol=1e-5)
+
+
+def test_segmenting_needs_no_fastai(exports, samples, tmp_path):
+    item = tasks.get("eye").items(samples["eye"])[0]
+    code = (f"import sys, fastseg; fastseg.load({str(exports('eye'))!r}).predict({str(item.image)!r});"
+            "assert not any(m.startswith('fastai') for m in sys.modules)")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
+
+
+def test_exchanged_pickle_is_opened_only_on_trust(exports, tmp_path):
+    folder = copied(exports("eye"), tmp_path)
+
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    original = (folder / "export.pkl").read_bytes()
+    (folder / "export.pkl").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ExportError, match="can run any code"):
+        fastseg.load(folder / "export.pkl")
+    (folder / "export.pkl").write_bytes(original)
+    edit(folder, sha256={})
+    assert fastseg.load(folder / "export.pkl", trust=True).card.task == "eye"
+
+
+def test_newer_damaged_and_foreign_cards(exports, tmp_path):
+    folder = copied(exports("eye"), tmp_path)
+    edit(folder, schema=SCHEMA + 1, fastseg="9.9.0")
+    with pytest.raises(ExportError, match="upgrade fastseg to 9.9.0"):
+        fastseg.load(folder)
+    edit(folder, schema=SCHEMA, task="roof")
+    with pytest.raises(ExportError, match="task 'roof', which is not installed here"):
+        fastseg.load(folder)
+    (folder / "card.json").write_text("{")
+    with pytest.raises(ExportError, match="card cannot be read"):
+        fastseg.load(folder)
+    with pytest.raises(ExportError, match="no export here"):
+        fastseg.load(tmp_path / "nowhere")
+
+
+def test_damaged_weights(exports, tmp_path):
+    folder = copied(exports("eye"), tmp_path)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ExportError, match="model.safetensors: does not fit its card"):
+        fastseg.load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ExportError, match="model.safetensors: missing"):
+        fastseg.load(folder)
+
+
+def test_python_learner_saves_and_loads(samples, tmp_path):
+    from conftest import ARCH
+    learn = fastseg.learner("face", samples["face"], arch=ARCH, weights="none", size=64, bs=4)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1)
+    folder = fastseg.save(learn, tmp_path / "out")
+    image = tasks.get("face").items(samples["face"])[0].image
+    assert fastseg.load(folder).predict(str(image)).codes.shape == (218, 178)
+    assert fastseg.evaluate("face", export=folder)["images"] == len(learn.dls.valid_ds)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(ExportError, match="is not an export"):
+        fastseg.save(learn, tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
+    learn = fastseg.learner("eye", samples["eye"], arch="resnet18", decoder="fastai", weights="none", size=64, bs=4)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1)
+    folder = fastseg.save(learn, tmp_path / "out")
+    twin, pickled = (folder / "model.safetensors").stat().st_size, (folder / "export.pkl").stat().st_size
+    assert pickled < twin * 1.05 + 2e6
+    assert fastseg.load(folder).predict(learn.dls.valid_ds.items[0].image).codes.shape == (240, 320)
+
+
+def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monkeypatch):
+    folder = copied(exports("eye"), tmp_path)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    from fastseg import training
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "measure", fail)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert len(list(tmp_path.iterdir())) == 1

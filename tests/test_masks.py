@@ -1,0 +1,95 @@
+"""Reading, decoding, resizing and writing of pixels."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastseg import masks
+from fastseg.errors import DataError
+
+PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+
+
+def painted(rng):
+    codes = np.kron(rng.integers(0, 3, (6, 8)), np.ones((10, 10))).astype(np.uint8)
+    return codes, masks.codes_to_colours(codes, PALETTE)
+
+
+def test_exact_colours(rng=np.random.default_rng(0)):
+    codes, colours = painted(rng)
+    assert (masks.colours_to_codes(colours, PALETTE) == codes).all()
+
+
+def test_jpeg_noise_snaps_to_the_nearest_colour(tmp_path):
+    codes, colours = painted(np.random.default_rng(1))
+    Image.fromarray(colours).save(tmp_path / "m.jpg", quality=92, subsampling=0)
+    decoded = masks.colours_to_codes(masks.read_image(tmp_path / "m.jpg"), PALETTE)
+    assert (decoded == codes).mean() > 0.99
+
+
+def test_antialiased_edges_take_a_neighbour():
+    colours = np.array([[[255, 0, 0], [128, 127, 0], [0, 255, 0]]], np.uint8)
+    assert masks.colours_to_codes(colours, PALETTE)[0, 1] in (0, 1)
+
+
+@pytest.mark.parametrize("stranger", [(0, 0, 0), (255, 255, 255), (255, 255, 0)])
+def test_unknown_colours_are_named(stranger):
+    _, colours = painted(np.random.default_rng(2))
+    colours[:3, :5] = stranger
+    with pytest.raises(DataError, match=rf"upma\.png: 15 pixels.*\({', '.join(map(str, stranger))}\)"):
+        masks.colours_to_codes(colours, PALETTE, "upma.png")
+
+
+def test_few_stray_codes_are_unlabelled_and_many_an_error():
+    codes = np.zeros((200, 200), np.uint8)
+    codes[0, :4] = 9
+    assert (masks.require_codes(codes, 4, "m.png")[0, :4] == masks.IGNORE).all()
+    codes[0, :5] = 9
+    with pytest.raises(DataError, match="m.png: mask holds 5 pixels of code 9"):
+        masks.require_codes(codes, 4, "m.png")
+    with pytest.raises(DataError, match="0/255 mask: write code 1"):
+        masks.require_codes(np.full((4, 4), 255, np.uint8), 2, "m.png")
+
+
+@pytest.mark.parametrize("mode,value", [("L", 200), ("RGBA", (9, 8, 7, 0)), ("CMYK", (0, 0, 0, 0)), ("I;16", 65535), ("P", 1)])
+def test_images_of_every_mode_become_rgb(tmp_path, mode, value):
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    Image.new(mode, (5, 4), value).save(path)
+    pixels = masks.read_image(path)
+    assert pixels.shape == (4, 5, 3) and pixels.dtype == np.uint8
+    if mode == "I;16":
+        assert (pixels == 255).all()
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
+    assert masks.read_image(tmp_path / "x.jpg").shape == (8, 4, 3)
+    assert masks.image_size(tmp_path / "x.jpg") == (8, 4)
+
+
+def test_squish_and_crop_equal_fastai(tmp_path):
+    from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
+    from fastai.vision.core import PILImage
+    image = np.random.default_rng(0).integers(0, 255, (57, 80, 3), dtype=np.uint8)
+    for size in ((32, 40), (57, 81), (60, 33), (121, 121)):
+        theirs = Resize(size, method=ResizeMethod.Squish)(PILImage.create(image), split_idx=1)
+        assert (np.asarray(theirs) == masks.resized(image, size, "squish")).all()
+        theirs = CropPad(size, pad_mode=PadMode.Zeros)(PILImage.create(image))
+        assert (np.asarray(theirs) == masks.resized(image, size, "crop")).all()
+
+
+def test_failed_writing_leaves_nothing(tmp_path):
+    (tmp_path / "m.png").write_bytes(b"old")
+    with pytest.raises(RuntimeError), masks.atomic_file(tmp_path / "m.png") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert (tmp_path / "m.png").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_overlay_hides_background_and_unlabelled():
+    image, codes = np.full((4, 6, 3), 100, np.uint8), np.zeros((4, 6), np.uint8)
+    codes[:, 3:] = 1
+    codes[0, 0] = masks.IGNORE
+    out = masks.overlay(image, codes, PALETTE, hide=0)
+    assert (out[1:, :3] == 100).all() and (out[0, 0] == 100).all() and (out[:, 4:] != 100).any()
