@@ -50,7 +50,10 @@ class Network(nn.Module):
 
     def __init__(self, model: nn.Module, spec: Spec, mean=IMAGENET[0], std=IMAGENET[1]):
         super().__init__()
-        self.model, self.spec = model.to(memory_format=torch.channels_last), spec
+        self.model, self.spec = model, spec
+        for parameter in model.parameters():
+            if parameter.ndim == 4:  # Module.to(memory_format=...) would stumble over 5-dimensional ones
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.mean, self.std = tuple(mean), tuple(std)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

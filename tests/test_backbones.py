@@ -8,16 +8,26 @@ from conftest import ARCH, needs_shared, shared
 from fastseg import backbones
 from fastseg.errors import ModelError
 
-FAMILIES = ["resnet18"]
+FAMILIES = [
+    "resnet18", "resnetv2_50", "ecaresnet26t", "res2net50_26w_4s", "resnest14d", "densenet121", "vgg11_bn",
+    "mobilenetv2_100", "mobilenetv3_small_050", "mobilenetv4_conv_small", "efficientnet_b0", "lcnet_050",
+    "tinynet_e", "hardcorenas_a", "ghostnet_050", "rexnet_100", "regnetx_002", "dla34", "hrnet_w18_small",
+    "cspdarknet53", "selecsls42b", "tresnet_m", "nf_regnet_b0", "repvgg_a0", "hgnetv2_b0", "convnext_atto",
+    "convnextv2_atto", "xception41", "inception_v3", "inception_next_atto", "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256", "pvt_v2_b0", "poolformer_s12", "edgenext_xx_small", "efficientvit_b0",
+    "fastvit_t8", "mobilevit_xxs", "mvitv2_tiny", "repghostnet_050", "repvit_m0_9", "rdnet_tiny", "starnet_s1",
+    "davit_tiny", "mambaout_femto", "ese_vovnet19b_dw", "skresnet18", "halonet26t", "legacy_seresnet18", "dpn68",
+    "fasternet_t0", "lambda_resnet26t",
+]
 
 WITHOUT_PYRAMID = ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s16_224"]
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_family_on_the_meta_device(arch):
-    stride = backbones._stride(arch, "unet", 4, {})
     with torch.device("meta"):
-        network = backbones.build(backbones.Spec("segment", arch, 4, "unet", stride)).eval()
+        network, _ = backbones.segmenter(arch, 4)
+        network.eval()
         out = network(torch.empty(2, 3, 100, 130))
         groups = backbones.parameter_groups(network)
     assert out.shape == (2, 4, 100, 130) and out.dtype == torch.float32
