@@ -64,7 +64,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
         panels = plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)
         if len(first) < SHOWN * (4 if task.kind == "classify" else 1):
             first.append(panels)
-        panels = [plots.Panel(panels[0].pixels, f"{panels[0].title}\nloss {loss:.3f}"), *panels[1:]]
+        panels = [plots.Panel(panels[0].pixels, f"{panels[0].title}, loss {loss:.3f}"), *panels[1:]]
         heapq.heappush(worst, (loss, next(order), panels))
         if len(worst) > SHOWN * (2 if task.kind == "classify" else 1):
             heapq.heappop(worst)

@@ -53,7 +53,9 @@ def grid(rows: Sequence[Sequence[Panel]], path: Path | str, task: Task | None = 
     cell = 2.6
     legend = task is not None and task.kind == "segment"
     extra = (0.45 if title else 0.1) + (0.5 if legend else 0.1)
-    row_height = cell * min(1.4, height / width) + 0.28
+    lines = max(panel.title.count("\n") for row in rows for panel in row)
+    heading = 0.28 + 0.14 * lines
+    row_height = cell * min(1.4, height / width) + heading
     figure = Figure(figsize=(columns * cell + 0.2, len(rows) * row_height + extra))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, line in zip(rows, axes):
@@ -64,7 +66,8 @@ def grid(rows: Sequence[Sequence[Panel]], path: Path | str, task: Task | None = 
             axis.set_title(panel.title if len(panel.title) < 38 else f"...{panel.title[-34:]}", fontsize=8)
     total = figure.get_figheight()
     figure.subplots_adjust(left=0.01, right=0.99, bottom=(0.45 if legend else 0.05) / total,
-                           top=1 - (0.65 if title else 0.3) / total, wspace=0.03, hspace=0.28 / row_height * 1.2)
+                           top=1 - ((0.35 if title else 0.02) + heading) / total, wspace=0.03,
+                           hspace=heading / (row_height - heading))
     if title:
         figure.suptitle(title, fontsize=11, y=1 - 0.12 / total, va="top")
     if legend:

@@ -139,7 +139,7 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     from fastseg import training
 
-    def fail(*_):
+    def fail(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "measure", fail)

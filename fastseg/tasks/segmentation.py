@@ -109,7 +109,7 @@ class SegmentationTask(Task):
         layout = next((lay for lay in self.layouts if lay.split == split), None)
         for number in numbers:
             image, codes = draw(np.random.default_rng([seed, number]))
-            name = self.sample_name.format(number, set=number // 8, frame=number % 8)
+            name = self.sample_name.format(number, set=number % 10, frame=number // 10)
             if layout is None:  # a test part: images only
                 save_image(folder / str(split) / f"{name}.jpg", image)
                 continue
