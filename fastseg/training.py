@@ -101,6 +101,7 @@ class Reporter(Callback):
         self.shown = not hasattr(self.learn, "lr_finder")
         if not self.shown:
             return
+        self.frozen_head = self.opt.frozen_idx > 0
         self.bar = bar()
         self.bar.start()
         self.task = self.bar.add_task("training", total=self.n_epoch * (len(self.dls.train) + len(self.dls.valid)))
@@ -108,7 +109,7 @@ class Reporter(Callback):
 
     def after_batch(self):
         if self.shown:
-            self.bar.update(self.task, advance=1, description=f"epoch {self.epoch + 1}/{self.n_epoch}")
+            self.bar.update(self.task, advance=1, description=f"{'head only, ' if self.frozen_head else ''}epoch {self.epoch + 1}/{self.n_epoch}")
 
     def after_fit(self):
         if self.shown:
@@ -118,7 +119,7 @@ class Reporter(Callback):
     after_cancel_fit = after_fit
 
     def _line(self, values):
-        names = self.recorder.metric_names
+        names = ["frozen epoch" if name == "epoch" and self.frozen_head else name for name in self.recorder.metric_names]
         parts = [f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
                  for name, value in zip(names, values) if value is not None]
         console.print("  ".join(parts), highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ fastseg predict eye "$data/fresh/imgs_small" --export exports/demo --out demo_in
 echo "demo: judging them"
 fastseg evaluate eye --data "$data/fresh" --split all --export exports/demo
 fastseg interpret eye --export exports/demo
+here=$(pwd)
 cat <<END
 
 Done. Look at:
