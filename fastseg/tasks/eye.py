@@ -36,7 +36,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     tone = rng.uniform(0.35, 1.0)
     skin = np.array([232, 188, 160]) * tone + rng.uniform(-12, 12, 3)
     image = skin * (0.78 + 0.3 * clouds(size, rng, 60) + 0.1 * clouds(size, rng, 5))[..., None]
-    shade = np.exp(-((across + upper * arch) / rng.uniform(16, 26)) ** 2) * (np.abs(along) < 1)
+    shade = np.exp(-((across + upper * arch) / rng.uniform(16, 26)) ** 2) * np.sqrt(1 - along**2)
     image = mix(image, skin * 0.4, shade * 0.7)
     crease = np.exp(-((across + upper * arch + rng.uniform(14, 22)) / 3.5) ** 2) * (1 - np.abs(along)) ** 0.5
     image = mix(image, skin * 0.35, np.clip(crease, 0, 1) * 0.7)
