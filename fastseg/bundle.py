@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExportError, TaskError
-from .masks import atomic_file
+from .files import atomic_file
 from .tasks import Task, get
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         valid_files=[item.image.resolve().relative_to(root).as_posix() for item in learn.dls.valid_ds.items],
         weights_origin=learn.weights_origin, seed=origin.seed,
         training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
-        versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        versions=versions(), created=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def versions() -> dict[str, str]:

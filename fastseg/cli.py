@@ -125,7 +125,8 @@ def lr(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder = 
 
 @app.command(epilog="Example: fastseg fit eye --arch resnet34 --epochs 8")
 def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder = None, weights: Weights = "auto",
-        epochs: Annotated[Optional[int], typer.Option("--epochs", min=0, help="Epochs of the whole network [default: the task's recipe].")] = None,
+        epochs: Annotated[Optional[int], typer.Option("--epochs", min=0, help="Epochs of the whole network "
+                                                      "[default: the task's recipe].")] = None,
         lr: Annotated[Optional[str], typer.Option("--lr", help="Highest learning rate, or auto for the range test's "
                                                   "[default: the task's recipe].")] = None,
         freeze_epochs: Annotated[Optional[int], typer.Option("--freeze-epochs", min=0, help="Epochs of the head alone before them, "
@@ -174,7 +175,7 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
 
 
 @app.command(epilog="Example: fastseg interpret eye")
-def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", help="A task's name [default: that of the newest export].")] = None,
+def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", help="A task's name [default: the newest export's].")] = None,
               data: TrainedData = None, export: Export = None,
               out: Annotated[Optional[Path], typer.Option("--out", help="Folder for the pictures [default: the export's].")] = None,
               device: Device = None, as_json: Json = False) -> None:

@@ -35,6 +35,12 @@ def polygon(size: Size, points: Sequence[Sequence[float]]) -> np.ndarray:
     return np.array(canvas)
 
 
+def bar(size: Size, start: np.ndarray, angle: float, near: float, far: float, half: float) -> np.ndarray:
+    """Return a straight bar, bool (H, W), from `near` to `far` px along `angle` (radians), 2 * `half` px wide."""
+    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    return polygon(size, [start + along * t + across * half * s for t, s in ((near, 1), (far, 1), (far, -1), (near, -1))])
+
+
 def clouds(size: Size, rng: np.random.Generator, scale: float) -> np.ndarray:
     """Return smooth noise, float32 (H, W) from 0 to 1, whose blotches are about `scale` px wide."""
     small = [max(2, int(side / scale) + 2) for side in size]

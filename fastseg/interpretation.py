@@ -15,7 +15,7 @@ from .evaluation import items_of, measure
 from .masks import IGNORE
 from .prediction import Prediction
 from .report import write_report
-from .tasks import Item, Task, get
+from .tasks import Item, Task
 
 SHOWN = 6  # images in each gallery
 
@@ -104,7 +104,7 @@ def _arranged(rows: list[list[plots.Panel]], task: Task) -> list[list[plots.Pane
 
 
 def _write_losses(losses: dict[str, float], path: Path) -> Path:
-    from .masks import atomic_file
+    from .files import atomic_file
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "loss"])

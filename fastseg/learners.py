@@ -24,8 +24,8 @@ from .errors import ModelError, choose
 from .losses import Loss
 from .tasks import Task, get, names
 
-OPTIMIZERS = {"adam": partial(optimizers.Adam, decouple_wd=False), "adamw": optimizers.Adam, "sgd": optimizers.SGD, "ranger": optimizers.ranger,
-              "radam": optimizers.RAdam, "lamb": optimizers.Lamb, "rmsprop": optimizers.RMSProp}
+OPTIMIZERS = {"adam": partial(optimizers.Adam, decouple_wd=False), "adamw": optimizers.Adam, "sgd": optimizers.SGD,
+              "ranger": optimizers.ranger, "radam": optimizers.RAdam, "lamb": optimizers.Lamb, "rmsprop": optimizers.RMSProp}
 
 
 def unet_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True, n_out: int | None = None,

@@ -1,33 +1,22 @@
-"""Images and masks as numpy arrays: reading, codes <-> colours, overlays, whole-or-nothing writing. No torch here."""
+"""Images and masks as numpy arrays: reading, resizing, codes <-> colours, overlays. No torch here."""
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import DataError
+from .files import atomic_file
 
 Colour = tuple[int, int, int]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_UMASK = os.umask(0)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
-os.umask(_UMASK)
 
 IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
 STRAY_SHARE = 1e-4  # masks drawn by hand hold a few wrong pixels; up to this share they count as unlabelled
 # Anti-aliasing mixes neighbouring colours: the mean of three primaries lies 0.577 palette distances from each of
 # them, while black, white and the secondaries lie at least 0.707 away.
 COLOUR_TOLERANCE = 0.6
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Return the image files directly in `folder`, sorted by name; hidden files are skipped."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -194,24 +183,3 @@ def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options) ->
     with atomic_file(path) as temporary:
         image.save(temporary, **options)
     return path
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_UMASK)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

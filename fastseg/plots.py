@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .masks import IGNORE, atomic_file, codes_to_colours
+from .files import atomic_file
+from .masks import IGNORE, codes_to_colours
 from .tasks import Task
 
 DPI = 110

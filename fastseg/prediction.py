@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from .backbones import Network
 from .bundle import Card, find, load
 from .errors import DataError, FastsegError, TaskError
-from .masks import IMAGE_SUFFIXES, image_files, read_image, resized, save_image
+from .files import IMAGE_SUFFIXES, image_files
+from .masks import resized, save_image
 from .progress import track
 from .tasks import Item, Task, get
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from .bundle import Card
-from .masks import atomic_file
+from .files import atomic_file
 from .tasks import Task
 
 CAPTIONS = {

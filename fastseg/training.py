@@ -18,8 +18,8 @@ from . import plots
 from .bundle import METRICS, load, replacing, seal, write
 from .errors import ModelError
 from .evaluation import items_of, measure
+from .files import atomic_file
 from .learners import learner
-from .masks import atomic_file
 from .progress import bar, console
 from .tasks import Item, Task, get
 
@@ -109,7 +109,8 @@ class Reporter(Callback):
 
     def after_batch(self):
         if self.shown:
-            self.bar.update(self.task, advance=1, description=f"{'head only, ' if self.frozen_head else ''}epoch {self.epoch + 1}/{self.n_epoch}")
+            part = "head only, epoch" if self.frozen_head else "epoch"
+            self.bar.update(self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}")
 
     def after_fit(self):
         if self.shown:
@@ -119,7 +120,7 @@ class Reporter(Callback):
     after_cancel_fit = after_fit
 
     def _line(self, values):
-        names = ["frozen epoch" if name == "epoch" and self.frozen_head else name for name in self.recorder.metric_names]
+        names = ["frozen epoch" if self.frozen_head and name == "epoch" else name for name in self.recorder.metric_names]
         parts = [f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
                  for name, value in zip(names, values) if value is not None]
         console.print("  ".join(parts), highlight=False, soft_wrap=True)

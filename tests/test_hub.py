@@ -8,9 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import timm
 import torch
-from safetensors.torch import save
-
 from conftest import ARCH
+from safetensors.torch import save
 
 
 def test_auto_fetches_imagenet_weights(tmp_path):

@@ -5,6 +5,7 @@ from PIL import Image
 
 from fastseg import masks
 from fastseg.errors import DataError
+from fastseg.files import atomic_file
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -14,8 +15,8 @@ def painted(rng):
     return codes, masks.codes_to_colours(codes, PALETTE)
 
 
-def test_exact_colours(rng=np.random.default_rng(0)):
-    codes, colours = painted(rng)
+def test_exact_colours():
+    codes, colours = painted(np.random.default_rng(0))
     assert (masks.colours_to_codes(colours, PALETTE) == codes).all()
 
 
@@ -81,7 +82,7 @@ def test_squish_and_crop_equal_fastai(tmp_path):
 
 def test_failed_writing_leaves_nothing(tmp_path):
     (tmp_path / "m.png").write_bytes(b"old")
-    with pytest.raises(RuntimeError), masks.atomic_file(tmp_path / "m.png") as temporary:
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "m.png") as temporary:
         temporary.write_bytes(b"half")
         raise RuntimeError
     assert (tmp_path / "m.png").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

@@ -3,8 +3,8 @@ import numpy as np
 from conftest import needs_shared, shared
 
 from fastseg import tasks
-from fastseg.masks import colours_to_codes, read_codes, read_image
 from fastseg.audit import check
+from fastseg.masks import colours_to_codes, read_codes, read_image
 
 pytestmark = needs_shared
 DATA = shared / "data"

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import DataError, TaskError
-from ..masks import read_image
 
 if TYPE_CHECKING:
+    import numpy as np
     from fastai.data.block import DataBlock
 
-Drawing = tuple[np.ndarray, np.ndarray | int]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
+Drawing = tuple["np.ndarray", "np.ndarray | int"]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,8 @@ class Task:
 
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray:
         """Return an item's, file's or array's pixels: uint8 (H, W, 3)."""
-        return item if isinstance(item, np.ndarray) else read_image(getattr(item, "image", item))
+        from ..masks import read_image
+        return item if hasattr(item, "shape") else read_image(getattr(item, "image", item))
 
     def folder(self, data: Path | str) -> Path:
         """Return `data` as a path if it is a folder that holds something, else raise `DataError` with the remedy."""
@@ -134,23 +133,13 @@ class Task:
             raise DataError(f"{folder}: is not empty; a sample is never mixed into other files: name another folder")
         if n < 4:
             raise TaskError(f"a sample of {n} is too small; make at least 4")
-        splits = list(self.sample_splits.items())
-        ends = np.round(np.cumsum([share for _, share in splits]) / sum(share for _, share in splits) * n).astype(int)
-        start = 0
-        for (split, _), end in zip(splits, ends):
+        total, start, reached = sum(self.sample_splits.values()), 0, 0.0
+        for split, share in self.sample_splits.items():
+            reached += share
+            end = round(reached / total * n)
             self._write_sample(folder, split, range(start, end), seed)
             start = end
         return folder
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         raise NotImplementedError
-
-
-def by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Return files by stem. Raises `DataError` where two files share one."""
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.stem in found:
-            raise DataError(f"{file}: has the same name as {found[file.stem].name}; keep one, or rename it")
-        found[file.stem] = file
-    return found

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import DataError, TaskError
-from ..masks import atomic_file, image_files, save_image
-from .base import Item, Task, by_stem
+from ..files import atomic_file, by_stem, image_files
+from .base import Item, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +68,10 @@ class ClassificationTask(Task):
         table = folder / self.table
         labels = self.read_table(table)
         images = by_stem(image_files(folder))
-        for name in labels.keys() - images.keys():
-            raise DataError(f"{table}: {min(labels.keys() - images.keys())} has no image in {folder}; "
-                            "add the image or remove the line")
-        for name in images.keys() - labels.keys():
-            raise DataError(f"{images[min(images.keys() - labels.keys())]}: not listed in {table}; "
-                            "add a line or remove the image")
+        if alone := labels.keys() - images.keys():
+            raise DataError(f"{table}: {min(alone)} has no image in {folder}; add the image or remove the line")
+        if alone := images.keys() - labels.keys():
+            raise DataError(f"{images[min(alone)]}: not listed in {table}; add a line or remove the image")
         valid = {str(index): index for index in range(len(self.classes))}
         for name, label in labels.items():
             if label not in valid:
@@ -102,6 +98,9 @@ class ClassificationTask(Task):
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         if self.draw is None:
             raise TaskError(f"task {self.name} has no synthetic sample: give it a draw function")
+        import numpy as np
+
+        from ..masks import save_image
         target, rows = folder / self.folders[split][0], {}
         for number in numbers:
             image, label = self.draw(np.random.default_rng([seed, number]), number % len(self.classes))

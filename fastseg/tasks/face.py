@@ -1,15 +1,20 @@
 """Eyes in faces; masks are JPEG greys made from face landmarks, above 127 is an eye."""
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from ..drawing import clouds, ellipse, grain, grid, mix, radius, soften, strokes
 from .base import Drawing, Recipe
 from .segmentation import Layout, SegmentationTask
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def draw(rng: np.random.Generator) -> Drawing:
     """Draw a portrait, 178x218, whose two irises are the mask."""
+    import numpy as np
+
+    from ..drawing import clouds, ellipse, grain, grid, mix, radius, soften, strokes
     size = height, width = 218, 178
     x, y = grid(size)
     backdrop = rng.uniform(20, 235, 3)
@@ -22,12 +27,14 @@ def draw(rng: np.random.Generator) -> Drawing:
     cloth = rng.uniform(20, 220, 3)
     image = mix(image, cloth, soften(ellipse(size, (centre[0], height + 18), (92, 56)), 1.5))
     strands = 0.7 + 0.5 * clouds(size, rng, 3) + 0.2 * np.sin(x * 0.9)
-    image = mix(image, hair * strands[..., None], soften(ellipse(size, centre - down * 22, (face_w + rng.uniform(10, 20), face_h + rng.uniform(2, 24)), tilt), 2))
+    crown = ellipse(size, centre - down * 22, (face_w + rng.uniform(10, 20), face_h + rng.uniform(2, 24)), tilt)
+    image = mix(image, hair * strands[..., None], soften(crown, 2))
     image = mix(image, skin * 0.7, soften(ellipse(size, centre + down * 70, (24, 36)), 2))
     from_face = radius(size, centre, (face_w, face_h), tilt)
     lit = 1.02 - 0.22 * from_face**2 + 0.12 * (clouds(size, rng, 40) - 0.5) + rng.uniform(-0.15, 0.15) * (x - centre[0]) / face_w
     image = mix(image, skin * lit[..., None], soften(from_face <= 1, 1.2))
-    image = mix(image, hair * strands[..., None], soften((from_face <= 1.02) & ((x - centre[0]) * right[1] + (y - centre[1]) * right[0] < -face_h * rng.uniform(0.62, 0.78)), 2))
+    above = (x - centre[0]) * right[1] + (y - centre[1]) * right[0] < -face_h * rng.uniform(0.62, 0.78)
+    image = mix(image, hair * strands[..., None], soften((from_face <= 1.02) & above, 2))
 
     codes = np.zeros(size, dtype=np.uint8)
     apart, level = rng.uniform(18, 22), -rng.uniform(6, 12)

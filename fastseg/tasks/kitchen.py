@@ -1,15 +1,20 @@
 """A cooking robot's camera above the pan: stirrer, pan and food; masks are in colours."""
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from ..drawing import blur, clouds, ellipse, grain, grid, mix, polygon, radius, soften
 from .base import Drawing, Recipe
 from .segmentation import Layout, SegmentationTask
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def draw(rng: np.random.Generator) -> Drawing:
     """Draw a pan from above with food in it and a stirrer across it."""
+    import numpy as np
+
+    from ..drawing import bar, blur, clouds, ellipse, grain, grid, mix, radius, soften
     size = height, width = 240, 320
     x, y = grid(size)
     counter = rng.uniform(60, 190) + rng.uniform(-20, 20, 3)
@@ -58,12 +63,6 @@ def draw(rng: np.random.Generator) -> Drawing:
     steam = np.clip(clouds(size, rng, 70) - 0.55, 0, 1) * rng.uniform(0, 0.7)
     image = mix(image, (240, 240, 240), steam) * rng.uniform(0.7, 1.1)
     return grain(image, rng, rng.uniform(2, 6)), codes
-
-
-def bar(size: tuple[int, int], start: np.ndarray, angle: float, near: float, far: float, half: float) -> np.ndarray:
-    """Return a straight bar, bool (H, W), from `near` to `far` px along `angle` (radians), 2 * `half` px wide."""
-    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-    return polygon(size, [start + along * t + across * half * s for t, s in ((near, 1), (far, 1), (far, -1), (near, -1))])
 
 
 task = SegmentationTask(

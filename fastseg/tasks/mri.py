@@ -1,15 +1,20 @@
 """Coronal brain slices: is the slice sharp or blurred?"""
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from ..drawing import blur, clouds, ellipse, grid, radius
-from .base import Recipe
+from .base import Drawing, Recipe
 from .classification import ClassificationTask
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def draw(rng: np.random.Generator, label: int) -> tuple[np.ndarray, int]:
+
+def draw(rng: np.random.Generator, label: int) -> Drawing:
     """Draw one slice, 121x121 grey: a folded cortex with ventricles; label 0 is blurred by 1.5 to 4 px."""
+    import numpy as np
+
+    from ..drawing import blur, clouds, ellipse, grid, radius
     size = 121, 121
     x, y = grid(size)
     centre = 60 + rng.uniform(-2, 2, 2)

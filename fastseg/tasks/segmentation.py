@@ -5,13 +5,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..errors import DataError, TaskError
-from ..masks import (IGNORE, Colour, codes_to_colours, colours_to_codes, image_files, overlay, read_codes, read_image,
-                     remap, require_codes, save_image)
-from .base import Drawing, Item, Task, by_stem
+from ..files import pairs
+from .base import Drawing, Item, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..masks import Colour
+
+# The methods that touch pixels import numpy themselves: listing tasks and files stays quick without it.
 
 
 @dataclass(frozen=True)
@@ -72,28 +77,34 @@ class SegmentationTask(Task):
 
     def decode(self, path: Path | str, source: str = "") -> np.ndarray:
         """Read a mask file of this task as codes, uint8 (H, W)."""
+        from .. import masks
         if self.masks == "colours":
-            return colours_to_codes(read_image(path), self.palette, path)
+            return masks.colours_to_codes(masks.read_image(path), self.palette, path)
         if self.masks == "threshold":
-            return (read_image(path)[..., 0] > 127).astype(np.uint8)
-        codes = read_codes(path)
+            return (masks.read_image(path)[..., 0] > 127).astype("uint8")
+        codes = masks.read_codes(path)
         if source in self.codes:
-            table = {**self.codes[source], self.unlabelled[source]: IGNORE}
-            return remap(codes, table, default=0)
-        return require_codes(codes, len(self.classes), path)
+            table = {**self.codes[source], self.unlabelled[source]: masks.IGNORE}
+            return masks.remap(codes, table, default=0)
+        return masks.require_codes(codes, len(self.classes), path)
 
     def render(self, image: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, str]:
         """Return what predict writes for one image, and its suffix: uint8 codes (H, W), colours or overlay (H, W, 3)."""
+        from ..masks import codes_to_colours
         if self.output == "overlay":
             return self.overlay(image, codes), ".jpg"
         return (codes_to_colours(codes, self.palette) if self.output == "colours" else codes), ".png"
 
     def overlay(self, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return `image`, uint8 (H, W, 3), under semi-transparent class colours; the background stays clear."""
+        from ..masks import overlay
         return overlay(image, codes, self.palette, hide=self.background)
 
     def sample_mask(self, codes: np.ndarray, source: str) -> tuple[np.ndarray, str]:
         """Return a synthetic mask as this task's data keeps it, and its suffix."""
+        import numpy as np
+
+        from ..masks import IGNORE, codes_to_colours, remap
         if self.masks == "colours":
             return codes_to_colours(codes, self.palette), ".png"
         if self.masks == "threshold":
@@ -105,6 +116,9 @@ class SegmentationTask(Task):
         return codes, ".png"
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
+        import numpy as np
+
+        from ..masks import save_image
         draw = self.draw or self._draw_blobs
         layout = next((lay for lay in self.layouts if lay.split == split), None)
         for number in numbers:
@@ -119,7 +133,10 @@ class SegmentationTask(Task):
 
     def _draw_blobs(self, rng: np.random.Generator) -> Drawing:
         """Draw one ellipse a class, each in its palette's colour: for tasks without a drawing of their own."""
+        import numpy as np
+
         from ..drawing import ellipse, grain
+        from ..masks import codes_to_colours
         height, width = 120, 160
         codes = np.full((height, width), self.background or 0, dtype=np.uint8)
         for code in range(len(self.classes)):
@@ -128,22 +145,3 @@ class SegmentationTask(Task):
                 codes[ellipse((height, width), centre, rng.uniform(18, 34, 2), rng.uniform(0, np.pi))] = code
         image = codes_to_colours(codes, self.palette) * 0.6 + rng.uniform(30, 70)
         return grain(image, rng, 8), codes
-
-
-def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """Return (image, mask) files of equal stems, sorted. Raises `DataError` naming files without a partner.
-
-    When both are one folder, PNG files are masks and the others images.
-    """
-    files, mask_files = image_files(images), image_files(masks)
-    if images == masks:
-        mask_files = [f for f in files if f.suffix.lower() == ".png"]
-        files = [f for f in files if f.suffix.lower() != ".png"]
-    left, right = by_stem(files), by_stem(mask_files)
-    for alone, ours, theirs, where in ((left.keys() - right.keys(), left, "mask", masks),
-                                       (right.keys() - left.keys(), right, "image", images)):
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise DataError(f"{ours[min(alone)]}: has no {theirs} of the same name in {where}{more}; "
-                            f"add it or remove the file")
-    return [(left[stem], right[stem]) for stem in sorted(left)]

@@ -1,11 +1,13 @@
 """Rooms in photographs: wall, floor and dining table, from ADE20K or COCO-Stuff label maps."""
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from ..drawing import clouds, grain, grid, mix, polygon, soften
 from .base import Drawing, Recipe
 from .segmentation import Layout, SegmentationTask
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # The one mapping table: source -> its code -> our class. Codes not listed become 0, other.
 CODES = {
@@ -27,6 +29,9 @@ UNLABELLED = {"ade20k": 0, "cocostuff": 255}
 
 def draw(rng: np.random.Generator) -> Drawing:
     """Draw a room in one-point perspective: walls, floor, a dining table with chairs, a door or window, a lamp."""
+    import numpy as np
+
+    from ..drawing import clouds, grain, grid, mix, polygon, soften
     size = height, width = 240, 320
     x, y = grid(size)
     vanish = np.array([rng.uniform(0.35, 0.65) * width, rng.uniform(0.38, 0.5) * height])
@@ -34,7 +39,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     corners = [np.array(c, dtype=float) for c in ((0, 0), (width, 0), (width, height), (0, height))]
     outer = [vanish + (c - vanish) * rng.uniform(1.15, 1.3) for c in corners]
     inner = [vanish + (c - vanish) * depth * (1, rng.uniform(0.95, 1.05)) for c in corners]
-    back = polygon(size, inner)
+    back_wall = polygon(size, inner)
     ceiling = polygon(size, [outer[0], outer[1], inner[1], inner[0]])
     floor = polygon(size, [outer[3], outer[2], inner[2], inner[3]])
     codes = np.ones(size, dtype=np.uint8)
@@ -45,7 +50,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     left_right = np.where(x < vanish[0], rng.uniform(0.72, 0.9), rng.uniform(0.8, 1.0))
     image = wall_tone * (left_right * (0.93 + 0.1 * clouds(size, rng, 50)))[..., None]
     paper = 1 - 0.06 * (np.sin(x * rng.uniform(0.2, 0.6)) > 0.2) * rng.integers(0, 2)
-    image = mix(image, wall_tone * 0.95 * paper[..., None], soften(back))
+    image = mix(image, wall_tone * 0.95 * paper[..., None], soften(back_wall))
     image = mix(image, np.array([244, 242, 238]) * rng.uniform(0.75, 1), soften(ceiling))
     from_eye = 60 / np.clip(y - vanish[1], 4, None)
     across = (x - vanish[0]) * from_eye / 60
@@ -55,7 +60,7 @@ def draw(rng: np.random.Generator) -> Drawing:
         boards &= np.sin(from_eye * rng.uniform(8, 14)) > -0.9
     planks = (0.72 + 0.28 * boards) * (0.85 + 0.2 * clouds(size, rng, 16) + 0.1 * np.sin(np.floor(across * 4) * 7))
     image = mix(image, wood * planks[..., None], soften(floor))
-    seams = soften(back, 2) * (1 - soften(back, 2)) * 4
+    seams = soften(back_wall, 2) * (1 - soften(back_wall, 2)) * 4
     image *= (1 - 0.35 * seams)[..., None]
 
     # A window or a picture on the back wall, a door in a side wall: none of them is wall.
@@ -71,7 +76,8 @@ def draw(rng: np.random.Generator) -> Drawing:
         image = mix(image, sky * (0.7 + 0.4 * clouds(size, rng, 8))[..., None], soften(pane, 0.6))
     side = rng.integers(2)
     near, far = rng.uniform(0.55, 0.7), rng.uniform(0.2, 0.35)
-    wall_x = [outer[3][0] + (inner[3][0] - outer[3][0]) * t if side else outer[2][0] + (inner[2][0] - outer[2][0]) * t for t in (1 - near, 1 - far)]
+    corner = 3 if side else 2
+    wall_x = [outer[corner][0] + (inner[corner][0] - outer[corner][0]) * t for t in (1 - near, 1 - far)]
     foot = [outer[3][1] + (inner[3][1] - outer[3][1]) * t for t in (1 - near, 1 - far)]
     head = [f + (vanish[1] - f) * 1.5 for f in foot]
     door = polygon(size, [(wall_x[0], foot[0]), (wall_x[1], foot[1]), (wall_x[1], head[1]), (wall_x[0], head[0])]) & ~floor & ~ceiling
@@ -88,13 +94,15 @@ def draw(rng: np.random.Generator) -> Drawing:
     legs = np.zeros(size, dtype=bool)
     for leg_x, low in ((-0.93, 1.0), (0.93, 1.0), (-0.7, 0.55), (0.7, 0.55)):
         start = table_x + leg_x * half_w
-        legs |= polygon(size, [(start - 3, table_y), (start + 3, table_y), (start + 2, table_y + half_d + leg * low), (start - 2, table_y + half_d + leg * low)])
+        end = table_y + half_d + leg * low
+        legs |= polygon(size, [(start - 3, table_y), (start + 3, table_y), (start + 2, end), (start - 2, end)])
     ground = soften(polygon(size, [(table_x - half_w, table_y + leg * 0.6), (table_x + half_w, table_y + leg * 0.6),
                                    (table_x + half_w * 1.1, table_y + half_d + leg), (table_x - half_w * 1.1, table_y + half_d + leg)]), 5)
     image *= (1 - 0.45 * ground * floor)[..., None]
     for chair_x in rng.uniform(-0.8, 0.8, int(rng.integers(1, 4))):
         seat = table_x + chair_x * half_w
-        chair = polygon(size, [(seat - 11, table_y - half_d - 26), (seat + 11, table_y - half_d - 26), (seat + 12, table_y + 4), (seat - 12, table_y + 4)])
+        back = table_y - half_d - 26
+        chair = polygon(size, [(seat - 11, back), (seat + 11, back), (seat + 12, table_y + 4), (seat - 12, table_y + 4)])
         codes[chair] = 0
         image = mix(image, tone * rng.uniform(0.5, 0.8), soften(chair, 0.7))
     for part, shade in ((legs, 0.55), (rim, 0.7), (top_face, 1.0)):

@@ -1,0 +1,70 @@
+"""Files by name, and whole-or-nothing writing: what needs no pixels, and so no numpy."""
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+_UMASK = os.umask(0)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
+os.umask(_UMASK)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files directly in `folder`, sorted by name; hidden files are skipped."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+
+
+def by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    """Return files by stem. Raises `DataError` where two files share one."""
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise DataError(f"{file}: has the same name as {found[file.stem].name}; keep one, or rename it")
+        found[file.stem] = file
+    return found
+
+
+def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Return (image, mask) files of equal stems, sorted. Raises `DataError` naming files without a partner.
+
+    When both are one folder, PNG files are masks and the others images.
+    """
+    files, mask_files = image_files(images), image_files(masks)
+    if images == masks:
+        mask_files = [f for f in files if f.suffix.lower() == ".png"]
+        files = [f for f in files if f.suffix.lower() != ".png"]
+    left, right = by_stem(files), by_stem(mask_files)
+    for alone, ours, theirs, where in ((left.keys() - right.keys(), left, "mask", masks),
+                                       (right.keys() - left.keys(), right, "image", images)):
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise DataError(f"{ours[min(alone)]}: has no {theirs} of the same name in {where}{more}; "
+                            f"add it or remove the file")
+    return [(left[stem], right[stem]) for stem in sorted(left)]
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_UMASK)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
