@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExportError, TaskError
-from .files import atomic_file
+from .files import atomic_file, name_below
 from .tasks import Task, get
 
 if TYPE_CHECKING:
@@ -106,16 +106,15 @@ def _drop_activations(model) -> None:
 def _card(learn: Learner, epochs: int) -> Card:
     from . import __version__
     origin, task = learn.origin, get(learn.origin.task)
-    root = Path(origin.data)
     return Card(
         schema=SCHEMA, fastseg=__version__, task=task.name, kind=task.kind, classes=list(task.classes),
         palette=[list(c) for c in task.palette] if task.kind == "segment" else None, network=learn.model.spec.to_dict(),
         size=list(origin.size), resize=task.recipe.resize, mean=list(learn.model.mean), std=list(learn.model.std),
         data=origin.data, train_images=len(learn.dls.train_ds),
-        valid_files=[item.image.resolve().relative_to(root).as_posix() for item in learn.dls.valid_ds.items],
+        valid_files=[name_below(origin.data, item.image) for item in learn.dls.valid_ds.items],
         weights_origin=learn.weights_origin, seed=origin.seed,
         training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
-        versions=versions(), created=datetime.now(UTC).isoformat(timespec="seconds"))
+        versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
 def versions() -> dict[str, str]:

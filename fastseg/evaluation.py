@@ -9,6 +9,7 @@ import numpy as np
 from . import metrics
 from .bundle import Card, find, load
 from .errors import DataError, TaskError
+from .files import name_below
 from .prediction import Prediction, Predictor
 from .progress import track
 from .tasks import Item, Task, get
@@ -40,7 +41,7 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     root = Path(data) if data else Path(card.data) if Path(card.data).is_dir() else Path("data") / task.name
     items = task.items(root)
     held_out = set(card.valid_files)
-    names = [item.image.resolve().relative_to(root.resolve()).as_posix() for item in items]
+    names = [name_below(root, item.image) for item in items]
     if split == "all":
         return items, root
     if split == "test":

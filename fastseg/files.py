@@ -20,6 +20,11 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
+def name_below(root: Path | str, file: Path) -> str:
+    """Return `file` relative to `root`, with slashes; links are not followed, so linked images keep their names."""
+    return Path(os.path.relpath(os.path.abspath(file), os.path.abspath(root))).as_posix()
+
+
 def by_stem(files: Sequence[Path]) -> dict[str, Path]:
     """Return files by stem. Raises `DataError` where two files share one."""
     found: dict[str, Path] = {}

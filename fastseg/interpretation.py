@@ -12,6 +12,7 @@ import numpy as np
 from . import plots
 from .bundle import Card, find, load
 from .evaluation import items_of, measure
+from .files import atomic_file, name_below
 from .masks import IGNORE
 from .prediction import Prediction
 from .report import write_report
@@ -59,7 +60,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
 
     def visit(item: Item, prediction: Prediction, truth) -> None:
         loss = cross_entropy(prediction.probabilities, truth)
-        name = item.image.resolve().relative_to(root.resolve()).as_posix()
+        name = name_below(root, item.image)
         losses[name] = loss
         panels = plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)
         if len(first) < SHOWN * (4 if task.kind == "classify" else 1):
@@ -104,7 +105,6 @@ def _arranged(rows: list[list[plots.Panel]], task: Task) -> list[list[plots.Pane
 
 
 def _write_losses(losses: dict[str, float], path: Path) -> Path:
-    from .files import atomic_file
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "loss"])

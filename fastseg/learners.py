@@ -1,6 +1,7 @@
 """Learners: `unet_learner` and `vision_learner` for any timm backbone, and one `learner` for every task."""
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -151,7 +152,7 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
             raise ModelError(f"{task.name} classifies whole images: it takes no --decoder")
         learn = vision_learner(dls, arch, metrics=[accuracy], **common)
     learn.loss_func = learn.loss_func.to(dls.device)
-    learn.origin = Origin(task.name, str(data.resolve()), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n))
+    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n))
     return learn
 
 
