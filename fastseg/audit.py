@@ -42,6 +42,8 @@ def check(task: str | Task, data: Path | str | None = None) -> Facts:
     train, valid = task.split(items)
     facts = Facts(len(items), {"train": len(train), "valid": len(valid)}, Counter(), Counter({c: 0 for c in task.classes}))
     faults, stray = [], []
+    learnt = np.zeros(len(task.classes), dtype=np.int64)
+    in_training = {items[i].image for i in train}
     for item, size, counts, fault in _examined(task, items):
         if fault:
             faults.append(fault)
@@ -49,18 +51,20 @@ def check(task: str | Task, data: Path | str | None = None) -> Facts:
         facts.sizes[size] += 1
         for name, count in zip(task.classes, counts):
             facts.classes[name] += int(count)
+        if item.image in in_training:
+            learnt += counts[: len(task.classes)]
         facts.unlabelled += int(counts[IGNORE]) if len(counts) > IGNORE else 0
         if len(counts) > IGNORE and counts[IGNORE] and not getattr(task, "unlabelled", None):
             stray.append(item)
     if faults:
-        more = f" ({len(faults) - 1} more files have faults)" if len(faults) > 1 else ""
+        more = f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}")
-    present = [name for name, count in facts.classes.items() if count]
+    present = [name for name, count in zip(task.classes, learnt) if count]
     if len(present) < 2:
-        raise DataError(f"{data}: every label is of one class ({', '.join(present) or 'none'}); "
+        raise DataError(f"{data}: every label to train on is of one class ({', '.join(present) or 'none'}); "
                         "there is nothing to tell apart: add labels of another class")
-    for name in set(task.classes) - set(present):
-        facts.warnings.append(f"{data}: class {name} never occurs; it cannot be learnt")
+    for name in sorted(set(task.classes) - set(present)):
+        facts.warnings.append(f"{data}: class {name} never occurs in the training part; it cannot be learnt")
     if stray:
         facts.warnings.append(f"{stray[0].label} and {len(stray) - 1} other masks hold a few stray pixels outside the "
                               "classes; they count as unlabelled")

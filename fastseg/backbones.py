@@ -78,6 +78,18 @@ class Network(nn.Module):
         return self.model.encoder
 
 
+def device_of(name: str | None) -> torch.device:
+    """Return the named device, or without a name the best there is. Raises `ModelError` if it is not available."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown name, no driver, no such card, meta
+        raise ModelError(f"device '{name}' is not available here; choose cpu, or leave --device out for the best there is") from error
+    return device
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Return the reduced precision that pays on `device`, or None: bfloat16 where CPU or GPU has units for it."""
     if device.type == "cpu":
@@ -130,6 +142,8 @@ def build(spec: Spec) -> Network:
         model = _decoder_model(spec) if spec.kind == "segment" else _classifier_model(spec)
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, NotImplementedError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
+        if "unexpected keyword" in reason:
+            raise ModelError(f"an option given to {spec.decoder or spec.arch} does not exist there ({reason}); remove it") from error
         raise ModelError(f"backbone '{spec.arch}' does not work with {spec.decoder or 'a classifier'} "
                          f"({reason}); try one of {GOOD_BACKBONES}") from error
     return Network(model, spec, config.mean, config.std)
@@ -166,7 +180,10 @@ def check_arch(arch: str) -> None:
     """Raise `ModelError`, naming the nearest names, if timm has no model called `arch` (a tag after a dot is allowed)."""
     import timm
     name, _, tag = arch.partition(".")
-    choose("backbone", name, timm.list_models())
+    try:
+        choose("backbone", name, timm.list_models())
+    except ModelError as error:
+        raise ModelError(f"{error}; good first choices are {GOOD_BACKBONES}") from None
     if tag and arch not in timm.list_pretrained(f"{name}.*"):
         choose("backbone", arch, timm.list_pretrained(f"{name}.*"))
 
@@ -234,7 +251,7 @@ def load_weights(network: Network, weights: str) -> str:
     try:
         return _load_imagenet(network)
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no pretrained tag
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = "the hub does not answer" if isinstance(error, OSError) else " ".join(str(error).split())[:120]
         remedies = "pass --weights FILE with a local safetensors or pth file, or --weights none to start from random weights"
         if weights == "imagenet":
             raise ModelError(f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}") from error
@@ -281,18 +298,18 @@ def _load_file(network: Network, path: Path) -> str:
     if not path.is_file():
         raise ModelError(f"{path}: no such weights file; --weights takes auto, imagenet, none or a file")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise their own kinds for damage, code in pickles, wrong formats
-        raise ModelError(f"{path}: cannot be read as weights ({' '.join(str(error).split())[:120]}); "
-                         "give a safetensors file, or a pth file that holds only tensors") from error
+        raise ModelError(f"{path}: cannot be read as weights (damaged, or not tensors alone); "
+                         "give a whole safetensors file, or a pth file that holds only tensors") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, Mapping) else {}
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)} if isinstance(state, Mapping) else {}
     matched, wanted = _match(tensors, network)
     if not matched:
         raise ModelError(f"{path}: none of its {len(tensors)} tensors fit {network.spec.arch}; "

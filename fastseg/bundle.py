@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
 CARD, MODEL, PICKLE, METRICS, HISTORY = "card.json", "model.safetensors", "export.pkl", "metrics.json", "history.csv"
+WRITTEN = {CARD, MODEL, PICKLE, METRICS, HISTORY, "loss_curve.png", "show_results.png", "top_losses.png", "confusion_matrix.png",
+           "per_class.png", "losses.csv", "report.html"}  # what fit and interpret write, and a new fit replaces
 
 
 @dataclass
@@ -61,24 +63,30 @@ def save(learn: Learner, out: Path | str) -> Path:
 
     Raises `ExportError` for other learners (use fastai's `learn.export` for them) and for folders that hold other files.
     """
-    with replacing(Path(out)) as folder:
+    with replacing(Path(out), get(_origin(learn).task)) as folder:
         write(learn, folder)
     return Path(out)
+
+
+def _origin(learn: Learner):
+    if not hasattr(learn, "origin"):
+        raise ExportError("only learners made by fastseg.learner can be saved as an export; use learn.export() for others")
+    return learn.origin
 
 
 def write(learn: Learner, folder: Path) -> Card:
     """Write export.pkl, model.safetensors, history.csv and card.json of `learn` into an existing folder."""
     import pandas as pd
     from safetensors.torch import save_file
-    if not hasattr(learn, "origin"):
-        raise ExportError("only learners made by fastseg.learner can be saved as an export; use learn.export() for others")
+    _origin(learn)
     _drop_activations(learn.model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in learn.model.state_dict().items()}
     save_file(state, folder / MODEL)
     (folder / MODEL).chmod((folder / MODEL).stat().st_mode | 0o044)  # safetensors writes for the owner alone
     _export_pickle(learn, folder)
     history = getattr(learn, "history", None) or [  # trained by hand: the last fit is what fastai remembers
-        dict(zip(learn.recorder.metric_names[1:-1], map(float, row))) for row in getattr(learn.recorder, "values", [])]
+        dict(zip(learn.recorder.metric_names[1:-1], map(float, row)))
+        for row in getattr(learn.recorder, "values", []) if None not in list(row)]
     pd.DataFrame(history).rename_axis("epoch").to_csv(folder / HISTORY)
     card = _card(learn, epochs=len(history))
     seal(card, folder)
@@ -138,6 +146,34 @@ def sha256(path: Path) -> str:
             hashlib.sha256(file.read()).hexdigest())
 
 
+def _numbers(count: int, low: float, high: float, kind: type | tuple = (int, float)) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, list) and len(v) == count and all(type(n) in (kind if isinstance(kind, tuple) else (kind,))
+                                                                     and low <= n <= high for n in v)
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_network(value: Any) -> bool:
+    return (isinstance(value, dict) and set(value) == {"kind", "arch", "n_out", "decoder", "stride", "options"}
+            and isinstance(value["arch"], str) and isinstance(value["options"], dict) and type(value["n_out"]) is int
+            and 1 <= value["n_out"] <= 255 and type(value["stride"]) is int and 1 <= value["stride"] <= 1024)
+
+
+# What each field of a card must be: cards come from strangers, and nothing in one may crash or exhaust the reader.
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "task": lambda v: isinstance(v, str), "kind": lambda v: v in ("segment", "classify"), "classes": _strings,
+    "palette": lambda v: v is None or (isinstance(v, list) and all(_numbers(3, 0, 255, int)(c) for c in v)),
+    "network": _is_network, "size": _numbers(2, 1, 8192, int), "resize": lambda v: v in ("squish", "crop"),
+    "mean": _numbers(3, -10, 10), "std": _numbers(3, 1e-6, 10), "data": lambda v: isinstance(v, str),
+    "train_images": lambda v: type(v) is int, "valid_files": _strings, "weights_origin": lambda v: isinstance(v, str),
+    "seed": lambda v: type(v) is int, "training": lambda v: isinstance(v, dict), "fastseg": lambda v: isinstance(v, str),
+    "versions": lambda v: isinstance(v, dict), "created": lambda v: isinstance(v, str), "metrics": lambda v: isinstance(v, dict),
+    "sha256": lambda v: isinstance(v, dict) and _strings(list(v.values())),
+}
+
+
 def read_card(folder: Path | str) -> Card:
     """Read and check an export's card. Raises `ExportError` if it is missing, damaged, or newer than this fastseg."""
     path = Path(folder) / CARD
@@ -151,10 +187,11 @@ def read_card(folder: Path | str) -> Card:
             raise ExportError(f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
                               f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later")
         card = Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
-        if not (isinstance(card.classes, list) and len(card.size) == 2 and len(card.mean) == 3 and isinstance(card.network, dict)):
-            raise ValueError("fields of the wrong form")
+        faulty = [name for name, is_right in _FORMS.items() if not is_right(getattr(card, name))]
+        if faulty:
+            raise ValueError(f"wrong value of {', '.join(faulty)}")
         return card
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise ExportError(f"{path}: the card cannot be read ({' '.join(str(error).split())[:120]}); fit again") from None
 
 
@@ -172,6 +209,8 @@ def load(export: Path | str, device: str | None = None, trust: bool = False) -> 
     card = read_card(export)
     _task_of(card)
     from safetensors.torch import load_file
+    if (export / MODEL).is_file() and card.sha256.get(MODEL) != sha256(export / MODEL):
+        raise ExportError(f"{export / MODEL}: is not the file that its card names (damaged or exchanged); fit again, or copy it again")
     try:
         network: Network = build(Spec(**card.network))
         network.load_state_dict(load_file(export / MODEL))
@@ -203,6 +242,8 @@ def _task_of(card: Card) -> Task:
         task = get(card.task)
     except TaskError as error:
         raise ExportError(f"the export is of task '{card.task}', which is not installed here ({error})") from None
+    if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):
+        raise ExportError(f"the export of task {card.task} is of another kind than the task here; fit again")
     if list(task.classes) != card.classes:
         raise ExportError(f"the export of task {card.task} has classes {', '.join(card.classes)}, but the task here has "
                           f"{', '.join(task.classes)}; fit again")
@@ -231,25 +272,57 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
 
 
 @contextmanager
-def replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path, task: Task) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` on success; on failure, `out` stays as it was.
 
-    Raises `ExportError` if `out` holds anything but an export.
+    Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` holds no export but other files,
+    another task's export, or the current folder.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CARD).is_file())):
+    target, existed = out.resolve(), out.parent.exists()
+    if target == Path.cwd() or target in Path.cwd().parents:
+        raise ExportError(f"{out}: is the current folder; name a new one with --out")
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CARD).is_file())):
         raise ExportError(f"{out}: exists and is not an export; choose another folder with --out")
+    if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
+        raise ExportError(f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise ExportError(f"{out}: cannot be written ({error.strerror})") from None
+        raise ExportError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
     try:
         yield folder
         folder.chmod(0o755)
-        old = folder.with_name(f"{folder.name}.old")
-        if out.exists():
-            out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+        _swap(folder, target)
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); what was there is unchanged") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if not existed and not any(target.parent.iterdir()):
+            target.parent.rmdir()
+
+
+def _task_named(folder: Path) -> str | None:
+    try:
+        return read_card(folder).task
+    except ExportError:  # a damaged or newer card: replacing it is what a new fit is for
+        return None
+
+
+def _swap(folder: Path, target: Path) -> None:
+    """Put `folder` in the place of `target`, keeping the user's own files that lie in it."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    for entry in target.iterdir():
+        if entry.name not in WRITTEN:
+            copy = shutil.copytree if entry.is_dir() else shutil.copy2
+            copy(entry, folder / entry.name)
+    old = folder.with_name(f"{folder.name}.old")
+    target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

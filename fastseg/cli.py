@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -23,12 +24,15 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except FastsegError as error:
             _say(f"error: {error}", "red")
+        except KeyboardInterrupt:
+            _say("interrupted; what was finished before is whole, nothing else was written", "yellow")
+            raise typer.Exit(130) from None
         except MemoryError:
-            _say("error: out of memory; lower --bs or --size", "red")
+            _say("error: out of memory; lower --size, or --bs where the command has it", "red")
         except RuntimeError as error:
             if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
                 raise
-            _say("error: out of memory; lower --bs or --size", "red")
+            _say("error: out of memory; lower --size, or --bs where the command has it", "red")
         raise typer.Exit(1)
 
 
@@ -54,7 +58,7 @@ LossName = Annotated[Optional[str], typer.Option("--loss", help="ce, dice, focal
                                                  "[default: the task's recipe].")]
 Opt = Annotated[Optional[str], typer.Option("--opt", help="adam, adamw, sgd, ranger, radam, lamb or rmsprop "
                                             "[default: the task's recipe].")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of split, weights and augmentation.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of split, weights and augmentation.")]
 Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda, cuda:1, mps [default: the best there is].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 
@@ -89,11 +93,14 @@ def tasks(as_json: Json = False) -> None:
 @app.command(epilog="Example: fastseg sample eye --n 40")
 def sample(task: TaskName, folder: Annotated[Optional[Path], typer.Argument(metavar="[DIR]", help="Where to [default: data/TASK].")] = None,
            n: Annotated[int, typer.Option("--n", help="How many images.")] = 40,
-           seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same images.")] = 0) -> None:
+           seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same images.")] = 0,
+           as_json: Json = False) -> None:
     """Write a synthetic dataset in the task's real layout, to try everything before real data are there."""
     from .tasks import get
     found = get(task)
     folder = found.sample(folder or Path("data") / found.name, n, seed)
+    if as_json:
+        return _json({"task": found.name, "folder": str(folder), "images": n})
     typer.echo(f"{n} synthetic {found.name} images are in {folder}; next: fastseg fit {found.name}"
                + (f" --data {folder}" if folder != Path("data") / found.name else ""))
 
@@ -102,10 +109,14 @@ def sample(task: TaskName, folder: Annotated[Optional[Path], typer.Argument(meta
 def show(task: TaskName, data: Data = None,
          out: Annotated[Optional[Path], typer.Option("--out", help="PNG file [default: TASK_show.png].")] = None,
          rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of the grid.")] = 6,
-         seed: Annotated[int, typer.Option("--seed", help="Which images are drawn.")] = 0) -> None:
+         seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which images are drawn.")] = 0,
+         as_json: Json = False) -> None:
     """Draw a grid of images, masks and overlays, with a legend."""
     from .gallery import show as call
-    typer.echo(call(task, data, out=out, rows=rows, seed=seed))
+    picture = call(task, data, out=out, rows=rows, seed=seed)
+    if as_json:
+        return _json({"picture": str(picture)})
+    typer.echo(picture)
 
 
 @app.command(epilog="Example: fastseg lr eye --bs 4")
@@ -170,8 +181,10 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
     written = call(task, paths, out, overlay=overlay, export=export, device=device)
     if as_json:
         return _json({"written": [str(path) for path in written]})
-    folders = sorted({str(path.parent) for path in written if path.parent.name != "overlays"})
-    typer.echo(str(written[0]) if len(written) == 1 else f"{len(written)} files in {', '.join(folders)}")
+    masks = [path for path in written if path.parent.name != "overlays"]
+    folders = sorted({str(path.parent) for path in masks})
+    typer.echo((str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")
+               + (", overlays in its subfolder overlays" if overlay else ""))
 
 
 @app.command(epilog="Example: fastseg interpret eye")
@@ -185,8 +198,9 @@ def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", he
     if as_json:
         return _json({"export": str(result.folder), "files": [str(f) for f in result.files], "metrics": result.metrics,
                       "losses": result.losses})
+    typer.echo(f"on the {len(result.losses)} images that training held out:")
     for true, predicted, share in result.most_confused(0.001)[:3]:
-        typer.echo(f"{share:.1%} of {true} is taken for {predicted}")
+        typer.echo(f"  {share:.1%} of {true} is taken for {predicted}")
     for file in result.files:
         typer.echo(file)
 
@@ -197,7 +211,8 @@ def segment(file: Annotated[Optional[Path], typer.Argument(metavar="[FILE]", hel
             out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("output"),
             surname: Annotated[Optional[str], typer.Option("--surname", help="First part of the file name.")] = None,
             name: Annotated[Optional[str], typer.Option("--name", help="Second part of the file name.")] = None,
-            export: Export = None, device: Device = "cpu",
+            export: Annotated[Optional[Path], typer.Option("--export", help="Export folder [default: exports/surfaces].")] = None,
+            device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
             allow_private: Annotated[bool, typer.Option("--allow-private", help="Let --url reach private addresses.")] = False,
             as_json: Json = False) -> None:
     """Lay walls, floor and dining tables over one photograph; prints the share of each class."""
@@ -216,11 +231,10 @@ def _size(text: str | None) -> tuple[int, int] | None:
     """Parse "256" or "240x320" (height x width)."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
     if not match:
         raise typer.BadParameter(f"'{text}' is neither a side such as 256 nor a height x width such as 240x320", param_hint="--size")
-    height = int(match[1])
-    return height, int(match[2] or height)
+    return int(match[1]), int(match[2] or match[1])
 
 
 class _Lines(logging.Handler):
@@ -269,7 +283,8 @@ def _metrics(result: dict) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. SIGTERM ends it as Ctrl-C does, so that temporary files are removed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(app())
 
 

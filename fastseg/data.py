@@ -10,10 +10,19 @@ from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
 from fastai.vision.data import ImageBlock, MaskBlock
 
 from .augment import Augment
+from .backbones import device_of
 from .errors import DataError
 from .tasks import Item, Task
 
-MIN_SIZE = 32  # px; below it nothing is left at the deepest level of a backbone
+MIN_SIZE, MAX_SIZE = 32, 8192  # px; below, nothing is left at a backbone's deepest level; above, no memory holds a batch
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raise `DataError` unless both sides, in px, are from 32 to 8192."""
+    if min(size) < MIN_SIZE:
+        raise DataError(f"size {size[0]}x{size[1]} is too small; both sides need at least {MIN_SIZE} px")
+    if max(size) > MAX_SIZE:
+        raise DataError(f"size {size[0]}x{size[1]} is too large; both sides can have at most {MAX_SIZE} px")
 
 
 def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool = True) -> DataBlock:
@@ -21,8 +30,7 @@ def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool =
 
     `size` is (height, width) in px. Raises `DataError` for sizes below 32 px.
     """
-    if min(size) < MIN_SIZE:
-        raise DataError(f"size {size[0]}x{size[1]} is too small; both sides need at least {MIN_SIZE} px")
+    check_size(size)
     recipe = task.recipe
     labels = (MaskBlock(codes=list(task.classes)) if task.kind == "segment"
               else CategoryBlock(vocab=list(task.classes), sort=False))
@@ -55,9 +63,7 @@ def dataloaders(task: Task, data: Path | str, size: tuple[int, int], bs: int, se
 
     Decoding runs in this process on CPUs, where the model needs the cores, and in workers beside a GPU.
     """
-    import torch
-    from fastai.torch_core import default_device
-    where = torch.device(device) if device else default_device()
+    where = device_of(device)
     block = datablock(task, size, seed)
     train, _ = task.split(labelled(task, data), seed)
     bs = min(bs, len(train))

@@ -38,7 +38,11 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     """Return the labelled items of a split, and the data folder. Validation items are those the card names."""
     if split not in SPLITS:
         raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
-    root = Path(data) if data else Path(card.data) if Path(card.data).is_dir() else Path("data") / task.name
+    root = Path(data or card.data)
+    if data is None and not root.is_dir():
+        root = Path("data") / task.name
+        if not root.is_dir():
+            raise DataError(f"{card.data}: the data that this export was trained on are not there; name them with --data")
     items = task.items(root)
     held_out = set(card.valid_files)
     names = [name_below(root, item.image) for item in items]

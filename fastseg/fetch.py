@@ -55,7 +55,7 @@ def _download(url: str, allow_private: bool) -> bytes:
             try:
                 with client.stream("GET", url) as response:
                     client.cookies.clear()
-                    if response.is_redirect:
+                    if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
                     return _body(response, url, end)

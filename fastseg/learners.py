@@ -20,7 +20,7 @@ from fastai.vision import learner as fastai_vision
 
 from . import backbones, metrics
 from .audit import check
-from .data import dataloaders
+from .data import check_size, dataloaders
 from .errors import ModelError, choose
 from .losses import Loss
 from .tasks import Task, get, names
@@ -135,21 +135,25 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     """
     task = get(task)
     recipe, data = task.recipe, Path(data or f"data/{task.name}")
-    arch, opt, loss = arch or recipe.arch, opt or recipe.opt, loss or recipe.loss
+    if task.kind != "segment" and decoder is not None:
+        raise ModelError(f"{task.name} classifies whole images: it takes no --decoder")
+    arch, opt, loss, decoder = (getattr(recipe, name) if given is None else given for name, given in
+                                (("arch", arch), ("opt", opt), ("loss", loss), ("decoder", decoder)))
     size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
     opt_func = OPTIMIZERS[choose("optimizer", opt, OPTIMIZERS)]
     loss_func = Loss(loss)
     backbones.check_arch(arch)
+    backbones.device_of(device)
+    check_size(size)
     check(task, data)
     set_seed(seed)
     dls = dataloaders(task, data, size, bs or recipe.bs, seed, device)
     common = dict(weights=str(weights), loss_func=loss_func, opt_func=opt_func, lr=recipe.lr, path=Path("."))
     if task.kind == "segment":
+        choose("decoder", decoder, backbones.DECODERS)
         scores = [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
-        learn = unet_learner(dls, arch, decoder=decoder or recipe.decoder, metrics=scores, **common)
+        learn = unet_learner(dls, arch, decoder=decoder, metrics=scores, **common)
     else:
-        if decoder:
-            raise ModelError(f"{task.name} classifies whole images: it takes no --decoder")
         learn = vision_learner(dls, arch, metrics=[accuracy], **common)
     learn.loss_func = learn.loss_func.to(dls.device)
     learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n))

@@ -31,7 +31,7 @@ class Loss(nn.Module):
     def __init__(self, name: str = "ce", weight: torch.Tensor | None = None):
         super().__init__()
         self.name, self.reduction = name, "mean"
-        self.parts = [choose("loss", part, NAMES) for part in name.split("+")]
+        self.parts = [choose(f"loss in '{name}':" if "+" in name else "loss", part, NAMES) for part in name.split("+")]
         self.regional = nn.ModuleList([_REGIONAL[part]() for part in self.parts if part != "ce"])
         self.register_buffer("weight", weight)
 

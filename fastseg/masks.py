@@ -26,7 +26,7 @@ def read_image(path: Path | str) -> np.ndarray:
     """
     image = _open(path)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         top = 65535 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
         return np.repeat((values.clip(0, top) / top * 255).round().astype(np.uint8)[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
@@ -54,7 +54,7 @@ def _open(path: Path | str) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
+        raise DataError(f"{path}: no such image; check the path") from None
     except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
         reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
@@ -122,10 +122,11 @@ def require_codes(codes: np.ndarray, classes: int, path: Path | str) -> np.ndarr
 
 
 def colours_to_codes(rgb: np.ndarray, palette: Sequence[Colour], path: Path | str = "mask") -> np.ndarray:
-    """Decode a colour mask, uint8 (H, W, 3), to codes, uint8 (H, W): the index of each pixel's colour in `palette`.
+    """Decode a colour mask, uint8 (H, W, 3), to codes, uint8 (H, W): each pixel's index in `palette`.
 
     Exact matches first; other pixels take the nearest colour if it lies within `COLOUR_TOLERANCE` times the smallest
-    distance between two palette colours (JPEG noise, anti-aliased edges). Raises `DataError` beyond that.
+    distance between two palette colours (JPEG noise, anti-aliased edges). Colours beyond
+    that are unlabelled, up to `STRAY_SHARE` of the pixels. Raises `DataError` for more.
     """
     codes = np.full(rgb.shape[:2], IGNORE, dtype=np.uint8)
     for code, colour in enumerate(palette):
@@ -139,12 +140,12 @@ def colours_to_codes(rgb: np.ndarray, palette: Sequence[Colour], path: Path | st
     between = np.linalg.norm(known[:, None] - known, axis=2)
     tolerance = COLOUR_TOLERANCE * between[between > 0].min()
     unknown = distance.min(axis=1) > tolerance
-    if unknown.any():
+    if counts[unknown].sum() > STRAY_SHARE * rest.size:
         most = np.flatnonzero(unknown)[counts[unknown].argmax()]
         colour = tuple(int(v) for v in colours[most])
         raise DataError(f"{path}: {int(counts[unknown].sum())} pixels in unknown colours, most often {colour} "
                         f"({int(counts[most])} pixels); the palette is {', '.join(map(str, palette))}: recolour them")
-    codes[rest] = distance.argmin(axis=1)[where.reshape(-1)]
+    codes[rest] = np.where(unknown, IGNORE, distance.argmin(axis=1)).astype(np.uint8)[where.reshape(-1)]
     return codes
 
 

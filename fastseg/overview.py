@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .bundle import CARD, read_card
-from .errors import FastsegError
+from .errors import FastsegError, TaskError
 from .tasks import get, names
 
 
@@ -14,7 +14,10 @@ def overview() -> list[dict]:
 
 
 def _row(name: str) -> dict:
-    task = get(name)
+    try:
+        task = get(name)
+    except TaskError as error:
+        return {"task": name, "kind": "faulty", "classes": [], "data": "", "data_state": str(error), "images": {}, "export": None}
     folder = Path("data") / name
     counts: dict[str, int] = {}
     try:

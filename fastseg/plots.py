@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
+from .errors import DataError
 from .files import atomic_file
 from .masks import IGNORE, codes_to_colours
 from .tasks import Task
@@ -26,6 +28,11 @@ class Panel:
     title: str = ""
 
 
+def short(name: str, length: int = 26) -> str:
+    """Return a file name no longer than `length`, its middle left out: both ends tell names apart."""
+    return name if len(name) <= length else f"{name[: length // 2 - 1]}...{name[-(length // 2 - 2):]}"
+
+
 def shrink(pixels: np.ndarray) -> np.ndarray:
     """Return pixels or codes taken at every n-th row and column, so that no side exceeds 480 px by much."""
     step = max(1, round(max(pixels.shape[:2]) / MAX_SIDE))
@@ -34,6 +41,8 @@ def shrink(pixels: np.ndarray) -> np.ndarray:
 
 def write(figure: Figure, path: Path | str) -> Path:
     """Write a figure as PNG, whole or not at all."""
+    if Path(path).suffix.lower() != ".png":
+        raise DataError(f"{path}: pictures are written as PNG; name it {Path(path).stem}.png")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     with atomic_file(Path(path)) as temporary:
@@ -43,7 +52,7 @@ def write(figure: Figure, path: Path | str) -> Path:
 
 def triple(task: Task, image: np.ndarray, codes: np.ndarray, name: str) -> list[Panel]:
     """Return image, painted mask and overlay of one labelled image."""
-    return [Panel(image, name), Panel(codes_to_colours(codes, task.palette), "mask"),
+    return [Panel(image, short(name)), Panel(codes_to_colours(codes, task.palette), "mask"),
             Panel(task.overlay(image, codes), "overlay")]
 
 
@@ -64,7 +73,7 @@ def grid(rows: Sequence[Sequence[Panel]], path: Path | str, task: Task | None = 
             axis.axis("off")
         for panel, axis in zip(row, line):
             axis.imshow(shrink(panel.pixels), interpolation="nearest")
-            axis.set_title(panel.title if len(panel.title) < 38 else f"...{panel.title[-34:]}", fontsize=8)
+            axis.set_title(panel.title, fontsize=8)
     total = figure.get_figheight()
     figure.subplots_adjust(left=0.01, right=0.99, bottom=(0.45 if legend else 0.05) / total,
                            top=1 - ((0.35 if title else 0.02) + heading) / total, wspace=0.03,
@@ -141,7 +150,8 @@ def curves(history: Sequence[Mapping[str, float]], path: Path | str) -> Path:
     for axis in (left, right):
         axis.legend(fontsize=8, frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_xlim(0.5, len(history) + 0.5)
     return write(figure, path)
 
 
@@ -160,10 +170,10 @@ def prediction_panels(task: Task, image: np.ndarray, truth: np.ndarray | int, pr
     """Return image, truth, prediction and error map of one image; for classification, the image with both labels."""
     if task.kind == "classify":
         verdict = "right" if task.classes[truth] == prediction.label else "WRONG"
-        return [Panel(shrink(image), f"{name}: {task.classes[truth]},\npredicted {prediction.label} "
-                             f"({prediction.probabilities.max():.2f}) {verdict}")]
+        return [Panel(shrink(image), f"{short(name)}\nis {task.classes[truth]}, {verdict}:\n{prediction.label} "
+                             f"({prediction.probabilities.max():.2f})")]
     image, truth, codes = shrink(image), shrink(truth), shrink(prediction.codes)
     errors = (image * 0.35 + 150).astype(np.uint8)
     errors[(truth != codes) & (truth != IGNORE)] = (213, 34, 60)
-    return [Panel(image, name), Panel(task.overlay(image, truth), "truth"), Panel(task.overlay(image, codes), "prediction"),
+    return [Panel(image, short(name)), Panel(task.overlay(image, truth), "truth"), Panel(task.overlay(image, codes), "prediction"),
             Panel(errors, "errors in red")]

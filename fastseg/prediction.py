@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .backbones import Network
+from .backbones import Network, device_of
 from .bundle import Card, find, load
 from .errors import DataError, FastsegError, TaskError
 from .files import IMAGE_SUFFIXES, image_files
@@ -43,7 +43,7 @@ class Predictor:
     """A loaded export. `predict` takes one image, `stream` many; both give results at the images' own sizes."""
 
     def __init__(self, network: Network, card: Card, device: str | None = None):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device_of(device)
         self.network, self.card, self.task = network.to(self.device).eval(), card, get(card.task)
         self._mean = torch.tensor(card.mean, device=self.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(card.std, device=self.device).view(1, 3, 1, 1) * 255
@@ -119,8 +119,8 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     predictor = load(find(task, export), device)
     stream = track(predictor.stream(files, bs), "predicting", len(files))
     if task.kind == "classify":
-        return [_write_table(task, files, stream, out)]
-    targets = _targets(task, files, out)
+        return [_write_table(task, files, stream, _table_path(task, files, out))]
+    targets = _targets(task, files, out, overlay)
     written, failures = [], []
     with ThreadPoolExecutor(2) as pool:
         pending: list[Future] = []
@@ -135,7 +135,8 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
             written += future.result()
     if failures:
         more = f" ({len(failures) - 1} more could not be read)" if len(failures) > 1 else ""
-        raise DataError(f"{failures[0]}{more}; the other {len(files) - len(failures)} images are done")
+        done = f"; masks of the {len(files) - len(failures)} readable images are written" if len(files) > len(failures) else ""
+        raise DataError(f"{failures[0]}{more}{done}")
     return written
 
 
@@ -146,6 +147,8 @@ def expand(paths: Sequence[Path | str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
+        if len(path.name) > 255:
+            raise DataError(f"{path.name[:40]}...: the name is too long for a file; check the path")
         if path.is_dir():
             files = image_files(path)
             if not files:
@@ -155,17 +158,17 @@ def expand(paths: Sequence[Path | str]) -> list[Path]:
         else:
             files = [f for f in sorted(map(Path, glob.glob(str(path)))) if f.is_file()]
             if not files:
-                raise DataError(f"{path}: no such file or folder, and no file matches it as a pattern")
+                raise DataError(f"{path}: no such file or folder, and no file matches it as a pattern; check the path")
         found.update(dict.fromkeys(files))
     return list(found)
 
 
-def _targets(task: Task, files: Sequence[Path], out: Path | str | None) -> dict[Path, Path]:
-    """Return each image's mask path; no two are equal, and none is an input."""
+def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay: bool) -> dict[Path, Path]:
+    """Return each image's mask path; no two are equal, and none lies where inputs or true masks do."""
     suffix = task.render(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8))[1]
     targets: dict[Path, Path] = {}
     owners: dict[Path, Path] = {}
-    inputs = {file.resolve() for file in files}
+    taken = _labelled_folders(task, files)
     single = out is not None and Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
     if single and len(files) > 1:
         raise DataError(f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out")
@@ -177,10 +180,19 @@ def _targets(task: Task, files: Sequence[Path], out: Path | str | None) -> dict[
         if target in owners:
             raise DataError(f"{file} and {owners[target]}: both would be written to {target}; predict them into "
                             "different folders (--out), or give a glob such as 'images/*.jpg'")
-        if target.resolve() in inputs:
-            raise DataError(f"{target}: would be overwritten by its own mask; choose another --out")
+        for place in (target.parent, *([target.parent / "overlays"] if overlay else [])):
+            if place.resolve() in taken:
+                raise DataError(f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out")
         targets[file], owners[target] = target, file
     return targets
+
+
+def _labelled_folders(task: Task, files: Sequence[Path]) -> set[Path]:
+    """Return the folders that hold the inputs, or true masks in one of the task's layouts around them."""
+    folders = {file.resolve().parent for file in files}
+    roots = {root for folder in folders for root in (folder, *list(folder.parents)[:3])}
+    masks = {root / layout.masks for root in roots for layout in task.layouts}
+    return folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)}
 
 
 def _folder_name(file: Path) -> str:
@@ -196,7 +208,19 @@ def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay:
     return written
 
 
-def _write_table(task: Task, files: Sequence[Path], stream: Iterable, out: Path | str | None) -> Path:
+def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Path:
+    """Return where the table goes: never over an input, nor over the true labels of any folder of images."""
+    path = Path(out) if out else Path(f"{_folder_name(files[0])}_inf_{task.table}")
+    if path.is_dir() or not path.suffix:
+        path = path / task.table
+    if path.suffix.lower() not in (".tsv", ".txt"):
+        raise DataError(f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder")
+    if path.exists() and image_files(path.parent):
+        raise DataError(f"{path}: lies among images and may hold their true labels; choose another --out")
+    return path
+
+
+def _write_table(task: Task, files: Sequence[Path], stream: Iterable, path: Path) -> Path:
     """Write one row an image; where the images' folder has a table, its order of rows is kept."""
     labels: dict[str, int] = {}
     for file, prediction in stream:
@@ -206,11 +230,6 @@ def _write_table(task: Task, files: Sequence[Path], stream: Iterable, out: Path 
             raise DataError(f"{file}: another image has the same name, and the table holds one row a name; "
                             "predict their folders one by one")
         labels[file.stem] = prediction.index
-    path = Path(out) if out else Path(f"{_folder_name(files[0])}_inf_{task.table}")
-    if path.is_dir() or not path.suffix:
-        path = path / task.table
     tables = [table for table in dict.fromkeys(file.parent / task.table for file in files) if table.is_file()]
-    if any(path.resolve() == table.resolve() for table in tables):
-        raise DataError(f"{path}: holds the true labels; choose another --out")
     order = [name for table in tables for name in task.read_table(table) if name in labels]
     return task.write_table(path, {name: labels[name] for name in [*order, *sorted(labels.keys() - set(order))]})

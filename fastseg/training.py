@@ -40,14 +40,16 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
     freeze_epochs = task.recipe.freeze_epochs if freeze_epochs is None else freeze_epochs
     if epochs < 0 or freeze_epochs < 0 or epochs + freeze_epochs == 0:
         raise ModelError(f"--epochs {epochs} with --freeze-epochs {freeze_epochs} trains nothing; give at least one epoch")
+    if lr != "auto":
+        _rate(lr, task.recipe.lr)
     out = Path(out or f"exports/{task.name}")
-    with replacing(out) as folder:
+    with replacing(out, task) as folder:
         learn = learner(task, data, **options)
         start = time.monotonic()
         train(learn, epochs, lr, freeze_epochs)
         seconds = time.monotonic() - start
         if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
-            raise ModelError("training diverged (the loss is not a number); try a lower --lr")
+            raise ModelError(f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one")
         learn.fitted["seconds"] = round(seconds, 1)
         card = write(learn, folder)
         predictor = load(folder, options.get("device"))
@@ -74,7 +76,7 @@ def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
 
     The weights are left as they were.
     """
-    with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet():
+    with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet(), _explained():
         suggestion = float(learn.lr_find(show_plot=False).valley)
     rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
     return suggestion, rates[: len(losses)], losses
@@ -121,6 +123,7 @@ class Reporter(Callback):
 
     def _line(self, values):
         names = ["frozen epoch" if self.frozen_head and name == "epoch" else name for name in self.recorder.metric_names]
+        values = [f"{values[0] + 1}/{self.n_epoch}", *values[1:]]
         parts = [f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
                  for name, value in zip(names, values) if value is not None]
         console.print("  ".join(parts), highlight=False, soft_wrap=True)
@@ -139,7 +142,7 @@ def train(learn: Learner, epochs: int, lr: float | str | None = None, freeze_epo
     lr = _rate(lr, learn.lr)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
     history: list[list] = []
-    with learn.added_cbs(Reporter()), _quiet():
+    with learn.added_cbs(Reporter()), _quiet(), _explained():
         if pretrained and freeze_epochs:
             learn.freeze()
             learn.fit_one_cycle(freeze_epochs, lr)
@@ -148,6 +151,8 @@ def train(learn: Learner, epochs: int, lr: float | str | None = None, freeze_epo
             learn.unfreeze()
             learn.fit_one_cycle(epochs, slice(lr / 10, lr) if pretrained else lr)
             history += learn.recorder.values
+    if not history:
+        raise ModelError("no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more")
     learn.history = [dict(zip(learn.recorder.metric_names[1:-1], map(float, row))) for row in history]
     learn.fitted = {"epochs": epochs, "freeze_epochs": freeze_epochs if pretrained else 0, "lr": lr}
     return learn
@@ -161,6 +166,18 @@ def _rate(lr: float | str | None, default: float) -> float:
     if not 0 < rate < math.inf:
         raise ModelError(f"learning rate '{lr}' is not a positive number; give one such as 1e-3, or auto")
     return rate
+
+
+@contextmanager
+def _explained():
+    """Say in fastseg's words what torch says of batches of one image."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ModelError("this model normalises over a batch and needs 2 images or more in each: raise --bs, or add training images, "
+                         "or choose --decoder unet") from error
 
 
 @contextmanager

@@ -3,4 +3,4 @@ import sys
 
 from fastseg.cli import app
 
-app(["segment", *sys.argv[1:]])
+app(["segment", *sys.argv[1:]], prog_name="fastseg")

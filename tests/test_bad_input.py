@@ -184,7 +184,7 @@ def test_predict_never_overwrites_inputs_or_mixes_names(fails, exports, samples,
     for suffix in (".jpg", ".png"):
         Image.new("RGB", (40, 40)).save(folder / f"a{suffix}")
     fails("predict", "eye", "both", "--export", exports("eye"), words=["a.jpg", "a.png", "both would be written to"])
-    fails("predict", "eye", "both/a.png", "--export", exports("eye"), "--out", "both", words=["would be overwritten"])
+    fails("predict", "eye", "both/a.png", "--export", exports("eye"), "--out", "both", words=["both: holds input images", "choose another --out"])
     fails("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--overlay", words=["no overlay"])
 
 
@@ -192,7 +192,7 @@ def test_one_damaged_image_does_not_stop_the_others(run, exports, samples, tmp_p
     folder = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "test")
     (folder / "set_3_frame_0.jpg").write_bytes(b"")
     error = run("predict", "eye", "test", "--export", exports("eye"), code=1).err
-    assert "set_3_frame_0.jpg: cannot be read as an image (the file is empty)" in error and "the other 15 images are done" in error
+    assert "set_3_frame_0.jpg: cannot be read as an image (the file is empty)" in error and "masks of the 15 readable images" in error
     assert len(list((tmp_path / "test_inf_masks").iterdir())) == 15
 
 
@@ -202,3 +202,86 @@ def test_evaluate_on_other_data(fails, exports, data, samples, tmp_path):
         file.rename(file.with_name(f"x{file.name}"))
     fails("evaluate", "eye", "--data", other, "--export", exports("eye"), words=["none of the images", "--split all"])
     fails("evaluate", "eye", "--split", "half", "--export", exports("eye"), words=["unknown split 'half'", "valid"])
+
+
+def test_missing_mask_folder(fails, data):
+    shutil.rmtree(data("kitchen") / "val" / "masks")
+    fails("fit", "kitchen", *FIT, words=["val/masks: does not exist", "val/images holds images", "add their masks"])
+
+
+def test_one_class_in_the_training_part(fails, data):
+    table = data("mri") / "train" / "subjects.tsv"
+    table.write_text(table.read_text().replace("\t0", "\t1"))
+    fails("fit", "mri", *FIT, words=["every label to train on is of one class (sharp)"])
+
+
+def test_codes_that_a_foreign_label_map_does_not_have(fails, data):
+    mask = first(data("surfaces"), "annotations/*")
+    Image.fromarray(np.full((240, 320), 200, np.uint8)).save(mask)
+    fails("fit", "surfaces", *FIT, words=[mask.name, "code 200", "0 to 150"])
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", ""])
+def test_devices_that_are_not_there(fails, exports, samples, device):
+    words = [f"device '{device}' is not available here", "choose cpu"]
+    fails("fit", "eye", *FIT, "--data", samples["eye"], "--device", device, words=words)
+    fails("predict", "eye", samples["eye"] / "imgs_small", "--export", exports("eye"), "--device", device, words=words)
+
+
+def test_nothing_is_written_over_inputs_or_labels(fails, exports, data, tmp_path):
+    eye, mri = data("eye"), data("mri")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for arguments in (["eye", eye / "imgs_small", "--out", eye / "imgs_small"], ["eye", eye / "imgs_small", "--out", eye / "masks_small"],
+                      ["mri", mri / "train", "--out", mri / "validation"], ["mri", mri / "train", "--out", mri / "train"],
+                      ["mri", mri / "train", "--out", first(mri / "train", "*.png")]):
+        fails("predict", *arguments, "--export", exports(arguments[0]), words=["name it" if arguments[-1].suffix else "choose another --out"])
+    fails("show", "eye", "--out", first(eye, "masks_small/*"), words=["is one of the images or masks"])
+    shutil.move(eye / "imgs_small", tmp_path / "x" / "overlays")
+    fails("predict", "eye", "x/overlays", "--out", "x", "--overlay", "--export", exports("eye"), words=["x/overlays: holds input images"])
+    shutil.move(tmp_path / "x" / "overlays", eye / "imgs_small")
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_exports_of_other_tasks_and_own_files_survive_a_fit(run, exports, samples, tmp_path):
+    folder = shutil.copytree(exports("eye"), tmp_path / "out")
+    (folder / "notes.txt").write_text("mine")
+    run("fit", "eye", *FIT, "--data", samples["eye"], "--out", "out")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert "export of task eye" in run("fit", "mri", *FIT, "--data", samples["mri"], "--out", "out", code=1).err
+    assert "current folder" in run("fit", "eye", *FIT, "--data", samples["eye"], "--out", ".", code=1).err
+    (tmp_path / "link").symlink_to(folder)
+    run("fit", "eye", *FIT, "--data", samples["eye"], "--out", "link")
+    assert (tmp_path / "link").is_symlink() and sorted(p.name for p in tmp_path.iterdir()) == ["link", "out"]
+
+
+def test_batches_of_one_and_diverging_rates(run, samples):
+    base = ["fit", "eye", "--data", samples["eye"], "--arch", ARCH, "--weights", "none", "--size", "64"]
+    assert "raise --bs" in run(*base, "--epochs", "1", "--bs", "1", "--decoder", "deeplabv3", code=1).err
+    assert "diverged at --lr 1e+30" in run(*base, "--epochs", "1", "--lr", "1e30", code=1).err
+    assert "no epoch was trained" in run(*base, "--epochs", "0", code=1).err
+
+
+def test_linked_images_are_fine(run, samples, tmp_path):
+    for folder in ("imgs_small", "masks_small"):
+        (tmp_path / "data" / "eye" / folder).mkdir(parents=True)
+        for file in (samples["eye"] / folder).iterdir():
+            (tmp_path / "data" / "eye" / folder / file.name).symlink_to(file)
+    run("fit", "eye", *FIT)
+    run("evaluate", "eye")
+    run("interpret")
+
+
+def test_terminated_fit_leaves_nothing(samples, tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+    process = subprocess.Popen([sys.executable, "-m", "fastseg", "fit", "eye", *FIT[:-1], "500", "--data", str(samples["eye"])], cwd=tmp_path,
+                               stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 1/500"):
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in error and not list(tmp_path.iterdir())

@@ -101,7 +101,7 @@ def test_damaged_weights(exports, tmp_path):
     folder = copied(exports("eye"), tmp_path)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ExportError, match="model.safetensors: does not fit its card"):
+    with pytest.raises(ExportError, match="model.safetensors: is not the file that its card names"):
         fastseg.load(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ExportError, match="model.safetensors: missing"):
@@ -147,3 +147,24 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
         training.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("changes", [
+    {"size": ["a", "b"]}, {"size": [0, 0]}, {"size": [10**9, 10**9]}, {"mean": ["x", 1, 1]}, {"std": [0, 0, 0]}, {"valid_files": None},
+    {"data": 5}, {"network": {}}, {"training": 5}, {"weights_origin": None}, {"resize": "nonsense"}, {"versions": 5}, {"kind": "none"},
+])
+def test_cards_with_wrong_values(exports, tmp_path, changes):
+    folder = copied(exports("eye"), tmp_path)
+    edit(folder, **changes)
+    with pytest.raises(ExportError, match=f"card cannot be read .*{next(iter(changes))}"):
+        fastseg.load(folder)
+
+
+def test_deeply_nested_card_and_exchanged_weights(exports, tmp_path):
+    folder = copied(exports("eye"), tmp_path)
+    shutil.copy(exports("face") / "model.safetensors", folder)
+    with pytest.raises(ExportError, match="not the file that its card names"):
+        fastseg.load(folder)
+    (folder / "card.json").write_text("[" * 200_000)
+    with pytest.raises(ExportError, match="card cannot be read"):
+        fastseg.load(folder)

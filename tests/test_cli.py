@@ -71,7 +71,7 @@ def test_a_newcomers_first_commands(run, tmp_path):
     suggestion = re.search(r"suggested learning rate: ([\d.e+-]+)", run("lr", "eye", *SMALL).out)
     assert 0 < float(suggestion[1]) < 10 and Image.open("eye_lr_find.png").width > 300
     fitted = run("fit", "eye", *SMALL, "--epochs", "2", "--lr", "auto")
-    assert "mean, foreground" in fitted.out and "export: exports/eye" in fitted.out and "epoch 1" in fitted.err
+    assert "mean, foreground" in fitted.out and "export: exports/eye" in fitted.out and "epoch 2/2" in fitted.err
     result = json.loads(run("evaluate", "eye", "--json").out)
     assert result["metrics"] if "metrics" in result else result["classes"]["iris"]["pixels"] > 0
     assert run("predict", "eye", "data/eye/imgs_small").out.strip() == "12 files in imgs_small_inf_masks"

@@ -94,3 +94,11 @@ def test_overlay_hides_background_and_unlabelled():
     codes[0, 0] = masks.IGNORE
     out = masks.overlay(image, codes, PALETTE, hide=0)
     assert (out[1:, :3] == 100).all() and (out[0, 0] == 100).all() and (out[:, 4:] != 100).any()
+
+
+def test_few_unknown_colours_are_unlabelled():
+    _, colours = painted(np.random.default_rng(3))
+    large = np.tile(colours, (4, 4, 1))
+    large[0, 0] = (0, 0, 0)
+    codes = masks.colours_to_codes(large, PALETTE)
+    assert codes[0, 0] == masks.IGNORE and (codes == masks.IGNORE).sum() == 1

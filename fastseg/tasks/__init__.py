@@ -19,14 +19,20 @@ __all__ = ["ClassificationTask", "Item", "Layout", "Recipe", "SegmentationTask",
 def names() -> list[str]:
     """Return the names of all tasks: the files of this package."""
     found = {module.name for module in pkgutil.iter_modules(__path__)} - {"base", "segmentation", "classification"}
-    return sorted(found)
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def get(name: str | Task) -> Task:
     """Return the task called `name` (a `Task` is passed through). Raises `TaskError` naming the valid ones."""
     if isinstance(name, Task):
         return name
-    module = import_module(f"{__name__}.{choose('task', name, names(), TaskError)}")
+    try:
+        module = import_module(f"{__name__}.{choose('task', name, names(), TaskError)}")
+    except TaskError:
+        raise
+    except Exception as error:  # a task's file is the user's own code, and may fail in any way
+        raise TaskError(f"the file of task '{name}' cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}); "
+                        "mend it") from error
     task = getattr(module, "task", None)
     if not isinstance(task, Task) or task.name != name:
         raise TaskError(f"{module.__file__}: must define task = SegmentationTask(name='{name}', ...) "

@@ -60,6 +60,7 @@ class Task:
     sample_name: str = "image_{:03d}"
 
     kind = "abstract"
+    grouped = False  # whether groups mean something, so that none may be on both sides
 
     def __reduce__(self):  # pickled by name: exports hold no code, and load wherever the task's file is found
         from . import get
@@ -113,15 +114,19 @@ class Task:
             count += sizes[group]
         valid = {i for i in loose if items[i].group in drawn} | {i for i, item in enumerate(items) if item.split == "valid"}
         train = [i for i, item in enumerate(items) if item.split != "test" and i not in valid]
+        shared = {items[i].group for i in train} & {items[i].group for i in valid} if self.grouped else set()
+        if shared:
+            raise DataError(f"{min(shared)} is in both the training and the validation folder; keep each on one side of the split")
         if not train or not valid:
             raise DataError(f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
                             "both parts need at least one")
         return train, sorted(valid)
 
-    def datablock(self, size: tuple[int, int] | None = None, seed: int = 42, augment: bool = True) -> DataBlock:
+    def datablock(self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True) -> DataBlock:
         """Return a fastai `DataBlock` over a data folder: `task.datablock().dataloaders("data/eye", bs=8)`."""
         from ..data import datablock
-        return datablock(self, size or self.recipe.size, seed, augment)
+        size = (size, size) if isinstance(size, int) else tuple(size or self.recipe.size)
+        return datablock(self, size, seed, augment)
 
     def sample(self, folder: Path | str, n: int = 40, seed: int = 0) -> Path:
         """Write `n` synthetic examples below `folder` in the task's own layout; the same seed gives the same files.

@@ -47,7 +47,7 @@ class ClassificationTask(Task):
         name_column, label_column = self.columns
         try:
             with table.open(newline="", encoding="utf-8-sig") as file:
-                rows = csv.DictReader(file, delimiter="\t")
+                rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
                 missing = [c for c in self.columns if c not in (rows.fieldnames or [])]
                 if missing:
                     raise DataError(f"{table}: column {' and '.join(missing)} missing; it needs "
@@ -55,6 +55,8 @@ class ClassificationTask(Task):
                 labels: dict[str, str] = {}
                 for row in rows:
                     name = (row[name_column] or "").strip()
+                    if not name:
+                        raise DataError(f"{table}: line {rows.line_num} has no {name_column}; add it or remove the line")
                     if name in labels:
                         raise DataError(f"{table}: {name} is listed twice (line {rows.line_num}); keep one line")
                     labels[name] = (row[label_column] or "").strip()
@@ -62,7 +64,7 @@ class ClassificationTask(Task):
         except FileNotFoundError:
             raise DataError(f"{table}: no such table; write one with the columns {', '.join(self.columns)}") from None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{table}: cannot be read as tab-separated text ({error})") from None
+            raise DataError(f"{table}: cannot be read as tab-separated text ({error}); save it as UTF-8") from None
 
     def _table_items(self, folder: Path, split: str) -> list[Item]:
         table = folder / self.table

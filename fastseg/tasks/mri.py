@@ -11,32 +11,38 @@ if TYPE_CHECKING:
 
 
 def draw(rng: np.random.Generator, label: int) -> Drawing:
-    """Draw one slice, 121x121 grey: a folded cortex with ventricles; label 0 is blurred by 1.5 to 4 px."""
+    """Draw one slice, 121x121 grey: a folded cortex, basal ganglia, ventricles; label 0 is blurred by 1.5 to 4 px."""
     import numpy as np
 
     from ..drawing import blur, clouds, ellipse, grid, radius
     size = 121, 121
     x, y = grid(size)
     centre = 60 + rng.uniform(-2, 2, 2)
-    radii = rng.uniform(44, 50), rng.uniform(36, 42)
-    head = radius(size, centre, radii)
-    bend = 3.2 * (clouds(size, rng, 12) - 0.5) + 1.6 * (clouds(size, rng, 6) - 0.5)
-    angle = np.arctan2(y - centre[1], x - centre[0])
-    folds = np.sin(angle * rng.integers(17, 24) + 6 * bend + 14 * head) * np.clip((head - 0.45) * 2.4, 0, 1)
-    cortex = np.exp(-((head - 0.88 - 0.07 * np.sin(angle * 18 + 4 * bend)) / 0.07) ** 2)
-    ribbon = np.exp(-(folds / 0.33) ** 2) * np.clip((head - 0.5) * 3, 0, 1)
-    image = 215 * np.maximum(cortex, ribbon) * (head < 1)
-    middle = np.abs(x - centre[0] + 1.5 * bend)
-    image *= 1 - np.exp(-((middle / 1.4) ** 2)) * (y < centre[1])
+    wobble = 1 + 0.10 * (clouds(size, rng, 25) - 0.5)
+    head = radius(size, centre, (rng.uniform(46, 50), rng.uniform(38, 42))) * wobble
+    # Band-passed noise has winding zero lines of even spacing, as gyri have; the two halves mirror each other loosely.
+    noise = rng.normal(128, 60, size)
+    folds = blur(noise, 2.1) - blur(noise, 4.2)
+    folds = 0.7 * folds + 0.7 * folds[:, ::-1]
+    ribbon = np.exp(-((folds / folds.std() / 0.6) ** 2))
+    angle = np.abs(np.arctan2(x - centre[0], centre[1] - y))  # from the top, alike on both sides
+    bend = clouds(size, rng, 16)
+    # Arcs with inward cusps: gyri are round, sulci are sharp and deep.
+    depth = head + 0.26 * (1 - np.abs(np.sin(angle * rng.uniform(5, 7) + 4 * (bend + bend[:, ::-1])))) ** 1.6 - 0.06
+    rind = np.exp(-(((depth - 0.86) / 0.055) ** 2))
+    outer = np.clip((depth - 0.5) * 5, 0, 1) * (depth < 0.86) * 0.75
+    image = 225 * np.maximum(ribbon * outer, rind)
+    image *= 1 - np.exp(-(((x - centre[0]) / 1.3) ** 2)) * (y < centre[1] - 8)  # the cleft between the hemispheres
+    image[radius(size, centre + (0, 3), (17, 13)) < 1] *= 0.25
     for side in (-1, 1):
-        ganglion = centre + (side * rng.uniform(14, 18), rng.uniform(4, 9))
-        image = np.maximum(image, 190 * ellipse(size, ganglion, rng.uniform(5, 9, 2), side * 0.5))
-        ventricle = centre + (side * rng.uniform(4, 6), rng.uniform(-9, -5))
-        image[ellipse(size, ventricle, (rng.uniform(3, 5), rng.uniform(6, 9)), side * -0.5)] = 12
-    image = blur(image * rng.uniform(0.85, 1.15), 0.45)
+        ganglion = centre + (side * rng.uniform(12, 15), rng.uniform(3, 7))
+        image = np.maximum(image, 205 * ellipse(size, ganglion, (rng.uniform(4, 6), rng.uniform(6, 9)), side * 0.5))
+        ventricle = centre + (side * rng.uniform(3, 5), rng.uniform(-9, -6))
+        image[ellipse(size, ventricle, (rng.uniform(2, 4), rng.uniform(5, 8)), side * -0.45)] = 8
+    image = blur(image * rng.uniform(0.85, 1.1), 0.4)
     if label == 0:
         image = blur(image, rng.uniform(1.5, 4.0))
-    return np.clip(image + rng.normal(0, 1.5, size) * (head < 1.1), 0, 255).astype(np.uint8), label
+    return np.clip(image + rng.normal(0, 1.5, size) * (head < 1), 0, 255).astype(np.uint8), label
 
 
 task = ClassificationTask(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError, TaskError
-from ..files import pairs
+from ..files import image_files, pairs
 from .base import Drawing, Item, Task
 
 if TYPE_CHECKING:
@@ -41,28 +41,41 @@ class SegmentationTask(Task):
     background: int | None = 0  # left out of foreground means
     masks: str = "codes"  # "codes", "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
     codes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # source -> foreign code -> class
+    code_counts: Mapping[str, int] = field(default_factory=dict)  # source -> how many codes it has, from 0
     unlabelled: Mapping[str, int] = field(default_factory=dict)  # source -> foreign code of unlabelled pixels
     group: str | None = None  # regular expression; what it matches in the stem is the group
     output: str = "codes"  # what predict writes: "codes", "colours" or "overlay"
 
     kind = "segment"
 
+    @property
+    def grouped(self) -> bool:
+        return self.group is not None
+
     def __post_init__(self):
         if len(self.palette) != len(self.classes):
             raise TaskError(f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours")
 
     def expected(self) -> str:
-        return "images and masks of equal names in " + ", or ".join(dict.fromkeys(map(str, self.layouts)))
+        named = list(dict.fromkeys(map(str, self.layouts)))
+        more = f", or one of {len(named) - 3} more layouts (data/{self.name}/README.md)" if len(named) > 4 else ""
+        return "images and masks of equal names in " + ", or ".join(named[:3] if more else named) + more
 
     def items(self, data: Path | str) -> list[Item]:
         root = self.folder(data)
         found: dict[tuple[str | None, str], list[Item]] = {}
+        without: dict[tuple[str | None, str], tuple[Path, Path]] = {}
         for layout in self.layouts:  # the first layout that is there wins for its split and source
             images, masks = root / layout.images, root / layout.masks
             if (layout.split, layout.source) not in found and images.is_dir() and masks.is_dir():
                 items = [self._item(image, mask, layout) for image, mask in pairs(images, masks)]
                 if items:
                     found[layout.split, layout.source] = items
+            elif layout.split != "test" and images.is_dir() and image_files(images):
+                without.setdefault((layout.split, layout.source), (images, masks))
+        for key in without.keys() - found.keys():
+            images, masks = without[key]
+            raise DataError(f"{masks}: does not exist, but {images} holds images; add their masks, or remove the images")
         if not found:
             raise DataError(f"{root}: no {self.name} images with masks found; expected {self.expected()}")
         return [item for items in found.values() for item in items]
@@ -77,14 +90,18 @@ class SegmentationTask(Task):
 
     def decode(self, path: Path | str, source: str = "") -> np.ndarray:
         """Read a mask file of this task as codes, uint8 (H, W)."""
+        import numpy as np
+
         from .. import masks
         if self.masks == "colours":
             return masks.colours_to_codes(masks.read_image(path), self.palette, path)
         if self.masks == "threshold":
-            return (masks.read_image(path)[..., 0] > 127).astype("uint8")
+            return (masks.read_image(path)[..., 0] > 127).astype(np.uint8)
         codes = masks.read_codes(path)
         if source in self.codes:
-            table = {**self.codes[source], self.unlabelled[source]: masks.IGNORE}
+            known = masks.require_codes(np.where(codes == self.unlabelled[source], 0, codes), self.code_counts[source], path)
+            codes = np.where(codes == self.unlabelled[source], codes, known)
+            table = {**self.codes[source], self.unlabelled[source]: masks.IGNORE, masks.IGNORE: masks.IGNORE}
             return masks.remap(codes, table, default=0)
         return masks.require_codes(codes, len(self.classes), path)
 
@@ -121,9 +138,10 @@ class SegmentationTask(Task):
         from ..masks import save_image
         draw = self.draw or self._draw_blobs
         layout = next((lay for lay in self.layouts if lay.split == split), None)
+        sets = 10 * list(self.sample_splits).index(split)  # no set is in two splits
         for number in numbers:
             image, codes = draw(np.random.default_rng([seed, number]))
-            name = self.sample_name.format(number, set=number % 10, frame=number // 10)
+            name = self.sample_name.format(number, set=sets + number % 10, frame=number // 10)
             if layout is None:  # a test part: images only
                 save_image(folder / str(split) / f"{name}.jpg", image)
                 continue

@@ -25,6 +25,7 @@ CODES = {
     },
 }
 UNLABELLED = {"ade20k": 0, "cocostuff": 255}
+CODE_COUNTS = {"ade20k": 151, "cocostuff": 182}
 
 
 def draw(rng: np.random.Generator) -> Drawing:
@@ -137,6 +138,7 @@ task = SegmentationTask(
     palette=((128, 128, 128), (86, 180, 233), (0, 158, 115), (230, 110, 20)),
     codes=CODES,
     unlabelled=UNLABELLED,
+    code_counts=CODE_COUNTS,
     output="overlay",
     layouts=_layouts(),
     recipe=Recipe(size=(256, 320), epochs=20, rotate=5.0, zoom=0.25),
