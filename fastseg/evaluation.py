@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from . import metrics
-from .bundle import Card, find, load
+from .bundle import find, load
+from .card import Card
 from .errors import DataError, TaskError
 from .files import name_below
 from .prediction import Prediction, Predictor

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from . import plots
-from .bundle import Card, find, load
+from .bundle import find, load
+from .card import Card
 from .evaluation import items_of, measure
 from .files import atomic_file, name_below
 from .masks import IGNORE

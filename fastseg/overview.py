@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .bundle import CARD, read_card
+from .card import CARD, read_card
 from .errors import FastsegError, TaskError
 from .tasks import get, names
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from .backbones import Network, device_of
-from .bundle import Card, find, load
+from .bundle import find, load
+from .card import Card
 from .errors import DataError, FastsegError, TaskError
 from .files import IMAGE_SUFFIXES, image_files
 from .masks import resized, save_image

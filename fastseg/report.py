@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from .bundle import Card
+from .card import Card
 from .files import atomic_file
 from .tasks import Task
 

@@ -15,7 +15,8 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 
 from . import plots
-from .bundle import METRICS, load, replacing, seal, write
+from .bundle import load, replacing, write
+from .card import METRICS, seal
 from .errors import ModelError
 from .evaluation import items_of, measure
 from .files import atomic_file

@@ -39,7 +39,8 @@ def machine() -> dict:
             "threads": torch.get_num_threads(), "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "units": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
             "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "versions": {n: version(n) for n in ("torch", "fastai", "timm", "segmentation_models_pytorch")}, "python": platform.python_version()}
+            "versions": {n: version(n) for n in ("torch", "fastai", "timm", "segmentation_models_pytorch")},
+            "python": platform.python_version()}
 
 
 def interleaved(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -78,8 +79,19 @@ def mask_of(path: Path) -> Path:
 
 def notebook_learner(data: Path):
     """Build what fastai's documentation shows: DataBlock, aug_transforms, unet_learner(resnet18)."""
-    from fastai.vision.all import (DataBlock, ImageBlock, MaskBlock, Normalize, RandomSplitter, Resize, aug_transforms, get_image_files,
-                                   imagenet_stats, resnet18, unet_learner)
+    from fastai.vision.all import (
+        DataBlock,
+        ImageBlock,
+        MaskBlock,
+        Normalize,
+        RandomSplitter,
+        Resize,
+        aug_transforms,
+        get_image_files,
+        imagenet_stats,
+        resnet18,
+        unet_learner,
+    )
     block = DataBlock(blocks=(ImageBlock, MaskBlock(codes=list("abcd"))), get_items=get_image_files, get_y=mask_of,
                       splitter=RandomSplitter(seed=42), item_tfms=Resize(SIZE[0]),
                       batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)])
@@ -155,7 +167,8 @@ def step(repeats: int, folder: Path) -> dict[str, list[float]]:
         return run
 
     plain = PlainLoop()
-    contestants = {"fastai unet_learner(resnet18)": learner_step(notebook_learner(data)), "smp.Unet(resnet18) loop": lambda: plain.step(x, y),
+    contestants = {"fastai unet_learner(resnet18)": learner_step(notebook_learner(data)),
+                   "smp.Unet(resnet18) loop": lambda: plain.step(x, y),
                    "fastseg resnet18": learner_step(fastseg_learner(data)),
                    "fastseg default backbone": learner_step(fastseg_learner(data, "mobilenetv2_100"))}
     for run in contestants.values():  # the first step allocates
@@ -192,8 +205,8 @@ def predict(repeats: int, folder: Path) -> dict[str, list[float]]:
         def one_by_one(files=files, out=out) -> None:
             with theirs.no_bar():
                 for file in files[:8]:  # slow: an eighth of the images tell
-                    mask = theirs.predict(file)[0]
-                    Image.fromarray(np.asarray(mask, dtype=np.uint8)).resize(Image.open(file).size, Image.NEAREST).save(out / f"{file.stem}.png")
+                    mask = np.asarray(theirs.predict(file)[0], dtype=np.uint8)
+                    Image.fromarray(mask).resize(Image.open(file).size, Image.NEAREST).save(out / f"{file.stem}.png")
 
         def batched(files=files, out=out) -> None:
             with theirs.no_bar():

@@ -184,7 +184,8 @@ def test_predict_never_overwrites_inputs_or_mixes_names(fails, exports, samples,
     for suffix in (".jpg", ".png"):
         Image.new("RGB", (40, 40)).save(folder / f"a{suffix}")
     fails("predict", "eye", "both", "--export", exports("eye"), words=["a.jpg", "a.png", "both would be written to"])
-    fails("predict", "eye", "both/a.png", "--export", exports("eye"), "--out", "both", words=["both: holds input images", "choose another --out"])
+    fails("predict", "eye", "both/a.png", "--export", exports("eye"), "--out", "both",
+          words=["both: holds input images", "choose another --out"])
     fails("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--overlay", words=["no overlay"])
 
 
@@ -231,10 +232,12 @@ def test_devices_that_are_not_there(fails, exports, samples, device):
 def test_nothing_is_written_over_inputs_or_labels(fails, exports, data, tmp_path):
     eye, mri = data("eye"), data("mri")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    for arguments in (["eye", eye / "imgs_small", "--out", eye / "imgs_small"], ["eye", eye / "imgs_small", "--out", eye / "masks_small"],
+    for arguments in (["eye", eye / "imgs_small", "--out", eye / "imgs_small"],
+                      ["eye", eye / "imgs_small", "--out", eye / "masks_small"],
                       ["mri", mri / "train", "--out", mri / "validation"], ["mri", mri / "train", "--out", mri / "train"],
                       ["mri", mri / "train", "--out", first(mri / "train", "*.png")]):
-        fails("predict", *arguments, "--export", exports(arguments[0]), words=["name it" if arguments[-1].suffix else "choose another --out"])
+        words = ["name it" if arguments[-1].suffix else "choose another --out"]
+        fails("predict", *arguments, "--export", exports(arguments[0]), words=words)
     fails("show", "eye", "--out", first(eye, "masks_small/*"), words=["is one of the images or masks"])
     shutil.move(eye / "imgs_small", tmp_path / "x" / "overlays")
     fails("predict", "eye", "x/overlays", "--out", "x", "--overlay", "--export", exports("eye"), words=["x/overlays: holds input images"])
@@ -276,8 +279,8 @@ def test_terminated_fit_leaves_nothing(samples, tmp_path):
     import subprocess
     import sys
     import time
-    process = subprocess.Popen([sys.executable, "-m", "fastseg", "fit", "eye", *FIT[:-1], "500", "--data", str(samples["eye"])], cwd=tmp_path,
-                               stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "fastseg", "fit", "eye", *FIT[:-1], "500", "--data", str(samples["eye"])]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("epoch 1/500"):
             break

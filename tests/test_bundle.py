@@ -10,7 +10,7 @@ import pytest
 
 import fastseg
 from fastseg import tasks
-from fastseg.bundle import SCHEMA, sha256
+from fastseg.card import SCHEMA, sha256
 from fastseg.errors import ExportError
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +119,8 @@ def test_predict_takes_files_folders_globs_and_one_output_file(exports, samples,
 def test_mri_table_has_the_columns_and_order_of_the_folders(exports, samples, run):
     folder = samples["mri"] / "validation"
     run("predict", "mri", folder, "--export", exports("mri"))
-    written, true = ([*csv.reader(open(p), delimiter="\t")] for p in ("validation_inf_subjects.tsv", folder / "subjects.tsv"))
+    written, true = ([*csv.reader(Path(p).read_text().splitlines(), delimiter="\t")]
+                     for p in ("validation_inf_subjects.tsv", folder / "subjects.tsv"))
     assert written[0] == ["Subject", "Label"] and [r[0] for r in written] == [r[0] for r in true]
     assert {r[1] for r in written[1:]} <= {"0", "1"}
 
@@ -167,7 +169,6 @@ def test_segment_a_file(exports, samples, run):
 
 
 def test_segment_script_is_the_command(tmp_path):
-    from pathlib import Path
     script = Path(__file__).parents[1] / "scripts" / "segment.py"
     done = subprocess.run([sys.executable, script, "--url", "ftp://x/y.jpg"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "error:" in done.stderr and "Traceback" not in done.stderr

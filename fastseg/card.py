@@ -1,0 +1,113 @@
+"""The card of an export: what its model is, checked field by field, since cards come from strangers."""
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import ExportError
+from .files import atomic_file
+
+SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
+CARD, MODEL, PICKLE, METRICS, HISTORY = "card.json", "model.safetensors", "export.pkl", "metrics.json", "history.csv"
+
+
+@dataclass
+class Card:
+    """All that is needed to use, judge and repeat a trained model, without executable code."""
+
+    schema: int
+    fastseg: str
+    task: str
+    kind: str
+    classes: list[str]
+    palette: list[list[int]] | None
+    network: dict[str, Any]  # `backbones.Spec`
+    size: list[int]  # (height, width) in px
+    resize: str
+    mean: list[float]
+    std: list[float]
+    data: str  # the folder it was trained on
+    train_images: int
+    valid_files: list[str]  # relative to `data`
+    weights_origin: str
+    seed: int
+    training: dict[str, Any]  # loss, opt, bs, epochs, lr, seconds
+    versions: dict[str, str]
+    created: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that an export's behaviour depends on."""
+    from importlib.metadata import version
+    names = ("fastai", "torch", "timm", "segmentation_models_pytorch", "numpy", "pillow")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+
+
+def seal(card: Card, folder: Path) -> None:
+    """Write the card with the sha256 of the files that it vouches for."""
+    card.sha256 = {name: sha256(folder / name) for name in (MODEL, PICKLE, HISTORY, METRICS) if (folder / name).is_file()}
+    with atomic_file(folder / CARD) as temporary:
+        temporary.write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
+            hashlib.sha256(file.read()).hexdigest())
+
+
+def _numbers(count: int, low: float, high: float, kind: type | tuple = (int, float)) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, list) and len(v) == count and all(type(n) in (kind if isinstance(kind, tuple) else (kind,))
+                                                                     and low <= n <= high for n in v)
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_network(value: Any) -> bool:
+    return (isinstance(value, dict) and set(value) == {"kind", "arch", "n_out", "decoder", "stride", "options"}
+            and isinstance(value["arch"], str) and isinstance(value["options"], dict) and type(value["n_out"]) is int
+            and 1 <= value["n_out"] <= 255 and type(value["stride"]) is int and 1 <= value["stride"] <= 1024)
+
+
+# What each field of a card must be: cards come from strangers, and nothing in one may crash or exhaust the reader.
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "task": lambda v: isinstance(v, str), "kind": lambda v: v in ("segment", "classify"), "classes": _strings,
+    "palette": lambda v: v is None or (isinstance(v, list) and all(_numbers(3, 0, 255, int)(c) for c in v)),
+    "network": _is_network, "size": _numbers(2, 1, 8192, int), "resize": lambda v: v in ("squish", "crop"),
+    "mean": _numbers(3, -10, 10), "std": _numbers(3, 1e-6, 10), "data": lambda v: isinstance(v, str),
+    "train_images": lambda v: type(v) is int, "valid_files": _strings, "weights_origin": lambda v: isinstance(v, str),
+    "seed": lambda v: type(v) is int, "training": lambda v: isinstance(v, dict), "fastseg": lambda v: isinstance(v, str),
+    "versions": lambda v: isinstance(v, dict), "created": lambda v: isinstance(v, str), "metrics": lambda v: isinstance(v, dict),
+    "sha256": lambda v: isinstance(v, dict) and _strings(list(v.values())),
+}
+
+
+def read_card(folder: Path | str) -> Card:
+    """Read and check an export's card. Raises `ExportError` if it is missing, damaged, or newer than this fastseg."""
+    path = Path(folder) / CARD
+    if not path.is_file():
+        name = Path(folder).name
+        raise ExportError(f"{folder}: no export here (no {CARD}); train one with: fastseg fit {name}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        schema = int(values["schema"])
+        if schema > SCHEMA:
+            raise ExportError(f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
+                              f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later")
+        card = Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
+        faulty = [name for name, is_right in _FORMS.items() if not is_right(getattr(card, name))]
+        if faulty:
+            raise ValueError(f"wrong value of {', '.join(faulty)}")
+        return card
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise ExportError(f"{path}: the card cannot be read ({' '.join(str(error).split())[:120]}); fit again") from None
