@@ -13,6 +13,7 @@ from .files import atomic_file
 Colour = tuple[int, int, int]
 
 IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
+UNLABELLED_COLOUR = (240, 240, 240)
 STRAY_SHARE = 1e-4  # masks drawn by hand hold a few wrong pixels; up to this share they count as unlabelled
 # Anti-aliasing mixes neighbouring colours: the mean of three primaries lies 0.577 palette distances from each of
 # them, while black, white and the secondaries lie at least 0.707 away.
@@ -150,8 +151,8 @@ def colours_to_codes(rgb: np.ndarray, palette: Sequence[Colour], path: Path | st
 
 
 def codes_to_colours(codes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Paint codes, uint8 (H, W), in the palette's colours: uint8 (H, W, 3). Unlabelled pixels become grey."""
-    lookup = np.full((256, 3), 128, dtype=np.uint8)
+    """Paint codes, uint8 (H, W), in the palette's colours: uint8 (H, W, 3). Unlabelled pixels become `UNLABELLED_COLOUR`."""
+    lookup = np.full((256, 3), UNLABELLED_COLOUR, dtype=np.uint8)
     lookup[: len(palette)] = palette
     return lookup[codes]
 

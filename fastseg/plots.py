@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .errors import DataError
 from .files import atomic_file
-from .masks import IGNORE, codes_to_colours
+from .masks import IGNORE, UNLABELLED_COLOUR, codes_to_colours
 from .tasks import Task
 
 DPI = 110
@@ -86,8 +86,9 @@ def grid(rows: Sequence[Sequence[Panel]], path: Path | str, task: Task | None = 
 
 
 def legend_patches(task: Task) -> list[Patch]:
-    """Return one legend entry a class, in the palette's colours."""
-    return [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=name) for name, colour in zip(task.classes, task.palette)]
+    """Return one legend entry a class, in the palette's colours, and one for unlabelled pixels where the data have them."""
+    colours = dict(zip(task.classes, task.palette)) | ({"unlabelled": UNLABELLED_COLOUR} if task.unlabelled else {})
+    return [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=name) for name, colour in colours.items()]
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], path: Path | str, unit: str) -> Path:
