@@ -24,14 +24,14 @@ class Facts:
     """What a check found: counts over all labelled images of one data folder."""
 
     images: int = 0
-    splits: dict[str, int] = field(default_factory=dict)  # images to train and to validate, by seed 42
+    splits: dict[str, int] = field(default_factory=dict)  # images to train and to validate, by the seed
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # (height, width) -> images
     classes: dict[str, int] = field(default_factory=dict)  # class -> pixels, or images for classification
     unlabelled: int = 0  # pixels
     warnings: list[str] = field(default_factory=list)
 
 
-def check(task: str | Task, data: Path | str | None = None) -> Facts:
+def check(task: str | Task, data: Path | str | None = None, seed: int = 42) -> Facts:
     """Decode every image and label of a task's data and return the facts.
 
     Raises `DataError` for the first fault, naming file, value and remedy, and how many more files have faults.
@@ -39,7 +39,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Facts:
     task = get(task)
     data = Path(data or f"data/{task.name}")
     items = task.items(data)
-    train, valid = task.split(items)
+    train, valid = task.split(items, seed)
     facts = Facts(len(items), {"train": len(train), "valid": len(valid)}, Counter(), Counter({c: 0 for c in task.classes}))
     faults, stray = [], []
     learnt = np.zeros(len(task.classes), dtype=np.int64)

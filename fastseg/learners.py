@@ -142,15 +142,15 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
     opt_func = OPTIMIZERS[choose("optimizer", opt, OPTIMIZERS)]
     loss_func = Loss(loss)
+    choose("decoder", decoder, backbones.DECODERS)
     backbones.check_arch(arch)
     backbones.device_of(device)
     check_size(size)
-    check(task, data)
+    check(task, data, seed)
     set_seed(seed)
     dls = dataloaders(task, data, size, bs or recipe.bs, seed, device)
     common = dict(weights=str(weights), loss_func=loss_func, opt_func=opt_func, lr=recipe.lr, path=Path("."))
     if task.kind == "segment":
-        choose("decoder", decoder, backbones.DECODERS)
         scores = [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
         learn = unet_learner(dls, arch, decoder=decoder, metrics=scores, **common)
     else:

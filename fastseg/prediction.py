@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -30,9 +31,14 @@ class Prediction:
     """One image's result. `codes` is uint8 (H, W) at the image's own size, or None for classification."""
 
     image: np.ndarray  # uint8 (H, W, 3)
-    probabilities: np.ndarray  # float32 (C, H, W), or (C,) for classification
+    scores: torch.Tensor  # float32 logits (C, H, W) at the image's own size, or (C,) for classification
     codes: np.ndarray | None
     label: str | None  # the class's name, for classification
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """The softmax of the scores, float32 (C, H, W) or (C,): computed when asked for, since masks do not need it."""
+        return self.scores.softmax(0).cpu().numpy()
 
     @property
     def index(self) -> int:
@@ -96,11 +102,10 @@ class Predictor:
     @torch.inference_mode()
     def _finish(self, image: np.ndarray, scores: torch.Tensor) -> Prediction:
         if self.task.kind == "classify":
-            probabilities = scores.softmax(0).cpu().numpy()
-            return Prediction(image, probabilities, None, self.task.classes[int(probabilities.argmax())])
+            return Prediction(image, scores, None, self.task.classes[int(scores.argmax())])
         # Logits are resized before the argmax: masks at the image's own size get smooth, not stepped, borders.
         scores = F.interpolate(scores[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
-        return Prediction(image, scores.softmax(0).cpu().numpy(), scores.argmax(0).to(torch.uint8).cpu().numpy(), None)
+        return Prediction(image, scores, scores.argmax(0).to(torch.uint8).cpu().numpy(), None)
 
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
