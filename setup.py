@@ -20,6 +20,8 @@ setup(
         "timm>=1.0.9",  # features of all families, pretrained_cfg with tags
         "segmentation-models-pytorch>=0.5",  # NHWC and 4-stage backbones, UPerNet, Segformer
         "safetensors>=0.4",
+        "onnx>=1.16",  # writing model.onnx
+        "onnxruntime>=1.18",
         "huggingface-hub>=0.23",
         "numpy>=1.24",
         "pandas>=2.0",

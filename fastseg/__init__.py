@@ -11,13 +11,13 @@ _PUBLIC = {
     "bundle": ("load", "save"),
     "errors": ("FastsegError",),
     "evaluation": ("evaluate",),
+    "fitting": ("find_lr", "fit"),
+    "gallery": ("show",),
     "interpretation": ("interpret",),
     "learners": ("learner", "unet_learner", "vision_learner"),
     "photo": ("segment",),
     "prediction": ("predict",),
-    "gallery": ("show",),
-    "training": ("find_lr", "fit"),
-}
+    }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*sorted(_MODULE_OF), "tasks"]
@@ -26,7 +26,7 @@ __all__ = [*sorted(_MODULE_OF), "tasks"]
 def __getattr__(name: str):
     if name in _MODULE_OF:
         return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    if name in ("tasks", *_PUBLIC):
+    if name in ("tasks", "training", *_PUBLIC):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__} has no attribute {name}")
 

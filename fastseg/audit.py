@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import cpu_count
@@ -18,6 +18,9 @@ from .tasks import Item, Task, get
 
 log = logging.getLogger(__name__)
 
+Split = Callable[[list[Item]], tuple[list[int], list[int]]]
+Keep = Callable[[Item, "np.ndarray", "np.ndarray | int"], None]
+
 
 @dataclass
 class Facts:
@@ -27,24 +30,27 @@ class Facts:
     splits: dict[str, int] = field(default_factory=dict)  # images to train and to validate, by the seed
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # (height, width) -> images
     classes: dict[str, int] = field(default_factory=dict)  # class -> pixels, or images for classification
+    learnt: np.ndarray = field(default_factory=lambda: np.zeros(0))  # as `classes`, in the training part alone: int64 (classes,)
     unlabelled: int = 0  # pixels
     warnings: list[str] = field(default_factory=list)
 
 
-def check(task: str | Task, data: Path | str | None = None, seed: int = 42) -> Facts:
+def check(task: str | Task, data: Path | str | None = None, split: Split | int = 42, keep: Keep | None = None) -> Facts:
     """Decode every image and label of a task's data and return the facts.
 
+    `split` divides the items into training and validation: the seed of the task's own split, or a function of the items.
+    `keep(item, image, label)` sees what was decoded, on several threads, so that a fit need not decode it again.
     Raises `DataError` for the first fault, naming file, value and remedy, and how many more files have faults.
     """
     task = get(task)
     data = Path(data or f"data/{task.name}")
     items = task.items(data)
-    train, valid = task.split(items, seed)
+    train, valid = task.split(items, split) if isinstance(split, int) else split(items)
     facts = Facts(len(items), {"train": len(train), "valid": len(valid)}, Counter(), Counter({c: 0 for c in task.classes}))
     faults, stray = [], []
     learnt = np.zeros(len(task.classes), dtype=np.int64)
     in_training = {items[i].image for i in train}
-    for item, size, counts, fault in _examined(task, items):
+    for item, size, counts, fault in _examined(task, items, keep):
         if fault:
             faults.append(fault)
             continue
@@ -59,6 +65,7 @@ def check(task: str | Task, data: Path | str | None = None, seed: int = 42) -> F
     if faults:
         more = f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}")
+    facts.learnt = learnt
     present = [name for name, count in zip(task.classes, learnt) if count]
     if len(present) < 2:
         raise DataError(f"{data}: every label to train on is of one class ({', '.join(present) or 'none'}); "
@@ -73,18 +80,20 @@ def check(task: str | Task, data: Path | str | None = None, seed: int = 42) -> F
     return facts
 
 
-def _examined(task: Task, items: list[Item]) -> Iterator[tuple[Item, tuple[int, int], np.ndarray, str | None]]:
+def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[tuple[Item, tuple[int, int], np.ndarray, str | None]]:
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        yield from track(pool.map(lambda item: _examine(task, item), items), "checking the data", len(items))
+        yield from track(pool.map(lambda item: _examine(task, item, keep), items), "checking the data", len(items))
 
 
-def _examine(task: Task, item: Item) -> tuple[Item, tuple[int, int], np.ndarray, str | None]:
+def _examine(task: Task, item: Item, keep: Keep | None) -> tuple[Item, tuple[int, int], np.ndarray, str | None]:
     """Return an item with its size, its count of each code (256,) or of each class, and its fault if any."""
     try:
-        height, width = task.image(item).shape[:2]
-        label = task.label(item)
+        image, label = task.image(item), task.label(item)
     except DataError as error:
         return item, (0, 0), np.zeros(0), str(error)
+    height, width = image.shape[:2]
+    if keep and (task.kind == "classify" or label.shape == (height, width)):
+        keep(item, image, label)
     if task.kind == "classify":
         return item, (height, width), np.eye(len(task.classes), dtype=int)[label], None
     if label.shape != (height, width):

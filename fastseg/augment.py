@@ -9,40 +9,55 @@ from fastai.torch_core import TensorImage, TensorMask
 from fastai.vision.augment import RandTransform
 
 from .masks import IGNORE
+from .tasks.base import Recipe
+from .views import mirrored
 
 
 class Augment(RandTransform):
     """Augment training batches: images float (B, 3, H, W) from 0 to 1, masks int64 (B, H, W), alike.
 
     `rotate` is in degrees; `zoom` and `light` are shares: scales from 1 - zoom to 1 + zoom, brightness and contrast
-    likewise. Flips are exact (no resampling); where `rotate` and `zoom` are 0 nothing is resampled at all.
+    likewise. Flips are exact (no resampling); where `rotate` and `zoom` are 0 nothing is resampled at all. A mirrored
+    mask moves `flip_shift` px to the right (see `Recipe`). `cutout` is the share of each side of a grey box laid over
+    the image at random (arXiv:1708.04552); the mask keeps its classes there.
     """
 
     split_idx, order = 0, 20
 
-    def __init__(self, flip: bool = True, rotate: float = 0.0, zoom: float = 0.0, light: float = 0.0):
+    def __init__(self, flip: bool = True, rotate: float = 0.0, zoom: float = 0.0, light: float = 0.0,
+                 flip_shift: int = 0, cutout: float = 0.0):
         super().__init__(p=1.0)
         self.flip, self.rotate, self.zoom, self.light = flip, rotate, zoom, light
+        self.flip_shift, self.cutout = flip_shift, cutout
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Augment:
+        """Return what a recipe asks for."""
+        return cls(recipe.flip, recipe.rotate, recipe.zoom, recipe.light, recipe.flip_shift, recipe.cutout)
 
     def before_call(self, b, split_idx: int) -> None:
         self.do = True
         x = b[0] if isinstance(b, tuple) else b
-        count, device = len(x), x.device
+        count, device, (height, width) = len(x), x.device, x.shape[-2:]
 
         def uniform(limit: float) -> torch.Tensor:
             return (torch.rand(count, device=device) * 2 - 1) * limit
 
         self.flipped = torch.rand(count, device=device) < (0.5 if self.flip else 0.0)
         self.brightness, self.contrast = uniform(self.light), 1 + uniform(self.light)
-        self.grid = None
+        self.grid = self.box = None
         if self.rotate or self.zoom:
-            height, width = x.shape[-2:]
             angle, scale = uniform(math.radians(self.rotate)), 1 / (1 + uniform(self.zoom))
             shift = (torch.rand(count, 2, device=device) - 0.5) * self.zoom
             cos, sin, aspect = angle.cos() * scale, angle.sin() * scale, height / width
             theta = torch.stack([torch.stack([cos, -sin * aspect, shift[:, 0]], 1),
                                  torch.stack([sin / aspect, cos, shift[:, 1]], 1)], 1)
             self.grid = F.affine_grid(theta, (count, 1, height, width), align_corners=False)
+        if self.cutout:
+            rows = torch.arange(height, device=device) / height - torch.rand(count, 1, device=device) * (1 + self.cutout) + self.cutout
+            columns = torch.arange(width, device=device) / width - torch.rand(count, 1, device=device) * (1 + self.cutout) + self.cutout
+            inside = [(places >= 0) & (places < self.cutout) for places in (rows, columns)]
+            self.box = (inside[0][:, :, None] & inside[1][:, None])[:, None]
 
     def encodes(self, x: TensorImage):
         pixels = self._flip(x.as_subclass(torch.Tensor))
@@ -53,15 +68,17 @@ class Augment(RandTransform):
             mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
             pixels = (pixels - mean) * self.contrast.view(-1, 1, 1, 1) + mean + self.brightness.view(-1, 1, 1, 1)
             pixels = pixels.clamp(0, 1)
+        if self.box is not None:
+            pixels = torch.where(self.box, pixels.new_tensor(0.5), pixels)
         return TensorImage(pixels)
 
     def encodes(self, x: TensorMask):  # noqa: F811 - fastai dispatches on the annotation
-        codes = self._flip(x.as_subclass(torch.Tensor))
+        codes = self._flip(x.as_subclass(torch.Tensor), self.flip_shift)
         if self.grid is not None:  # beyond the border nothing is known: unlabelled, not reflected
             shifted = (codes.float() - IGNORE)[:, None]
             codes = F.grid_sample(shifted, self.grid, mode="nearest", padding_mode="zeros", align_corners=False)
             codes = (codes[:, 0] + IGNORE).round().long()
         return TensorMask(codes)
 
-    def _flip(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.where(self.flipped.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+    def _flip(self, x: torch.Tensor, shift: int = 0) -> torch.Tensor:
+        return torch.where(self.flipped.view(-1, *[1] * (x.ndim - 1)), mirrored(x, shift), x)

@@ -5,16 +5,17 @@ Needs torch, timm and segmentation_models_pytorch; fastai only for its own archi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .errors import ModelError, choose
+from .machine import autocast_dtype
 
-DECODERS = ("unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
+DECODERS = ("light", "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
             "segformer", "fastai")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GOOD_BACKBONES = "mobilenetv2_100, resnet18, resnet34, efficientnet_b0, convnext_tiny"
@@ -30,6 +31,7 @@ class Spec:
     decoder: str | None = None
     stride: int = 1  # inputs are padded to multiples of it
     options: Mapping = field(default_factory=dict)  # decoder or head arguments, JSON values only
+    members: int = 1  # more than one: an ensemble of so many networks
 
     def to_dict(self) -> dict:
         return json.loads(json.dumps(asdict(self)))
@@ -48,6 +50,7 @@ class Network(nn.Module):
             if parameter.ndim == 4:  # Module.to(memory_format=...) would stumble over 5-dimensional ones
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.mean, self.std = tuple(mean), tuple(std)
+        self.precision: str | None = None  # "float32", "bfloat16", or None: the machine's best
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if type(x).__module__.startswith("fastai"):  # its subclasses stop at the door: torch.export and compile refuse them
@@ -57,7 +60,7 @@ class Network(nn.Module):
         if down or right:
             x = F.pad(x, (0, right, 0, down), mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
-        dtype = autocast_dtype(x.device)
+        dtype = autocast_dtype(x.device, self.precision)
         with torch.autocast(x.device.type if dtype else "cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             out = self.model(x)
         out = out.float()
@@ -71,40 +74,11 @@ class Network(nn.Module):
         return self.model.encoder
 
 
-def device_of(name: str | None) -> torch.device:
-    """Return the named device, or without a name the best there is. Raises `ModelError` if it is not available."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown name, no driver, no such card, meta
-        raise ModelError(f"device '{name}' is not available here; choose cpu, or leave --device out for the best there is") from error
-    return device
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the reduced precision that pays on `device`, or None: bfloat16 where CPU or GPU has units for it."""
-    if device.type == "cpu":
-        return torch.bfloat16 if _cpu_has_bf16() else None
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return None
-
-
-def _cpu_has_bf16() -> bool:
-    # mkldnn reports AVX2-only CPUs as "supported" too, by emulation that is slower than float32.
-    capability = torch.backends.cpu.get_cpu_capability()
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "AVX512" in capability and any(check() for check in checks if check) or (
-        "SVE" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def segmenter(arch: str, n_out: int, decoder: str = "unet", weights: str = "none", size: tuple[int, int] | None = None,
               **options) -> tuple[Network, str]:
     """Build a segmentation network of `decoder` over the timm backbone `arch`; return it and its weights' origin.
 
-    `options` go to the decoder's class of segmentation_models_pytorch. `decoder="fastai"` gives fastai's DynamicUnet
+    `options` go to the decoder's class: `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's DynamicUnet
     over a torchvision backbone and needs `size`. `weights`: see `weights.load_weights`.
     Raises `ModelError` for unknown names, backbones without a feature pyramid, unusable weights and unknown options.
     """
@@ -128,6 +102,8 @@ def classifier(arch: str, n_out: int, weights: str = "none", **options) -> tuple
 
 def build(spec: Spec) -> Network:
     """Build the network that `spec` describes, with random weights."""
+    if spec.members > 1:
+        return ensemble([build(replace(spec, members=1)) for _ in range(spec.members)])
     if spec.decoder == "fastai":
         return Network(_dynamic_unet(spec), spec)
     config = backbone_config(spec.arch)
@@ -142,9 +118,30 @@ def build(spec: Spec) -> Network:
     return Network(model, spec, config.mean, config.std)
 
 
+class Ensemble(nn.Module):
+    """Several models of one form; the logarithm of the mean of their probabilities takes the place of logits."""
+
+    def __init__(self, models: Sequence[nn.Module]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return log probabilities, float32 (B, C, ...)."""
+        total = sum(model(x).float().softmax(dim=1) for model in self.models)
+        return (total / len(self.models)).clamp_min(1e-12).log()
+
+
+def ensemble(networks: Sequence[Network]) -> Network:
+    """Join networks of equal form into one."""
+    first = networks[0]
+    return Network(Ensemble([network.model for network in networks]), replace(first.spec, members=len(networks)), first.mean, first.std)
+
+
 def _decoder_model(spec: Spec) -> nn.Module:
     import segmentation_models_pytorch as smp
-    model_class = smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
+
+    from .decoders import LightUnet
+    model_class = LightUnet if spec.decoder == "light" else smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
     return model_class(encoder_name=f"tu-{spec.arch}", encoder_weights=None, classes=spec.n_out,
                        **_backbone_options(spec.arch), **spec.options)
 

@@ -7,22 +7,28 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .card import CARD, HISTORY, METRICS, MODEL, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
+import torch
+
+from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
+from .engine import Session, write_onnx
 from .errors import ExportError, TaskError
 from .files import name_below
+from .machine import autocast_dtype, device_of
 from .tasks import Task, get
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
+    from .backbones import Network
     from .prediction import Predictor
 
 log = logging.getLogger(__name__)
 
-WRITTEN = {CARD, MODEL, PICKLE, METRICS, HISTORY, "loss_curve.png", "show_results.png", "top_losses.png", "confusion_matrix.png",
+WRITTEN = {CARD, MODEL, ONNX, PICKLE, METRICS, HISTORY, "loss_curve.png", "show_results.png", "top_losses.png", "confusion_matrix.png",
            "per_class.png", "losses.csv", "report.html"}  # what fit and interpret write, and a new fit replaces
 
 
@@ -43,7 +49,7 @@ def _origin(learn: Learner):
 
 
 def write(learn: Learner, folder: Path) -> Card:
-    """Write export.pkl, model.safetensors, history.csv and card.json of `learn` into an existing folder."""
+    """Write export.pkl, model.safetensors, model.onnx, history.csv and card.json of `learn` into an existing folder."""
     import pandas as pd
     from safetensors.torch import save_file
     _origin(learn)
@@ -57,6 +63,7 @@ def write(learn: Learner, folder: Path) -> Card:
         for row in getattr(learn.recorder, "values", []) if None not in list(row)]
     pd.DataFrame(history).rename_axis("epoch").to_csv(folder / HISTORY)
     card = _card(learn, epochs=len(history))
+    write_onnx(learn.model, card, folder / ONNX)
     seal(card, folder)
     return card
 
@@ -90,37 +97,56 @@ def _card(learn: Learner, epochs: int) -> Card:
         valid_files=[name_below(origin.data, item.image) for item in learn.dls.valid_ds.items],
         weights_origin=learn.weights_origin, seed=origin.seed,
         training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
-        versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        tta=task.recipe.tta, flip_shift=task.recipe.flip_shift)
 
 
-def load(export: Path | str, device: str | None = None, trust: bool = False) -> Predictor:
-    """Return a `Predictor` from an export folder, reading no pickle: model.safetensors and card.json only.
+def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None) -> Predictor:
+    """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or model.safetensors.
 
     Given the path of an export.pkl instead, that is opened, but only if its sha256 is the one in the card beside it or
     with `trust=True`, since a pickle can run any code. Raises `ExportError`.
     """
-    from .backbones import Network, Spec, build
     from .prediction import Predictor
     export = Path(export)
     if export.suffix == ".pkl":
-        return _load_pickle(export, device, trust)
+        return _load_pickle(export, device, trust, tta)
     card = read_card(export)
     _task_of(card)
+    return Predictor(card, partial(_network, export, card), device, tta, _session(export, card, device))
+
+
+def _session(export: Path, card: Card, device: str | None) -> Session | None:
+    """Return the ONNX session where it is the quicker way: on CPUs without bfloat16 units."""
+    where = device_of(device)
+    if ONNX not in card.sha256 or where.type != "cpu" or autocast_dtype(where) is not None:
+        return None
+    return Session(_verified(export / ONNX, card), torch.get_num_threads())
+
+
+def _network(export: Path, card: Card) -> Network:
     from safetensors.torch import load_file
-    if (export / MODEL).is_file() and card.sha256.get(MODEL) != sha256(export / MODEL):
-        raise ExportError(f"{export / MODEL}: is not the file that its card names (damaged or exchanged); fit again, or copy it again")
+
+    from .backbones import Spec, build
+    path = _verified(export / MODEL, card)
     try:
-        network: Network = build(Spec(**card.network))
-        network.load_state_dict(load_file(export / MODEL))
-    except FileNotFoundError:
-        raise ExportError(f"{export / MODEL}: missing; fit again") from None
+        network = build(Spec(**card.network))
+        network.load_state_dict(load_file(path))
     except Exception as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
-        raise ExportError(f"{export / MODEL}: does not fit its card ({' '.join(str(error).split())[:120]}); fit again") from error
+        raise ExportError(f"{path}: does not fit its card ({' '.join(str(error).split())[:120]}); fit again") from error
     network.mean, network.std = tuple(card.mean), tuple(card.std)
-    return Predictor(network, card, device)
+    return network
 
 
-def _load_pickle(path: Path, device: str | None, trust: bool) -> Predictor:
+def _verified(path: Path, card: Card) -> Path:
+    if not path.is_file():
+        raise ExportError(f"{path}: missing; fit again")
+    if card.sha256.get(path.name) != sha256(path):
+        raise ExportError(f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again")
+    return path
+
+
+def _load_pickle(path: Path, device: str | None, trust: bool, tta: bool | None) -> Predictor:
     from fastai.learner import load_learner
 
     from .prediction import Predictor
@@ -132,7 +158,7 @@ def _load_pickle(path: Path, device: str | None, trust: bool) -> Predictor:
             raise ExportError(f"{path}: is not the pickle that its card names, and a pickle can run any code; "
                               "if you trust its author, pass trust=True (--trust)")
         log.warning("%s: opened on trust; it is not the pickle that its card names", path)
-    return Predictor(load_learner(path).model, card, device)
+    return Predictor(card, lambda: load_learner(path).model, device, tta)
 
 
 def _task_of(card: Card) -> Task:

@@ -14,6 +14,7 @@ from .files import atomic_file
 
 SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
 CARD, MODEL, PICKLE, METRICS, HISTORY = "card.json", "model.safetensors", "export.pkl", "metrics.json", "history.csv"
+ONNX = "model.onnx"
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Card:
     training: dict[str, Any]  # loss, opt, bs, epochs, lr, seconds
     versions: dict[str, str]
     created: str
+    tta: bool = False  # whether predictions average the image and its mirror image
+    flip_shift: int = 0  # px by which the mirror image's mask moves right
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -52,7 +55,7 @@ def versions() -> dict[str, str]:
 
 def seal(card: Card, folder: Path) -> None:
     """Write the card with the sha256 of the files that it vouches for."""
-    card.sha256 = {name: sha256(folder / name) for name in (MODEL, PICKLE, HISTORY, METRICS) if (folder / name).is_file()}
+    card.sha256 = {name: sha256(folder / name) for name in (MODEL, ONNX, PICKLE, HISTORY, METRICS) if (folder / name).is_file()}
     with atomic_file(folder / CARD) as temporary:
         temporary.write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
 
@@ -74,7 +77,8 @@ def _strings(value: Any) -> bool:
 
 
 def _is_network(value: Any) -> bool:
-    return (isinstance(value, dict) and set(value) == {"kind", "arch", "n_out", "decoder", "stride", "options"}
+    return (isinstance(value, dict) and set(value) - {"members"} == {"kind", "arch", "n_out", "decoder", "stride", "options"}
+            and type(value.get("members", 1)) is int and 1 <= value.get("members", 1) <= 100
             and isinstance(value["arch"], str) and isinstance(value["options"], dict) and type(value["n_out"]) is int
             and 1 <= value["n_out"] <= 255 and type(value["stride"]) is int and 1 <= value["stride"] <= 1024)
 
@@ -88,6 +92,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "train_images": lambda v: type(v) is int, "valid_files": _strings, "weights_origin": lambda v: isinstance(v, str),
     "seed": lambda v: type(v) is int, "training": lambda v: isinstance(v, dict), "fastseg": lambda v: isinstance(v, str),
     "versions": lambda v: isinstance(v, dict), "created": lambda v: isinstance(v, str), "metrics": lambda v: isinstance(v, dict),
+    "tta": lambda v: type(v) is bool, "flip_shift": lambda v: type(v) is int and abs(v) < 32,
     "sha256": lambda v: isinstance(v, dict) and _strings(list(v.values())),
 }
 

@@ -47,27 +47,34 @@ TrainedData = Annotated[Optional[Path], typer.Option("--data", help="Folder with
                                                      "the export was trained on, data/TASK unless fit was told otherwise].")]
 Export = Annotated[Optional[Path], typer.Option("--export", help="Export folder [default: exports/TASK].")]
 Arch = Annotated[Optional[str], typer.Option("--arch", help="Backbone: any timm name [default: the task's recipe].")]
-Decoder = Annotated[Optional[str], typer.Option("--decoder", help="unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, "
+Decoder = Annotated[Optional[str], typer.Option("--decoder", help="light, unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, "
                                                 "deeplabv3plus, pan, upernet, segformer or fastai [default: the task's recipe].")]
 Weights = Annotated[str, typer.Option("--weights", help="auto (ImageNet, or random with a warning if out of reach), imagenet, "
                                       "none, or a .safetensors or .pth file.")]
 Size = Annotated[Optional[str], typer.Option("--size", metavar="N|HxW", help="Size in px at which the model sees images "
                                              "[default: the task's recipe].")]
 BatchSize = Annotated[Optional[int], typer.Option("--bs", min=1, help="Images in a batch [default: the task's recipe].")]
-LossName = Annotated[Optional[str], typer.Option("--loss", help="ce, dice, focal, lovasz, tversky, or a sum such as ce+dice "
+LossName = Annotated[Optional[str], typer.Option("--loss", help="ce, wce (class weights from the data), dice, focal, lovasz, tversky, or a sum such as ce+dice "
                                                  "[default: the task's recipe].")]
 Opt = Annotated[Optional[str], typer.Option("--opt", help="adam, adamw, sgd, ranger, radam, lamb or rmsprop "
                                             "[default: the task's recipe].")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of split, weights and augmentation.")]
 Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda, cuda:1, mps [default: the best there is].")]
+Precision = Annotated[Optional[str], typer.Option("--precision", help="float32 or bfloat16 [default: the quicker one here].")]
+Tta = Annotated[Optional[bool], typer.Option("--tta/--no-tta", help="Average each image with its mirror image [default: the task's recipe].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 
 
 @app.callback(invoke_without_command=True)
-def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+          threads: Annotated[Optional[int], typer.Option("--threads", min=1, max=1024, help="Processor threads to compute with "
+                                                         "[default: all cores].")] = None) -> None:
     if version:
         typer.echo(f"fastseg {__version__}")
         raise typer.Exit()
+    if threads:
+        import torch
+        torch.set_num_threads(threads)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     package = logging.getLogger("fastseg")
     if not package.handlers:
@@ -126,7 +133,7 @@ def lr(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder = 
        as_json: Json = False) -> None:
     """Find a learning rate with fastai's range test: prints the suggestion, saves the plot."""
     size = _size(size)
-    from .training import find_lr
+    from .fitting import find_lr
     suggestion, plot = find_lr(task, data, out=out, arch=arch, decoder=decoder, weights=weights, size=size, bs=bs,
                                loss=loss, opt=opt, seed=seed, device=device)
     if as_json:
@@ -142,14 +149,33 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
                                                   "[default: the task's recipe].")] = None,
         freeze_epochs: Annotated[Optional[int], typer.Option("--freeze-epochs", min=0, help="Epochs of the head alone before them, "
                                                              "with pretrained weights [default: the task's recipe].")] = None,
+        time_budget: Annotated[Optional[str], typer.Option("--time-budget", metavar="TIME", help="Time for all of it, such as 90s, 10m or 1h, "
+                                                           "in place of --epochs: a measured step plans epochs and size.")] = None,
+        folds: Annotated[int, typer.Option("--folds", min=0, max=100, help="Train this many learners, each on another part held "
+                                           "out, and export their ensemble.")] = 0,
+        ema: Annotated[Optional[float], typer.Option("--ema", help="Average the weights over training steps: the share that a step "
+                                                     "keeps, such as 0.99 [default: the task's recipe].")] = None,
+        windows: Annotated[Optional[float], typer.Option("--windows", help="Share of the epochs that see windows of half the image's height "
+                                                         "and width: quicker, for small objects [default: the task's recipe].")] = None,
+        mixup: Annotated[Optional[float], typer.Option("--mixup", help="Mix pairs of images by a share drawn with this alpha, such as 0.2 "
+                                                       "[default: the task's recipe].")] = None,
+        patience: Annotated[Optional[int], typer.Option("--patience", min=0, help="End after so many epochs without a better score, "
+                                                        "with the best weights [default: never].")] = None,
         size: Size = None, bs: BatchSize = None, loss: LossName = None, opt: Opt = None, seed: Seed = 42, device: Device = None,
+        precision: Precision = None,
+        cache: Annotated[Optional[int], typer.Option("--cache", min=0, metavar="MB", help="Memory for decoded images "
+                                                     "[default: a quarter of the machine's].")] = None,
         out: Annotated[Optional[Path], typer.Option("--out", help="Export folder to write [default: exports/TASK].")] = None,
         as_json: Json = False) -> None:
     """Train on a task's data by one-cycle and write the export: model, card, history, metrics, pictures."""
     size = _size(size)
-    from .training import fit as call
+    budget = _seconds(time_budget)
+    if budget is not None and epochs is not None:
+        raise typer.BadParameter("give either --epochs or --time-budget")
+    from .fitting import fit as call
     result = call(task, data, arch=arch, decoder=decoder, weights=weights, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs,
-                  size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, out=out)
+                  time_budget=budget, folds=folds, ema=ema, windows=windows, mixup=mixup, patience=patience, size=size, bs=bs, loss=loss,
+                  opt=opt, seed=seed, device=device, precision=precision, cache=None if cache is None else cache * 2**20, out=out)
     if as_json:
         return _json(result)
     _metrics(result["metrics"])
@@ -159,10 +185,10 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
 @app.command(epilog="Example: fastseg evaluate eye --split valid")
 def evaluate(task: TaskName, data: TrainedData = None,
              split: Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")] = "valid",
-             export: Export = None, device: Device = None, as_json: Json = False) -> None:
+             export: Export = None, device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
     """Measure an export on labelled images: scores of each class over the dataset, at original size."""
     from .evaluation import evaluate as call
-    result = call(task, data, split=split, export=export, device=device)
+    result = call(task, data, split=split, export=export, device=device, tta=tta)
     if as_json:
         return _json(result)
     _metrics(result)
@@ -175,10 +201,10 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
             out: Annotated[Optional[Path], typer.Option("--out", help="Folder for the masks, or file for one mask or the table "
                                                         "[default: FOLDER_inf_masks, or FOLDER_inf_subjects.tsv].")] = None,
             overlay: Annotated[bool, typer.Option("--overlay", help="Write overlays too, in the subfolder overlays.")] = False,
-            export: Export = None, device: Device = None, as_json: Json = False) -> None:
+            export: Export = None, device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
     """Write a mask for each image, at its own size and under its own name, in the task's own format."""
     from .prediction import predict as call
-    written = call(task, paths, out, overlay=overlay, export=export, device=device)
+    written = call(task, paths, out, overlay=overlay, export=export, device=device, tta=tta)
     if as_json:
         return _json({"written": [str(path) for path in written]})
     masks = [path for path in written if path.parent.name != "overlays"]
@@ -235,6 +261,16 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not match:
         raise typer.BadParameter(f"'{text}' is neither a side such as 256 nor a height x width such as 240x320", param_hint="--size")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _seconds(text: str | None) -> float | None:
+    """Parse "90s", "10m", "1.5h" or plain seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text.strip())
+    if not match or not float(match[1]):
+        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 class _Lines(logging.Handler):

@@ -1,17 +1,21 @@
-"""From a task and a folder to fastai DataBlocks and DataLoaders."""
+"""From a task and a folder to fastai DataBlocks and DataLoaders, with decoded images kept in memory."""
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
-from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
 from fastai.vision.data import ImageBlock, MaskBlock
 
 from .augment import Augment
-from .backbones import device_of
 from .errors import DataError
+from .machine import cache_bytes, device_of
+from .masks import resized, resized_codes
 from .tasks import Item, Task
 
 MIN_SIZE, MAX_SIZE = 32, 8192  # px; below, nothing is left at a backbone's deepest level; above, no memory holds a batch
@@ -25,31 +29,85 @@ def check_size(size: tuple[int, int]) -> None:
         raise DataError(f"size {size[0]}x{size[1]} is too large; both sides can have at most {MAX_SIZE} px")
 
 
-def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool = True) -> DataBlock:
-    """Return a task's `DataBlock`: items from a folder, labels by the task, grouped split, resizing, augmentation.
+class Pixels:
+    """Images and labels at the training size, uint8, decoded once: what fits into `budget` bytes stays in memory.
+
+    Pickles without what it keeps, so that exports hold no image. Threads may share it.
+    """
+
+    def __init__(self, task: Task, size: tuple[int, int], budget: int | None = None):
+        self.task, self.size, self.budget = task, tuple(size), cache_bytes() if budget is None else budget
+        self._forget()
+
+    def _forget(self) -> None:
+        self.kept: dict[tuple[str, Path], np.ndarray] = {}
+        self.used, self._lock = 0, threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {"task": self.task, "size": self.size, "budget": self.budget}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def image(self, item: Item | Path | str) -> np.ndarray:
+        """Return an item's or file's pixels at the training size, uint8 (h, w, 3)."""
+        return self._get("image", item, lambda: self.task.image(item))
+
+    def label(self, item: Item) -> np.ndarray | str:
+        """Return an item's codes at the training size, uint8 (h, w), or its class by name."""
+        if self.task.kind == "classify":
+            return self.task.class_name(item)
+        return self._get("label", item, lambda: self.task.label(item))
+
+    def keep(self, item: Item, image: np.ndarray, label: np.ndarray | int) -> None:
+        """Keep what was decoded for another purpose, at the training size, while it fits."""
+        self._get("image", item, lambda: image)
+        if self.task.kind == "segment":
+            self._get("label", item, lambda: label)
+
+    def _get(self, part: str, item: Item | Path | str, read) -> np.ndarray:
+        key = part, getattr(item, "image", item)
+        found = self.kept.get(key) if isinstance(key[1], Path) else None
+        if found is not None:
+            return found
+        how = self.task.recipe.resize
+        small = resized(read(), self.size, how) if part == "image" else resized_codes(read(), self.size, how)
+        with self._lock:
+            if isinstance(item, Item) and key not in self.kept and self.used + small.nbytes <= self.budget:
+                self.kept[key] = small
+                self.used += small.nbytes
+        return small
+
+
+def splitter(task: Task, seed: int, fold: tuple[int, int] | None = None) -> Callable:
+    """Return what divides items into training and validation: the task's split, or part `fold[0]` of `fold[1]`."""
+    return partial(task.split, seed=seed) if fold is None else partial(task.fold, number=fold[0], folds=fold[1], seed=seed)
+
+
+def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool = True, pixels: Pixels | None = None,
+              fold: tuple[int, int] | None = None) -> DataBlock:
+    """Return a task's `DataBlock`: items from a folder, pixels at `size`, labels by the task, grouped split, augmentation.
 
     `size` is (height, width) in px. Raises `DataError` for sizes below 32 px.
     """
     check_size(size)
-    recipe = task.recipe
+    recipe, pixels = task.recipe, pixels or Pixels(task, size)
     labels = (MaskBlock(codes=list(task.classes)) if task.kind == "segment"
               else CategoryBlock(vocab=list(task.classes), sort=False))
-    resize = (Resize(size, method=ResizeMethod.Squish) if recipe.resize == "squish"
-              else CropPad(size, pad_mode=PadMode.Zeros))
-    changes = [Augment(recipe.flip, recipe.rotate, recipe.zoom, recipe.light)] if augment else []
-    return DataBlock(blocks=(ImageBlock, labels), get_items=partial(labelled, task), get_x=Read(task, "image"),
-                     get_y=Read(task, "label" if task.kind == "segment" else "class_name"),
-                     splitter=partial(task.split, seed=seed), item_tfms=resize, batch_tfms=changes)
+    changes = [Augment.of(recipe)] if augment else []
+    return DataBlock(blocks=(ImageBlock, labels), get_items=partial(labelled, task), get_x=Read(pixels, "image"),
+                     get_y=Read(pixels, "label"), splitter=splitter(task, seed, fold), batch_tfms=changes)
 
 
 class Read:
-    """Call one of a task's methods on an item: picklable, and without the `self` that fastai's transforms stumble over."""
+    """Call one of the methods of `Pixels` on an item: without the `self` that fastai's transforms stumble over."""
 
-    def __init__(self, task: Task, method: str):
-        self.task, self.method = task, method
+    def __init__(self, pixels: Pixels, method: str):
+        self.pixels, self.method = pixels, method
 
     def __call__(self, item):
-        return getattr(self.task, self.method)(item)
+        return getattr(self.pixels, self.method)(item)
 
 
 def labelled(task: Task, data: Path | str) -> list[Item]:
@@ -57,15 +115,17 @@ def labelled(task: Task, data: Path | str) -> list[Item]:
     return [item for item in task.items(data) if item.split != "test"]
 
 
-def dataloaders(task: Task, data: Path | str, size: tuple[int, int], bs: int, seed: int = 42,
-                device: str | None = None) -> DataLoaders:
+def dataloaders(task: Task, data: Path | str, pixels: Pixels, bs: int, seed: int = 42, device: str | None = None,
+                fold: tuple[int, int] | None = None) -> DataLoaders:
     """Return the task's `DataLoaders` on `device`; the last incomplete training batch is kept unless it holds one image.
 
-    Decoding runs in this process on CPUs, where the model needs the cores, and in workers beside a GPU.
+    Worker processes decode only where the images do not fit into memory and a GPU leaves the cores free for them.
     """
     where = device_of(device)
-    block = datablock(task, size, seed)
-    train, _ = task.split(labelled(task, data), seed)
+    block = datablock(task, pixels.size, seed, pixels=pixels, fold=fold)
+    items = labelled(task, data)
+    train, _ = splitter(task, seed, fold)(items)
     bs = min(bs, len(train))
-    return block.dataloaders(data, bs=bs, val_bs=bs, device=where, drop_last=len(train) % bs == 1,
-                             num_workers=0 if where.type == "cpu" else None)
+    cached = all(("image", item.image) in pixels.kept for item in items)
+    workers = 0 if where.type == "cpu" or cached else min(8, os.cpu_count() or 1)
+    return block.dataloaders(data, bs=bs, val_bs=bs, device=where, drop_last=len(train) % bs == 1, num_workers=workers)

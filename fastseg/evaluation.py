@@ -20,7 +20,7 @@ Visit = Callable[[Item, Prediction, "np.ndarray | int"], None]
 
 
 def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid",
-             export: Path | str | None = None, device: str | None = None, bs: int = 8) -> dict:
+             export: Path | str | None = None, device: str | None = None, bs: int = 8, tta: bool | None = None) -> dict:
     """Return the metrics of an export on one split of a labelled dataset, as `metrics.segmentation` or `.classification`.
 
     `data` defaults to the folder that the export was trained on (data/TASK unless it was told otherwise); "valid" is
@@ -28,7 +28,7 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     """
     task = get(task)
     folder = find(task, export)
-    predictor = load(folder, device)
+    predictor = load(folder, device, tta=tta)
     items, root = items_of(predictor.card, task, data, split)
     result = measure(predictor, items, bs)
     return {"task": task.name, "export": str(folder), "data": str(root), "split": split, "images": len(items),
@@ -54,8 +54,10 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
         remedy = f"this {task.name} data has no labelled test folder; choose another --split"
     elif split == "valid":
         chosen = [item for item, name in zip(items, names) if name in held_out]
-        remedy = ("none of the images that this export's training held out is here; use the data it was trained on, "
-                  "or --split all")
+        folds = card.training.get("folds")
+        remedy = (f"this export joins {folds} learners, and every image trained some of them; its metrics.json holds the scores "
+                  "of each image by the learner that never saw it; judge it on other data with --split all" if folds else
+                  "none of the images that this export's training held out is here; use the data it was trained on, or --split all")
     else:
         chosen = [item for item, name in zip(items, names) if name not in held_out and item.split != "test"]
         remedy = "no training images are here"
@@ -64,25 +66,45 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     return chosen, root
 
 
-def measure(predictor: Predictor, items: Sequence[Item], bs: int = 8, visit: Visit | None = None) -> dict:
-    """Return the metrics of `predictor` on labelled `items`; `visit(item, prediction, truth)` sees each image in passing."""
+class Tally:
+    """What predictions and truths add up to: pixel counts for segmentation, each image's probabilities for classification."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.counts = np.zeros((len(task.classes), len(task.classes)), dtype=np.int64)
+        self.truths: list[int] = []
+        self.probabilities: list[np.ndarray] = []
+
+    def add(self, item: Item, prediction: Prediction, truth: np.ndarray | int) -> None:
+        """Count one image. Raises `DataError` if its mask is not of its size."""
+        if self.task.kind == "classify":
+            self.truths.append(int(truth))
+            self.probabilities.append(prediction.probabilities)
+            return
+        if truth.shape != prediction.codes.shape:
+            raise DataError(f"{item.label}: the mask is not of its image's size; export it at "
+                            f"{prediction.codes.shape[1]}x{prediction.codes.shape[0]}")
+        self.counts += metrics.confusion(truth, prediction.codes, len(self.task.classes))
+
+    def metrics(self) -> dict:
+        """Return the metrics of all that was added."""
+        if self.task.kind == "segment":
+            return metrics.segmentation(self.counts, self.task.classes, self.task.background)
+        return metrics.classification(np.array(self.truths), np.array(self.probabilities), self.task.classes)
+
+
+def measure(predictor: Predictor, items: Sequence[Item], bs: int = 8, visit: Visit | None = None, tally: Tally | None = None) -> dict:
+    """Return the metrics of `predictor` on labelled `items`; `visit(item, prediction, truth)` sees each image in passing.
+
+    A given `tally` goes on counting: the metrics are of all that it holds.
+    """
     task = predictor.task
-    counts = np.zeros((len(task.classes), len(task.classes)), dtype=np.int64)
-    truths, probabilities = [], []
+    tally = tally or Tally(task)
     for item, prediction in track(predictor.stream(items, bs), "evaluating", len(items)):
         if isinstance(prediction, DataError):
             raise prediction
         truth = task.label(item)
-        if task.kind == "segment":
-            if truth.shape != prediction.codes.shape:
-                raise DataError(f"{item.label}: the mask is not of its image's size; export it at "
-                                f"{prediction.codes.shape[1]}x{prediction.codes.shape[0]}")
-            counts += metrics.confusion(truth, prediction.codes, len(task.classes))
-        else:
-            truths.append(truth)
-            probabilities.append(prediction.probabilities)
+        tally.add(item, prediction, truth)
         if visit:
             visit(item, prediction, truth)
-    if task.kind == "segment":
-        return metrics.segmentation(counts, task.classes, task.background)
-    return metrics.classification(np.array(truths), np.array(probabilities), task.classes)
+    return tally.metrics()

@@ -1,6 +1,7 @@
 """Learners: `unet_learner` and `vision_learner` for any timm backbone, and one `learner` for every task."""
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision import learner as fastai_vision
 
-from . import backbones, metrics
+from . import backbones, machine, metrics
 from .audit import check
-from .data import check_size, dataloaders
+from .data import Pixels, check_size, dataloaders, splitter
 from .errors import ModelError, choose
-from .losses import Loss
+from .losses import Loss, class_weights
 from .tasks import Task, get, names
+
+log = logging.getLogger(__name__)
 
 OPTIMIZERS = {"adam": partial(optimizers.Adam, decouple_wd=False), "adamw": optimizers.Adam, "sgd": optimizers.SGD,
               "ranger": optimizers.ranger, "radam": optimizers.RAdam, "lamb": optimizers.Lamb, "rmsprop": optimizers.RMSProp}
@@ -127,11 +130,13 @@ class Origin:
 
 def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
             weights: str | Path = "auto", size: int | tuple[int, int] | None = None, bs: int | None = None,
-            loss: str | None = None, opt: str | None = None, seed: int = 42, device: str | None = None) -> Learner:
+            loss: str | None = None, opt: str | None = None, seed: int = 42, device: str | None = None,
+            precision: str | None = None, cache: int | None = None, fold: tuple[int, int] | None = None) -> Learner:
     """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
 
-    What is not given comes from the task's recipe. `size` is px, one side or (height, width). The data are checked
-    first. Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
+    What is not given comes from the task's recipe, or from what the machine has. `size` is px, one side or (height,
+    width); `precision` is "float32" or "bfloat16"; `cache` is how many bytes decoded images may take in memory.
+    `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first. Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
     task = get(task)
     recipe, data = task.recipe, Path(data or f"data/{task.name}")
@@ -141,21 +146,26 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
                                 (("arch", arch), ("opt", opt), ("loss", loss), ("decoder", decoder)))
     size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
     opt_func = OPTIMIZERS[choose("optimizer", opt, OPTIMIZERS)]
-    loss_func = Loss(loss)
+    Loss(loss)
     choose("decoder", decoder, backbones.DECODERS)
     backbones.check_arch(arch)
-    backbones.device_of(device)
+    machine.autocast_dtype(machine.device_of(device), precision)
     check_size(size)
-    check(task, data, seed)
+    pixels = Pixels(task, size, cache)
+    facts = check(task, data, splitter(task, seed, fold), pixels.keep)
     set_seed(seed)
-    dls = dataloaders(task, data, size, bs or recipe.bs, seed, device)
+    dls = dataloaders(task, data, pixels, bs or recipe.bs, seed, device, fold)
+    loss_func = Loss(loss, class_weights(facts.learnt))
     common = dict(weights=str(weights), loss_func=loss_func, opt_func=opt_func, lr=recipe.lr, path=Path("."))
     if task.kind == "segment":
         scores = [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
-        learn = unet_learner(dls, arch, decoder=decoder, metrics=scores, **common)
+        options = recipe.decoder_options if decoder == recipe.decoder else {}
+        learn = unet_learner(dls, arch, decoder=decoder, metrics=scores, **common, **options)
     else:
         learn = vision_learner(dls, arch, metrics=[accuracy], **common)
     learn.loss_func = learn.loss_func.to(dls.device)
+    learn.model.precision = precision
+    log.info(machine.plan(dls.device, precision, dls.bs, pixels.budget))
     learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n))
     return learn
 

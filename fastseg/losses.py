@@ -1,8 +1,12 @@
-"""Losses by name, and sums of them: "ce+dice". All leave out unlabelled pixels (255)."""
+"""Losses by name, and sums of them: "ce+dice". All leave out unlabelled pixels (255).
+
+"wce" is cross-entropy with class weights from the data.
+"""
 from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import segmentation_models_pytorch.losses as smp_losses
 import torch
 import torch.nn.functional as F
@@ -19,20 +23,20 @@ _REGIONAL = {
     "lovasz": partial(smp_losses.LovaszLoss, "multiclass", ignore_index=IGNORE),
     "tversky": partial(smp_losses.TverskyLoss, "multiclass", ignore_index=IGNORE, alpha=0.3, beta=0.7),
 }
-NAMES = ("ce", *_REGIONAL)
+NAMES = ("ce", "wce", *_REGIONAL)
 
 
 class Loss(nn.Module):
     """The sum of the named losses: logits (B, C, ...) and class indices (B, ...) to a scalar, or (B,) if not reduced.
 
-    Raises `ModelError` for unknown names.
+    `weight` is float (C,), each class's weight in "wce"; the other losses do not use it. Raises `ModelError` for unknown names.
     """
 
     def __init__(self, name: str = "ce", weight: torch.Tensor | None = None):
         super().__init__()
         self.name, self.reduction = name, "mean"
         self.parts = [choose(f"loss in '{name}':" if "+" in name else "loss", part, NAMES) for part in name.split("+")]
-        self.regional = nn.ModuleList([_REGIONAL[part]() for part in self.parts if part != "ce"])
+        self.regional = nn.ModuleList([_REGIONAL[part]() for part in self.parts if part in _REGIONAL])
         self.register_buffer("weight", weight)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -46,6 +50,8 @@ class Loss(nn.Module):
             return logits.sum() * 0
         losses = [part(logits, target) for part in self.regional]
         if "ce" in self.parts:
+            losses.append(F.cross_entropy(logits, target, ignore_index=IGNORE))
+        if "wce" in self.parts:
             losses.append(F.cross_entropy(logits, target, self.weight, ignore_index=IGNORE))
         return torch.stack(losses).sum()
 
@@ -56,3 +62,13 @@ class Loss(nn.Module):
     def decodes(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores to class indices; fastai calls this in `predict` and `show_results`."""
         return scores.argmax(dim=1)
+
+
+def class_weights(counts: np.ndarray) -> torch.Tensor:
+    """Return each class's weight, float32 (C,), from its count of pixels or images: median count / count.
+
+    Median frequency balancing (arXiv:1411.4734). A class that never occurs weighs 1: it has nothing to weigh.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    median = np.median(counts[counts > 0]) if (counts > 0).any() else 1.0
+    return torch.tensor(np.where(counts > 0, median / np.maximum(counts, 1), 1.0), dtype=torch.float32)

@@ -25,7 +25,19 @@ def read_image(path: Path | str) -> np.ndarray:
 
     Raises `DataError` naming the file if it cannot be decoded whole.
     """
-    image = _open(path)
+    return _rgb(_open(path)[0])
+
+
+def read_near(path: Path | str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read an image as `read_image` does, but no larger than it need be for `size`, (height, width); return its own size too.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least `size`: two to five times quicker.
+    """
+    image, own = _open(path, size)
+    return _rgb(image), own
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         top = 65535 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
@@ -39,7 +51,7 @@ def read_codes(path: Path | str) -> np.ndarray:
     Accepts grey, palette, 1-bit and 16-bit masks, and RGB(A) ones whose channels are equal.
     Raises `DataError` for masks in real colours.
     """
-    values = np.asarray(_open(path))
+    values = np.asarray(_open(path)[0])
     if values.ndim == 3:
         colours = values[..., : 3 if values.shape[2] >= 3 else 1]
         if (colours != colours[..., :1]).any():
@@ -49,16 +61,25 @@ def read_codes(path: Path | str) -> np.ndarray:
     return values.clip(0, 255).astype(np.uint8)
 
 
-def _open(path: Path | str) -> Image.Image:
+def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the upright image and its own (height, width)."""
     try:
         with Image.open(path) as image:
+            own = _upright_size(image)
+            if near is not None:
+                image.draft(None, near[::-1] if own == image.size[::-1] else near)
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image), own
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; check the path") from None
     except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
         reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return image.size if turned else image.size[::-1]
 
 
 def _one_line(error: Exception) -> str:
@@ -70,24 +91,29 @@ def image_size(path: Path | str) -> tuple[int, int]:
     """Return (height, width) of the upright image, reading no more than its header."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return image.size if turned else image.size[::-1]
+            return _upright_size(image)
     except Exception as error:  # as above
         raise DataError(f"{path}: cannot be read as an image ({_one_line(error)}); replace or remove it") from None
 
 
 def resized(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
-    """Bring uint8 (H, W, 3) to `size`, (height, width): "squish" resamples, "crop" cuts or pads with 0 about the centre.
+    """Bring uint8 (H, W, 3) to `size`, (height, width): "squish" resamples, "crop" cuts or pads with 0 about the centre."""
+    return _brought_to(image, size, how, Image.BILINEAR, 0)
 
-    The same pixels as fastai's `Resize(method="squish")` and `CropPad`, so that prediction sees what training saw.
-    """
-    if image.shape[:2] == tuple(size):
-        return image
+
+def resized_codes(codes: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
+    """Bring codes, uint8 (H, W), to `size` as `resized` does images; what is padded is unlabelled."""
+    return _brought_to(codes, size, how, Image.NEAREST, IGNORE)
+
+
+def _brought_to(pixels: np.ndarray, size: tuple[int, int], how: str, filter: int, fill: int) -> np.ndarray:
+    if pixels.shape[:2] == tuple(size):
+        return pixels
     if how == "squish":
-        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.BILINEAR))
-    out = np.zeros((*size, 3), dtype=np.uint8)
-    (from_y, to_y), (from_x, to_x) = (_centred(have, want) for have, want in zip(image.shape, size))
-    out[to_y, to_x] = image[from_y, from_x]
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
+    out = np.full((*size, *pixels.shape[2:]), fill, dtype=np.uint8)
+    (from_y, to_y), (from_x, to_x) = (_centred(have, want) for have, want in zip(pixels.shape, size))
+    out[to_y, to_x] = pixels[from_y, from_x]
     return out
 
 

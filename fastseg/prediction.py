@@ -3,25 +3,31 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .backbones import Network, device_of
 from .bundle import find, load
 from .card import Card
 from .errors import DataError, FastsegError, TaskError
 from .files import IMAGE_SUFFIXES, image_files
-from .masks import resized, save_image
+from .machine import device_of
+from .masks import save_image
 from .progress import track
 from .tasks import Item, Task, get
+from .views import mirrored
+
+if TYPE_CHECKING:
+    from .backbones import Network
+    from .engine import Session
 
 log = logging.getLogger(__name__)
 
@@ -30,30 +36,65 @@ log = logging.getLogger(__name__)
 class Prediction:
     """One image's result. `codes` is uint8 (H, W) at the image's own size, or None for classification."""
 
-    image: np.ndarray  # uint8 (H, W, 3)
-    scores: torch.Tensor  # float32 logits (C, H, W) at the image's own size, or (C,) for classification
-    codes: np.ndarray | None
-    label: str | None  # the class's name, for classification
+    task: Task
+    source: Item | Path | str | np.ndarray  # what was predicted
+    logits: torch.Tensor  # float32 (C, h, w) at the model's size, or (C,) for classification
+    size: tuple[int, int]  # the image's own (height, width)
 
     @cached_property
+    def image(self) -> np.ndarray:
+        """The image itself, uint8 (H, W, 3): read again when asked for, since masks need no more than a small copy of it."""
+        return self.task.image(self.source)
+
+    @cached_property
+    def codes(self) -> np.ndarray | None:
+        """Each pixel's class, uint8 (H, W) at the image's own size; None for classification."""
+        return None if self.task.kind == "classify" else _classes(self._enlarged())
+
+    @property
     def probabilities(self) -> np.ndarray:
         """The softmax of the scores, float32 (C, H, W) or (C,): computed when asked for, since masks do not need it."""
-        return self.scores.softmax(0).cpu().numpy()
+        return (self.logits if self.task.kind == "classify" else self._enlarged()).softmax(0).cpu().numpy()
 
     @property
     def index(self) -> int:
         """The predicted class's index, for classification."""
-        return int(self.probabilities.argmax())
+        return int(self.logits.argmax())
+
+    @property
+    def label(self) -> str | None:
+        """The predicted class's name, for classification."""
+        return self.task.classes[self.index] if self.task.kind == "classify" else None
+
+    def _enlarged(self) -> torch.Tensor:
+        # Logits are resized before the argmax: masks at the image's own size get smooth, not stepped, borders.
+        with torch.inference_mode():
+            return F.interpolate(self.logits[None], self.size, mode="bilinear", align_corners=False)[0]
+
+
+def _classes(scores: torch.Tensor) -> np.ndarray:
+    # max over a leading dimension is some twenty times quicker than argmax over it
+    return scores.max(0).indices.to(torch.uint8).cpu().numpy()
 
 
 class Predictor:
-    """A loaded export. `predict` takes one image, `stream` many; both give results at the images' own sizes."""
+    """A loaded export. `predict` takes one image, `stream` many; both give results at the images' own sizes.
 
-    def __init__(self, network: Network, card: Card, device: str | None = None):
+    With `tta`, or where the card asks for it, the probabilities of the image and of its mirror image are averaged.
+    """
+
+    def __init__(self, card: Card, network: Callable[[], Network], device: str | None = None, tta: bool | None = None,
+                 session: Session | None = None):
         self.device = device_of(device)
-        self.network, self.card, self.task = network.to(self.device).eval(), card, get(card.task)
-        self._mean = torch.tensor(card.mean, device=self.device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(card.std, device=self.device).view(1, 3, 1, 1) * 255
+        self.card, self.task, self.session, self._build = card, get(card.task), session, network
+        self.tta = card.tta if tta is None else tta
+        if session is None:
+            self.network  # noqa: B018 - a damaged export is to be found now, not at the first image
+
+    @cached_property
+    def network(self) -> Network:
+        """The network in torch, built when first asked for: predictions may not need it."""
+        return self._build().to(self.device).eval()
 
     def predict(self, image: Path | str | np.ndarray) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3)."""
@@ -73,56 +114,56 @@ class Predictor:
             waiting: list[tuple[object, Future]] = [(i, pool.submit(self._read, i)) for i in islice(images, 2 * bs)]
             while waiting:
                 batch, waiting = waiting[:bs], waiting[bs:]
-                batch = [(name, future.result()) for name, future in batch]
+                batch = [(source, future.result()) for source, future in batch]
                 waiting += [(i, pool.submit(self._read, i)) for i in islice(images, bs)]
-                results = iter(self._predict_batch([read for _, read in batch if not isinstance(read, DataError)]))
-                for name, read in batch:
-                    yield name, read if isinstance(read, DataError) else next(results)
+                small = [read[0] for _, read in batch if not isinstance(read, DataError)]
+                logits = iter(self.logits(np.stack(small)) if small else ())
+                for source, read in batch:
+                    yield source, read if isinstance(read, DataError) else Prediction(self.task, source, next(logits), read[1])
 
-    def _read(self, image) -> tuple[np.ndarray, np.ndarray] | DataError:
+    def _read(self, image) -> tuple[np.ndarray, tuple[int, int]] | DataError:
         try:
-            pixels = self.task.image(image)
+            return self.task.image_near(image, tuple(self.card.size))
         except DataError as error:
             return error
-        return pixels, resized(pixels, tuple(self.card.size), self.card.resize)
-
-    def _predict_batch(self, batch: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[Prediction]:
-        if not batch:
-            return
-        logits = self.logits(np.stack([small for _, small in batch]))
-        for (image, _), scores in zip(batch, logits):
-            yield self._finish(image, scores)
 
     @torch.inference_mode()
     def logits(self, batch: np.ndarray) -> torch.Tensor:
-        """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, 3) at the card's size."""
-        x = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float()
-        return self.network((x - self._mean) / self._std)
+        """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, 3) at the card's size.
 
-    @torch.inference_mode()
-    def _finish(self, image: np.ndarray, scores: torch.Tensor) -> Prediction:
-        if self.task.kind == "classify":
-            return Prediction(image, scores, None, self.task.classes[int(scores.argmax())])
-        # Logits are resized before the argmax: masks at the image's own size get smooth, not stepped, borders.
-        scores = F.interpolate(scores[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
-        return Prediction(image, scores, scores.argmax(0).to(torch.uint8).cpu().numpy(), None)
+        With `tta` they are the logarithms of the averaged probabilities.
+        """
+        logits = self._run(batch)
+        if not self.tta:
+            return logits
+        other = self._run(np.ascontiguousarray(batch[:, :, ::-1]))
+        if self.task.kind == "segment":
+            other = mirrored(other, self.card.flip_shift)
+        return ((logits.softmax(1) + other.softmax(1)) / 2).clamp_min(1e-12).log()
+
+    def _run(self, batch: np.ndarray) -> torch.Tensor:
+        if self.session is not None:
+            return torch.from_numpy(self.session(batch))
+        x = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float()
+        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (self.card.mean, self.card.std))
+        return self.network((x - mean) / std)
 
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
             overlay: bool = False, export: Path | str | None = None, device: str | None = None,
-            bs: int = 8) -> list[Path]:
+            bs: int = 8, tta: bool | None = None) -> list[Path]:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
     With `overlay`, overlays are written too, in its subfolder overlays. Classification tasks write one table, by
-    default FOLDER_inf_TABLE. Raises `FastsegError` kinds; images that cannot be read are reported after the others
-    are done.
+    default FOLDER_inf_TABLE. `tta` averages each image with its mirror image (default: what the export's card says).
+    Raises `FastsegError` kinds; images that cannot be read are reported after the others are done.
     """
     task = get(task)
     files = expand([paths] if isinstance(paths, (str, Path)) else paths)
     if overlay and task.kind != "segment":
         raise TaskError(f"{task.name} classifies whole images: there is no overlay")
-    predictor = load(find(task, export), device)
+    predictor = load(find(task, export), device, tta=tta)
     stream = track(predictor.stream(files, bs), "predicting", len(files))
     if task.kind == "classify":
         return [_write_table(task, files, stream, _table_path(task, files, out))]
@@ -171,18 +212,17 @@ def expand(paths: Sequence[Path | str]) -> list[Path]:
 
 def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay: bool) -> dict[Path, Path]:
     """Return each image's mask path; no two are equal, and none lies where inputs or true masks do."""
-    suffix = task.render(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8))[1]
     targets: dict[Path, Path] = {}
     owners: dict[Path, Path] = {}
     taken = _labelled_folders(task, files)
     single = out is not None and Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
     if single and len(files) > 1:
         raise DataError(f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out")
-    if single and Path(out).suffix.lower() != suffix:
-        raise DataError(f"{out}: {task.name} results are written as {suffix} files; name it {Path(out).stem}{suffix}")
+    if single and Path(out).suffix.lower() != task.suffix:
+        raise DataError(f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}")
     for file in files:
         folder = Path(out) if out else Path(f"{_folder_name(file)}_inf_masks")
-        target = folder if single else folder / f"{file.stem}{suffix}"
+        target = folder if single else folder / f"{file.stem}{task.suffix}"
         if target in owners:
             raise DataError(f"{file} and {owners[target]}: both would be written to {target}; predict them into "
                             "different folders (--out), or give a glob such as 'images/*.jpg'")
@@ -206,8 +246,8 @@ def _folder_name(file: Path) -> str:
 
 
 def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay: bool) -> list[Path]:
-    pixels, _ = task.render(prediction.image, prediction.codes)
-    written = [save_image(target, pixels)]
+    # Masks compress well at any level; the quickest one takes a fifth of the time.
+    written = [save_image(target, task.render(prediction), **({"compress_level": 1} if task.suffix == ".png" else {}))]
     if with_overlay:
         overlay_path = target.parent / "overlays" / f"{target.stem}.jpg"
         written.append(save_image(overlay_path, task.overlay(prediction.image, prediction.codes)))

@@ -1,75 +1,55 @@
-"""Training: `fit` from a data folder to an export, one-cycle, with progress, pictures and metrics."""
+"""Training a learner by fastai's one-cycle policy: the course it takes, and the range test for its rate."""
 from __future__ import annotations
 
-import json
 import logging
 import math
 import tempfile
 import time
 import warnings
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import Learner
 
-from . import plots
-from .bundle import load, replacing, write
-from .card import METRICS, seal
+from .callbacks import AverageWeights, Reporter, TimeBudget, Windows
 from .errors import ModelError
-from .evaluation import items_of, measure
-from .files import atomic_file
-from .learners import learner
-from .progress import bar, console
-from .tasks import Item, Task, get
+from .tasks import Task, get
 
 log = logging.getLogger(__name__)
 
 
-def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None = None, lr: float | str | None = None,
-        freeze_epochs: int | None = None, out: Path | str | None = None, **options) -> dict:
-    """Train a task's learner and write its export to `out` (default: exports/TASK); return what was measured.
+@dataclass(frozen=True)
+class Course:
+    """How a learner is trained. `Course.of(task, ...)` takes from the task's recipe what is not given."""
 
-    `options` are those of `fastseg.learner`: arch, decoder, weights, size, bs, loss, opt, seed, device. The returned
-    dict has "export", "seconds" (training alone), "weights", "history" (one dict an epoch) and "metrics" over the
-    validation part at original size. An earlier export in `out` stays until the new one is whole.
-    Raises `FastsegError` kinds.
-    """
-    task = get(task)
-    epochs = task.recipe.epochs if epochs is None else epochs
-    freeze_epochs = task.recipe.freeze_epochs if freeze_epochs is None else freeze_epochs
-    if epochs < 0 or freeze_epochs < 0 or epochs + freeze_epochs == 0:
-        raise ModelError(f"--epochs {epochs} with --freeze-epochs {freeze_epochs} trains nothing; give at least one epoch")
-    if lr != "auto":
-        _rate(lr, task.recipe.lr)
-    out = Path(out or f"exports/{task.name}")
-    with replacing(out, task) as folder:
-        learn = learner(task, data, **options)
-        start = time.monotonic()
-        train(learn, epochs, lr, freeze_epochs)
-        seconds = time.monotonic() - start
-        if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
-            raise ModelError(f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one")
-        learn.fitted["seconds"] = round(seconds, 1)
-        card = write(learn, folder)
-        predictor = load(folder, options.get("device"))
-        items, _ = items_of(card, task, card.data, "valid")
-        rows: list[list[plots.Panel]] = []
+    epochs: int
+    freeze_epochs: int = 0  # of the head alone, before the others, when the backbone is pretrained
+    lr: float | str | None = None  # a rate, "auto" for the range test's suggestion, None for the learner's own
+    ema: float = 0.0  # share of the average of weights that a step keeps; 0: no averaging
+    windows: float = 0.0  # share of the epochs that see windows of the images, half their height and width
+    mixup: float = 0.0  # alpha of the beta distribution that images are mixed by (arXiv:1710.09412); 0: not mixed
+    patience: int = 0  # epochs without a better score after which training ends with the best weights; 0: never
+    seconds: float | None = None  # that training may take; the cycle is shortened where epochs take longer than planned
 
-        def keep(item: Item, prediction, truth) -> None:
-            if len(rows) < 6:
-                rows.append(plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name))
-
-        card.metrics = measure(predictor, items, visit=keep)
-        with atomic_file(folder / METRICS) as temporary:
-            temporary.write_text(json.dumps(card.metrics, indent=1) + "\n", encoding="utf-8")
-        plots.curves(learn.history, folder / "loss_curve.png")
-        plots.grid(rows if task.kind == "segment" else [[row[0] for row in rows]], folder / "show_results.png", task,
-                   f"{task.name}: results on images held out from training")
-        seal(card, folder)
-    return {"task": task.name, "export": str(out), "seconds": round(seconds, 1), "weights": card.weights_origin,
-            "history": learn.history, "metrics": card.metrics}
+    @classmethod
+    def of(cls, task: Task, **given) -> Course:
+        """Return the recipe's course with what is given and not None put in its place. Raises `ModelError`."""
+        names = ("epochs", "freeze_epochs", "ema", "windows", "mixup")
+        course = cls(**{name: getattr(task.recipe, name) for name in names} | {k: v for k, v in given.items() if v is not None})
+        if course.epochs < 0 or course.freeze_epochs < 0 or course.epochs + course.freeze_epochs == 0:
+            raise ModelError(f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one")
+        for name, highest in (("ema", 0.9999), ("windows", 1.0), ("mixup", 10.0)):
+            if not 0 <= getattr(course, name) <= highest:
+                raise ModelError(f"--{name} {getattr(course, name)} is not from 0 to {highest}")
+        if course.lr != "auto":
+            _rate(course.lr, task.recipe.lr)
+        return course
 
 
 def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
@@ -95,68 +75,55 @@ def _model_dir(learn: Learner):
             learn.path = before
 
 
-class Reporter(Callback):
-    """Show a progress bar over all batches of all epochs, and one line an epoch, on standard error."""
+def train(learn: Learner, course: Course) -> Learner:
+    """Train by fastai's one-cycle policy: first the head alone for `freeze_epochs` if the backbone is pretrained.
 
-    order = 60
-
-    def before_fit(self):
-        self.shown = not hasattr(self.learn, "lr_finder")
-        if not self.shown:
-            return
-        self.frozen_head = self.opt.frozen_idx > 0
-        self.bar = bar()
-        self.bar.start()
-        self.task = self.bar.add_task("training", total=self.n_epoch * (len(self.dls.train) + len(self.dls.valid)))
-        self.logger, self.learn.logger = self.learn.logger, self._line
-
-    def after_batch(self):
-        if self.shown:
-            part = "head only, epoch" if self.frozen_head else "epoch"
-            self.bar.update(self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}")
-
-    def after_fit(self):
-        if self.shown:
-            self.bar.stop()
-            self.learn.logger = self.logger
-
-    after_cancel_fit = after_fit
-
-    def _line(self, values):
-        names = ["frozen epoch" if self.frozen_head and name == "epoch" else name for name in self.recorder.metric_names]
-        values = [f"{values[0] + 1}/{self.n_epoch}", *values[1:]]
-        parts = [f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
-                 for name, value in zip(names, values) if value is not None]
-        console.print("  ".join(parts), highlight=False, soft_wrap=True)
-
-
-def train(learn: Learner, epochs: int, lr: float | str | None = None, freeze_epochs: int = 0) -> Learner:
-    """Train with fastai's one-cycle policy: first the head alone for `freeze_epochs` if the backbone is pretrained.
-
-    `lr` is a rate, "auto" for the range test's suggestion, or None for the learner's own. After unfreezing, the
-    backbone learns with a tenth of the rate (its early half) to the full rate (decoder).
+    After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate (decoder).
     """
     pretrained = not learn.weights_origin.startswith("random")
-    if lr == "auto":
-        lr = range_test(learn)[0]
+    lr = range_test(learn)[0] if course.lr == "auto" else _rate(course.lr, learn.lr)
+    if course.lr == "auto":
         log.info("learning rate %.2e, from the range test", lr)
-    lr = _rate(lr, learn.lr)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
     history: list[list] = []
-    with learn.added_cbs(Reporter()), _quiet(), _explained():
-        if pretrained and freeze_epochs:
+    with learn.added_cbs([Reporter(), *([MixUp(course.mixup)] if course.mixup else [])]), _model_dir(learn), _quiet(), _explained():
+        start = time.monotonic()
+        if pretrained and course.freeze_epochs:
             learn.freeze()
-            learn.fit_one_cycle(freeze_epochs, lr)
+            with learn.added_cbs(_windows(learn, course, course.freeze_epochs)):
+                learn.fit_one_cycle(course.freeze_epochs, lr)
             history += learn.recorder.values
-        if epochs > 0:
+        if course.epochs > 0:
             learn.unfreeze()
-            learn.fit_one_cycle(epochs, slice(lr / 10, lr) if pretrained else lr)
+            left = course.seconds - (time.monotonic() - start) if course.seconds else None
+            with learn.added_cbs(_callbacks(learn, course, left)):
+                learn.fit_one_cycle(course.epochs, slice(lr / 10, lr) if pretrained else lr)
             history += learn.recorder.values
     if not history:
         raise ModelError("no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more")
     learn.history = [dict(zip(learn.recorder.metric_names[1:-1], map(float, row))) for row in history]
-    learn.fitted = {"epochs": epochs, "freeze_epochs": freeze_epochs if pretrained else 0, "lr": lr}
+    learn.fitted = {**asdict(course), "lr": lr, "freeze_epochs": course.freeze_epochs if pretrained else 0, "trained_epochs": len(history)}
     return learn
+
+
+def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Callback]:
+    chosen = _windows(learn, course, round(course.windows * course.epochs))
+    if course.ema:
+        chosen.append(AverageWeights(course.ema))
+    if course.patience:
+        score = learn.recorder.metrics[0].name if learn.metrics else "valid_loss"
+        watched = dict(monitor=score, comp=np.less if score == "valid_loss" else np.greater)
+        chosen += [SaveModelCallback(**watched, fname="best"), EarlyStoppingCallback(**watched, patience=course.patience)]
+    if seconds is not None:
+        chosen.append(TimeBudget(seconds))
+    return chosen
+
+
+def _windows(learn: Learner, course: Course, epochs: int) -> list[Callback]:
+    task = get(learn.origin.task) if hasattr(learn, "origin") else None
+    if not course.windows or not epochs or task is None or task.kind != "segment":
+        return []
+    return [Windows(0.5, epochs, task.background)]
 
 
 def _rate(lr: float | str | None, default: float) -> float:
@@ -187,14 +154,3 @@ def _quiet():
         warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm")
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield
-
-
-def find_lr(task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, **options) -> tuple[float, Path]:
-    """Return the learning rate that fastai's `lr_find` suggests for a task, and the plot's path (TASK_lr_find.png).
-
-    `options` are those of `fastseg.learner`.
-    """
-    task = get(task)
-    learn = learner(task, data, **options)
-    suggestion, rates, losses = range_test(learn)
-    return suggestion, plots.rate_finder(rates, losses, suggestion, out or f"{task.name}_lr_find.png")

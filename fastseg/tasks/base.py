@@ -34,18 +34,25 @@ class Recipe:
 
     size: tuple[int, int]  # (height, width) in px at which the model sees images
     arch: str = "mobilenetv2_100"
-    decoder: str = "unet"
+    decoder: str = "light"
+    decoder_options: Mapping[str, object] = field(default_factory=dict)  # arguments of the decoder's class
     epochs: int = 12
     freeze_epochs: int = 1  # head-only epochs before the rest, when the backbone is pretrained
     lr: float = 2e-3
     bs: int = 8
     loss: str = "ce+dice"
     opt: str = "adamw"
+    ema: float = 0.0  # share of the running average of weights that each step keeps; 0: no averaging
+    windows: float = 0.0  # share of the epochs, the first ones, that see windows of half the image's height and width
+    mixup: float = 0.0  # alpha of the beta distribution by which two images are mixed
     resize: str = "squish"  # "squish" resamples to `size`; "crop" crops or zero-pads, for labels that resampling would change
     flip: bool = True
+    flip_shift: int = 0  # px by which mirrored masks move right: -1 where annotation cut coordinates down to whole pixels
     rotate: float = 10.0  # degrees
     zoom: float = 0.2  # scale drawn from 1 - zoom to 1 + zoom
     light: float = 0.2  # brightness and contrast change by up to this share
+    cutout: float = 0.0  # side of a grey box laid over each training image, as a share of the image's
+    tta: bool = False  # whether prediction averages the image's and its mirror image's probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +85,16 @@ class Task:
         """Return an item's, file's or array's pixels: uint8 (H, W, 3)."""
         from ..masks import read_image
         return item if hasattr(item, "shape") else read_image(getattr(item, "image", item))
+
+    def image_near(self, item: Item | Path | str | np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return an image at `size`, (height, width), as the model sees it, uint8 (h, w, 3), and its own (height, width)."""
+        from ..masks import read_near, resized
+        if hasattr(item, "shape") or self.recipe.resize != "squish" or type(self).image is not Task.image:
+            pixels = self.image(item)
+            own = pixels.shape[:2]
+        else:
+            pixels, own = read_near(getattr(item, "image", item), size)
+        return resized(pixels, size, self.recipe.resize), own
 
     def folder(self, data: Path | str) -> Path:
         """Return `data` as a path if it is a folder that holds something, else raise `DataError` with the remedy."""
@@ -121,6 +138,24 @@ class Task:
             raise DataError(f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
                             "both parts need at least one")
         return train, sorted(valid)
+
+    def fold(self, items: Sequence[Item], number: int, folds: int, seed: int = 42) -> tuple[list[int], list[int]]:
+        """Return the indices of the training and the validation items of one of `folds` parts; groups stay on one side.
+
+        Every item but those of a test folder is validated in one fold. Raises `DataError` if there are too few groups.
+        """
+        usable = [i for i, item in enumerate(items) if item.split != "test"]
+        groups = sorted({items[i].group for i in usable})
+        if not 2 <= folds <= len(groups):
+            raise DataError(f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} folds; "
+                            f"give --folds from 2 to {len(groups)}")
+        random.Random(seed).shuffle(groups)
+        sizes, filled, part = Counter(items[i].group for i in usable), [0] * folds, {}
+        for group in sorted(groups, key=lambda g: -sizes[g]):  # large groups first, each into the emptiest fold
+            part[group] = filled.index(min(filled))
+            filled[part[group]] += sizes[group]
+        valid = [i for i in usable if part[items[i].group] == number]
+        return [i for i in usable if part[items[i].group] != number], valid
 
     def datablock(self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True) -> DataBlock:
         """Return a fastai `DataBlock` over a data folder: `task.datablock().dataloaders("data/eye", bs=8)`."""

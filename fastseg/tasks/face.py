@@ -75,7 +75,12 @@ task = SegmentationTask(
     masks="threshold",
     layouts=tuple(Layout(f"Dataset_Faces_{folder}", f"Dataset_Faces_Mask_{folder}", split)
                   for folder, split in (("training", "train"), ("validation", "valid"), ("test", "test"))),
-    recipe=Recipe(size=(218, 178), epochs=8, zoom=0.1, rotate=8.0),  # native size: eyes are 10 px wide
+    recipe=Recipe(
+        size=(218, 178),  # native size: eyes are 10 px wide
+        decoder_options={"stride": 1, "channels": (128, 64, 32, 16, 16)},
+        epochs=12, windows=0.75,
+        flip_shift=-1, zoom=0.0, rotate=0.0,
+        tta=True),
     draw=draw,
     sample_splits={"train": 0.7, "valid": 0.2, "test": 0.1},
     sample_name="{:d}",

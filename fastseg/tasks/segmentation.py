@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..masks import Colour
+    from ..prediction import Prediction
 
 # The methods that touch pixels import numpy themselves: listing tasks and files stays quick without it.
 
@@ -105,12 +106,17 @@ class SegmentationTask(Task):
             return masks.remap(codes, table, default=0)
         return masks.require_codes(codes, len(self.classes), path)
 
-    def render(self, image: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, str]:
-        """Return what predict writes for one image, and its suffix: uint8 codes (H, W), colours or overlay (H, W, 3)."""
+    @property
+    def suffix(self) -> str:
+        """The suffix of the files that predict writes."""
+        return ".jpg" if self.output == "overlay" else ".png"
+
+    def render(self, prediction: Prediction) -> np.ndarray:
+        """Return what predict writes for one image: uint8 codes (H, W), colours or overlay (H, W, 3)."""
         from ..masks import codes_to_colours
         if self.output == "overlay":
-            return self.overlay(image, codes), ".jpg"
-        return (codes_to_colours(codes, self.palette) if self.output == "colours" else codes), ".png"
+            return self.overlay(prediction.image, prediction.codes)
+        return codes_to_colours(prediction.codes, self.palette) if self.output == "colours" else prediction.codes
 
     def overlay(self, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return `image`, uint8 (H, W, 3), under semi-transparent class colours; the background stays clear."""

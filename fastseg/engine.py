@@ -1,0 +1,78 @@
+"""The network as ONNX: a deployable file, and two to three times quicker than torch on CPUs without bfloat16 units."""
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import ExportError
+
+if TYPE_CHECKING:
+    from .backbones import Network
+    from .card import Card
+
+log = logging.getLogger(__name__)
+
+OPSET = 17
+TOLERANCE = 1e-2  # logits; float32 in another order of summation differs by 1e-4 to 1e-3
+
+
+def write_onnx(network: Network, card: Card, path: Path) -> bool:
+    """Write `network` as ONNX: "images", uint8 (N, h, w, 3) at the card's size, to "logits", float32 (N, C, h, w) or (N, C).
+
+    Normalisation and padding are part of the graph. Return False, and write nothing, where the network has operations
+    that ONNX lacks or where the two disagree: predictions are made by torch then.
+    """
+    import torch
+
+    class Deployed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+            self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1) * 255)
+            self.register_buffer("std", torch.tensor(card.std).view(1, 3, 1, 1) * 255)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+
+    kept = network.training, network.precision, next(network.parameters()).device
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *card.size, 3), dtype=np.uint8))
+    try:
+        network.precision = "float32"
+        deployed = Deployed().cpu().eval()
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            expected = deployed(images).numpy()
+            torch.onnx.export(deployed, (images,), str(path), input_names=["images"], output_names=["logits"], opset_version=OPSET,
+                              dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}}, dynamo=False)
+            difference = float(np.abs(Session(path)(images.numpy()) - expected).max())
+        if difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise ValueError(f"ONNX and torch differ by {difference:.3g}")
+        return True
+    except Exception as error:  # exporter and runtime fail on operations they lack in many ways
+        path.unlink(missing_ok=True)
+        log.info("no ONNX file: %s", " ".join(str(error).split())[:120])
+        return False
+    finally:
+        network.precision = kept[1]
+        network.to(kept[2]).train(kept[0])
+
+
+class Session:
+    """An ONNX file ready to run on the CPU: uint8 (N, h, w, 3) to float32 logits."""
+
+    def __init__(self, path: Path, threads: int = 0):
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # damaged files fail in the runtime's own ways
+            raise ExportError(f"{path}: cannot be read as ONNX ({' '.join(str(error).split())[:100]}); fit again") from error
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {"images": images})[0]

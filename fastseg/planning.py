@@ -1,0 +1,63 @@
+"""Plans a training that fits into a given time: a measured step tells how many epochs, and at which size."""
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from fastai.learner import Learner
+
+from .errors import ModelError
+from .training import Course
+
+log = logging.getLogger(__name__)
+
+FEWEST_EPOCHS = 5  # fewer teach too little: a smaller size is the better bargain
+RESERVE = 0.1  # of the time, for measuring and drawing at the end, and for steps that take longer than the measured ones
+
+
+def epoch_seconds(learn: Learner, steps: int = 2) -> float:
+    """Return the measured seconds of one epoch: training steps and validation. The learner is left as it was."""
+    model, state = learn.model, {name: value.clone() for name, value in learn.model.state_dict().items()}
+    model.to(learn.dls.device).train()
+    x, y = learn.dls.one_batch()
+    seconds = []
+    for _ in range(steps + 1):  # the first one allocates
+        start = time.monotonic()
+        learn.loss_func(model(x), y).backward()
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        seconds.append(time.monotonic() - start)
+        model.zero_grad()
+    model.load_state_dict(state)
+    # A forward pass takes a third of a step; the optimizer, data and augmentation take a tenth of one.
+    return min(seconds[1:]) * (1.1 * len(learn.dls.train) + 0.4 * len(learn.dls.valid))
+
+
+def planned(learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]], Learner], seconds: float) -> tuple[Learner, Course]:
+    """Return a learner and a course that take `seconds` from now, with the closing measurement.
+
+    Where fewer than `FEWEST_EPOCHS` would fit, `rebuilt` makes the learner anew at a smaller size, at least half.
+    Raises `ModelError` if not even one epoch fits then.
+    """
+    deadline, size = time.monotonic() + seconds, learn.origin.size
+
+    def fitting(learn: Learner) -> tuple[float, int]:
+        epoch = epoch_seconds(learn)
+        return epoch, int((deadline - time.monotonic()) * (1 - RESERVE) / epoch) - course.freeze_epochs
+
+    epoch, epochs = fitting(learn)
+    if epochs < FEWEST_EPOCHS:
+        scale = max(0.5, (max(epochs, 0.1) / FEWEST_EPOCHS) ** 0.5)
+        smaller = tuple(max(32, round(side * scale / 32) * 32) for side in size)
+        if smaller < size:
+            learn = rebuilt(smaller)
+            epoch, epochs = fitting(learn)
+    left = deadline - time.monotonic()
+    if epochs < 1:
+        raise ModelError(f"an epoch takes {epoch:.0f} s at {learn.origin.size[0]}x{learn.origin.size[1]} px, too long for what is left of "
+                         f"the time budget ({max(0, left):.0f} s); give more time, or a smaller --size or --arch")
+    log.info("an epoch takes %.1f s at %dx%d px: %d fit into the time budget", epoch, *learn.origin.size, epochs + course.freeze_epochs)
+    return learn, replace(course, epochs=epochs, seconds=left * (1 - RESERVE))
