@@ -68,10 +68,13 @@ class Network(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The backbone: what is pretrained, and frozen first."""
-        if self.spec.kind == "classify" or self.spec.decoder == "fastai":
-            return self.model[0]
-        return self.model.encoder
+        """The backbone, or an ensemble's backbones: what is pretrained, and frozen first."""
+        if self.spec.members > 1:
+            return nn.ModuleList([self._body_of(model) for model in self.model.models])
+        return self._body_of(self.model)
+
+    def _body_of(self, model: nn.Module) -> nn.Module:
+        return model[0] if self.spec.kind == "classify" or self.spec.decoder == "fastai" else model.encoder
 
 
 def segmenter(arch: str, n_out: int, decoder: str = "unet", weights: str = "none", size: tuple[int, int] | None = None,

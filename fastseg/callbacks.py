@@ -115,7 +115,9 @@ class TimeBudget(Callback):
         if affordable < self.last:
             log.info("an epoch takes %.1f s, longer than planned: training ends after %d instead of %d", spent, affordable, self.last)
             self.since, self.last = (count, self.learn.pct_train), affordable
-        if count >= self.last < self.n_epoch:
+
+    def before_epoch(self):
+        if self.epoch >= self.last:  # not in after_epoch: the epoch that ended is still to be recorded
             raise CancelFitException
 
 

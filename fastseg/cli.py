@@ -54,14 +54,15 @@ Weights = Annotated[str, typer.Option("--weights", help="auto (ImageNet, or rand
 Size = Annotated[Optional[str], typer.Option("--size", metavar="N|HxW", help="Size in px at which the model sees images "
                                              "[default: the task's recipe].")]
 BatchSize = Annotated[Optional[int], typer.Option("--bs", min=1, help="Images in a batch [default: the task's recipe].")]
-LossName = Annotated[Optional[str], typer.Option("--loss", help="ce, wce (class weights from the data), dice, focal, lovasz, tversky, or a sum such as ce+dice "
-                                                 "[default: the task's recipe].")]
+LossName = Annotated[Optional[str], typer.Option("--loss", help="ce, wce (class weights from the data), dice, focal, lovasz, tversky, "
+                                                 "or a sum such as ce+dice [default: the task's recipe].")]
 Opt = Annotated[Optional[str], typer.Option("--opt", help="adam, adamw, sgd, ranger, radam, lamb or rmsprop "
                                             "[default: the task's recipe].")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of split, weights and augmentation.")]
 Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda, cuda:1, mps [default: the best there is].")]
 Precision = Annotated[Optional[str], typer.Option("--precision", help="float32 or bfloat16 [default: the quicker one here].")]
-Tta = Annotated[Optional[bool], typer.Option("--tta/--no-tta", help="Average each image with its mirror image [default: the task's recipe].")]
+Tta = Annotated[Optional[bool], typer.Option("--tta/--no-tta", help="Average each image with its mirror image "
+                                           "[default: the task's recipe].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 
 
@@ -149,14 +150,14 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
                                                   "[default: the task's recipe].")] = None,
         freeze_epochs: Annotated[Optional[int], typer.Option("--freeze-epochs", min=0, help="Epochs of the head alone before them, "
                                                              "with pretrained weights [default: the task's recipe].")] = None,
-        time_budget: Annotated[Optional[str], typer.Option("--time-budget", metavar="TIME", help="Time for all of it, such as 90s, 10m or 1h, "
+        time_budget: Annotated[Optional[str], typer.Option("--time-budget", metavar="TIME", help="Time for it all, such as 90s, 10m or 1h, "
                                                            "in place of --epochs: a measured step plans epochs and size.")] = None,
         folds: Annotated[int, typer.Option("--folds", min=0, max=100, help="Train this many learners, each on another part held "
                                            "out, and export their ensemble.")] = 0,
-        ema: Annotated[Optional[float], typer.Option("--ema", help="Average the weights over training steps: the share that a step "
+        ema: Annotated[Optional[float], typer.Option("--ema", help="Average the weights over training steps: the share a step "
                                                      "keeps, such as 0.99 [default: the task's recipe].")] = None,
-        windows: Annotated[Optional[float], typer.Option("--windows", help="Share of the epochs that see windows of half the image's height "
-                                                         "and width: quicker, for small objects [default: the task's recipe].")] = None,
+        windows: Annotated[Optional[float], typer.Option("--windows", help="Share of the epochs that see windows of half the image's "
+                                                         "sides: quicker, for small objects [default: the task's recipe].")] = None,
         mixup: Annotated[Optional[float], typer.Option("--mixup", help="Mix pairs of images by a share drawn with this alpha, such as 0.2 "
                                                        "[default: the task's recipe].")] = None,
         patience: Annotated[Optional[int], typer.Option("--patience", min=0, help="End after so many epochs without a better score, "

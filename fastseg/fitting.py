@@ -65,7 +65,7 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
             card.metrics = measure(predictor, items_of(card, task, card.data, "valid")[0], visit=keep, tally=tally)
             networks.append(learn.model.cpu())
         if folds:
-            learn.model = ensemble(networks)
+            learn.model, learn.opt = ensemble(networks), None  # the optimizer's state is of one member
             learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
             card = write(learn, folder)
             card.valid_files, card.metrics = [], tally.metrics()

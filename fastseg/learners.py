@@ -136,7 +136,8 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
 
     What is not given comes from the task's recipe, or from what the machine has. `size` is px, one side or (height,
     width); `precision` is "float32" or "bfloat16"; `cache` is how many bytes decoded images may take in memory.
-    `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first. Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
+    `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first.
+    Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
     task = get(task)
     recipe, data = task.recipe, Path(data or f"data/{task.name}")

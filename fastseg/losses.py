@@ -32,6 +32,8 @@ class Loss(nn.Module):
     `weight` is float (C,), each class's weight in "wce"; the other losses do not use it. Raises `ModelError` for unknown names.
     """
 
+    y_int = True  # tells fastai's MixUp that targets are class indices, which cannot be mixed: it mixes their losses
+
     def __init__(self, name: str = "ce", weight: torch.Tensor | None = None):
         super().__init__()
         self.name, self.reduction = name, "mean"

@@ -137,14 +137,14 @@ def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
 def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monkeypatch):
     folder = copied(exports("eye"), tmp_path)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    from fastseg import training
+    from fastseg import fitting
 
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "measure", fail)
+    monkeypatch.setattr(fitting, "measure", fail)
     with pytest.raises(KeyboardInterrupt):
-        training.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
+        fitting.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -1,5 +1,6 @@
 """Every task, the built-in and any later one: sample, layout, labels, split, DataBlock."""
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,8 +126,7 @@ def test_written_masks_read_back_as_the_same_codes(name, tmp_path):
     from fastseg.masks import save_image
     task = tasks.get(name)
     image, codes = task.draw(np.random.default_rng(5))
-    pixels, suffix = task.render(image, codes)
-    path = save_image(tmp_path / f"m{suffix}", pixels)
+    path = save_image(tmp_path / f"m{task.suffix}", task.render(SimpleNamespace(image=image, codes=codes)))
     if task.output == "overlay":
         assert Image.open(path).size == image.shape[1::-1]
     elif task.masks == "threshold":

@@ -1,0 +1,298 @@
+"""What a course adds to fastai's loop: averages, windows, budgets, folds, views; and what keeps pixels in memory."""
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCH
+from fastai.callback.core import Callback
+
+import fastseg
+from fastseg import tasks
+from fastseg.augment import Augment
+from fastseg.callbacks import AverageWeights, TimeBudget, Windows
+from fastseg.data import Pixels
+from fastseg.errors import DataError, ExportError, ModelError
+from fastseg.losses import Loss, class_weights
+from fastseg.views import mirrored
+
+SMALL = dict(arch=ARCH, weights="none", size=64, bs=4)
+
+
+def quiet(learn):
+    learn.no_bar().__enter__()
+    learn.logger = lambda *_: None
+    return learn
+
+
+@pytest.fixture
+def learn(samples):
+    return quiet(fastseg.learner("eye", samples["eye"], **SMALL))
+
+
+def test_pixels_are_decoded_once_and_never_exported(samples, monkeypatch):
+    task = tasks.get("eye")
+    items = task.items(samples["eye"])
+    pixels = Pixels(task, (64, 80))
+    first = pixels.image(items[0]), pixels.label(items[0])
+    assert first[0].shape == (64, 80, 3) and first[1].shape == (64, 80) and first[1].dtype == np.uint8
+    monkeypatch.setattr(type(task), "image", lambda *_: pytest.fail("decoded again"))
+    assert pixels.image(items[0]) is first[0] and pixels.label(items[0]) is first[1]
+    assert not pickle.loads(pickle.dumps(pixels)).kept
+
+
+def test_pixels_keep_to_their_budget(samples):
+    task = tasks.get("eye")
+    items = task.items(samples["eye"])
+    pixels = Pixels(task, (64, 64), budget=3 * 64 * 64 * 3)
+    for item in items:
+        pixels.image(item)
+    assert len(pixels.kept) == 3 and pixels.used <= pixels.budget
+    assert (pixels.image(items[-1]) == Pixels(task, (64, 64)).image(items[-1])).all()
+
+
+def test_a_fit_without_memory_for_pixels_learns_the_same(samples, tmp_path):
+    losses = [fastseg.fit("eye", samples["eye"], **SMALL, epochs=1, cache=cache, out=tmp_path / str(cache))["history"][0]["train_loss"]
+              for cache in (0, None)]
+    assert losses[0] == losses[1]
+
+
+def test_average_is_what_is_validated_and_kept(learn):
+    class Watch(Callback):
+        order = 56  # after the averaging
+
+        def before_fit(self):
+            self.expected = {k: v.clone() for k, v in self.learn.model.state_dict().items()}
+            self.steps, self.checked = 0, 0
+
+        def after_batch(self):
+            if self.training:
+                self.steps += 1
+                keep = min(0.9, (1 + self.steps) / (10 + self.steps))
+                for key, value in self.learn.model.state_dict().items():
+                    self.expected[key] = (self.expected[key] * keep + value * (1 - keep)) if value.is_floating_point() else value.clone()
+            elif not self.checked:
+                self.checked = 1
+                self.same = all(torch.allclose(v, self.expected[k], atol=1e-5) for k, v in self.learn.model.state_dict().items())
+
+    watch = Watch()
+    learn.fit(2, 1e-2, cbs=[AverageWeights(0.9), watch])
+    assert watch.checked and watch.same
+    assert all(torch.allclose(v, watch.expected[k], atol=1e-5) for k, v in learn.model.state_dict().items())
+
+
+def test_windows_come_first_and_hold_the_foreground(learn):
+    seen: list[tuple[int, tuple, float]] = []
+
+    class Watch(Callback):
+        order = 13
+
+        def before_batch(self):
+            if self.training:
+                shares = [(codes.as_subclass(torch.Tensor) > 0).float().mean() for codes in self.yb[0]]
+                seen.append((self.epoch, tuple(self.xb[0].shape[-2:]), float(torch.stack(shares).mean())))
+                assert self.xb[0].shape[-2:] == self.yb[0].shape[-2:]
+
+    learn.fit(2, 1e-3, cbs=[Windows(0.5, 1, background=0), Watch()])
+    first = [entry for entry in seen if entry[0] == 0]
+    later = [entry for entry in seen if entry[0] == 1]
+    assert {shape for _, shape, _ in first} == {(32, 32)} and {shape for _, shape, _ in later} == {(64, 64)}
+    assert np.mean([share for *_, share in first]) > 1.3 * np.mean([share for *_, share in later])
+
+
+def test_windows_show_the_same_place_in_image_and_mask():
+    windows = Windows(0.5, 1, background=0)
+    codes = torch.zeros(64, 96, dtype=torch.long)
+    codes[50:54, 80:84] = 1
+    places = [windows._place(codes, 32, 48) for _ in range(60)]
+    assert all(0 <= top <= 32 and 0 <= left <= 48 for top, left in places)
+    assert sum(top + 32 > 50 and left + 48 > 80 for top, left in places) > len(places) * 0.5
+
+
+def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
+    from fastseg import callbacks
+    clock = [0.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+
+    class Slow(Callback):
+        def before_epoch(self):
+            clock[0] += 10
+
+    learn.fit_one_cycle(6, 1e-2, cbs=[TimeBudget(35), Slow()])
+    assert len(learn.recorder.values) == 3  # 10 s each: three fit into 35
+    assert learn.opt.hypers[-1]["lr"] < 1e-3 and max(learn.recorder.lrs) > 5e-3
+
+
+def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkeypatch):
+    from fastseg import planning
+    result = fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "a")
+    assert 1 <= len(result["history"]) and result["seconds"] < 20
+    monkeypatch.setattr(planning, "epoch_seconds", lambda learn: 6.0 * learn.origin.size[0] / 64)
+    result = fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "card.json").read_text())["size"] == [32, 32]
+    monkeypatch.setattr(planning, "epoch_seconds", lambda learn: 100.0)
+    with pytest.raises(ModelError, match="too long for what is left of the time budget"):
+        fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_budget_and_epochs_exclude_each_other(run):
+    run("fit", "eye", "--epochs", "3", "--time-budget", "5m", code=2)
+    run("fit", "eye", "--time-budget", "soon", code=2)
+    run("fit", "eye", "--time-budget", "0s", code=2)
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_folds_hold_every_image_out_once(name, samples):
+    task = tasks.get(name)
+    items = task.items(samples[name])
+    parts = [task.fold(items, k, 4, seed=1) for k in range(4)]
+    assert sorted(i for _, valid in parts for i in valid) == [i for i, item in enumerate(items) if item.split != "test"]
+    for train, valid in parts:
+        assert not set(train) & set(valid)
+        assert not {items[i].group for i in train} & {items[i].group for i in valid}
+        assert abs(len(valid) - len(items) / 4) <= 2
+    with pytest.raises(DataError, match="give --folds from 2 to"):
+        task.fold(items, 0, 1000)
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_an_ensemble_averages_its_members_and_loads(name, samples, tmp_path, run):
+    result = fastseg.fit(name, samples[name], **SMALL, epochs=1, folds=2, out=tmp_path / "e")
+    card = json.loads((tmp_path / "e" / "card.json").read_text())
+    assert card["network"]["members"] == 2 and card["valid_files"] == [] and card["training"]["folds"] == 2
+    task = tasks.get(name)
+    counted = np.array(result["metrics"]["confusion"]).sum()
+    items = [item for item in task.items(samples[name]) if item.split != "test"]
+    whole = len(items) if name == "mri" else sum((task.label(i) != 255).sum() for i in items)
+    assert counted == whole  # every image was measured, by the learner that never saw it
+    predictor = fastseg.load(tmp_path / "e")
+    batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    x = (torch.from_numpy(batch).permute(0, 3, 1, 2) / 255 - torch.tensor(predictor.card.mean).view(1, 3, 1, 1)) / torch.tensor(
+        predictor.card.std).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        mean = torch.stack([m(x).softmax(1) for m in predictor.network.model.models]).mean(0)
+    assert torch.allclose(predictor.logits(batch).exp(), mean, atol=1e-4)
+    assert fastseg.load(tmp_path / "e" / "export.pkl", trust=True).logits(batch).shape == mean.shape
+    said = run("evaluate", name, "--data", samples[name], "--export", tmp_path / "e", code=1).err
+    assert "joins 2 learners" in said
+    run("evaluate", name, "--data", samples[name], "--export", tmp_path / "e", "--split", "all")
+
+
+def test_one_fold_is_refused(samples, tmp_path):
+    with pytest.raises(ModelError, match="--folds 2 or more"):
+        fastseg.fit("eye", samples["eye"], folds=1, out=tmp_path / "e")
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.3}, {"ema": 0.9, "windows": 0.5}, {"patience": 1}, {"loss": "wce+lovasz"}])
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_options_of_a_course(name, options, samples, tmp_path):
+    if name == "mri" and "loss" in options:
+        options = {"loss": "wce"}
+    result = fastseg.fit(name, samples[name], **SMALL, epochs=2, out=tmp_path / "e", **options)
+    assert all(np.isfinite(row["valid_loss"]) for row in result["history"])
+    recorded = json.loads((tmp_path / "e" / "card.json").read_text())["training"]
+    assert all(recorded[key] == value for key, value in options.items())
+
+
+def test_wrong_options_of_a_course(run, samples):
+    for option, value in (("--ema", "1.5"), ("--windows", "-1"), ("--mixup", "99"), ("--precision", "float12")):
+        assert option.strip("-") in run("fit", "eye", "--data", samples["eye"], option, value, code=1).err
+
+
+def test_patience_keeps_the_best_weights(learn):
+    from fastseg.training import Course, train
+    train(learn, Course(epochs=6, lr=0.5, patience=2))
+    scores = [row["dice"] for row in learn.history]
+    assert abs(float(learn.validate()[1]) - max(scores)) < 1e-6
+
+
+def test_mirroring_twice_gives_all_but_the_rim_back():
+    x = torch.rand(2, 3, 5, 9)
+    for shift in (-2, 0, 1):
+        inner = slice(abs(shift), 9 - abs(shift))
+        assert torch.equal(mirrored(mirrored(x, shift), shift)[..., inner], x[..., inner])
+    assert mirrored(torch.arange(5), -1).tolist() == [3, 2, 1, 0, 0] and mirrored(torch.arange(5), 1).tolist() == [4, 4, 3, 2, 1]
+
+
+def test_mirrored_masks_move_and_images_do_not():
+    from fastai.torch_core import TensorImage, TensorMask
+    torch.manual_seed(0)
+    codes = torch.arange(12).expand(16, 8, 12)
+    x, y = Augment(flip=True, flip_shift=-1)((TensorImage(codes[:, None].float()), TensorMask(codes)), split_idx=0)
+    flipped = [bool(image[0, 0, 0] == 11) for image in x]
+    assert any(flipped) and not all(flipped)
+    for mask, is_flipped in zip(y, flipped):
+        assert mask[0].tolist() == ([10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0] if is_flipped else list(range(12)))
+
+
+def test_cutout_covers_the_image_and_keeps_the_mask():
+    from fastai.torch_core import TensorImage, TensorMask
+    torch.manual_seed(0)
+    x, y = Augment(flip=False, cutout=0.5)((TensorImage(torch.ones(64, 3, 32, 32)), TensorMask(torch.ones(64, 32, 32).long())), split_idx=0)
+    covered = (x[:, 0] == 0.5).float().mean(dim=(1, 2))
+    assert 0.05 < covered.mean() < 0.25 and covered.max() <= 0.26 and (y == 1).all()
+
+
+def test_views_are_averaged_at_the_right_place(exports):
+    plain, both = fastseg.load(exports("face"), tta=False), fastseg.load(exports("face"), tta=True)
+    batch = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    there = plain.logits(batch).softmax(1)
+    back = mirrored(plain.logits(batch[:, :, ::-1].copy()).softmax(1), both.card.flip_shift)
+    assert both.card.flip_shift == -1 and fastseg.load(exports("face")).tta
+    assert torch.allclose(both.logits(batch).exp(), (there + back) / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_onnx_and_torch_agree(name, exports, monkeypatch):
+    from fastseg import bundle
+    quick = fastseg.load(exports(name))
+    monkeypatch.setattr(bundle, "_session", lambda *_: None)
+    slow = fastseg.load(exports(name))
+    assert (exports(name) / "model.onnx").is_file() and slow.session is None
+    batch = np.random.default_rng(0).integers(0, 256, (3, *quick.card.size, 3), dtype=np.uint8)
+    assert torch.allclose(quick.logits(batch), slow.logits(batch), atol=1e-3)
+
+
+def test_exchanged_onnx_is_noticed(exports, tmp_path):
+    import shutil
+
+    from fastseg.machine import autocast_dtype, device_of
+    if autocast_dtype(device_of("cpu")) is not None:
+        pytest.skip("this processor predicts with torch")
+    folder = shutil.copytree(exports("eye"), tmp_path / "e")
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"x")
+    with pytest.raises(ExportError, match="not the file that its card names"):
+        fastseg.load(folder)
+
+
+def test_class_weights_are_median_frequency():
+    assert class_weights(np.array([100, 10, 0, 40])).tolist() == pytest.approx([0.4, 4.0, 1.0, 1.0])
+    logits, target = torch.randn(2, 2, 4, 4), torch.zeros(2, 4, 4).long()
+    target[:, 0] = 1
+    weighted = torch.nn.functional.cross_entropy(logits, target, torch.tensor([0.5, 3.0]))
+    assert torch.allclose(Loss("wce", torch.tensor([0.5, 3.0]))(logits, target), weighted)
+    assert not torch.allclose(Loss("ce", torch.tensor([0.5, 3.0]))(logits, target), weighted)
+
+
+def test_small_decoding_gives_nearly_the_same_picture(tmp_path):
+    from fastseg.masks import read_image, read_near, resized, save_image
+    image, _ = tasks.get("eye").draw(np.random.default_rng(2))
+    big = np.asarray(__import__("PIL.Image").Image.fromarray(image).resize((1280, 960)))
+    path = save_image(tmp_path / "big.jpg", big)
+    near, own = read_near(path, (240, 320))
+    assert own == (960, 1280) and near.shape[0] in range(240, 960)
+    difference = resized(near, (240, 320), "squish").astype(int) - resized(read_image(path), (240, 320), "squish")
+    assert np.abs(difference).mean() < 2
+
+
+def test_light_decoder_strides():
+    from fastseg import backbones
+    for stride in (1, 2, 4):
+        network, _ = backbones.segmenter(ARCH, 3, "light", stride=stride)
+        assert network.eval()(torch.rand(1, 3, 70, 90)).shape == (1, 3, 70, 90)
+    with pytest.raises(ModelError, match="stride is one of"):
+        backbones.segmenter(ARCH, 3, "light", stride=3)
