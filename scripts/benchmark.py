@@ -2,15 +2,18 @@
 
     python scripts/benchmark.py step predict --json figures.json
 
-Sections: `step` (one training step), `epoch` (decoding, augmentation, training, validation), `predict` (files to files),
-`startup` (cold commands). Contestants take turns; the table gives medians, spreads and ratios.
+Sections: `step` (one training step), `epoch` (decoding, augmentation, training, validation), `predict` (files to files, with
+the model's share of the time), `memory` (peak of each contestant; 1,000 against 10,000 images), `quality` (score reached
+within the same time), `startup` (cold commands), `gpu` (step and predict on an accelerator, where there is one).
+Contestants take turns; the table gives medians, spreads and ratios. Real eyes are read from FASTSEG_SHARED where it is set.
 """
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import platform
+import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,47 +21,28 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import fastseg  # before torch: it sets how OpenMP threads wait, for all contestants alike
+
+# isort: split
 import numpy as np
+import peers
 import torch
 from PIL import Image
+from timing import interleaved, machine, table
 
 warnings.filterwarnings("ignore")
 
 SIZE, BATCH, CLASSES = (256, 256), 8, 4
 SHARED = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-
-
-def machine() -> dict:
-    """Describe the machine: processor, the units that matter, threads, versions."""
-    from importlib.metadata import version
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    flags = set(info.partition("flags")[2].partition("\n")[0].split())
-    return {"cpu": info.partition("model name")[2].partition("\n")[0].strip(" :\t") or platform.processor(), "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(), "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "units": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
-            "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "versions": {n: version(n) for n in ("torch", "fastai", "timm", "segmentation_models_pytorch")},
-            "python": platform.python_version()}
-
-
-def interleaved(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Let the contestants take turns `repeats` times; return each one's seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+WEIGHTS = SHARED / "weights" / "mobilenetv2_100.safetensors"
 
 
 def eyes(folder: Path, n: int, size: tuple[int, int] | None = None) -> Path:
     """Copy `n` real eyes into `folder` (synthetic ones where the real data are absent), resized to (height, width)."""
-    from fastseg import tasks
-    task = tasks.get("eye")
-    source = SHARED / "data" / "eye"
+    task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
     items = task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=min(n, 100)))
     for number in range(n):
         item = items[number % len(items)]
@@ -72,90 +56,26 @@ def eyes(folder: Path, n: int, size: tuple[int, int] | None = None) -> Path:
     return folder
 
 
-def mask_of(path: Path) -> Path:
-    """Return the mask's path of an image: the label function of the notebook."""
-    return path.parents[1] / "masks" / f"{path.stem}.png"
-
-
-def notebook_learner(data: Path):
-    """Build what fastai's documentation shows: DataBlock, aug_transforms, unet_learner(resnet18)."""
-    from fastai.vision.all import (
-        DataBlock,
-        ImageBlock,
-        MaskBlock,
-        Normalize,
-        RandomSplitter,
-        Resize,
-        aug_transforms,
-        get_image_files,
-        imagenet_stats,
-        resnet18,
-        unet_learner,
-    )
-    block = DataBlock(blocks=(ImageBlock, MaskBlock(codes=list("abcd"))), get_items=get_image_files, get_y=mask_of,
-                      splitter=RandomSplitter(seed=42), item_tfms=Resize(SIZE[0]),
-                      batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)])
-    learn = unet_learner(block.dataloaders(data / "images", bs=BATCH), resnet18, pretrained=False)
-    return learn
-
-
-def fastseg_learner(data: Path, arch: str = "resnet18"):
+def learner(data: Path, arch: str = "resnet18", **options):
     """Build fastseg's learner of the same backbone and size."""
-    import fastseg
-    return fastseg.learner("eye", data, arch=arch, weights="none", size=SIZE, bs=BATCH)
+    return fastseg.learner("eye", data, arch=arch, weights="none", size=SIZE, bs=BATCH, **options)
 
 
-class PlainLoop:
-    """A plain PyTorch loop over segmentation_models_pytorch, as its README shows it: fp32, default layout, Adam."""
-
-    def __init__(self, data: Path | None = None):
-        import segmentation_models_pytorch as smp
-        self.model = smp.Unet("resnet18", encoder_weights=None, classes=CLASSES)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
-        self.data = data
-
-    def step(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.model.train()
-        loss = torch.nn.functional.cross_entropy(self.model(x), y)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def read(self, path: Path) -> torch.Tensor:
-        image = Image.open(path).convert("RGB").resize(SIZE[::-1], Image.BILINEAR)
-        x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-        return (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-
-    def pair(self, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = self.read(path), torch.from_numpy(np.asarray(Image.open(mask_of(path)).resize(SIZE[::-1], Image.NEAREST)).copy()).long()
-        return (x.flip(-1), y.flip(-1)) if torch.rand(()) < 0.5 else (x, y)
-
-    def epoch(self) -> None:
-        files = sorted((self.data / "images").iterdir())
-        cut = len(files) * 4 // 5
-        for x, y in torch.utils.data.DataLoader([self.pair(f) for f in files[:cut]], BATCH, shuffle=True):
-            self.step(x, y)
-        self.model.eval()
-        with torch.inference_mode():
-            for x, y in torch.utils.data.DataLoader([self.pair(f) for f in files[cut:]], BATCH):
-                torch.nn.functional.cross_entropy(self.model(x), y)
-
-    def predict(self, files: list[Path], out: Path) -> None:
-        self.model.eval()
-        with torch.inference_mode():
-            for file in files:
-                width, height = Image.open(file).size
-                scores = torch.nn.functional.interpolate(self.model(self.read(file)[None]), (height, width), mode="bilinear")
-                Image.fromarray(scores.argmax(1)[0].byte().numpy()).save(out / f"{file.stem}.png")
-
-
-def step(repeats: int, folder: Path) -> dict[str, list[float]]:
+def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[float]]:
     """One training step on a ready batch: forward, backward, optimizer."""
     data = eyes(folder, 16, SIZE)
     torch.manual_seed(0)
-    x, y = torch.randn(BATCH, 3, *SIZE), torch.randint(0, CLASSES, (BATCH, *SIZE))
+    x, y = torch.randn(BATCH, 3, *SIZE, device=device), torch.randint(0, CLASSES, (BATCH, *SIZE), device=device)
+
+    def settled(run: Callable[[], object]) -> Callable[[], None]:
+        def whole() -> None:
+            run()
+            if device != "cpu":
+                torch.cuda.synchronize()
+        return whole
 
     def learner_step(learn) -> Callable[[], None]:
+        learn.model.to(device)
         learn.unfreeze()
         learn.create_opt()
         learn.model.train()
@@ -164,13 +84,14 @@ def step(repeats: int, folder: Path) -> dict[str, list[float]]:
             learn.loss_func(learn.model(x), y).backward()
             learn.opt.step()
             learn.opt.zero_grad()
-        return run
+        return settled(run)
 
-    plain = PlainLoop()
-    contestants = {"fastai unet_learner(resnet18)": learner_step(notebook_learner(data)),
-                   "smp.Unet(resnet18) loop": lambda: plain.step(x, y),
-                   "fastseg resnet18": learner_step(fastseg_learner(data)),
-                   "fastseg default backbone": learner_step(fastseg_learner(data, "mobilenetv2_100"))}
+    plain = peers.PlainLoop(device=device)
+    contestants = {"fastai unet_learner(resnet18)": learner_step(peers.notebook_learner(data, device=device)),
+                   "smp.Unet(resnet18) loop": settled(lambda: plain.step(x, y)),
+                   "fastseg resnet18": learner_step(learner(data, device=device)),
+                   "fastseg resnet18, plain unet": learner_step(learner(data, decoder="unet", device=device)),
+                   "fastseg default backbone": learner_step(learner(data, "mobilenetv2_100", device=device))}
     for run in contestants.values():  # the first step allocates
         run()
     return interleaved(contestants, repeats)
@@ -179,7 +100,8 @@ def step(repeats: int, folder: Path) -> dict[str, list[float]]:
 def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
     """A whole epoch over 96 images: decoding, augmentation, training, validation."""
     data = eyes(folder, 96)
-    theirs, ours, plain = notebook_learner(data), fastseg_learner(data), PlainLoop(data)
+    theirs, ours, plain = peers.notebook_learner(data), learner(data), peers.PlainLoop(data)
+    files = sorted((data / "images").iterdir())
 
     def one(learn) -> Callable[[], None]:
         def run() -> None:
@@ -187,48 +109,50 @@ def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
                 learn.fit(1, 1e-3)
         return run
 
-    return interleaved({"fastai DataBlock + aug_transforms": one(theirs), "smp loop": plain.epoch, "fastseg": one(ours)}, repeats)
+    def batches() -> None:
+        for dl in ours.dls:
+            for _ in dl:
+                pass
+
+    return interleaved({"fastai DataBlock + aug_transforms": one(theirs), "smp loop": lambda: plain.epoch(files[:77], files[77:]),
+                        "fastseg resnet18": one(ours), "fastseg default backbone": one(learner(data, "mobilenetv2_100")),
+                        "of it, fastseg's data and augmentation": batches}, repeats)
 
 
-def predict(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """JPEG files to original-size PNG masks, seconds an image, at 640x480 and 816x816."""
-    import fastseg
+def exported(folder: Path, device: str | None = None, arch: str = "resnet18") -> tuple[Path, Path]:
+    """Return 16 small eyes and an untrained export made of them."""
     small = eyes(folder / "train", 16, SIZE)
-    theirs, plain = notebook_learner(small), PlainLoop()
-    export = fastseg.save(fastseg_learner(small), folder / "export")
-    seconds: dict[str, list[float]] = {}
-    for size in ((480, 640), (816, 816)):
-        files = sorted((eyes(folder / f"{size[1]}", 32, size) / "images").iterdir())
-        out = folder / "out"
-        out.mkdir(exist_ok=True)
+    return small, fastseg.save(learner(small, arch, device=device), folder / f"export_{arch}")
 
-        def one_by_one(files=files, out=out) -> None:
-            with theirs.no_bar():
-                for file in files[:8]:  # slow: an eighth of the images tell
-                    mask = np.asarray(theirs.predict(file)[0], dtype=np.uint8)
-                    Image.fromarray(mask).resize(Image.open(file).size, Image.NEAREST).save(out / f"{file.stem}.png")
 
-        def batched(files=files, out=out) -> None:
-            with theirs.no_bar():
-                scores = theirs.get_preds(dl=theirs.dls.test_dl(files))[0]
-            for file, score in zip(files, scores):
-                mask = torch.as_tensor(score).argmax(0).byte().numpy()
-                Image.fromarray(mask).resize(Image.open(file).size, Image.NEAREST).save(out / f"{file.stem}.png")
+def predict(repeats: int, folder: Path, device: str = "cpu", count: int = 64) -> dict[str, list[float]]:
+    """JPEG files to original-size PNG masks, seconds an image, at 640x480 and 816x816."""
+    small, export = exported(folder, device)
+    _, default = exported(folder, device, "mobilenetv2_100")
+    theirs, plain, yolo = peers.notebook_learner(small, device=device), peers.PlainLoop(device=device), peers.ultralytics_predict(SIZE[0])
+    predictor, ready = fastseg.load(default, device), np.zeros((BATCH, *SIZE, 3), dtype=np.uint8)
+    out = folder / "out"
+    out.mkdir()
 
-        contestants = {"fastai learn.predict loop": one_by_one, "fastai get_preds": batched,
-                       "smp loop": lambda files=files, out=out: plain.predict(files, out),
-                       "fastseg": lambda files=files, out=out: fastseg.predict("eye", files, out, export=export)}
-        for name, times in interleaved(contestants, repeats).items():
-            count = 8 if "predict loop" in name else len(files)
-            seconds[f"{name}, {size[1]}x{size[0]}"] = [t / count for t in times]
-    return seconds
+    def at(height: int, width: int) -> dict[str, list[float]]:
+        files = sorted((eyes(folder / f"{width}", count, (height, width)) / "images").iterdir())
+        few, some = files[:8], files[:16]  # slow ones: a part of the images tells
+        contestants = {"fastai learn.predict loop": (lambda: peers.notebook_predict(theirs, few, out), len(few)),
+                       "fastai get_preds": (lambda: peers.notebook_get_preds(theirs, some, out), len(some)),
+                       "smp loop": (lambda: plain.predict(some, out), len(some)),
+                       **({"ultralytics": (lambda: yolo(files, out), count)} if yolo else {}),
+                       "fastseg": (lambda: fastseg.predict("eye", files, out, export=default, device=device), count),
+                       "of it, the model alone": (lambda: [predictor.logits(ready) for _ in range(count // BATCH)], count),
+                       "fastseg resnet18": (lambda: fastseg.predict("eye", files, out, export=export, device=device), count)}
+        seconds = interleaved({name: run for name, (run, _) in contestants.items()}, repeats)
+        return {f"{name}, {width}x{height}": [t / contestants[name][1] for t in times] for name, times in seconds.items()}
+
+    return at(480, 640) | at(816, 816)
 
 
 def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
     """Cold starts, each in a fresh process."""
-    import fastseg
-    small = eyes(folder / "train", 16, SIZE)
-    export = fastseg.save(fastseg_learner(small), folder / "export")
+    small, export = exported(folder, arch="mobilenetv2_100")
     image = next((small / "images").iterdir())
 
     def process(*arguments: str) -> Callable[[], None]:
@@ -239,29 +163,140 @@ def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
                         "fastseg tasks": process("-m", "fastseg", "tasks"), "fastseg --help": process("-m", "fastseg", "--help")}, repeats)
 
 
-SECTIONS = {"step": step, "epoch": epoch, "predict": predict, "startup": startup}
+def memory(repeats: int, folder: Path) -> dict[str, list[float]]:
+    """Peak memory in MB, each in a fresh process: contestants on 64 images of 640x480; fastseg on 1,000 and on 10,000."""
+    small, export = exported(folder, arch="mobilenetv2_100")
+    tiny = fastseg.save(fastseg.learner("eye", small, arch="test_resnet", weights="none", size=64), folder / "tiny")
+    source = eyes(folder / "64", 64, (480, 640))
+    files = sorted((source / "images").iterdir())
+    peaks: dict[str, list[float]] = {}
+
+    def peak(label: str, *arguments: object) -> None:
+        command = [sys.executable, "-W", "ignore", __file__, "--peak", *map(str, arguments)]
+        peaks[label] = [float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout.split()[-1])
+                        for _ in range(repeats)]
+
+    kinds = {"fastai learn.predict loop": "loop", "fastai get_preds": "get_preds", "smp loop": "smp", "fastseg": "predict"}
+    for label, kind in kinds.items():
+        peak(f"{label}, 64 images", kind, source, export)
+    for count in (1_000, 10_000):
+        many = folder / str(count)
+        for number in range(count):
+            file = files[number % len(files)]
+            for path in (file, peers.mask_of(file)):
+                link = many / path.parent.name / f"eye_{number:05d}{path.suffix}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                os.link(path, link)
+        for kind in ("predict", "evaluate", "interpret"):
+            peak(f"fastseg {kind}, {count} images", kind, many, tiny)
+    return peaks
 
 
-def table(name: str, seconds: dict[str, list[float]]) -> list[dict]:
-    """Print and return one row a contestant: median, spread, and how many times slower than the fastest fastseg line it is."""
-    rows = []
-    for label, times in seconds.items():
-        size = label.rpartition(", ")[2] if name == "predict" else ""
-        ours = [statistics.median(t) for other, t in seconds.items() if other.startswith("fastseg") and other.endswith(size)]
-        median = statistics.median(times)
-        rows.append({"section": name, "contestant": label, "median_s": median, "min_s": min(times), "max_s": max(times),
-                     "times_fastseg": median / ours[0] if ours and name != "startup" else None})
-        ratio = f"{rows[-1]['times_fastseg']:8.2f}x" if rows[-1]["times_fastseg"] else ""
-        print(f"{name:8} {label:42} {median:9.4f} s  ({min(times):.4f} to {max(times):.4f}) {ratio}", flush=True)
-    return rows
+def peak_of(kind: str, data: Path, export: Path) -> float:
+    """Run one contestant in this process; return its peak resident memory in MB."""
+    files = sorted((data / "images").iterdir())
+    with tempfile.TemporaryDirectory() as out:
+        if kind == "loop":
+            peers.notebook_predict(peers.notebook_learner(data), files, Path(out))
+        elif kind == "get_preds":
+            peers.notebook_get_preds(peers.notebook_learner(data), files, Path(out))
+        elif kind == "smp":
+            peers.PlainLoop().predict(files, Path(out))
+        elif kind == "predict":
+            fastseg.predict("eye", files, out, export=export)
+        elif kind == "evaluate":
+            fastseg.evaluate("eye", data, split="all", export=export)
+        else:
+            fastseg.interpret("eye", data, export=export, split="all", out=out)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list[float]]:
+    """Mean foreground IoU on held-out photographs at original size, after the same `budget` of training seconds for each.
+
+    A fifth of the photographs, or of the synthetic eyes where the real data are absent, is held out by a fixed seed. All
+    start from the same ImageNet weights where they are there.
+    """
+    from fastseg.evaluation import Tally
+    task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
+    items = [i for i in task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=100))
+             if not source.is_dir() or i.image.stem.startswith("r")]
+    held_out = {i.image for i in random.Random(0).sample(items, len(items) // 5)}
+    weights = WEIGHTS if WEIGHTS.is_file() else None
+    for item in items:  # held-out photographs are nowhere below the training folder
+        for kind, path in (("images", item.image), ("masks", item.label)):
+            target = folder / ("test" if item.image in held_out else "train") / kind / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    tests = task.items(folder / "test")
+
+    def score(predicted: Callable[[Path], np.ndarray]) -> float:
+        tally = Tally(task)
+        for item in tests:
+            tally.add(item, argparse.Namespace(codes=predicted(item.image)), task.label(item))
+        return tally.metrics()["mean_foreground"]["iou"]
+
+    files = sorted((folder / "train" / "images").iterdir())
+    scores: dict[str, list[float]] = {"smp loop": [], "fastseg": []}
+    for _ in range(repeats):
+        plain = peers.PlainLoop(folder / "train", (240, 320), "tu-mobilenetv2_100", weights=weights)
+        x, y = next(iter(plain.loader(files, True)))
+        plain.step(x, y)
+        start = time.perf_counter()
+        plain.step(x, y)
+        seconds = (time.perf_counter() - start) * (len(files) // BATCH) * 1.05
+        reached = plain.fit(files, files, max(1, int(budget / seconds)), 2e-3, lambda loop: 0.0)
+        scores["smp loop"].append(score(plain.mask))
+        print(f"smp loop: {len(reached)} epochs in {reached[-1][0]:.0f} s, IoU {scores['smp loop'][-1]:.4f}", flush=True)
+        result = fastseg.fit("eye", folder / "train", weights=weights or "none", time_budget=budget, out=folder / "export")
+        scores["fastseg"].append(score(partial(codes_of, fastseg.load(folder / "export"))))
+        print(f"fastseg: {len(result['history'])} epochs in {result['seconds']:.0f} s, IoU {scores['fastseg'][-1]:.4f}", flush=True)
+    return scores
+
+
+def codes_of(predictor, path: Path) -> np.ndarray:
+    """Return the codes that a fastseg predictor gives an image."""
+    return predictor.predict(path).codes
+
+
+def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
+    """`step` and `predict` on an accelerator, and the share of its matrix-product ceiling that a step reaches."""
+    if not torch.cuda.is_available():
+        print("gpu      no accelerator here")
+        return {}
+    from torch.utils.flop_counter import FlopCounterMode
+    seconds = {f"step, {name}": times for name, times in step(max(repeats, 20), folder / "step", "cuda").items()}
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    a @ a
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(20):
+        a @ a
+    torch.cuda.synchronize()
+    ceiling = 20 * 2 * 8192**3 / (time.perf_counter() - start)
+    model = learner(eyes(folder / "flops", 16, SIZE), device="cuda").model.cuda()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(BATCH, 3, *SIZE, device="cuda")).sum().backward()
+    median = statistics.median(seconds["step, fastseg resnet18"])
+    print(f"gpu      matrix product {ceiling / 1e12:.0f} TFLOPS in bfloat16; a fastseg step reaches "
+          f"{counter.get_total_flops() / median / ceiling:.1%} of it, {BATCH / median:.0f} images/s")
+    predicted = predict(repeats, folder / "predict", "cuda")
+    print(*(f"gpu      {name}: {1 / statistics.median(times):.0f} images/s" for name, times in predicted.items()), sep="\n")
+    return seconds | {f"predict, {name}": times for name, times in predicted.items()}
+
+
+SECTIONS = {"step": step, "epoch": epoch, "predict": predict, "memory": memory, "quality": quality, "startup": startup, "gpu": gpu}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=300.0, help="training seconds of each contestant in quality")
     parser.add_argument("--json", type=Path, help="write the rows and the machine's description here")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.peak:
+        kind, data, export = arguments.peak
+        return print(peak_of(kind, Path(data), Path(export)))
     unknown = set(arguments.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"unknown section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
@@ -270,7 +305,8 @@ def main() -> None:
     rows = []
     for name in arguments.sections:
         with tempfile.TemporaryDirectory() as folder:
-            rows += table(name, SECTIONS[name](arguments.repeats, Path(folder)))
+            options = {"budget": arguments.budget} if name == "quality" else {}
+            rows += table(name, SECTIONS[name](1 if name in ("quality", "memory") else arguments.repeats, Path(folder), **options))
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": description, "rows": rows}, indent=1) + "\n")
 
