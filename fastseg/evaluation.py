@@ -24,7 +24,8 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     """Return the metrics of an export on one split of a labelled dataset, as `metrics.segmentation` or `.classification`.
 
     `data` defaults to the folder that the export was trained on (data/TASK unless it was told otherwise); "valid" is
-    what training held out, by the card. Raises `FastsegError` kinds.
+    what training held out, by the card. `tta` averages each image with its mirror image (default: what the card says).
+    Raises `FastsegError` kinds.
     """
     task = get(task)
     folder = find(task, export)

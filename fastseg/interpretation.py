@@ -63,11 +63,16 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
         loss = cross_entropy(prediction.probabilities, truth)
         name = name_below(root, item.image)
         losses[name] = loss
+        is_first = len(first) < SHOWN * (4 if task.kind == "classify" else 1)
+        is_worst = len(worst) < SHOWN * (2 if task.kind == "classify" else 1) or loss > worst[0][0]
+        if not (is_first or is_worst):  # drawing takes longer than predicting
+            return
         panels = plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)
-        if len(first) < SHOWN * (4 if task.kind == "classify" else 1):
+        if is_first:
             first.append(panels)
-        panels = [plots.Panel(panels[0].pixels, f"{panels[0].title}, loss {loss:.3f}"), *panels[1:]]
-        heapq.heappush(worst, (loss, next(order), panels))
+        if is_worst:
+            panels = [plots.Panel(panels[0].pixels, f"{panels[0].title}, loss {loss:.3f}"), *panels[1:]]
+            heapq.heappush(worst, (loss, next(order), panels))
         if len(worst) > SHOWN * (2 if task.kind == "classify" else 1):
             heapq.heappop(worst)
 

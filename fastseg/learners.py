@@ -103,7 +103,7 @@ class ForegroundMetric(Metric):
         self.counts = np.zeros((self.classes, self.classes), dtype=np.int64)
 
     def accumulate(self, learn):
-        predicted = learn.pred.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        predicted = learn.pred.max(dim=1).indices.to(torch.uint8).cpu().numpy()  # far quicker than argmax over a channel
         self.counts += metrics.confusion(learn.y.cpu().numpy(), predicted, self.classes)
 
     @property

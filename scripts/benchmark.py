@@ -3,8 +3,8 @@
     python scripts/benchmark.py step predict --json figures.json
 
 Sections: `step` (one training step), `epoch` (decoding, augmentation, training, validation), `predict` (files to files, with
-the model's share of the time), `memory` (peak of each contestant; 1,000 against 10,000 images), `quality` (score reached
-within the same time), `startup` (cold commands), `gpu` (step and predict on an accelerator, where there is one).
+the model's share of the time), `memory` (peak of each contestant; 1,000 against 10,000 images), `quality` (score reached within
+the same time), `blur` (mri: how slight a blur is found), `startup` (cold commands), `gpu` (step and predict on an accelerator).
 Contestants take turns; the table gives medians, spreads and ratios. Real eyes are read from FASTSEG_SHARED where it is set.
 """
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -21,7 +20,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import fastseg  # before torch: it sets how OpenMP threads wait, for all contestants alike
@@ -30,14 +28,14 @@ import fastseg  # before torch: it sets how OpenMP threads wait, for all contest
 import numpy as np
 import peers
 import torch
+from peers import SHARED
 from PIL import Image
+from quality import blur, quality
 from timing import interleaved, machine, table
 
 warnings.filterwarnings("ignore")
 
 SIZE, BATCH, CLASSES = (256, 256), 8, 4
-SHARED = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-WEIGHTS = SHARED / "weights" / "mobilenetv2_100.safetensors"
 
 
 def eyes(folder: Path, n: int, size: tuple[int, int] | None = None) -> Path:
@@ -211,54 +209,6 @@ def peak_of(kind: str, data: Path, export: Path) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list[float]]:
-    """Mean foreground IoU on held-out photographs at original size, after the same `budget` of training seconds for each.
-
-    A fifth of the photographs, or of the synthetic eyes where the real data are absent, is held out by a fixed seed. All
-    start from the same ImageNet weights where they are there.
-    """
-    from fastseg.evaluation import Tally
-    task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
-    items = [i for i in task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=100))
-             if not source.is_dir() or i.image.stem.startswith("r")]
-    held_out = {i.image for i in random.Random(0).sample(items, len(items) // 5)}
-    weights = WEIGHTS if WEIGHTS.is_file() else None
-    for item in items:  # held-out photographs are nowhere below the training folder
-        for kind, path in (("images", item.image), ("masks", item.label)):
-            target = folder / ("test" if item.image in held_out else "train") / kind / path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    tests = task.items(folder / "test")
-
-    def score(predicted: Callable[[Path], np.ndarray]) -> float:
-        tally = Tally(task)
-        for item in tests:
-            tally.add(item, argparse.Namespace(codes=predicted(item.image)), task.label(item))
-        return tally.metrics()["mean_foreground"]["iou"]
-
-    files = sorted((folder / "train" / "images").iterdir())
-    scores: dict[str, list[float]] = {"smp loop": [], "fastseg": []}
-    for _ in range(repeats):
-        plain = peers.PlainLoop(folder / "train", (240, 320), "tu-mobilenetv2_100", weights=weights)
-        x, y = next(iter(plain.loader(files, True)))
-        plain.step(x, y)
-        start = time.perf_counter()
-        plain.step(x, y)
-        seconds = (time.perf_counter() - start) * (len(files) // BATCH) * 1.05
-        reached = plain.fit(files, files, max(1, int(budget / seconds)), 2e-3, lambda loop: 0.0)
-        scores["smp loop"].append(score(plain.mask))
-        print(f"smp loop: {len(reached)} epochs in {reached[-1][0]:.0f} s, IoU {scores['smp loop'][-1]:.4f}", flush=True)
-        result = fastseg.fit("eye", folder / "train", weights=weights or "none", time_budget=budget, out=folder / "export")
-        scores["fastseg"].append(score(partial(codes_of, fastseg.load(folder / "export"))))
-        print(f"fastseg: {len(result['history'])} epochs in {result['seconds']:.0f} s, IoU {scores['fastseg'][-1]:.4f}", flush=True)
-    return scores
-
-
-def codes_of(predictor, path: Path) -> np.ndarray:
-    """Return the codes that a fastseg predictor gives an image."""
-    return predictor.predict(path).codes
-
-
 def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
     """`step` and `predict` on an accelerator, and the share of its matrix-product ceiling that a step reaches."""
     if not torch.cuda.is_available():
@@ -285,7 +235,8 @@ def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
     return seconds | {f"predict, {name}": times for name, times in predicted.items()}
 
 
-SECTIONS = {"step": step, "epoch": epoch, "predict": predict, "memory": memory, "quality": quality, "startup": startup, "gpu": gpu}
+SECTIONS = {"step": step, "epoch": epoch, "predict": predict, "memory": memory, "quality": quality, "blur": blur, "startup": startup,
+            "gpu": gpu}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
@@ -306,7 +257,7 @@ def main() -> None:
     for name in arguments.sections:
         with tempfile.TemporaryDirectory() as folder:
             options = {"budget": arguments.budget} if name == "quality" else {}
-            rows += table(name, SECTIONS[name](1 if name in ("quality", "memory") else arguments.repeats, Path(folder), **options))
+            rows += table(name, SECTIONS[name](1 if name in ("quality", "blur", "memory") else arguments.repeats, Path(folder), **options))
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": description, "rows": rows}, indent=1) + "\n")
 

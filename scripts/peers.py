@@ -1,6 +1,7 @@
 """What a user would otherwise write, for the benchmark: fastai's notebook, a plain loop over segmentation_models_pytorch, ultralytics."""
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+SHARED = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))  # real data, if any
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-UNITS = {"memory": "MB", "quality": "IoU"}
+UNITS = {"memory": "MB", "quality": "IoU", "blur": ""}
 
 
 def machine() -> dict:
