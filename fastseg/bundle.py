@@ -113,6 +113,7 @@ def load(export: Path | str, device: str | None = None, trust: bool = False, tta
         return _load_pickle(export, device, trust, tta)
     card = read_card(export)
     _task_of(card)
+    _verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
     return Predictor(card, partial(_network, export, card), device, tta, _session(export, card, device))
 
 

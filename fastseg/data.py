@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
+from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
 from fastai.vision.data import ImageBlock, MaskBlock
 
 from .augment import Augment
@@ -96,8 +97,10 @@ def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool =
     labels = (MaskBlock(codes=list(task.classes)) if task.kind == "segment"
               else CategoryBlock(vocab=list(task.classes), sort=False))
     changes = [Augment.of(recipe)] if augment else []
+    # What `Pixels` reads is at that size already; this is for the files that fastai's own predict opens by itself.
+    resize = Resize(size, method=ResizeMethod.Squish) if recipe.resize == "squish" else CropPad(size, pad_mode=PadMode.Zeros)
     return DataBlock(blocks=(ImageBlock, labels), get_items=partial(labelled, task), get_x=Read(pixels, "image"),
-                     get_y=Read(pixels, "label"), splitter=splitter(task, seed, fold), batch_tfms=changes)
+                     get_y=Read(pixels, "label"), splitter=splitter(task, seed, fold), item_tfms=resize, batch_tfms=changes)
 
 
 class Read:

@@ -76,11 +76,14 @@ task = SegmentationTask(
     layouts=tuple(Layout(f"Dataset_Faces_{folder}", f"Dataset_Faces_Mask_{folder}", split)
                   for folder, split in (("training", "train"), ("validation", "valid"), ("test", "test"))),
     recipe=Recipe(
-        size=(218, 178),  # native size: eyes are 10 px wide
-        decoder_options={"stride": 1, "channels": (128, 64, 32, 16, 16)},
-        epochs=12, windows=0.75,
-        flip_shift=-1, zoom=0.0, rotate=0.0,
-        tta=True),
+        size=(218, 178),  # native: eyes are 10 px wide; twice the size took four times as long and scored no better
+        decoder_options={"stride": 1, "channels": (128, 64, 32, 16, 16)},  # to full resolution: half a pixel costs 0.06 Dice
+        windows=0.84,  # a window costs a quarter; the last epochs on whole images remove false alarms far from the eyes
+        epochs=24, bs=16, lr=3e-3,  # 18 minutes on 2 cores; the score still rises slowly after that
+        # Landmarks were cut down to whole pixels, half a pixel to the left on average: a mirrored mask would lie half a pixel
+        # to the right, and the model would learn the blur of both. Rotation and zoom would do the same, and are left out.
+        flip_shift=-1, rotate=0.0, zoom=0.0,
+        tta=True),  # adds 0.001 to 0.004 Dice
     draw=draw,
     sample_splits={"train": 0.7, "valid": 0.2, "test": 0.1},
     sample_name="{:d}",
