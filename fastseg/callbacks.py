@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import CancelFitException
 
@@ -47,9 +48,10 @@ class AverageWeights(Callback):
         self.kept = {name: value.detach().clone() for name, value in self.learn.model.state_dict().items()}
         self.learn.model.load_state_dict(self.average)
 
-    def after_validate(self):
-        self.learn.model.load_state_dict(self.kept)
-        self.kept = None
+    def before_train(self):  # not right after validation: what is saved after an epoch is to be what was validated
+        if self.kept is not None:
+            self.learn.model.load_state_dict(self.kept)
+            self.kept = None
 
     def after_fit(self):
         self.learn.model.load_state_dict(self.average)
@@ -90,6 +92,25 @@ class Windows(Callback):
                 offsets = [int(torch.randint(side // 4, side - side // 4, ())) for side in (height, width)]
                 return tuple(min(max(0, c - o), r) for c, o, r in zip(centre, offsets, room))
         return int(torch.randint(room[0] + 1, ())), int(torch.randint(room[1] + 1, ()))
+
+
+class HalfSize(Callback):
+    """Train the first epochs on images of half the size, at a quarter of the cost, and the rest at the whole."""
+
+    order = 12
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def before_batch(self):
+        if not self.training or self.epoch >= self.epochs:
+            return
+        x, y = self.learn.xb[0], self.learn.yb[0]
+        size = [max(32, side // 2) for side in x.shape[-2:]]
+        self.learn.xb = (type(x)(F.interpolate(x.as_subclass(torch.Tensor), size, mode="bilinear", align_corners=False, antialias=True)),)
+        if y.ndim == 3:
+            codes = F.interpolate(y.as_subclass(torch.Tensor)[:, None].float(), size, mode="nearest-exact")
+            self.learn.yb = (type(y)(codes[:, 0].long()),)
 
 
 class TimeBudget(Callback):

@@ -158,6 +158,8 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
                                                      "keeps, such as 0.99 [default: the task's recipe].")] = None,
         windows: Annotated[Optional[float], typer.Option("--windows", help="Share of the epochs that see windows of half the image's "
                                                          "sides: quicker, for small objects [default: the task's recipe].")] = None,
+        progressive: Annotated[Optional[float], typer.Option("--progressive", help="Share of the epochs that see the images at half size "
+                                                             "[default: the task's recipe].")] = None,
         mixup: Annotated[Optional[float], typer.Option("--mixup", help="Mix pairs of images by a share drawn with this alpha, such as 0.2 "
                                                        "[default: the task's recipe].")] = None,
         patience: Annotated[Optional[int], typer.Option("--patience", min=0, help="End after so many epochs without a better score, "
@@ -175,8 +177,8 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
         raise typer.BadParameter("give either --epochs or --time-budget")
     from .fitting import fit as call
     result = call(task, data, arch=arch, decoder=decoder, weights=weights, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs,
-                  time_budget=budget, folds=folds, ema=ema, windows=windows, mixup=mixup, patience=patience, size=size, bs=bs, loss=loss,
-                  opt=opt, seed=seed, device=device, precision=precision, cache=None if cache is None else cache * 2**20, out=out)
+                  time_budget=budget, folds=folds, ema=ema, windows=windows, progressive=progressive, mixup=mixup,
+                  patience=patience, size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, precision=precision, cache=None if cache is None else cache * 2**20, out=out)
     if as_json:
         return _json(result)
     _metrics(result["metrics"])

@@ -68,7 +68,7 @@ class Pixels:
             self._get("label", item, lambda: label)
 
     def _get(self, part: str, item: Item | Path | str, read) -> np.ndarray:
-        key = part, getattr(item, "image", item)
+        key = part, getattr(item, part, item)
         found = self.kept.get(key) if isinstance(key[1], Path) else None
         if found is not None:
             return found

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None = None, lr: float | str | None = None,
-        freeze_epochs: int | None = None, ema: float | None = None, windows: float | None = None, mixup: float | None = None,
-        patience: int | None = None, time_budget: float | None = None, folds: int = 0, out: Path | str | None = None, **options) -> dict:
+        freeze_epochs: int | None = None, ema: float | None = None, windows: float | None = None, progressive: float | None = None,
+        mixup: float | None = None, patience: int | None = None, time_budget: float | None = None, folds: int = 0,
+        out: Path | str | None = None, **options) -> dict:
     """Train a task's learner and write its export to `out` (default: exports/TASK); return what was measured.
 
     `options` are those of `fastseg.learner`: arch, decoder, weights, size, bs, loss, opt, seed, device, precision, cache.
@@ -43,7 +44,8 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
         raise ModelError("give either a number of epochs or a time budget, a positive one")
     if folds < 0 or folds == 1:
         raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more")
-    course = Course.of(task, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, mixup=mixup, patience=patience)
+    course = Course.of(task, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
+                       mixup=mixup, patience=patience)
     out = Path(out or f"exports/{task.name}")
     device, seconds = options.get("device"), 0.0
     tally, rows, networks = Tally(task), [], []

@@ -17,7 +17,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import Learner
 
-from .callbacks import AverageWeights, Reporter, TimeBudget, Windows
+from .callbacks import AverageWeights, HalfSize, Reporter, TimeBudget, Windows
 from .errors import ModelError
 from .tasks import Task, get
 
@@ -33,6 +33,7 @@ class Course:
     lr: float | str | None = None  # a rate, "auto" for the range test's suggestion, None for the learner's own
     ema: float = 0.0  # share of the average of weights that a step keeps; 0: no averaging
     windows: float = 0.0  # share of the epochs that see windows of the images, half their height and width
+    progressive: float = 0.0  # share of the epochs, the first ones, that see the images at half size
     mixup: float = 0.0  # alpha of the beta distribution that images are mixed by (arXiv:1710.09412); 0: not mixed
     patience: int = 0  # epochs without a better score after which training ends with the best weights; 0: never
     seconds: float | None = None  # that training may take; the cycle is shortened where epochs take longer than planned
@@ -40,11 +41,15 @@ class Course:
     @classmethod
     def of(cls, task: Task, **given) -> Course:
         """Return the recipe's course with what is given and not None put in its place. Raises `ModelError`."""
-        names = ("epochs", "freeze_epochs", "ema", "windows", "mixup")
+        names = ("epochs", "freeze_epochs", "ema", "windows", "progressive", "mixup")
         course = cls(**{name: getattr(task.recipe, name) for name in names} | {k: v for k, v in given.items() if v is not None})
         if course.epochs < 0 or course.freeze_epochs < 0 or course.epochs + course.freeze_epochs == 0:
             raise ModelError(f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one")
-        for name, highest in (("ema", 0.9999), ("windows", 1.0), ("mixup", 10.0)):
+        if task.kind != "segment" and course.windows:
+            raise ModelError(f"{task.name} classifies whole images: it takes no --windows")
+        if task.recipe.resize != "squish" and course.progressive:
+            raise ModelError(f"{task.name} images are never resampled, since that would change their labels: it takes no --progressive")
+        for name, highest in (("ema", 0.9999), ("windows", 1.0), ("progressive", 1.0), ("mixup", 10.0)):
             if not 0 <= getattr(course, name) <= highest:
                 raise ModelError(f"--{name} {getattr(course, name)} is not from 0 to {highest}")
         if course.lr != "auto":
@@ -108,6 +113,8 @@ def train(learn: Learner, course: Course) -> Learner:
 
 def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Callback]:
     chosen = _windows(learn, course, round(course.windows * course.epochs))
+    if course.progressive:
+        chosen.append(HalfSize(round(course.progressive * course.epochs)))
     if course.ema:
         chosen.append(AverageWeights(course.ema))
     if course.patience:

@@ -13,7 +13,7 @@ from fastai.callback.core import Callback
 import fastseg
 from fastseg import tasks
 from fastseg.augment import Augment
-from fastseg.callbacks import AverageWeights, TimeBudget, Windows
+from fastseg.callbacks import AverageWeights, HalfSize, TimeBudget, Windows
 from fastseg.data import Pixels
 from fastseg.errors import DataError, ExportError, ModelError
 from fastseg.losses import Loss, class_weights
@@ -187,11 +187,11 @@ def test_one_fold_is_refused(samples, tmp_path):
         fastseg.fit("eye", samples["eye"], folds=1, out=tmp_path / "e")
 
 
-@pytest.mark.parametrize("options", [{"mixup": 0.3}, {"ema": 0.9, "windows": 0.5}, {"patience": 1}, {"loss": "wce+lovasz"}])
+@pytest.mark.parametrize("options", [{"mixup": 0.3}, {"ema": 0.9, "windows": 0.5}, {"progressive": 0.5}, {"patience": 1}, {"loss": "wce+lovasz"}])
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_options_of_a_course(name, options, samples, tmp_path):
-    if name == "mri" and "loss" in options:
-        options = {"loss": "wce"}
+    if name == "mri":  # which gives no pixel a class
+        options = {"loss": "wce"} if "loss" in options else {k: v for k, v in options.items() if k not in ("windows", "progressive")}
     result = fastseg.fit(name, samples[name], **SMALL, epochs=2, out=tmp_path / "e", **options)
     assert all(np.isfinite(row["valid_loss"]) for row in result["history"])
     recorded = json.loads((tmp_path / "e" / "card.json").read_text())["training"]
@@ -203,9 +203,31 @@ def test_wrong_options_of_a_course(run, samples):
         assert option.strip("-") in run("fit", "eye", "--data", samples["eye"], option, value, code=1).err
 
 
-def test_patience_keeps_the_best_weights(learn):
+def test_windows_are_for_segmentation(samples, tmp_path):
+    with pytest.raises(ModelError, match="no --windows"):
+        fastseg.fit("mri", samples["mri"], windows=0.5, out=tmp_path / "e")
+    with pytest.raises(ModelError, match="no --progressive"):
+        fastseg.fit("mri", samples["mri"], progressive=0.5, out=tmp_path / "e")
+
+
+def test_half_size_comes_first(samples):
+    learn, seen = quiet(fastseg.learner("eye", samples["eye"], **{**SMALL, "size": 96})), []
+
+    class Watch(Callback):
+        order = 13
+
+        def before_batch(self):
+            if self.training:
+                seen.append((self.epoch, tuple(self.xb[0].shape[-2:]), tuple(self.yb[0].shape[-2:])))
+
+    learn.fit(2, 1e-3, cbs=[HalfSize(1), Watch()])
+    assert set(seen) == {(0, (48, 48), (48, 48)), (1, (96, 96), (96, 96))}
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_patience_keeps_the_best_weights(learn, ema):
     from fastseg.training import Course, train
-    train(learn, Course(epochs=6, lr=0.5, patience=2))
+    train(learn, Course(epochs=6, lr=0.5, patience=2, ema=ema))
     scores = [row["dice"] for row in learn.history]
     assert abs(float(learn.validate()[1]) - max(scores)) < 1e-6
 

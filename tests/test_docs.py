@@ -27,7 +27,8 @@ def test_transcript_lines_parse(line):
     arguments = shlex.split(line)[1:]
     command = typer.main.get_command(app)
     context = command.make_context("fastseg", list(arguments), resilient_parsing=True)
-    name, found, rest = command.resolve_command(context, list(arguments))
+    after = next(i for i, word in enumerate(arguments) if word in COMMANDS)  # before it stand the group's own options
+    name, found, rest = command.resolve_command(context, arguments[after:])
     found.make_context(name, rest)
 
 

@@ -44,6 +44,7 @@ class Recipe:
     opt: str = "adamw"
     ema: float = 0.0  # share of the running average of weights that each step keeps; 0: no averaging
     windows: float = 0.0  # share of the epochs, the first ones, that see windows of half the image's height and width
+    progressive: float = 0.0  # share of the epochs, the first ones, that see the images at half size
     mixup: float = 0.0  # alpha of the beta distribution by which two images are mixed
     resize: str = "squish"  # "squish" resamples to `size`; "crop" crops or zero-pads, for labels that resampling would change
     flip: bool = True
