@@ -177,8 +177,9 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
         raise typer.BadParameter("give either --epochs or --time-budget")
     from .fitting import fit as call
     result = call(task, data, arch=arch, decoder=decoder, weights=weights, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs,
-                  time_budget=budget, folds=folds, ema=ema, windows=windows, progressive=progressive, mixup=mixup,
-                  patience=patience, size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, precision=precision, cache=None if cache is None else cache * 2**20, out=out)
+                  time_budget=budget, folds=folds, ema=ema, windows=windows, progressive=progressive, mixup=mixup, patience=patience,
+                  size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, precision=precision,
+                  cache=None if cache is None else cache * 2**20, out=out)
     if as_json:
         return _json(result)
     _metrics(result["metrics"])

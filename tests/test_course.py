@@ -187,7 +187,8 @@ def test_one_fold_is_refused(samples, tmp_path):
         fastseg.fit("eye", samples["eye"], folds=1, out=tmp_path / "e")
 
 
-@pytest.mark.parametrize("options", [{"mixup": 0.3}, {"ema": 0.9, "windows": 0.5}, {"progressive": 0.5}, {"patience": 1}, {"loss": "wce+lovasz"}])
+@pytest.mark.parametrize("options", [{"mixup": 0.3}, {"ema": 0.9, "windows": 0.5}, {"progressive": 0.5}, {"patience": 1},
+                                     {"loss": "wce+lovasz"}])
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_options_of_a_course(name, options, samples, tmp_path):
     if name == "mri":  # which gives no pixel a class
