@@ -260,6 +260,23 @@ def test_cutout_covers_the_image_and_keeps_the_mask():
     assert 0.05 < covered.mean() < 0.25 and covered.max() <= 0.26 and (y == 1).all()
 
 
+def test_blurred_slices_are_labelled_so():
+    from fastai.torch_core import TensorCategory, TensorImage
+    from scipy.ndimage import gaussian_filter
+
+    from fastseg.augment import blur
+    torch.manual_seed(0)
+    x = torch.rand(40, 3, 48, 48)
+    for sigma in (0.5, 1.5):
+        expected = gaussian_filter(x[:2].numpy(), (0, 0, sigma, sigma), mode="nearest")
+        assert np.abs(blur(x[:2], torch.full((2,), sigma)).numpy() - expected).max() < 1e-3
+    seen, labels = Augment(flip=False, blur_share=0.5)((TensorImage(x), TensorCategory(torch.ones(40).long())), split_idx=0)
+    changed = (torch.Tensor(seen) != x).flatten(1).any(1)
+    assert 5 < changed.sum() < 35 and torch.equal(torch.as_tensor(labels.tolist()) == 0, changed)
+    valid = Augment(flip=False, blur_share=0.5)((TensorImage(x), TensorCategory(torch.ones(40).long())), split_idx=1)
+    assert torch.equal(torch.Tensor(valid[0]), x) and set(valid[1].tolist()) == {1}
+
+
 def test_views_are_averaged_at_the_right_place(exports):
     plain, both = fastseg.load(exports("face"), tta=False), fastseg.load(exports("face"), tta=True)
     batch = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)

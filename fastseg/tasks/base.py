@@ -53,6 +53,9 @@ class Recipe:
     zoom: float = 0.2  # scale drawn from 1 - zoom to 1 + zoom
     light: float = 0.2  # brightness and contrast change by up to this share
     cutout: float = 0.0  # side of a grey box laid over each training image, as a share of the image's
+    blur_share: float = 0.0  # share of training images that are blurred and labelled `blur_class`: where sharpness is the label
+    blur_sigma: tuple[float, float] = (0.4, 2.0)  # px, of the Gaussian
+    blur_class: int = 0
     tta: bool = False  # whether prediction averages the image's and its mirror image's probabilities
 
 
