@@ -4,14 +4,12 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
 from .engine import Session, write_onnx
@@ -117,12 +115,14 @@ def load(export: Path | str, device: str | None = None, trust: bool = False, tta
     return Predictor(card, partial(_network, export, card), device, tta, _session(export, card, device))
 
 
-def _session(export: Path, card: Card, device: str | None) -> Session | None:
-    """Return the ONNX session where it is the quicker way: on CPUs without bfloat16 units."""
+def _session(export: Path, card: Card, device: str | None) -> Callable[[int], Session] | None:
+    """Return what makes an ONNX session of so many threads, where that is the quicker way: on CPUs without bfloat16 units."""
     where = device_of(device)
     if ONNX not in card.sha256 or where.type != "cpu" or autocast_dtype(where) is not None:
         return None
-    return Session(_verified(export / ONNX, card), torch.get_num_threads())
+    path = _verified(export / ONNX, card)
+    Session(path)  # a damaged one is to be found now
+    return partial(Session, path)
 
 
 def _network(export: Path, card: Card) -> Network:

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import glob
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 
 from .bundle import find, load
 from .card import Card
-from .errors import DataError, FastsegError, TaskError
+from .errors import DataError, TaskError
 from .files import IMAGE_SUFFIXES, image_files
 from .machine import device_of
 from .masks import save_image
@@ -84,9 +85,9 @@ class Predictor:
     """
 
     def __init__(self, card: Card, network: Callable[[], Network], device: str | None = None, tta: bool | None = None,
-                 session: Session | None = None):
+                 session: Callable[[int], Session] | None = None):
         self.device = device_of(device)
-        self.card, self.task, self.session, self._build = card, get(card.task), session, network
+        self.card, self.task, self._session, self._build = card, get(card.task), session and cache(session), network
         self.tta = card.tta if tta is None else tta
         if session is None:
             self.network  # noqa: B018 - a damaged export is to be found now, not at the first image
@@ -97,53 +98,64 @@ class Predictor:
         return self._build().to(self.device).eval()
 
     def predict(self, image: Path | str | np.ndarray) -> Prediction:
-        """Predict one image: a file, or uint8 (H, W, 3)."""
-        _, prediction = next(self.stream([image]))
-        if isinstance(prediction, FastsegError):
-            raise prediction
-        return prediction
+        """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read."""
+        small, own = self._read(image)
+        return Prediction(self.task, image, self.logits(small[None])[0], own)
 
     def stream(self, images: Iterable[Item | Path | str | np.ndarray], bs: int = 8
                ) -> Iterator[tuple[Item | Path | str | np.ndarray, Prediction | DataError]]:
         """Yield (image, its prediction) in order; an image that cannot be read comes with its `DataError` instead.
 
-        Decoding runs ahead on threads while the model computes; no more than three batches are held at a time.
+        Threads decode ahead while torch computes, or decode and compute whole batches, one core each, where ONNX does: that
+        leaves no core waiting for another. At most one batch more than there are threads is held at a time.
         """
-        images = iter(images)
-        with ThreadPoolExecutor(2) as pool:
-            waiting: list[tuple[object, Future]] = [(i, pool.submit(self._read, i)) for i in islice(images, 2 * bs)]
-            while waiting:
-                batch, waiting = waiting[:bs], waiting[bs:]
-                batch = [(source, future.result()) for source, future in batch]
-                waiting += [(i, pool.submit(self._read, i)) for i in islice(images, bs)]
-                small = [read[0] for _, read in batch if not isinstance(read, DataError)]
-                logits = iter(self.logits(np.stack(small)) if small else ())
-                for source, read in batch:
-                    yield source, read if isinstance(read, DataError) else Prediction(self.task, source, next(logits), read[1])
+        images, workers = iter(images), max(2, torch.get_num_threads())
+        pending: deque[Future] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            while True:
+                while len(pending) <= workers and (batch := list(islice(images, bs))):
+                    pending.append(pool.submit(self._work, batch))
+                if not pending:
+                    return
+                batch, reads, logits = pending.popleft().result()
+                small = [read[0] for read in reads if not isinstance(read, DataError)]
+                if logits is None and small:
+                    logits = self.logits(np.stack(small))
+                rows = iter(logits if small else ())
+                for source, read in zip(batch, reads):
+                    yield source, read if isinstance(read, DataError) else Prediction(self.task, source, next(rows), read[1])
 
-    def _read(self, image) -> tuple[np.ndarray, tuple[int, int]] | DataError:
-        try:
-            return self.task.image_near(image, tuple(self.card.size))
-        except DataError as error:
-            return error
+    def _work(self, batch: list) -> tuple[list, list, torch.Tensor | None]:
+        reads = []
+        for source in batch:
+            try:
+                reads.append(self._read(source))
+            except DataError as error:
+                reads.append(error)
+        small = [read[0] for read in reads if not isinstance(read, DataError)]
+        return batch, reads, self.logits(np.stack(small), threads=1) if self._session and small else None
+
+    def _read(self, image) -> tuple[np.ndarray, tuple[int, int]]:
+        return self.task.image_near(image, tuple(self.card.size))
 
     @torch.inference_mode()
-    def logits(self, batch: np.ndarray) -> torch.Tensor:
+    def logits(self, batch: np.ndarray, threads: int | None = None) -> torch.Tensor:
         """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, 3) at the card's size.
 
-        With `tta` they are the logarithms of the averaged probabilities.
+        With `tta` they are the logarithms of the averaged probabilities. `threads` (default: torch's) are for ONNX.
         """
-        logits = self._run(batch)
+        threads = threads or torch.get_num_threads()
+        logits = self._run(batch, threads)
         if not self.tta:
             return logits
-        other = self._run(np.ascontiguousarray(batch[:, :, ::-1]))
+        other = self._run(np.ascontiguousarray(batch[:, :, ::-1]), threads)
         if self.task.kind == "segment":
             other = mirrored(other, self.card.flip_shift)
         return ((logits.softmax(1) + other.softmax(1)) / 2).clamp_min(1e-12).log()
 
-    def _run(self, batch: np.ndarray) -> torch.Tensor:
-        if self.session is not None:
-            return torch.from_numpy(self.session(batch))
+    def _run(self, batch: np.ndarray, threads: int) -> torch.Tensor:
+        if self._session is not None:
+            return torch.from_numpy(self._session(threads)(batch))
         x = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float()
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (self.card.mean, self.card.std))
         return self.network((x - mean) / std)
@@ -151,7 +163,7 @@ class Predictor:
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
             overlay: bool = False, export: Path | str | None = None, device: str | None = None,
-            bs: int = 8, tta: bool | None = None) -> list[Path]:
+            bs: int = 4, tta: bool | None = None) -> list[Path]:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.

@@ -292,7 +292,7 @@ def test_onnx_and_torch_agree(name, exports, monkeypatch):
     quick = fastseg.load(exports(name))
     monkeypatch.setattr(bundle, "_session", lambda *_: None)
     slow = fastseg.load(exports(name))
-    assert (exports(name) / "model.onnx").is_file() and slow.session is None
+    assert (exports(name) / "model.onnx").is_file() and slow._session is None
     batch = np.random.default_rng(0).integers(0, 256, (3, *quick.card.size, 3), dtype=np.uint8)
     assert torch.allclose(quick.logits(batch), slow.logits(batch), atol=1e-3)
 
