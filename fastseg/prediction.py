@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Image = Item | Path | str | np.ndarray
+T = TypeVar("T")
+
 
 @dataclass
 class Prediction:
     """One image's result. `codes` is uint8 (H, W) at the image's own size, or None for classification."""
 
     task: Task
-    source: Item | Path | str | np.ndarray  # what was predicted
+    source: Image  # what was predicted
     logits: torch.Tensor  # float32 (C, h, w) at the model's size, or (C,) for classification
     size: tuple[int, int]  # the image's own (height, width)
 
@@ -102,38 +105,46 @@ class Predictor:
         small, own = self._read(image)
         return Prediction(self.task, image, self.logits(small[None])[0], own)
 
-    def stream(self, images: Iterable[Item | Path | str | np.ndarray], bs: int = 8
-               ) -> Iterator[tuple[Item | Path | str | np.ndarray, Prediction | DataError]]:
-        """Yield (image, its prediction) in order; an image that cannot be read comes with its `DataError` instead.
+    def stream(self, images: Iterable[Image], bs: int = 8, finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction
+               ) -> Iterator[tuple[Image, T | DataError]]:
+        """Yield (image, finish(image, its prediction)) in order; an image that cannot be read comes with its `DataError` instead.
 
-        Threads decode ahead while torch computes, or decode and compute whole batches, one core each, where ONNX does: that
-        leaves no core waiting for another. At most one batch more than there are threads is held at a time.
+        Threads read ahead and `finish` behind: what is done with each prediction (writing, measuring) belongs there. Where
+        ONNX computes, each thread takes whole batches from file to finish, so that no core waits for another; torch computes
+        on all cores at once. At most two batches more than there are threads are held at a time.
         """
         images, workers = iter(images), max(2, torch.get_num_threads())
-        pending: deque[Future] = deque()
         with ThreadPoolExecutor(workers) as pool:
-            while True:
-                while len(pending) <= workers and (batch := list(islice(images, bs))):
-                    pending.append(pool.submit(self._work, batch))
-                if not pending:
-                    return
-                batch, reads, logits = pending.popleft().result()
-                small = [read[0] for read in reads if not isinstance(read, DataError)]
-                if logits is None and small:
-                    logits = self.logits(np.stack(small))
-                rows = iter(logits if small else ())
-                for source, read in zip(batch, reads):
-                    yield source, read if isinstance(read, DataError) else Prediction(self.task, source, next(rows), read[1])
+            batches = iter(lambda: list(islice(images, bs)), [])
+            if self._session is not None:
+                done = (pool.submit(self._whole, batch, finish) for batch in batches)
+            else:
+                read = _ahead((pool.submit(self._reads, batch) for batch in batches), workers)
+                done = (pool.submit(self._finished, *pair, self._computed(pair[1]), finish) for pair in read)
+            for results in _ahead(done, workers + 1):
+                yield from results
 
-    def _work(self, batch: list) -> tuple[list, list, torch.Tensor | None]:
+    def _whole(self, batch: list, finish: Callable) -> list[tuple]:
+        _, reads = self._reads(batch)
+        return self._finished(batch, reads, self._computed(reads, threads=1), finish)
+
+    def _reads(self, batch: list) -> tuple[list, list]:
         reads = []
         for source in batch:
             try:
                 reads.append(self._read(source))
             except DataError as error:
                 reads.append(error)
+        return batch, reads
+
+    def _computed(self, reads: list, threads: int | None = None) -> torch.Tensor | tuple:
         small = [read[0] for read in reads if not isinstance(read, DataError)]
-        return batch, reads, self.logits(np.stack(small), threads=1) if self._session and small else None
+        return self.logits(np.stack(small), threads) if small else ()
+
+    def _finished(self, batch: list, reads: list, logits: torch.Tensor | tuple, finish: Callable) -> list[tuple]:
+        rows = iter(logits)
+        return [(source, read if isinstance(read, DataError) else finish(source, Prediction(self.task, source, next(rows), read[1])))
+                for source, read in zip(batch, reads)]
 
     def _read(self, image) -> tuple[np.ndarray, tuple[int, int]]:
         return self.task.image_near(image, tuple(self.card.size))
@@ -161,6 +172,17 @@ class Predictor:
         return self.network((x - mean) / std)
 
 
+def _ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
+    """Yield the futures' results in order, `count` of them under way while one is waited for."""
+    pending: deque[Future[T]] = deque()
+    for future in futures:
+        pending.append(future)
+        if len(pending) > count:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
             overlay: bool = False, export: Path | str | None = None, device: str | None = None,
             bs: int = 4, tta: bool | None = None) -> list[Path]:
@@ -176,22 +198,20 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     if overlay and task.kind != "segment":
         raise TaskError(f"{task.name} classifies whole images: there is no overlay")
     predictor = load(find(task, export), device, tta=tta)
-    stream = track(predictor.stream(files, bs), "predicting", len(files))
     if task.kind == "classify":
+        stream = track(predictor.stream(files, bs), "predicting", len(files))
         return [_write_table(task, files, stream, _table_path(task, files, out))]
     targets = _targets(task, files, out, overlay)
+
+    def write(file: Path, prediction: Prediction) -> list[Path]:
+        return _write_masks(task, prediction, targets[file], overlay)
+
     written, failures = [], []
-    with ThreadPoolExecutor(2) as pool:
-        pending: list[Future] = []
-        for file, prediction in stream:
-            if isinstance(prediction, DataError):
-                failures.append(str(prediction))
-                continue
-            pending.append(pool.submit(_write_masks, task, prediction, targets[file], overlay))
-            while len(pending) > 2 * bs:
-                written += pending.pop(0).result()
-        for future in pending:
-            written += future.result()
+    for _, result in track(predictor.stream(files, bs, write), "predicting", len(files)):
+        if isinstance(result, DataError):
+            failures.append(str(result))
+        else:
+            written += result
     if failures:
         more = f" ({len(failures) - 1} more could not be read)" if len(failures) > 1 else ""
         done = f"; masks of the {len(files) - len(failures)} readable images are written" if len(files) > len(failures) else ""
