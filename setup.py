@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="fastseg",
-    version="0.2.0",
+    version="0.3.0",
     description="fastai learners over timm backbones for small segmentation and classification datasets, with a CLI",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -25,7 +25,9 @@ setup(
         "huggingface-hub>=0.23",
         "numpy>=1.24",
         "pandas>=2.0",
-        "scikit-learn>=1.3",
+        "scipy>=1.10",
+        "captum>=0.7",  # Grad-CAM
+        "cleanlab>=2.8",  # labels in doubt; from 2.8 on under the Apache licence
         "matplotlib>=3.8",
         "pillow>=10.1",  # scalable default font
         "typer>=0.15",
@@ -33,7 +35,7 @@ setup(
         "jinja2>=3.1",
         "httpx>=0.27",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-xdist>=3"]},
+    extras_require={"test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4"]},
     entry_points={"console_scripts": ["fastseg=fastseg.cli:main"]},
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3"],
 )

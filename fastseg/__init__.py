@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Threads that wait by spinning starve each other as soon as anything else runs: training was seen 20 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,7 +21,8 @@ _PUBLIC = {
     "learners": ("learner", "unet_learner", "vision_learner"),
     "photo": ("segment",),
     "prediction": ("predict",),
-    }
+    "trials": ("study",),
+}
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*sorted(_MODULE_OF), "tasks"]

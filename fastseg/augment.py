@@ -17,26 +17,27 @@ class Augment(RandTransform):
     """Augment training batches: images float (B, 3, H, W) from 0 to 1, masks int64 (B, H, W), alike.
 
     `rotate` is in degrees; `zoom` and `light` are shares: scales from 1 - zoom to 1 + zoom, brightness and contrast
-    likewise. Flips are exact (no resampling); where `rotate` and `zoom` are 0 nothing is resampled at all. A mirrored
-    mask moves `flip_shift` px to the right (see `Recipe`). `cutout` is the share of each side of a grey box laid over
-    the image at random (arXiv:1708.04552); the mask keeps its classes there. Where sharpness is the label, `blur_share` of
-    the images are blurred by a Gaussian of a sigma drawn from `blur_sigma` px, and labelled `blur_class`.
+    likewise; `colour` likewise for saturation and, half of it, for each channel (white balance). Flips are exact (no
+    resampling); where `rotate` and `zoom` are 0 nothing is resampled at all. A mirrored mask moves `flip_shift` px to the
+    right (see `Recipe`). `cutout` is the share of each side of a grey box laid over the image at random (arXiv:1708.04552);
+    the mask keeps its classes there. Where sharpness is the label, `blur_share` of the images are blurred by a Gaussian of
+    a sigma drawn from `blur_sigma` px, and labelled `blur_class`.
     """
 
     split_idx, order = 0, 20
 
-    def __init__(self, flip: bool = True, rotate: float = 0.0, zoom: float = 0.0, light: float = 0.0,
+    def __init__(self, flip: bool = True, rotate: float = 0.0, zoom: float = 0.0, light: float = 0.0, colour: float = 0.0,
                  flip_shift: int = 0, cutout: float = 0.0, blur_share: float = 0.0, blur_sigma: tuple[float, float] = (0.4, 2.0),
                  blur_class: int = 0):
         super().__init__(p=1.0)
         self.blur_share, self.blur_sigma, self.blur_class = blur_share, blur_sigma, blur_class
-        self.flip, self.rotate, self.zoom, self.light = flip, rotate, zoom, light
+        self.flip, self.rotate, self.zoom, self.light, self.colour = flip, rotate, zoom, light, colour
         self.flip_shift, self.cutout = flip_shift, cutout
 
     @classmethod
     def of(cls, recipe: Recipe) -> Augment:
         """Return what a recipe asks for."""
-        return cls(recipe.flip, recipe.rotate, recipe.zoom, recipe.light, recipe.flip_shift, recipe.cutout,
+        return cls(recipe.flip, recipe.rotate, recipe.zoom, recipe.light, recipe.colour, recipe.flip_shift, recipe.cutout,
                    recipe.blur_share, recipe.blur_sigma, recipe.blur_class)
 
     def before_call(self, b, split_idx: int) -> None:
@@ -49,6 +50,8 @@ class Augment(RandTransform):
 
         self.flipped = torch.rand(count, device=device) < (0.5 if self.flip else 0.0)
         self.brightness, self.contrast = uniform(self.light), 1 + uniform(self.light)
+        self.saturation = 1 + uniform(self.colour)
+        self.gains = 1 + (torch.rand(count, 3, device=device) - 0.5) * self.colour
         self.blurred = torch.rand(count, device=device) < self.blur_share
         self.sigma = torch.empty(count, device=device).uniform_(*self.blur_sigma)
         self.grid = self.box = None
@@ -72,9 +75,13 @@ class Augment(RandTransform):
                                    align_corners=False)
         if self.blur_share:
             pixels = torch.where(self.blurred.view(-1, 1, 1, 1), blur(pixels, self.sigma), pixels)
+        if self.colour:
+            grey = pixels.mean(dim=1, keepdim=True)
+            pixels = ((pixels - grey) * self.saturation.view(-1, 1, 1, 1) + grey) * self.gains[:, :, None, None]
         if self.light:
             mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
             pixels = (pixels - mean) * self.contrast.view(-1, 1, 1, 1) + mean + self.brightness.view(-1, 1, 1, 1)
+        if self.colour or self.light:
             pixels = pixels.clamp(0, 1)
         if self.box is not None:
             pixels = torch.where(self.box, pixels.new_tensor(0.5), pixels)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What fit, evaluate and interpret write, and a new fit replaces.
 WRITTEN = {CARD, MODEL, ONNX, PICKLE, METRICS, HISTORY, "loss_curve.png", "show_results.png", "top_losses.png", "confusion_matrix.png",
-           "per_class.png", "losses.csv", "report.html"}  # what fit and interpret write, and a new fit replaces
+           "per_class.png", "reliability.png", "losses.csv", "images.csv", "suspects.csv", "report.html", "evaluation"}
 
 
 def save(learn: Learner, out: Path | str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ExportError
-from .files import atomic_file
+from .files import write_json
 
 SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
 CARD, MODEL, PICKLE, METRICS, HISTORY = "card.json", "model.safetensors", "export.pkl", "metrics.json", "history.csv"
@@ -42,6 +42,8 @@ class Card:
     created: str
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
+    temperature: float = 1.0  # by which logits are divided for calibrated probabilities
+    review: dict[str, float] = field(default_factory=dict)  # error rate -> expected error above which a person should look
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -56,8 +58,7 @@ def versions() -> dict[str, str]:
 def seal(card: Card, folder: Path) -> None:
     """Write the card with the sha256 of the files that it vouches for."""
     card.sha256 = {name: sha256(folder / name) for name in (MODEL, ONNX, PICKLE, HISTORY, METRICS) if (folder / name).is_file()}
-    with atomic_file(folder / CARD) as temporary:
-        temporary.write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / CARD, asdict(card))
 
 
 def sha256(path: Path) -> str:
@@ -93,6 +94,8 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "seed": lambda v: type(v) is int, "training": lambda v: isinstance(v, dict), "fastseg": lambda v: isinstance(v, str),
     "versions": lambda v: isinstance(v, dict), "created": lambda v: isinstance(v, str), "metrics": lambda v: isinstance(v, dict),
     "tta": lambda v: type(v) is bool, "flip_shift": lambda v: type(v) is int and abs(v) < 32,
+    "temperature": lambda v: type(v) in (int, float) and 0.01 <= v <= 100,
+    "review": lambda v: isinstance(v, dict) and _numbers(len(v), -1, 1)(list(v.values())),
     "sha256": lambda v: isinstance(v, dict) and _strings(list(v.values())),
 }
 

@@ -1,18 +1,16 @@
 """The command line: each command parses, makes one public call, and prints. Nothing heavy is imported for help."""
 from __future__ import annotations
 
-import json
 import logging
-import re
 import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from . import __version__
+from . import __version__, console
 from .errors import FastsegError
 
 
@@ -23,16 +21,16 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except FastsegError as error:
-            _say(f"error: {error}", "red")
+            console.say(f"error: {error}", "red")
         except KeyboardInterrupt:
-            _say("interrupted; what was finished before is whole, nothing else was written", "yellow")
+            console.say("interrupted; what was finished before is whole, nothing else was written", "yellow")
             raise typer.Exit(130) from None
         except MemoryError:
-            _say("error: out of memory; lower --size, or --bs where the command has it", "red")
+            console.say("error: out of memory; lower --size, or --bs where the command has it", "red")
         except RuntimeError as error:
             if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
                 raise
-            _say("error: out of memory; lower --size, or --bs where the command has it", "red")
+            console.say("error: out of memory; lower --size, or --bs where the command has it", "red")
         raise typer.Exit(1)
 
 
@@ -63,6 +61,7 @@ Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda, cuda
 Precision = Annotated[Optional[str], typer.Option("--precision", help="float32 or bfloat16 [default: the quicker one here].")]
 Tta = Annotated[Optional[bool], typer.Option("--tta/--no-tta", help="Average each image with its mirror image "
                                            "[default: the task's recipe].")]
+Split = Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 
 
@@ -79,7 +78,7 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     package = logging.getLogger("fastseg")
     if not package.handlers:
-        package.addHandler(_Lines())
+        package.addHandler(console.Lines())
         package.propagate = False
     package.setLevel(logging.INFO)
     # Deprecations inside the libraries are nothing that a user of the command line can mend.
@@ -93,8 +92,8 @@ def tasks(as_json: Json = False) -> None:
     from .overview import overview
     rows = overview()
     if as_json:
-        return _json(rows)
-    _table(("task", "kind", "classes", "data", "export"),
+        return console.as_json(rows)
+    console.table(("task", "kind", "classes", "data", "export"),
            [(r["task"], r["kind"], ", ".join(r["classes"]), r["data_state"], r["export"] or "none yet") for r in rows])
 
 
@@ -108,22 +107,29 @@ def sample(task: TaskName, folder: Annotated[Optional[Path], typer.Argument(meta
     found = get(task)
     folder = found.sample(folder or Path("data") / found.name, n, seed)
     if as_json:
-        return _json({"task": found.name, "folder": str(folder), "images": n})
+        return console.as_json({"task": found.name, "folder": str(folder), "images": n})
     typer.echo(f"{n} synthetic {found.name} images are in {folder}; next: fastseg fit {found.name}"
                + (f" --data {folder}" if folder != Path("data") / found.name else ""))
 
 
-@app.command(epilog="Example: fastseg show eye --out eye.png")
-def show(task: TaskName, data: Data = None,
-         out: Annotated[Optional[Path], typer.Option("--out", help="PNG file [default: TASK_show.png].")] = None,
+@app.command(epilog="Example: fastseg show eye --class iris --out eye.html --open")
+def show(task: TaskName, data: TrainedData = None,
+         out: Annotated[Optional[Path], typer.Option("--out", help="PNG file, or an HTML page to scroll through [default: "
+                                                     "TASK_show.png].")] = None,
          rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of the grid.")] = 6,
+         only: Annotated[Optional[str], typer.Option("--class", help="Only images that have this class.")] = None,
+         wrong: Annotated[bool, typer.Option("--wrong", help="The held-out images that an export gets most wrong.")] = False,
+         export: Export = None, device: Device = None,
+         open_it: Annotated[bool, typer.Option("--open", help="Open it in this machine's viewer.")] = False,
          seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which images are drawn.")] = 0,
          as_json: Json = False) -> None:
-    """Draw a grid of images, masks and overlays, with a legend."""
+    """Look through a dataset: images, masks in visible colours, overlays, legend; or what an export gets wrong."""
     from .gallery import show as call
-    picture = call(task, data, out=out, rows=rows, seed=seed)
+    picture = call(task, data, out=out, rows=rows, seed=seed, only=only, wrong=wrong, export=export, device=device)
+    if open_it:
+        typer.launch(str(picture))
     if as_json:
-        return _json({"picture": str(picture)})
+        return console.as_json({"picture": str(picture)})
     typer.echo(picture)
 
 
@@ -133,12 +139,12 @@ def lr(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder = 
        device: Device = None, out: Annotated[Optional[Path], typer.Option("--out", help="PNG file [default: TASK_lr_find.png].")] = None,
        as_json: Json = False) -> None:
     """Find a learning rate with fastai's range test: prints the suggestion, saves the plot."""
-    size = _size(size)
+    size = console.size(size)
     from .fitting import find_lr
     suggestion, plot = find_lr(task, data, out=out, arch=arch, decoder=decoder, weights=weights, size=size, bs=bs,
                                loss=loss, opt=opt, seed=seed, device=device)
     if as_json:
-        return _json({"lr": suggestion, "plot": str(plot)})
+        return console.as_json({"lr": suggestion, "plot": str(plot)})
     typer.echo(f"suggested learning rate: {suggestion:.2e}  (plot: {plot}; use it with: fastseg fit {task} --lr {suggestion:.2e})")
 
 
@@ -171,8 +177,8 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
         out: Annotated[Optional[Path], typer.Option("--out", help="Export folder to write [default: exports/TASK].")] = None,
         as_json: Json = False) -> None:
     """Train on a task's data by one-cycle and write the export: model, card, history, metrics, pictures."""
-    size = _size(size)
-    budget = _seconds(time_budget)
+    size = console.size(size)
+    budget = console.seconds(time_budget)
     if budget is not None and epochs is not None:
         raise typer.BadParameter("give either --epochs or --time-budget")
     from .fitting import fit as call
@@ -181,23 +187,61 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
                   size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, precision=precision,
                   cache=None if cache is None else cache * 2**20, out=out)
     if as_json:
-        return _json(result)
-    _metrics(result["metrics"])
+        return console.as_json(result)
+    console.figures(result["metrics"])
     typer.echo(f"weights: {result['weights']}; trained for {result['seconds']:.0f} s; export: {result['export']}")
 
 
-@app.command(epilog="Example: fastseg evaluate eye --split valid")
-def evaluate(task: TaskName, data: TrainedData = None,
-             split: Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")] = "valid",
-             export: Export = None, device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
-    """Measure an export on labelled images: scores of each class over the dataset, at original size."""
+@app.command(epilog="Example: fastseg evaluate eye --compare exports/eye_sgd --by group")
+def evaluate(task: TaskName, data: TrainedData = None, split: Split = "valid", export: Export = None,
+             compare: Annotated[Optional[Path], typer.Option("--compare", metavar="EXPORT", help="Another export: is the difference on "
+                                                             "these images real?")] = None,
+             by: Annotated[Optional[str], typer.Option("--by", metavar="COLUMN|group", help="Results by group (eye set, subject), source, "
+                                                       "split, folder, a column of --table, or what a regular expression finds in the "
+                                                       "file's name.")] = None,
+             table: Annotated[Optional[Path], typer.Option("--table", help="CSV or TSV file for --by, whose first column names "
+                                                           "images.")] = None,
+             out: Annotated[Optional[Path], typer.Option("--out", help="Folder for metrics.json and per_image.csv "
+                                                         "[default: evaluation in the export].")] = None,
+             device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
+    """Measure an export on labelled images, at original size: each class's figures over the dataset, with 95% intervals."""
     from .evaluation import evaluate as call
-    result = call(task, data, split=split, export=export, device=device, tta=tta)
+    result = call(task, data, split=split, export=export, compare=compare, by=by, table=table, out=out, device=device, tta=tta)
     if as_json:
-        return _json(result)
-    _metrics(result)
+        return console.as_json(result)
+    console.figures(result)
+    if by:
+        console.groups(result["by"], by)
+    if compare:
+        typer.echo(result["comparison"]["verdict"])
     typer.echo(f"{result['images']} images ({result['split']}) of {result['data']}; export: {result['export']}; "
-               f"weights: {result['weights']}")
+               f"weights: {result['weights']}\n" + "\n".join(result["written"]))
+
+
+@app.command(epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 --together --seeds 3")
+def study(task: TaskName, data: Data = None,
+          vary: Annotated[list[str], typer.Option("--vary", metavar="OPTION=A,B,...", help="An option of fit and its values, such as "
+                                                  "opt=adamw,sgd; can be repeated. One value holds the option at it.")] = ...,
+          together: Annotated[bool, typer.Option("--together", help="First values with first values, not all combinations.")] = False,
+          seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")] = 3,
+          weights: Weights = "auto",
+          epochs: Annotated[Optional[int], typer.Option("--epochs", min=0, help="Epochs [default: the task's recipe].")] = None,
+          size: Size = None, device: Device = None,
+          out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the study [default: exports/TASK_study].")] = None,
+          as_json: Json = False) -> None:
+    """Train a grid of settings with several seeds and say which one won, and whether the difference is real; goes on where it stopped."""
+    fixed = {"weights": weights, "epochs": epochs, "size": console.size(size), "device": device}
+    given = [console.varied(text) for text in vary]
+    fixed |= {name: values[0] for name, values in given if len(values) == 1}
+    from .trials import study as call
+    result = call(task, data, vary={name: values for name, values in given if len(values) > 1}, together=together, seeds=seeds, out=out,
+                  **{name: value for name, value in fixed.items() if value is not None})
+    if as_json:
+        return console.as_json({"settings": result.settings, "comparisons": result.comparisons, "verdicts": result.verdicts,
+                                "files": [str(file) for file in result.files]})
+    console.table(("setting", "mean", "std over seeds", "seeds"),
+                  [(name, row["mean"], row["std"], ", ".join(f"{v:.4f}" for v in row["values"])) for name, row in result.settings.items()])
+    typer.echo("\n".join([*result.verdicts, *map(str, result.files)]))
 
 
 @app.command(epilog="Example: fastseg predict kitchen test/")
@@ -205,13 +249,18 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
             out: Annotated[Optional[Path], typer.Option("--out", help="Folder for the masks, or file for one mask or the table "
                                                         "[default: FOLDER_inf_masks, or FOLDER_inf_subjects.tsv].")] = None,
             overlay: Annotated[bool, typer.Option("--overlay", help="Write overlays too, in the subfolder overlays.")] = False,
+            probabilities: Annotated[bool, typer.Option("--probabilities", help="Write calibrated probabilities too, float16, as npz files "
+                                                        "in the subfolder probabilities.")] = False,
+            error_rate: Annotated[float, typer.Option("--error-rate", help="Mean error that masks let through without review may have, "
+                                                      "0.01 to 0.5; sets the needs_review column of predictions.csv.")] = 0.1,
             export: Export = None, device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
-    """Write a mask for each image, at its own size and under its own name, in the task's own format."""
+    """Write a mask for each image, at its own size and under its own name, in the task's own format, and predictions.csv."""
     from .prediction import predict as call
-    written = call(task, paths, out, overlay=overlay, export=export, device=device, tta=tta)
+    written = call(task, paths, out, overlay=overlay, probabilities=probabilities, error_rate=error_rate, export=export, device=device,
+                   tta=tta)
     if as_json:
-        return _json({"written": [str(path) for path in written]})
-    masks = [path for path in written if path.parent.name != "overlays"]
+        return console.as_json({"written": [str(path) for path in written]})
+    masks = [path for path in written if path.parent.name not in ("overlays", "probabilities") and path.suffix != ".csv"]
     folders = sorted({str(path.parent) for path in masks})
     typer.echo((str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")
                + (", overlays in its subfolder overlays" if overlay else ""))
@@ -219,16 +268,16 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
 
 @app.command(epilog="Example: fastseg interpret eye")
 def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", help="A task's name [default: the newest export's].")] = None,
-              data: TrainedData = None, export: Export = None,
-              out: Annotated[Optional[Path], typer.Option("--out", help="Folder for the pictures [default: the export's].")] = None,
+              data: TrainedData = None, export: Export = None, split: Split = "valid",
+              out: Annotated[Optional[Path], typer.Option("--out", help="Folder for page and pictures [default: the export's].")] = None,
               device: Device = None, as_json: Json = False) -> None:
-    """Show where an export is right and wrong: results, worst images, confusion, bars and a report page."""
+    """Show where an export is right and wrong, and which labels may be: a report page, pictures for papers, tables."""
     from .interpretation import interpret as call
-    result = call(task, data, export=export, out=out, device=device)
+    result = call(task, data, export=export, split=split, out=out, device=device)
     if as_json:
-        return _json({"export": str(result.folder), "files": [str(f) for f in result.files], "metrics": result.metrics,
+        return console.as_json({"export": str(result.folder), "files": [str(f) for f in result.files], "metrics": result.metrics,
                       "losses": result.losses})
-    typer.echo(f"on the {len(result.losses)} images that training held out:")
+    typer.echo(f"on {len(result.images)} images ({split}), {len(result.needing_review())} of which a person should look at:")
     for true, predicted, share in result.most_confused(0.001)[:3]:
         typer.echo(f"  {share:.1%} of {true} is taken for {predicted}")
     for file in result.files:
@@ -251,75 +300,10 @@ def segment(file: Annotated[Optional[Path], typer.Argument(metavar="[FILE]", hel
     from .photo import segment as call
     result = call(file, url=url, out=out, surname=surname, name=name, export=export, device=device, allow_private=allow_private)
     if as_json:
-        return _json({"file": str(result.path), "shares": result.shares})
+        return console.as_json({"file": str(result.path), "shares": result.shares})
     for label, share in result.shares.items():
         typer.echo(f"{label:14} {share:6.1%}")
     typer.echo(result.path)
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """Parse "256" or "240x320" (height x width)."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
-    if not match:
-        raise typer.BadParameter(f"'{text}' is neither a side such as 256 nor a height x width such as 240x320", param_hint="--size")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _seconds(text: str | None) -> float | None:
-    """Parse "90s", "10m", "1.5h" or plain seconds."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text.strip())
-    if not match or not float(match[1]):
-        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-class _Lines(logging.Handler):
-    """Print the package's log records through the progress console, so that they do not break a bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        warning = record.levelno >= logging.WARNING
-        _say(("warning: " if warning else "") + record.getMessage(), "yellow" if warning else None)
-
-
-def _say(text: str, style: str | None = None) -> None:
-    from .progress import console
-    console.print(" ".join(text.split()), style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1))
-
-
-def _table(header: tuple[str, ...], rows: list[tuple]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    table = Table(*header, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(("absent" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v)) for v in row))
-    console = Console()
-    if not console.is_terminal:  # a script reads whole lines
-        console.width = max(console.width, 200)
-    console.print(table)
-
-
-def _metrics(result: dict) -> None:
-    columns = list(next(iter(result["classes"].values())))
-    rows = [(name, *values.values()) for name, values in result["classes"].items()]
-    if "mean_foreground" in result:
-        rows += [(title, "", *result[key].values()) for title, key in
-                 (("mean, foreground", "mean_foreground"), ("mean, all classes", "mean_with_background"))]
-    else:
-        rows.append(("mean", "", *result["mean"].values()))
-    _table(("class", *columns), rows)
-    if "pixel_accuracy" in result:
-        typer.echo(f"pixel accuracy {result['pixel_accuracy']:.4f}")
-    else:
-        auc = "absent (one class only)" if result["roc_auc"] is None else f"{result['roc_auc']:.4f}"
-        typer.echo(f"accuracy {result['accuracy']:.4f}, ROC AUC {auc}, confusion (rows true, columns predicted) {result['confusion']}")
 
 
 def main() -> None:

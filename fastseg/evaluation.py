@@ -1,39 +1,125 @@
 """Metrics of an export over a labelled dataset, at the images' own sizes, in one streamed pass."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from . import metrics
 from .bundle import find, load
-from .card import Card
+from .card import METRICS, Card
 from .errors import DataError, TaskError
-from .files import name_below
+from .files import name_below, write_json, write_rows
 from .prediction import Prediction, Predictor
 from .progress import track
+from .scores import SAMPLES, ImageScore, Scores, judge
 from .tasks import Item, Task, get
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("valid", "train", "test", "all")
-Visit = Callable[[Item, Prediction, "np.ndarray | int"], None]
+PER_IMAGE = "per_image.csv"
+FOLDER = "evaluation"  # below the export's folder
+T = TypeVar("T")
+Look = Callable[[Item, Prediction, "np.ndarray | int"], T]
 
 
-def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid",
-             export: Path | str | None = None, device: str | None = None, bs: int = 8, tta: bool | None = None) -> dict:
-    """Return the metrics of an export on one split of a labelled dataset, as `metrics.segmentation` or `.classification`.
+def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid", export: Path | str | None = None,
+             compare: Path | str | None = None, by: str | None = None, table: Path | str | None = None, out: Path | str | None = None,
+             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES) -> dict:
+    """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write them to `out`.
 
-    `data` defaults to the folder that the export was trained on (data/TASK unless it was told otherwise); "valid" is
-    what training held out, by the card. `tta` averages each image with its mirror image (default: what the card says).
-    Raises `FastsegError` kinds.
+    The dict has the figures of `metrics.segmentation` or `.classification`, and "intervals" of the same shape, from `samples`
+    seeded bootstrap samples of the images. `data` defaults to the folder that the export was trained on; "valid" is what
+    training held out, by the card. `tta` averages each image with its mirror image (default: what the card says).
+    `compare`, another export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by", the metrics
+    of each group of images: group, source, split, folder, a column of the CSV or TSV file `table` (whose first column names
+    images), or a regular expression whose match in the file's name is the group.
+    metrics.json and per_image.csv go to `out`, by default the folder evaluation in the export. Raises `FastsegError` kinds.
     """
     task = get(task)
     folder = find(task, export)
     predictor = load(folder, device, tta=tta)
     items, root = items_of(predictor.card, task, data, split)
-    result = measure(predictor, items, bs)
-    return {"task": task.name, "export": str(folder), "data": str(root), "split": split, "images": len(items),
-            "weights": predictor.card.weights_origin, **result}
+    group_of = _grouping(by, table) if by else None
+    other = _other(task, compare, device, items, root) if compare else None
+    out = Path(out) if out else folder / FOLDER
+    if out.resolve() in {folder.resolve(), root.resolve()}:
+        raise DataError(f"{out}: holds an export or data, and results are not written among them; choose another --out")
+    scores = Scores(task, [score for score, _ in judged(predictor, items, root, bs)])
+    result = {"task": task.name, "export": str(folder), "data": str(root), "split": split,
+              "weights": predictor.card.weights_origin, **scores.metrics(samples)}
+    if group_of:
+        result["by"] = scores.by(group_of, samples)
+    if other:
+        theirs = Scores(task, [score for score, _ in judged(other, items, root, bs)])
+        difference = scores.compare(theirs, samples)
+        result["comparison"] = {"with": str(compare), "verdict": verdict(task, str(folder), str(compare), difference), **difference}
+    write_json(out / METRICS, result)
+    write_rows(out / PER_IMAGE, scores.rows())
+    return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
+
+
+def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
+    """Say in words which of two exports is better, by the task's main figure and its paired interval."""
+    value, (low, high), name = main_figure(task, difference["difference"], difference["intervals"])
+    span = f"95% interval {{:.4f}} to {{:.4f}}, {difference['images']} images"
+    if low > 0 or high < 0:
+        better, worse = (ours, theirs) if low > 0 else (theirs, ours)
+        return f"{better} is better than {worse} by {abs(value):.4f} {name} ({span.format(*sorted((abs(low), abs(high))))})"
+    return f"no clear difference: {ours} minus {theirs} is {value:+.4f} {name} ({span.format(low, high)}, which includes 0)"
+
+
+def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float, list[float], str]:
+    """Return the value, interval and name of a task's main figure: foreground mean Dice, or accuracy."""
+    if task.kind == "classify":
+        return figures["accuracy"], intervals["accuracy"], "accuracy"
+    return figures["mean_foreground"]["dice"], intervals["mean_foreground"]["dice"], "Dice"
+
+
+def _other(task: Task, compare: Path | str, device: str | None, items: Sequence[Item], root: Path) -> Predictor:
+    predictor = load(find(task, compare), device)
+    held_out = set(predictor.card.valid_files)
+    if Path(predictor.card.data).resolve() == root.resolve():
+        seen = sum(name_below(root, item.image) not in held_out and item.split != "test" for item in items)
+        if seen:
+            log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
+                        compare, seen, len(items))
+    return predictor
+
+
+def _grouping(by: str, table: Path | str | None) -> Callable[[Item], str]:
+    if table is not None:
+        return _column(Path(table), by)
+    if by in ("group", "source", "split"):
+        return lambda item: str(getattr(item, by) or "none")
+    if by == "folder":
+        return lambda item: item.image.parent.name
+    try:
+        pattern = re.compile(by)
+    except re.error as error:
+        raise TaskError(f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})") from None
+
+    def matched(item: Item) -> str:
+        match = pattern.search(item.image.stem)
+        return match.group() if match else "no match"
+    return matched
+
+
+def _column(table: Path, name: str) -> Callable[[Item], str]:
+    import pandas as pd
+    try:
+        rows = pd.read_csv(table, sep=None, engine="python", dtype=str, keep_default_na=False)
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as a table ({' '.join(str(error).split())[:100]}); save it as CSV or TSV") from None
+    if name not in rows.columns[1:]:
+        raise DataError(f"{table}: has no column {name}; it has {', '.join(rows.columns[1:])} beside the image in the first column")
+    values = {Path(image).stem: value for image, value in zip(rows.iloc[:, 0], rows[name])}
+    return lambda item: values.get(item.image.stem, "not listed")
 
 
 def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tuple[list[Item], Path]:
@@ -67,45 +153,20 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     return chosen, root
 
 
-class Tally:
-    """What predictions and truths add up to: pixel counts for segmentation, each image's probabilities for classification."""
+def judged(predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4, look: Look | None = None
+           ) -> Iterator[tuple[ImageScore, T | None]]:
+    """Yield each item's score and what `look(item, prediction, truth)` returns, in order; both are worked out on threads.
 
-    def __init__(self, task: Task):
-        self.task = task
-        self.counts = np.zeros((len(task.classes), len(task.classes)), dtype=np.int64)
-        self.truths: list[int] = []
-        self.probabilities: list[np.ndarray] = []
-
-    def add(self, item: Item, prediction: Prediction, truth: np.ndarray | int) -> None:
-        """Count one image. Raises `DataError` if its mask is not of its size."""
-        if self.task.kind == "classify":
-            self.truths.append(int(truth))
-            self.probabilities.append(prediction.probabilities)
-            return
-        if truth.shape != prediction.codes.shape:
-            raise DataError(f"{item.label}: the mask is not of its image's size; export it at "
-                            f"{prediction.codes.shape[1]}x{prediction.codes.shape[0]}")
-        self.counts += metrics.confusion(truth, prediction.codes, len(self.task.classes))
-
-    def metrics(self) -> dict:
-        """Return the metrics of all that was added."""
-        if self.task.kind == "segment":
-            return metrics.segmentation(self.counts, self.task.classes, self.task.background)
-        return metrics.classification(np.array(self.truths), np.array(self.probabilities), self.task.classes)
-
-
-def measure(predictor: Predictor, items: Sequence[Item], bs: int = 8, visit: Visit | None = None, tally: Tally | None = None) -> dict:
-    """Return the metrics of `predictor` on labelled `items`; `visit(item, prediction, truth)` sees each image in passing.
-
-    A given `tally` goes on counting: the metrics are of all that it holds.
+    Raises `DataError` for the first image or mask that cannot be read.
     """
     task = predictor.task
-    tally = tally or Tally(task)
-    for item, prediction in track(predictor.stream(items, bs), "evaluating", len(items)):
-        if isinstance(prediction, DataError):
-            raise prediction
+
+    def finish(item: Item, prediction: Prediction) -> tuple[ImageScore, T | None]:
         truth = task.label(item)
-        tally.add(item, prediction, truth)
-        if visit:
-            visit(item, prediction, truth)
-    return tally.metrics()
+        return (judge(task, item, name_below(root, item.image), prediction, truth),
+                look(item, prediction, truth) if look else None)
+
+    for _, result in track(predictor.stream(items, bs, finish), "evaluating", len(items)):
+        if isinstance(result, DataError):
+            raise result
+        yield result

@@ -1,27 +1,34 @@
 """From a data folder to an export: one learner trained, measured on what it never saw, and written whole."""
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from fastai.learner import Learner
 
-from . import plots
+from . import charts, plots
 from .backbones import ensemble
 from .bundle import load, replacing, write
-from .card import METRICS, seal
+from .card import METRICS, Card, seal
 from .errors import ModelError
-from .evaluation import Tally, items_of, measure
-from .files import atomic_file
+from .evaluation import items_of, judged
+from .files import write_json
 from .learners import learner
 from .planning import planned
+from .prediction import Prediction
+from .scores import Scores
 from .tasks import Item, Task, get
 from .training import Course, range_test, train
+from .trust import PIXELS, actual_error, pixel_sample, temperature, thresholds
 
 log = logging.getLogger(__name__)
+
+SHOWN = 6  # images in show_results.png
 
 
 def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None = None, lr: float | str | None = None,
@@ -35,7 +42,8 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
     trains as many learners, each on another part held out, and exports their ensemble; its metrics are those of every
     image by the learner that never saw it. The other arguments are those of `Course`. The returned dict has "export",
     "seconds" (training alone), "weights", "history" (one dict an epoch, of the last fold) and "metrics" over the
-    validation images at original size. An earlier export in `out` stays until the new one is whole.
+    validation images at original size; temperature and review thresholds from them go into the card. An earlier export in
+    `out` stays until the new one is whole.
     Raises `FastsegError` kinds.
     """
     deadline = time.monotonic() + (time_budget or math.inf)
@@ -48,11 +56,7 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
                        mixup=mixup, patience=patience)
     out = Path(out or f"exports/{task.name}")
     device, seconds = options.get("device"), 0.0
-    tally, rows, networks = Tally(task), [], []
-
-    def keep(item: Item, prediction, truth) -> None:
-        if len(rows) < 6:
-            rows.append(plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name))
+    scores, rows, trust, networks = Scores(task), [], [], []
 
     with replacing(out, task) as folder:
         for number in range(max(1, folds)):
@@ -63,22 +67,48 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
             learn = _trained(task, data, course, share if time_budget else None, options)
             seconds += learn.fitted["seconds"]
             card = write(learn, folder)
-            predictor = load(folder, device)
-            card.metrics = measure(predictor, items_of(card, task, card.data, "valid")[0], visit=keep, tally=tally)
+            items, root = items_of(card, task, card.data, "valid")
+            for score, (panels, evidence) in judged(load(folder, device), items, root, look=_look(task, items)):
+                scores.images.append(score)
+                trust.append((evidence, score))
+                rows += panels if len(rows) < SHOWN else []
             networks.append(learn.model.cpu())
         if folds:
             learn.model, learn.opt = ensemble(networks), None  # the optimizer's state is of one member
             learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
             card = write(learn, folder)
-            card.valid_files, card.metrics = [], tally.metrics()
-        with atomic_file(folder / METRICS) as temporary:
-            temporary.write_text(json.dumps(card.metrics, indent=1) + "\n", encoding="utf-8")
-        plots.grid(rows if task.kind == "segment" else [[row[0] for row in rows]], folder / "show_results.png", task,
-                   f"{task.name}: results on images held out from training")
-        plots.curves(learn.history, folder / "loss_curve.png")
+            card.valid_files = []
+        card.metrics = scores.metrics()
+        _calibrate(card, task, trust)
+        write_json(folder / METRICS, card.metrics)
+        plots.write(plots.grid(rows if task.kind == "segment" else [[row[0] for row in rows]], task,
+                               f"{task.name}: results on images held out from training"), folder / "show_results.png")
+        plots.write(charts.curves(learn.history), folder / "loss_curve.png")
         seal(card, folder)
     return {"task": task.name, "export": str(out), "seconds": round(seconds, 1), "weights": card.weights_origin,
             "history": learn.history, "metrics": card.metrics}
+
+
+def _look(task: Task, items: Sequence[Item]) -> Callable:
+    """Return what to keep of each held-out image: panels of the first ones; scores and labels; the error that was to be expected."""
+    shown, count = {item.image for item in items[:SHOWN]}, max(50, PIXELS // len(items))
+
+    def look(item: Item, prediction: Prediction, truth: np.ndarray | int) -> tuple[list, tuple]:
+        panels = [plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)] if item.image in shown else []
+        if task.kind == "classify":
+            return panels, (prediction.logits[None].cpu().numpy(), [truth], prediction.expected_error)
+        # seeded by the image's name: which pixels are taken does not depend on threads
+        return panels, (*pixel_sample(prediction.scores, truth, count, zlib.crc32(item.image.name.encode())), prediction.expected_error)
+    return look
+
+
+def _calibrate(card: Card, task: Task, trust: Sequence[tuple]) -> None:
+    """Put temperature and review thresholds into the card, from what each held-out image showed."""
+    logits, labels = (np.concatenate([evidence[k] for evidence, _ in trust]) for k in (0, 1))
+    errors = [actual_error(score.counts, task.background) if task.kind == "segment" else float(score.probabilities.argmax() != score.truth)
+              for _, score in trust]
+    card.temperature = round(temperature(logits, labels, len(trust)), 4)
+    card.review = thresholds(np.array([evidence[2] for evidence, _ in trust]), np.array(errors))
 
 
 def _trained(task: Task, data: Path | str | None, course: Course, budget: float | None, options: dict) -> Learner:
@@ -104,4 +134,4 @@ def find_lr(task: str | Task, data: Path | str | None = None, *, out: Path | str
     task = get(task)
     learn = learner(task, data, **options)
     suggestion, rates, losses = range_test(learn)
-    return suggestion, plots.rate_finder(rates, losses, suggestion, out or f"{task.name}_lr_find.png")
+    return suggestion, plots.write(charts.rate_finder(rates, losses, suggestion), out or f"{task.name}_lr_find.png")

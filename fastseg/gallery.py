@@ -1,35 +1,113 @@
-"""A look at a dataset before any training: images, masks made visible, overlays, a legend."""
+"""A look through a dataset: images, masks made visible, overlays, a legend; or the images that an export gets wrong."""
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
+from PIL import Image
 
 from . import plots
-from .errors import DataError
-from .tasks import Task, get
+from .bundle import find, load
+from .errors import DataError, choose
+from .evaluation import items_of, judged
+from .files import atomic_file
+from .tasks import Item, Task, get
+from .trust import actual_error
+
+ACROSS = 4  # images in a row, for classification
 
 
-def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, rows: int = 6,
-         seed: int = 0) -> Path:
-    """Write a PNG grid of `rows` examples drawn by `seed` (classification: four images a row); return its path.
+def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, rows: int = 6, seed: int = 0,
+         only: str | None = None, wrong: bool = False, export: Path | str | None = None, device: str | None = None) -> Path:
+    """Write a PNG grid, or for an `out` that ends in .html a page, of `rows` examples (classification: four a row); return its path.
 
-    `out` defaults to TASK_show.png. Raises `DataError` for faulty data.
+    The examples are drawn by `seed`, from those with a pixel (or label) of the class `only`. With `wrong` they are instead the
+    held-out images that `export` (default: exports/TASK) gets most wrong, with truth, prediction and errors.
+    `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
     """
     task = get(task)
-    items = task.items(Path(data or f"data/{task.name}"))
+    if only is not None:
+        choose("class", only, task.classes)
     out = Path(out or f"{task.name}_show.png")
+    count = rows * (1 if task.kind == "segment" else ACROSS)
+    if wrong:
+        items, lines = _wrong(task, data, export, device, only, count)
+    else:
+        items = task.items(Path(data or f"data/{task.name}"))
+        lines = [_labelled(task, item) for item in _drawn(task, items, only, count, seed)]
     if out.resolve() in {path.resolve() for item in items for path in (item.image, item.label) if isinstance(path, Path)}:
         raise DataError(f"{out}: is one of the images or masks; choose another --out")
-    across = 1 if task.kind == "segment" else 4
-    drawn = np.random.default_rng(seed).permutation(len(items))[: rows * across]
-    panels = []
-    for item in (items[i] for i in sorted(drawn)):
-        image, label = task.image(item), task.label(item)
-        if task.kind == "segment":
-            panels.append(plots.triple(task, image, label, item.image.name))
-        else:
-            panels.append(plots.Panel(image, f"{plots.short(item.image.stem)}\n{task.classes[label]}"))
+    if not lines:
+        raise DataError(f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
+                        + (" and is wrong" if only and wrong else ""))
+    title = f"{task.name}: {'held-out images that are most wrong' if wrong else f'{len(items)} labelled images'}" + (
+        f", with {only}" if only else "")
+    if out.suffix.lower() in (".html", ".htm"):
+        return _page(task, lines, title, out)
     if task.kind != "segment":
-        panels = [panels[i:i + across] for i in range(0, len(panels), across)]
-    return plots.grid(panels, out, task, f"{task.name}: {len(items)} labelled images")
+        panels = [line[0] for line in lines]
+        lines = [panels[i:i + ACROSS] for i in range(0, len(panels), ACROSS)]
+    return plots.write(plots.grid(lines, task, title), out)
+
+
+def _drawn(task: Task, items: Sequence[Item], only: str | None, count: int, seed: int) -> list[Item]:
+    chosen = []
+    for index in np.random.default_rng(seed).permutation(len(items)):
+        if len(chosen) == count:
+            break
+        if only is None or (np.asarray(task.label(items[index])) == task.classes.index(only)).any():
+            chosen.append(int(index))
+    return [items[index] for index in sorted(chosen)]
+
+
+def _labelled(task: Task, item: Item) -> list[plots.Panel]:
+    image, label = task.image(item), task.label(item)
+    if task.kind == "segment":
+        return plots.triple(task, image, label, item.image.name)
+    return [plots.Panel(image, f"{plots.short(item.image.stem)}\n{task.classes[label]}")]
+
+
+def _wrong(task: Task, data: Path | str | None, export: Path | str | None, device: str | None, only: str | None, count: int
+           ) -> tuple[list[Item], list[list[plots.Panel]]]:
+    predictor = load(find(task, export), device)
+    items, root = items_of(predictor.card, task, data, "valid")
+    code = None if only is None else task.classes.index(only)
+
+    def error(score) -> float:
+        if task.kind == "classify":
+            is_wrong = score.probabilities.argmax() != score.truth and code in (None, score.truth)
+            return 1 - float(score.probabilities[score.truth]) if is_wrong else 0.0
+        if code is None:
+            return actual_error(score.counts, task.background)
+        whole = score.counts[code].sum() + score.counts[:, code].sum()
+        return float(1 - 2 * score.counts[code, code] / whole) if score.counts[code].any() else 0.0
+
+    errors = {score.item: error(score) for score, _ in judged(predictor, items, root)}
+    worst = sorted((item for item in items if errors[item] > 0), key=lambda item: -errors[item])[:count]
+    lines = []
+    for item, prediction in predictor.stream(worst, 4):
+        first, *others = plots.prediction_panels(task, prediction.image, task.label(item), prediction, item.image.name)
+        lines.append([plots.Panel(first.pixels, first.title + (f"\nerror {errors[item]:.3f}" if task.kind == "segment" else "")), *others])
+    return items, lines
+
+
+def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path) -> Path:
+    """Write the panels as one self-contained page to scroll through."""
+    environment = Environment(loader=PackageLoader("fastseg", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    legend = [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(task.classes, plots.class_colours(task))]
+    page = environment.get_template("show.html").render(
+        title=title, legend=legend if task.kind == "segment" else [],
+        lines=[[(panel.title, _address(plots.shrink(panel.pixels))) for panel in line] for line in lines])
+    with atomic_file(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out
+
+
+def _address(pixels: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

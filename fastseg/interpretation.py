@@ -1,37 +1,72 @@
-"""Where a learner is right and wrong: one pass over its validation images, written as pictures and one page."""
+"""Where a learner is right and wrong, and how far it can be trusted: pictures, tables and one page."""
 from __future__ import annotations
 
-import csv
-import heapq
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from . import plots
+from . import charts, metrics, plots
 from .bundle import find, load
 from .card import Card
-from .evaluation import items_of, measure
-from .files import atomic_file, name_below
+from .evaluation import items_of, judged
+from .files import name_below, write_rows
 from .masks import IGNORE
-from .prediction import Prediction
+from .prediction import ERROR_RATE, Prediction, Predictor
 from .report import write_report
+from .scores import SAMPLES, Scores
+from .suspects import Suspicion, of_image
 from .tasks import Item, Task
+from .trust import actual_error
 
-SHOWN = 6  # images in each gallery
+SHOWN = 4  # images in each of best, median and worst
+LISTED = 30  # suspected labels, and images that need review, on the page
+
+
+@dataclass
+class Insight:
+    """One image, as the pass over all of them saw it."""
+
+    item: Item
+    name: str  # relative to the data
+    size: tuple[int, int]  # (height, width) in px
+    loss: float  # mean cross-entropy in nats
+    error: float  # 1 - foreground Dice of all classes pooled; for classification 0 or 1
+    expected_error: float  # what its own probabilities lead one to expect
+    confidence: float  # mean probability of the predicted class
+    entropy: float  # mean, in nats
+    suspicion: Suspicion
 
 
 @dataclass
 class Interpretation:
-    """What `interpret` found: metrics, each image's loss, and the files written."""
+    """What `interpret` found. Figures are drawn when asked for, by methods named as in fastai's Interpretation classes."""
 
     task: Task
     card: Card
     folder: Path
-    metrics: dict
-    losses: dict[str, float] = field(default_factory=dict)  # image, relative to the data -> mean cross-entropy in nats
+    metrics: dict  # as `evaluate` returns them, with intervals
+    images: list[Insight]
+    reliability: np.ndarray  # float64 (15, 3), see `metrics.reliability`: of pixels, or of images
+    predictor: Predictor
     files: list[Path] = field(default_factory=list)
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Each image's mean cross-entropy in nats, by its name relative to the data."""
+        return {image.name: image.loss for image in self.images}
+
+    @property
+    def unit(self) -> str:
+        """What is counted: pixels or images."""
+        return "pixels" if self.task.kind == "segment" else "images"
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error of the calibrated probabilities."""
+        return float(metrics.calibration_error(self.reliability))
 
     def most_confused(self, min_share: float = 0.0) -> list[tuple[str, str, float]]:
         """Return (true class, predicted class, share of the true class), most confused first."""
@@ -41,55 +76,110 @@ class Interpretation:
                  for t, p in np.ndindex(*shares.shape) if t != p and shares[t, p] > min_share]
         return sorted(pairs, key=lambda pair: -pair[2])
 
+    def top_losses(self, k: int | None = None) -> list[Insight]:
+        """Return the images with the highest loss, highest first."""
+        return sorted(self.images, key=lambda image: -image.loss)[:k]
+
+    def ranked(self) -> dict[str, list[Insight]]:
+        """Return the best, the median and the worst images, by error and then by loss."""
+        order = sorted(self.images, key=lambda image: (image.error, image.loss))
+        k = min(SHOWN, max(1, len(order) // 3))
+        middle = max(0, (len(order) - k) // 2)
+        return {"best": order[:k], "median": order[middle:middle + k], "worst": order[::-1][:k]}
+
+    def suspects(self) -> list[Insight]:
+        """Return all images, the one whose label is most in doubt first."""
+        return sorted(self.images, key=lambda image: image.suspicion.quality)
+
+    def needing_review(self, error_rate: float = ERROR_RATE) -> list[Insight]:
+        """Return the images that a person should look at, the most doubtful first (see `trust.thresholds`)."""
+        threshold = self.card.review.get(str(round(error_rate, 2)), 1.0)
+        return sorted((i for i in self.images if i.expected_error > threshold), key=lambda image: -image.expected_error)
+
+    def predicted(self, images: Sequence[Insight]) -> list[tuple[Insight, Prediction, np.ndarray | int]]:
+        """Return (image, its prediction, its truth) of a few images, predicted again."""
+        found = self.predictor.stream([image.item for image in images], 4)
+        return [(image, prediction, self.task.label(image.item)) for image, (_, prediction) in zip(images, found)]
+
+    def plot_confusion_matrix(self) -> Figure:
+        """Draw the confusion matrix, of pixels for segmentation."""
+        return charts.confusion(self.metrics["confusion"], self.task.classes, self.unit)
+
+    def plot_top_losses(self, k: int = 6) -> Figure:
+        """Draw the `k` images with the highest loss: image, truth, prediction and errors."""
+        return self._grid(self.top_losses(k), "images with the highest loss", lambda image: f"loss {image.loss:.3f}")
+
+    def plot_results(self) -> Figure:
+        """Draw the best, median and worst images."""
+        groups = self.ranked()
+        place = {image.name: name for name, images in groups.items() for image in images}
+        return self._grid([image for images in groups.values() for image in images], "best, median and worst images",
+                          lambda image: f"{place[image.name]}, error {image.error:.3f}")
+
+    def plot_per_class(self) -> Figure:
+        """Draw the scores of each class with their intervals."""
+        keys = ("precision", "recall", "iou", "dice", "boundary_f1") if self.task.kind == "segment" else ("precision", "recall", "f1")
+        return charts.bars(self.metrics["classes"], keys, f"{self.task.name}: each class over {len(self.images)} images, 95% intervals",
+                           self.metrics["intervals"]["classes"])
+
+    def plot_reliability(self) -> Figure:
+        """Draw how often predictions of each confidence are right."""
+        return charts.reliability(self.reliability, self.calibration_error, self.unit)
+
+    def _grid(self, images: Sequence[Insight], title: str, caption) -> Figure:
+        rows = []
+        for image, prediction, truth in self.predicted(images):
+            first, *others = plots.prediction_panels(self.task, prediction.image, truth, prediction, image.item.image.name)
+            rows.append([plots.Panel(first.pixels, f"{first.title}\n{caption(image)}"), *others])
+        if self.task.kind != "segment":
+            rows = [[row[0] for row in rows[i:i + 4]] for i in range(0, len(rows), 4)]
+        return plots.grid(rows, self.task, f"{self.task.name}: {title}")
+
 
 def interpret(task: str | Task | None = None, data: Path | str | None = None, *, export: Path | str | None = None,
-              out: Path | str | None = None, split: str = "valid", device: str | None = None, bs: int = 8) -> Interpretation:
+              out: Path | str | None = None, split: str = "valid", device: str | None = None, bs: int = 4) -> Interpretation:
     """Show where an export (default: the newest) is right and wrong on the images that its training held out.
 
-    Writes show_results.png, top_losses.png, confusion_matrix.png, per_class.png and report.html into `out`, by default the
-    export's folder. Memory does not grow with the number of images. Raises `FastsegError` kinds.
+    Writes into `out`, by default the export's folder: report.html; show_results.png (best, median and worst images),
+    top_losses.png, confusion_matrix.png, per_class.png and reliability.png at 300 dpi; images.csv, with loss, error, expected
+    error, confidence, entropy and the review flag of each image, and suspects.csv, labels in doubt first.
+    Memory grows by a few hundred bytes an image. Raises `FastsegError` kinds.
     """
     folder = find(task, export)
     predictor = load(folder, device)
     task, card = predictor.task, predictor.card
     items, root = items_of(card, task, data, split)
     out = Path(out) if out else folder
-    first: list[list[plots.Panel]] = []
-    worst: list[tuple[float, int, list[plots.Panel]]] = []
-    losses: dict[str, float] = {}
-    order = count()
+    bins, scores, images = np.zeros((metrics.BINS, 3)), Scores(task), []
+    for score, (insight, table) in judged(predictor, items, root, bs, lambda *seen: _insight(task, root, *seen)):
+        scores.images.append(score)
+        insight.error = actual_error(score.counts, task.background) if task.kind == "segment" else insight.error
+        images.append(insight)
+        bins += table
+    found = Interpretation(task, card, folder, scores.metrics(SAMPLES), images, bins, predictor)
+    figures = {"show_results": found.plot_results, "top_losses": found.plot_top_losses, "confusion_matrix": found.plot_confusion_matrix,
+               "per_class": found.plot_per_class, "reliability": found.plot_reliability}
+    found.files = [plots.write(draw(), out / f"{name}.png", plots.PRINT_DPI) for name, draw in figures.items()]
+    review = {image.name for image in found.needing_review()}
+    found.files.append(write_rows(out / "images.csv", (
+        {"image": i.name, "loss": i.loss, "error": i.error, "expected_error": i.expected_error, "confidence": i.confidence,
+         "entropy": i.entropy, "needs_review": i.name in review} for i in found.top_losses())))
+    found.files.append(write_rows(out / "suspects.csv", (
+        {"rank": rank, "image": i.name, **_flat(i.suspicion)} for rank, i in enumerate(found.suspects(), 1))))
+    found.files.append(write_report(found, root, split, out / "report.html"))
+    return found
 
-    def visit(item: Item, prediction: Prediction, truth) -> None:
-        loss = cross_entropy(prediction.probabilities, truth)
-        name = name_below(root, item.image)
-        losses[name] = loss
-        is_first = len(first) < SHOWN * (4 if task.kind == "classify" else 1)
-        is_worst = len(worst) < SHOWN * (2 if task.kind == "classify" else 1) or loss > worst[0][0]
-        if not (is_first or is_worst):  # drawing takes longer than predicting
-            return
-        panels = plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)
-        if is_first:
-            first.append(panels)
-        if is_worst:
-            panels = [plots.Panel(panels[0].pixels, f"{panels[0].title}, loss {loss:.3f}"), *panels[1:]]
-            heapq.heappush(worst, (loss, next(order), panels))
-        if len(worst) > SHOWN * (2 if task.kind == "classify" else 1):
-            heapq.heappop(worst)
 
-    result = measure(predictor, items, bs, visit)
-    worst_rows = [panels for _, _, panels in sorted(worst, key=lambda entry: -entry[0])]
-    unit = "pixels" if task.kind == "segment" else "images"
-    keys = ("precision", "recall", "iou", "dice") if task.kind == "segment" else ("precision", "recall", "f1")
-    pictures = [
-        plots.grid(_arranged(first, task), out / "show_results.png", task, f"{task.name}: results on images held out from training"),
-        plots.grid(_arranged(worst_rows, task), out / "top_losses.png", task, f"{task.name}: images with the highest loss"),
-        plots.confusion(result["confusion"], task.classes, out / "confusion_matrix.png", unit),
-        plots.bars(result["classes"], keys, out / "per_class.png", f"{task.name}: scores of each class over {len(items)} images"),
-    ]
-    listing = _write_losses(losses, out / "losses.csv")
-    curve = folder / "loss_curve.png"
-    page = write_report(task, card, result, losses, [*pictures, *([curve] if curve.is_file() else [])], out / "report.html")
-    return Interpretation(task, card, folder, result, losses, [*pictures, listing, page])
+def _insight(task: Task, root: Path, item: Item, prediction: Prediction, truth: np.ndarray | int) -> tuple[Insight, np.ndarray]:
+    """Return what is kept of one image, and its table of how often each confidence is right."""
+    probabilities = prediction.probabilities
+    best, codes = probabilities.max(0), prediction.codes if task.kind == "segment" else np.array(prediction.index)
+    known = truth != IGNORE if task.kind == "segment" else np.array(True)
+    insight = Insight(item, name_below(root, item.image), prediction.size, cross_entropy(probabilities, truth),
+                      float(codes != truth) if task.kind == "classify" else 0.0, prediction.expected_error, float(best.mean()),
+                      float(-(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0).mean()),
+                      of_image(probabilities, truth, task.classes))
+    return insight, metrics.reliability(best[known], (codes == truth)[known])
 
 
 def cross_entropy(probabilities: np.ndarray, truth: np.ndarray | int) -> float:
@@ -103,16 +193,7 @@ def cross_entropy(probabilities: np.ndarray, truth: np.ndarray | int) -> float:
     return float(-np.log(np.clip(true[labelled], 1e-7, 1)).mean())
 
 
-def _arranged(rows: list[list[plots.Panel]], task: Task) -> list[list[plots.Panel]]:
-    if task.kind == "segment":
-        return rows
-    panels = [row[0] for row in rows]
-    return [panels[i:i + 6] for i in range(0, len(panels), 6)]
-
-
-def _write_losses(losses: dict[str, float], path: Path) -> Path:
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "loss"])
-        writer.writerows(sorted(losses.items(), key=lambda entry: -entry[1]))
-    return path
+def _flat(suspicion: Suspicion) -> dict:
+    values = asdict(suspicion)
+    box = values.pop("box") or ("", "", "", "")
+    return {**values, **dict(zip(("left", "top", "right", "bottom"), box))}

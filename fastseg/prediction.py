@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from .bundle import find, load
 from .card import Card
 from .errors import DataError, TaskError
-from .files import IMAGE_SUFFIXES, image_files
+from .files import IMAGE_SUFFIXES, atomic_file, image_files, write_rows
 from .machine import device_of
 from .masks import save_image
 from .progress import track
 from .tasks import Item, Task, get
+from .trust import described, expected_error
 from .views import mirrored
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 Image = Item | Path | str | np.ndarray
 T = TypeVar("T")
 
+DESCRIBED = "predictions.csv"
+ERROR_RATE = 0.1
+
 
 @dataclass
 class Prediction:
@@ -44,6 +48,7 @@ class Prediction:
     source: Image  # what was predicted
     logits: torch.Tensor  # float32 (C, h, w) at the model's size, or (C,) for classification
     size: tuple[int, int]  # the image's own (height, width)
+    temperature: float = 1.0  # by which logits are divided for calibrated probabilities
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -57,8 +62,28 @@ class Prediction:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """The softmax of the scores, float32 (C, H, W) or (C,): computed when asked for, since masks do not need it."""
-        return (self.logits if self.task.kind == "classify" else self._enlarged()).softmax(0).cpu().numpy()
+        """Calibrated probabilities, float32 (C, H, W) or (C,): computed when asked for, since masks do not need them."""
+        return (self.scores / self.temperature).softmax(0).cpu().numpy()
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """The logits at the image's own size, float32 (C, H, W), or (C,) for classification."""
+        return self.logits if self.task.kind == "classify" else self._enlarged()
+
+    @property
+    def expected_error(self) -> float:
+        """The error that the image's own probabilities lead one to expect, from 0 to 1 (see `trust.expected_error`)."""
+        # Not divided by the temperature, which comes from the very images that the thresholds come from.
+        return expected_error(self._coarse.softmax(0), self.task.background)
+
+    def described(self, threshold: float | None) -> dict:
+        """Return the image's row of predictions.csv; it needs review if its expected error exceeds `threshold`."""
+        return described(self.task, self.codes, (self._coarse / self.temperature).softmax(0), self.expected_error, threshold)
+
+    @property
+    def _coarse(self) -> torch.Tensor:
+        # means over an image need not every pixel: a quarter of them is four times quicker
+        return self.logits if self.logits.ndim == 1 else self.logits[:, ::2, ::2]
 
     @property
     def index(self) -> int:
@@ -103,7 +128,7 @@ class Predictor:
     def predict(self, image: Path | str | np.ndarray) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read."""
         small, own = self._read(image)
-        return Prediction(self.task, image, self.logits(small[None])[0], own)
+        return self._prediction(image, self.logits(small[None])[0], own)
 
     def stream(self, images: Iterable[Image], bs: int = 8, finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction
                ) -> Iterator[tuple[Image, T | DataError]]:
@@ -143,8 +168,11 @@ class Predictor:
 
     def _finished(self, batch: list, reads: list, logits: torch.Tensor | tuple, finish: Callable) -> list[tuple]:
         rows = iter(logits)
-        return [(source, read if isinstance(read, DataError) else finish(source, Prediction(self.task, source, next(rows), read[1])))
+        return [(source, read if isinstance(read, DataError) else finish(source, self._prediction(source, next(rows), read[1])))
                 for source, read in zip(batch, reads)]
+
+    def _prediction(self, source: Image, logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
+        return Prediction(self.task, source, logits, size, self.card.temperature)
 
     def _read(self, image) -> tuple[np.ndarray, tuple[int, int]]:
         return self.task.image_near(image, tuple(self.card.size))
@@ -167,9 +195,13 @@ class Predictor:
     def _run(self, batch: np.ndarray, threads: int) -> torch.Tensor:
         if self._session is not None:
             return torch.from_numpy(self._session(threads)(batch))
-        x = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float()
+        return self.network(self.normalised(torch.from_numpy(batch)))
+
+    def normalised(self, batch: torch.Tensor) -> torch.Tensor:
+        """Turn uint8 (B, h, w, 3) into what the network takes: float32 (B, 3, h, w) by the card's mean and std."""
+        x = batch.to(self.device).permute(0, 3, 1, 2).float()
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (self.card.mean, self.card.std))
-        return self.network((x - mean) / std)
+        return (x - mean) / std
 
 
 def _ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
@@ -184,39 +216,59 @@ def _ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
 
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
-            overlay: bool = False, export: Path | str | None = None, device: str | None = None,
-            bs: int = 4, tta: bool | None = None) -> list[Path]:
+            overlay: bool = False, probabilities: bool = False, error_rate: float = ERROR_RATE, export: Path | str | None = None,
+            device: str | None = None, bs: int = 4, tta: bool | None = None) -> list[Path]:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
-    With `overlay`, overlays are written too, in its subfolder overlays. Classification tasks write one table, by
-    default FOLDER_inf_TABLE. `tta` averages each image with its mirror image (default: what the export's card says).
+    With `overlay`, overlays are written too, in its subfolder overlays; with `probabilities`, calibrated ones, float16
+    (C, H, W) under the name "probabilities" in npz files, in its subfolder probabilities. Classification tasks write one
+    table, by default FOLDER_inf_TABLE. Beside masks or table lies predictions.csv: each image's shares of the classes, mean
+    confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
+    threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
+    `tta` averages each image with its mirror image (default: what the export's card says).
     Raises `FastsegError` kinds; images that cannot be read are reported after the others are done.
     """
     task = get(task)
     files = expand([paths] if isinstance(paths, (str, Path)) else paths)
-    if overlay and task.kind != "segment":
-        raise TaskError(f"{task.name} classifies whole images: there is no overlay")
+    if (overlay or probabilities) and task.kind != "segment":
+        raise TaskError(f"{task.name} classifies whole images: there is no overlay, and predictions.csv has the probabilities")
     predictor = load(find(task, export), device, tta=tta)
+    threshold = _threshold(predictor.card, error_rate)
     if task.kind == "classify":
-        stream = track(predictor.stream(files, bs), "predicting", len(files))
-        return [_write_table(task, files, stream, _table_path(task, files, out))]
+        return _write_table(task, files, predictor.stream(files, bs, lambda _, p: (p.index, p.described(threshold))),
+                            _table_path(task, files, out))
     targets = _targets(task, files, out, overlay)
 
-    def write(file: Path, prediction: Prediction) -> list[Path]:
-        return _write_masks(task, prediction, targets[file], overlay)
+    def write(file: Path, prediction: Prediction) -> tuple[list[Path], dict]:
+        return (_write_masks(task, prediction, targets[file], overlay, probabilities),
+                {"image": str(file), "mask": targets[file].name, **prediction.described(threshold)})
 
-    written, failures = [], []
-    for _, result in track(predictor.stream(files, bs, write), "predicting", len(files)):
+    written, rows, failures = [], {}, []
+    for file, result in track(predictor.stream(files, bs, write), "predicting", len(files)):
         if isinstance(result, DataError):
             failures.append(str(result))
         else:
-            written += result
+            written += result[0]
+            rows.setdefault(targets[file].parent, []).append(result[1])
+    if not _is_one_file(out):
+        written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
     if failures:
         more = f" ({len(failures) - 1} more could not be read)" if len(failures) > 1 else ""
         done = f"; masks of the {len(files) - len(failures)} readable images are written" if len(files) > len(failures) else ""
         raise DataError(f"{failures[0]}{more}{done}")
     return written
+
+
+def _threshold(card: Card, error_rate: float) -> float | None:
+    """Return the expected error above which an image needs review, or None for a card without thresholds."""
+    if not 0.01 <= error_rate <= 0.5:
+        raise TaskError(f"--error-rate {error_rate:g} is not from 0.01 to 0.5")
+    threshold = card.review.get(str(round(error_rate, 2)))
+    if threshold is not None and threshold < 0:
+        log.warning("the validation images are too few, or their masks too faulty, to promise an error rate of %g: "
+                    "every image is marked for review; raise --error-rate", error_rate)
+    return threshold
 
 
 def expand(paths: Sequence[Path | str]) -> list[Path]:
@@ -247,7 +299,7 @@ def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay:
     targets: dict[Path, Path] = {}
     owners: dict[Path, Path] = {}
     taken = _labelled_folders(task, files)
-    single = out is not None and Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
+    single = _is_one_file(out)
     if single and len(files) > 1:
         raise DataError(f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out")
     if single and Path(out).suffix.lower() != task.suffix:
@@ -265,6 +317,10 @@ def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay:
     return targets
 
 
+def _is_one_file(out: Path | str | None) -> bool:
+    return out is not None and Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
+
+
 def _labelled_folders(task: Task, files: Sequence[Path]) -> set[Path]:
     """Return the folders that hold the inputs, or true masks in one of the task's layouts around them."""
     folders = {file.resolve().parent for file in files}
@@ -277,12 +333,16 @@ def _folder_name(file: Path) -> str:
     return file.resolve().parent.name or "images"
 
 
-def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay: bool) -> list[Path]:
+def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay: bool, with_probabilities: bool) -> list[Path]:
     # Masks compress well at any level; the quickest one takes a fifth of the time.
     written = [save_image(target, task.render(prediction), **({"compress_level": 1} if task.suffix == ".png" else {}))]
     if with_overlay:
         overlay_path = target.parent / "overlays" / f"{target.stem}.jpg"
         written.append(save_image(overlay_path, task.overlay(prediction.image, prediction.codes)))
+    if with_probabilities:
+        with atomic_file(target.parent / "probabilities" / f"{target.stem}.npz") as temporary:
+            np.savez_compressed(temporary, probabilities=prediction.probabilities.astype(np.float16), classes=np.array(task.classes))
+        written.append(target.parent / "probabilities" / f"{target.stem}.npz")
     return written
 
 
@@ -298,16 +358,22 @@ def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Pa
     return path
 
 
-def _write_table(task: Task, files: Sequence[Path], stream: Iterable, path: Path) -> Path:
-    """Write one row an image; where the images' folder has a table, its order of rows is kept."""
+def _write_table(task: Task, files: Sequence[Path], stream: Iterable, path: Path) -> list[Path]:
+    """Write one row an image, and predictions.csv; where the images' folder has a table, its order of rows is kept."""
     labels: dict[str, int] = {}
-    for file, prediction in stream:
-        if isinstance(prediction, DataError):
-            raise DataError(f"{prediction}; no table was written")
+    rows: dict[str, dict] = {}
+    for file, result in track(stream, "predicting", len(files)):
+        if isinstance(result, DataError):
+            raise DataError(f"{result}; no table was written")
         if file.stem in labels:
             raise DataError(f"{file}: another image has the same name, and the table holds one row a name; "
                             "predict their folders one by one")
-        labels[file.stem] = prediction.index
+        labels[file.stem], description = result
+        rows[file.stem] = {"image": str(file), **description}
     tables = [table for table in dict.fromkeys(file.parent / task.table for file in files) if table.is_file()]
-    order = [name for table in tables for name in task.read_table(table) if name in labels]
-    return task.write_table(path, {name: labels[name] for name in [*order, *sorted(labels.keys() - set(order))]})
+    listed = [name for table in tables for name in task.read_table(table) if name in labels]
+    order = [*listed, *sorted(labels.keys() - set(listed))]
+    usual = Path(task.table).stem
+    prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
+    return [task.write_table(path, {name: labels[name] for name in order}),
+            write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order))]

@@ -1,34 +1,155 @@
-"""One self-contained page about an export: no script, no external request, every name escaped."""
+"""One self-contained page about an export: nothing is fetched, every name is escaped, every picture is inside it."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image
 
-from .card import Card
+from . import charts, plots
+from .card import HISTORY
+from .evidence import evidence
 from .files import atomic_file
-from .tasks import Task
+from .masks import IGNORE, resized
+from .prediction import ERROR_RATE
 
-CAPTIONS = {
-    "show_results.png": "Results on images that training never saw",
-    "top_losses.png": "The images with the highest loss: the first places to look for wrong labels",
-    "confusion_matrix.png": "Which class is taken for which",
-    "per_class.png": "Scores of each class over the whole validation part",
-    "loss_curve.png": "Training",
+if TYPE_CHECKING:
+    from .interpretation import Insight, Interpretation
+    from .prediction import Prediction
+
+LISTED, PICTURED, EVIDENCE_CLASSES = 30, 4, 4
+FIGURES = {  # key -> title, and what it is
+    "pixel_accuracy": ("pixel accuracy", "share of all pixels for which 'is it this class?' is answered rightly"),
+    "precision": ("precision", "share of what is called this class that is"),
+    "recall": ("recall", "share of this class that is found"),
+    "specificity": ("specificity", "share of everything else that is not called this class"),
+    "iou": ("IoU", "overlap of truth and prediction over their union"),
+    "dice": ("Dice", "twice the overlap over the sum of both"),
+    "boundary_f1": ("boundary F1", "share of the outlines that lie within 2 px of each other"),
+    "hausdorff95": ("Hausdorff 95 (px)", "95 % of the outlines lie closer than this"),
+    "mean_surface_distance": ("mean surface distance (px)", "how far the outlines lie apart on average"),
+    "f1": ("F1", "harmonic mean of precision and recall"),
 }
 
 
-def write_report(task: Task, card: Card, metrics: Mapping, losses: Mapping[str, float], pictures: Sequence[Path],
-                 path: Path) -> Path:
+def write_report(found: Interpretation, root: Path, split: str, path: Path) -> Path:
     """Write report.html from the template, with the pictures inside it."""
     environment = Environment(loader=PackageLoader("fastseg", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = lambda value: "absent" if value is None else f"{value:.4f}"
-    images = [{"caption": CAPTIONS.get(p.name, p.stem), "data": base64.b64encode(p.read_bytes()).decode()} for p in pictures]
+    environment.filters["figure"] = _figure
+    environment.filters["interval"] = lambda ends: "" if not ends else f"{_figure(ends[0])} to {_figure(ends[1])}"
+    task, colours = found.task, plots.class_colours(found.task)
+    review = found.needing_review()
+    history = _history(found.folder / HISTORY)
     page = environment.get_template("report.html").render(
-        task=task, card=card, metrics=metrics, count=len(losses), pictures=images, columns=list(next(iter(metrics["classes"].values()))),
-        worst=sorted(losses.items(), key=lambda entry: -entry[1])[:10])
+        task=task, card=found.card, metrics=found.metrics, data=root, split=split, found=found, figures=FIGURES,
+        columns=[key for key in next(iter(found.metrics["classes"].values())) if key in FIGURES],
+        colours=["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours],
+        sizes=Counter(f"{i.size[1]} x {i.size[0]}" for i in found.images).most_common(5),
+        charts={name: _svg(draw) for name, draw in (("confusion", found.plot_confusion_matrix()), ("bars", found.plot_per_class()),
+                                                    ("reliability", found.plot_reliability()),
+                                                    *([("curves", charts.curves(history))] if history else []))},
+        gallery={name: _cases(found, images) for name, images in found.ranked().items()},
+        evidence=_evidence(found), suspects=found.suspects()[:LISTED], suspect_cases=_cases(found, found.suspects()[:PICTURED], boxed=True),
+        review=review[:LISTED], review_count=len(review), error_rate=ERROR_RATE, threshold=found.card.review.get(str(ERROR_RATE)))
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def _figure(value: float | None) -> str:
+    return "absent" if value is None else f"{value:.2f}" if abs(value) >= 2 else f"{value:.4f}"
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _cases(found: Interpretation, images: Sequence[Insight], boxed: bool = False) -> list[dict]:
+    """Return what the template shows of each image: its pixels, layers of truth and prediction, errors and uncertainty."""
+    return [_case(found, *seen, boxed) for seen in found.predicted(images)]
+
+
+def _case(found: Interpretation, insight: Insight, prediction: Prediction, truth: np.ndarray | int, boxed: bool) -> dict:
+    image = plots.shrink(prediction.image)
+    height, width = image.shape[:2]
+    case = {"insight": insight, "base": _jpeg(image), "width": width, "height": height}
+    if found.task.kind == "classify":
+        return {**case, "truth": found.task.classes[truth], "predicted": prediction.label,
+                "probability": float(prediction.probabilities.max())}
+    probabilities = np.stack([plots.shrink(p) for p in prediction.probabilities])
+    truth, codes = plots.shrink(truth), plots.shrink(prediction.codes)
+    entropy = -(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0) / np.log(max(2, len(probabilities)))
+    wrong = (truth != codes) & (truth != IGNORE)
+    case |= {"panes": [("truth", _layers(found, truth)), ("prediction", _layers(found, codes))],
+             "errors": _layer(wrong, plots.ERROR), "uncertainty": _jpeg(_coloured(entropy))}
+    if boxed and insight.suspicion.box:
+        own = insight.size
+        left, top, right, bottom = insight.suspicion.box
+        case["box"] = [round(100 * v, 2) for v in (left / own[1], top / own[0], (right - left) / own[1], (bottom - top) / own[0])]
+    return case
+
+
+def _layers(found: Interpretation, codes: np.ndarray) -> list[tuple[int, str]]:
+    colours = plots.class_colours(found.task)
+    return [(c, _layer(codes == c, colours[c])) for c in range(len(colours)) if c != found.task.background and (codes == c).any()]
+
+
+def _layer(where: np.ndarray, colour: tuple[int, int, int]) -> str:
+    """Return a PNG, as a data address, that is `colour` where `where` holds and clear elsewhere."""
+    picture = Image.fromarray(where.astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, *colour])
+    return _address(picture, "PNG", transparency=0, bits=1)
+
+
+def _evidence(found: Interpretation) -> list[dict]:
+    """Return Grad-CAM maps over a few images: of each foreground class of a mask, or of the predicted class."""
+    task, shown = found.task, found.ranked()
+    chosen = [*shown["median"][:2], *shown["worst"][:2]] if task.kind == "segment" else [*shown["best"], *shown["worst"]]
+    cases = []
+    for insight, prediction, truth in found.predicted(list({i.name: i for i in chosen}.values())):
+        small, _ = task.image_near(insight.item, tuple(found.card.size))
+        classes = ([c for c in range(len(task.classes)) if c != task.background][:EVIDENCE_CLASSES] if task.kind == "segment"
+                   else [prediction.index])
+        maps = evidence(found.predictor, small, classes)
+        base = resized(small, insight.size, "squish") if task.recipe.resize == "squish" else small
+        base = plots.shrink(base)
+        panes = []
+        for number, heat in zip(classes, maps):
+            heat = np.array(Image.fromarray(heat).resize(base.shape[1::-1], Image.BILINEAR))[..., None]
+            panes.append((task.classes[number], _jpeg((base * (1 - 0.6 * heat) + _coloured(heat[..., 0]) * 0.6 * heat).astype(np.uint8))))
+        cases.append({"insight": insight, "base": _jpeg(base), "panes": panes,
+                      "truth": None if task.kind == "segment" else task.classes[truth]})
+    return cases
+
+
+def _coloured(values: np.ndarray) -> np.ndarray:
+    """Paint values from 0 to 1 in a colour map that colour-blind people read alike: uint8 (H, W, 3)."""
+    return (colormaps["cividis"](np.clip(values, 0, 1))[..., :3] * 255).astype(np.uint8)
+
+
+def _jpeg(pixels: np.ndarray) -> str:
+    return _address(Image.fromarray(pixels), "JPEG", quality=85)
+
+
+def _address(picture: Image.Image, kind: str, **options) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", facecolor="white")
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -90,25 +90,32 @@ def train(learn: Learner, course: Course) -> Learner:
     if course.lr == "auto":
         log.info("learning rate %.2e, from the range test", lr)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    history: list[list] = []
+    history: list[dict[str, float]] = []
     with learn.added_cbs([Reporter(), *([MixUp(course.mixup)] if course.mixup else [])]), _model_dir(learn), _quiet(), _explained():
         start = time.monotonic()
         if pretrained and course.freeze_epochs:
             learn.freeze()
             with learn.added_cbs(_windows(learn, course, course.freeze_epochs)):
                 learn.fit_one_cycle(course.freeze_epochs, lr)
-            history += learn.recorder.values
+            history += _rows(learn)
         if course.epochs > 0:
             learn.unfreeze()
             left = course.seconds - (time.monotonic() - start) if course.seconds else None
             with learn.added_cbs(_callbacks(learn, course, left)):
                 learn.fit_one_cycle(course.epochs, slice(lr / 10, lr) if pretrained else lr)
-            history += learn.recorder.values
+            history += _rows(learn)
     if not history:
         raise ModelError("no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more")
-    learn.history = [dict(zip(learn.recorder.metric_names[1:-1], map(float, row))) for row in history]
+    learn.history = history
     learn.fitted = {**asdict(course), "lr": lr, "freeze_epochs": course.freeze_epochs if pretrained else 0, "trained_epochs": len(history)}
     return learn
+
+
+def _rows(learn: Learner) -> list[dict[str, float]]:
+    """Return what the last call of fit recorded: each epoch's losses, metrics and mean learning rate."""
+    rows, names = learn.recorder.values, learn.recorder.metric_names[1:-1]
+    rates = np.array_split(np.array(learn.recorder.lrs, dtype=float), max(1, len(rows)))
+    return [{**dict(zip(names, map(float, row))), "lr": float(np.mean(rate))} for row, rate in zip(rows, rates)]
 
 
 def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Callback]:

@@ -1,6 +1,7 @@
 """Shared fixtures: each task's own synthetic sample, and one tiny learner a task, trained once."""
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -18,6 +19,12 @@ torch.set_num_threads(1)  # two workers on two cores
 
 shared = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(not (shared / "data").is_dir(), reason=f"no real data in {shared}; set FASTSEG_SHARED")
+
+
+def rows_of(path: Path | str) -> list[dict[str, str]]:
+    """Return a CSV file's rows."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 class Result:
@@ -38,6 +45,23 @@ def run(monkeypatch, tmp_path):
             raise result.exception
         assert result.code == code, f"exit {result.code}, not {code}: {result.out}{result.err}"
         return result
+
+    return call
+
+
+@pytest.fixture
+def fails(run, tmp_path):
+    """Run a command that must fail with one line holding all `words`, and leave no output behind."""
+
+    def call(*arguments, words):
+        before = {p for p in tmp_path.rglob("*")}
+        result = run(*arguments, code=1)
+        lines = [line for line in result.err.strip().splitlines() if line and not line.startswith("warning:")]
+        assert len(lines) == 1 and lines[0].startswith("error: "), result.err
+        for word in words:
+            assert str(word) in lines[0], f"'{word}' is not in: {lines[0]}"
+        assert {p for p in tmp_path.rglob("*") if p.parent != tmp_path / "exports"} - {tmp_path / "exports"} <= before
+        assert not list(tmp_path.glob("exports/*"))
 
     return call
 

@@ -12,23 +12,6 @@ FIT = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--epoc
 
 
 @pytest.fixture
-def fails(run, tmp_path):
-    """Run a command that must fail with one line holding all `words`, and leave no output behind."""
-
-    def call(*arguments, words):
-        before = {p for p in tmp_path.rglob("*")}
-        result = run(*arguments, code=1)
-        lines = [line for line in result.err.strip().splitlines() if line and not line.startswith("warning:")]
-        assert len(lines) == 1 and lines[0].startswith("error: "), result.err
-        for word in words:
-            assert str(word) in lines[0], f"'{word}' is not in: {lines[0]}"
-        assert {p for p in tmp_path.rglob("*") if p.parent != tmp_path / "exports"} - {tmp_path / "exports"} <= before
-        assert not list(tmp_path.glob("exports/*"))
-
-    return call
-
-
-@pytest.fixture
 def data(samples, tmp_path):
     """A private copy of a task's sample, to be damaged."""
     return lambda name: shutil.copytree(samples[name], tmp_path / "data" / name)

@@ -36,7 +36,7 @@ def test_a_task_in_one_file(cli, tmp_path):
     cli("fit", "roof", "--arch", ARCH, "--weights", "none", "--size", 64, "--epochs", 1)
     assert "roof" in cli("evaluate", "roof")
     cli("predict", "roof", "data/roof/images")
-    masks = list((tmp_path / "images_inf_masks").iterdir())
+    masks = list((tmp_path / "images_inf_masks").glob("*.png"))
     assert len(masks) == 8 and Image.open(masks[0]).size == (160, 120)
     assert "report.html" in cli("interpret")
     cli("show", "roof")

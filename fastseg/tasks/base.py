@@ -52,6 +52,7 @@ class Recipe:
     rotate: float = 10.0  # degrees
     zoom: float = 0.2  # scale drawn from 1 - zoom to 1 + zoom
     light: float = 0.2  # brightness and contrast change by up to this share
+    colour: float = 0.0  # saturation changes by up to this share, and each channel by up to half of it
     cutout: float = 0.0  # side of a grey box laid over each training image, as a share of the image's
     blur_share: float = 0.0  # share of training images that are blurred and labelled `blur_class`: where sharpness is the label
     blur_sigma: tuple[float, float] = (0.4, 2.0)  # px, of the Gaussian
@@ -71,6 +72,7 @@ class Task:
     sample_name: str = "image_{:03d}"
 
     kind = "abstract"
+    background = None  # segmentation tasks have a field of this name
     grouped = False  # whether groups mean something, so that none may be on both sides
 
     def __reduce__(self):  # pickled by name: exports hold no code, and load wherever the task's file is found

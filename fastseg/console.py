@@ -1,0 +1,130 @@
+"""What the command line reads and prints: sizes and times, tables, figures with their intervals, lines of the log."""
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+import typer
+
+FIGURES = {"pixel_accuracy": "pixel accuracy", "precision": "precision", "recall": "recall", "specificity": "specificity", "iou": "IoU",
+           "dice": "Dice", "boundary_f1": "boundary F1", "hausdorff95": "Hausdorff 95, px",
+           "mean_surface_distance": "mean surface distance, px", "f1": "F1"}
+SUMMARY = {"accuracy": "accuracy", "pixel_accuracy": "pixel accuracy", "frequency_weighted_iou": "frequency-weighted IoU",
+           "roc_auc": "ROC AUC", "pr_auc": "precision-recall AUC", "brier": "Brier score",
+           "expected_calibration_error": "expected calibration error"}
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """Parse "256" or "240x320" (height x width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
+    if not match:
+        raise typer.BadParameter(f"'{text}' is neither a side such as 256 nor a height x width such as 240x320", param_hint="--size")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def seconds(text: str | None) -> float | None:
+    """Parse "90s", "10m", "1.5h" or plain seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text.strip())
+    if not match or not float(match[1]):
+        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def varied(text: str) -> tuple[str, list]:
+    """Parse "lr=1e-4,1e-2" into an option's name and its values: numbers, sizes such as 240x320, true or false, or words."""
+    name, found, values = text.partition("=")
+    if not found or not name.strip() or not all(value.strip() for value in values.split(",")):
+        raise typer.BadParameter(f"'{text}' is not an option and its values, such as lr=1e-4,1e-2", param_hint="--vary")
+    return name.strip().replace("-", "_"), [_value(name.strip(), value.strip()) for value in values.split(",")]
+
+
+def _value(name: str, text: str) -> int | float | str | tuple[int, int]:
+    if name == "size":
+        return size(text)
+    if name in ("time-budget", "time_budget"):
+        return seconds(text)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+class Lines(logging.Handler):
+    """Print the package's log records through the progress console, so that they do not break a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = record.levelno >= logging.WARNING
+        say(("warning: " if warning else "") + record.getMessage(), "yellow" if warning else None)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print one line on standard error."""
+    from .progress import console
+    console.print(" ".join(text.split()), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def as_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    typer.echo(json.dumps(value, indent=1))
+
+
+def table(header: tuple[str, ...], rows: list[tuple], title: str | None = None) -> None:
+    """Print a table on standard output; None reads "absent"."""
+    from rich.console import Console
+    from rich.table import Table
+    drawn = Table(*header, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for row in rows:
+        drawn.add_row(*(_text(value) for value in row))
+    console = Console()
+    if not console.is_terminal:  # a script reads whole lines
+        console.width = max(console.width, 200)
+    console.print(drawn, markup=False)
+
+
+def _text(value: Any) -> str:
+    return "absent" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def figures(result: dict, title: str | None = None) -> None:
+    """Print the metrics of an evaluation: one row a figure, one column a class, 95% intervals beneath where there are any."""
+    ends = result.get("intervals", {})
+    columns = {name: (values, ends.get("classes", {}).get(name, {})) for name, values in result["classes"].items()}
+    for key, name in (("mean_foreground", "foreground"), ("mean_with_background", "all classes"), ("mean", "mean")):
+        if key in result:
+            columns[name] = result[key], ends.get(key, {})
+    first = next(iter(columns.values()))[0]
+    unit = next(key for key in first if key in ("pixels", "images"))
+    rows = [(unit, *(values.get(unit, "") for values, _ in columns.values()))]
+    rows += [(name, *(_with_interval(values.get(key), interval.get(key)) for values, interval in columns.values()))
+             for key, name in FIGURES.items() if key in first]
+    table(("", *columns), rows, title)
+    shown = [(name, result[key], ends.get(key)) for key, name in SUMMARY.items() if key in result]
+    typer.echo("\n".join(f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in shown))
+    if unit == "images":
+        typer.echo(f"confusion (rows true, columns predicted) {result['confusion']}")
+
+
+def groups(parts: dict[str, dict], by: str) -> None:
+    """Print the main figures of each group of images, with their intervals."""
+    keys = ("dice", "iou", "boundary_f1") if "mean_foreground" in next(iter(parts.values())) else ("accuracy", "roc_auc")
+
+    def cell(part: dict, key: str) -> str:
+        values, ends = part.get("mean_foreground", part), part.get("intervals", {})
+        return _with_interval(values[key], ends.get("mean_foreground", ends).get(key), " ")
+
+    table((by, "images", *(("foreground " if key in FIGURES else "") + (FIGURES | SUMMARY)[key] for key in keys)),
+          [(name, part["images"], *(cell(part, key) for key in keys)) for name, part in parts.items()])
+
+
+def _with_interval(value: float | None, ends: list[float] | None, between: str = "\n") -> str:
+    digits = 4 if value is None or abs(value) < 2 else 2
+    return "absent" if value is None else f"{value:.{digits}f}" + (
+        f"{between}({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else "")

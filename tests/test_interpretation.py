@@ -1,0 +1,108 @@
+"""interpret's object, page and tables; show's pages; study."""
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ARCH, rows_of
+from matplotlib.figure import Figure
+
+import fastseg
+from fastseg import tasks
+
+TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs", "1"]
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_the_object_is_like_fastais_interpretation(name, exports, tmp_path):
+    found = fastseg.interpret(name, export=exports(name), out=tmp_path / "look")
+    for figure in (found.plot_confusion_matrix(), found.plot_top_losses(2), found.plot_reliability(), found.plot_per_class()):
+        assert isinstance(figure, Figure)
+    confused = found.most_confused()
+    assert confused == sorted(confused, key=lambda entry: -entry[2]) and all(true != said for true, said, _ in confused)
+    assert [image.loss for image in found.top_losses(3)] == sorted(found.losses.values(), reverse=True)[:3]
+    ranked = found.ranked()
+    assert max(i.error for i in ranked["best"]) <= min(i.error for i in ranked["worst"])
+    suspected = rows_of(tmp_path / "look" / "suspects.csv")
+    assert [row["image"] for row in suspected] == [image.name for image in found.suspects()]
+    images = {row["image"]: row for row in rows_of(tmp_path / "look" / "images.csv")}
+    assert {name for name, row in images.items() if row["needs_review"] == "True"} == {i.name for i in found.needing_review()}
+    assert found.reliability[:, 0].sum() == (sum(map(sum, found.metrics["confusion"])))
+
+
+def test_every_split_can_be_interpreted(exports, samples, run):
+    said = json.loads(run("interpret", "eye", "--export", exports("eye"), "--split", "all", "--out", "look", "--json").out)
+    assert len(said["losses"]) == 16 and "flatter" in Path("look/report.html").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_the_page_works_in_a_browser(name, exports, tmp_path):
+    """No console message, no request, toggles and slider do what they say: a script appended to the page asks it."""
+    fastseg.interpret(name, export=exports(name), out=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    probe = """<script>{
+    const seen = [];
+    const box = document.querySelector("[data-class]"), slider = document.getElementById("opacity");
+    if (box) {
+      const layers = [...document.querySelectorAll(".layer-" + box.dataset.class)];
+      box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display === "none"));
+      box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display !== "none"));
+      slider.value = 20; slider.dispatchEvent(new Event("input"));
+      seen.push([...document.querySelectorAll(".layer")].every(layer => getComputedStyle(layer).opacity === "0.2"));
+    }
+    seen.push([...document.images].every(image => image.naturalWidth > 0));
+    seen.push(document.documentElement.scrollWidth <= innerWidth);
+    seen.push(performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length === 0);
+    document.title = "probe " + seen.join(" ");
+    }</script>"""
+    (tmp_path / "probe.html").write_text(page.replace("</body>", f"{probe}</body>"))
+    arguments = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+                 "--enable-logging=stderr", "--v=0", "--window-size=500,900", "--virtual-time-budget=4000", "--dump-dom",
+                 f"file://{tmp_path / 'probe.html'}"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    title = done.stdout.partition("<title>")[2].partition("</title>")[0]
+    assert title.startswith("probe ") and "false" not in title, title
+    assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
+    run("show", "eye", "--data", samples["eye"], "--class", "pupil", "--rows", "3", "--out", "eye.html")
+    page = Path("eye.html").read_text()
+    assert page.count('class="line"') == 3 and "http" not in page.replace("http-equiv", "")
+    run("show", "eye", "--wrong", "--export", exports("eye"), "--rows", "2", "--out", "wrong.html")
+    assert Path("wrong.html").read_text().count("errors") >= 2
+    run("show", "mri", "--data", samples["mri"], "--class", "sharp", "--rows", "1")
+    assert "did you mean" in run("show", "eye", "--data", samples["eye"], "--class", "pupl", code=1).err
+
+
+def test_study_trains_compares_and_goes_on(samples, run, tmp_path):
+    common = ["study", "eye", "--data", samples["eye"], "--vary", "opt=adamw,sgd", "--vary", "lr=1e-3,1e-2", *TINY]
+    first = json.loads(run(*common, "--together", "--seeds", "1", "--json").out)
+    assert set(first["settings"]) == {"opt=adamw,lr=0.001", "opt=sgd,lr=0.01"} and len(first["verdicts"]) == 1
+    cards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("exports/eye_study/*/*/card.json")}
+    assert len(cards) == 2
+    more = json.loads(run(*common, "--together", "--seeds", "2", "--json").out)
+    assert all(len(row["values"]) == 2 for row in more["settings"].values())
+    assert {path: path.stat().st_mtime_ns for path in cards} == cards  # not trained again
+    assert "interval" in more["verdicts"][0] and more["comparisons"][0]["interval"][0] <= more["comparisons"][0]["difference"]
+    assert Path("exports/eye_study/study.png").stat().st_size > 10_000
+    assert len(Path("exports/eye_study/study.csv").read_text().splitlines()) == 5
+    assert "other data or options" in run(*common, "--vary", "bs=2", code=1).err
+
+
+def test_study_refuses_in_one_line(samples, run):
+    common = ["study", "eye", "--data", samples["eye"]]
+    assert "did you mean lr" in run(*common, "--vary", "lrr=1,2", code=1).err
+    assert "one setting" in run(*common, "--vary", "lr=1e-3,1e-3", code=1).err
+    assert "not of one length" in run(*common, "--vary", "lr=1,2", "--vary", "bs=1,2,3", "--together", code=1).err
+    assert "--seeds" in run(*common, "--vary", "seed=1,2", code=1).err
+    run(*common, "--vary", "lr", code=2)
+
+
+def test_tasks_without_a_background_have_colours():
+    from fastseg.plots import class_colours
+    for name in tasks.names():
+        colours = class_colours(tasks.get(name))
+        assert len(colours) == len(set(colours)) == len(tasks.get(name).classes)

@@ -1,0 +1,134 @@
+"""Calibration, the promise of the review flag, labels in doubt, evidence maps, and what predict writes of them."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import rows_of
+from PIL import Image
+
+import fastseg
+from fastseg import suspects, trust
+from fastseg.evidence import evidence
+
+EYE = fastseg.tasks.get("eye")
+
+
+def test_temperature_mends_overconfident_logits():
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(20_000, 3)) * 2
+    truth = np.array([rng.choice(3, p=p) for p in torch.tensor(honest).softmax(1).numpy()])
+    assert trust.temperature(honest, truth, 500) == pytest.approx(1, abs=0.05)
+    assert trust.temperature(honest * 3, truth, 500) == pytest.approx(3, abs=0.15)
+    assert trust.temperature(honest / 2, truth, 500) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_few_images_all_right_leave_the_temperature_near_one():
+    logits = np.array([[4.0, 0.0]] * 16)
+    assert 0.5 < trust.temperature(logits, np.zeros(16, dtype=int), 16) < 1
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.15])
+def test_the_promised_error_rate_holds_on_new_images(rate):
+    """Over many draws of 60 held-out and 200 new images, the mean error let through is at most the rate, and not far below."""
+    rng, let_through = np.random.default_rng(1), []
+    for _ in range(400):
+        difficulty = rng.beta(1, 4, 260)
+        error = np.clip(difficulty + rng.normal(0, 0.15, 260), 0, 1)
+        expected = np.clip(difficulty + rng.normal(0, 0.1, 260), 0, 1)
+        threshold = trust.thresholds(expected[:60], error[:60])[str(rate)]
+        let_through.append((error[60:] * (expected[60:] <= threshold)).mean())
+    assert rate - 0.05 < np.mean(let_through) <= rate + 3 * np.std(let_through) / 20
+
+
+def test_thresholds_at_their_ends():
+    few = trust.thresholds(np.array([0.1, 0.2]), np.array([0.0, 0.0]))
+    assert few["0.1"] == -1 and few["0.5"] == 1  # two images can promise no less than 1/3
+    tied = trust.thresholds(np.full(99, 0.4), np.array([1.0] * 50 + [0.0] * 49))
+    assert tied["0.2"] == -1  # images that look alike are let through together or not at all
+
+
+def test_expected_error_of_hand_made_probabilities():
+    p = torch.zeros(2, 4, 4)
+    p[0], p[1] = 1, 0
+    p[:, :2] = torch.tensor([0.2, 0.8])[:, None, None]
+    assert trust.expected_error(p, 0) == pytest.approx(1 - 2 * 6.4 / (8 + 6.4))
+    assert trust.expected_error(torch.tensor([0.3, 0.7]), None) == pytest.approx(0.3)
+    counts = np.array([[8, 0], [2, 6]])
+    assert trust.actual_error(counts, 0) == pytest.approx(1 - 2 * 6 / (8 + 6))
+    assert trust.actual_error(np.array([[16, 0], [0, 0]]), 0) == 0
+
+
+def test_planted_label_errors_come_first(samples):
+    """A model that is right, but for noise: of 16 labels, the shifted, swapped and emptied ones are in most doubt."""
+    items = EYE.items(samples["eye"])
+    labels = [EYE.label(item) for item in items]
+    rng = np.random.default_rng(0)
+    planted = {0: np.roll(labels[0], 40, 1), 5: labels[6], 9: np.zeros_like(labels[9])}
+    found = []
+    for number, label in enumerate(labels):
+        logits = 4 * np.eye(4)[label].transpose(2, 0, 1) + rng.normal(0, 1, (4, *label.shape))
+        probabilities = torch.tensor(logits, dtype=torch.float32).softmax(0).numpy()
+        found.append(suspects.of_image(probabilities, planted.get(number, label), EYE.classes))
+    order = sorted(range(16), key=lambda i: found[i].quality)
+    assert set(order[:3]) == set(planted)
+    emptied = found[9]
+    assert emptied.labelled == "background" and emptied.predicted in ("sclera", "iris", "pupil")
+    rows, columns = np.nonzero(labels[9])
+    left, top, right, bottom = emptied.box
+    assert columns.min() - 2 <= left < right <= columns.max() + 3 and rows.min() - 2 <= top < bottom <= rows.max() + 3
+
+
+def test_unlabelled_pixels_are_in_no_doubt():
+    probabilities = np.zeros((4, 10, 10), dtype=np.float32)
+    probabilities[1] = 1
+    assert suspects.of_image(probabilities, np.full((10, 10), 255, np.uint8), EYE.classes).quality == pytest.approx(1)
+    sure = suspects.of_image(np.array([0.1, 0.9]), 0, ("blurred", "sharp"))
+    assert (sure.quality, sure.labelled, sure.predicted) == (pytest.approx(0.1), "blurred", "sharp")
+
+
+def test_fit_puts_temperature_and_thresholds_into_the_card(exports):
+    card = json.loads((exports("eye") / "card.json").read_text())
+    assert 0.2 <= card["temperature"] <= 10 and set(card["review"]) == {str(rate) for rate in trust.RATES}
+    values = list(card["review"].values())
+    assert values == sorted(values) and values[0] == -1  # a higher rate never sends more images to review
+
+
+def test_predict_writes_probabilities_and_review_flags(exports, samples, run):
+    folder = samples["eye"] / "imgs_small"
+    run("predict", "eye", folder, "--export", exports("eye"), "--probabilities", "--out", "out")
+    first = sorted(folder.iterdir())[0]
+    found = np.load(f"out/probabilities/{first.stem}.npz")
+    p, mask = found["probabilities"], np.asarray(Image.open(f"out/{first.stem}.png"))
+    assert p.dtype == np.float16 and p.shape == (4, *mask.shape) and list(found["classes"]) == list(EYE.classes)
+    assert np.abs(p.astype(np.float32).sum(0) - 1).max() < 5e-3
+    assert (p.argmax(0) == mask).mean() > 0.999
+    rows = rows_of("out/predictions.csv")
+    threshold = json.loads((exports("eye") / "card.json").read_text())["review"]["0.1"]
+    assert [row["needs_review"] for row in rows] == [str(float(row["expected_error"]) > threshold) for row in rows]
+    warned = run("predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.01", "--out", "out").err
+    assert "too few" in warned and all(row["needs_review"] == "True" for row in rows_of("out/predictions.csv"))
+    assert "0.01 to 0.5" in run("predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.7", code=1).err
+    run("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"))
+    rows = rows_of("validation_inf_predictions.csv")
+    assert all(float(row["p_blurred"]) + float(row["p_sharp"]) == pytest.approx(1, abs=1e-5) for row in rows)
+    assert "no overlay" in run("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--probabilities", code=1).err
+
+
+def test_calibration_changes_no_mask(exports, samples):
+    image = sorted((samples["eye"] / "imgs_small").iterdir())[0]
+    predictor = fastseg.load(exports("eye"))
+    plain = predictor.predict(image)
+    predictor.card.temperature = 3.0
+    warm = predictor.predict(image)
+    assert (plain.codes == warm.codes).all() and warm.probabilities.max(0).mean() < plain.probabilities.max(0).mean()
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_evidence_maps(name, exports, samples):
+    predictor = fastseg.load(exports(name))
+    task = predictor.task
+    image, _ = task.image_near(task.items(samples[name])[0], tuple(predictor.card.size))
+    maps = evidence(predictor, image, list(range(len(task.classes))))
+    assert maps.shape == (len(task.classes), *predictor.card.size) and np.isfinite(maps).all()
+    assert maps.min() >= 0 and 0 < maps.max() <= 1
