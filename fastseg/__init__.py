@@ -20,7 +20,7 @@ _PUBLIC = {
     "interpretation": ("interpret",),
     "learners": ("learner", "unet_learner", "vision_learner"),
     "photo": ("segment",),
-    "prediction": ("predict",),
+    "outputs": ("predict",),
     "trials": ("study",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

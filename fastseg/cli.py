@@ -255,7 +255,7 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
                                                       "0.01 to 0.5; sets the needs_review column of predictions.csv.")] = 0.1,
             export: Export = None, device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
     """Write a mask for each image, at its own size and under its own name, in the task's own format, and predictions.csv."""
-    from .prediction import predict as call
+    from .outputs import predict as call
     written = call(task, paths, out, overlay=overlay, probabilities=probabilities, error_rate=error_rate, export=export, device=device,
                    tta=tta)
     if as_json:

@@ -14,12 +14,12 @@ from .card import Card
 from .evaluation import items_of, judged
 from .files import name_below, write_rows
 from .masks import IGNORE
-from .prediction import ERROR_RATE, Prediction, Predictor
+from .prediction import Prediction, Predictor
 from .report import write_report
 from .scores import SAMPLES, Scores
 from .suspects import Suspicion, of_image
 from .tasks import Item, Task
-from .trust import actual_error
+from .trust import ERROR_RATE, actual_error
 
 SHOWN = 4  # images in each of best, median and worst
 LISTED = 30  # suspected labels, and images that need review, on the page

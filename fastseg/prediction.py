@@ -1,10 +1,8 @@
-"""From files to masks, labels or overlays at each image's own size: a stream of batches, never all at once."""
+"""A loaded export at work: one image or a stream of batches, never all at once; results at each image's own size."""
 from __future__ import annotations
 
-import glob
-import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,13 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .bundle import find, load
 from .card import Card
-from .errors import DataError, TaskError
-from .files import IMAGE_SUFFIXES, atomic_file, image_files, write_rows
+from .errors import DataError
 from .machine import device_of
-from .masks import save_image
-from .progress import track
 from .tasks import Item, Task, get
 from .trust import described, expected_error
 from .views import mirrored
@@ -31,13 +25,8 @@ if TYPE_CHECKING:
     from .backbones import Network
     from .engine import Session
 
-log = logging.getLogger(__name__)
-
 Image = Item | Path | str | np.ndarray
 T = TypeVar("T")
-
-DESCRIBED = "predictions.csv"
-ERROR_RATE = 0.1
 
 
 @dataclass
@@ -213,167 +202,3 @@ def _ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
-
-
-def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
-            overlay: bool = False, probabilities: bool = False, error_rate: float = ERROR_RATE, export: Path | str | None = None,
-            device: str | None = None, bs: int = 4, tta: bool | None = None) -> list[Path]:
-    """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
-
-    Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
-    With `overlay`, overlays are written too, in its subfolder overlays; with `probabilities`, calibrated ones, float16
-    (C, H, W) under the name "probabilities" in npz files, in its subfolder probabilities. Classification tasks write one
-    table, by default FOLDER_inf_TABLE. Beside masks or table lies predictions.csv: each image's shares of the classes, mean
-    confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
-    threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
-    `tta` averages each image with its mirror image (default: what the export's card says).
-    Raises `FastsegError` kinds; images that cannot be read are reported after the others are done.
-    """
-    task = get(task)
-    files = expand([paths] if isinstance(paths, (str, Path)) else paths)
-    if (overlay or probabilities) and task.kind != "segment":
-        raise TaskError(f"{task.name} classifies whole images: there is no overlay, and predictions.csv has the probabilities")
-    predictor = load(find(task, export), device, tta=tta)
-    threshold = _threshold(predictor.card, error_rate)
-    if task.kind == "classify":
-        return _write_table(task, files, predictor.stream(files, bs, lambda _, p: (p.index, p.described(threshold))),
-                            _table_path(task, files, out))
-    targets = _targets(task, files, out, overlay)
-
-    def write(file: Path, prediction: Prediction) -> tuple[list[Path], dict]:
-        return (_write_masks(task, prediction, targets[file], overlay, probabilities),
-                {"image": str(file), "mask": targets[file].name, **prediction.described(threshold)})
-
-    written, rows, failures = [], {}, []
-    for file, result in track(predictor.stream(files, bs, write), "predicting", len(files)):
-        if isinstance(result, DataError):
-            failures.append(str(result))
-        else:
-            written += result[0]
-            rows.setdefault(targets[file].parent, []).append(result[1])
-    if not _is_one_file(out):
-        written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
-    if failures:
-        more = f" ({len(failures) - 1} more could not be read)" if len(failures) > 1 else ""
-        done = f"; masks of the {len(files) - len(failures)} readable images are written" if len(files) > len(failures) else ""
-        raise DataError(f"{failures[0]}{more}{done}")
-    return written
-
-
-def _threshold(card: Card, error_rate: float) -> float | None:
-    """Return the expected error above which an image needs review, or None for a card without thresholds."""
-    if not 0.01 <= error_rate <= 0.5:
-        raise TaskError(f"--error-rate {error_rate:g} is not from 0.01 to 0.5")
-    threshold = card.review.get(str(round(error_rate, 2)))
-    if threshold is not None and threshold < 0:
-        log.warning("the validation images are too few, or their masks too faulty, to promise an error rate of %g: "
-                    "every image is marked for review; raise --error-rate", error_rate)
-    return threshold
-
-
-def expand(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the image files that files, folders and globs name, in order, each once.
-
-    Raises `DataError` naming a path that holds no image.
-    """
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if len(path.name) > 255:
-            raise DataError(f"{path.name[:40]}...: the name is too long for a file; check the path")
-        if path.is_dir():
-            files = image_files(path)
-            if not files:
-                raise DataError(f"{path}: holds no images; give a folder with .jpg, .png, .tif, .bmp or .webp files")
-        elif path.exists():
-            files = [path]
-        else:
-            files = [f for f in sorted(map(Path, glob.glob(str(path)))) if f.is_file()]
-            if not files:
-                raise DataError(f"{path}: no such file or folder, and no file matches it as a pattern; check the path")
-        found.update(dict.fromkeys(files))
-    return list(found)
-
-
-def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay: bool) -> dict[Path, Path]:
-    """Return each image's mask path; no two are equal, and none lies where inputs or true masks do."""
-    targets: dict[Path, Path] = {}
-    owners: dict[Path, Path] = {}
-    taken = _labelled_folders(task, files)
-    single = _is_one_file(out)
-    if single and len(files) > 1:
-        raise DataError(f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out")
-    if single and Path(out).suffix.lower() != task.suffix:
-        raise DataError(f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}")
-    for file in files:
-        folder = Path(out) if out else Path(f"{_folder_name(file)}_inf_masks")
-        target = folder if single else folder / f"{file.stem}{task.suffix}"
-        if target in owners:
-            raise DataError(f"{file} and {owners[target]}: both would be written to {target}; predict them into "
-                            "different folders (--out), or give a glob such as 'images/*.jpg'")
-        for place in (target.parent, *([target.parent / "overlays"] if overlay else [])):
-            if place.resolve() in taken:
-                raise DataError(f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out")
-        targets[file], owners[target] = target, file
-    return targets
-
-
-def _is_one_file(out: Path | str | None) -> bool:
-    return out is not None and Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
-
-
-def _labelled_folders(task: Task, files: Sequence[Path]) -> set[Path]:
-    """Return the folders that hold the inputs, or true masks in one of the task's layouts around them."""
-    folders = {file.resolve().parent for file in files}
-    roots = {root for folder in folders for root in (folder, *list(folder.parents)[:3])}
-    masks = {root / layout.masks for root in roots for layout in task.layouts}
-    return folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)}
-
-
-def _folder_name(file: Path) -> str:
-    return file.resolve().parent.name or "images"
-
-
-def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay: bool, with_probabilities: bool) -> list[Path]:
-    # Masks compress well at any level; the quickest one takes a fifth of the time.
-    written = [save_image(target, task.render(prediction), **({"compress_level": 1} if task.suffix == ".png" else {}))]
-    if with_overlay:
-        overlay_path = target.parent / "overlays" / f"{target.stem}.jpg"
-        written.append(save_image(overlay_path, task.overlay(prediction.image, prediction.codes)))
-    if with_probabilities:
-        with atomic_file(target.parent / "probabilities" / f"{target.stem}.npz") as temporary:
-            np.savez_compressed(temporary, probabilities=prediction.probabilities.astype(np.float16), classes=np.array(task.classes))
-        written.append(target.parent / "probabilities" / f"{target.stem}.npz")
-    return written
-
-
-def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Path:
-    """Return where the table goes: never over an input, nor over the true labels of any folder of images."""
-    path = Path(out) if out else Path(f"{_folder_name(files[0])}_inf_{task.table}")
-    if path.is_dir() or not path.suffix:
-        path = path / task.table
-    if path.suffix.lower() not in (".tsv", ".txt"):
-        raise DataError(f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder")
-    if path.exists() and image_files(path.parent):
-        raise DataError(f"{path}: lies among images and may hold their true labels; choose another --out")
-    return path
-
-
-def _write_table(task: Task, files: Sequence[Path], stream: Iterable, path: Path) -> list[Path]:
-    """Write one row an image, and predictions.csv; where the images' folder has a table, its order of rows is kept."""
-    labels: dict[str, int] = {}
-    rows: dict[str, dict] = {}
-    for file, result in track(stream, "predicting", len(files)):
-        if isinstance(result, DataError):
-            raise DataError(f"{result}; no table was written")
-        if file.stem in labels:
-            raise DataError(f"{file}: another image has the same name, and the table holds one row a name; "
-                            "predict their folders one by one")
-        labels[file.stem], description = result
-        rows[file.stem] = {"image": str(file), **description}
-    tables = [table for table in dict.fromkeys(file.parent / task.table for file in files) if table.is_file()]
-    listed = [name for table in tables for name in task.read_table(table) if name in labels]
-    order = [*listed, *sorted(labels.keys() - set(listed))]
-    usual = Path(task.table).stem
-    prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
-    return [task.write_table(path, {name: labels[name] for name in order}),
-            write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order))]

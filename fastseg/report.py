@@ -20,7 +20,7 @@ from .card import HISTORY
 from .evidence import evidence
 from .files import atomic_file
 from .masks import IGNORE, resized
-from .prediction import ERROR_RATE
+from .trust import ERROR_RATE
 
 if TYPE_CHECKING:
     from .interpretation import Insight, Interpretation

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 
 from .masks import IGNORE
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
 TEMPERATURES = 0.2, 10.0
 RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # error rates for which a card holds a threshold
+ERROR_RATE = 0.1  # the default: mean error that what is let through may have
 PIXELS = 400_000  # taken for the temperature, over all images
 
 
@@ -23,6 +23,7 @@ def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
     `logits` float (N, C), `truth` int (N,): pixels or images, of so many `images`. Minimised is the negative log-likelihood,
     each image counting once, plus (log T)^2 / 2: that keeps T near 1 where a few images, all right, would drive it to 0.
     """
+    from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy
     scores, labels = torch.from_numpy(np.asarray(logits, dtype=np.float64)), torch.from_numpy(np.asarray(truth, dtype=np.int64))
 
     def cost(log_t: float) -> float:

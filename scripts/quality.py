@@ -1,7 +1,6 @@
 """Sections of the benchmark that measure how good the models are: scores on data that training never saw."""
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
     A fifth of the photographs, or of the synthetic eyes where the real data are absent, is held out by a fixed seed. All
     start from the same ImageNet weights where they are there.
     """
-    from fastseg.evaluation import Tally
+    from fastseg import metrics
     task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
     items = [i for i in task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=100))
              if not source.is_dir() or i.image.stem.startswith("r")]
@@ -40,10 +39,8 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
     tests = task.items(folder / "test")
 
     def score(predicted: Callable[[Path], np.ndarray]) -> float:
-        tally = Tally(task)
-        for item in tests:
-            tally.add(item, argparse.Namespace(codes=predicted(item.image)), task.label(item))
-        return tally.metrics()["mean_foreground"]["iou"]
+        counts = sum(metrics.confusion(task.label(item), predicted(item.image), len(task.classes)) for item in tests)
+        return float(metrics.mean(metrics.per_class(counts)["iou"], task.background))
 
     files = sorted((folder / "train" / "images").iterdir())
     scores: dict[str, list[float]] = {"smp loop": [], "fastseg": []}
