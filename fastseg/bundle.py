@@ -121,6 +121,9 @@ def _session(export: Path, card: Card, device: str | None) -> Callable[[int], Se
     where = device_of(device)
     if ONNX not in card.sha256 or where.type != "cpu" or autocast_dtype(where) is not None:
         return None
+    if not (export / ONNX).is_file():
+        log.warning("%s: missing; torch computes in its place, more slowly", export / ONNX)
+        return None
     path = _verified(export / ONNX, card)
     Session(path)  # a damaged one is to be found now
     return partial(Session, path)

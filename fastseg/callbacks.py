@@ -65,7 +65,7 @@ class Windows(Callback):
     drawn at random, so that small objects are seen often; the others lie anywhere. Validation sees whole images.
     """
 
-    order = 12  # after the batch is augmented and normalised
+    order = -1  # before MixUp mixes what is seen
 
     def __init__(self, share: float, epochs: int, background: int | None, anywhere: float = 0.25):
         self.share, self.epochs, self.background, self.anywhere = share, epochs, background, anywhere
@@ -97,7 +97,7 @@ class Windows(Callback):
 class HalfSize(Callback):
     """Train the first epochs on images of half the size, at a quarter of the cost, and the rest at the whole."""
 
-    order = 12
+    order = -1
 
     def __init__(self, epochs: int):
         self.epochs = epochs

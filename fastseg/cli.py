@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Optional
@@ -13,9 +14,16 @@ import typer
 from . import __version__, console
 from .errors import FastsegError
 
+STARTED = time.monotonic()
+
 
 class Commands(typer.core.TyperGroup):
     """A command group in which a user's mistake is one line on standard error and exit code 1."""
+
+    def parse_args(self, ctx, args):
+        if "" in args:  # a path that is empty would mean the current folder
+            raise typer.BadParameter("an argument is empty: is a shell variable unset?")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx):
         try:
@@ -182,6 +190,8 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
     if budget is not None and epochs is not None:
         raise typer.BadParameter("give either --epochs or --time-budget")
     from .fitting import fit as call
+    if budget is not None:
+        budget = max(0.1, budget - (time.monotonic() - STARTED))  # importing the libraries takes seconds, too
     result = call(task, data, arch=arch, decoder=decoder, weights=weights, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs,
                   time_budget=budget, folds=folds, ema=ema, windows=windows, progressive=progressive, mixup=mixup, patience=patience,
                   size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, precision=precision,
@@ -260,7 +270,8 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
                    tta=tta)
     if as_json:
         return console.as_json({"written": [str(path) for path in written]})
-    masks = [path for path in written if path.parent.name not in ("overlays", "probabilities") and path.suffix != ".csv"]
+    listed = {path.parent for path in written if path.suffix == ".csv"} or {path.parent for path in written[:1]}
+    masks = [path for path in written if path.parent in listed and path.suffix != ".csv"]
     folders = sorted({str(path.parent) for path in masks})
     typer.echo((str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")
                + (", overlays in its subfolder overlays" if overlay else ""))

@@ -66,6 +66,7 @@ class Session:
 
     def __init__(self, path: Path, threads: int = 0):
         import onnxruntime
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves decoding and writing
@@ -76,4 +77,8 @@ class Session:
             raise ExportError(f"{path}: cannot be read as ONNX ({' '.join(str(error).split())[:100]}); fit again") from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {"images": images})[0]
+        try:
+            return self._session.run(None, {"images": images})[0]
+        except Exception as error:  # the runtime's own kinds: a card that names another size, out of memory
+            raise ExportError(f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "
+                              f"({' '.join(str(error).split())[:120]}); does the card fit it? Fit again") from error

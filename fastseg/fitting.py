@@ -132,6 +132,8 @@ def find_lr(task: str | Task, data: Path | str | None = None, *, out: Path | str
     `options` are those of `fastseg.learner`.
     """
     task = get(task)
+    out = out or f"{task.name}_lr_find.png"
+    plots.require_png(out)  # before the test, not after it
     learn = learner(task, data, **options)
     suggestion, rates, losses = range_test(learn)
-    return suggestion, plots.write(charts.rate_finder(rates, losses, suggestion), out or f"{task.name}_lr_find.png")
+    return suggestion, plots.write(charts.rate_finder(rates, losses, suggestion), out)

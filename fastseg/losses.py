@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .errors import choose
+from .errors import ModelError, choose
 from .masks import IGNORE
 
 # Published defaults: Dice (arXiv:1606.04797), focal (arXiv:1708.02002), Lovasz (arXiv:1705.08790),
@@ -38,6 +38,8 @@ class Loss(nn.Module):
         super().__init__()
         self.name, self.reduction = name, "mean"
         self.parts = [choose(f"loss in '{name}':" if "+" in name else "loss", part, NAMES) for part in name.split("+")]
+        if len(set(self.parts)) < len(self.parts):
+            raise ModelError(f"loss '{name}' has a part twice; name each once")
         self.regional = nn.ModuleList([_REGIONAL[part]() for part in self.parts if part in _REGIONAL])
         self.register_buffer("weight", weight)
 

@@ -106,8 +106,8 @@ def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay:
     """Return each image's mask path; no two are equal, and none lies where inputs or true masks do."""
     targets: dict[Path, Path] = {}
     owners: dict[Path, Path] = {}
-    taken = _labelled_folders(task, files)
     single = _is_one_file(out)
+    taken = _labelled_folders(task, files, out and (Path(out).parent if single else Path(out)))
     if single and len(files) > 1:
         raise DataError(f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out")
     if single and Path(out).suffix.lower() != task.suffix:
@@ -129,10 +129,10 @@ def _is_one_file(out: Path | str | None) -> bool:
     return out is not None and Path(out).suffix.lower() in IMAGE_SUFFIXES and not Path(out).is_dir()
 
 
-def _labelled_folders(task: Task, files: Sequence[Path]) -> set[Path]:
-    """Return the folders that hold the inputs, or true masks in one of the task's layouts around them."""
+def _labelled_folders(task: Task, files: Sequence[Path], out: Path | None) -> set[Path]:
+    """Return the folders of the inputs, and those around them and around `out` that hold true masks in one of the task's layouts."""
     folders = {file.resolve().parent for file in files}
-    roots = {root for folder in folders for root in (folder, *list(folder.parents)[:3])}
+    roots = {root for folder in folders | ({out.resolve()} if out else set()) for root in (folder, *list(folder.parents)[:3])}
     masks = {root / layout.masks for root in roots for layout in task.layouts}
     return folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)}
 

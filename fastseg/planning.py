@@ -57,7 +57,7 @@ def planned(learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]],
             epoch, epochs = fitting(learn)
     left = deadline - time.monotonic()
     if epochs < 1:
-        raise ModelError(f"an epoch takes {epoch:.0f} s at {learn.origin.size[0]}x{learn.origin.size[1]} px, too long for what is left of "
-                         f"the time budget ({max(0, left):.0f} s); give more time, or a smaller --size or --arch")
+        raise ModelError(f"an epoch takes {epoch:.1f} s at {learn.origin.size[0]}x{learn.origin.size[1]} px, too long for what loading "
+                         f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller --size or --arch")
     log.info("an epoch takes %.1f s at %dx%d px: %d fit into the time budget", epoch, *learn.origin.size, epochs + course.freeze_epochs)
     return learn, replace(course, epochs=epochs, seconds=left * (1 - RESERVE))

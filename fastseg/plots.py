@@ -62,10 +62,15 @@ def overlay(task: Task, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return masks.overlay(image, codes, class_colours(task), hide=task.background)
 
 
-def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:
-    """Write a figure as PNG, whole or not at all."""
+def require_png(path: Path | str) -> None:
+    """Raise `DataError` unless `path` is named as a PNG file."""
     if Path(path).suffix.lower() != ".png":
         raise DataError(f"{path}: pictures are written as PNG; name it {Path(path).stem}.png")
+
+
+def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    require_png(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     with atomic_file(Path(path)) as temporary:

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import tempfile
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def train(learn: Learner, course: Course) -> Learner:
 
     After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate (decoder).
     """
+    start = time.monotonic()
     pretrained = not learn.weights_origin.startswith("random")
     lr = range_test(learn)[0] if course.lr == "auto" else _rate(course.lr, learn.lr)
     if course.lr == "auto":
@@ -92,7 +94,6 @@ def train(learn: Learner, course: Course) -> Learner:
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
     history: list[dict[str, float]] = []
     with learn.added_cbs([Reporter(), *([MixUp(course.mixup)] if course.mixup else [])]), _model_dir(learn), _quiet(), _explained():
-        start = time.monotonic()
         if pretrained and course.freeze_epochs:
             learn.freeze()
             with learn.added_cbs(_windows(learn, course, course.freeze_epochs)):
@@ -164,7 +165,8 @@ def _explained():
 
 @contextmanager
 def _quiet():
-    with warnings.catch_warnings():
+    """Silence the libraries' warnings, and keep what fastai prints of best and last epochs off standard output."""
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm")
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield

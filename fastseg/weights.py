@@ -13,6 +13,7 @@ from .errors import ModelError
 
 log = logging.getLogger(__name__)
 
+MATCHING = 0.5  # share of the backbone's tensors that a file must hold: with fewer it is another backbone's
 PREFIXES = ("", "module.", "backbone.", "encoder.", "model.", "encoder.model.", "model.encoder.", "model.encoder.model.",
             "0.", "0.model.", "model.0.", "model.0.model.")  # what trainers put before a backbone's names
 
@@ -91,8 +92,8 @@ def _load_file(network: Network, path: Path) -> str:
             state = state[key]
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)} if isinstance(state, Mapping) else {}
     matched, wanted = _match(tensors, network)
-    if not matched:
-        raise ModelError(f"{path}: none of its {len(tensors)} tensors fit {network.spec.arch}; "
+    if matched < MATCHING * wanted:
+        raise ModelError(f"{path}: {matched or 'none'} of its {len(tensors)} tensors fit the {wanted} of {network.spec.arch}; "
                          "is the file for another backbone? Set --arch to it")
     left = len(tensors) - matched
     log.info("%s: %d tensors loaded; %d of the file unused, %d of the backbone without a match",

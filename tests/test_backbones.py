@@ -101,7 +101,7 @@ def test_weights_from_a_file(tmp_path, caplog, suffix, prefix):
 
 def test_weights_that_do_not_fit(tmp_path):
     torch.save({"something.else": torch.zeros(3)}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"w.pth: none of its 1 tensors fit test_resnet"):
+    with pytest.raises(ModelError, match=r"w.pth: none of its 1 tensors fit the 90 of test_resnet"):
         backbones.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="w.safetensors: cannot be read as weights"):

@@ -177,7 +177,7 @@ def test_one_damaged_image_does_not_stop_the_others(run, exports, samples, tmp_p
     (folder / "set_3_frame_0.jpg").write_bytes(b"")
     error = run("predict", "eye", "test", "--export", exports("eye"), code=1).err
     assert "set_3_frame_0.jpg: cannot be read as an image (the file is empty)" in error and "masks of the 15 readable images" in error
-    assert len(list((tmp_path / "test_inf_masks").iterdir())) == 15
+    assert len(list((tmp_path / "test_inf_masks").glob("*.png"))) == 15
 
 
 def test_evaluate_on_other_data(fails, exports, data, samples, tmp_path):
@@ -205,7 +205,7 @@ def test_codes_that_a_foreign_label_map_does_not_have(fails, data):
     fails("fit", "surfaces", *FIT, words=[mask.name, "code 200", "0 to 150"])
 
 
-@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", ""])
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99"])
 def test_devices_that_are_not_there(fails, exports, samples, device):
     words = [f"device '{device}' is not available here", "choose cpu"]
     fails("fit", "eye", *FIT, "--data", samples["eye"], "--device", device, words=words)
@@ -271,3 +271,35 @@ def test_terminated_fit_leaves_nothing(samples, tmp_path):
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in error and not list(tmp_path.iterdir())
+
+
+def test_masks_of_another_dataset_are_not_overwritten(run, exports, samples, data, tmp_path):
+    folder = data("eye")
+    before = {p: p.read_bytes() for p in folder.rglob("*.png")}
+    image = shutil.copy(first(samples["eye"], "imgs_small/*"), tmp_path / "elsewhere.jpg")
+    for out in (folder / "masks_small", first(folder, "masks_small/*")):
+        error = run("predict", "eye", image, "--export", exports("eye"), "--out", out, code=1).err
+        assert "true masks" in error and "choose another --out" in error
+    assert {p: p.read_bytes() for p in folder.rglob("*.png")} == before
+
+
+def test_empty_arguments_name_no_folder(run, exports):
+    for arguments in (["predict", "eye", ""], ["predict", "eye", "x.jpg", "--out", ""], ["predict", "eye", "x.jpg", "--device", ""]):
+        assert "an argument is empty" in run(*arguments, "--export", exports("eye"), code=2).err
+
+
+def test_weights_of_another_backbone_are_refused(fails, data, exports, tmp_path):
+    folder = data("eye")
+    fails("fit", "eye", *FIT[:1], "test_vit2", *FIT[4:], "--decoder", "unet", words=["feature pyramid"])
+    fails("fit", "eye", "--data", folder, "--arch", "resnet18", "--weights", exports("eye") / "model.safetensors", *FIT[4:],
+          words=["model.safetensors", "tensors fit", "another backbone"])
+
+
+def test_a_loss_named_twice(fails, data):
+    data("eye")
+    fails("fit", "eye", *FIT, "--loss", "ce+ce", words=["'ce+ce'", "twice"])
+
+
+def test_a_plot_is_refused_before_the_work(fails, data):
+    data("eye")
+    fails("lr", "eye", *FIT[:-2], "--out", "lr.txt", words=["lr.txt", "PNG"])

@@ -142,7 +142,7 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "measure", fail)
+    monkeypatch.setattr(fitting, "judged", fail)
     with pytest.raises(KeyboardInterrupt):
         fitting.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
@@ -168,3 +168,29 @@ def test_deeply_nested_card_and_exchanged_weights(exports, tmp_path):
     (folder / "card.json").write_text("[" * 200_000)
     with pytest.raises(ExportError, match="card cannot be read"):
         fastseg.load(folder)
+
+
+def test_a_missing_onnx_file_is_made_up_for(exports, samples, tmp_path, caplog):
+    image = sorted((samples["eye"] / "imgs_small").iterdir())[0]
+    folder = copied(exports("eye"), tmp_path)
+    expected = fastseg.load(folder).predict(image).codes
+    (folder / "model.onnx").unlink()
+    assert (fastseg.load(folder, "cpu").predict(image).codes == expected).mean() > 0.999
+
+
+def test_arrays_that_are_no_image_are_refused(exports):
+    predictor = fastseg.load(exports("eye"))
+    for array in (np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)):
+        with pytest.raises(fastseg.FastsegError, match="uint8 \\(height, width, 3\\)"):
+            predictor.predict(array)
+
+
+def test_a_card_of_another_size_is_one_line(exports, samples, tmp_path):
+    folder = copied(exports("eye"), tmp_path)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"size": [128, 96]}))
+    image = sorted((samples["eye"] / "imgs_small").iterdir())[0]
+    try:
+        assert fastseg.load(folder).predict(image).codes.shape  # torch takes any size
+    except fastseg.FastsegError as error:
+        assert "does the card fit it" in str(error)

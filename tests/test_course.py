@@ -96,9 +96,9 @@ def test_windows_come_first_and_hold_the_foreground(learn):
                 seen.append((self.epoch, tuple(self.xb[0].shape[-2:]), float(torch.stack(shares).mean())))
                 assert self.xb[0].shape[-2:] == self.yb[0].shape[-2:]
 
-    learn.fit(2, 1e-3, cbs=[Windows(0.5, 1, background=0), Watch()])
-    first = [entry for entry in seen if entry[0] == 0]
-    later = [entry for entry in seen if entry[0] == 1]
+    learn.fit(8, 1e-3, cbs=[Windows(0.5, 4, background=0), Watch()])
+    first = [entry for entry in seen if entry[0] < 4]
+    later = [entry for entry in seen if entry[0] >= 4]
     assert {shape for _, shape, _ in first} == {(32, 32)} and {shape for _, shape, _ in later} == {(64, 64)}
     assert np.mean([share for *_, share in first]) > 1.3 * np.mean([share for *_, share in later])
 
@@ -134,7 +134,7 @@ def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkey
     result = fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "b")
     assert json.loads((tmp_path / "b" / "card.json").read_text())["size"] == [32, 32]
     monkeypatch.setattr(planning, "epoch_seconds", lambda learn: 100.0)
-    with pytest.raises(ModelError, match="too long for what is left of the time budget"):
+    with pytest.raises(ModelError, match="too long for what loading left of the time budget"):
         fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
@@ -336,3 +336,10 @@ def test_light_decoder_strides():
         assert network.eval()(torch.rand(1, 3, 70, 90)).shape == (1, 3, 70, 90)
     with pytest.raises(ModelError, match="stride is one of"):
         backbones.segmenter(ARCH, 3, "light", stride=3)
+
+
+@pytest.mark.parametrize("options", [["--windows", "1"], ["--progressive", "1"], ["--patience", "1"]])
+def test_mixup_goes_with_the_other_options_and_json_stays_clean(run, samples, options):
+    said = run("fit", "eye", "--data", samples["eye"], "--arch", "test_resnet", "--weights", "none", "--size", "64", "--bs", "4",
+               "--epochs", "2", "--mixup", "0.2", *options, "--json").out
+    assert len(json.loads(said)["history"]) >= 1

@@ -88,9 +88,13 @@ class Task:
         raise NotImplementedError
 
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray:
-        """Return an item's, file's or array's pixels: uint8 (H, W, 3)."""
+        """Return an item's, file's or array's pixels: uint8 (H, W, 3). Raises `DataError` for files and arrays that are no image."""
         from ..masks import read_image
-        return item if hasattr(item, "shape") else read_image(getattr(item, "image", item))
+        if not hasattr(item, "shape"):
+            return read_image(getattr(item, "image", item))
+        if str(item.dtype) != "uint8" or len(item.shape) != 3 or item.shape[2] != 3 or 0 in item.shape:
+            raise DataError(f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}")
+        return item
 
     def image_near(self, item: Item | Path | str | np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Return an image at `size`, (height, width), as the model sees it, uint8 (h, w, 3), and its own (height, width)."""
