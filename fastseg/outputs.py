@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -142,8 +143,9 @@ def _folder_name(file: Path) -> str:
 
 
 def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay: bool, with_probabilities: bool) -> list[Path]:
-    # Masks compress well at any level; the quickest one takes a fifth of the time.
-    written = [save_image(target, task.render(prediction), **({"compress_level": 1} if task.suffix == ".png" else {}))]
+    # Masks are runs of one value: run-length matching at the lowest level is five times quicker than the default, and no larger.
+    quick = {"compress_level": 1, "compress_type": zlib.Z_RLE} if task.suffix == ".png" else {}
+    written = [save_image(target, task.render(prediction), **quick)]
     if with_overlay:
         overlay_path = target.parent / "overlays" / f"{target.stem}.jpg"
         written.append(save_image(overlay_path, task.overlay(prediction.image, prediction.codes)))

@@ -84,8 +84,7 @@ def described(task: Task, codes: np.ndarray | None, probabilities: torch.Tensor,
         label = int(probabilities.argmax())
         first = {"class": task.classes[label], **{f"p_{name}": round(float(p), 6) for name, p in zip(task.classes, probabilities)}}
     else:
-        counted = np.bincount(codes.reshape(-1), minlength=len(task.classes)) / codes.size
-        first = {f"share_{name}": round(float(share), 6) for name, share in zip(task.classes, counted)}
+        first = {f"share_{name}": round(np.count_nonzero(codes == code) / codes.size, 6) for code, name in enumerate(task.classes)}
     return {**first, "confidence": round(float(probabilities.max(0).values.mean()), 6),
             "entropy": round(float(-(by_class * by_class.log()).sum(0).mean()), 6), "expected_error": round(expected, 6),
             "needs_review": "" if threshold is None else expected > threshold}
