@@ -109,6 +109,9 @@ def figures(result: dict, title: str | None = None) -> None:
     shown = [(name, result[key], ends.get(key)) for key, name in SUMMARY.items() if key in result]
     typer.echo("\n".join(f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in shown))
     if unit == "images":
+        if result["accuracy"] == 1 and ends:  # resampling images without an error shows none
+            typer.echo(f"no error among {result['images']} images: by the rule of three, error rates of up to "
+                       f"{min(1.0, 3 / result['images']):.0%} are not excluded")
         typer.echo(f"confusion (rows true, columns predicted) {result['confusion']}")
 
 
