@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .plots import COLOURS
+from .plots import COLOURS, literal
 
 
 def _finished(*axes) -> None:
@@ -27,8 +27,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str], unit: str) -> Figure:
     figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
     axis.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="predicted class", ylabel="true class",
              title=f"Confusion matrix ({unit})")
-    axis.set_xticklabels(classes, rotation=30, ha="right")
-    axis.set_yticklabels(classes)
+    axis.set_xticklabels(map(literal, classes), rotation=30, ha="right")
+    axis.set_yticklabels(map(literal, classes))
     for (row, column), share in np.ndenumerate(shares):
         axis.text(column, row, f"{share:.1%}\n{_short(counts[row, column])}", ha="center", va="center", fontsize=8,
                   color="white" if share > 0.6 else "black")
@@ -58,9 +58,9 @@ def bars(figures: Mapping[str, Mapping[str, float | None]], keys: Sequence[str],
         drawn = axis.bar(places, heights, width * 0.92, label=key.replace("_", " "), color=COLOURS[i % len(COLOURS)],
                          yerr=spans if intervals else None, ecolor="0.25", error_kw={"elinewidth": 1})
         axis.bar_label(drawn, [f"{v:.3f}" if v is not None else "absent" for v in values], fontsize=7, rotation=90, padding=2)
-    axis.set(xticks=range(len(names)), ylim=(0, 1.22), ylabel="score (0 to 1)", title=title)
+    axis.set(xticks=range(len(names)), ylim=(0, 1.22), ylabel="score (0 to 1)", title=literal(title))
     axis.set_yticks(np.linspace(0, 1, 6))
-    axis.set_xticklabels(names)
+    axis.set_xticklabels(map(literal, names))
     axis.legend(ncols=len(keys), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
     _finished(axis)
     return figure
@@ -134,12 +134,13 @@ def bands(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], titl
             length = min(map(len, runs))
             values = np.array([[row[key] for row in run[:length]] for run in runs])
             epochs, colour = np.arange(1, length + 1), COLOURS[number % len(COLOURS)]
-            axis.plot(epochs, values.mean(axis=0), color=colour, marker=".", label=name)
+            axis.plot(epochs, values.mean(axis=0), color=colour, marker=".", label=literal(name))
             axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes[2].set_ylim(0, 1.02)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(histories)), fontsize=9, frameon=False)
-    figure.suptitle(title, fontsize=10)
+    axes[2].set_ylim(0, min(1.02, 1.15 * max(axes[2].get_ylim()[1], 0.01)))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(histories)), fontsize=9, frameon=False,
+                  title="lines: means over seeds; bands: from the least to the most", title_fontsize=8)
+    figure.suptitle(literal(title), fontsize=10)
     _finished(*axes)
     return figure

@@ -121,12 +121,13 @@ def sample(task: TaskName, folder: Annotated[Optional[Path], typer.Argument(meta
 
 
 @app.command(epilog="Example: fastseg show eye --class iris --out eye.html --open")
-def show(task: TaskName, data: TrainedData = None,
+def show(task: TaskName, data: Data = None,
          out: Annotated[Optional[Path], typer.Option("--out", help="PNG file, or an HTML page to scroll through [default: "
                                                      "TASK_show.png].")] = None,
          rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of the grid.")] = 6,
          only: Annotated[Optional[str], typer.Option("--class", help="Only images that have this class.")] = None,
-         wrong: Annotated[bool, typer.Option("--wrong", help="The held-out images that an export gets most wrong.")] = False,
+         wrong: Annotated[bool, typer.Option("--wrong", help="The held-out images that an export gets most wrong, of the data "
+                                                          "that it was trained on.")] = False,
          export: Export = None, device: Device = None,
          open_it: Annotated[bool, typer.Option("--open", help="Open it in this machine's viewer.")] = False,
          seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which images are drawn.")] = 0,
@@ -288,7 +289,7 @@ def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", he
     if as_json:
         return console.as_json({"export": str(result.folder), "files": [str(f) for f in result.files], "metrics": result.metrics,
                       "losses": result.losses})
-    typer.echo(f"on {len(result.images)} images ({split}), {len(result.needing_review())} of which a person should look at:")
+    typer.echo(f"{len(result.images)} images ({split}), {len(result.needing_review())} of which a person should look at")
     for true, predicted, share in result.most_confused(0.001)[:3]:
         typer.echo(f"  {share:.1%} of {true} is taken for {predicted}")
     for file in result.files:

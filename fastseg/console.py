@@ -49,6 +49,8 @@ def _value(name: str, text: str) -> int | float | str | tuple[int, int]:
         return size(text)
     if name in ("time-budget", "time_budget"):
         return seconds(text)
+    if name == "cache" and text.isdigit():
+        return int(text) * 2**20  # MB, as --cache
     for kind in (int, float):
         try:
             return kind(text)
@@ -96,23 +98,25 @@ def _text(value: Any) -> str:
 def figures(result: dict, title: str | None = None) -> None:
     """Print the metrics of an evaluation: one row a figure, one column a class, 95% intervals beneath where there are any."""
     ends = result.get("intervals", {})
-    columns = {name: (values, ends.get("classes", {}).get(name, {})) for name, values in result["classes"].items()}
-    for key, name in (("mean_foreground", "foreground"), ("mean_with_background", "all classes"), ("mean", "mean")):
+    columns = [(name, values, ends.get("classes", {}).get(name, {})) for name, values in result["classes"].items()]
+    for key, name in (("mean_foreground", "foreground mean"), ("mean_with_background", "mean of all"), ("mean", "mean")):
         if key in result:
-            columns[name] = result[key], ends.get(key, {})
-    first = next(iter(columns.values()))[0]
+            columns.append((name, result[key], ends.get(key, {})))
+    first = columns[0][1]
     unit = next(key for key in first if key in ("pixels", "images"))
-    rows = [(unit, *(values.get(unit, "") for values, _ in columns.values()))]
-    rows += [(name, *(_with_interval(values.get(key), interval.get(key)) for values, interval in columns.values()))
+    rows = [(unit, *(values.get(unit, "") for _, values, _ in columns))]
+    rows += [(name, *(_with_interval(values.get(key), interval.get(key)) for _, values, interval in columns))
              for key, name in FIGURES.items() if key in first]
-    table(("", *columns), rows, title)
+    table(("", *(name for name, _, _ in columns)), rows, title)
     shown = [(name, result[key], ends.get(key)) for key, name in SUMMARY.items() if key in result]
     typer.echo("\n".join(f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in shown))
     if unit == "images":
         if result["accuracy"] == 1 and ends:  # resampling images without an error shows none
             typer.echo(f"no error among {result['images']} images: by the rule of three, error rates of up to "
                        f"{min(1.0, 3 / result['images']):.0%} are not excluded")
-        typer.echo(f"confusion (rows true, columns predicted) {result['confusion']}")
+        names = list(result["classes"])
+        typer.echo("; ".join(f"{true}: " + ", ".join(f"{count} called {said}" for said, count in zip(names, row))
+                             for true, row in zip(names, result["confusion"])))
 
 
 def groups(parts: dict[str, dict], by: str) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from .bundle import find, load
-from .card import METRICS, Card
+from .card import CARD, METRICS, Card
 from .errors import DataError, TaskError
 from .files import name_below, write_json, write_rows
 from .prediction import Prediction, Predictor
@@ -38,18 +38,21 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     training held out, by the card. `tta` averages each image with its mirror image (default: what the card says).
     `compare`, another export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by", the metrics
     of each group of images: group, source, split, folder, a column of the CSV or TSV file `table` (whose first column names
-    images), or a regular expression whose match in the file's name is the group.
+    images), or a regular expression whose match (or first group) in the file's name is the group.
     metrics.json and per_image.csv go to `out`, by default the folder evaluation in the export. Raises `FastsegError` kinds.
     """
     task = get(task)
     folder = find(task, export)
     predictor = load(folder, device, tta=tta)
     items, root = items_of(predictor.card, task, data, split)
+    if table and not by:
+        raise TaskError("--table needs --by with the name of one of its columns")
     group_of = _grouping(by, table) if by else None
     other = _other(task, compare, device, items, root) if compare else None
     out = Path(out) if out else folder / FOLDER
-    if out.resolve() in {folder.resolve(), root.resolve()}:
-        raise DataError(f"{out}: holds an export or data, and results are not written among them; choose another --out")
+    require_free(out, items, root)
+    if (out / CARD).is_file():
+        raise DataError(f"{out}: holds an export, and its metrics.json is of the training; choose another --out")
     scores = Scores(task, [score for score, _ in judged(predictor, items, root, bs)])
     result = {"task": task.name, "export": str(folder), "data": str(root), "split": split,
               "weights": predictor.card.weights_origin, **scores.metrics(samples)}
@@ -64,9 +67,19 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
 
 
+def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
+    """Raise `DataError` if `out` is the data folder, or one that holds its images or masks: results would spoil it."""
+    taken = {root.resolve()} | {path.resolve().parent for item in items for path in (item.image, item.label) if isinstance(path, Path)}
+    if out.resolve() in taken:
+        raise DataError(f"{out}: holds the data, and results are not written among them; choose another --out")
+
+
 def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
     """Say in words which of two exports is better, by the task's main figure and its paired interval."""
-    value, (low, high), name = main_figure(task, difference["difference"], difference["intervals"])
+    value, ends, name = main_figure(task, difference["difference"], difference["intervals"])
+    if value is None or ends is None:
+        return f"nothing to compare: {ours} or {theirs} has no {name} on these images"
+    low, high = ends
     span = f"95% interval {{:.4f}} to {{:.4f}}, {difference['images']} images"
     if low > 0 or high < 0:
         better, worse = (ours, theirs) if low > 0 else (theirs, ours)
@@ -74,7 +87,7 @@ def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
     return f"no clear difference: {ours} minus {theirs} is {value:+.4f} {name} ({span.format(low, high)}, which includes 0)"
 
 
-def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float, list[float], str]:
+def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float | None, list[float] | None, str]:
     """Return the value, interval and name of a task's main figure: foreground mean Dice, or accuracy."""
     if task.kind == "classify":
         return figures["accuracy"], intervals["accuracy"], "accuracy"
@@ -96,7 +109,7 @@ def _grouping(by: str, table: Path | str | None) -> Callable[[Item], str]:
     if table is not None:
         return _column(Path(table), by)
     if by in ("group", "source", "split"):
-        return lambda item: str(getattr(item, by) or "none")
+        return lambda item: str(getattr(item, by) or "none").lstrip("/")
     if by == "folder":
         return lambda item: item.image.parent.name
     try:
@@ -106,7 +119,7 @@ def _grouping(by: str, table: Path | str | None) -> Callable[[Item], str]:
 
     def matched(item: Item) -> str:
         match = pattern.search(item.image.stem)
-        return match.group() if match else "no match"
+        return "no match" if not match else match.group(1) or "" if pattern.groups else match.group()
     return matched
 
 

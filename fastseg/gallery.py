@@ -41,11 +41,13 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
         lines = [_labelled(task, item) for item in _drawn(task, items, only, count, seed)]
     if out.resolve() in {path.resolve() for item in items for path in (item.image, item.label) if isinstance(path, Path)}:
         raise DataError(f"{out}: is one of the images or masks; choose another --out")
+    if out.resolve().parent in {path.resolve().parent for item in items for path in (item.image, item.label) if isinstance(path, Path)}:
+        raise DataError(f"{out}: would lie among the images or masks and spoil the data; choose another --out")
     if not lines:
         raise DataError(f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
                         + (" and is wrong" if only and wrong else ""))
-    title = f"{task.name}: {'held-out images that are most wrong' if wrong else f'{len(items)} labelled images'}" + (
-        f", with {only}" if only else "")
+    title = (f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"
+             + (f", {len(lines)} with {only}" if only else "" if wrong else f", {len(lines)}"))
     if out.suffix.lower() in (".html", ".htm"):
         return _page(task, lines, title, out)
     if task.kind != "segment":

@@ -1,6 +1,7 @@
 """Where a learner is right and wrong, and how far it can be trusted: pictures, tables and one page."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from matplotlib.figure import Figure
 from . import charts, metrics, plots
 from .bundle import find, load
 from .card import Card
-from .evaluation import items_of, judged
+from .errors import TaskError
+from .evaluation import items_of, judged, require_free
 from .files import name_below, write_rows
 from .masks import IGNORE
 from .prediction import Prediction, Predictor
@@ -93,7 +95,9 @@ class Interpretation:
 
     def needing_review(self, error_rate: float = ERROR_RATE) -> list[Insight]:
         """Return the images that a person should look at, the most doubtful first (see `trust.thresholds`)."""
-        threshold = self.card.review.get(str(round(error_rate, 2)), 1.0)
+        if not 0.01 <= error_rate <= 0.5:
+            raise TaskError(f"an error rate of {error_rate:g} is not from 0.01 to 0.5")
+        threshold = self.card.review.get(str(math.floor(100 * error_rate + 1e-9) / 100), 1.0)
         return sorted((i for i in self.images if i.expected_error > threshold), key=lambda image: -image.expected_error)
 
     def predicted(self, images: Sequence[Insight]) -> list[tuple[Insight, Prediction, np.ndarray | int]]:
@@ -150,6 +154,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
     task, card = predictor.task, predictor.card
     items, root = items_of(card, task, data, split)
     out = Path(out) if out else folder
+    require_free(out, items, root)
     bins, scores, images = np.zeros((metrics.BINS, 3)), Scores(task), []
     for score, (insight, table) in judged(predictor, items, root, bs, lambda *seen: _insight(task, root, *seen)):
         scores.images.append(score)
@@ -163,7 +168,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
     review = {image.name for image in found.needing_review()}
     found.files.append(write_rows(out / "images.csv", (
         {"image": i.name, "loss": i.loss, "error": i.error, "expected_error": i.expected_error, "confidence": i.confidence,
-         "entropy": i.entropy, "needs_review": i.name in review} for i in found.top_losses())))
+         "entropy": i.entropy, "needs_review": i.name in review if card.review else ""} for i in found.top_losses())))
     found.files.append(write_rows(out / "suspects.csv", (
         {"rank": rank, "image": i.name, **_flat(i.suspicion)} for rank, i in enumerate(found.suspects(), 1))))
     found.files.append(write_report(found, root, split, out / "report.html"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     task = get(task)
     files = expand([paths] if isinstance(paths, (str, Path)) else paths)
     if (overlay or probabilities) and task.kind != "segment":
-        raise TaskError(f"{task.name} classifies whole images: there is no overlay, and predictions.csv has the probabilities")
+        raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}")
     predictor = load(find(task, export), device, tta=tta)
     threshold = _threshold(predictor.card, error_rate)
     if task.kind == "classify":
@@ -73,7 +74,7 @@ def _threshold(card: Card, error_rate: float) -> float | None:
     """Return the expected error above which an image needs review, or None for a card without thresholds."""
     if not 0.01 <= error_rate <= 0.5:
         raise TaskError(f"--error-rate {error_rate:g} is not from 0.01 to 0.5")
-    threshold = card.review.get(str(round(error_rate, 2)))
+    threshold = card.review.get(str(math.floor(100 * error_rate + 1e-9) / 100))  # the next lower rate that there is
     if threshold is not None and threshold < 0:
         log.warning("the validation images are too few, or their masks too faulty, to promise an error rate of %g: "
                     "every image is marked for review; raise --error-rate", error_rate)

@@ -37,6 +37,11 @@ def short(name: str, length: int = 26) -> str:
     return name if len(name) <= length else f"{name[: length // 2 - 1]}...{name[-(length // 2 - 2):]}"
 
 
+def literal(text: str) -> str:
+    """Return a text that matplotlib draws as it is: dollar signs in names are no mathematics."""
+    return text.replace("$", r"\$")
+
+
 def shrink(pixels: np.ndarray) -> np.ndarray:
     """Return pixels or codes taken at every n-th row and column, so that no side exceeds 480 px by much."""
     step = max(1, round(max(pixels.shape[:2]) / MAX_SIDE))
@@ -101,13 +106,13 @@ def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str =
             axis.axis("off")
         for panel, axis in zip(row, line):
             axis.imshow(shrink(panel.pixels), interpolation="nearest")
-            axis.set_title(panel.title, fontsize=8)
+            axis.set_title(literal(panel.title), fontsize=8)
     total = figure.get_figheight()
     figure.subplots_adjust(left=0.01, right=0.99, bottom=(0.45 if legend else 0.05) / total,
                            top=1 - ((0.35 if title else 0.02) + heading) / total, wspace=0.03,
                            hspace=heading / (row_height - heading))
     if title:
-        figure.suptitle(title, fontsize=11, y=1 - 0.12 / total, va="top")
+        figure.suptitle(literal(title), fontsize=11, y=1 - 0.12 / total, va="top")
     if legend:
         figure.legend(handles=legend_patches(task), loc="lower center", ncols=min(6, len(task.classes)), fontsize=9, frameon=False)
     return figure
@@ -116,7 +121,7 @@ def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str =
 def legend_patches(task: Task) -> list[Patch]:
     """Return one legend entry a class, in the colours of `class_colours`, and one for unlabelled pixels where the data have them."""
     colours = dict(zip(task.classes, class_colours(task))) | ({"unlabelled": UNLABELLED_COLOUR} if task.unlabelled else {})
-    return [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=name) for name, colour in colours.items()]
+    return [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=literal(name)) for name, colour in colours.items()]
 
 
 def prediction_panels(task: Task, image: np.ndarray, truth: np.ndarray | int, prediction, name: str) -> list[Panel]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import spearmanr
 
 from . import charts, plots
 from .card import HISTORY
@@ -47,7 +48,10 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
     environment.filters["figure"] = _figure
     environment.filters["interval"] = lambda ends: "" if not ends else f"{_figure(ends[0])} to {_figure(ends[1])}"
     task, colours = found.task, plots.class_colours(found.task)
-    review = found.needing_review()
+    review, doubted = found.needing_review(), [image for image in found.suspects() if image.suspicion.predicted]
+    passed = [image.error for image in found.images if image not in review]
+    errors, expected = ([getattr(image, key) for image in found.images] for key in ("error", "expected_error"))
+    has_ranking = len(found.images) > 2 and min(errors) < max(errors) and min(expected) < max(expected)
     history = _history(found.folder / HISTORY)
     page = environment.get_template("report.html").render(
         task=task, card=found.card, metrics=found.metrics, data=root, split=split, found=found, figures=FIGURES,
@@ -58,8 +62,10 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
                                                     ("reliability", found.plot_reliability()),
                                                     *([("curves", charts.curves(history))] if history else []))},
         gallery={name: _cases(found, images) for name, images in found.ranked().items()},
-        evidence=_evidence(found), suspects=found.suspects()[:LISTED], suspect_cases=_cases(found, found.suspects()[:PICTURED], boxed=True),
-        review=review[:LISTED], review_count=len(review), error_rate=ERROR_RATE, threshold=found.card.review.get(str(ERROR_RATE)))
+        evidence=_evidence(found), suspects=doubted[:LISTED], suspect_cases=_cases(found, doubted[:PICTURED], boxed=True),
+        review=review[:LISTED], review_count=len(review), error_rate=ERROR_RATE,
+        let_through=float(np.mean(passed)) if passed else None, ranking=float(spearmanr(errors, expected)[0]) if has_ranking else None,
+        threshold=found.card.review.get(str(ERROR_RATE)))
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path

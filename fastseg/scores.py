@@ -1,6 +1,7 @@
 """What a pass over labelled images adds up to: figures, their intervals, rows for each image, groups, and comparisons."""
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ class Scores:
         groups: dict[str, list[ImageScore]] = {}
         for image in self.images:
             groups.setdefault(key(image.item), []).append(image)
-        return {name: Scores(self.task, groups[name]).metrics(samples) for name in sorted(groups)}
+        return {name: Scores(self.task, groups[name]).metrics(samples) for name in sorted(groups, key=_natural)}
 
     def rows(self) -> Iterator[dict]:
         """Yield one row an image and class (for segmentation), or an image: the figures of that image alone.
@@ -127,6 +128,11 @@ class Scores:
             draws = rng.integers(0, number, (min(CHUNK, samples - start), number))
             parts.append(self._figures(np.stack([np.bincount(draw, minlength=number) for draw in draws]).astype(np.float64)))
         return _joined(parts)
+
+
+def _natural(text: str) -> list:
+    """Return a key by which numbers in texts sort as numbers."""
+    return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in re.split(r"(\d+)", text)]
 
 
 def _of_image(image: ImageScore) -> dict[str, np.ndarray]:

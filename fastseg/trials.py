@@ -27,7 +27,7 @@ from .tasks import Task, get
 log = logging.getLogger(__name__)
 
 STUDY = "study.json"
-FIXED = {"task", "data", "out", "seed", "fold", "options"}
+FIXED = {"task", "data", "out", "seed", "fold", "folds", "options"}  # ensembles have no images that all members never saw
 Setting = dict[str, object]
 
 
@@ -107,7 +107,8 @@ def _claim(out: Path, task: Task, data: Path | str | None, settings: Mapping[str
             theirs = None
         if theirs != mine:
             raise ModelError(f"{out}: holds a study of other data or options; choose another --out, or remove it")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return  # what it found so far stays until more is known
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists and is not a study; choose another --out")
     write_json(out / STUDY, {"of": mine, "settings": list(settings)})
 

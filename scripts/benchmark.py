@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -206,7 +205,8 @@ def peak_of(kind: str, data: Path, export: Path) -> float:
             fastseg.evaluate("eye", data, split="all", export=export)
         else:
             fastseg.interpret("eye", data, export=export, split="all", out=out)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not ru_maxrss: a process inherits the one of its parent
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:

@@ -169,7 +169,7 @@ def test_predict_never_overwrites_inputs_or_mixes_names(fails, exports, samples,
     fails("predict", "eye", "both", "--export", exports("eye"), words=["a.jpg", "a.png", "both would be written to"])
     fails("predict", "eye", "both/a.png", "--export", exports("eye"), "--out", "both",
           words=["both: holds input images", "choose another --out"])
-    fails("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--overlay", words=["no overlay"])
+    fails("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--overlay", words=["takes no --overlay"])
 
 
 def test_one_damaged_image_does_not_stop_the_others(run, exports, samples, tmp_path):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ARCH, rows_of
 from matplotlib.figure import Figure
@@ -98,6 +99,7 @@ def test_study_refuses_in_one_line(samples, run):
     assert "one setting" in run(*common, "--vary", "lr=1e-3,1e-3", code=1).err
     assert "not of one length" in run(*common, "--vary", "lr=1,2", "--vary", "bs=1,2,3", "--together", code=1).err
     assert "--seeds" in run(*common, "--vary", "seed=1,2", code=1).err
+    assert "folds" in run(*common, "--vary", "folds=2,3", code=1).err
     run(*common, "--vary", "lr", code=2)
 
 
@@ -106,3 +108,29 @@ def test_tasks_without_a_background_have_colours():
     for name in tasks.names():
         colours = class_colours(tasks.get(name))
         assert len(colours) == len(set(colours)) == len(tasks.get(name).classes)
+
+
+def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    before = sorted(data.rglob("*"))
+    common = ["eye", "--data", data, "--export", exports("eye"), "--split", "all", "--out"]
+    for command in (["interpret", *common, data / "imgs_small"], ["evaluate", *common, data / "masks_small"],
+                    ["evaluate", *common, exports("mri")],
+                    ["show", "eye", "--data", data, "--out", data / "imgs_small" / "grid.png"]):
+        assert "choose another --out" in run(*command, code=1).err
+    assert sorted(data.rglob("*")) == before
+
+
+def test_dollar_signs_and_class_names_are_taken_literally(capsys):
+    from fastseg import charts, console, metrics, plots
+    figure = charts.confusion([[3, 1], [0, 2]], ["$x^", "cost $"], "pixels")
+    figure.savefig("/dev/null", format="png")
+    plots.grid([[plots.Panel(np.zeros((9, 9, 3), np.uint8), "$\\frac$.jpg")]], title="$a$").savefig("/dev/null", format="png")
+    counts = np.array([[5, 1, 0], [0, 7, 0], [2, 0, 9]])
+    classes = ("background", "foreground", "mean")
+    tree = metrics.plain(metrics.segmentation(counts, np.zeros((3, 8)), classes, 0))
+    for name, pixels in zip(classes, counts.sum(axis=1)):
+        tree["classes"][name] = {"pixels": int(pixels), **tree["classes"][name]}
+    console.figures(tree)
+    shown = capsys.readouterr().out
+    assert f"{tree['classes']['foreground']['dice']:.4f}" in shown and "foreground mean" in shown

@@ -112,7 +112,8 @@ def test_predict_writes_probabilities_and_review_flags(exports, samples, run):
     run("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"))
     rows = rows_of("validation_inf_predictions.csv")
     assert all(float(row["p_blurred"]) + float(row["p_sharp"]) == pytest.approx(1, abs=1e-5) for row in rows)
-    assert "no overlay" in run("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--probabilities", code=1).err
+    refused = run("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--probabilities", code=1).err
+    assert "takes no --overlay" in refused
 
 
 def test_calibration_changes_no_mask(exports, samples):
