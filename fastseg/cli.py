@@ -243,6 +243,8 @@ def study(task: TaskName, data: Data = None,
     """Train a grid of settings with several seeds and say which one won, and whether the difference is real; goes on where it stopped."""
     fixed = {"weights": weights, "epochs": epochs, "size": console.size(size), "device": device}
     given = [console.varied(text) for text in vary]
+    if len({name for name, _ in given}) < len(given):
+        raise typer.BadParameter("an option is given twice; give all its values at once, such as lr=1e-4,1e-3", param_hint="--vary")
     fixed |= {name: values[0] for name, values in given if len(values) == 1}
     from .trials import study as call
     result = call(task, data, vary={name: values for name, values in given if len(values) > 1}, together=together, seeds=seeds, out=out,

@@ -85,8 +85,11 @@ def write_json(path: Path, value: object) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
-    """Write rows as CSV under the names of the first one's columns, nan as an empty field, whole or not at all."""
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    """Write rows as CSV under the names of the first one's columns, nan as an empty field, whole or not at all.
+
+    File names that are not UTF-8 are written as the bytes that they are.
+    """
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = None
         for row in rows:
             if writer is None:

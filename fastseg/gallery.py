@@ -105,7 +105,7 @@ def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path) -> 
         title=title, legend=legend if task.kind == "segment" else [],
         lines=[[(panel.title, _address(plots.shrink(panel.pixels))) for panel in line] for line in lines])
     with atomic_file(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")
     return out
 
 

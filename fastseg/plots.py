@@ -38,8 +38,8 @@ def short(name: str, length: int = 26) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text that matplotlib draws as it is: dollar signs in names are no mathematics."""
-    return text.replace("$", r"\$")
+    """Return a text that matplotlib draws as it is: dollar signs in names are no mathematics, and bytes that are not UTF-8 are "?"."""
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
         let_through=float(np.mean(passed)) if passed else None, ranking=float(spearmanr(errors, expected)[0]) if has_ranking else None,
         threshold=found.card.review.get(str(ERROR_RATE)))
     with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from . import charts, plots
+from .backbones import check_arch
 from .bundle import load
 from .card import CARD, HISTORY, read_card
 from .errors import FastsegError, ModelError, choose
@@ -21,6 +22,7 @@ from .evaluation import items_of, judged, main_figure
 from .files import write_json, write_rows
 from .fitting import fit
 from .learners import learner
+from .losses import Loss
 from .scores import SAMPLES, Scores
 from .tasks import Task, get
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 STUDY = "study.json"
 FIXED = {"task", "data", "out", "seed", "fold", "folds", "options"}  # ensembles have no images that all members never saw
 Setting = dict[str, object]
+WHOLE, REAL = {"epochs", "freeze_epochs", "patience", "bs", "cache"}, {"ema", "windows", "progressive", "mixup", "time_budget"}
 
 
 @dataclass
@@ -85,10 +88,32 @@ def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) ->
                          + ", ".join(f"{name} {len(values)}" for name, values in vary.items()))
     rows = zip(*vary.values()) if together else product(*vary.values())
     settings = [dict(zip(vary, row)) for row in rows]
+    for name, value in ((name, value) for setting in settings for name, value in setting.items()):
+        _check(name, value)
     named = {",".join(f"{key}={_plain(value)}" for key, value in setting.items()): setting for setting in settings}
     if len(named) < 2:
         raise ModelError("there is one setting only; give two values or more, such as --vary opt=adamw,sgd")
+    if len(named) < len(settings):
+        raise ModelError("two settings are the same, or would share a folder: give each value once, and files names of their own")
     return named
+
+
+def _check(name: str, value: object) -> None:
+    """Raise `ModelError` for a value that the option `name` cannot have, before anything is trained."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    lowest = 1 if name == "bs" else 0
+    if name in WHOLE and not (isinstance(value, int) and number and value >= lowest):
+        raise ModelError(f"{name}={value}: give a whole number of at least {lowest}")
+    if name in REAL and not (number and value >= 0):
+        raise ModelError(f"{name}={value}: give a number that is not negative")
+    if name == "lr" and not (value == "auto" or (number and value > 0)):
+        raise ModelError(f"lr={value}: give a positive number, or auto")
+    if name not in WHOLE | REAL | {"lr", "size"} and not isinstance(value, (str, Path)):
+        raise ModelError(f"{name}={value}: give a name, not a number")
+    if name == "arch":
+        check_arch(value)
+    if name == "loss":
+        Loss(value)
 
 
 def _plain(value: object) -> str:

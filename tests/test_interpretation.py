@@ -1,5 +1,6 @@
 """interpret's object, page and tables; show's pages; study."""
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_study_refuses_in_one_line(samples, run):
     common = ["study", "eye", "--data", samples["eye"]]
     assert "did you mean lr" in run(*common, "--vary", "lrr=1,2", code=1).err
     assert "one setting" in run(*common, "--vary", "lr=1e-3,1e-3", code=1).err
+    for values in ("bs=4,x", "bs=0,4", "mixup=true,0.2", "epochs=1.5,1", "patience=-1,2", "loss=ce,nope", "arch=1,2",
+                   "lr=0.0012345671,0.0012345672,0.1"):
+        run(*common, "--vary", values, code=1)
+    run(*common, "--vary", "lr=1,2", "--vary", "lr=3,4", code=2)
     assert "not of one length" in run(*common, "--vary", "lr=1,2", "--vary", "bs=1,2,3", "--together", code=1).err
     assert "--seeds" in run(*common, "--vary", "seed=1,2", code=1).err
     assert "folds" in run(*common, "--vary", "folds=2,3", code=1).err
@@ -134,3 +139,21 @@ def test_dollar_signs_and_class_names_are_taken_literally(capsys):
     console.figures(tree)
     shown = capsys.readouterr().out
     assert f"{tree['classes']['foreground']['dice']:.4f}" in shown and "foreground mean" in shown
+
+
+def test_names_that_are_not_utf8(exports, samples, run, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    for folder, suffix in (("imgs_small", ".jpg"), ("masks_small", ".png")):
+        first = sorted((data / folder).iterdir())[0]
+        try:
+            os.rename(os.fsencode(first), os.fsencode(first.parent) + b"/caf\xe9" + suffix.encode())
+        except OSError:
+            pytest.skip("this file system takes UTF-8 names only")
+    common = ["eye", "--data", data, "--export", exports("eye"), "--split", "all"]
+    run("evaluate", *common, "--out", "judged")
+    assert b"caf\xe9" in Path("judged/per_image.csv").read_bytes()
+    run("predict", "eye", data / "imgs_small", "--export", exports("eye"), "--out", "masks")
+    assert b"caf\xe9" in Path("masks/predictions.csv").read_bytes()
+    run("interpret", *common, "--out", "look")
+    run("show", "eye", "--data", data, "--rows", "16", "--out", "all.html")
+    run("show", "eye", "--data", data, "--rows", "16", "--out", "all.png")
