@@ -1,6 +1,7 @@
 """The card of an export: what its model is, checked field by field, since cards come from strangers."""
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import sys
@@ -53,6 +54,14 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
     names = ("fastai", "torch", "timm", "segmentation_models_pytorch", "numpy", "pillow")
     return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return an export's history.csv, one dict an epoch, nan where nothing was recorded; nothing if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def seal(card: Card, folder: Path) -> None:

@@ -69,9 +69,13 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
     """Raise `DataError` if `out` is the data folder, or one that holds its images or masks: results would spoil it."""
-    taken = {root.resolve()} | {path.resolve().parent for item in items for path in (item.image, item.label) if isinstance(path, Path)}
-    if out.resolve() in taken:
+    if out.resolve() in {root.resolve()} | data_folders(items):
         raise DataError(f"{out}: holds the data, and results are not written among them; choose another --out")
+
+
+def data_folders(items: Sequence[Item]) -> set[Path]:
+    """Return the folders, resolved, that hold the items' images and masks."""
+    return {path.resolve().parent for item in items for path in (item.image, item.label) if isinstance(path, Path)}
 
 
 def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:

@@ -1,20 +1,17 @@
 """A look through a dataset: images, masks made visible, overlays, a legend; or the images that an export gets wrong."""
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from . import plots
 from .bundle import find, load
 from .errors import DataError, choose
-from .evaluation import items_of, judged
-from .files import atomic_file
+from .evaluation import data_folders, items_of, judged
+from .pages import address, css_colours, environment, write_page
 from .tasks import Item, Task, get
 from .trust import actual_error
 
@@ -41,7 +38,7 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
         lines = [_labelled(task, item) for item in _drawn(task, items, only, count, seed)]
     if out.resolve() in {path.resolve() for item in items for path in (item.image, item.label) if isinstance(path, Path)}:
         raise DataError(f"{out}: is one of the images or masks; choose another --out")
-    if out.resolve().parent in {path.resolve().parent for item in items for path in (item.image, item.label) if isinstance(path, Path)}:
+    if out.resolve().parent in data_folders(items):
         raise DataError(f"{out}: would lie among the images or masks and spoil the data; choose another --out")
     if not lines:
         raise DataError(f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
@@ -99,17 +96,8 @@ def _wrong(task: Task, data: Path | str | None, export: Path | str | None, devic
 
 def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path) -> Path:
     """Write the panels as one self-contained page to scroll through."""
-    environment = Environment(loader=PackageLoader("fastseg", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    legend = [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(task.classes, plots.class_colours(task))]
-    page = environment.get_template("show.html").render(
-        title=title, legend=legend if task.kind == "segment" else [],
-        lines=[[(panel.title, _address(plots.shrink(panel.pixels))) for panel in line] for line in lines])
-    with atomic_file(out) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-    return out
-
-
-def _address(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    page = environment().get_template("show.html").render(
+        title=title, legend=list(zip(task.classes, css_colours(task))) if task.kind == "segment" else [],
+        lines=[[(panel.title, address(Image.fromarray(plots.shrink(panel.pixels)), "JPEG", quality=88)) for panel in line]
+               for line in lines])
+    return write_page(page, out)

@@ -1,7 +1,6 @@
 """Where a learner is right and wrong, and how far it can be trusted: pictures, tables and one page."""
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from matplotlib.figure import Figure
 from . import charts, metrics, plots
 from .bundle import find, load
 from .card import Card
-from .errors import TaskError
 from .evaluation import items_of, judged, require_free
 from .files import name_below, write_rows
 from .masks import IGNORE
@@ -21,7 +19,7 @@ from .report import write_report
 from .scores import SAMPLES, Scores
 from .suspects import Suspicion, of_image
 from .tasks import Item, Task
-from .trust import ERROR_RATE, actual_error
+from .trust import ERROR_RATE, actual_error, review_threshold
 
 SHOWN = 4  # images in each of best, median and worst
 LISTED = 30  # suspected labels, and images that need review, on the page
@@ -95,9 +93,9 @@ class Interpretation:
 
     def needing_review(self, error_rate: float = ERROR_RATE) -> list[Insight]:
         """Return the images that a person should look at, the most doubtful first (see `trust.thresholds`)."""
-        if not 0.01 <= error_rate <= 0.5:
-            raise TaskError(f"an error rate of {error_rate:g} is not from 0.01 to 0.5")
-        threshold = self.card.review.get(str(math.floor(100 * error_rate + 1e-9) / 100), 1.0)
+        threshold = review_threshold(self.card.review, error_rate)
+        if threshold is None:
+            return []
         return sorted((i for i in self.images if i.expected_error > threshold), key=lambda image: -image.expected_error)
 
     def predicted(self, images: Sequence[Insight]) -> list[tuple[Insight, Prediction, np.ndarray | int]]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import math
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from .masks import save_image
 from .prediction import Prediction
 from .progress import track
 from .tasks import Task, get
-from .trust import ERROR_RATE
+from .trust import ERROR_RATE, review_threshold
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +71,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
 
 def _threshold(card: Card, error_rate: float) -> float | None:
     """Return the expected error above which an image needs review, or None for a card without thresholds."""
-    if not 0.01 <= error_rate <= 0.5:
-        raise TaskError(f"--error-rate {error_rate:g} is not from 0.01 to 0.5")
-    threshold = card.review.get(str(math.floor(100 * error_rate + 1e-9) / 100))  # the next lower rate that there is
+    threshold = review_threshold(card.review, error_rate)
     if threshold is not None and threshold < 0:
         log.warning("the validation images are too few, or their masks too faulty, to promise an error rate of %g: "
                     "every image is marked for review; raise --error-rate", error_rate)

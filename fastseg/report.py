@@ -1,8 +1,6 @@
 """One self-contained page about an export: nothing is fetched, every name is escaped, every picture is inside it."""
 from __future__ import annotations
 
-import base64
-import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -10,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import spearmanr
 
 from . import charts, plots
-from .card import HISTORY
+from .card import HISTORY, read_history
 from .evidence import evidence
-from .files import atomic_file
 from .masks import IGNORE, resized
-from .trust import ERROR_RATE
+from .pages import address, css_colours, data_address, environment, write_page
+from .trust import ERROR_RATE, review_threshold
 
 if TYPE_CHECKING:
     from .interpretation import Insight, Interpretation
@@ -44,19 +41,19 @@ FIGURES = {  # key -> title, and what it is
 
 def write_report(found: Interpretation, root: Path, split: str, path: Path) -> Path:
     """Write report.html from the template, with the pictures inside it."""
-    environment = Environment(loader=PackageLoader("fastseg", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = _figure
-    environment.filters["interval"] = lambda ends: "" if not ends else f"{_figure(ends[0])} to {_figure(ends[1])}"
-    task, colours = found.task, plots.class_colours(found.task)
+    templates = environment()
+    templates.filters["figure"] = _figure
+    templates.filters["interval"] = lambda ends: "" if not ends else f"{_figure(ends[0])} to {_figure(ends[1])}"
+    task = found.task
     review, doubted = found.needing_review(), [image for image in found.suspects() if image.suspicion.predicted]
     passed = [image.error for image in found.images if image not in review]
     errors, expected = ([getattr(image, key) for image in found.images] for key in ("error", "expected_error"))
     has_ranking = len(found.images) > 2 and min(errors) < max(errors) and min(expected) < max(expected)
-    history = _history(found.folder / HISTORY)
-    page = environment.get_template("report.html").render(
+    history = read_history(found.folder / HISTORY)
+    page = templates.get_template("report.html").render(
         task=task, card=found.card, metrics=found.metrics, data=root, split=split, found=found, figures=FIGURES,
         columns=[key for key in next(iter(found.metrics["classes"].values())) if key in FIGURES],
-        colours=["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours],
+        colours=css_colours(task),
         sizes=Counter(f"{i.size[1]} x {i.size[0]}" for i in found.images).most_common(5),
         charts={name: _svg(draw) for name, draw in (("confusion", found.plot_confusion_matrix()), ("bars", found.plot_per_class()),
                                                     ("reliability", found.plot_reliability()),
@@ -65,21 +62,12 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
         evidence=_evidence(found), suspects=doubted[:LISTED], suspect_cases=_cases(found, doubted[:PICTURED], boxed=True),
         review=review[:LISTED], review_count=len(review), error_rate=ERROR_RATE,
         let_through=float(np.mean(passed)) if passed else None, ranking=float(spearmanr(errors, expected)[0]) if has_ranking else None,
-        threshold=found.card.review.get(str(ERROR_RATE)))
-    with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-    return path
+        threshold=review_threshold(found.card.review, ERROR_RATE))
+    return write_page(page, path)
 
 
 def _figure(value: float | None) -> str:
     return "absent" if value is None else f"{value:.2f}" if abs(value) >= 2 else f"{value:.4f}"
-
-
-def _history(path: Path) -> list[dict[str, float]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _cases(found: Interpretation, images: Sequence[Insight], boxed: bool = False) -> list[dict]:
@@ -116,7 +104,7 @@ def _layer(where: np.ndarray, colour: tuple[int, int, int]) -> str:
     """Return a PNG, as a data address, that is `colour` where `where` holds and clear elsewhere."""
     picture = Image.fromarray(where.astype(np.uint8), "P")
     picture.putpalette([0, 0, 0, *colour])
-    return _address(picture, "PNG", transparency=0, bits=1)
+    return address(picture, "PNG", transparency=0, bits=1)
 
 
 def _evidence(found: Interpretation) -> list[dict]:
@@ -146,16 +134,10 @@ def _coloured(values: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(pixels: np.ndarray) -> str:
-    return _address(Image.fromarray(pixels), "JPEG", quality=85)
-
-
-def _address(picture: Image.Image, kind: str, **options) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return address(Image.fromarray(pixels), "JPEG", quality=85)
 
 
 def _svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", facecolor="white")
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_address("svg+xml", buffer)

@@ -92,7 +92,7 @@ class Scores:
                    "predicted_pixels": int(image.counts.sum()), **means}
 
     def compare(self, other: Scores, samples: int = SAMPLES, seed: int = 0) -> dict:
-        """Return this export's main figure minus another's on the same images, with a paired 95% bootstrap interval, in words.
+        """Return each of this export's figures minus another's on the same images, with paired 95% bootstrap intervals.
 
         Each bootstrap sample draws images, and takes both exports' figures from the same draw (paired bootstrap).
         """

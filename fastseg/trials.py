@@ -1,7 +1,6 @@
 """Is the difference real? A grid of settings, each trained with several seeds, drawn together and judged by paired intervals."""
 from __future__ import annotations
 
-import csv
 import inspect
 import json
 import logging
@@ -16,7 +15,7 @@ import numpy as np
 from . import charts, plots
 from .backbones import check_arch
 from .bundle import load
-from .card import CARD, HISTORY, read_card
+from .card import CARD, HISTORY, read_card, read_history
 from .errors import FastsegError, ModelError, choose
 from .evaluation import items_of, judged, main_figure
 from .files import write_json, write_rows
@@ -62,7 +61,7 @@ def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str
     if seeds < 1:
         raise ModelError(f"--seeds {seeds} trains nothing; give at least 1")
     out = Path(out or f"exports/{task.name}_study")
-    _claim(out, task, data, settings, options)
+    claim = _claim(out, task, data, settings, options)
     runs = {(name, seed): out / name / f"seed_{seed}" for name in settings for seed in range(1, seeds + 1)}
     for number, ((name, seed), folder) in enumerate(runs.items(), 1):
         if _is_whole(folder):
@@ -71,7 +70,7 @@ def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str
         log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
         fit(task, data, seed=seed, out=folder, **{**options, **settings[name]})
     scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
-    return _judged(task, out, settings, seeds, runs, scores)
+    return _judged(task, out, claim, settings, seeds, runs, scores)
 
 
 def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) -> dict[str, Setting]:
@@ -121,8 +120,8 @@ def _plain(value: object) -> str:
     return text.replace("/", "_")
 
 
-def _claim(out: Path, task: Task, data: Path | str | None, settings: Mapping[str, Setting], options: Mapping) -> None:
-    """Write what this study is, so that one that goes on is known to be the same. Raises `ModelError` if it is another."""
+def _claim(out: Path, task: Task, data: Path | str | None, settings: Mapping[str, Setting], options: Mapping) -> dict:
+    """Write and return what this study is, so that one that goes on is known to be the same. Raises `ModelError` if it is another."""
     mine = json.loads(json.dumps({"task": task.name, "data": str(data) if data else None,
                                   "options": {key: value for key, value in options.items() if value is not None}}, default=str))
     if (out / STUDY).is_file():
@@ -132,10 +131,11 @@ def _claim(out: Path, task: Task, data: Path | str | None, settings: Mapping[str
             theirs = None
         if theirs != mine:
             raise ModelError(f"{out}: holds a study of other data or options; choose another --out, or remove it")
-        return  # what it found so far stays until more is known
+        return mine  # what it found so far stays until more is known
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists and is not a study; choose another --out")
     write_json(out / STUDY, {"of": mine, "settings": list(settings)})
+    return mine
 
 
 def _is_whole(folder: Path) -> bool:
@@ -154,7 +154,8 @@ def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     return Scores(task, [score for score, _ in judged(load(folder, device), items, root)])
 
 
-def _judged(task: Task, out: Path, settings: Mapping[str, Setting], seeds: int, runs: Mapping, scores: Mapping[tuple, Scores]) -> Study:
+def _judged(task: Task, out: Path, claim: Mapping, settings: Mapping[str, Setting], seeds: int, runs: Mapping,
+            scores: Mapping[tuple, Scores]) -> Study:
     metrics = {run: found.metrics() for run, found in scores.items()}
     values = {name: [_main(task, metrics[name, seed]) for seed in range(1, seeds + 1)] for name in settings}
     order = sorted(settings, key=lambda name: -np.mean(values[name]))
@@ -173,9 +174,8 @@ def _judged(task: Task, out: Path, settings: Mapping[str, Setting], seeds: int, 
                         f"(95% interval {low:.4f} to {high:.4f}, {seeds} seed{'s' if seeds > 1 else ''})")
     summary = {name: {"mean": float(np.mean(values[name])), "std": float(np.std(values[name], ddof=1)) if seeds > 1 else None,
                       "values": values[name]} for name in order}
-    claimed = json.loads((out / STUDY).read_text(encoding="utf-8"))
-    histories = {name: [_history(runs[name, seed]) for seed in range(1, seeds + 1)] for name in order}
-    files = [write_json(out / STUDY, {"of": claimed["of"], "figure": figure, "settings": summary, "comparisons": comparisons,
+    histories = {name: [read_history(runs[name, seed] / HISTORY) for seed in range(1, seeds + 1)] for name in order}
+    files = [write_json(out / STUDY, {"of": claim, "figure": figure, "settings": summary, "comparisons": comparisons,
                                       "verdicts": verdicts}),
              write_rows(out / "study.csv", ({"setting": name, "seed": seed, figure.lower(): values[name][seed - 1],
                                              "export": str(runs[name, seed])} for name in order for seed in range(1, seeds + 1))),
@@ -191,8 +191,3 @@ def _main(task: Task, figures: Mapping) -> float | np.ndarray:
 def _stream(scores: Scores) -> int:
     """Return a seed that depends on the images alone: runs that were judged on the same ones are resampled alike."""
     return zlib.crc32("\n".join(image.name for image in scores.images).encode())
-
-
-def _history(folder: Path) -> list[dict[str, float]]:
-    with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]

@@ -1,11 +1,14 @@
 """How far a prediction can be trusted: calibrated probabilities, the error to expect of an image, and when a person should look."""
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from .errors import TaskError
 from .masks import IGNORE
 
 if TYPE_CHECKING:
@@ -75,6 +78,16 @@ def thresholds(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
         passing = int(np.searchsorted(let_through, rate * (len(expected) + 1) - 1 + 1e-12, side="right"))
         found[str(rate)] = -1.0 if passing == 0 else 1.0 if passing == len(values) else float(values[passing - 1])
     return found
+
+
+def review_threshold(review: Mapping[str, float], error_rate: float) -> float | None:
+    """Return a card's threshold for an error rate, or for the next lower one that it has; None for a card without any.
+
+    Raises `TaskError` for rates outside 0.01 to 0.5.
+    """
+    if not RATES[0] <= error_rate <= RATES[-1]:
+        raise TaskError(f"an error rate (--error-rate) of {error_rate:g} is not from 0.01 to 0.5")
+    return review.get(str(math.floor(100 * error_rate + 1e-9) / 100))
 
 
 def described(task: Task, codes: np.ndarray | None, probabilities: torch.Tensor, expected: float, threshold: float | None) -> dict:
