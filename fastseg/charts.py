@@ -112,7 +112,8 @@ def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
     figure = Figure(figsize=(4.6, 5.0), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="as right as confident")
-    upper.plot(confidence[filled] / weight[filled], hits[filled] / weight[filled], marker="o", color=COLOURS[0], label="this model")
+    upper.plot(confidence[filled] / weight[filled], hits[filled] / weight[filled], marker="o", color=COLOURS[0], clip_on=False,
+               label="this model")
     upper.set(ylabel=f"share of {unit} that are right", ylim=(0, 1.02), xlim=(0, 1),
               title=f"Reliability (calibration error {error:.3f})")
     upper.legend(frameon=False, fontsize=8)

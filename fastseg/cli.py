@@ -291,7 +291,8 @@ def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", he
     if as_json:
         return console.as_json({"export": str(result.folder), "files": [str(f) for f in result.files], "metrics": result.metrics,
                       "losses": result.losses})
-    typer.echo(f"{len(result.images)} images ({split}), {len(result.needing_review())} of which a person should look at")
+    review = f"{len(result.needing_review())} of which a person should look at" if result.card.review else "with no review thresholds"
+    typer.echo(f"{len(result.images)} images ({split}), {review}")
     for true, predicted, share in result.most_confused(0.001)[:3]:
         typer.echo(f"  {share:.1%} of {true} is taken for {predicted}")
     for file in result.files:

@@ -85,10 +85,10 @@ def table(header: tuple[str, ...], rows: list[tuple], title: str | None = None) 
     drawn = Table(*header, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     for row in rows:
         drawn.add_row(*(_text(value) for value in row))
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names are printed as they are
     if not console.is_terminal:  # a script reads whole lines
         console.width = max(console.width, 200)
-    console.print(drawn, markup=False)
+    console.print(drawn)
 
 
 def _text(value: Any) -> str:

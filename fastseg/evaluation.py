@@ -39,7 +39,8 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     `compare`, another export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by", the metrics
     of each group of images: group, source, split, folder, a column of the CSV or TSV file `table` (whose first column names
     images), or a regular expression whose match (or first group) in the file's name is the group.
-    metrics.json and per_image.csv go to `out`, by default the folder evaluation in the export. Raises `FastsegError` kinds.
+    metrics.json and per_image.csv (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
+    the export. Raises `FastsegError` kinds.
     """
     task = get(task)
     folder = find(task, export)
@@ -47,7 +48,7 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     items, root = items_of(predictor.card, task, data, split)
     if table and not by:
         raise TaskError("--table needs --by with the name of one of its columns")
-    group_of = _grouping(by, table) if by else None
+    group_of = _grouping(by, table, items, root) if by else None
     other = _other(task, compare, device, items, root) if compare else None
     out = Path(out) if out else folder / FOLDER
     require_free(out, items, root)
@@ -63,7 +64,7 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
         difference = scores.compare(theirs, samples)
         result["comparison"] = {"with": str(compare), "verdict": verdict(task, str(folder), str(compare), difference), **difference}
     write_json(out / METRICS, result)
-    write_rows(out / PER_IMAGE, scores.rows())
+    write_rows(out / PER_IMAGE, scores.rows(group_of))
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
 
 
@@ -81,8 +82,10 @@ def data_folders(items: Sequence[Item]) -> set[Path]:
 def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
     """Say in words which of two exports is better, by the task's main figure and its paired interval."""
     value, ends, name = main_figure(task, difference["difference"], difference["intervals"])
-    if value is None or ends is None:
+    if value is None:
         return f"nothing to compare: {ours} or {theirs} has no {name} on these images"
+    if ends is None:
+        return f"one image shows no spread: {ours} minus {theirs} is {value:+.4f} {name}"
     low, high = ends
     span = f"95% interval {{:.4f}} to {{:.4f}}, {difference['images']} images"
     if low > 0 or high < 0:
@@ -100,18 +103,24 @@ def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float
 
 def _other(task: Task, compare: Path | str, device: str | None, items: Sequence[Item], root: Path) -> Predictor:
     predictor = load(find(task, compare), device)
-    held_out = set(predictor.card.valid_files)
-    if Path(predictor.card.data).resolve() == root.resolve():
-        seen = sum(name_below(root, item.image) not in held_out and item.split != "test" for item in items)
-        if seen:
-            log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
-                        compare, seen, len(items))
+    seen = trained_on(predictor.card, items, root)
+    if seen:
+        log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
+                    compare, seen, len(items))
     return predictor
 
 
-def _grouping(by: str, table: Path | str | None) -> Callable[[Item], str]:
+def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
+    """Return how many of these items below `root` trained the export; copies of its data elsewhere are not recognised."""
+    if Path(card.data).resolve() != root.resolve():
+        return 0
+    held_out = set(card.valid_files)
+    return sum(name_below(root, item.image) not in held_out and item.split != "test" for item in items)
+
+
+def _grouping(by: str, table: Path | str | None, items: Sequence[Item], root: Path) -> Callable[[Item], str]:
     if table is not None:
-        return _column(Path(table), by)
+        return _column(Path(table), by, items, root)
     if by in ("group", "source", "split"):
         return lambda item: str(getattr(item, by) or "none").lstrip("/")
     if by == "folder":
@@ -127,16 +136,37 @@ def _grouping(by: str, table: Path | str | None) -> Callable[[Item], str]:
     return matched
 
 
-def _column(table: Path, name: str) -> Callable[[Item], str]:
-    import pandas as pd
+def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callable[[Item], str]:
+    """Return what gives an image's value in the column `name`; rows may name it with its folder, its suffix, or neither."""
     try:
-        rows = pd.read_csv(table, sep=None, engine="python", dtype=str, keep_default_na=False)
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            header, *rows = [row for row in csv.reader(file, delimiter=max(",\t;", key=first.count)) if row]
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as a table ({' '.join(str(error).split())[:100]}); save it as CSV or TSV") from None
-    if name not in rows.columns[1:]:
-        raise DataError(f"{table}: has no column {name}; it has {', '.join(rows.columns[1:])} beside the image in the first column")
-    values = {Path(image).stem: value for image, value in zip(rows.iloc[:, 0], rows[name])}
-    return lambda item: values.get(item.image.stem, "not listed")
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{table}: cannot be read as a table ({reason}); save it as CSV or TSV, with a header, in UTF-8") from None
+    if name not in header[1:]:
+        others = f"it has {', '.join(header[1:])} beside the image in the first column" if len(header) > 1 else "it has one column only"
+        raise DataError(f"{table}: has no column {name}; {others}; columns are parted by commas, tabs or semicolons")
+    column = header.index(name, 1)
+    values: dict[str, str] = {}
+    for row in rows:
+        value = row[column] if column < len(row) else ""
+        if values.setdefault(row[0], value) != value:
+            raise DataError(f"{table}: lists {row[0]} twice, as '{values[row[0]]}' and '{value}'; keep one row an image")
+
+    def listed(item: Item) -> str | None:
+        relative = name_below(root, item.image)
+        return next((values[key] for key in (relative, item.image.name, item.image.stem) if key in values), None)
+
+    found = [listed(item) for item in items]
+    if not any(value is not None for value in found):
+        raise DataError(f"{table}: names none of these images in its first column (one of them is {items[0].image.name}, the table "
+                        f"begins with {rows[0][0] if rows else 'nothing'}); put file names, with or without suffix, there")
+    if None in found:
+        log.warning("%s: does not list %d of these %d images; they are the group 'not listed'", table, found.count(None), len(found))
+    return lambda item: "not listed" if (value := listed(item)) is None else value or "empty"
 
 
 def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tuple[list[Item], Path]:

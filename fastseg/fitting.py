@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from fastai.learner import Learner
 
 from . import charts, plots
@@ -78,11 +79,11 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
             learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
             card = write(learn, folder)
             card.valid_files = []
-        card.metrics = scores.metrics()
         _calibrate(card, task, trust)
+        card.metrics = scores.metrics()
         write_json(folder / METRICS, card.metrics)
         plots.write(plots.grid(rows if task.kind == "segment" else [[row[0] for row in rows]], task,
-                               f"{task.name}: results on images held out from training"), folder / "show_results.png")
+                               f"{task.name}: results on images held out from training", errors=True), folder / "show_results.png")
         plots.write(charts.curves(learn.history), folder / "loss_curve.png")
         seal(card, folder)
     return {"task": task.name, "export": str(out), "seconds": round(seconds, 1), "weights": card.weights_origin,
@@ -103,12 +104,15 @@ def _look(task: Task, items: Sequence[Item]) -> Callable:
 
 
 def _calibrate(card: Card, task: Task, trust: Sequence[tuple]) -> None:
-    """Put temperature and review thresholds into the card, from what each held-out image showed."""
+    """Put temperature and review thresholds into the card, from what each held-out image showed; scores become calibrated ones."""
     logits, labels = (np.concatenate([evidence[k] for evidence, _ in trust]) for k in (0, 1))
     errors = [actual_error(score.counts, task.background) if task.kind == "segment" else float(score.probabilities.argmax() != score.truth)
               for _, score in trust]
     card.temperature = round(temperature(logits, labels, len(trust)), 4)
     card.review = thresholds(np.array([evidence[2] for evidence, _ in trust]), np.array(errors))
+    if task.kind == "classify":  # the export's own probabilities are calibrated, and so are the figures printed of it
+        for evidence, score in trust:
+            score.probabilities = torch.from_numpy(evidence[0][0] / card.temperature).softmax(0).numpy()
 
 
 def _trained(task: Task, data: Path | str | None, course: Course, budget: float | None, options: dict) -> Learner:

@@ -11,7 +11,7 @@ from . import plots
 from .bundle import find, load
 from .errors import DataError, choose
 from .evaluation import data_folders, items_of, judged
-from .pages import address, css_colours, environment, write_page
+from .pages import address, css_colour, environment, write_page
 from .tasks import Item, Task, get
 from .trust import actual_error
 
@@ -46,11 +46,11 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
     title = (f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"
              + (f", {len(lines)} with {only}" if only else "" if wrong else f", {len(lines)}"))
     if out.suffix.lower() in (".html", ".htm"):
-        return _page(task, lines, title, out)
+        return _page(task, lines, title, out, wrong)
     if task.kind != "segment":
         panels = [line[0] for line in lines]
         lines = [panels[i:i + ACROSS] for i in range(0, len(panels), ACROSS)]
-    return plots.write(plots.grid(lines, task, title), out)
+    return plots.write(plots.grid(lines, task, title, errors=wrong), out)
 
 
 def _drawn(task: Task, items: Sequence[Item], only: str | None, count: int, seed: int) -> list[Item]:
@@ -94,10 +94,10 @@ def _wrong(task: Task, data: Path | str | None, export: Path | str | None, devic
     return items, lines
 
 
-def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path) -> Path:
+def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path, errors: bool) -> Path:
     """Write the panels as one self-contained page to scroll through."""
     page = environment().get_template("show.html").render(
-        title=title, legend=list(zip(task.classes, css_colours(task))) if task.kind == "segment" else [],
+        title=title, legend=[(name, css_colour(colour)) for name, colour in plots.legend(task, errors)],
         lines=[[(panel.title, address(Image.fromarray(plots.shrink(panel.pixels)), "JPEG", quality=88)) for panel in line]
                for line in lines])
     return write_page(page, out)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from . import charts, metrics, plots
 from .bundle import find, load
 from .card import Card
+from .errors import TaskError
 from .evaluation import items_of, judged, require_free
 from .files import name_below, write_rows
 from .masks import IGNORE
@@ -108,7 +109,9 @@ class Interpretation:
         return charts.confusion(self.metrics["confusion"], self.task.classes, self.unit)
 
     def plot_top_losses(self, k: int = 6) -> Figure:
-        """Draw the `k` images with the highest loss: image, truth, prediction and errors."""
+        """Draw the `k` images with the highest loss: image, truth, prediction and errors. Raises `TaskError` for no image."""
+        if k < 1:
+            raise TaskError(f"{k} images make no picture; ask for 1 or more")
         return self._grid(self.top_losses(k), "images with the highest loss", lambda image: f"loss {image.loss:.3f}")
 
     def plot_results(self) -> Figure:
@@ -135,7 +138,7 @@ class Interpretation:
             rows.append([plots.Panel(first.pixels, f"{first.title}\n{caption(image)}"), *others])
         if self.task.kind != "segment":
             rows = [[row[0] for row in rows[i:i + 4]] for i in range(0, len(rows), 4)]
-        return plots.grid(rows, self.task, f"{self.task.name}: {title}")
+        return plots.grid(rows, self.task, f"{self.task.name}: {title}", errors=True)
 
 
 def interpret(task: str | Task | None = None, data: Path | str | None = None, *, export: Path | str | None = None,
@@ -181,7 +184,7 @@ def _insight(task: Task, root: Path, item: Item, prediction: Prediction, truth: 
     insight = Insight(item, name_below(root, item.image), prediction.size, cross_entropy(probabilities, truth),
                       float(codes != truth) if task.kind == "classify" else 0.0, prediction.expected_error, float(best.mean()),
                       float(-(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0).mean()),
-                      of_image(probabilities, truth, task.classes))
+                      of_image(probabilities, truth, task.classes, task.background))
     return insight, metrics.reliability(best[known], (codes == truth)[known])
 
 

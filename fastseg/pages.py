@@ -9,8 +9,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from .files import atomic_file
-from .plots import class_colours
-from .tasks import Task
+from .masks import Colour
 
 
 def environment() -> Environment:
@@ -18,9 +17,9 @@ def environment() -> Environment:
     return Environment(loader=PackageLoader("fastseg", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
-def css_colours(task: Task) -> list[str]:
-    """Return the classes' colours as CSS writes them."""
-    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(task)]
+def css_colour(colour: Colour) -> str:
+    """Return a colour as CSS writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def address(picture: Image.Image, kind: str, **options) -> str:

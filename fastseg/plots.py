@@ -20,7 +20,8 @@ DPI, PRINT_DPI = 110, 300
 # Okabe and Ito's colours: told apart by colour-blind people too (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000")
 CLASS_ORDER = (5, 1, 2, 3, 0, 6, 4)  # light ones first: they show on skin, walls and pans
-ERROR = (213, 94, 0)
+# What is wrong at a pixel, and its colour: foreground that was not seen, background taken for foreground, one class for another.
+ERRORS = {"missed": (0, 114, 178), "false alarm": (213, 94, 0), "wrong class": (0, 0, 0)}
 MAX_SIDE = 480  # px; a grid shows images no larger, so that its memory stays bounded
 
 
@@ -89,13 +90,13 @@ def triple(task: Task, image: np.ndarray, codes: np.ndarray, name: str) -> list[
             Panel(overlay(task, image, codes), "overlay")]
 
 
-def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str = "") -> Figure:
-    """Draw rows of panels; with a segmentation `task`, a legend of its classes stands below."""
+def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str = "", errors: bool = False) -> Figure:
+    """Draw rows of panels; below them a legend of a segmentation `task`'s classes, with `errors` of the kinds of errors too."""
     columns = max(map(len, rows))
     height, width = max((row[0].pixels.shape[:2] for row in rows), key=lambda size: size[0] / size[1])
     cell = 2.6
-    legend = task is not None and task.kind == "segment"
-    extra = (0.45 if title else 0.1) + (0.5 if legend else 0.1)
+    entries = legend(task, errors) if task is not None else []
+    extra = (0.45 if title else 0.1) + (0.5 if entries else 0.1)
     lines = max(panel.title.count("\n") for row in rows for panel in row)
     heading = 0.28 + 0.14 * lines
     row_height = cell * min(1.4, height / width) + heading
@@ -108,20 +109,31 @@ def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str =
             axis.imshow(shrink(panel.pixels), interpolation="nearest")
             axis.set_title(literal(panel.title), fontsize=8)
     total = figure.get_figheight()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=(0.45 if legend else 0.05) / total,
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=(0.45 if entries else 0.05) / total,
                            top=1 - ((0.35 if title else 0.02) + heading) / total, wspace=0.03,
                            hspace=heading / (row_height - heading))
     if title:
         figure.suptitle(literal(title), fontsize=11, y=1 - 0.12 / total, va="top")
-    if legend:
-        figure.legend(handles=legend_patches(task), loc="lower center", ncols=min(6, len(task.classes)), fontsize=9, frameon=False)
+    if entries:
+        patches = [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=literal(name)) for name, colour in entries]
+        figure.legend(handles=patches, loc="lower center", ncols=min(8, len(patches)), fontsize=9, frameon=False)
     return figure
 
 
-def legend_patches(task: Task) -> list[Patch]:
-    """Return one legend entry a class, in the colours of `class_colours`, and one for unlabelled pixels where the data have them."""
-    colours = dict(zip(task.classes, class_colours(task))) | ({"unlabelled": UNLABELLED_COLOUR} if task.unlabelled else {})
-    return [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=literal(name)) for name, colour in colours.items()]
+def legend(task: Task, errors: bool = False) -> list[tuple[str, Colour]]:
+    """Return the names and colours of a segmentation task's classes, of unlabelled pixels where the data have them, and of errors."""
+    if task.kind != "segment":
+        return []
+    kinds = wrong_kinds(task) if errors else ()
+    return [*zip(task.classes, class_colours(task)), *([("unlabelled", UNLABELLED_COLOUR)] if task.unlabelled else []),
+            *((f"error: {kind}", ERRORS[kind]) for kind in kinds)]
+
+
+def wrong_kinds(task: Task) -> tuple[str, ...]:
+    """Return the kinds of `ERRORS` that masks of this task can have."""
+    if task.background is None:
+        return ("wrong class",)
+    return tuple(ERRORS)[: 3 if len(task.classes) > 2 else 2]
 
 
 def prediction_panels(task: Task, image: np.ndarray, truth: np.ndarray | int, prediction, name: str) -> list[Panel]:
@@ -132,11 +144,21 @@ def prediction_panels(task: Task, image: np.ndarray, truth: np.ndarray | int, pr
                              f"({prediction.probabilities.max():.2f})")]
     image, truth, codes = shrink(image), shrink(truth), shrink(prediction.codes)
     return [Panel(image, short(name)), Panel(overlay(task, image, truth), "truth"), Panel(overlay(task, image, codes), "prediction"),
-            Panel(error_map(image, truth, codes), "errors")]
+            Panel(error_map(image, truth, codes, task.background), "errors")]
 
 
-def error_map(image: np.ndarray, truth: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return a pale copy of `image` with the pixels that are wrong painted."""
+def wrong_pixels(truth: np.ndarray, codes: np.ndarray, background: int | None) -> dict[str, np.ndarray]:
+    """Return where codes (H, W) are wrong, by the kind of the error: bool (H, W) for each of `ERRORS`; unlabelled pixels never are."""
+    wrong = (truth != codes) & (truth != IGNORE)
+    if background is None:
+        return {"wrong class": wrong}
+    missed, alarm = wrong & (codes == background), wrong & (truth == background)
+    return {"missed": missed, "false alarm": alarm, "wrong class": wrong & ~missed & ~alarm}
+
+
+def error_map(image: np.ndarray, truth: np.ndarray, codes: np.ndarray, background: int | None) -> np.ndarray:
+    """Return a pale copy of `image` with the pixels that are wrong painted in the colours of `ERRORS`."""
     errors = (image * 0.35 + 150).astype(np.uint8)
-    errors[(truth != codes) & (truth != IGNORE)] = ERROR
+    for kind, where in wrong_pixels(truth, codes, background).items():
+        errors[where] = ERRORS[kind]
     return errors

@@ -15,9 +15,10 @@ from scipy.stats import spearmanr
 
 from . import charts, plots
 from .card import HISTORY, read_history
+from .evaluation import trained_on
 from .evidence import evidence
-from .masks import IGNORE, resized
-from .pages import address, css_colours, data_address, environment, write_page
+from .masks import resized
+from .pages import address, css_colour, data_address, environment, write_page
 from .trust import ERROR_RATE, review_threshold
 
 if TYPE_CHECKING:
@@ -50,10 +51,13 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
     errors, expected = ([getattr(image, key) for image in found.images] for key in ("error", "expected_error"))
     has_ranking = len(found.images) > 2 and min(errors) < max(errors) and min(expected) < max(expected)
     history = read_history(found.folder / HISTORY)
+    items = [image.item for image in found.images]
     page = templates.get_template("report.html").render(
-        task=task, card=found.card, metrics=found.metrics, data=root, split=split, found=found, figures=FIGURES,
-        columns=[key for key in next(iter(found.metrics["classes"].values())) if key in FIGURES],
-        colours=css_colours(task),
+        task=task, card=found.card, metrics=found.metrics, data=root, split=split, seen=trained_on(found.card, items, root), found=found,
+        figures=FIGURES,
+        rows=[key for key in next(iter(found.metrics["classes"].values())) if key in FIGURES],
+        legend=[(name, css_colour(colour)) for name, colour in plots.legend(task)],
+        errors=[(kind, css_colour(plots.ERRORS[kind])) for kind in plots.wrong_kinds(task)],
         sizes=Counter(f"{i.size[1]} x {i.size[0]}" for i in found.images).most_common(5),
         charts={name: _svg(draw) for name, draw in (("confusion", found.plot_confusion_matrix()), ("bars", found.plot_per_class()),
                                                     ("reliability", found.plot_reliability()),
@@ -85,9 +89,10 @@ def _case(found: Interpretation, insight: Insight, prediction: Prediction, truth
     probabilities = np.stack([plots.shrink(p) for p in prediction.probabilities])
     truth, codes = plots.shrink(truth), plots.shrink(prediction.codes)
     entropy = -(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0) / np.log(max(2, len(probabilities)))
-    wrong = (truth != codes) & (truth != IGNORE)
     case |= {"panes": [("truth", _layers(found, truth)), ("prediction", _layers(found, codes))],
-             "errors": _layer(wrong, plots.ERROR), "uncertainty": _jpeg(_coloured(entropy))}
+             "errors": [_layer(where, plots.ERRORS[kind]) for kind, where in
+                        plots.wrong_pixels(truth, codes, found.task.background).items() if where.any()],
+             "uncertainty": _jpeg(_coloured(entropy))}
     if boxed and insight.suspicion.box:
         own = insight.size
         left, top, right, bottom = insight.suspicion.box
@@ -108,7 +113,7 @@ def _layer(where: np.ndarray, colour: tuple[int, int, int]) -> str:
 
 
 def _evidence(found: Interpretation) -> list[dict]:
-    """Return Grad-CAM maps over a few images: of each foreground class of a mask, or of the predicted class."""
+    """Return evidence maps over a few images: of each foreground class of a mask, or of the predicted class."""
     task, shown = found.task, found.ranked()
     chosen = [*shown["median"][:2], *shown["worst"][:2]] if task.kind == "segment" else [*shown["best"], *shown["worst"]]
     cases = []

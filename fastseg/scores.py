@@ -45,7 +45,7 @@ class Scores:
         self.task, self.images = task, list(images)
 
     def metrics(self, samples: int = 0, seed: int = 0) -> dict:
-        """Return all figures; with bootstrap `samples` over the images, "intervals" has a 95% interval of each."""
+        """Return all figures; with bootstrap `samples` over the images, "intervals" has a 95% interval of each; one image has none."""
         tree = metrics.plain(_taken(self._figures(np.ones((1, len(self.images)))), 0))
         counts = self.confusion()
         unit = "pixels" if self.task.kind == "segment" else "images"
@@ -71,24 +71,25 @@ class Scores:
             groups.setdefault(key(image.item), []).append(image)
         return {name: Scores(self.task, groups[name]).metrics(samples) for name in sorted(groups, key=_natural)}
 
-    def rows(self) -> Iterator[dict]:
-        """Yield one row an image and class (for segmentation), or an image: the figures of that image alone.
+    def rows(self, group_of: Callable[[Item], str] | None = None) -> Iterator[dict]:
+        """Yield one row an image and class (for segmentation), or an image: the figures of that image alone, and its group if asked for.
 
         Where the truth has no pixel of a class its figures are empty, and the image's foreground mean leaves it out.
         """
         for image in self.images:
+            first = {"image": image.name} | ({"group": group_of(image.item)} if group_of else {})
             if self.task.kind == "classify":
                 said = int(image.probabilities.argmax())
-                yield {"image": image.name, "class": self.task.classes[image.truth], "predicted": self.task.classes[said],
+                yield {**first, "class": self.task.classes[image.truth], "predicted": self.task.classes[said],
                        "right": said == image.truth,
                        **{f"p_{name}": round(float(p), 6) for name, p in zip(self.task.classes, image.probabilities)}}
                 continue
             figures = _of_image(image)
             for i, name in enumerate(self.task.classes):
-                yield {"image": image.name, "class": name, "pixels": int(image.counts[i].sum()),
+                yield {**first, "class": name, "pixels": int(image.counts[i].sum()),
                        "predicted_pixels": int(image.counts[:, i].sum()), **{key: values[i] for key, values in figures.items()}}
             means = {key: float(metrics.mean(values, self.task.background)) for key, values in figures.items()}
-            yield {"image": image.name, "class": "foreground mean", "pixels": int(image.counts.sum()),
+            yield {**first, "class": "foreground mean", "pixels": int(image.counts.sum()),
                    "predicted_pixels": int(image.counts.sum()), **means}
 
     def compare(self, other: Scores, samples: int = SAMPLES, seed: int = 0) -> dict:
@@ -121,13 +122,14 @@ class Scores:
         return tree | {"mean_of_images": {key: metrics.ratio(means[:, i], means[:, 2 + i]) for i, key in enumerate(("dice", "iou"))}}
 
     def resampled(self, samples: int, seed: int) -> metrics.Tree:
-        """Return figures whose leaves, float64 (samples,), are of the images drawn with replacement (bootstrap)."""
+        """Return figures with leaves float64 (samples,), of the images drawn with replacement (bootstrap); nan for one image alone."""
         rng, number = np.random.default_rng(seed), len(self.images)
         parts = []
         for start in range(0, samples, CHUNK):
             draws = rng.integers(0, number, (min(CHUNK, samples - start), number))
             parts.append(self._figures(np.stack([np.bincount(draw, minlength=number) for draw in draws]).astype(np.float64)))
-        return _joined(parts)
+        joined = _joined(parts)
+        return joined if number > 1 else _minus(joined, _filled(joined, np.nan))  # drawn again and again, it would show no spread
 
 
 def _natural(text: str) -> list:
@@ -145,6 +147,10 @@ def _of_image(image: ImageScore) -> dict[str, np.ndarray]:
 def _joined(trees: Sequence[metrics.Tree]) -> metrics.Tree:
     return {key: _joined([tree[key] for tree in trees]) if isinstance(value, dict) else np.concatenate([tree[key] for tree in trees])
             for key, value in trees[0].items()}
+
+
+def _filled(tree: metrics.Tree, value: float) -> metrics.Tree:
+    return {key: _filled(leaf, value) if isinstance(leaf, dict) else np.full_like(leaf, value) for key, leaf in tree.items()}
 
 
 def _taken(tree: metrics.Tree, index: int) -> metrics.Tree:

@@ -16,7 +16,7 @@ from . import charts, plots
 from .backbones import check_arch
 from .bundle import load
 from .card import CARD, HISTORY, read_card, read_history
-from .errors import FastsegError, ModelError, choose
+from .errors import DataError, FastsegError, ModelError, choose
 from .evaluation import items_of, judged, main_figure
 from .files import write_json, write_rows
 from .fitting import fit
@@ -53,7 +53,8 @@ def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str
     combinations. `options` are the same for all. Each run is a whole export below `out` (default: exports/TASK_study), and one
     that is whole already is not trained again: a study that was stopped goes on where it stopped. Writes study.json,
     study.csv (one row a run) and study.png. The interval is of the difference of the task's main figure, foreground mean Dice
-    or accuracy: paired, by a bootstrap that draws seeds, and images within them, for both settings alike.
+    or accuracy: paired, by a bootstrap that draws seeds, and images within them, for both settings alike. A setting whose training
+    fails is told, not compared.
     Raises `FastsegError` kinds.
     """
     task = get(task)
@@ -63,14 +64,25 @@ def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str
     out = Path(out or f"exports/{task.name}_study")
     claim = _claim(out, task, data, settings, options)
     runs = {(name, seed): out / name / f"seed_{seed}" for name in settings for seed in range(1, seeds + 1)}
+    failed: dict[str, str] = {}
     for number, ((name, seed), folder) in enumerate(runs.items(), 1):
         if _is_whole(folder):
             log.info("run %d of %d: %s, seed %d is there already", number, len(runs), name, seed)
             continue
+        if name in failed:
+            continue
         log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
-        fit(task, data, seed=seed, out=folder, **{**options, **settings[name]})
+        try:
+            fit(task, data, seed=seed, out=folder, **{**options, **settings[name]})
+        except ModelError as error:  # one that diverges says something of its setting, nothing of the others
+            failed[name] = f"{name} failed with seed {seed}: {error}"
+            log.warning("%s", failed[name])
+    whole = {name: setting for name, setting in settings.items() if name not in failed}
+    if not whole:
+        raise ModelError(f"{out}: every setting failed; the last said: {failed[name]}")
+    runs = {(name, seed): folder for (name, seed), folder in runs.items() if name in whole}
     scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
-    return _judged(task, out, claim, settings, seeds, runs, scores)
+    return _judged(task, out, claim, seeds, runs, scores, failed)
 
 
 def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) -> dict[str, Setting]:
@@ -116,8 +128,10 @@ def _check(name: str, value: object) -> None:
 
 
 def _plain(value: object) -> str:
+    """Return a value as a folder's name has it: no slash, and no longer than names may be."""
     text = "x".join(map(str, value)) if isinstance(value, (tuple, list)) else f"{value:g}" if isinstance(value, float) else str(value)
-    return text.replace("/", "_")
+    text = text.replace("/", "_")
+    return text if len(text.encode()) <= 60 else f"{zlib.crc32(text.encode()):08x}_{text.encode()[-50:].decode(errors='ignore')}"
 
 
 def _claim(out: Path, task: Task, data: Path | str | None, settings: Mapping[str, Setting], options: Mapping) -> dict:
@@ -154,16 +168,19 @@ def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     return Scores(task, [score for score, _ in judged(load(folder, device), items, root)])
 
 
-def _judged(task: Task, out: Path, claim: Mapping, settings: Mapping[str, Setting], seeds: int, runs: Mapping,
-            scores: Mapping[tuple, Scores]) -> Study:
-    metrics = {run: found.metrics() for run, found in scores.items()}
-    values = {name: [_main(task, metrics[name, seed]) for seed in range(1, seeds + 1)] for name in settings}
-    order = sorted(settings, key=lambda name: -np.mean(values[name]))
+def _judged(task: Task, out: Path, claim: Mapping, seeds: int, runs: Mapping, scores: Mapping[tuple, Scores], failed: Mapping[str, str]
+            ) -> Study:
+    mains = {run: _main(task, found.metrics()) for run, found in scores.items()}
+    figure = "accuracy" if task.kind == "classify" else "Dice"
+    if None in mains.values():
+        raise DataError(f"{out}: the held-out images have no {figure}, for want of any foreground; give data whose held-out part has some")
+    names = list(dict.fromkeys(name for name, _ in runs))
+    values = {name: [mains[name, seed] for seed in range(1, seeds + 1)] for name in names}
+    order = sorted(names, key=lambda name: -np.mean(values[name]))
     samples = {run: _main(task, found.resampled(SAMPLES, _stream(found))) for run, found in scores.items()}
     rng = np.random.default_rng(0)
     drawn = rng.integers(1, seeds + 1, (SAMPLES, seeds))
     comparisons, verdicts, best = [], [], order[0]
-    figure = "accuracy" if task.kind == "classify" else "Dice"
     for other in order[1:]:
         differences = np.stack([samples[best, seed] - samples[other, seed] for seed in range(1, seeds + 1)])
         spread = differences[drawn - 1, np.arange(SAMPLES)[:, None]].mean(axis=1)
@@ -172,6 +189,7 @@ def _judged(task: Task, out: Path, claim: Mapping, settings: Mapping[str, Settin
         comparisons.append({"with": other, "difference": difference, "interval": [low, high], "clear": clear})
         verdicts.append(f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {figure} "
                         f"(95% interval {low:.4f} to {high:.4f}, {seeds} seed{'s' if seeds > 1 else ''})")
+    verdicts = [*(verdicts or [f"{best} alone was trained to the end"]), *failed.values()]
     summary = {name: {"mean": float(np.mean(values[name])), "std": float(np.std(values[name], ddof=1)) if seeds > 1 else None,
                       "values": values[name]} for name in order}
     histories = {name: [read_history(runs[name, seed] / HISTORY) for seed in range(1, seeds + 1)] for name in order}

@@ -11,7 +11,7 @@ from conftest import ARCH, rows_of
 from matplotlib.figure import Figure
 
 import fastseg
-from fastseg import tasks
+from fastseg import plots, tasks
 
 TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs", "1"]
 
@@ -94,6 +94,21 @@ def test_study_trains_compares_and_goes_on(samples, run, tmp_path):
     assert "other data or options" in run(*common, "--vary", "bs=2", code=1).err
 
 
+def test_a_setting_that_diverges_does_not_end_the_study(samples, run):
+    common = ["study", "eye", "--data", samples["eye"], "--vary", "lr=1e-3,1e30", "--seeds", "1", *TINY]
+    found = json.loads(run(*common, "--json").out)
+    assert list(found["settings"]) == ["lr=0.001"] and "lr=1e+30 failed with seed 1: training diverged" in found["verdicts"][1]
+    run("study", "eye", "--data", samples["eye"], "--vary", "lr=1e29,1e30", "--seeds", "1", "--out", "none", *TINY, code=1)
+
+
+def test_errors_are_drawn_by_their_kind():
+    truth, codes = np.array([[0, 0, 1, 1, 255]], np.uint8), np.array([[0, 1, 0, 2, 1]], np.uint8)
+    kinds = plots.wrong_pixels(truth, codes, 0)
+    assert [list(np.flatnonzero(where)) for where in kinds.values()] == [[2], [1], [3]]
+    drawn = plots.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
+    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(plots.ERRORS.values()) and (drawn[0, [0, 4]] == 150).all()
+
+
 def test_study_refuses_in_one_line(samples, run):
     common = ["study", "eye", "--data", samples["eye"]]
     assert "did you mean lr" in run(*common, "--vary", "lrr=1,2", code=1).err
@@ -109,9 +124,8 @@ def test_study_refuses_in_one_line(samples, run):
 
 
 def test_tasks_without_a_background_have_colours():
-    from fastseg.plots import class_colours
     for name in tasks.names():
-        colours = class_colours(tasks.get(name))
+        colours = plots.class_colours(tasks.get(name))
         assert len(colours) == len(set(colours)) == len(tasks.get(name).classes)
 
 
@@ -127,7 +141,7 @@ def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path)
 
 
 def test_dollar_signs_and_class_names_are_taken_literally(capsys):
-    from fastseg import charts, console, metrics, plots
+    from fastseg import charts, console, metrics
     figure = charts.confusion([[3, 1], [0, 2]], ["$x^", "cost $"], "pixels")
     figure.savefig("/dev/null", format="png")
     plots.grid([[plots.Panel(np.zeros((9, 9, 3), np.uint8), "$\\frac$.jpg")]], title="$a$").savefig("/dev/null", format="png")

@@ -213,6 +213,24 @@ def test_evaluate_writes_and_compares(name, exports, samples, run, tmp_path):
     by_age = json.loads(run("evaluate", name, "--data", data, "--export", exports(name), "--split", "all", "--by", "age", "--table", table,
                             "--out", "judged", "--json").out)["by"]
     assert set(by_age) == {"0", "1", "2"}
+    assert ",group," in Path("judged/per_image.csv").read_text().splitlines()[0]
+
+
+def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
+    common = ["evaluate", "eye", "--data", samples["eye"], "--export", exports("eye"), "--split", "all", "--out", "judged"]
+    names = [item.image for item in fastseg.tasks.get("eye").items(samples["eye"])]
+    for text, words in ((f"image,age\n{names[0].name},1\n{names[0].name},2\n", ["lists", "twice"]),
+                        ("image,age\nothers.jpg,1\n", ["names none of these images"]),
+                        ("image\na.jpg\n", ["no column age", "one column only"])):
+        Path("ages.csv").write_text(text)
+        fails(*common, "--by", "age", "--table", "ages.csv", words=words)
+    Path("ages.csv").write_text(f"image,age\n{names[0].stem},1,\n{names[1].name},,\n")
+    found = run(*common, "--by", "age", "--table", "ages.csv", "--json")
+    by_age = json.loads(found.out)["by"]
+    assert {name: part["images"] for name, part in by_age.items()} == {"1": 1, "empty": 1, "not listed": len(names) - 2}
+    assert "does not list" in found.err
+    assert by_age["1"]["intervals"]["mean_foreground"]["dice"] is None  # one image shows no spread
+    assert by_age["not listed"]["intervals"]["mean_foreground"]["dice"]
 
 
 def test_evaluate_refuses_in_one_line(exports, samples, fails):

@@ -69,7 +69,7 @@ def test_planted_label_errors_come_first(samples):
     for number, label in enumerate(labels):
         logits = 4 * np.eye(4)[label].transpose(2, 0, 1) + rng.normal(0, 1, (4, *label.shape))
         probabilities = torch.tensor(logits, dtype=torch.float32).softmax(0).numpy()
-        found.append(suspects.of_image(probabilities, planted.get(number, label), EYE.classes))
+        found.append(suspects.of_image(probabilities, planted.get(number, label), EYE.classes, EYE.background))
     order = sorted(range(16), key=lambda i: found[i].quality)
     assert set(order[:3]) == set(planted)
     emptied = found[9]
@@ -77,6 +77,18 @@ def test_planted_label_errors_come_first(samples):
     rows, columns = np.nonzero(labels[9])
     left, top, right, bottom = emptied.box
     assert columns.min() - 2 <= left < right <= columns.max() + 3 and rows.min() - 2 <= top < bottom <= rows.max() + 3
+
+
+def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
+    """It sees a pale eye where the label has none: doubtful. An image where both see nothing is not, nor a good label."""
+    probabilities = np.zeros((2, 40, 40), dtype=np.float32)
+    probabilities[1, 10:20, 10:20] = 0.4
+    probabilities[0] = 1 - probabilities[1]
+    label = (probabilities[1] > 0).astype(np.uint8)
+    emptied, good, empty = (suspects.of_image(p, mask, ("face", "eye"), 0).quality for p, mask in (
+        (probabilities, np.zeros_like(label)), (probabilities, label), (np.stack([np.ones_like(label), np.zeros_like(label)]).astype(float),
+                                                                        np.zeros_like(label))))
+    assert emptied < 0.1 < good < empty
 
 
 def test_unlabelled_pixels_are_in_no_doubt():
