@@ -34,6 +34,8 @@ setup(
         "rich>=13",
         "jinja2>=3.1",
         "httpx>=0.27",
+        "filelock>=3.12",
+        "platformdirs>=4",
     ],
     extras_require={"test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4"]},
     entry_points={"console_scripts": ["fastseg=fastseg.cli:main"]},

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
 from .engine import Session, write_onnx
 from .errors import ExportError, TaskError
-from .files import name_below
+from .files import exchanged, name_below
 from .machine import autocast_dtype, device_of
+from .runs import claimed
 from .tasks import Task, get
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def save(learn: Learner, out: Path | str) -> Path:
 
     Raises `ExportError` for other learners (use fastai's `learn.export` for them) and for folders that hold other files.
     """
-    with replacing(Path(out), get(_origin(learn).task)) as folder:
+    with claimed(Path(out)), replacing(Path(out), get(_origin(learn).task)) as folder:
         write(learn, folder)
     return Path(out)
 
@@ -191,6 +192,7 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
             raise ExportError("exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)")
         return found[-1].parent
     folder = Path(export) if export else Path("exports") / name
+    recover(folder)
     if not (folder / CARD).is_file():
         raise ExportError(f"{folder}: no export here; train one with: fastseg fit {name or 'TASK'}"
                           + (f" --out {folder}" if export else ""))
@@ -202,12 +204,13 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
 
 @contextmanager
 def replacing(out: Path, task: Task) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `out` on success; on failure, `out` stays as it was.
+    """Yield a temporary folder that becomes `out` on success; on failure, `out` stays as it was. `out` is to be claimed before.
 
     Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` holds no export but other files,
     another task's export, or the current folder.
     """
     target, existed = out.resolve(), out.parent.exists()
+    recover(target)
     if target == Path.cwd() or target in Path.cwd().parents:
         raise ExportError(f"{out}: is the current folder; name a new one with --out")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CARD).is_file())):
@@ -215,8 +218,9 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
     if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
         raise ExportError(f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        folder = target.with_name(f".{target.name}.part")
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed: `out` is claimed, so nobody else writes there
+        folder.mkdir(parents=True)
     except OSError as error:
         raise ExportError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
     try:
@@ -247,11 +251,24 @@ def _swap(folder: Path, target: Path) -> None:
         if entry.name not in WRITTEN:
             copy = shutil.copytree if entry.is_dir() else shutil.copy2
             copy(entry, folder / entry.name)
-    old = folder.with_name(f"{folder.name}.old")
-    target.rename(old)
-    try:
+    for file in (folder / name for name in (MODEL, CARD)):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if not exchanged(folder, target):
+        old = _set_aside(target)
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
         folder.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _set_aside(target: Path) -> Path:
+    """Return where an export lies for a moment while another takes its place, on systems that cannot exchange folders in one step."""
+    return target.with_name(f".{target.name}.old")
+
+
+def recover(out: Path) -> None:
+    """Put an export back that a killed run had set aside."""
+    old = _set_aside(out.resolve())
+    if not out.exists() and (old / CARD).is_file():
+        old.rename(out.resolve())

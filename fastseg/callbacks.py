@@ -124,6 +124,15 @@ class TimeBudget(Callback):
     def before_fit(self):
         self.start, self.last, self.since = time.monotonic(), self.n_epoch, (0, 0.0)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first epoch began, of which a checkpoint tells the run that goes on."""
+        return time.monotonic() - self.start
+
+    @elapsed.setter
+    def elapsed(self, seconds: float):
+        self.start = time.monotonic() - seconds
+
     def before_batch(self):
         if self.training:  # fastai counts towards n_epoch; the schedule must reach its end at the last affordable epoch
             epoch, done = self.since

@@ -184,6 +184,8 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
         cache: Annotated[Optional[int], typer.Option("--cache", min=0, metavar="MB", help="Memory for decoded images "
                                                      "[default: a quarter of the machine's].")] = None,
         out: Annotated[Optional[Path], typer.Option("--out", help="Export folder to write [default: exports/TASK].")] = None,
+        resume: Annotated[Optional[bool], typer.Option("--resume/--no-resume", help="Go on with an interrupted fit, by its own options, "
+                                                       "or give it up.", show_default=False)] = None,
         as_json: Json = False) -> None:
     """Train on a task's data by one-cycle and write the export: model, card, history, metrics, pictures."""
     size = console.size(size)
@@ -196,7 +198,7 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
     result = call(task, data, arch=arch, decoder=decoder, weights=weights, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs,
                   time_budget=budget, folds=folds, ema=ema, windows=windows, progressive=progressive, mixup=mixup, patience=patience,
                   size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, precision=precision,
-                  cache=None if cache is None else cache * 2**20, out=out)
+                  cache=None if cache is None else cache * 2**20, out=out, resume=resume)
     if as_json:
         return console.as_json(result)
     console.figures(result["metrics"])

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from .errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 _UMASK = os.umask(0)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
 os.umask(_UMASK)
 
@@ -77,11 +80,28 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step that no interruption can halve; return False where the system cannot."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return call is not None and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+
+
 def write_json(path: Path, value: object) -> Path:
     """Write a value as JSON, whole or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def read_json(path: Path) -> dict:
+    """Return a JSON file's object. Raises `DataError` if it cannot be read or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: cannot be read (not an object)")
+    return value
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:

@@ -20,8 +20,10 @@ from .errors import ModelError
 from .evaluation import items_of, judged
 from .files import write_json
 from .learners import learner
-from .planning import planned
+from .planning import planned, read_plan, write_plan
 from .prediction import Prediction
+from .resuming import interruptible
+from .runs import claimed
 from .scores import Scores
 from .tasks import Item, Task, get
 from .training import Course, range_test, train
@@ -35,7 +37,7 @@ SHOWN = 6  # images in show_results.png
 def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None = None, lr: float | str | None = None,
         freeze_epochs: int | None = None, ema: float | None = None, windows: float | None = None, progressive: float | None = None,
         mixup: float | None = None, patience: int | None = None, time_budget: float | None = None, folds: int = 0,
-        out: Path | str | None = None, **options) -> dict:
+        out: Path | str | None = None, resume: bool | None = None, **options) -> dict:
     """Train a task's learner and write its export to `out` (default: exports/TASK); return what was measured.
 
     `options` are those of `fastseg.learner`: arch, decoder, weights, size, bs, loss, opt, seed, device, precision, cache.
@@ -45,17 +47,28 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
     "seconds" (training alone), "weights", "history" (one dict an epoch, of the last fold) and "metrics" over the
     validation images at original size; temperature and review thresholds from them go into the card. An earlier export in
     `out` stays until the new one is whole.
+    Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` goes on from it, with the arguments of the
+    interrupted fit, to the same weights that it would have reached; False starts anew; None refuses to lose one.
     Raises `FastsegError` kinds.
     """
-    deadline = time.monotonic() + (time_budget or math.inf)
     task = get(task)
+    out = Path(out or f"exports/{task.name}")
+    given = dict(data=data, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
+                 mixup=mixup, patience=patience, time_budget=time_budget, folds=folds, **options)
+    with claimed(out), interruptible(out, task, given, resume) as (work, arguments):
+        return _fit(task, out, work, **arguments)
+
+
+def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: float | None, folds: int, epochs: int | None,
+         lr: float | str | None, freeze_epochs: int | None, ema: float | None, windows: float | None, progressive: float | None,
+         mixup: float | None, patience: int | None, **options) -> dict:
+    deadline = time.monotonic() + (time_budget or math.inf)
     if time_budget is not None and (epochs is not None or not 0 < time_budget < math.inf):
         raise ModelError("give either a number of epochs or a time budget, a positive one")
     if folds < 0 or folds == 1:
         raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more")
     course = Course.of(task, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
                        mixup=mixup, patience=patience)
-    out = Path(out or f"exports/{task.name}")
     device, seconds = options.get("device"), 0.0
     scores, rows, trust, networks = Scores(task), [], [], []
 
@@ -65,7 +78,7 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
                 options["fold"] = number, folds
                 log.info("fold %d of %d", number + 1, folds)
             share = (deadline - time.monotonic()) / (max(1, folds) - number)
-            learn = _trained(task, data, course, share if time_budget else None, options)
+            learn = _trained(task, data, course, share if time_budget else None, options, work / f"learner_{number}")
             seconds += learn.fitted["seconds"]
             card = write(learn, folder)
             items, root = items_of(card, task, card.data, "valid")
@@ -115,16 +128,21 @@ def _calibrate(card: Card, task: Task, trust: Sequence[tuple]) -> None:
             score.probabilities = torch.from_numpy(evidence[0][0] / card.temperature).softmax(0).numpy()
 
 
-def _trained(task: Task, data: Path | str | None, course: Course, budget: float | None, options: dict) -> Learner:
-    """Return a learner trained by `course`, or by what of it fits into `budget` seconds; `fitted` says what was done."""
+def _trained(task: Task, data: Path | str | None, course: Course, budget: float | None, options: dict, work: Path) -> Learner:
+    """Return a learner trained by `course`, or by what of it fits into `budget` seconds; `fitted` says what was done.
+
+    `work` keeps its checkpoints, and what was planned for the budget, until the export is whole.
+    """
     start = time.monotonic()
-    learn = learner(task, data, **options)
-    if budget is not None:
+    plan = read_plan(work)
+    learn = learner(task, data, **options, **({"size": tuple(plan["size"])} if plan else {}))
+    if plan:
+        course = Course(**plan["course"])
+    elif budget is not None:
         learn, course = planned(learn, course, lambda size: learner(task, data, **{**options, "size": size}),
                                 budget - (time.monotonic() - start))
-    start = time.monotonic()
-    train(learn, course)
-    learn.fitted["seconds"] = round(time.monotonic() - start, 1)
+        write_plan(work, learn.origin.size, course)
+    train(learn, course, work)
     if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
         raise ModelError(f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one")
     return learn

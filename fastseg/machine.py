@@ -64,6 +64,11 @@ def cache_bytes() -> int:
     return int(memory_bytes() * CACHE_SHARE)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is too little memory: torch's on GPUs, torch's own or Python's on CPUs."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def plan(device: torch.device, precision: str | None, bs: int, budget: int) -> str:
     """Say in one line what was chosen for this machine."""
     dtype = autocast_dtype(device, precision)

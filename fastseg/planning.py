@@ -4,16 +4,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 from fastai.learner import Learner
 
 from .errors import ModelError
+from .files import read_json, write_json
 from .training import Course
 
 log = logging.getLogger(__name__)
 
+PLAN = "plan.json"
 FEWEST_EPOCHS = 5  # fewer teach too little: a smaller size is the better bargain
 RESERVE = 0.1  # of the time, for measuring and drawing at the end, and for steps that take longer than the measured ones
 
@@ -34,6 +37,16 @@ def epoch_seconds(learn: Learner, steps: int = 2) -> float:
     model.load_state_dict(state)
     # A forward pass takes a third of a step; the optimizer, data and augmentation take a tenth of one.
     return min(seconds[1:]) * (1.1 * len(learn.dls.train) + 0.4 * len(learn.dls.valid))
+
+
+def write_plan(work: Path, size: tuple[int, int], course: Course) -> None:
+    """Keep what was planned: a fit that is interrupted goes on by the same plan."""
+    write_json(work / PLAN, {"size": size, "course": asdict(course)})
+
+
+def read_plan(work: Path) -> dict | None:
+    """Return what was planned for this work before it was interrupted, or None. Raises `ModelError` if it is damaged."""
+    return read_json(work / PLAN) if (work / PLAN).is_file() else None
 
 
 def planned(learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]], Learner], seconds: float) -> tuple[Learner, Course]:

@@ -16,13 +16,17 @@ from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastai.learner import Learner
+from fastai.learner import CancelEpochException, Learner
 
+from . import checkpoint
 from .callbacks import AverageWeights, HalfSize, Reporter, TimeBudget, Windows
 from .errors import ModelError
+from .machine import is_out_of_memory
 from .tasks import Task, get
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -63,53 +67,76 @@ def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
 
     The weights are left as they were.
     """
-    with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet(), _explained():
+    with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet(), _explained(learn):
         suggestion = float(learn.lr_find(show_plot=False).valley)
     rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
     return suggestion, rates[: len(losses)], losses
 
 
 @contextmanager
-def _model_dir(learn: Learner):
-    """Let `lr_find` keep its backup of the weights in a temporary folder, not beside the user's files."""
+def _model_dir(learn: Learner, folder: Path | None = None):
+    """Let fastai keep weights, for instance the best ones so far, in `folder` or a temporary one, not beside the user's files."""
     before = learn.path
-    with tempfile.TemporaryDirectory() as folder:
-        learn.path = Path(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        learn.path = folder or Path(temporary)
         try:
             yield
         finally:
             learn.path = before
 
 
-def train(learn: Learner, course: Course) -> Learner:
+def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner:
     """Train by fastai's one-cycle policy: first the head alone for `freeze_epochs` if the backbone is pretrained.
 
-    After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate (decoder).
+    After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate (decoder). In `folder` a
+    checkpoint is written after each epoch, and where there is one already, training goes on from it: with the same weights in
+    the end as without the interruption, on the same CPU.
     """
     start = time.monotonic()
     pretrained = not learn.weights_origin.startswith("random")
-    lr = range_test(learn)[0] if course.lr == "auto" else _rate(course.lr, learn.lr)
-    if course.lr == "auto":
+    saved = checkpoint.read(folder / CHECKPOINT, learn.dls.device) if folder else None
+    lr = saved["lr"] if saved else range_test(learn)[0] if course.lr == "auto" else _rate(course.lr, learn.lr)
+    if course.lr == "auto" and not saved:
         log.info("learning rate %.2e, from the range test", lr)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    history: list[dict[str, float]] = []
-    with learn.added_cbs([Reporter(), *([MixUp(course.mixup)] if course.mixup else [])]), _model_dir(learn), _quiet(), _explained():
-        if pretrained and course.freeze_epochs:
-            learn.freeze()
-            with learn.added_cbs(_windows(learn, course, course.freeze_epochs)):
-                learn.fit_one_cycle(course.freeze_epochs, lr)
-            history += _rows(learn)
-        if course.epochs > 0:
-            learn.unfreeze()
-            left = course.seconds - (time.monotonic() - start) if course.seconds else None
-            with learn.added_cbs(_callbacks(learn, course, left)):
-                learn.fit_one_cycle(course.epochs, slice(lr / 10, lr) if pretrained else lr)
-            history += _rows(learn)
+    frozen = course.freeze_epochs if pretrained else 0
+    began = start - (saved["seconds"] if saved else 0)
+    history = saved["history"] if saved else []
+    cbs = [Reporter(), *([MixUp(course.mixup)] if course.mixup else [])]
+    with learn.added_cbs(cbs), _model_dir(learn, folder), _quiet(), _explained(learn):
+        for stage, epochs in enumerate((frozen, course.epochs)):
+            if not epochs or (saved and saved["stage"] > stage):
+                continue
+            goes_on = saved if saved and saved["stage"] == stage else None
+            learn.unfreeze() if stage else learn.freeze()
+            left = course.seconds - (time.monotonic() - began) if course.seconds else None
+            chosen = _callbacks(learn, course, left) if stage else _windows(learn, course, epochs)
+            if folder:
+                chosen.append(checkpoint.Checkpoint(folder / CHECKPOINT, stage, goes_on, {"lr": lr, "history": history}, began, _rows))
+            with learn.added_cbs(chosen), _beginning(learn, goes_on["epoch"] if goes_on else 0):
+                learn.fit_one_cycle(epochs, slice(lr / 10, lr) if stage and pretrained else lr)
+            history = [*history, *_rows(learn)]
     if not history:
         raise ModelError("no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more")
     learn.history = history
-    learn.fitted = {**asdict(course), "lr": lr, "freeze_epochs": course.freeze_epochs if pretrained else 0, "trained_epochs": len(history)}
+    learn.fitted = {**asdict(course), "lr": lr, "freeze_epochs": frozen, "trained_epochs": len(learn.history),
+                    "seconds": round(time.monotonic() - began, 1)}
     return learn
+
+
+@contextmanager
+def _beginning(learn: Learner, first: int):
+    """Let fastai's loop begin at an epoch: its own SkipToEpoch would record the epochs that it skips."""
+    def epochs():
+        for number in range(first, learn.n_epoch):
+            learn.epoch = number
+            learn._with_events(learn._do_epoch, "epoch", CancelEpochException)
+
+    learn._do_fit = epochs
+    try:
+        yield
+    finally:
+        del learn._do_fit
 
 
 def _rows(learn: Learner) -> list[dict[str, float]]:
@@ -152,10 +179,16 @@ def _rate(lr: float | str | None, default: float) -> float:
 
 
 @contextmanager
-def _explained():
-    """Say in fastseg's words what torch says of batches of one image."""
+def _explained(learn: Learner):
+    """Say in fastseg's words what torch says of batches of one image, and of too little memory."""
     try:
         yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = learn.origin.size if hasattr(learn, "origin") else ("?", "?")
+        raise ModelError(f"out of memory with batches of {learn.dls.bs} images of {height}x{width} px: lower --bs first, to "
+                         f"{max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache") from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -22,6 +22,8 @@ from .files import write_json, write_rows
 from .fitting import fit
 from .learners import learner
 from .losses import Loss
+from .resuming import is_unfinished
+from .runs import claimed
 from .scores import SAMPLES, Scores
 from .tasks import Task, get
 
@@ -62,6 +64,11 @@ def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str
     if seeds < 1:
         raise ModelError(f"--seeds {seeds} trains nothing; give at least 1")
     out = Path(out or f"exports/{task.name}_study")
+    with claimed(out):
+        return _study(task, data, settings, seeds, out, options)
+
+
+def _study(task: Task, data: Path | str | None, settings: Mapping[str, Setting], seeds: int, out: Path, options: Mapping) -> Study:
     claim = _claim(out, task, data, settings, options)
     runs = {(name, seed): out / name / f"seed_{seed}" for name in settings for seed in range(1, seeds + 1)}
     failed: dict[str, str] = {}
@@ -73,7 +80,7 @@ def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str
             continue
         log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
         try:
-            fit(task, data, seed=seed, out=folder, **{**options, **settings[name]})
+            fit(task, data, seed=seed, out=folder, resume=is_unfinished(folder), **{**options, **settings[name]})
         except ModelError as error:  # one that diverges says something of its setting, nothing of the others
             failed[name] = f"{name} failed with seed {seed}: {error}"
             log.warning("%s", failed[name])

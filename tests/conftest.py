@@ -86,3 +86,9 @@ def exports(samples, tmp_path_factory):
         return made[name]
 
     return export
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Locks and journals of a test are its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

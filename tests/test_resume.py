@@ -1,0 +1,178 @@
+"""Interrupted fits go on to the same end; nothing that was learnt is lost by chance; one run at a time writes to a place."""
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ARCH
+from fastai.callback.core import Callback
+from safetensors.torch import load_file
+
+import fastseg
+from fastseg import checkpoint, files, machine, resuming, training
+from fastseg.errors import DataError, ExportError, ModelError
+from fastseg.runs import Journal, claimed
+
+OPTIONS = {"arch": ARCH, "weights": "none", "size": 64, "bs": 4}
+
+
+class PulledPlug(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def plug(monkeypatch):
+    """Let a fit die once `write` has been called `count` times: before that checkpoint is on the disk, or after it."""
+    whole = checkpoint.write
+
+    def pull(count: int, before: bool = False):
+        calls = []
+
+        def write(path, state):
+            calls.append(path)
+            if before and len(calls) == count:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_name(".half").write_bytes(b"half a checkpoint")
+                raise PulledPlug
+            whole(path, state)
+            if len(calls) == count:
+                raise PulledPlug
+        monkeypatch.setattr(checkpoint, "write", write)
+        return lambda: monkeypatch.setattr(checkpoint, "write", whole)
+    return pull
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("eye", {"epochs": 4, "ema": 0.9, "patience": 3}), ("eye", {"epochs": 3, "opt": "ranger", "mixup": 0.2, "windows": 0.6}),
+    ("mri", {"epochs": 3}), ("eye", {"epochs": 2, "folds": 2})])
+@pytest.mark.parametrize("before", [False, True])
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(name, options, before, samples, tmp_path, plug):
+    fastseg.fit(name, samples[name], out=tmp_path / "whole", **OPTIONS, **options)
+    mend = plug(3, before)
+    with pytest.raises(PulledPlug):
+        fastseg.fit(name, samples[name], out=tmp_path / "cut", **OPTIONS, **options)
+    mend()
+    assert not (tmp_path / "cut").exists()
+    torch.rand(7)  # the random numbers of the process that goes on are others
+    result = fastseg.fit(name, out=tmp_path / "cut", resume=True)
+    one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "cut"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert (tmp_path / "whole/history.csv").read_text() == (tmp_path / "cut/history.csv").read_text()
+    assert json.loads((tmp_path / "whole/metrics.json").read_text()) == result["metrics"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
+
+
+def test_an_interrupted_fit_is_not_lost_by_chance(samples, tmp_path, plug, monkeypatch):
+    data = shutil.copytree(samples["eye"], tmp_path / "data")
+    out = tmp_path / "out"
+    common = dict(out=out, **OPTIONS)
+    with pytest.raises(ModelError, match="no interrupted fit"):
+        fastseg.fit("eye", data, resume=True, epochs=2, **common)
+    mend = plug(1)
+    with pytest.raises(PulledPlug):
+        fastseg.fit("eye", data, epochs=2, **common)
+    mend()
+    with pytest.raises(ModelError, match="--resume"):
+        fastseg.fit("eye", data, epochs=2, **common)
+    with pytest.raises(ModelError, match="--lr: another value"):
+        fastseg.fit("eye", data, resume=True, lr=0.5, **common)
+    with pytest.raises(ModelError, match="of eye, not of mri"):
+        fastseg.fit("mri", samples["mri"], resume=True, **common)
+    mask = next((data / "masks_small").iterdir())
+    mask.write_bytes(mask.read_bytes() + b" ")
+    with pytest.raises(ModelError, match="changed since"):
+        fastseg.fit("eye", resume=True, out=out)
+    state = next(resuming.work_of(out).glob("*/checkpoint.pt"))
+    fastseg.fit("eye", data, epochs=1, resume=False, **common)
+    assert (out / "card.json").is_file() and not state.exists()
+
+
+def test_damaged_checkpoints_are_one_line_and_run_no_code(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.write(path, {"epoch": 3})
+    assert checkpoint.read(path, torch.device("cpu")) == {"epoch": 3} and checkpoint.read(tmp_path / "none", torch.device("cpu")) is None
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="--no-resume"):
+        checkpoint.read(path, torch.device("cpu"))
+    torch.save({"x": Callback()}, path)
+    with pytest.raises(DataError, match="--no-resume"):
+        checkpoint.read(path, torch.device("cpu"))
+
+
+def test_a_full_disk_keeps_the_earlier_export_and_what_was_learnt(samples, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    fastseg.fit("eye", samples["eye"], epochs=1, out=out, **OPTIONS)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    full = OSError(28, "No space left on device")
+
+    def fails(*_):
+        raise full
+    monkeypatch.setattr("fastseg.bundle.write_onnx", fails)
+    with pytest.raises(ExportError, match="No space left"):
+        fastseg.fit("eye", samples["eye"], epochs=2, out=out, **OPTIONS)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before and resuming.is_unfinished(out)
+    monkeypatch.undo()
+    assert len(fastseg.fit("eye", out=out, resume=True)["history"]) == 2
+
+
+def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
+    """Where folders cannot be exchanged in one step, what a killed run had set aside is put back."""
+    out = tmp_path / "out"
+    fastseg.fit("eye", samples["eye"], epochs=1, out=out, **OPTIONS)
+    weights = (out / "model.safetensors").read_bytes()
+    for system, exchanged in (("linux", True), ("darwin", False)):
+        monkeypatch.setattr(files.sys, "platform", system)
+        one, other = tmp_path / "one", tmp_path / "other"
+        for folder in (one, other):
+            folder.mkdir()
+            (folder / folder.name).touch()
+        assert files.exchanged(one, other) is exchanged
+        assert [path.name for path in one.iterdir()] == (["other"] if exchanged else ["one"])
+        shutil.rmtree(one)
+        shutil.rmtree(other)
+    out.rename(tmp_path / ".out.old")
+    assert fastseg.evaluate("eye", export=out)["images"] and (out / "model.safetensors").read_bytes() == weights
+
+
+def test_one_run_at_a_time_writes_to_a_place(samples, run, tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from fastseg.runs import claimed\n"
+                               "with claimed(Path('exports/eye')):\n print('held', flush=True); time.sleep(60)"], cwd=tmp_path,
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline().strip() == "held"
+        assert "another fastseg run" in run("fit", "eye", "--data", samples["eye"], code=1).err
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with claimed(Path("exports/eye")):  # one that died lets go
+        assert "another fastseg run" in run("fit", "eye", "--data", samples["eye"], code=1).err
+
+
+def test_a_journal_knows_what_is_done(tmp_path):
+    with pytest.raises(PulledPlug), Journal("x", 1) as journal:
+        journal.add("a", [1])
+        journal.add("b", {"c": 2})
+        raise PulledPlug
+    with journal.path.open("a") as file:
+        file.write('["c", 3')  # the line that was being written
+    again = Journal("x", 1)
+    assert again.done == {"a": [1], "b": {"c": 2}} and Journal("x", 2).done == {}
+    with again:
+        again.add("d", 4)
+        assert Journal("x", 1).done == {"a": [1], "b": {"c": 2}, "d": 4}
+    assert Journal("x", 1).done == {}
+
+
+def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
+    assert machine.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not machine.is_out_of_memory(RuntimeError("shape"))
+    learn = fastseg.learner("eye", samples["eye"], **OPTIONS)
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+    monkeypatch.setattr(learn.model, "forward", full)
+    with pytest.raises(ModelError, match="out of memory with batches of 4 images of 64x64 px: lower --bs first, to 2"):
+        training.train(learn, training.Course.of(fastseg.tasks.get("eye"), epochs=1))
