@@ -135,8 +135,8 @@ def show(task: TaskName, data: Data = None,
     """Look through a dataset: images, masks in visible colours, overlays, legend; or what an export gets wrong."""
     from .gallery import show as call
     picture = call(task, data, out=out, rows=rows, seed=seed, only=only, wrong=wrong, export=export, device=device)
-    if open_it:
-        typer.launch(str(picture))
+    if open_it and typer.launch(str(picture)):
+        console.say(f"no viewer was found here; open {picture} yourself")
     if as_json:
         return console.as_json({"picture": str(picture)})
     typer.echo(picture)
@@ -261,7 +261,8 @@ def study(task: TaskName, data: Data = None,
 
 @app.command(epilog="Example: fastseg predict kitchen test/")
 def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")],
-            out: Annotated[Optional[Path], typer.Option("--out", help="Folder for the masks, or file for one mask or the table "
+            out: Annotated[Optional[Path], typer.Option("--out", help="Folder for the masks and predictions.csv, or file for one mask alone "
+                                                        "or the table "
                                                         "[default: FOLDER_inf_masks, or FOLDER_inf_subjects.tsv].")] = None,
             overlay: Annotated[bool, typer.Option("--overlay", help="Write overlays too, in the subfolder overlays.")] = False,
             probabilities: Annotated[bool, typer.Option("--probabilities", help="Write calibrated probabilities too, float16, as npz files "
@@ -279,7 +280,8 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
     masks = [path for path in written if path.parent in listed and path.suffix != ".csv"]
     folders = sorted({str(path.parent) for path in masks})
     typer.echo((str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")
-               + (", overlays in its subfolder overlays" if overlay else ""))
+               + (f", overlays in {masks[0].parent / 'overlays'}" if overlay else "")
+               + (f", probabilities in {masks[0].parent / 'probabilities'}" if probabilities else ""))
 
 
 @app.command(epilog="Example: fastseg interpret eye")

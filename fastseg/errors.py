@@ -29,6 +29,12 @@ class FetchError(FastsegError):
     """An image URL that cannot, or must not, be downloaded."""
 
 
+def brief(text: object) -> str:
+    """Return a text from outside as messages quote it: one line of at most 100 characters that print."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "?" for c in line[:100]) + ("..." if len(line) > 100 else "")
+
+
 def choose(kind: str, name: str, valid: Iterable[str], error: type[FastsegError] = ModelError, listed: int = 40) -> str:
     """Return `name` if it is one of `valid`, else raise `error` naming the nearest (and, if few, all) valid names."""
     names = sorted(valid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,8 +13,8 @@ import numpy as np
 
 from .bundle import find, load
 from .card import CARD, METRICS, Card
-from .errors import DataError, TaskError
-from .files import name_below, write_json, write_rows
+from .errors import DataError, TaskError, brief
+from .files import name_below, require_folder, write_json, write_rows
 from .prediction import Prediction, Predictor
 from .progress import track
 from .scores import SAMPLES, ImageScore, Scores, judge
@@ -69,9 +70,10 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
-    """Raise `DataError` if `out` is the data folder, or one that holds its images or masks: results would spoil it."""
+    """Raise `DataError` if `out` cannot be a folder, or holds the data, or images or masks: results would spoil them."""
     if out.resolve() in {root.resolve()} | data_folders(items):
         raise DataError(f"{out}: holds the data, and results are not written among them; choose another --out")
+    require_folder(out)
 
 
 def data_folders(items: Sequence[Item]) -> set[Path]:
@@ -129,6 +131,9 @@ def _grouping(by: str, table: Path | str | None, items: Sequence[Item], root: Pa
         pattern = re.compile(by)
     except re.error as error:
         raise TaskError(f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})") from None
+    if not any(pattern.search(item.image.stem) for item in items):
+        raise TaskError(f"--by {by}: is neither group, source, split or folder, nor found in any file's name, such as "
+                        f"{items[0].image.stem}")
 
     def matched(item: Item) -> str:
         match = pattern.search(item.image.stem)
@@ -142,19 +147,25 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
         with table.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
-            header, *rows = [row for row in csv.reader(file, delimiter=max(",\t;", key=first.count)) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{table}: cannot be read as a table ({reason}); save it as CSV or TSV, with a header, in UTF-8") from None
-    if name not in header[1:]:
+            lines = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=max(",\t;", key=first.count)) if row]
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8") from None
+    header, rows = lines[0] if lines else [], lines[1:]
+    if header[1:].count(name) != 1:
         others = f"it has {', '.join(header[1:])} beside the image in the first column" if len(header) > 1 else "it has one column only"
-        raise DataError(f"{table}: has no column {name}; {others}; columns are parted by commas, tabs or semicolons")
+        raise DataError(f"{table}: has {'two columns' if name in header[1:] else 'no column'} {name}; {brief(others)}; "
+                        "columns are parted by commas, tabs or semicolons")
     column = header.index(name, 1)
     values: dict[str, str] = {}
     for row in rows:
         value = row[column] if column < len(row) else ""
         if values.setdefault(row[0], value) != value:
-            raise DataError(f"{table}: lists {row[0]} twice, as '{values[row[0]]}' and '{value}'; keep one row an image")
+            both = f"'{brief(values[row[0]])}' and '{brief(value)}'"
+            raise DataError(f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image")
+    bare = Counter(Path(key).name for key in values)  # a path, for instance from predictions.csv, where its file name is the only one
+    values |= {Path(key).name: value for key, value in values.items() if bare[Path(key).name] == 1 and Path(key).name not in values}
 
     def listed(item: Item) -> str | None:
         relative = name_below(root, item.image)
@@ -163,7 +174,7 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
     found = [listed(item) for item in items]
     if not any(value is not None for value in found):
         raise DataError(f"{table}: names none of these images in its first column (one of them is {items[0].image.name}, the table "
-                        f"begins with {rows[0][0] if rows else 'nothing'}); put file names, with or without suffix, there")
+                        f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there")
     if None in found:
         log.warning("%s: does not list %d of these %d images; they are the group 'not listed'", table, found.count(None), len(found))
     return lambda item: "not listed" if (value := listed(item)) is None else value or "empty"
@@ -191,7 +202,8 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
         folds = card.training.get("folds")
         remedy = (f"this export joins {folds} learners, and every image trained some of them; its metrics.json holds the scores "
                   "of each image by the learner that never saw it; judge it on other data with --split all" if folds else
-                  "none of the images that this export's training held out is here; use the data it was trained on, or --split all")
+                  "none of the images that this export's training held out is here; use the data it was trained on (evaluate and "
+                  "interpret take any data with --split all)")
     else:
         chosen = [item for item, name in zip(items, names) if name not in held_out and item.split != "test"]
         remedy = "no training images are here"

@@ -59,6 +59,17 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     return [(left[stem], right[stem]) for stem in sorted(left)]
 
 
+def require_folder(folder: Path) -> None:
+    """Raise `DataError`, before long work, if results cannot be written to `folder`, which need not exist yet."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise DataError(f"{there}: is a file, not a folder; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DataError(f"{there}: cannot be written; choose another --out")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure."""

@@ -11,11 +11,13 @@ from . import plots
 from .bundle import find, load
 from .errors import DataError, choose
 from .evaluation import data_folders, items_of, judged
+from .files import require_folder
 from .pages import address, css_colour, environment, write_page
 from .tasks import Item, Task, get
 from .trust import actual_error
 
 ACROSS = 4  # images in a row, for classification
+PAGES = (".html", ".htm")
 
 
 def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, rows: int = 6, seed: int = 0,
@@ -30,6 +32,9 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
     if only is not None:
         choose("class", only, task.classes)
     out = Path(out or f"{task.name}_show.png")
+    if out.suffix.lower() not in PAGES:
+        plots.require_png(out)
+    require_folder(out.parent)
     count = rows * (1 if task.kind == "segment" else ACROSS)
     if wrong:
         items, lines = _wrong(task, data, export, device, only, count)
@@ -45,7 +50,7 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
                         + (" and is wrong" if only and wrong else ""))
     title = (f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"
              + (f", {len(lines)} with {only}" if only else "" if wrong else f", {len(lines)}"))
-    if out.suffix.lower() in (".html", ".htm"):
+    if out.suffix.lower() in PAGES:
         return _page(task, lines, title, out, wrong)
     if task.kind != "segment":
         panels = [line[0] for line in lines]

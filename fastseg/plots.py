@@ -21,7 +21,7 @@ DPI, PRINT_DPI = 110, 300
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000")
 CLASS_ORDER = (5, 1, 2, 3, 0, 6, 4)  # light ones first: they show on skin, walls and pans
 # What is wrong at a pixel, and its colour: foreground that was not seen, background taken for foreground, one class for another.
-ERRORS = {"missed": (0, 114, 178), "false alarm": (213, 94, 0), "wrong class": (0, 0, 0)}
+ERRORS = {"missed": (0, 114, 178), "false alarm": (213, 94, 0), "wrong class": (136, 34, 85)}
 MAX_SIDE = 480  # px; a grid shows images no larger, so that its memory stays bounded
 
 

@@ -17,7 +17,7 @@ from . import charts, plots
 from .card import HISTORY, read_history
 from .evaluation import trained_on
 from .evidence import evidence
-from .masks import resized
+from .masks import IGNORE, resized
 from .pages import address, css_colour, data_address, environment, write_page
 from .trust import ERROR_RATE, review_threshold
 
@@ -89,7 +89,8 @@ def _case(found: Interpretation, insight: Insight, prediction: Prediction, truth
     probabilities = np.stack([plots.shrink(p) for p in prediction.probabilities])
     truth, codes = plots.shrink(truth), plots.shrink(prediction.codes)
     entropy = -(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0) / np.log(max(2, len(probabilities)))
-    case |= {"panes": [("truth", _layers(found, truth)), ("prediction", _layers(found, codes))],
+    case |= {"truth_is_empty": bool(np.isin(truth, [found.task.background, IGNORE]).all()) if found.task.background is not None else False,
+             "panes": [("truth", _layers(found, truth)), ("prediction", _layers(found, codes))],
              "errors": [_layer(where, plots.ERRORS[kind]) for kind, where in
                         plots.wrong_pixels(truth, codes, found.task.background).items() if where.any()],
              "uncertainty": _jpeg(_coloured(entropy))}

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from . import charts, plots
-from .backbones import check_arch
+from .backbones import DECODERS, check_arch
 from .bundle import load
 from .card import CARD, HISTORY, read_card, read_history
 from .errors import DataError, FastsegError, ModelError, choose
 from .evaluation import items_of, judged, main_figure
 from .files import write_json, write_rows
 from .fitting import fit
-from .learners import learner
+from .learners import OPTIMIZERS, learner
 from .losses import Loss
 from .resuming import is_unfinished
 from .runs import claimed
@@ -132,6 +132,12 @@ def _check(name: str, value: object) -> None:
         check_arch(value)
     if name == "loss":
         Loss(value)
+    if name == "opt":
+        choose("optimizer", value, OPTIMIZERS)
+    if name == "decoder":
+        choose("decoder", value, DECODERS)
+    if name == "weights" and Path(value).suffix and not Path(value).is_file():
+        raise ModelError(f"{value}: no such file of weights; check the path")
 
 
 def _plain(value: object) -> str:
@@ -188,6 +194,7 @@ def _judged(task: Task, out: Path, claim: Mapping, seeds: int, runs: Mapping, sc
     rng = np.random.default_rng(0)
     drawn = rng.integers(1, seeds + 1, (SAMPLES, seeds))
     comparisons, verdicts, best = [], [], order[0]
+    drawn_from = f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"
     for other in order[1:]:
         differences = np.stack([samples[best, seed] - samples[other, seed] for seed in range(1, seeds + 1)])
         spread = differences[drawn - 1, np.arange(SAMPLES)[:, None]].mean(axis=1)
@@ -195,7 +202,7 @@ def _judged(task: Task, out: Path, claim: Mapping, seeds: int, runs: Mapping, sc
         difference, clear = float(np.mean(values[best]) - np.mean(values[other])), low > 0
         comparisons.append({"with": other, "difference": difference, "interval": [low, high], "clear": clear})
         verdicts.append(f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {figure} "
-                        f"(95% interval {low:.4f} to {high:.4f}, {seeds} seed{'s' if seeds > 1 else ''})")
+                        f"(95% interval {low:.4f} to {high:.4f}, {drawn_from})")
     verdicts = [*(verdicts or [f"{best} alone was trained to the end"]), *failed.values()]
     summary = {name: {"mean": float(np.mean(values[name])), "std": float(np.std(values[name], ddof=1)) if seeds > 1 else None,
                       "values": values[name]} for name in order}

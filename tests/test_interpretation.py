@@ -113,7 +113,8 @@ def test_study_refuses_in_one_line(samples, run):
     common = ["study", "eye", "--data", samples["eye"]]
     assert "did you mean lr" in run(*common, "--vary", "lrr=1,2", code=1).err
     assert "one setting" in run(*common, "--vary", "lr=1e-3,1e-3", code=1).err
-    for values in ("bs=4,x", "bs=0,4", "mixup=true,0.2", "epochs=1.5,1", "patience=-1,2", "loss=ce,nope", "arch=1,2",
+    for values in ("bs=4,x", "bs=0,4", "mixup=true,0.2", "epochs=1.5,1", "patience=-1,2", "loss=ce,nope", "arch=1,2", "opt=adamw,foo",
+                   "decoder=light,none", "weights=none,missing.safetensors",
                    "lr=0.0012345671,0.0012345672,0.1"):
         run(*common, "--vary", values, code=1)
     run(*common, "--vary", "lr=1,2", "--vary", "lr=3,4", code=2)

@@ -229,6 +229,14 @@ def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
     by_age = json.loads(found.out)["by"]
     assert {name: part["images"] for name, part in by_age.items()} == {"1": 1, "empty": 1, "not listed": len(names) - 2}
     assert "does not list" in found.err
+    Path("ages.csv").write_text(f" image , age \nC:/elsewhere/{names[0].name}, 7\n")  # as predictions.csv lists paths
+    assert json.loads(run(*common, "--by", "age", "--table", "ages.csv", "--json").out)["by"]["7"]["images"] == 1
+    for text, words in (("", ["no column age"]), ("image,age,age\na,1,2\n", ["two columns age"]), ('image,age\n"a\x1b[31m', ["names none"])):
+        Path("ages.csv").write_text(text)
+        fails(*common, "--by", "age", "--table", "ages.csv", words=words)
+    fails(*common, "--by", "gruop", words=["neither group", "nor found"])
+    Path("one.png").touch()
+    fails("evaluate", "eye", "--data", samples["eye"], "--export", exports("eye"), "--out", "one.png", words=["is a file, not a folder"])
     assert by_age["1"]["intervals"]["mean_foreground"]["dice"] is None  # one image shows no spread
     assert by_age["not listed"]["intervals"]["mean_foreground"]["dice"]
 
