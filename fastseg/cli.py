@@ -261,8 +261,8 @@ def study(task: TaskName, data: Data = None,
 
 @app.command(epilog="Example: fastseg predict kitchen test/")
 def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")],
-            out: Annotated[Optional[Path], typer.Option("--out", help="Folder for the masks and predictions.csv, or file for one mask alone "
-                                                        "or the table "
+            out: Annotated[Optional[Path], typer.Option("--out", help="Folder for masks and predictions.csv, or file for one mask alone or "
+                                                        "the table "
                                                         "[default: FOLDER_inf_masks, or FOLDER_inf_subjects.tsv].")] = None,
             overlay: Annotated[bool, typer.Option("--overlay", help="Write overlays too, in the subfolder overlays.")] = False,
             probabilities: Annotated[bool, typer.Option("--probabilities", help="Write calibrated probabilities too, float16, as npz files "

@@ -11,12 +11,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from . import __version__
 from .bundle import find, load
 from .card import CARD, METRICS, Card
 from .errors import DataError, TaskError, brief
 from .files import name_below, require_folder, write_json, write_rows
 from .prediction import Prediction, Predictor
 from .progress import track
+from .runs import Journal, claimed, stamp
 from .scores import SAMPLES, ImageScore, Scores, judge
 from .tasks import Item, Task, get
 
@@ -55,18 +57,36 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     require_free(out, items, root)
     if (out / CARD).is_file():
         raise DataError(f"{out}: holds an export, and its metrics.json is of the training; choose another --out")
-    scores = Scores(task, [score for score, _ in judged(predictor, items, root, bs)])
+    with claimed(out):
+        scores = _scored(predictor, items, root, bs)
+        theirs = _scored(other, items, root, bs) if other else None
     result = {"task": task.name, "export": str(folder), "data": str(root), "split": split,
               "weights": predictor.card.weights_origin, **scores.metrics(samples)}
     if group_of:
         result["by"] = scores.by(group_of, samples)
-    if other:
-        theirs = Scores(task, [score for score, _ in judged(other, items, root, bs)])
+    if theirs:
         difference = scores.compare(theirs, samples)
         result["comparison"] = {"with": str(compare), "verdict": verdict(task, str(folder), str(compare), difference), **difference}
     write_json(out / METRICS, result)
     write_rows(out / PER_IMAGE, scores.rows(group_of))
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
+
+
+def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores:
+    """Return the scores of the items; those that an interrupted evaluation of the same export had judged are not judged again."""
+    with Journal("evaluate", __version__, predictor.card.sha256, predictor.tta, str(root.resolve())) as journal:
+        keys = {item: stamp(item.image, item.label) for item in items}
+        fresh = judged(predictor, [item for item in items if keys[item] not in journal.done], root, bs)
+        if journal.done:
+            log.info("%d of %d images were judged before the interruption", sum(key in journal.done for key in keys.values()), len(items))
+        scores = []
+        for item in items:
+            if keys[item] in journal.done:
+                scores.append(ImageScore.of(item, name_below(root, item.image), journal.done[keys[item]]))
+            else:
+                scores.append(next(fresh)[0])
+                journal.add(keys[item], scores[-1].plain())
+    return Scores(predictor.task, scores)
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:

@@ -3,25 +3,30 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
+from . import __version__
 from .bundle import find, load
 from .card import Card
 from .errors import DataError, TaskError
 from .files import IMAGE_SUFFIXES, atomic_file, image_files, write_rows
 from .masks import save_image
-from .prediction import Prediction
+from .prediction import Prediction, Predictor
 from .progress import track
+from .runs import Journal, claimed, stamp
 from .tasks import Task, get
 from .trust import ERROR_RATE, review_threshold
 
 log = logging.getLogger(__name__)
 
-DESCRIBED = "predictions.csv"
+DESCRIBED, FAILED = "predictions.csv", "failed.csv"
 
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
@@ -36,7 +41,8 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
     threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
     `tta` averages each image with its mirror image (default: what the export's card says).
-    Raises `FastsegError` kinds; images that cannot be read are reported after the others are done.
+    Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the others are done. A prediction
+    that was interrupted, and is asked for again, goes on where it stopped. Raises `FastsegError` kinds.
     """
     task = get(task)
     files = expand([paths] if isinstance(paths, (str, Path)) else paths)
@@ -44,29 +50,85 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
         raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}")
     predictor = load(find(task, export), device, tta=tta)
     threshold = _threshold(predictor.card, error_rate)
+    what = ["predict", __version__, task.name, predictor.card.sha256, predictor.tta, threshold, overlay, probabilities,
+            os.path.abspath(out) if out else os.getcwd()]
     if task.kind == "classify":
-        return _write_table(task, files, predictor.stream(files, bs, lambda _, p: (p.index, p.described(threshold))),
-                            _table_path(task, files, out))
+        path = _table_path(task, files, out)
+        with claimed(path), Journal(*what) as journal:
+            return _write_table(task, files, path, _Pass(predictor, files, bs, journal, lambda _, prediction: (
+                {"label": prediction.index, **prediction.described(threshold)}, [])))
     targets = _targets(task, files, out, overlay)
 
-    def write(file: Path, prediction: Prediction) -> tuple[list[Path], dict]:
-        return (_write_masks(task, prediction, targets[file], overlay, probabilities),
-                {"image": str(file), "mask": targets[file].name, **prediction.described(threshold)})
+    def write(file: Path, prediction: Prediction) -> tuple[dict, list[Path]]:
+        written = _write_masks(task, prediction, targets[file], overlay, probabilities)
+        return {"image": str(file), "mask": targets[file].name, **prediction.described(threshold)}, written
 
-    written, rows, failures = [], {}, []
-    for file, result in track(predictor.stream(files, bs, write), "predicting", len(files)):
-        if isinstance(result, DataError):
-            failures.append(str(result))
-        else:
-            written += result[0]
-            rows.setdefault(targets[file].parent, []).append(result[1])
-    if not _is_one_file(out):
-        written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
-    if failures:
-        more = f" ({len(failures) - 1} more could not be read)" if len(failures) > 1 else ""
-        done = f"; masks of the {len(files) - len(failures)} readable images are written" if len(files) > len(failures) else ""
-        raise DataError(f"{failures[0]}{more}{done}")
+    with ExitStack() as stack:
+        for folder in sorted({target if _is_one_file(out) else target.parent for target in targets.values()}):
+            stack.enter_context(claimed(folder))
+        found = _Pass(predictor, files, bs, stack.enter_context(Journal(*what)), write)
+        rows: dict[Path, list[dict]] = {}
+        failures: dict[Path, list[dict]] = {}
+        for file, row in found:
+            kept, key = (failures, "reason") if isinstance(row, DataError) else (rows, "")
+            kept.setdefault(targets[file].parent, []).append({"image": str(file), key: str(row)} if key else row)
+        written = list(found.written)
+        if not _is_one_file(out):
+            written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
+            _write_failures(failures, {target.parent for target in targets.values()})
+        _report_failures([row["reason"] for listed in failures.values() for row in listed], len(files),
+                         [] if _is_one_file(out) else [folder / FAILED for folder in failures])
     return written
+
+
+class _Pass:
+    """One pass over files: yields (file, row or the `DataError` why there is none) in order; `written` lists what lies on disk.
+
+    What the journal of an interrupted pass names, and is on the disk still, is not done again.
+    """
+
+    def __init__(self, predictor: Predictor, files: Sequence[Path], bs: int, journal: Journal, finish: Callable):
+        self.predictor, self.files, self.bs, self.journal, self.finish = predictor, files, bs, journal, finish
+        self.written: list[Path] = []
+
+    def __iter__(self) -> Iterator[tuple[Path, dict | DataError]]:
+        keys = {file: stamp(file) for file in self.files}
+        done = {file: self.journal.done[key] for file, key in keys.items()
+                if key in self.journal.done and all(map(os.path.isfile, self.journal.done[key][1]))}
+        if done:
+            log.info("%d of %d images were done before the interruption", len(done), len(self.files))
+        fresh = self.predictor.stream([file for file in self.files if file not in done], self.bs, self.finish)
+        for file in track(self.files, "predicting", len(self.files)):
+            if file in done:
+                row, paths = done[file]
+            else:
+                _, result = next(fresh)
+                if isinstance(result, DataError):
+                    yield file, result
+                    continue
+                row, paths = result
+                self.journal.add(keys[file], [row, [os.path.abspath(path) for path in paths]])
+            self.written += map(Path, paths)
+            yield file, row
+
+
+def _write_failures(failures: Mapping[Path, list[dict]], folders: Iterable[Path]) -> None:
+    """Write each folder's failed.csv; one of an earlier run, that is no longer true, goes."""
+    for folder in folders:
+        if folder in failures:
+            write_rows(folder / FAILED, failures[folder])
+        else:
+            (folder / FAILED).unlink(missing_ok=True)
+
+
+def _report_failures(reasons: Sequence[str], count: int, lists: Sequence[Path]) -> None:
+    """Raise `DataError` if images could not be read, with the first reason and where all are."""
+    if not reasons:
+        return
+    more = f" ({len(reasons) - 1} more could not be read)" if len(reasons) > 1 else ""
+    done = f"; the other {count - len(reasons)} images are done" if count > len(reasons) else ""
+    listed = f"; all are listed in {', '.join(map(str, lists))}" if lists else ""
+    raise DataError(f"{reasons[0]}{more}{done}{listed}")
 
 
 def _threshold(card: Card, error_rate: float) -> float | None:
@@ -168,22 +230,32 @@ def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Pa
     return path
 
 
-def _write_table(task: Task, files: Sequence[Path], stream: Iterable, path: Path) -> list[Path]:
+def _write_table(task: Task, files: Sequence[Path], path: Path, found: _Pass) -> list[Path]:
     """Write one row an image, and predictions.csv; where the images' folder has a table, its order of rows is kept."""
     labels: dict[str, int] = {}
     rows: dict[str, dict] = {}
-    for file, result in track(stream, "predicting", len(files)):
-        if isinstance(result, DataError):
-            raise DataError(f"{result}; no table was written")
-        if file.stem in labels:
-            raise DataError(f"{file}: another image has the same name, and the table holds one row a name; "
-                            "predict their folders one by one")
-        labels[file.stem], description = result
-        rows[file.stem] = {"image": str(file), **description}
+    failures: list[dict] = []
+    stems = Counter(file.stem for file in files)
+    twice = next((file for file in files if stems[file.stem] > 1), None)
+    if twice is not None:
+        raise DataError(f"{twice}: another image has the same name, and the table holds one row a name; predict their folders one by one")
+    for file, row in found:
+        if isinstance(row, DataError):
+            failures.append({"image": str(file), "reason": str(row)})
+            continue
+        labels[file.stem] = row["label"]
+        rows[file.stem] = {"image": str(file), **{key: value for key, value in row.items() if key != "label"}}
     tables = [table for table in dict.fromkeys(file.parent / task.table for file in files) if table.is_file()]
     listed = [name for table in tables for name in task.read_table(table) if name in labels]
     order = [*listed, *sorted(labels.keys() - set(listed))]
     usual = Path(task.table).stem
     prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
-    return [task.write_table(path, {name: labels[name] for name in order}),
-            write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order))]
+    written = [task.write_table(path, {name: labels[name] for name in order}),
+               write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order))] if rows else []
+    failed = path.with_name(prefix + FAILED)
+    if failures:
+        write_rows(failed, failures)
+    else:
+        failed.unlink(missing_ok=True)
+    _report_failures([row["reason"] for row in failures], len(files), [failed])
+    return written

@@ -26,6 +26,18 @@ class ImageScore:
     truth: int | None = None
     probabilities: np.ndarray | None = None  # float32 (C,)
 
+    def plain(self) -> list:
+        """Return what was measured as JSON can hold it, see `of`."""
+        return [None if value is None else np.asarray(value).tolist()
+                for value in (self.counts, self.distances, self.truth, self.probabilities)]
+
+    @classmethod
+    def of(cls, item: Item, name: str, plain: Sequence) -> ImageScore:
+        """Return the score that `plain` was made from."""
+        counts, distances, truth, probabilities = plain
+        return cls(item, name, counts and np.array(counts, dtype=np.int64), distances and np.array(distances, dtype=np.float64), truth,
+                   probabilities and np.array(probabilities, dtype=np.float32))
+
 
 def judge(task: Task, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int) -> ImageScore:
     """Score one image. Raises `DataError` if its mask is not of its size."""

@@ -231,7 +231,8 @@ def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
     assert "does not list" in found.err
     Path("ages.csv").write_text(f" image , age \nC:/elsewhere/{names[0].name}, 7\n")  # as predictions.csv lists paths
     assert json.loads(run(*common, "--by", "age", "--table", "ages.csv", "--json").out)["by"]["7"]["images"] == 1
-    for text, words in (("", ["no column age"]), ("image,age,age\na,1,2\n", ["two columns age"]), ('image,age\n"a\x1b[31m', ["names none"])):
+    for text, words in (("", ["no column age"]), ("image,age,age\na,1,2\n", ["two columns age"]),
+                        ('image,age\n"a\x1b[31m', ["names none"])):
         Path("ages.csv").write_text(text)
         fails(*common, "--by", "age", "--table", "ages.csv", words=words)
     fails(*common, "--by", "gruop", words=["neither group", "nor found"])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ARCH
+from conftest import ARCH, rows_of
 from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
 import fastseg
-from fastseg import checkpoint, files, machine, resuming, training
+from fastseg import checkpoint, evaluation, files, machine, prediction, resuming, training
 from fastseg.errors import DataError, ExportError, ModelError
 from fastseg.runs import Journal, claimed
 
@@ -176,3 +176,69 @@ def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(learn.model, "forward", full)
     with pytest.raises(ModelError, match="out of memory with batches of 4 images of 64x64 px: lower --bs first, to 2"):
         training.train(learn, training.Course.of(fastseg.tasks.get("eye"), epochs=1))
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, monkeypatch):
+    images = {"eye": samples["eye"] / "imgs_small", "mri": samples["mri"] / "train"}[name]
+    count = len(list(images.glob("*.*g")))
+
+    def results(out: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (out if out.is_dir() else out.parent).iterdir()}
+    whole, cut = (tmp_path / folder / ("" if name == "eye" else "out.tsv") for folder in ("whole", "cut"))
+    fastseg.predict(name, images, whole, export=exports(name))
+    described, seen = prediction.Prediction.described, []
+
+    def dies(self, threshold):
+        seen.append(self.source)
+        if len(seen) == 9:
+            raise PulledPlug
+        return described(self, threshold)
+    monkeypatch.setattr(prediction.Prediction, "described", dies)
+    with pytest.raises(PulledPlug):
+        fastseg.predict(name, images, cut, export=exports(name), bs=2)
+    assert not list(tmp_path.glob("cut/*.csv")) and not list(tmp_path.glob("cut/*.tsv"))
+    before = len(seen)
+    fastseg.predict(name, images, cut, export=exports(name), bs=2)
+    assert count - before <= len(seen) - before < count and results(cut) == results(whole)
+    seen[:] = range(100)
+    fastseg.predict(name, images, cut, export=exports(name), bs=2)  # one that was finished is done again when asked for
+    assert len(seen) == 100 + count
+
+
+def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypatch):
+    common = dict(data=samples["eye"], split="all", export=exports("eye"), bs=2)
+    whole = fastseg.evaluate("eye", out=tmp_path / "whole", **common)
+    judge, seen = evaluation.judge, []
+
+    def dies(*arguments):
+        seen.append(arguments[2])
+        if len(seen) == 9:
+            raise PulledPlug
+        return judge(*arguments)
+    monkeypatch.setattr(evaluation, "judge", dies)
+    with pytest.raises(PulledPlug):
+        fastseg.evaluate("eye", out=tmp_path / "cut", **common)
+    assert not (tmp_path / "cut").exists()
+    before = len(seen)
+    cut = fastseg.evaluate("eye", out=tmp_path / "cut", **common)
+    assert len(seen) - before < 16 and {**cut, "written": 0} == {**whole, "written": 0}
+    assert (tmp_path / "cut/per_image.csv").read_text() == (tmp_path / "whole/per_image.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_unreadable_images_are_listed_and_tried_again(name, samples, exports, run, tmp_path):
+    images = shutil.copytree({"eye": samples["eye"] / "imgs_small", "mri": samples["mri"] / "train"}[name], tmp_path / "images")
+    first, second = sorted(images.glob("*.*g"))[:2]
+    whole = first.read_bytes()
+    first.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[:200])
+    out = tmp_path / ("out" if name == "eye" else "out/subjects.tsv")
+    told = run("predict", name, images, "--export", exports(name), "--out", out, code=1).err
+    assert first.name in told and "1 more could not be read" in told and "failed.csv" in told and "the other" in told
+    rows = rows_of("out/failed.csv")
+    assert [Path(row["image"]).name for row in rows] == [first.name, second.name] and "the file is empty" in rows[0]["reason"]
+    first.write_bytes(whole)
+    second.unlink()
+    run("predict", name, images, "--export", exports(name), "--out", out if name == "eye" else "out/again.tsv")
+    assert not Path("out/failed.csv").exists() or name == "mri"
