@@ -75,9 +75,9 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
         written = list(found.written)
         if not _is_one_file(out):
             written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
-            _write_failures(failures, {target.parent for target in targets.values()})
-        _report_failures([row["reason"] for listed in failures.values() for row in listed], len(files),
-                         [] if _is_one_file(out) else [folder / FAILED for folder in failures])
+            _end(len(files), {target.parent / FAILED: failures.get(target.parent, []) for target in targets.values()})
+        else:
+            _end(1, {Path(out): rows for rows in failures.values()})
     return written
 
 
@@ -112,22 +112,19 @@ class _Pass:
             yield file, row
 
 
-def _write_failures(failures: Mapping[Path, list[dict]], folders: Iterable[Path]) -> None:
-    """Write each folder's failed.csv; one of an earlier run, that is no longer true, goes."""
-    for folder in folders:
-        if folder in failures:
-            write_rows(folder / FAILED, failures[folder])
-        else:
-            (folder / FAILED).unlink(missing_ok=True)
-
-
-def _report_failures(reasons: Sequence[str], count: int, lists: Sequence[Path]) -> None:
-    """Raise `DataError` if images could not be read, with the first reason and where all are."""
+def _end(count: int, failures: Mapping[Path, list[dict]]) -> None:
+    """Write each failed.csv, remove what an earlier run wrote there, and raise `DataError` if any of `count` images failed."""
+    for path, rows in failures.items():
+        if rows and count > 1:
+            write_rows(path, rows)
+        elif path.name.endswith(FAILED):
+            path.unlink(missing_ok=True)
+    reasons = [row["reason"] for rows in failures.values() for row in rows]
     if not reasons:
         return
     more = f" ({len(reasons) - 1} more could not be read)" if len(reasons) > 1 else ""
     done = f"; the other {count - len(reasons)} images are done" if count > len(reasons) else ""
-    listed = f"; all are listed in {', '.join(map(str, lists))}" if lists else ""
+    listed = f"; all are listed in {', '.join(str(path) for path, rows in failures.items() if rows)}" if count > 1 else ""
     raise DataError(f"{reasons[0]}{more}{done}{listed}")
 
 
@@ -252,10 +249,5 @@ def _write_table(task: Task, files: Sequence[Path], path: Path, found: _Pass) ->
     prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
     written = [task.write_table(path, {name: labels[name] for name in order}),
                write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order))] if rows else []
-    failed = path.with_name(prefix + FAILED)
-    if failures:
-        write_rows(failed, failures)
-    else:
-        failed.unlink(missing_ok=True)
-    _report_failures([row["reason"] for row in failures], len(files), [failed])
+    _end(len(files), {path.with_name(prefix + FAILED): failures})
     return written
