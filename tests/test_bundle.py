@@ -146,7 +146,7 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         fitting.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert len(list(tmp_path.iterdir())) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"copy", ".copy.fit"}  # what was learnt waits for --resume
 
 
 @pytest.mark.parametrize("changes", [
