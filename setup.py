@@ -35,6 +35,7 @@ setup(
         "jinja2>=3.1",
         "httpx>=0.27",
         "filelock>=3.12",
+        "imagehash>=4.3",  # pictures that are the same again
         "platformdirs>=4",
     ],
     extras_require={"test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4"]},

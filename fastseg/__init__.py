@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Public names by module, imported on first use: `import fastseg` and the CLI's help need neither torch nor fastai.
 _PUBLIC = {
-    "audit": ("check",),
+    "inspection": ("check",),
     "bundle": ("load", "save"),
     "errors": ("FastsegError",),
     "evaluation": ("evaluate",),

@@ -1,4 +1,4 @@
-"""The check before the training: every image and mask decoded whole, every fault named with file and remedy."""
+"""The quick look before a training: every image and mask decoded whole and kept; the first fault ends it."""
 from __future__ import annotations
 
 import logging
@@ -14,6 +14,7 @@ import numpy as np
 from .errors import DataError
 from .masks import IGNORE
 from .progress import track
+from .runs import ahead
 from .tasks import Item, Task, get
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Facts:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(task: str | Task, data: Path | str | None = None, split: Split | int = 42, keep: Keep | None = None) -> Facts:
+def survey(task: str | Task, data: Path | str | None = None, split: Split | int = 42, keep: Keep | None = None) -> Facts:
     """Decode every image and label of a task's data and return the facts.
 
     `split` divides the items into training and validation: the seed of the task's own split, or a function of the items.
@@ -81,8 +82,9 @@ def check(task: str | Task, data: Path | str | None = None, split: Split | int =
 
 
 def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[tuple[Item, tuple[int, int], np.ndarray, str | None]]:
-    with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
-        yield from track(pool.map(lambda item: _examine(task, item, keep), items), "checking the data", len(items))
+    workers = min(8, cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        yield from track(ahead((pool.submit(_examine, task, item, keep) for item in items), 2 * workers), "checking the data", len(items))
 
 
 def _examine(task: Task, item: Item, keep: Keep | None) -> tuple[Item, tuple[int, int], np.ndarray, str | None]:

@@ -181,7 +181,7 @@ def _task_of(card: Card) -> Task:
 
 
 def find(task: str | Task | None = None, export: Path | str | None = None) -> Path:
-    """Return an export folder: the given one, else exports/TASK, else the newest below exports/.
+    """Return an export folder: the given one, else exports/TASK, else the newest below exports/; or the pickle given, in one.
 
     Raises `ExportError` if there is none, or if it is of another task than the one named.
     """
@@ -192,6 +192,8 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
             raise ExportError("exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)")
         return found[-1].parent
     folder = Path(export) if export else Path("exports") / name
+    if folder.suffix == ".pkl":  # `load` opens it on trust only
+        return find(task, folder.parent) / folder.name
     recover(folder)
     if not (folder / CARD).is_file():
         raise ExportError(f"{folder}: no export here; train one with: fastseg fit {name or 'TASK'}"

@@ -52,6 +52,8 @@ Data = Annotated[Optional[Path], typer.Option("--data", help="Folder with the la
 TrainedData = Annotated[Optional[Path], typer.Option("--data", help="Folder with the labelled images [default: the one "
                                                      "the export was trained on, data/TASK unless fit was told otherwise].")]
 Export = Annotated[Optional[Path], typer.Option("--export", help="Export folder [default: exports/TASK].")]
+Trust = Annotated[bool, typer.Option("--trust", help="Open an --export FILE.pkl that its card does not vouch for: a pickle can run "
+                                     "any code.")]
 Arch = Annotated[Optional[str], typer.Option("--arch", help="Backbone: any timm name [default: the task's recipe].")]
 Decoder = Annotated[Optional[str], typer.Option("--decoder", help="light, unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, "
                                                 "deeplabv3plus, pan, upernet, segformer or fastai [default: the task's recipe].")]
@@ -142,6 +144,28 @@ def show(task: TaskName, data: Data = None,
     typer.echo(picture)
 
 
+@app.command(epilog="Example: fastseg check eye --fix data/eye_mended")
+def check(task: TaskName, data: Data = None,
+          fix: Annotated[Optional[Path], typer.Option("--fix", metavar="OUT", help="Write a mended copy to this new folder, with "
+                                                      "changes.csv; the data stay as they are.")] = None,
+          as_json: Json = False) -> None:
+    """Look for all that is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a fit would refuse it."""
+    from .inspection import check as call
+    audit = call(task, data)
+    log = None
+    if fix:
+        from .repair import fix as mend
+        log = mend(audit, fix)
+    if as_json:
+        console.as_json({**audit.plain(), **({"changes": str(log)} if log else {})})
+    else:
+        console.faults(audit)
+        if log:
+            typer.echo(f"a mended copy is in {fix}, what was changed in {log}; next: fastseg check {task} --data {fix}")
+    if audit.stops and not fix:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: fastseg lr eye --bs 4")
 def lr(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder = None, weights: Weights = "auto",
        size: Size = None, bs: BatchSize = None, loss: LossName = None, opt: Opt = None, seed: Seed = 42,
@@ -216,10 +240,11 @@ def evaluate(task: TaskName, data: TrainedData = None, split: Split = "valid", e
                                                            "images.")] = None,
              out: Annotated[Optional[Path], typer.Option("--out", help="Folder for metrics.json and per_image.csv "
                                                          "[default: evaluation in the export].")] = None,
-             device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
+             device: Device = None, tta: Tta = None, trust: Trust = False, as_json: Json = False) -> None:
     """Measure an export on labelled images, at original size: each class's figures over the dataset, with 95% intervals."""
     from .evaluation import evaluate as call
-    result = call(task, data, split=split, export=export, compare=compare, by=by, table=table, out=out, device=device, tta=tta)
+    result = call(task, data, split=split, export=export, compare=compare, by=by, table=table, out=out, device=device, tta=tta,
+                  trust=trust)
     if as_json:
         return console.as_json(result)
     console.figures(result)
@@ -269,11 +294,11 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
                                                         "in the subfolder probabilities.")] = False,
             error_rate: Annotated[float, typer.Option("--error-rate", help="Mean error that masks let through without review may have, "
                                                       "0.01 to 0.5; sets the needs_review column of predictions.csv.")] = 0.1,
-            export: Export = None, device: Device = None, tta: Tta = None, as_json: Json = False) -> None:
+            export: Export = None, device: Device = None, tta: Tta = None, trust: Trust = False, as_json: Json = False) -> None:
     """Write a mask for each image, at its own size and under its own name, in the task's own format, and predictions.csv."""
     from .outputs import predict as call
     written = call(task, paths, out, overlay=overlay, probabilities=probabilities, error_rate=error_rate, export=export, device=device,
-                   tta=tta)
+                   tta=tta, trust=trust)
     if as_json:
         return console.as_json({"written": [str(path) for path in written]})
     listed = {path.parent for path in written if path.suffix == ".csv"} or {path.parent for path in written[:1]}

@@ -4,9 +4,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from .inspection import Audit
 
 FIGURES = {"pixel_accuracy": "pixel accuracy", "precision": "precision", "recall": "recall", "specificity": "specificity", "iou": "IoU",
            "dice": "Dice", "boundary_f1": "boundary F1", "hausdorff95": "Hausdorff 95, px",
@@ -70,7 +73,7 @@ class Lines(logging.Handler):
 def say(text: str, style: str | None = None) -> None:
     """Print one line on standard error."""
     from .progress import console
-    console.print(" ".join(text.split()), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(_printable(" ".join(text.split())), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def as_json(value: Any) -> None:
@@ -117,6 +120,27 @@ def figures(result: dict, title: str | None = None) -> None:
         names = list(result["classes"])
         typer.echo("; ".join(f"{true}: " + ", ".join(f"{count} called {said}" for said, count in zip(names, row))
                              for true, row in zip(names, result["confusion"])))
+
+
+def faults(audit: Audit, shown: int = 5) -> None:
+    """Print what an audit found: the first faults of each kind in full, then how many there are of each."""
+    from .faults import KINDS
+    for kind, count in audit.kinds.items():
+        stops, what = KINDS[kind]
+        typer.echo(f"{kind}: {count} {what}" + ("" if stops else " (a fit runs nevertheless)"))
+        for fault in [fault for fault in audit.faults if fault.kind == kind][:shown]:
+            typer.echo(f"  {_printable(str(fault))}")
+        if count > shown:
+            typer.echo(f"  and {count - shown} more (--json lists all)")
+    size = next(iter(audit.sizes.items()), ("none", 0))
+    typer.echo(f"{audit.images} labelled images, most of them {size[0]} px ({size[1]}); "
+               + ", ".join(f"{name} {count:,}" for name, count in audit.classes.items())
+               + ("" if audit.kinds else "; nothing is wrong"))
+
+
+def _printable(text: str) -> str:
+    """Return a text whose control characters, with which a name could write over the screen, are question marks."""
+    return "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
 
 
 def groups(parts: dict[str, dict], by: str) -> None:

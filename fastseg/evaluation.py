@@ -33,7 +33,7 @@ Look = Callable[[Item, Prediction, "np.ndarray | int"], T]
 
 def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid", export: Path | str | None = None,
              compare: Path | str | None = None, by: str | None = None, table: Path | str | None = None, out: Path | str | None = None,
-             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES) -> dict:
+             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES, trust: bool = False) -> dict:
     """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write them to `out`.
 
     The dict has the figures of `metrics.segmentation` or `.classification`, and "intervals" of the same shape, from `samples`
@@ -42,18 +42,19 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     `compare`, another export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by", the metrics
     of each group of images: group, source, split, folder, a column of the CSV or TSV file `table` (whose first column names
     images), or a regular expression whose match (or first group) in the file's name is the group.
+    `export` may be an export.pkl, which is opened if it is the one of the card beside it, or with `trust`.
     metrics.json and per_image.csv (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
     the export. Raises `FastsegError` kinds.
     """
     task = get(task)
     folder = find(task, export)
-    predictor = load(folder, device, tta=tta)
+    predictor = load(folder, device, trust, tta)
     items, root = items_of(predictor.card, task, data, split)
     if table and not by:
         raise TaskError("--table needs --by with the name of one of its columns")
     group_of = _grouping(by, table, items, root) if by else None
     other = _other(task, compare, device, items, root) if compare else None
-    out = Path(out) if out else folder / FOLDER
+    out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     require_free(out, items, root)
     if (out / CARD).is_file():
         raise DataError(f"{out}: holds an export, and its metrics.json is of the training; choose another --out")

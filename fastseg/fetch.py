@@ -4,8 +4,9 @@ from __future__ import annotations
 import io
 import ipaddress
 import socket
-import time
+import threading
 import warnings
+from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -46,28 +47,63 @@ def fetch_image(url: str, allow_private: bool = False) -> np.ndarray:
 
 
 def _download(url: str, allow_private: bool) -> bytes:
-    end = time.monotonic() + MAX_SECONDS
+    guard = _Guard(url, allow_private)
     # trust_env=False: a ~/.netrc would send credentials
-    with httpx.Client(follow_redirects=False, timeout=httpx.Timeout(10), trust_env=False,
-                      headers={"User-Agent": "fastseg", "Accept": "image/*"}) as client:
+    with guard, httpx.Client(follow_redirects=False, timeout=httpx.Timeout(10), trust_env=False,
+                             headers={"User-Agent": "fastseg", "Accept": "image/*", "Accept-Encoding": "identity"}) as client:
         for _ in range(MAX_REDIRECTS + 1):
             _require_public(url, allow_private)
             try:
-                with client.stream("GET", url) as response:
+                with client.stream("GET", url, extensions={"trace": guard}) as response:
                     client.cookies.clear()
                     if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
-                    return _body(response, url, end)
+                    return _body(response, url)
             except httpx.TimeoutException:
                 raise FetchError(f"{url}: no answer within 10 seconds") from None
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+                if guard.is_late:
+                    raise FetchError(f"{url}: took longer than {MAX_SECONDS:.0f} seconds") from None
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise FetchError(f"{url}: cannot be reached ({reason}); check the address and the network") from None
     raise FetchError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
 
-def _body(response: httpx.Response, url: str, end: float) -> bytes:
+class _Guard:
+    """Sees each connection when it is made: refuses private addresses that a name was changed to meanwhile, and ends what takes too long.
+
+    A server that sends a byte every few seconds is never silent long enough for a timeout of the socket.
+    """
+
+    def __init__(self, url: str, allow_private: bool):
+        self.url, self.allow_private, self.is_late, self._socket = url, allow_private, False, None
+
+    def __enter__(self) -> _Guard:
+        self._timer = threading.Timer(MAX_SECONDS, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._timer.cancel()
+
+    def __call__(self, event: str, info: dict) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._socket = info["return_value"].get_extra_info("socket")
+            if not self.allow_private:
+                _require_global(info["return_value"].get_extra_info("server_addr")[0], self.url)
+            if self.is_late:
+                self._end()
+
+    def _end(self) -> None:
+        self.is_late = True
+        if self._socket is not None:
+            with suppress(OSError):  # it may be closed by now
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _body(response: httpx.Response, url: str) -> bytes:
     if response.status_code != 200:
         raise FetchError(f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip())
     kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -76,12 +112,10 @@ def _body(response: httpx.Response, url: str, end: float) -> bytes:
     if int(response.headers.get("content-length") or 0) > MAX_BYTES:
         raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB")
     body = bytearray()
-    for chunk in response.iter_bytes(65536):
+    for chunk in response.iter_bytes():
         body += chunk
         if len(body) > MAX_BYTES:
             raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB")
-        if time.monotonic() > end:
-            raise FetchError(f"{url}: took longer than {MAX_SECONDS:.0f} seconds")
     return bytes(body)
 
 
@@ -100,5 +134,10 @@ def _require_public(url: str, allow_private: bool) -> None:
     except (OSError, UnicodeError):
         raise FetchError(f"{url}: cannot be reached (no such host, or no network)") from None
     for *_, address in found:
-        if not allow_private and not ipaddress.ip_address(address[0].partition("%")[0]).is_global:
-            raise FetchError(f"{url}: is a private address; pass --allow-private if that is meant")
+        if not allow_private:
+            _require_global(address[0], url)
+
+
+def _require_global(address: str, url: str) -> None:
+    if not ipaddress.ip_address(address.partition("%")[0]).is_global:
+        raise FetchError(f"{url}: is a private address; pass --allow-private if that is meant")

@@ -20,7 +20,7 @@ from fastai.torch_core import set_seed
 from fastai.vision import learner as fastai_vision
 
 from . import backbones, machine, metrics
-from .audit import check
+from .audit import survey
 from .data import Pixels, check_size, dataloaders, splitter
 from .errors import ModelError, choose
 from .losses import Loss, class_weights
@@ -153,7 +153,7 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     machine.autocast_dtype(machine.device_of(device), precision)
     check_size(size)
     pixels = Pixels(task, size, cache)
-    facts = check(task, data, splitter(task, seed, fold), pixels.keep)
+    facts = survey(task, data, splitter(task, seed, fold), pixels.keep)
     set_seed(seed)
     dls = dataloaders(task, data, pixels, bs or recipe.bs, seed, device, fold)
     loss_func = Loss(loss, class_weights(facts.learnt))

@@ -51,14 +51,19 @@ def read_codes(path: Path | str) -> np.ndarray:
     Accepts grey, palette, 1-bit and 16-bit masks, and RGB(A) ones whose channels are equal.
     Raises `DataError` for masks in real colours.
     """
-    values = np.asarray(_open(path)[0])
+    values = read_raw(path)
     if values.ndim == 3:
         colours = values[..., : 3 if values.shape[2] >= 3 else 1]
         if (colours != colours[..., :1]).any():
             raise DataError(f"{path}: the mask is in colours, but this task's masks hold class codes; "
                             "convert it to one code a pixel")
         values = colours[..., 0]
-    return values.clip(0, 255).astype(np.uint8)
+    return values
+
+
+def read_raw(path: Path | str) -> np.ndarray:
+    """Read a mask's values as they are stored, upright: uint8 (H, W) or (H, W, channels), values above 255 cut down to it."""
+    return np.asarray(_open(path)[0]).clip(0, 255).astype(np.uint8)
 
 
 def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:

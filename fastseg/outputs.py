@@ -31,7 +31,7 @@ DESCRIBED, FAILED = "predictions.csv", "failed.csv"
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
             overlay: bool = False, probabilities: bool = False, error_rate: float = ERROR_RATE, export: Path | str | None = None,
-            device: str | None = None, bs: int = 4, tta: bool | None = None) -> list[Path]:
+            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False) -> list[Path]:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
@@ -40,7 +40,8 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     table, by default FOLDER_inf_TABLE. Beside masks or table lies predictions.csv: each image's shares of the classes, mean
     confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
     threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
-    `tta` averages each image with its mirror image (default: what the export's card says).
+    `tta` averages each image with its mirror image (default: what the export's card says). `export` may be an export.pkl, which is
+    opened if it is the one of the card beside it, or with `trust`.
     Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the others are done. A prediction
     that was interrupted, and is asked for again, goes on where it stopped. Raises `FastsegError` kinds.
     """
@@ -48,7 +49,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     files = expand([paths] if isinstance(paths, (str, Path)) else paths)
     if (overlay or probabilities) and task.kind != "segment":
         raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}")
-    predictor = load(find(task, export), device, tta=tta)
+    predictor = load(find(task, export), device, trust, tta)
     threshold = _threshold(predictor.card, error_rate)
     what = ["predict", __version__, task.name, predictor.card.sha256, predictor.tta, threshold, overlay, probabilities,
             os.path.abspath(out) if out else os.getcwd()]

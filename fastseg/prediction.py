@@ -1,9 +1,8 @@
 """A loaded export at work: one image or a stream of batches, never all at once; results at each image's own size."""
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from .card import Card
 from .errors import DataError
 from .machine import device_of
+from .runs import ahead
 from .tasks import Item, Task, get
 from .trust import described, expected_error
 from .views import mirrored
@@ -140,9 +140,9 @@ class Predictor:
             if self._session is not None:
                 done = (pool.submit(self._whole, batch, finish) for batch in batches)
             else:
-                read = _ahead((pool.submit(self._reads, batch) for batch in batches), workers)
+                read = ahead((pool.submit(self._reads, batch) for batch in batches), workers)
                 done = (pool.submit(self._finished, *pair, self._computed(pair[1]), finish) for pair in read)
-            for results in _ahead(done, workers + 1):
+            for results in ahead(done, workers + 1):
                 yield from results
 
     def _whole(self, batch: list, finish: Callable) -> list[tuple]:
@@ -199,13 +199,3 @@ class Predictor:
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (self.card.mean, self.card.std))
         return (x - mean) / std
 
-
-def _ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
-    """Yield the futures' results in order, `count` of them under way while one is waited for."""
-    pending: deque[Future[T]] = deque()
-    for future in futures:
-        pending.append(future)
-        if len(pending) > count:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

@@ -4,15 +4,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from .errors import DataError
 
+T = TypeVar("T")
 FORGOTTEN = 30 * 86400  # seconds after which the journal of a run that nobody finished is removed
 
 
@@ -79,6 +83,17 @@ class Journal:
         """Note a finished piece."""
         self._file.write(json.dumps([key, value]) + "\n")
         self._file.flush()
+
+
+def ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
+    """Yield the futures' results in order, `count` of them under way while one is waited for."""
+    pending: deque[Future[T]] = deque()
+    for future in futures:
+        pending.append(future)
+        if len(pending) > count:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def stamp(*files: Path | object) -> str:

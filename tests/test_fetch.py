@@ -1,8 +1,14 @@
 """Downloading one image: what is refused, and that nothing else gets through. A server on 127.0.0.1 plays the web."""
+import contextlib
+import gzip
 import io
 import json
+import struct
 import threading
+import time
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from conftest import ARCH  # noqa: F401 - sets the hub offline
@@ -110,3 +116,103 @@ def test_segment_a_url(server, exports, run):
     assert "private address" in run(*arguments, code=1).err
     written = json.loads(run(*arguments, "--allow-private", "--json").out)
     assert Image.open(written["file"]).size == (40, 30) and sum(written["shares"].values()) == pytest.approx(1)
+
+
+class Hostile(Handler):
+    """Servers that mean harm."""
+
+    def do_GET(self):
+        path = self.path.strip("/")
+        if path == "slow-head":
+            for character in b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200:
+                self.wfile.write(bytes([character]))
+                time.sleep(0.1)
+        elif path == "slow-body":
+            self.begin("image/jpeg", length=100_000)
+            for _ in range(200):
+                self.wfile.write(b"x")
+                time.sleep(0.1)
+        elif path == "endless":
+            self.begin("image/jpeg")
+            while True:
+                self.wfile.write(b"x" * 65536)
+        elif path == "short":
+            self.begin("image/jpeg", length=10**6)
+            self.wfile.write(jpeg())
+        elif path == "bomb":
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.send_header("Content-Encoding", "gzip")
+            self.end_headers()
+            self.wfile.write(gzip.compress(bytes(200 * 2**20)))
+        elif path == "lines":
+            self.send_response(302)
+            self.send_header("Location", "/x.jpg\x1b[2J")
+            self.end_headers()
+        else:
+            body = {"svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "vast": vast_png(),
+                    "polyglot": b"<html><script>alert(1)</script>" + jpeg(), "polyglot.jpg": jpeg() + b"<script>alert(1)</script>"}[path]
+            self.begin("image/svg+xml" if path == "svg" else "image/png")
+            self.wfile.write(body)
+
+    def begin(self, kind, length=None):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        if length:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def handle(self):
+        with contextlib.suppress(OSError):  # the reader hangs up
+            super().handle()
+
+
+def vast_png():
+    """A PNG of 50,000 x 50,000 px in a few bytes: header, and pixels that never come."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)) + chunk(
+        b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Hostile)
+    httpd.daemon_threads = True
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_address[1]}"
+    httpd.shutdown()
+
+
+@pytest.mark.parametrize("path,words", [
+    ("slow-head", "took longer than 2 seconds"), ("slow-body", "took longer than 2 seconds"), ("endless", "too large|took longer"),
+    ("short", "cannot be reached"), ("bomb", "too large|took longer|not an image"), ("svg", "is not an image"),
+    ("vast", "too many pixels|too large"), ("polyglot", "is not an image"), ("lines", "cannot be reached|not an address|answered")])
+def test_hostile_servers(hostile, monkeypatch, path, words):
+    monkeypatch.setattr(fetch, "MAX_SECONDS", 2.0)
+    started = time.monotonic()
+    with pytest.raises(FetchError, match=words):
+        fetch.fetch_image(f"{hostile}/{path}", allow_private=True)
+    assert time.monotonic() - started < 10
+
+
+def test_a_polyglot_is_only_its_picture(hostile, exports, run):
+    arguments = ["segment", "--url", f"{hostile}/polyglot.jpg", "--export", exports("surfaces"), "--allow-private", "--json"]
+    written = json.loads(run(*arguments).out)
+    assert b"script" not in Path(written["file"]).read_bytes()
+
+
+def test_a_name_that_changes_its_address_is_refused(server, monkeypatch):
+    """The name is public when it is checked, and private when it is connected to."""
+    monkeypatch.setattr(fetch, "_require_public", lambda *_: None)
+    before = len(server.seen)
+    with pytest.raises(FetchError, match="private address"):
+        fetch.fetch_image(f"{server.url}/image.jpg")
+    assert len(server.seen) == before  # nothing was asked of it
+
+
+def test_names_are_sanitized(hostile, exports, run, tmp_path):
+    arguments = ["segment", "--url", f"{hostile}/polyglot.jpg", "--export", exports("surfaces"), "--allow-private", "--json"]
+    for surname, name in (("../../x", "..\\y"), ("-rf", "\n;rm"), ("<script>", "é" * 300)):
+        path = Path(json.loads(run(*arguments, "--surname", surname, "--name", name).out)["file"])
+        assert path.parent == Path("output") and path.is_file() and not path.name.startswith("-")

@@ -3,7 +3,7 @@ import numpy as np
 from conftest import needs_shared, shared
 
 from fastseg import tasks
-from fastseg.audit import check
+from fastseg.audit import survey
 from fastseg.masks import colours_to_codes, read_codes, read_image
 
 pytestmark = needs_shared
@@ -24,7 +24,7 @@ def test_face_and_mri_splits():
     items = tasks.get("face").items(DATA / "face")
     assert [sum(i.split == s for i in items) for s in ("train", "valid")] == [800, 200]
     assert 20 < tasks.get("face").label(items[0]).sum() < 1000
-    facts = check("mri", DATA / "mri")
+    facts = survey("mri", DATA / "mri")
     assert facts.splits == {"train": 400, "valid": 16} and facts.sizes == {(121, 121): 416} and facts.classes["sharp"] == 208
 
 

@@ -1,0 +1,292 @@
+"""The audit of a dataset: every file decoded whole, every fault named with its place and its remedy, none of it fatal to the audit."""
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .faults import KINDS, Fault, Finding, examine
+from .files import image_files
+from .progress import track
+from .runs import Journal, ahead, claimed, stamp
+from .tasks import ClassificationTask, Item, SegmentationTask, Task, get
+
+BITS = 10  # of 256 that the perceptual hashes of one picture may differ in: re-saved, resized or relit
+BANDS = 16  # hashes that differ in fewer bits than there are bands agree in one of them
+OFFSET, SPREAD = 1.75, 4.0  # misalignment to be told: at least this, and so many quartile ranges above the data's own median
+FEW, FEW_SHARE, MANY_SHARE = 2, 0.01, 0.1  # images of a rare class; more outlier sizes than this are the data's own way
+SMALL, LONG = 4.0, 1.5  # times the median area, and the median shape, beyond which a size is an outlier
+UNEVEN = {"segment": 100.0, "classify": 10.0}  # how many times the commonest class may exceed the rarest
+
+
+@dataclass
+class Audit:
+    """What `check` found. `faults` are those that stop a fit first, then by kind and file."""
+
+    task: str
+    data: str
+    images: int
+    faults: list[Fault]
+    classes: dict[str, int]  # pixels, or images, of each class
+    sizes: dict[str, int]  # "width x height" -> images, commonest first
+    findings: list[Finding] = field(repr=False, default_factory=list)
+    items: list[Item] = field(repr=False, default_factory=list)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many faults there are of each kind."""
+        counts = Counter(fault.kind for fault in self.faults)
+        return {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+    @property
+    def stops(self) -> bool:
+        """Whether a fit would refuse the data."""
+        return any(fault.stops for fault in self.faults)
+
+    def plain(self) -> dict:
+        """Return it as JSON can hold it."""
+        return {"task": self.task, "data": self.data, "images": self.images, "kinds": self.kinds, "stops": self.stops,
+                "classes": self.classes, "sizes": self.sizes,
+                "faults": [{"kind": f.kind, "stops": f.stops, "file": f.file, "place": f.place, "detail": f.detail, "remedy": f.remedy}
+                           for f in self.faults]}
+
+
+def check(task: str | Task, data: Path | str | None = None) -> Audit:
+    """Examine every image and label below `data` (default: data/TASK) and return all that is wrong.
+
+    An audit that was interrupted goes on where it stopped, unless files changed. Memory grows by about a kilobyte an image.
+    Raises `DataError` only if no data of the task are there at all.
+    """
+    task = get(task)
+    root = Path(data or f"data/{task.name}")
+    task.folder(root)
+    items, faults = (_pairs if isinstance(task, SegmentationTask) else _table_items)(task, root)
+    if not items and not faults:
+        task.items(root)  # says what was expected
+    with claimed(root.resolve() / ".check"), Journal("check", __version__, task.name, str(root.resolve())) as journal:
+        findings = list(_examined(task, items, journal))
+    faults += [fault for finding in findings for fault in finding.faults]
+    faults += [*_doubled(items, findings), *_misaligned(findings), *_outliers(findings), *_uneven(task, root, findings),
+               *_shared(task, items)]
+    order = list(KINDS)
+    faults.sort(key=lambda fault: (order.index(fault.kind), fault.file, fault.place))
+    counts = np.sum([f.counts for f in findings if len(f.counts)] or [np.zeros(len(task.classes))], axis=0)
+    sizes = Counter(f"{f.size[1]} x {f.size[0]}" for f in findings if f.size[0])
+    return Audit(task.name, str(root), len(items), faults, {name: int(n) for name, n in zip(task.classes, counts)},
+                 dict(sizes.most_common()), findings, items)
+
+
+def _examined(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
+    workers = cpu_count() or 1
+    keys = [stamp(item.image, item.label) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        fresh = ahead((pool.submit(examine, task, item.image, item.label, item.source)
+                       for item, key in zip(items, keys) if key not in journal.done), 2 * workers)
+        for key in track(keys, "checking", len(keys)):
+            if key in journal.done:
+                yield Finding.of(journal.done[key])
+            else:
+                finding = next(fresh)
+                journal.add(key, finding.plain())
+                yield finding
+
+
+def _pairs(task: SegmentationTask, root: Path) -> tuple[list[Item], list[Fault]]:
+    """Return the images with masks, and what is wrong with the names; as `SegmentationTask.items`, but it goes on."""
+    items: list[Item] = []
+    faults: list[Fault] = []
+    taken: set[tuple] = set()
+    for layout in task.layouts:
+        images, masks = root / layout.images, root / layout.masks
+        if (layout.split, layout.source) in taken or not images.is_dir() or not masks.is_dir():
+            continue
+        files, mask_files = image_files(images), image_files(masks)
+        if images == masks:
+            mask_files = [file for file in files if file.suffix.lower() == ".png"]
+            files = [file for file in files if file.suffix.lower() != ".png"]
+        if not files or not mask_files:
+            continue
+        taken.add((layout.split, layout.source))
+        left, right = _by_stem(files, faults), _by_stem(mask_files, faults)
+        for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
+            faults += [Fault("no partner", str(ours[stem]), f"has no {what} of the same name in {where}", "add it, or remove the file")
+                       for stem in sorted(ours.keys() - theirs.keys())]
+        items += [task._item(left[stem], right[stem], layout) for stem in sorted(left.keys() & right.keys())]
+    for layout in task.layouts:
+        images = root / layout.images
+        alone = (layout.split, layout.source) not in taken and layout.split != "test" and images.is_dir() and image_files(images)
+        if alone and not any(item.image.parent == images for item in items):
+            faults.append(Fault("no partner", str(images), f"holds {len(alone)} images, but there are no masks in {root / layout.masks}",
+                                "add their masks, or remove the images"))
+            taken.add((layout.split, layout.source))
+    return items, faults
+
+
+def _by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            faults.append(Fault("doubled name", str(file), f"has the same name as {found[file.stem].name}", "keep one, or rename it"))
+        found.setdefault(file.stem, file)
+    return found
+
+
+def _table_items(task: ClassificationTask, root: Path) -> tuple[list[Item], list[Fault]]:
+    """Return the images that a table labels, and what is wrong with tables and names; as `ClassificationTask.items`, but it goes on."""
+    items: list[Item] = []
+    faults: list[Fault] = []
+    for split, folders in task.folders.items():
+        folder = next((root / name for name in folders if (root / name).is_dir()), None)
+        if folder is None:
+            continue
+        images = _by_stem(image_files(folder), faults)
+        labels = _labels(task, folder / task.table, images, faults)
+        faults += [Fault("no partner", str(images[stem]), f"is not listed in {folder / task.table}", "add a line, or remove the image")
+                   for stem in sorted(images.keys() - labels.keys())]
+        items += [Item(images[stem], label, split, stem) for stem, label in sorted(labels.items()) if label is not None]
+    return items, faults
+
+
+def _labels(task: ClassificationTask, table: Path, images: dict[str, Path], faults: list[Fault]) -> dict[str, int | None]:
+    """Return the class index of each image that the table lists, None where the line cannot be used."""
+    def wrong(detail: str, remedy: str, line: int = 0) -> None:
+        faults.append(Fault("table", str(table), detail, remedy, f"line {line}" if line else ""))
+
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        wrong(f"cannot be read ({' '.join(str(error).split())[:80]})", f"write it in UTF-8 with the columns {', '.join(task.columns)}")
+        return {}
+    missing = [column for column in task.columns if not lines or column not in lines[0]]
+    if missing:
+        wrong(f"column {' and '.join(missing)} missing", f"it needs {' and '.join(task.columns)}, separated by tabs", 1)
+        return {}
+    name_at, label_at = (lines[0].index(column) for column in task.columns)
+    found: dict[str, int | None] = {}
+    for number, line in enumerate(lines[1:], 2):
+        name, label = (line[at].strip() if at < len(line) else "" for at in (name_at, label_at))
+        if not any(cell.strip() for cell in line):
+            continue
+        if not name:
+            wrong(f"has no {task.columns[0]}", "add it, or remove the line", number)
+        elif name in found:
+            wrong(f"{name} is listed twice", "keep one line", number)
+        elif name not in images:
+            wrong(f"{name} has no image in {table.parent}", "add the image, or remove the line", number)
+        elif label not in map(str, range(len(task.classes))):
+            wrong(f"{name} has {f'label {label!r}' if label else 'no label'}",
+                  "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(task.classes)), number)
+            found[name] = None
+        else:
+            found[name] = int(label)
+    return found
+
+
+def _doubled(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
+    """Yield pictures that are there again: equal bytes, or nearly equal perceptual hashes of images of different groups."""
+    first: dict[str, int] = {}
+    same = np.full(len(items), -1)
+    for i, finding in enumerate(findings):
+        if finding.digest:
+            same[i] = first.setdefault(finding.digest, i)
+    for i, (original, item) in enumerate(zip(same, items)):
+        if original not in (-1, i):
+            yield _again(item, items[original], "is the same file as")
+    unique = [i for i in range(len(items)) if same[i] == i and findings[i].hash]
+    if not unique:
+        return
+    bits = np.array([np.frombuffer(bytes.fromhex(findings[i].hash), np.uint8) for i in unique])
+    bands = bits.reshape(len(unique), BANDS, -1)
+    told: set[int] = set()
+    for band in range(BANDS):
+        buckets: dict[bytes, list[int]] = defaultdict(list)
+        for row, key in enumerate(bands[:, band]):
+            near = buckets[key.tobytes()]
+            if row not in told and near:
+                others = np.array(near)
+                distance = np.unpackbits(bits[others] ^ bits[row], axis=1).sum(axis=1)
+                for other in others[distance <= BITS]:
+                    one, two = items[unique[row]], items[unique[other]]
+                    if one.group != two.group or one.split != two.split:
+                        told.add(row)
+                        yield _again(one, two, "looks the same as")
+                        break
+            near.append(row)
+
+
+def _again(item: Item, other: Item, how: str) -> Fault:
+    crosses = item.split != other.split
+    return Fault("duplicate across the split" if crosses else "duplicate", str(item.image), f"{how} {other.image}",
+                 "keep one of them" + (f": one trains, the other judges ({item.split} and {other.split})" if crosses else ""))
+
+
+def _misaligned(findings: Sequence[Finding]) -> Iterator[Fault]:
+    offsets = np.array([finding.offset for finding in findings])
+    if not len(offsets):
+        return
+    middle, upper = np.percentile(offsets, [50, 75])
+    limit = max(OFFSET, middle + SPREAD * (upper - middle))
+    for finding in findings:
+        if finding.offset > limit:
+            x, y = finding.shift
+            yield Fault("misaligned mask", str(finding.label), f"its outlines fit the image's edges better {abs(x)} px to the "
+                        f"{'right' if x >= 0 else 'left'} and {abs(y)} px {'down' if y >= 0 else 'up'} (score {finding.offset:.1f}, "
+                        f"limit {limit:.1f})", "look at both: the mask may be another image's, or moved")
+
+
+def _outliers(findings: Sequence[Finding]) -> Iterator[Fault]:
+    known = [finding for finding in findings if finding.size[0] and not any(fault.stops for fault in finding.faults)]
+    if len(known) < 10:
+        return
+    sizes = np.array([finding.size for finding in known], dtype=float)
+    area, shape = sizes.prod(axis=1), sizes[:, 1] / sizes[:, 0]
+    area, shape = area / np.median(area), shape / np.median(shape)
+    away = (np.maximum(area, 1 / area) > SMALL) | (np.maximum(shape, 1 / shape) > LONG)
+    if away.mean() > MANY_SHARE:
+        return
+    usual = Counter(finding.size for finding in known).most_common(1)[0][0]
+    for finding in (known[i] for i in np.flatnonzero(away)):
+        yield Fault("outlier size", finding.image, f"is {finding.size[1]}x{finding.size[0]} px, most are about {usual[1]}x{usual[0]}",
+                    "look whether it belongs here")
+
+
+def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:
+    known = np.array([finding.counts for finding in findings if len(finding.counts)])
+    if not len(known):
+        return
+    classes = [i for i in range(len(task.classes)) if i != task.background]
+    has = (known > 0).sum(axis=0)
+    for i in classes:
+        if has[i] <= max(FEW - 1, FEW_SHARE * len(known)) and len(known) > FEW:
+            yield Fault("rare class", str(root), f"{'no image has' if not has[i] else f'only {has[i]} of {len(known)} images have'} "
+                        f"{task.classes[i]}", "label more of it, or expect nothing of it", f"class {task.classes[i]}")
+    there = [i for i in classes if has[i]]
+    counts = known.sum(axis=0)
+    if len(there) > 1:
+        most, least = max(there, key=lambda i: counts[i]), min(there, key=lambda i: counts[i])
+        if counts[most] > UNEVEN[task.kind] * counts[least]:
+            yield Fault("imbalance", str(root), f"there is {counts[most] / counts[least]:.0f} times as much {task.classes[most]} as "
+                        f"{task.classes[least]}", "label more of the rarer one; fit weighs classes, but cannot make examples",
+                        f"class {task.classes[least]}")
+
+
+def _shared(task: Task, items: Sequence[Item]) -> Iterator[Fault]:
+    """Yield, once, each group whose images are both in a training and in a validation folder."""
+    if not task.grouped and task.kind == "segment":
+        return
+    sides: dict[str, dict[str, Item]] = defaultdict(dict)
+    for item in items:
+        if item.split in ("train", "valid"):
+            sides[item.group].setdefault(item.split, item)
+    for group, sides_of in sides.items():
+        if len(sides_of) > 1:
+            yield Fault("group on both sides", str(sides_of["valid"].image), f"{group} is in training, too ({sides_of['train'].image})",
+                        "keep each subject or set on one side of the split")

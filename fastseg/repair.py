@@ -1,0 +1,192 @@
+"""A repaired copy of a dataset: what can be mended is mended, the rest set aside, and every change is written down. The source stays."""
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from . import masks
+from .errors import DataError
+from .faults import Fault
+from .files import exchanged, image_files, name_below, require_folder, write_rows
+from .inspection import Audit
+from .progress import track
+from .runs import claimed
+from .tasks import ClassificationTask, Item, SegmentationTask, Task, get
+
+ASIDE, LOG = "set_aside", "changes.csv"
+MENDABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
+HARMLESS = {"rare class", "imbalance", "table"}  # what concerns no image of its own
+
+
+def fix(audit: Audit, out: Path | str) -> Path:
+    """Write a copy of the audited data to `out`, a new folder, without the faults that `audit` names; return its changes.csv.
+
+    Codes of grey pictures are remapped, stray codes and blended colours take the nearest class, images of odd modes become 8-bit
+    RGB PNG, EXIF orientations that the mask does not follow are removed, tables lose the lines that cannot be used, and images of
+    groups on both sides of the split go to training. What cannot be mended, and pictures that are there twice, lie in
+    set_aside/, where no fit looks. The copy is whole or not there. Raises `DataError` if `out` holds something or lies in the data.
+    """
+    out, task, root = Path(out), get(audit.task), Path(audit.data)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: is not empty; the repaired copy needs a new folder")
+    if root.resolve() in (out.resolve(), *out.resolve().parents):
+        raise DataError(f"{out}: lies in the data themselves; choose a folder beside them")
+    require_folder(out)
+    target = out.resolve()
+    part = target.with_name(f".{target.name}.part")
+    with claimed(out):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            write_rows(part / LOG, list(_copied(task, audit, root, part)) or [_change("", "", "nothing was wrong: the copy is the source")])
+            if out.exists():
+                exchanged(part, target) or (target.rmdir(), part.rename(target))
+            else:
+                part.rename(target)
+        except OSError as error:
+            raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return out / LOG
+
+
+def _change(file: str, fault: str, change: str) -> dict[str, str]:
+    return {"file": file, "fault": fault, "change": change}
+
+
+def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[str, str]]:
+    """Copy or mend every item, set the others aside, and yield what was changed."""
+    faults: dict[str, list[Fault]] = defaultdict(list)
+    for fault in audit.faults:
+        faults[fault.file].append(fault)
+    both_sides = {item.group for item in audit.items if any(fault.kind == "group on both sides" for fault in faults[str(item.image)])}
+    tables: dict[Path, dict[str, int]] = defaultdict(dict)
+    copied = set()
+    for item in track(audit.items, "copying", len(audit.items)):
+        own = [*faults[str(item.image)], *(faults[str(item.label)] if isinstance(item.label, Path) else [])]
+        copied |= {item.image, item.label}
+        reasons = [fault for fault in own if fault.kind not in MENDABLE | HARMLESS | {"group on both sides"}]
+        if item.group in both_sides and item.split == "valid" and isinstance(task, ClassificationTask):
+            reasons += [Fault("group on both sides", str(item.image), "", "")]
+        if reasons:
+            yield from _aside(item, root, out, reasons[0])
+            continue
+        folder = _folder(task, item, root, out) if item.group in both_sides else None
+        if folder:
+            yield _change(str(item.image), "group on both sides", "moved to training with the rest of its group")
+        yield from _mended(task, item, root, out, own, folder)
+        if isinstance(task, ClassificationTask):
+            tables[out / name_below(root, item.image.parent)][item.image.stem] = int(item.label)
+    if isinstance(task, ClassificationTask):
+        for folder, rows in tables.items():
+            task.write_table(folder / task.table, rows)
+        yield from (_change(fault.file, "table", f"{fault.place}: {fault.detail}: left out")
+                    for fault in audit.faults if fault.kind == "table")
+    for fault in audit.faults:  # images and masks that are no item: without partner, or of a name that is there twice
+        file = Path(fault.file)
+        if fault.kind in ("no partner", "doubled name") and file not in copied:
+            for lone in image_files(file) if file.is_dir() else [file]:
+                _copy(lone, out / ASIDE / name_below(root, lone))
+                yield _change(str(lone), fault.kind, f"set aside: {fault.detail}")
+    yield from _without_table(task, root, out, copied)
+
+
+def _without_table(task: Task, root: Path, out: Path, copied: set) -> Iterator[dict[str, str]]:
+    """Set aside the images that a table names without a usable label."""
+    if not isinstance(task, ClassificationTask):
+        return
+    for folders in task.folders.values():
+        for folder in (root / name for name in folders if (root / name).is_dir()):
+            for image in image_files(folder):
+                target = out / ASIDE / name_below(root, image)
+                if image not in copied and not target.exists():
+                    _copy(image, target)
+                    yield _change(str(image), "table", "set aside: its label cannot be used")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _aside(item: Item, root: Path, out: Path, fault: Fault) -> Iterator[dict[str, str]]:
+    for file in dict.fromkeys(file for file in (item.image, item.label) if isinstance(file, Path)):
+        _copy(file, out / ASIDE / name_below(root, file))
+        yield _change(str(file), fault.kind, f"set aside{f': {fault.detail}' if fault.detail else ''}")
+
+
+def _folder(task: Task, item: Item, root: Path, out: Path) -> tuple[Path, Path] | None:
+    """Return the training folders, in the copy, for the image and mask of an item that lies among the validation's."""
+    if item.split != "valid" or not isinstance(task, SegmentationTask):
+        return None
+    layout = next(lay for lay in task.layouts if lay.split == "valid" and root / lay.images == item.image.parent)
+    number = [lay for lay in task.layouts if lay.split == "valid"].index(layout)
+    training = [lay for lay in task.layouts if lay.split == "train"][number]
+    return out / training.images, out / training.masks
+
+
+def _mended(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], folders: tuple[Path, Path] | None
+            ) -> Iterator[dict[str, str]]:
+    """Write an item's image and mask, mended where they need it."""
+    kinds = {(fault.kind, fault.file) for fault in faults}
+    image = (folders[0] if folders else out / name_below(root, item.image.parent)) / item.image.name
+    image.parent.mkdir(parents=True, exist_ok=True)
+    if ("image mode", str(item.image)) in kinds:
+        masks.save_image(image.with_suffix(".png"), masks.read_image(item.image))
+        yield _change(str(item.image), "image mode", f"written as 8-bit RGB to {image.with_suffix('.png').name}")
+    elif ("exif rotation", str(item.image)) in kinds:
+        _unturned(item.image, image)
+        yield _change(str(item.image), "exif rotation", "its EXIF orientation is removed")
+    else:
+        shutil.copyfile(item.image, image)
+    if not isinstance(item.label, Path):
+        return
+    mask = (folders[1] if folders else out / name_below(root, item.label.parent)) / item.label.name
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    own = {kind for kind, file in kinds if file == str(item.label)}
+    if not own & MENDABLE:
+        shutil.copyfile(item.label, mask)
+        return
+    values, change = _values(task, item, own)
+    masks.save_image(mask.with_suffix(".png"), values)
+    yield _change(str(item.label), ", ".join(sorted(own & MENDABLE)), change)
+
+
+def _values(task: SegmentationTask, item: Item, kinds: set[str]) -> tuple[np.ndarray, str]:
+    """Return a mask's mended values and what was done."""
+    if task.masks == "colours":
+        codes = masks.colours_to_codes(masks.read_image(item.label), task.palette, item.label)
+        return masks.codes_to_colours(_filled(codes, codes == masks.IGNORE), task.palette), "each pixel took the nearest class's colour"
+    values = masks.read_raw(item.label)
+    values = values if values.ndim == 2 else values[..., 0]
+    if "0/255 mask" in kinds:
+        if task.masks == "threshold":
+            return np.where(values > 0, 255, 0).astype(np.uint8), "code 1 became 255"
+        return np.where(values == 255, 1, values).astype(np.uint8), "255 became code 1"
+    known = task.code_counts.get(item.source, len(task.classes))
+    unlabelled = task.unlabelled.get(item.source, -1)
+    stray = (values >= known) & (values != unlabelled) & ((values != masks.IGNORE) | (item.source not in task.codes))
+    return _filled(values, stray), f"{int(stray.sum())} px of unknown codes took their nearest neighbour's" if stray.any() else (
+        "written as 8-bit codes")
+
+
+def _filled(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return codes with those at `where` replaced by the nearest others."""
+    if not where.any():
+        return codes
+    rows, columns = ndimage.distance_transform_edt(where, return_distances=False, return_indices=True)
+    return codes[rows, columns]
+
+
+def _unturned(source: Path, target: Path) -> None:
+    """Copy an image without its EXIF orientation; a JPEG's pixels are not compressed again."""
+    with Image.open(source) as image:
+        exif = image.getexif()
+        exif[0x0112] = 1
+        image.save(target, exif=exif, **({"quality": "keep"} if image.format == "JPEG" else {}))
