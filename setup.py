@@ -38,7 +38,8 @@ setup(
         "imagehash>=4.3",  # pictures that are the same again
         "platformdirs>=4",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4"]},
+    extras_require={"test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4",
+                             "hypothesis>=6.100"]},
     entry_points={"console_scripts": ["fastseg=fastseg.cli:main"]},
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3"],
 )

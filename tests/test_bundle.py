@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,3 +195,25 @@ def test_a_card_of_another_size_is_one_line(exports, samples, tmp_path):
         assert fastseg.load(folder).predict(image).codes.shape  # torch takes any size
     except fastseg.FastsegError as error:
         assert "does the card fit it" in str(error)
+
+
+def test_exports_of_the_first_version_load(tmp_path):
+    """Written by fastseg 0.1.0, its weights halved in precision to keep it small."""
+    y, x = np.mgrid[:121, :121]
+    image = np.repeat((x * y % 256).astype(np.uint8)[..., None], 3, axis=2)
+    found = fastseg.load(Path(__file__).parent / "golden" / "mri_0.1.0").predict(image)
+    assert found.label == "blurred" and found.probabilities == pytest.approx([0.5608, 0.4392], abs=1e-3)
+    assert fastseg.predict("mri", tasks.get("mri").sample(tmp_path / "mri", n=8) / "train", tmp_path / "out.tsv",
+                           export=Path(__file__).parent / "golden" / "mri_0.1.0")
+
+
+def test_a_pickle_is_used_from_the_command_line(exports, samples, run, tmp_path):
+    folder = copied(exports("eye"), tmp_path)
+    common = ["predict", "eye", samples["eye"] / "imgs_small", "--export", folder / "export.pkl"]
+    run(*common, "--out", "vouched")
+    edit(folder, sha256={})
+    assert "pass trust=True (--trust)" in run(*common, "--out", "doubtful", code=1).err
+    assert "opened on trust" in run(*common, "--out", "trusted", "--trust").err
+    trusted, vouched = ({p.name: p.read_bytes() for p in Path(folder).glob("*.png")} for folder in ("trusted", "vouched"))
+    assert trusted == vouched
+    run("evaluate", "eye", "--data", samples["eye"], "--export", folder / "export.pkl", "--trust", "--split", "all")
