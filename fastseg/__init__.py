@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 # Threads that wait by spinning starve each other as soon as anything else runs: training was seen 20 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
