@@ -1,6 +1,7 @@
 """What a training needs to go on where it stopped, written after each epoch: weights, optimizer, schedule, random numbers, history."""
 from __future__ import annotations
 
+import io
 import os
 import random
 import time
@@ -63,10 +64,12 @@ class Checkpoint(Callback):
 
 def write(path: Path, state: Mapping) -> None:
     """Write a checkpoint, whole or not at all, and onto the disk itself: it is to survive a power cut."""
-    with atomic_file(path) as temporary:
-        torch.save(_plain(state), temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+    buffer = io.BytesIO()  # torch's own writer cannot say that a disk is full
+    torch.save(_plain(state), buffer)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(path: Path, device: torch.device) -> dict | None:

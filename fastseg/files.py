@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import csv
 import ctypes
+import errno
 import json
 import os
 import sys
@@ -89,6 +90,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, says that the disk is full; torch's own writer names no such cause."""
+    while error is not None:
+        text = str(error)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "inline_container" in text or "StreamWriter" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def exchanged(one: Path, other: Path) -> bool:

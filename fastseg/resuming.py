@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .card import versions
-from .errors import DataError, ModelError
-from .files import read_json, write_json
+from .errors import DataError, FastsegError, ModelError
+from .files import is_disk_full, read_json, write_json
 from .runs import listing
 from .tasks import Task
 
@@ -63,6 +63,8 @@ def interruptible(out: Path, task: Task, given: Mapping, resume: bool | None) ->
                         "" if out == Path("exports") / task.name else f" --out {out}")
         else:
             _remove(work, existed)
+        if is_disk_full(error) and not isinstance(error, FastsegError):
+            raise DataError(f"{out}: cannot be written (no space left on the disk); make room") from error
         raise
     _remove(work, existed=True)
 

@@ -242,3 +242,13 @@ def test_unreadable_images_are_listed_and_tried_again(name, samples, exports, ru
     second.unlink()
     run("predict", name, images, "--export", exports(name), "--out", out if name == "eye" else "out/again.tsv")
     assert not Path("out/failed.csv").exists() or name == "mri"
+
+
+def test_a_disk_that_fills_up_while_learning_is_one_line(samples, tmp_path, monkeypatch):
+    """torch's writer names a file of its own, not the disk."""
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 1868352 vs 1868248")
+    monkeypatch.setattr("fastai.learner.Learner.save", full)
+    with pytest.raises(DataError, match="no space left on the disk"):
+        fastseg.fit("eye", samples["eye"], epochs=2, patience=2, out=tmp_path / "out", **OPTIONS)
+    assert files.is_disk_full(OSError(28, "No space left on device")) and not files.is_disk_full(RuntimeError("shape"))
