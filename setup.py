@@ -16,7 +16,7 @@ setup(
     install_requires=[
         "fastai>=2.8",  # torch 2.x checkpoints and numpy 2
         "torch>=2.4",  # torch.amp and bf16 queries
-        "torchvision",
+        "torchvision>=0.19",  # the one of torch 2.4
         "timm>=1.0.9",  # features of all families, pretrained_cfg with tags
         "segmentation-models-pytorch>=0.5",  # NHWC and 4-stage backbones, UPerNet, Segformer
         "safetensors>=0.4",
