@@ -17,7 +17,7 @@ setup(
         "fastai>=2.8",  # torch 2.x checkpoints and numpy 2
         "torch>=2.4",  # torch.amp and bf16 queries
         "torchvision>=0.19",  # the one of torch 2.4
-        "timm>=1.0.9",  # features of all families, pretrained_cfg with tags
+        "timm>=1.0.20",  # models that can be laid out on the meta device; the tests' own backbones
         "segmentation-models-pytorch>=0.5",  # NHWC and 4-stage backbones, UPerNet, Segformer
         "safetensors>=0.4",
         "onnx>=1.16",  # writing model.onnx
@@ -30,12 +30,12 @@ setup(
         "cleanlab>=2.8",  # labels in doubt; from 2.8 on under the Apache licence
         "matplotlib>=3.8",
         "pillow>=10.1",  # scalable default font
-        "typer>=0.15",
+        "typer>=0.16",
         "rich>=13",
         "jinja2>=3.1",
         "httpx>=0.27",
         "filelock>=3.12",
-        "imagehash>=4.3",  # pictures that are the same again
+        "imagehash>=4.3.1",  # pictures that are the same again
         "platformdirs>=4",
     ],
     extras_require={"test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4",
