@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
 from .engine import Session, write_onnx
-from .errors import ExportError, TaskError
+from .errors import ExportError, TaskError, brief
 from .files import exchanged, name_below
 from .machine import autocast_dtype, device_of
 from .runs import claimed
@@ -175,7 +175,7 @@ def _task_of(card: Card) -> Task:
     if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):
         raise ExportError(f"the export of task {card.task} is of another kind than the task here; fit again")
     if list(task.classes) != card.classes:
-        raise ExportError(f"the export of task {card.task} has classes {', '.join(card.classes)}, but the task here has "
+        raise ExportError(f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the task here has "
                           f"{', '.join(task.classes)}; fit again")
     return task
 

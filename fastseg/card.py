@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
@@ -86,16 +87,25 @@ def _strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
+def _is_arch(value: Any) -> bool:
+    """Return whether a value is a name of timm's own: with a colon or slash, it would be fetched from wherever a stranger says."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.\-]{1,100}", value) is not None
+
+
+def _is_classes(value: Any) -> bool:
+    return _strings(value) and 1 <= len(value) <= 255 and all(0 < len(name) <= 200 for name in value)
+
+
 def _is_network(value: Any) -> bool:
     return (isinstance(value, dict) and set(value) - {"members"} == {"kind", "arch", "n_out", "decoder", "stride", "options"}
             and type(value.get("members", 1)) is int and 1 <= value.get("members", 1) <= 100
-            and isinstance(value["arch"], str) and isinstance(value["options"], dict) and type(value["n_out"]) is int
+            and _is_arch(value["arch"]) and isinstance(value["options"], dict) and type(value["n_out"]) is int
             and 1 <= value["n_out"] <= 255 and type(value["stride"]) is int and 1 <= value["stride"] <= 1024)
 
 
 # What each field of a card must be: cards come from strangers, and nothing in one may crash or exhaust the reader.
 _FORMS: dict[str, Callable[[Any], bool]] = {
-    "task": lambda v: isinstance(v, str), "kind": lambda v: v in ("segment", "classify"), "classes": _strings,
+    "task": lambda v: isinstance(v, str), "kind": lambda v: v in ("segment", "classify"), "classes": _is_classes,
     "palette": lambda v: v is None or (isinstance(v, list) and all(_numbers(3, 0, 255, int)(c) for c in v)),
     "network": _is_network, "size": _numbers(2, 1, 8192, int), "resize": lambda v: v in ("squish", "crop"),
     "mean": _numbers(3, -10, 10), "std": _numbers(3, 1e-6, 10), "data": lambda v: isinstance(v, str),
@@ -118,6 +128,8 @@ def read_card(folder: Path | str) -> Card:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         schema = int(values["schema"])
+        if schema < 1:
+            raise ValueError(f"there is no card version {schema}")
         if schema > SCHEMA:
             raise ExportError(f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
                               f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later")

@@ -19,6 +19,7 @@ MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 60_000_000
 MAX_SECONDS = 60.0
 MAX_REDIRECTS = 5
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # addresses of version 4 behind a gateway (RFC 6052)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
 
 
@@ -139,5 +140,9 @@ def _require_public(url: str, allow_private: bool) -> None:
 
 
 def _require_global(address: str, url: str) -> None:
-    if not ipaddress.ip_address(address.partition("%")[0]).is_global:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    if found in NAT64:
+        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    if not (found.is_global and (inner is None or inner.is_global)):
         raise FetchError(f"{url}: is a private address; pass --allow-private if that is meant")

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import __version__
 from .bundle import find, load
-from .card import Card
+from .card import CARD, Card
 from .errors import DataError, TaskError
 from .files import IMAGE_SUFFIXES, atomic_file, image_files, write_rows
 from .masks import save_image
@@ -72,7 +72,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
         failures: dict[Path, list[dict]] = {}
         for file, row in found:
             kept, key = (failures, "reason") if isinstance(row, DataError) else (rows, "")
-            kept.setdefault(targets[file].parent, []).append({"image": str(file), key: str(row)} if key else row)
+            kept.setdefault(targets[file].parent, []).append({"image": str(file), key: str(row).removeprefix(f"{file}: ")} if key else row)
         written = list(found.written)
         if not _is_one_file(out):
             written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
@@ -120,7 +120,7 @@ def _end(count: int, failures: Mapping[Path, list[dict]]) -> None:
             write_rows(path, rows)
         elif path.name.endswith(FAILED):
             path.unlink(missing_ok=True)
-    reasons = [row["reason"] for rows in failures.values() for row in rows]
+    reasons = [f"{row['image']}: {row['reason']}" for rows in failures.values() for row in rows]
     if not reasons:
         return
     more = f" ({len(reasons) - 1} more could not be read)" if len(reasons) > 1 else ""
@@ -179,6 +179,8 @@ def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay:
         if target in owners:
             raise DataError(f"{file} and {owners[target]}: both would be written to {target}; predict them into "
                             "different folders (--out), or give a glob such as 'images/*.jpg'")
+        if (target.parent / CARD).is_file():
+            raise DataError(f"{target.parent}: holds an export; choose another --out")
         for place in (target.parent, *([target.parent / "overlays"] if overlay else [])):
             if place.resolve() in taken:
                 raise DataError(f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out")
@@ -239,7 +241,7 @@ def _write_table(task: Task, files: Sequence[Path], path: Path, found: _Pass) ->
         raise DataError(f"{twice}: another image has the same name, and the table holds one row a name; predict their folders one by one")
     for file, row in found:
         if isinstance(row, DataError):
-            failures.append({"image": str(file), "reason": str(row)})
+            failures.append({"image": str(file), "reason": str(row).removeprefix(f"{file}: ")})
             continue
         labels[file.stem] = row["label"]
         rows[file.stem] = {"image": str(file), **{key: value for key, value in row.items() if key != "label"}}

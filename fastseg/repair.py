@@ -42,8 +42,8 @@ def fix(audit: Audit, out: Path | str) -> Path:
     part = target.with_name(f".{target.name}.part")
     with claimed(out):
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
         try:
+            part.mkdir(parents=True)
             write_rows(part / LOG, list(_copied(task, audit, root, part)) or [_change("", "", "nothing was wrong: the copy is the source")])
             if out.exists():
                 exchanged(part, target) or (target.rmdir(), part.rename(target))
@@ -92,8 +92,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
         file = Path(fault.file)
         if fault.kind in ("no partner", "doubled name") and file not in copied:
             for lone in image_files(file) if file.is_dir() else [file]:
-                _copy(lone, out / ASIDE / name_below(root, lone))
-                yield _change(str(lone), fault.kind, f"set aside: {fault.detail}")
+                yield _set_aside(lone, root, out, fault.kind, fault.detail)
     yield from _without_table(task, root, out, copied)
 
 
@@ -106,19 +105,22 @@ def _without_table(task: Task, root: Path, out: Path, copied: set) -> Iterator[d
             for image in image_files(folder):
                 target = out / ASIDE / name_below(root, image)
                 if image not in copied and not target.exists():
-                    _copy(image, target)
-                    yield _change(str(image), "table", "set aside: its label cannot be used")
+                    yield _set_aside(image, root, out, "table", "its label cannot be used")
 
 
-def _copy(source: Path, target: Path) -> None:
+def _set_aside(file: Path, root: Path, out: Path, kind: str, why: str) -> dict[str, str]:
+    """Copy a file to where no fit looks, if it is one, and return the change."""
+    if not file.is_file():  # a link to nothing, or a folder with an image's name
+        return _change(str(file), kind, "left out: it is no file")
+    target = out / ASIDE / name_below(root, file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    shutil.copyfile(file, target)
+    return _change(str(file), kind, f"set aside{f': {why}' if why else ''}")
 
 
 def _aside(item: Item, root: Path, out: Path, fault: Fault) -> Iterator[dict[str, str]]:
     for file in dict.fromkeys(file for file in (item.image, item.label) if isinstance(file, Path)):
-        _copy(file, out / ASIDE / name_below(root, file))
-        yield _change(str(file), fault.kind, f"set aside{f': {fault.detail}' if fault.detail else ''}")
+        yield _set_aside(file, root, out, fault.kind, fault.detail)
 
 
 def _folder(task: Task, item: Item, root: Path, out: Path) -> tuple[Path, Path] | None:

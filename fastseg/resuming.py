@@ -45,12 +45,12 @@ def interruptible(out: Path, task: Task, given: Mapping, resume: bool | None) ->
     if unfinished and resume is None:
         raise ModelError(f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits here: go on with --resume, "
                          "or give it up with --no-resume")
-    data = Path(given["data"] or f"data/{task.name}")
+    data = Path(os.path.abspath(given["data"] or f"data/{task.name}"))  # the run that goes on may be started elsewhere
     if resume:
         arguments = _goes_on(work, task, given, data)
     else:
         shutil.rmtree(work, ignore_errors=True)
-        arguments = {**given, "data": os.path.abspath(data) if given["data"] else None}
+        arguments = {**given, "data": data}
     existed = work.parent.exists()
     try:
         if not resume:
@@ -79,7 +79,7 @@ def _plain(given: Mapping, data: Path) -> dict:
     """Return arguments as JSON keeps them, without those that were not given."""
     kept = {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
             for name, value in given.items() if value is not None and value != _default(name)}
-    return {**kept, "data": os.path.abspath(data)}
+    return {**kept, "data": str(data)}
 
 
 def _default(name: str) -> object:

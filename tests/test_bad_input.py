@@ -212,7 +212,8 @@ def test_devices_that_are_not_there(fails, exports, samples, device):
     fails("predict", "eye", samples["eye"] / "imgs_small", "--export", exports("eye"), "--device", device, words=words)
 
 
-def test_nothing_is_written_over_inputs_or_labels(fails, exports, data, tmp_path):
+def test_nothing_is_written_over_inputs_or_labels(fails, exports, data, samples, tmp_path):
+    fails("predict", "eye", samples["eye"] / "imgs_small", "--export", exports("eye"), "--out", exports("eye"), words=["holds an export"])
     eye, mri = data("eye"), data("mri")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for arguments in (["eye", eye / "imgs_small", "--out", eye / "imgs_small"],

@@ -197,6 +197,15 @@ def test_a_card_of_another_size_is_one_line(exports, samples, tmp_path):
         assert "does the card fit it" in str(error)
 
 
+@pytest.mark.parametrize("arch", ["hf_hub:evil/x", "hf-hub:evil/x", "local-dir:/tmp/x", "../x", "a" * 200, 7])
+def test_a_card_names_no_place_to_fetch_from(exports, tmp_path, arch):
+    folder = copied(exports("eye"), tmp_path)
+    network = json.loads((folder / "card.json").read_text())["network"]
+    edit(folder, network={**network, "arch": arch})
+    with pytest.raises(ExportError, match="wrong value of network"):
+        fastseg.load(folder)
+
+
 def test_exports_of_the_first_version_load(tmp_path):
     """Written by fastseg 0.1.0, its weights halved in precision to keep it small."""
     y, x = np.mgrid[:121, :121]

@@ -102,6 +102,21 @@ def test_a_repair_is_whole_or_not_there(samples, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["eye"]
 
 
+def test_what_is_no_file_does_not_stop_a_repair(samples, run, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    first, second, third = sorted((data / "imgs_small").iterdir())[:3]
+    for file in (first, second):
+        file.unlink()
+    first.symlink_to("nowhere.jpg")
+    second.mkdir()
+    shutil.copyfile(third, third.with_name(".hidden.jpg"))
+    found = run("check", "eye", "--data", data, "--fix", "mended")
+    assert "1 image files whose names begin with a dot" in found.err and "2 files that cannot be decoded" in found.out
+    assert "left out: it is no file" in Path("mended/changes.csv").read_text()
+    assert "14 labelled images" in run("check", "eye", "--data", "mended").out
+    assert "cannot be written" in run("check", "eye", "--data", data, "--fix", "/proc/x", code=1).err
+
+
 def test_misalignment_says_where_the_mask_belongs():
     task = tasks.get("eye")
     image, codes = task.draw(np.random.default_rng(1))

@@ -96,7 +96,9 @@ def test_too_many_bytes(server, monkeypatch):
 @pytest.mark.parametrize("url,words", [
     ("file:///etc/passwd", "only http and https"), ("ftp://example.org/a.jpg", "only http and https"), ("room.jpg", "only http"),
     ("http://user:secret@example.org/a.jpg", "user name or password"), ("http://127.0.0.1/a.jpg", "private address"),
-    ("http://[::1]/a.jpg", "private address"), ("http://10.1.2.3/a.jpg", "private address"),
+    ("http://[::1]/a.jpg", "private address"), ("http://[64:ff9b::7f00:1]/a.jpg", "private address"),
+    ("http://[::ffff:10.0.0.1]/a.jpg", "private address"), ("http://[2002:7f00:1::]/a.jpg", "private address"),
+    ("http://10.1.2.3/a.jpg", "private address"),
     ("http://169.254.169.254/latest", "private address"), ("http://nowhere.invalid/a.jpg", "cannot be reached"),
     ("http://[bad/a.jpg", "not an address"),
 ])

@@ -66,6 +66,19 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(name, options, before, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
 
 
+def test_resume_with_the_default_folders(samples, run, tmp_path, plug):
+    shutil.copytree(samples["eye"], tmp_path / "data/eye")
+    common = ["--arch", ARCH, "--weights", "none", "--size", "64", "--epochs", "2"]
+    run("tasks")  # moves to the temporary folder
+    mend = plug(1)
+    with pytest.raises(PulledPlug):
+        run("fit", "eye", *common)
+    mend()
+    assert "--resume" in run("fit", "eye", *common, code=1).err
+    assert "export: exports/eye" in run("fit", "eye", "--resume").out
+    run("evaluate", "eye")
+
+
 def test_an_interrupted_fit_is_not_lost_by_chance(samples, tmp_path, plug, monkeypatch):
     data = shutil.copytree(samples["eye"], tmp_path / "data")
     out = tmp_path / "out"
