@@ -14,10 +14,10 @@ setup(
     packages=find_packages(include=["fastseg", "fastseg.*"]),
     package_data={"fastseg": ["templates/*.html"]},
     install_requires=[
-        "fastai>=2.8",  # torch 2.x checkpoints and numpy 2
+        "fastai>=2.8.10",  # exports with the fastcore of today
         "torch>=2.4",  # torch.amp and bf16 queries
         "torchvision>=0.19",  # the one of torch 2.4
-        "timm>=1.0.20",  # models that can be laid out on the meta device; the tests' own backbones
+        "timm>=1.0.22",  # models that can be laid out on the meta device; the tests' own backbones
         "segmentation-models-pytorch>=0.5",  # NHWC and 4-stage backbones, UPerNet, Segformer
         "safetensors>=0.4",
         "onnx>=1.16",  # writing model.onnx
