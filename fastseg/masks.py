@@ -92,15 +92,6 @@ def _one_line(error: Exception) -> str:
     return "not an image, or damaged" if "cannot identify" in text else text
 
 
-def image_size(path: Path | str) -> tuple[int, int]:
-    """Return (height, width) of the upright image, reading no more than its header."""
-    try:
-        with Image.open(path) as image:
-            return _upright_size(image)
-    except Exception as error:  # as above
-        raise DataError(f"{path}: cannot be read as an image ({_one_line(error)}); replace or remove it") from None
-
-
 def resized(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
     """Bring uint8 (H, W, 3) to `size`, (height, width): "squish" resamples, "crop" cuts or pads with 0 about the centre."""
     return _brought_to(image, size, how, Image.BILINEAR, 0)

@@ -9,6 +9,11 @@ from scipy import ndimage
 
 from .masks import IGNORE
 
+with warnings.catch_warnings():  # here, not where it is used: threads that import it at once can lock each other out
+    warnings.simplefilter("ignore")
+    from cleanlab.rank import get_label_quality_scores as class_quality
+    from cleanlab.segmentation.rank import get_label_quality_scores as mask_quality
+
 CONFIDENT = 0.5  # by which the predicted class's probability must exceed the labelled one's for a pixel to be in doubt
 SPARE = 0.002  # share of an image's pixels that may be in doubt where there is no foreground: a few of them prove nothing
 
@@ -32,10 +37,6 @@ def of_image(probabilities: np.ndarray, label: np.ndarray | int, classes: tuple[
     finds shifted and emptied masks that a model has half learnt. The region is the largest connected one where another class
     is more probable than the labelled one by `CONFIDENT`. Unlabelled pixels are in no doubt.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from cleanlab.rank import get_label_quality_scores as class_quality
-        from cleanlab.segmentation.rank import get_label_quality_scores as mask_quality
     if probabilities.ndim == 1:
         quality = float(class_quality(np.array([label]), probabilities[None].astype(np.float64))[0])
         said = int(probabilities.argmax())
