@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .faults import refuse
 from .masks import IGNORE
 from .progress import track
 from .runs import ahead
@@ -63,9 +64,7 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
         facts.unlabelled += int(counts[IGNORE]) if len(counts) > IGNORE else 0
         if len(counts) > IGNORE and counts[IGNORE] and not getattr(task, "unlabelled", None):
             stray.append(item)
-    if faults:
-        more = f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{more}")
+    refuse(faults)
     facts.learnt = learnt
     present = [name for name, count in zip(task.classes, learnt) if count]
     if len(present) < 2:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .errors import ModelError, choose
+from .errors import ModelError, brief, choose
 from .machine import autocast_dtype
 
 DECODERS = ("light", "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
@@ -113,7 +113,7 @@ def build(spec: Spec) -> Network:
     try:
         model = _decoder_model(spec) if spec.kind == "segment" else _classifier_model(spec)
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, NotImplementedError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = brief(error)
         if "unexpected keyword" in reason:
             raise ModelError(f"an option given to {spec.decoder or spec.arch} does not exist there ({reason}); remove it") from error
         raise ModelError(f"backbone '{spec.arch}' does not work with {spec.decoder or 'a classifier'} "
@@ -189,14 +189,23 @@ def backbone_config(arch: str):
 
 
 def _stride(arch: str, decoder: str, n_out: int, options: Mapping) -> int:
-    """Find, without computing anything, the smallest padding multiple that the network takes.
+    """Find, without computing anything where torch allows it, the smallest padding multiple that the network takes.
 
     Raises `ModelError` if the backbone has no feature pyramid or the decoder cannot use it.
     """
+    try:
+        return _stride_on("meta", arch, decoder, n_out, options)
+    except ModelError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        return _stride_on("cpu", arch, decoder, n_out, options)  # torch before 2.5 cannot lay every family out on the meta device
+
+
+def _stride_on(device: str, arch: str, decoder: str, n_out: int, options: Mapping) -> int:
     import timm
     refusal = (f"backbone '{arch}' has no feature pyramid (no maps at several scales), which the {decoder} decoder "
                f"needs; try one of {GOOD_BACKBONES}, or a hierarchical transformer such as swin_tiny_patch4_window7_224")
-    with torch.device("meta"):
+    with torch.device(device), torch.no_grad():
         try:
             features = timm.create_model(arch, features_only=True, **_backbone_options(arch))
             reductions = features.feature_info.reduction()
@@ -214,7 +223,7 @@ def _stride(arch: str, decoder: str, n_out: int, options: Mapping) -> int:
             except Exception as error:  # windows that do not fit raise whatever they like
                 failure = error
     raise ModelError(f"backbone '{arch}' does not work with the {decoder} decoder"
-                     f"{f' ({chr(32).join(str(failure).split())[:160]})' if failure else ''}; try one of {GOOD_BACKBONES}")
+                     f"{f' ({brief(failure)})' if failure else ''}; try one of {GOOD_BACKBONES}") from failure
 
 
 def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:

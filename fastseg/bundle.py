@@ -139,7 +139,7 @@ def _network(export: Path, card: Card) -> Network:
         network = build(Spec(**card.network))
         network.load_state_dict(load_file(path))
     except Exception as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
-        raise ExportError(f"{path}: does not fit its card ({' '.join(str(error).split())[:120]}); fit again") from error
+        raise ExportError(f"{path}: does not fit its card ({brief(error)}); fit again") from error
     network.mean, network.std = tuple(card.mean), tuple(card.std)
     return network
 

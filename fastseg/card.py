@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import ExportError
+from .errors import ExportError, brief
 from .files import write_json
 
 SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
@@ -139,4 +139,4 @@ def read_card(folder: Path | str) -> Card:
             raise ValueError(f"wrong value of {', '.join(faulty)}")
         return card
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise ExportError(f"{path}: the card cannot be read ({' '.join(str(error).split())[:120]}); fit again") from None
+        raise ExportError(f"{path}: the card cannot be read ({brief(error)}); fit again") from None

@@ -13,7 +13,7 @@ import torch
 from fastai.callback.core import Callback
 from fastcore.foundation import L
 
-from .errors import DataError
+from .errors import DataError, brief
 from .files import atomic_file
 
 # What callbacks know of the epochs before: by class, the attributes that are kept.
@@ -79,7 +79,7 @@ def read(path: Path, device: torch.device) -> dict | None:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files fail in zip, pickle or torch
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:100]}); start anew with --no-resume") from None
+        raise DataError(f"{path}: cannot be read ({brief(error)}); start anew with --no-resume") from None
 
 
 def _plain(value):

@@ -11,9 +11,6 @@ import typer
 if TYPE_CHECKING:
     from .inspection import Audit
 
-FIGURES = {"pixel_accuracy": "pixel accuracy", "precision": "precision", "recall": "recall", "specificity": "specificity", "iou": "IoU",
-           "dice": "Dice", "boundary_f1": "boundary F1", "hausdorff95": "Hausdorff 95, px",
-           "mean_surface_distance": "mean surface distance, px", "f1": "F1"}
 SUMMARY = {"accuracy": "accuracy", "pixel_accuracy": "pixel accuracy", "frequency_weighted_iou": "frequency-weighted IoU",
            "roc_auc": "ROC AUC", "pr_auc": "precision-recall AUC", "brier": "Brier score",
            "expected_calibration_error": "expected calibration error"}
@@ -100,6 +97,7 @@ def _text(value: Any) -> str:
 
 def figures(result: dict, title: str | None = None) -> None:
     """Print the metrics of an evaluation: one row a figure, one column a class, 95% intervals beneath where there are any."""
+    from .metrics import FIGURES
     ends = result.get("intervals", {})
     columns = [(name, values, ends.get("classes", {}).get(name, {})) for name, values in result["classes"].items()]
     for key, name in (("mean_foreground", "foreground mean"), ("mean_with_background", "mean of all"), ("mean", "mean")):
@@ -109,7 +107,7 @@ def figures(result: dict, title: str | None = None) -> None:
     unit = next(key for key in first if key in ("pixels", "images"))
     rows = [(unit, *(values.get(unit, "") for _, values, _ in columns))]
     rows += [(name, *(_with_interval(values.get(key), interval.get(key)) for _, values, interval in columns))
-             for key, name in FIGURES.items() if key in first]
+             for key, (name, _) in FIGURES.items() if key in first]
     table(("", *(name for name, _, _ in columns)), rows, title)
     shown = [(name, result[key], ends.get(key)) for key, name in SUMMARY.items() if key in result]
     typer.echo("\n".join(f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in shown))
@@ -145,13 +143,14 @@ def _printable(text: str) -> str:
 
 def groups(parts: dict[str, dict], by: str) -> None:
     """Print the main figures of each group of images, with their intervals."""
+    from .metrics import FIGURES
     keys = ("dice", "iou", "boundary_f1") if "mean_foreground" in next(iter(parts.values())) else ("accuracy", "roc_auc")
 
     def cell(part: dict, key: str) -> str:
         values, ends = part.get("mean_foreground", part), part.get("intervals", {})
         return _with_interval(values[key], ends.get("mean_foreground", ends).get(key), " ")
 
-    table((by, "images", *(("foreground " if key in FIGURES else "") + (FIGURES | SUMMARY)[key] for key in keys)),
+    table((by, "images", *(SUMMARY.get(key) or f"foreground {FIGURES[key][0]}" for key in keys)),
           [(name, part["images"], *(cell(part, key) for key in keys)) for name, part in parts.items()])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import ExportError
+from .errors import ExportError, brief
 
 if TYPE_CHECKING:
     from .backbones import Network
@@ -54,7 +54,7 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
         return True
     except Exception as error:  # exporter and runtime fail on operations they lack in many ways
         path.unlink(missing_ok=True)
-        log.info("no ONNX file: %s", " ".join(str(error).split())[:120])
+        log.info("no ONNX file: %s", brief(error))
         return False
     finally:
         network.precision = kept[1]
@@ -74,11 +74,11 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # damaged files fail in the runtime's own ways
-            raise ExportError(f"{path}: cannot be read as ONNX ({' '.join(str(error).split())[:100]}); fit again") from error
+            raise ExportError(f"{path}: cannot be read as ONNX ({brief(error)}); fit again") from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         try:
             return self._session.run(None, {"images": images})[0]
         except Exception as error:  # the runtime's own kinds: a card that names another size, out of memory
             raise ExportError(f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "
-                              f"({' '.join(str(error).split())[:120]}); does the card fit it? Fit again") from error
+                              f"({brief(error)}); does the card fit it? Fit again") from error

@@ -18,7 +18,7 @@ from .errors import DataError, TaskError, brief
 from .files import name_below, require_folder, write_json, write_rows
 from .prediction import Prediction, Predictor
 from .progress import track
-from .runs import Journal, claimed, stamp
+from .runs import Journal, claimed, resumed, stamp
 from .scores import SAMPLES, ImageScore, Scores, judge
 from .tasks import Item, Task, get
 
@@ -75,19 +75,12 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
 
 def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores:
     """Return the scores of the items; those that an interrupted evaluation of the same export had judged are not judged again."""
+    def work(left: list[int]) -> Iterator[list]:
+        return (score.plain() for score, _ in judged(predictor, [items[i] for i in left], root, bs))
+
     with Journal("evaluate", __version__, predictor.card.sha256, predictor.tta, str(root.resolve())) as journal:
-        keys = {item: stamp(item.image, item.label) for item in items}
-        fresh = judged(predictor, [item for item in items if keys[item] not in journal.done], root, bs)
-        if journal.done:
-            log.info("%d of %d images were judged before the interruption", sum(key in journal.done for key in keys.values()), len(items))
-        scores = []
-        for item in items:
-            if keys[item] in journal.done:
-                scores.append(ImageScore.of(item, name_below(root, item.image), journal.done[keys[item]]))
-            else:
-                scores.append(next(fresh)[0])
-                journal.add(keys[item], scores[-1].plain())
-    return Scores(predictor.task, scores)
+        plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
+        return Scores(predictor.task, [ImageScore.of(item, name_below(root, item.image), score) for item, score in zip(items, plain)])
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:

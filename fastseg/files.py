@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, brief
+from .faults import Fault
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -31,18 +32,18 @@ def name_below(root: Path | str, file: Path) -> str:
     return Path(os.path.relpath(os.path.abspath(file), os.path.abspath(root))).as_posix()
 
 
-def by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Return files by stem. Raises `DataError` where two files share one."""
+def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
+    """Return files by stem, the first of each; the others are added to `faults`."""
     found: dict[str, Path] = {}
     for file in files:
         if file.stem in found:
-            raise DataError(f"{file}: has the same name as {found[file.stem].name}; keep one, or rename it")
-        found[file.stem] = file
+            faults.append(Fault("doubled name", str(file), f"has the same name as {found[file.stem].name}", "keep one, or rename it"))
+        found.setdefault(file.stem, file)
     return found
 
 
-def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """Return (image, mask) files of equal stems, sorted. Raises `DataError` naming files without a partner.
+def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Path]]:
+    """Return (image, mask) files of equal stems, sorted; nothing if either folder has none. Files without a partner go to `faults`.
 
     When both are one folder, PNG files are masks and the others images.
     """
@@ -50,14 +51,13 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     if images == masks:
         mask_files = [f for f in files if f.suffix.lower() == ".png"]
         files = [f for f in files if f.suffix.lower() != ".png"]
-    left, right = by_stem(files), by_stem(mask_files)
-    for alone, ours, theirs, where in ((left.keys() - right.keys(), left, "mask", masks),
-                                       (right.keys() - left.keys(), right, "image", images)):
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise DataError(f"{ours[min(alone)]}: has no {theirs} of the same name in {where}{more}; "
-                            f"add it or remove the file")
-    return [(left[stem], right[stem]) for stem in sorted(left)]
+        if not files or not mask_files:
+            return []
+    left, right = by_stem(files, faults), by_stem(mask_files, faults)
+    for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
+        faults += [Fault("no partner", str(ours[stem]), f"has no {what} of the same name in {where}", "add it, or remove the file")
+                   for stem in sorted(ours.keys() - theirs.keys())]
+    return [(left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())]
 
 
 def require_folder(folder: Path) -> None:
@@ -120,7 +120,7 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:100]})") from None
+        raise DataError(f"{path}: cannot be read ({brief(error)})") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: cannot be read (not an object)")
     return value

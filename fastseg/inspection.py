@@ -1,7 +1,6 @@
 """The audit of a dataset: every file decoded whole, every fault named with its place and its remedy, none of it fatal to the audit."""
 from __future__ import annotations
 
-import csv
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .faults import KINDS, Fault, Finding, examine
-from .files import IMAGE_SUFFIXES, image_files
+from .examination import Finding, examine
+from .faults import KINDS, Fault
+from .files import IMAGE_SUFFIXES
 from .progress import track
-from .runs import Journal, ahead, claimed, stamp
-from .tasks import ClassificationTask, Item, SegmentationTask, Task, get
+from .runs import Journal, ahead, claimed, resumed, stamp
+from .tasks import Item, Task, get
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     """
     task = get(task)
     root = Path(data or f"data/{task.name}")
-    task.folder(root)
-    items, faults = (_pairs if isinstance(task, SegmentationTask) else _table_items)(task, root)
+    items, faults = task.listed(root)
     if not items and not faults:
         task.items(root)  # says what was expected
     with claimed(root.resolve() / ".check"), Journal("check", __version__, task.name, str(root.resolve())) as journal:
@@ -93,109 +92,17 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
 
 def _examined(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
     workers = cpu_count() or 1
-    keys = [stamp(item.image, item.label) for item in items]
     with ThreadPoolExecutor(workers) as pool:
-        fresh = ahead((pool.submit(examine, task, item.image, item.label, item.source)
-                       for item, key in zip(items, keys) if key not in journal.done), 2 * workers)
-        for key in track(keys, "checking", len(keys)):
-            if key in journal.done:
-                yield Finding.of(journal.done[key])
-            else:
-                finding = next(fresh)
-                journal.add(key, finding.plain())
-                yield finding
+        def work(left: list[int]) -> Iterator[dict]:
+            chosen = (items[i] for i in left)
+            return ahead((pool.submit(_plainly, task, item) for item in chosen), 2 * workers)
+
+        keys = [stamp(item.image, item.label) for item in items]
+        yield from map(Finding.of, track(resumed(journal, keys, work), "checking", len(keys)))
 
 
-def _pairs(task: SegmentationTask, root: Path) -> tuple[list[Item], list[Fault]]:
-    """Return the images with masks, and what is wrong with the names; as `SegmentationTask.items`, but it goes on."""
-    items: list[Item] = []
-    faults: list[Fault] = []
-    taken: set[tuple] = set()
-    for layout in task.layouts:
-        images, masks = root / layout.images, root / layout.masks
-        if (layout.split, layout.source) in taken or not images.is_dir() or not masks.is_dir():
-            continue
-        files, mask_files = image_files(images), image_files(masks)
-        if images == masks:
-            mask_files = [file for file in files if file.suffix.lower() == ".png"]
-            files = [file for file in files if file.suffix.lower() != ".png"]
-        if not files or not mask_files:
-            continue
-        taken.add((layout.split, layout.source))
-        left, right = _by_stem(files, faults), _by_stem(mask_files, faults)
-        for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
-            faults += [Fault("no partner", str(ours[stem]), f"has no {what} of the same name in {where}", "add it, or remove the file")
-                       for stem in sorted(ours.keys() - theirs.keys())]
-        items += [task._item(left[stem], right[stem], layout) for stem in sorted(left.keys() & right.keys())]
-    for layout in task.layouts:
-        images = root / layout.images
-        alone = (layout.split, layout.source) not in taken and layout.split != "test" and images.is_dir() and image_files(images)
-        if alone and not any(item.image.parent == images for item in items):
-            faults.append(Fault("no partner", str(images), f"holds {len(alone)} images, but there are no masks in {root / layout.masks}",
-                                "add their masks, or remove the images"))
-            taken.add((layout.split, layout.source))
-    return items, faults
-
-
-def _by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.stem in found:
-            faults.append(Fault("doubled name", str(file), f"has the same name as {found[file.stem].name}", "keep one, or rename it"))
-        found.setdefault(file.stem, file)
-    return found
-
-
-def _table_items(task: ClassificationTask, root: Path) -> tuple[list[Item], list[Fault]]:
-    """Return the images that a table labels, and what is wrong with tables and names; as `ClassificationTask.items`, but it goes on."""
-    items: list[Item] = []
-    faults: list[Fault] = []
-    for split, folders in task.folders.items():
-        folder = next((root / name for name in folders if (root / name).is_dir()), None)
-        if folder is None:
-            continue
-        images = _by_stem(image_files(folder), faults)
-        labels = _labels(task, folder / task.table, images, faults)
-        faults += [Fault("no partner", str(images[stem]), f"is not listed in {folder / task.table}", "add a line, or remove the image")
-                   for stem in sorted(images.keys() - labels.keys())]
-        items += [Item(images[stem], label, split, stem) for stem, label in sorted(labels.items()) if label is not None]
-    return items, faults
-
-
-def _labels(task: ClassificationTask, table: Path, images: dict[str, Path], faults: list[Fault]) -> dict[str, int | None]:
-    """Return the class index of each image that the table lists, None where the line cannot be used."""
-    def wrong(detail: str, remedy: str, line: int = 0) -> None:
-        faults.append(Fault("table", str(table), detail, remedy, f"line {line}" if line else ""))
-
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        wrong(f"cannot be read ({' '.join(str(error).split())[:80]})", f"write it in UTF-8 with the columns {', '.join(task.columns)}")
-        return {}
-    missing = [column for column in task.columns if not lines or column not in lines[0]]
-    if missing:
-        wrong(f"column {' and '.join(missing)} missing", f"it needs {' and '.join(task.columns)}, separated by tabs", 1)
-        return {}
-    name_at, label_at = (lines[0].index(column) for column in task.columns)
-    found: dict[str, int | None] = {}
-    for number, line in enumerate(lines[1:], 2):
-        name, label = (line[at].strip() if at < len(line) else "" for at in (name_at, label_at))
-        if not any(cell.strip() for cell in line):
-            continue
-        if not name:
-            wrong(f"has no {task.columns[0]}", "add it, or remove the line", number)
-        elif name in found:
-            wrong(f"{name} is listed twice", "keep one line", number)
-        elif name not in images:
-            wrong(f"{name} has no image in {table.parent}", "add the image, or remove the line", number)
-        elif label not in map(str, range(len(task.classes))):
-            wrong(f"{name} has {f'label {label!r}' if label else 'no label'}",
-                  "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(task.classes)), number)
-            found[name] = None
-        else:
-            found[name] = int(label)
-    return found
+def _plainly(task: Task, item: Item) -> dict:
+    return examine(task, item.image, item.label, item.source).plain()
 
 
 def _doubled(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
@@ -289,7 +196,7 @@ def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fau
 
 def _shared(task: Task, items: Sequence[Item]) -> Iterator[Fault]:
     """Yield, once, each group whose images are both in a training and in a validation folder."""
-    if not task.grouped and task.kind == "segment":
+    if not task.grouped:
         return
     sides: dict[str, dict[str, Item]] = defaultdict(dict)
     for item in items:

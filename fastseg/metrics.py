@@ -15,6 +15,19 @@ Tree = dict[str, "np.ndarray | Tree"]  # named figures, in groups
 SCORES = ("pixel_accuracy", "precision", "recall", "specificity", "iou", "dice")
 BOUNDARY = ("boundary_f1", "hausdorff95", "mean_surface_distance")
 
+FIGURES = {  # the figures of one class: key -> title, and what it is
+    "pixel_accuracy": ("pixel accuracy", "share of all pixels for which 'is it this class?' is answered rightly"),
+    "precision": ("precision", "share of what is called this class that is"),
+    "recall": ("recall", "share of this class that is found"),
+    "specificity": ("specificity", "share of everything else that is not called this class"),
+    "iou": ("IoU", "overlap of truth and prediction over their union"),
+    "dice": ("Dice", "twice the overlap over the sum of both"),
+    "boundary_f1": ("boundary F1", "share of the outlines that lie within 2 px of each other"),
+    "hausdorff95": ("Hausdorff 95 (px)", "95 % of the outlines lie closer than this"),
+    "mean_surface_distance": ("mean surface distance (px)", "how far the outlines lie apart on average"),
+    "f1": ("F1", "harmonic mean of precision and recall"),
+}
+
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Count pixels by (true class, predicted class): int64 (C, C). Unlabelled pixels (255) do not count.

@@ -5,9 +5,10 @@ import glob
 import logging
 import os
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from .files import IMAGE_SUFFIXES, atomic_file, image_files, write_rows
 from .masks import save_image
 from .prediction import Prediction, Predictor
 from .progress import track
-from .runs import Journal, claimed, stamp
+from .runs import Journal, claimed, resumed, stamp
 from .tasks import Task, get
 from .trust import ERROR_RATE, review_threshold
 
@@ -52,7 +53,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     predictor = load(find(task, export), device, trust, tta)
     threshold = _threshold(predictor.card, error_rate)
     what = ["predict", __version__, task.name, predictor.card.sha256, predictor.tta, threshold, overlay, probabilities,
-            os.path.abspath(out) if out else os.getcwd()]
+            str(out), os.getcwd()]
     if task.kind == "classify":
         path = _table_path(task, files, out)
         with claimed(path), Journal(*what) as journal:
@@ -68,11 +69,13 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
         for folder in sorted({target if _is_one_file(out) else target.parent for target in targets.values()}):
             stack.enter_context(claimed(folder))
         found = _Pass(predictor, files, bs, stack.enter_context(Journal(*what)), write)
-        rows: dict[Path, list[dict]] = {}
-        failures: dict[Path, list[dict]] = {}
+        rows, failures = defaultdict(list), defaultdict(list)
         for file, row in found:
-            kept, key = (failures, "reason") if isinstance(row, DataError) else (rows, "")
-            kept.setdefault(targets[file].parent, []).append({"image": str(file), key: str(row).removeprefix(f"{file}: ")} if key else row)
+            folder = targets[file].parent
+            if isinstance(row, DataError):
+                failures[folder].append(_failure(file, row))
+            else:
+                rows[folder].append(row)
         written = list(found.written)
         if not _is_one_file(out):
             written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
@@ -82,35 +85,43 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     return written
 
 
+@dataclass
 class _Pass:
     """One pass over files: yields (file, row or the `DataError` why there is none) in order; `written` lists what lies on disk.
 
     What the journal of an interrupted pass names, and is on the disk still, is not done again.
     """
 
-    def __init__(self, predictor: Predictor, files: Sequence[Path], bs: int, journal: Journal, finish: Callable):
-        self.predictor, self.files, self.bs, self.journal, self.finish = predictor, files, bs, journal, finish
-        self.written: list[Path] = []
+    predictor: Predictor
+    files: Sequence[Path]
+    bs: int
+    journal: Journal
+    finish: Callable[[Path, Prediction], tuple[dict, list[Path]]]
+    written: list[Path] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[Path, dict | DataError]]:
-        keys = {file: stamp(file) for file in self.files}
-        done = {file: self.journal.done[key] for file, key in keys.items()
-                if key in self.journal.done and all(map(os.path.isfile, self.journal.done[key][1]))}
-        if done:
-            log.info("%d of %d images were done before the interruption", len(done), len(self.files))
-        fresh = self.predictor.stream([file for file in self.files if file not in done], self.bs, self.finish)
-        for file in track(self.files, "predicting", len(self.files)):
-            if file in done:
-                row, paths = done[file]
-            else:
-                _, result = next(fresh)
-                if isinstance(result, DataError):
-                    yield file, result
-                    continue
-                row, paths = result
-                self.journal.add(keys[file], [row, [os.path.abspath(path) for path in paths]])
+        for key in [key for key, (_, paths) in self.journal.done.items() if not all(map(os.path.isfile, paths))]:
+            del self.journal.done[key]
+
+        def finish(file: Path, prediction: Prediction) -> list:
+            row, paths = self.finish(file, prediction)
+            return [row, list(map(str, paths))]
+
+        def work(left: list[int]) -> Iterator[list | DataError]:
+            return (result for _, result in self.predictor.stream([self.files[i] for i in left], self.bs, finish))
+
+        results = resumed(self.journal, [stamp(file) for file in self.files], work)
+        for file, result in zip(self.files, track(results, "predicting", len(self.files))):
+            if isinstance(result, DataError):
+                yield file, result
+                continue
+            row, paths = result
             self.written += map(Path, paths)
             yield file, row
+
+
+def _failure(file: Path, error: DataError) -> dict[str, str]:
+    return {"image": str(file), "reason": str(error).removeprefix(f"{file}: ")}
 
 
 def _end(count: int, failures: Mapping[Path, list[dict]]) -> None:
@@ -241,12 +252,12 @@ def _write_table(task: Task, files: Sequence[Path], path: Path, found: _Pass) ->
         raise DataError(f"{twice}: another image has the same name, and the table holds one row a name; predict their folders one by one")
     for file, row in found:
         if isinstance(row, DataError):
-            failures.append({"image": str(file), "reason": str(row).removeprefix(f"{file}: ")})
+            failures.append(_failure(file, row))
             continue
         labels[file.stem] = row["label"]
         rows[file.stem] = {"image": str(file), **{key: value for key, value in row.items() if key != "label"}}
     tables = [table for table in dict.fromkeys(file.parent / task.table for file in files) if table.is_file()]
-    listed = [name for table in tables for name in task.read_table(table) if name in labels]
+    listed = [name for table in tables for name in task.read_table(table, []) if name in labels]
     order = [*listed, *sorted(labels.keys() - set(listed))]
     usual = Path(task.table).stem
     prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"

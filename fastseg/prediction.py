@@ -198,4 +198,3 @@ class Predictor:
         x = batch.to(self.device).permute(0, 3, 1, 2).float()
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (self.card.mean, self.card.std))
         return (x - mean) / std
-

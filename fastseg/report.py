@@ -18,6 +18,7 @@ from .card import HISTORY, read_history
 from .evaluation import trained_on
 from .evidence import evidence
 from .masks import IGNORE, resized
+from .metrics import FIGURES
 from .pages import address, css_colour, data_address, environment, write_page
 from .trust import ERROR_RATE, review_threshold
 
@@ -26,19 +27,6 @@ if TYPE_CHECKING:
     from .prediction import Prediction
 
 LISTED, PICTURED, EVIDENCE_CLASSES = 30, 4, 4
-FIGURES = {  # key -> title, and what it is
-    "pixel_accuracy": ("pixel accuracy", "share of all pixels for which 'is it this class?' is answered rightly"),
-    "precision": ("precision", "share of what is called this class that is"),
-    "recall": ("recall", "share of this class that is found"),
-    "specificity": ("specificity", "share of everything else that is not called this class"),
-    "iou": ("IoU", "overlap of truth and prediction over their union"),
-    "dice": ("Dice", "twice the overlap over the sum of both"),
-    "boundary_f1": ("boundary F1", "share of the outlines that lie within 2 px of each other"),
-    "hausdorff95": ("Hausdorff 95 (px)", "95 % of the outlines lie closer than this"),
-    "mean_surface_distance": ("mean surface distance (px)", "how far the outlines lie apart on average"),
-    "f1": ("F1", "harmonic mean of precision and recall"),
-}
-
 
 def write_report(found: Interpretation, root: Path, split: str, path: Path) -> Path:
     """Write report.html from the template, with the pictures inside it."""

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from .errors import DataError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FORGOTTEN = 30 * 86400  # seconds after which the journal of a run that nobody finished is removed
@@ -83,6 +86,25 @@ class Journal:
         """Note a finished piece."""
         self._file.write(json.dumps([key, value]) + "\n")
         self._file.flush()
+
+
+def resumed(journal: Journal, keys: Sequence[str], work: Callable[[list[int]], Iterator[object]]) -> Iterator[object]:
+    """Yield a result for each key, in order: what the journal has, else the next of `work`, which is given the others' indices.
+
+    Results are as JSON holds them, and noted in the journal; a `DataError` in place of one is not, and so is tried again.
+    """
+    left = [i for i, key in enumerate(keys) if key not in journal.done]
+    if len(left) < len(keys):
+        log.info("%d of %d images were done before the interruption", len(keys) - len(left), len(keys))
+    fresh = work(left)
+    for key in keys:
+        if key in journal.done:
+            yield journal.done[key]
+            continue
+        result = next(fresh)
+        if not isinstance(result, DataError):
+            journal.add(key, result)
+        yield result
 
 
 def ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:

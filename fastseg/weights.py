@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .backbones import Network, backbone_config
-from .errors import ModelError
+from .errors import ModelError, brief
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def load_weights(network: Network, weights: str) -> str:
     try:
         return _load_imagenet(network)
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no pretrained tag
-        reason = "the hub does not answer" if isinstance(error, OSError) else " ".join(str(error).split())[:120]
+        reason = "the hub does not answer" if isinstance(error, OSError) else brief(error)
         remedies = "pass --weights FILE with a local safetensors or pth file, or --weights none to start from random weights"
         if weights == "imagenet":
             raise ModelError(f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}") from error

@@ -37,7 +37,7 @@ def test_missing_and_empty_data_folder(fails, tmp_path, name):
 def test_image_without_mask_and_mask_without_image(fails, data):
     folder = data("eye")
     first(folder, "masks_small/*").unlink()
-    fails("fit", "eye", *FIT, words=["imgs_small/set_0_frame_0.jpg", "has no mask", "add it or remove"])
+    fails("fit", "eye", *FIT, words=["imgs_small/set_0_frame_0.jpg", "has no mask", "add it, or remove"])
     first(folder, "imgs_small/*").unlink()
     first(folder, "imgs_small/*").unlink()
     fails("fit", "eye", *FIT, words=["masks_small/set_0_frame_1.png", "has no image"])
@@ -190,7 +190,7 @@ def test_evaluate_on_other_data(fails, exports, data, samples, tmp_path):
 
 def test_missing_mask_folder(fails, data):
     shutil.rmtree(data("kitchen") / "val" / "masks")
-    fails("fit", "kitchen", *FIT, words=["val/masks: does not exist", "val/images holds images", "add their masks"])
+    fails("fit", "kitchen", *FIT, words=["val/masks does not exist", "val/images holds images", "add their masks"])
 
 
 def test_one_class_in_the_training_part(fails, data):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import fastseg
-from fastseg import faults, inspection, tasks
+from fastseg import examination, inspection, tasks
 from fastseg.errors import DataError
 from fastseg.repair import fix
 
@@ -121,9 +121,9 @@ def test_misalignment_says_where_the_mask_belongs():
     task = tasks.get("eye")
     image, codes = task.draw(np.random.default_rng(1))
     moved = np.roll(codes, (-20, 30), (0, 1))
-    score, (x, y) = faults.misalignment(image, moved)
-    assert score > inspection.OFFSET > faults.misalignment(image, codes)[0] and abs(x + 30) < 6 and abs(y - 20) < 6
-    assert faults.misalignment(image, np.zeros_like(codes)) == (0.0, (0, 0))
+    score, (x, y) = examination.misalignment(image, moved)
+    assert score > inspection.OFFSET > examination.misalignment(image, codes)[0] and abs(x + 30) < 6 and abs(y - 20) < 6
+    assert examination.misalignment(image, np.zeros_like(codes)) == (0.0, (0, 0))
 
 
 def test_frames_of_one_recording_may_look_alike(samples, tmp_path):

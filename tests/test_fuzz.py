@@ -27,7 +27,7 @@ from fastseg.card import Card, read_card, sha256
 from fastseg.console import varied
 from fastseg.errors import DataError, ExportError, FastsegError, FetchError
 from fastseg.evaluation import _column
-from fastseg.faults import examine
+from fastseg.examination import examine
 from fastseg.files import read_json
 from fastseg.masks import read_image, read_near, read_raw
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError, TaskError
+from ..faults import Fault, refuse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +82,14 @@ class Task:
 
     def items(self, data: Path | str) -> list[Item]:
         """Return every labelled image below `data`, in a stable order. Raises `DataError` naming the file at fault."""
+        items, faults = self.listed(data)
+        refuse(faults)
+        if not items:
+            raise DataError(f"{data}: no {self.name} data found; expected {self.expected()}")
+        return items
+
+    def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
+        """Return the labelled images below `data` that can be used, in a stable order, and what is wrong with names and tables."""
         raise NotImplementedError
 
     def label(self, item: Item) -> np.ndarray | int:
@@ -141,9 +150,10 @@ class Task:
             count += sizes[group]
         valid = {i for i in loose if items[i].group in drawn} | {i for i, item in enumerate(items) if item.split == "valid"}
         train = [i for i, item in enumerate(items) if item.split != "test" and i not in valid]
-        shared = {items[i].group for i in train} & {items[i].group for i in valid} if self.grouped else set()
-        if shared:
-            raise DataError(f"{min(shared)} is in both the training and the validation folder; keep each on one side of the split")
+        sides = [{items[i].group: items[i] for i in side} for side in (train, valid)]
+        shared = sorted(sides[0].keys() & sides[1].keys()) if self.grouped else []
+        refuse([f"{sides[1][group].image}: {group} is also in {sides[0][group].image.parent}; keep each subject or set on one side of the "
+                "split" for group in shared])
         if not train or not valid:
             raise DataError(f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
                             "both parts need at least one")

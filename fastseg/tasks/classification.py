@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError, TaskError
+from ..errors import TaskError, brief
+from ..faults import Fault
 from ..files import atomic_file, by_stem, image_files
 from .base import Item, Task
 
@@ -20,67 +21,71 @@ class ClassificationTask(Task):
     columns: tuple[str, str] = ("Name", "Label")
 
     kind = "classify"
+    grouped = True  # an image is a subject: none may be on both sides
 
     def expected(self) -> str:
         names = ", ".join(f"{folders[0]}/" for folders in self.folders.values())
         return f"folders {names} with images and {self.table} (columns {', '.join(self.columns)})"
 
-    def items(self, data: Path | str) -> list[Item]:
+    def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         root = self.folder(data)
         items: list[Item] = []
+        faults: list[Fault] = []
         for split, folders in self.folders.items():
-            folder = next((root / f for f in folders if (root / f).is_dir()), None)
+            folder = next((root / name for name in folders if (root / name).is_dir()), None)
             if folder is not None:
-                items += self._table_items(folder, split)
-        if not items:
-            raise DataError(f"{root}: no {self.name} data found; expected {self.expected()}")
-        side: dict[str, Item] = {}
-        for item in items:
-            other = side.setdefault(item.group, item)
-            if other.split != item.split:
-                raise DataError(f"{item.image.parent / self.table}: {item.group} is also in {other.image.parent}; "
-                                "keep each on one side of the split")
+                items += self._table_items(folder, split, faults)
+        return items, faults
+
+    def _table_items(self, folder: Path, split: str, faults: list[Fault]) -> list[Item]:
+        table = folder / self.table
+        images = by_stem(image_files(folder), faults)
+        lines = self.read_table(table, faults)
+        faults += [Fault("no partner", str(images[name]), f"not listed in {table}", "add a line, or remove the image")
+                   for name in sorted(images.keys() - lines.keys()) if lines]
+        valid = {str(index): index for index in range(len(self.classes))}
+        choices = "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(self.classes))
+        items = []
+        for name, (label, number) in sorted(lines.items()):
+            if name not in images:
+                faults.append(Fault("table", str(table), f"{name} has no image in {folder}", "add the image, or remove the line", number))
+            elif label not in valid:
+                faults.append(Fault("table", str(table), f"{name} has " + (f"label '{label}'" if label else "no label"), choices, number))
+            else:
+                items.append(Item(images[name], valid[label], split, name))
         return items
 
-    def read_table(self, table: Path) -> dict[str, str]:
-        """Return {name: label text} in the table's order. Raises `DataError` for missing columns and double names."""
-        name_column, label_column = self.columns
+    def read_table(self, table: Path, faults: list[Fault]) -> dict[str, tuple[str, str]]:
+        """Return {name: (label text, "line n")} in the table's order; lines, or a table, that cannot be used go to `faults`."""
+        def wrong(detail: str, remedy: str, place: str = "") -> None:
+            faults.append(Fault("table", str(table), detail, remedy, place))
+
         try:
             with table.open(newline="", encoding="utf-8-sig") as file:
-                rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-                missing = [c for c in self.columns if c not in (rows.fieldnames or [])]
-                if missing:
-                    raise DataError(f"{table}: column {' and '.join(missing)} missing; it needs "
-                                    f"{' and '.join(self.columns)}, separated by tabs")
-                labels: dict[str, str] = {}
-                for row in rows:
-                    name = (row[name_column] or "").strip()
-                    if not name:
-                        raise DataError(f"{table}: line {rows.line_num} has no {name_column}; add it or remove the line")
-                    if name in labels:
-                        raise DataError(f"{table}: {name} is listed twice (line {rows.line_num}); keep one line")
-                    labels[name] = (row[label_column] or "").strip()
-                return labels
+                header, *lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
         except FileNotFoundError:
-            raise DataError(f"{table}: no such table; write one with the columns {', '.join(self.columns)}") from None
+            wrong("no such table", f"write one with the columns {', '.join(self.columns)}")
+            return {}
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{table}: cannot be read as tab-separated text ({error}); save it as UTF-8") from None
-
-    def _table_items(self, folder: Path, split: str) -> list[Item]:
-        table = folder / self.table
-        labels = self.read_table(table)
-        images = by_stem(image_files(folder))
-        if alone := labels.keys() - images.keys():
-            raise DataError(f"{table}: {min(alone)} has no image in {folder}; add the image or remove the line")
-        if alone := images.keys() - labels.keys():
-            raise DataError(f"{images[min(alone)]}: not listed in {table}; add a line or remove the image")
-        valid = {str(index): index for index in range(len(self.classes))}
-        for name, label in labels.items():
-            if label not in valid:
-                what = f"has label '{label}'" if label else "has no label"
-                raise DataError(f"{table}: {name} {what}; labels are "
-                                + " or ".join(f"{i} ({c})" for i, c in enumerate(self.classes)))
-        return [Item(images[name], valid[label], split, name) for name, label in sorted(labels.items())]
+            wrong(f"cannot be read as tab-separated text ({brief(error)})", "save it as UTF-8")
+            return {}
+        missing = [column for column in self.columns if column not in header]
+        if missing:
+            wrong(f"column {' and '.join(missing)} missing", f"it needs {' and '.join(self.columns)}, separated by tabs", "line 1")
+            return {}
+        name_at, label_at = map(header.index, self.columns)
+        found: dict[str, tuple[str, str]] = {}
+        for number, line in enumerate(lines, 2):
+            name, label = (line[at].strip() if at < len(line) else "" for at in (name_at, label_at))
+            if not any(cell.strip() for cell in line):
+                continue
+            if not name:
+                wrong(f"has no {self.columns[0]}", "add it, or remove the line", f"line {number}")
+            elif name in found:
+                wrong(f"{name} is listed twice", "keep one line", f"line {number}")
+            else:
+                found[name] = label, f"line {number}"
+        return found
 
     def label(self, item: Item) -> int:
         """Return the item's class index."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, TaskError
+from ..errors import TaskError
+from ..faults import Fault
 from ..files import image_files, pairs
 from .base import Drawing, Item, Task
 
@@ -62,24 +63,29 @@ class SegmentationTask(Task):
         more = f", or one of {len(named) - 3} more layouts (data/{self.name}/README.md)" if len(named) > 4 else ""
         return "images and masks of equal names in " + ", or ".join(named[:3] if more else named) + more
 
-    def items(self, data: Path | str) -> list[Item]:
+    def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         root = self.folder(data)
+        faults: list[Fault] = []
         found: dict[tuple[str | None, str], list[Item]] = {}
         without: dict[tuple[str | None, str], tuple[Path, Path]] = {}
         for layout in self.layouts:  # the first layout that is there wins for its split and source
-            images, masks = root / layout.images, root / layout.masks
-            if (layout.split, layout.source) not in found and images.is_dir() and masks.is_dir():
-                items = [self._item(image, mask, layout) for image, mask in pairs(images, masks)]
-                if items:
-                    found[layout.split, layout.source] = items
-            elif layout.split != "test" and images.is_dir() and image_files(images):
-                without.setdefault((layout.split, layout.source), (images, masks))
-        for key in without.keys() - found.keys():
-            images, masks = without[key]
-            raise DataError(f"{masks}: does not exist, but {images} holds images; add their masks, or remove the images")
-        if not found:
-            raise DataError(f"{root}: no {self.name} images with masks found; expected {self.expected()}")
-        return [item for items in found.values() for item in items]
+            key, images, masks = (layout.split, layout.source), root / layout.images, root / layout.masks
+            if key in found or not images.is_dir():
+                continue
+            alone: list[Fault] = []
+            matched = pairs(images, masks, alone) if masks.is_dir() else []
+            if matched:
+                found[key] = [self._item(image, mask, layout) for image, mask in matched]
+                faults += alone
+            elif layout.split != "test" and image_files(images):
+                without.setdefault(key, (images, masks))
+        used = {items[0].image.parent for items in found.values()}
+        for images, masks in (without[key] for key in without if key not in found):
+            if images not in used:
+                faults.append(Fault("no partner", str(images), f"holds {len(image_files(images))} images, but {masks} "
+                                    + ("has no mask of their names" if masks.is_dir() else "does not exist"),
+                                    "add their masks, or remove the images"))
+        return [item for items in found.values() for item in items], faults
 
     def _item(self, image: Path, mask: Path, layout: Layout) -> Item:
         match = re.match(self.group, image.stem) if self.group else None
