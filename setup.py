@@ -15,8 +15,8 @@ setup(
     package_data={"fastseg": ["templates/*.html"]},
     install_requires=[
         "fastai>=2.8.10",  # exports with the fastcore of today
-        "torch>=2.4",  # torch.amp and bf16 queries
-        "torchvision>=0.19",  # the one of torch 2.4
+        "torch>=2.9",  # torch.export of our networks; its imports on the meta device
+        "torchvision>=0.24",  # the one of torch 2.9
         "timm>=1.0.22",  # models that can be laid out on the meta device; the tests' own backbones
         "segmentation-models-pytorch>=0.5",  # NHWC and 4-stage backbones, UPerNet, Segformer
         "safetensors>=0.4",
@@ -30,7 +30,7 @@ setup(
         "cleanlab>=2.8",  # labels in doubt; from 2.8 on under the Apache licence
         "matplotlib>=3.8",
         "pillow>=10.1",  # scalable default font
-        "typer>=0.16",
+        "typer>=0.19",  # arguments that are missing are told
         "rich>=13",
         "jinja2>=3.1",
         "httpx>=0.27",

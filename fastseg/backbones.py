@@ -196,9 +196,9 @@ def _stride(arch: str, decoder: str, n_out: int, options: Mapping) -> int:
     try:
         return _stride_on("meta", arch, decoder, n_out, options)
     except ModelError as error:
-        if not isinstance(error.__cause__, NotImplementedError):
+        if error.__cause__ is None:
             raise
-        return _stride_on("cpu", arch, decoder, n_out, options)  # torch before 2.5 cannot lay every family out on the meta device
+        return _stride_on("cpu", arch, decoder, n_out, options)  # some torch versions cannot lay every family out on the meta device
 
 
 def _stride_on(device: str, arch: str, decoder: str, n_out: int, options: Mapping) -> int:

@@ -190,7 +190,7 @@ def test_evaluate_on_other_data(fails, exports, data, samples, tmp_path):
 
 def test_missing_mask_folder(fails, data):
     shutil.rmtree(data("kitchen") / "val" / "masks")
-    fails("fit", "kitchen", *FIT, words=["val/masks does not exist", "val/images holds images", "add their masks"])
+    fails("fit", "kitchen", *FIT, words=["val/images: holds", "val/masks does not exist", "add their masks"])
 
 
 def test_one_class_in_the_training_part(fails, data):
