@@ -12,7 +12,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["fastseg", "fastseg.*"]),
-    package_data={"fastseg": ["templates/*.html"]},
+    package_data={"fastseg": ["templates/*.html", "tasks/*.tsv"]},
     install_requires=[
         "fastai>=2.8.10",  # exports with the fastcore of today
         "torch>=2.9",  # torch.export of our networks; its imports on the meta device
@@ -23,12 +23,15 @@ setup(
         "onnx>=1.16",  # writing model.onnx
         "onnxruntime>=1.18",
         "huggingface-hub>=0.23",
-        "numpy>=1.24",
+        "numpy>=1.26",  # numpy.dtypes, which torch.load looks up
         "pandas>=2.0",
         "scipy>=1.10",
         "captum>=0.7",  # Grad-CAM
         "cleanlab>=2.8",  # labels in doubt; from 2.8 on under the Apache licence
         "matplotlib>=3.8",
+        "contourpy>=1.2",  # matplotlib's own
+        "shapely>=2.0",
+        "pycocotools>=2.0.8",
         "pillow>=10.1",  # scalable default font
         "typer>=0.19",  # arguments that are missing are told
         "rich>=13",
@@ -38,7 +41,8 @@ setup(
         "imagehash>=4.3.1",  # pictures that are the same again
         "platformdirs>=4",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4",
+    extras_require={"face": ["mediapipe==0.10.21; python_version < '3.13'"],  # the last that carries its models in the wheel
+                    "test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4",
                              "hypothesis>=6.100"]},
     entry_points={"console_scripts": ["fastseg=fastseg.cli:main"]},
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3"],

@@ -143,10 +143,13 @@ def ensemble(networks: Sequence[Network]) -> Network:
 def _decoder_model(spec: Spec) -> nn.Module:
     import segmentation_models_pytorch as smp
 
-    from .decoders import LightUnet
+    from .decoders import LightUnet, Merged
     model_class = LightUnet if spec.decoder == "light" else smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
-    return model_class(encoder_name=f"tu-{spec.arch}", encoder_weights=None, classes=spec.n_out,
-                       **_backbone_options(spec.arch), **spec.options)
+    options = {"encoder_name": f"tu-{spec.arch}", **_backbone_options(spec.arch), **spec.options}
+    groups = options.pop("merge", None)
+    classes = spec.n_out if groups is None else sum(map(len, groups))
+    model = model_class(encoder_weights=None, classes=classes, **options)
+    return model if groups is None else Merged(model, groups)
 
 
 def _classifier_model(spec: Spec) -> nn.Module:
@@ -213,7 +216,16 @@ def _stride_on(device: str, arch: str, decoder: str, n_out: int, options: Mappin
             raise ModelError(refusal) from error
         if len(set(reductions)) < 4:
             raise ModelError(refusal)
-        network = build(Spec("segment", arch, n_out, decoder, 1, options)).eval()
+        return padding_of(Spec("segment", arch, n_out, decoder, 1, options))
+
+
+def padding_of(spec: Spec) -> int:
+    """Return the smallest multiple of px that a segmentation network's inputs must be padded to, trying it on the device in use.
+
+    Raises `ModelError` if there is none up to 384.
+    """
+    with torch.no_grad():
+        network = build(spec).eval()
         failure: Exception | None = None
         for stride in (32, 64, 96, 128, 160, 192, 224, 256, 320, 384):
             try:
@@ -222,7 +234,7 @@ def _stride_on(device: str, arch: str, decoder: str, n_out: int, options: Mappin
                     return stride
             except Exception as error:  # windows that do not fit raise whatever they like
                 failure = error
-    raise ModelError(f"backbone '{arch}' does not work with the {decoder} decoder"
+    raise ModelError(f"backbone '{spec.arch}' does not work with the {spec.decoder} decoder"
                      f"{f' ({brief(failure)})' if failure else ''}; try one of {GOOD_BACKBONES}") from failure
 
 

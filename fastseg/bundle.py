@@ -98,7 +98,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         weights_origin=learn.weights_origin, seed=origin.seed,
         training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
         versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        tta=task.recipe.tta, flip_shift=task.recipe.flip_shift)
+        licence=getattr(learn, "licence", ""), tta=task.recipe.tta, flip_shift=origin.flip_shift)
 
 
 def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None) -> Predictor:
@@ -114,7 +114,7 @@ def load(export: Path | str, device: str | None = None, trust: bool = False, tta
     card = read_card(export)
     _task_of(card)
     _verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
-    return Predictor(card, partial(_network, export, card), device, tta, _session(export, card, device))
+    return Predictor(card, partial(network_of, export, card), device, tta, _session(export, card, device))
 
 
 def _session(export: Path, card: Card, device: str | None) -> Callable[[int], Session] | None:
@@ -130,7 +130,8 @@ def _session(export: Path, card: Card, device: str | None) -> Callable[[int], Se
     return partial(Session, path)
 
 
-def _network(export: Path, card: Card) -> Network:
+def network_of(export: Path, card: Card) -> Network:
+    """Return the network of an export with its weights. Raises `ExportError` if they do not fit its card."""
     from safetensors.torch import load_file
 
     from .backbones import Spec, build

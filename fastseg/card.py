@@ -42,12 +42,18 @@ class Card:
     training: dict[str, Any]  # loss, opt, bs, epochs, lr, seconds
     versions: dict[str, str]
     created: str
+    licence: str = ""  # of the weights that training began with, where it is known
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
     review: dict[str, float] = field(default_factory=dict)  # error rate -> expected error above which a person should look
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether it was taken over as it is: then none of anybody's own images trained it."""
+        return "adopted_from" in self.training
 
 
 def versions() -> dict[str, str]:
@@ -96,10 +102,21 @@ def _is_classes(value: Any) -> bool:
     return _strings(value) and 1 <= len(value) <= 255 and all(0 < len(name) <= 200 for name in value)
 
 
+def _is_merge(value: Any, count: Any) -> bool:
+    """Return whether a value is nothing, or `count` groups of class indices: each index once and none left out."""
+    if value is None:
+        return True
+    if not (isinstance(value, list) and len(value) == count and all(isinstance(group, list) and group for group in value)):
+        return False
+    indices = [index for group in value for index in group]
+    return len(indices) <= 10_000 and all(type(i) is int for i in indices) and sorted(indices) == list(range(len(indices)))
+
+
 def _is_network(value: Any) -> bool:
     return (isinstance(value, dict) and set(value) - {"members"} == {"kind", "arch", "n_out", "decoder", "stride", "options"}
             and type(value.get("members", 1)) is int and 1 <= value.get("members", 1) <= 100
-            and _is_arch(value["arch"]) and isinstance(value["options"], dict) and type(value["n_out"]) is int
+            and _is_arch(value["arch"]) and isinstance(value["options"], dict) and _is_arch(value["options"].get("encoder_name", "x"))
+            and _is_merge(value["options"].get("merge"), value["n_out"]) and type(value["n_out"]) is int
             and 1 <= value["n_out"] <= 255 and type(value["stride"]) is int and 1 <= value["stride"] <= 1024)
 
 
@@ -110,6 +127,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "network": _is_network, "size": _numbers(2, 1, 8192, int), "resize": lambda v: v in ("squish", "crop"),
     "mean": _numbers(3, -10, 10), "std": _numbers(3, 1e-6, 10), "data": lambda v: isinstance(v, str),
     "train_images": lambda v: type(v) is int, "valid_files": _strings, "weights_origin": lambda v: isinstance(v, str),
+    "licence": lambda v: isinstance(v, str) and len(v) <= 500,
     "seed": lambda v: type(v) is int, "training": lambda v: isinstance(v, dict), "fastseg": lambda v: isinstance(v, str),
     "versions": lambda v: isinstance(v, dict), "created": lambda v: isinstance(v, str), "metrics": lambda v: isinstance(v, dict),
     "tta": lambda v: type(v) is bool, "flip_shift": lambda v: type(v) is int and abs(v) < 32,

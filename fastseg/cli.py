@@ -58,7 +58,7 @@ Arch = Annotated[Optional[str], typer.Option("--arch", help="Backbone: any timm 
 Decoder = Annotated[Optional[str], typer.Option("--decoder", help="light, unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, "
                                                 "deeplabv3plus, pan, upernet, segformer or fastai [default: the task's recipe].")]
 Weights = Annotated[str, typer.Option("--weights", help="auto (ImageNet, or random with a warning if out of reach), imagenet, "
-                                      "none, or a .safetensors or .pth file.")]
+                                      "none, a .safetensors or .pth file, or an export's folder to train on from it.")]
 Size = Annotated[Optional[str], typer.Option("--size", metavar="N|HxW", help="Size in px at which the model sees images "
                                              "[default: the task's recipe].")]
 BatchSize = Annotated[Optional[int], typer.Option("--bs", min=1, help="Images in a batch [default: the task's recipe].")]
@@ -337,17 +337,64 @@ def segment(file: Annotated[Optional[Path], typer.Argument(metavar="[FILE]", hel
             export: Annotated[Optional[Path], typer.Option("--export", help="Export folder [default: exports/surfaces].")] = None,
             device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
             allow_private: Annotated[bool, typer.Option("--allow-private", help="Let --url reach private addresses.")] = False,
+            tiles: Annotated[Optional[int], typer.Option("--tiles", min=1, max=8, help="Tiles a side to see it in: finer outlines of "
+                                                         "large photographs [default: by its size].")] = None,
             as_json: Json = False) -> None:
-    """Lay walls, floor and dining tables over one photograph; prints the share of each class."""
+    """Lay walls, floor and dining tables over one photograph; prints each class's share, and with --json each region."""
     if (file is None) == (url is None):
         raise typer.BadParameter("give either FILE or --url")
     from .photo import segment as call
-    result = call(file, url=url, out=out, surname=surname, name=name, export=export, device=device, allow_private=allow_private)
+    result = call(file, url=url, out=out, surname=surname, name=name, export=export, device=device, allow_private=allow_private,
+                  tiles=tiles)
     if as_json:
-        return console.as_json({"file": str(result.path), "shares": result.shares})
+        return console.as_json({"file": str(result.path), "height": result.size[0], "width": result.size[1], "shares": result.shares,
+                                "regions": [region.plain() for region in result.regions()]})
     for label, share in result.shares.items():
         typer.echo(f"{label:14} {share:6.1%}")
     typer.echo(result.path)
+
+
+@app.command(epilog="Example: fastseg masks face photos/ --preview")
+def masks(task: TaskName, folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures of faces, or in the task's own "
+                                                                 "layout.")],
+          out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the dataset to make [default: data/TASK].")] = None,
+          region: Annotated[str, typer.Option("--region", help="iris: whole circles; eye: what lies between the lids.")] = "iris",
+          edge: Annotated[str, typer.Option("--edge", help="hard: 0 and 255; soft: how much of each pixel is covered.")] = "hard",
+          rounding: Annotated[str, typer.Option("--rounding", help="subpixel, or published: truncated to whole pixels, as the published "
+                                                "masks of this task were.")] = "subpixel",
+          preview: Annotated[bool, typer.Option("--preview", help="Write picture, landmarks and mask side by side, in the subfolder "
+                                                "preview.")] = False,
+          valid: Annotated[float, typer.Option("--valid", help="Share of the pictures to validate with.")] = 0.2,
+          test: Annotated[float, typer.Option("--test", help="Share of the pictures for a test folder.")] = 0.0,
+          seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which pictures go where.")] = 42,
+          as_json: Json = False) -> None:
+    """Make masks of the eyes in pictures of faces by mediapipe's landmarks, split and ready to fit; needs the extra face."""
+    from .masking import make_masks
+    made = make_masks(task, folder, out, region=region, edge=edge, rounding=rounding, preview=preview, valid=valid, test=test, seed=seed)
+    if as_json:
+        return console.as_json({"out": str(made.out), "splits": made.splits, "eyes": made.eyes, "rejected": made.rejected})
+    if made.rejected:
+        typer.echo(f"{sum(made.rejected.values())} pictures have no mask, see {made.out / 'rejected.csv'}: "
+                   + ", ".join(f"{count} {reason}" for reason, count in sorted(made.rejected.items())))
+    typer.echo(f"{made.eyes} eyes in {sum(made.splits.values())} pictures are in {made.out} ("
+               + ", ".join(f"{count} {split}" for split, count in made.splits.items()) + f"); next: fastseg fit {task} --data {made.out}")
+
+
+@app.command(epilog="Example: fastseg adopt surfaces")
+def adopt(task: TaskName,
+          source: Annotated[Optional[str], typer.Option("--from", metavar="ID|DIR|FILE", help="Model on the hub, or a folder (or the "
+                                                        "safetensors file in one) that segmentation-models-pytorch's save_pretrained wrote "
+                                                        "[default: smp-hub/upernet-convnext-tiny].")] = None,
+          out: Annotated[Optional[Path], typer.Option("--out", help="Export folder to write [default: exports/TASK].")] = None,
+          as_json: Json = False) -> None:
+    """Take a ready ADE20K model over as an export, its 150 classes merged to the task's: useful before anything is trained."""
+    from .adoption import FREE
+    from .adoption import adopt as call
+    result = call(task, source or FREE, out)
+    if as_json:
+        return console.as_json({"export": str(result.export), "model": result.model, "licence": result.licence})
+    typer.echo(f"{result.export}: {result.model}, from {source or FREE}; licence of its weights: {result.licence}\n"
+               f"next: fastseg segment FILE, or train on from it: fastseg fit {task} --weights {result.export} --out exports/{task}_tuned")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The light decoder: a U-Net that stops before full resolution, where a plain one spends most of its time."""
+"""Decoders of our own: a U-Net that stops before full resolution, and a network of many classes merged into few."""
 from __future__ import annotations
 
 import math
@@ -40,3 +40,27 @@ class LightUnet(SegmentationModel):
         self.check_input_shape(x)
         logits = self.segmentation_head(self.decoder(self.encoder(x)))
         return F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class Merged(nn.Module):
+    """A network of many classes whose probabilities are summed into few; what is learnt later passes through the many.
+
+    `groups` has, for each class to come, the indices of the classes of `model` that make it. Input as `model`'s, output logits
+    (B, groups, H, W) at the input's size: the logarithm of the sum of exponentials of a group's logits, so that their softmax is
+    the sum of the softmax over the group.
+    """
+
+    def __init__(self, model: SegmentationModel, groups: Sequence[Sequence[int]]):
+        super().__init__()
+        self.model, self.groups = model, [list(group) for group in groups]
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The backbone."""
+        return self.model.encoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return merged logits at the size of `x`."""
+        logits = self.model(x).float()
+        merged = torch.stack([logits[:, group].logsumexp(1) for group in self.groups], dim=1)
+        return F.interpolate(merged, x.shape[-2:], mode="bilinear", align_corners=False)

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ import numpy as np
 from .errors import ExportError, brief
 
 if TYPE_CHECKING:
+    import torch
+
     from .backbones import Network
     from .card import Card
 
@@ -43,7 +47,8 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     try:
         network.precision = "float32"
         deployed = Deployed().cpu().eval()
-        with warnings.catch_warnings(), torch.inference_mode():
+        # The exporter prints the whole graph when it fails: nothing that a user can mend.
+        with warnings.catch_warnings(), torch.inference_mode(), redirect_stdout(None), _exportable_pools(deployed):
             warnings.simplefilter("ignore")
             expected = deployed(images).numpy()
             torch.onnx.export(deployed, (images,), str(path), input_names=["images"], output_names=["logits"], opset_version=OPSET,
@@ -59,6 +64,41 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     finally:
         network.precision = kept[1]
         network.to(kept[2]).train(kept[0])
+
+
+@contextmanager
+def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
+    """Put products of matrices in the place of adaptive average pooling, which ONNX has only where the sizes divide each other."""
+    import torch
+
+    class Pool(torch.nn.Module):
+        def __init__(self, size: tuple[int, int]):
+            super().__init__()
+            self.size = size
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows, columns = (_shares(int(have), want or int(have)) for have, want in zip(x.shape[-2:], self.size))
+            return torch.from_numpy(rows) @ x @ torch.from_numpy(columns.T.copy())
+
+    swapped = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
+               if isinstance(child, torch.nn.AdaptiveAvgPool2d)]
+    try:
+        for parent, name, child in swapped:
+            size = child.output_size
+            setattr(parent, name, Pool(tuple(size) if isinstance(size, (tuple, list)) else (size, size)))
+        yield
+    finally:
+        for parent, name, child in swapped:
+            setattr(parent, name, child)
+
+
+def _shares(have: int, want: int) -> np.ndarray:
+    """Return which share each of `have` values has in each of `want` means: float32 (want, have), rows sum to 1."""
+    shares = np.zeros((want, have), dtype=np.float32)
+    for i in range(want):  # the bounds of torch's adaptive pooling
+        start, end = i * have // want, -(-(i + 1) * have // want)
+        shares[i, start:end] = 1 / (end - start)
+    return shares
 
 
 class Session:

@@ -198,15 +198,15 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     """Return the labelled items of a split, and the data folder. Validation items are those the card names."""
     if split not in SPLITS:
         raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
-    root = Path(data or card.data)
+    root = Path(data or card.data or f"data/{task.name}")
     if data is None and not root.is_dir():
         root = Path("data") / task.name
         if not root.is_dir():
-            raise DataError(f"{card.data}: the data that this export was trained on are not there; name them with --data")
+            raise DataError(f"{card.data or root}: the data that this export was trained on are not there; name them with --data")
     items = task.items(root)
     held_out = set(card.valid_files)
     names = [name_below(root, item.image) for item in items]
-    if split == "all":
+    if split == "all" or (split == "valid" and card.is_adopted):
         return items, root
     if split == "test":
         chosen = [item for item in items if item.split == "test"]

@@ -21,8 +21,10 @@ from fastai.vision import learner as fastai_vision
 
 from . import backbones, machine, metrics
 from .audit import survey
+from .bundle import network_of
+from .card import Card, read_card
 from .data import Pixels, check_size, dataloaders, splitter
-from .errors import ModelError, choose
+from .errors import ExportError, ModelError, choose
 from .losses import Loss, class_weights
 from .tasks import Task, get, names
 
@@ -52,7 +54,7 @@ def unet_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True,
     size = tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None
     network, origin = backbones.segmenter(arch, n_out or get_c(dls), decoder, _weights(weights, pretrained), size,
                                           **(config or {}), **kwargs)
-    return _learner(dls, network, origin, normalize, common)
+    return as_learner(dls, network, origin, normalize, **common)
 
 
 def vision_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True, n_out: int | None = None,
@@ -73,19 +75,19 @@ def vision_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = Tru
     if kwargs.pop("cut", None) is not None:  # fastai drops it silently for timm names
         raise ModelError("cut has no meaning for timm backbones; leave it out")
     network, origin = backbones.classifier(arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs)
-    return _learner(dls, network, origin, normalize, common)
+    return as_learner(dls, network, origin, normalize, **common)
 
 
 def _weights(weights, pretrained: bool) -> str:
     return str(weights) if weights is not None else "auto" if pretrained else "none"
 
 
-def _learner(dls: DataLoaders, network: backbones.Network, origin: str, normalize: bool, common: dict) -> Learner:
+def as_learner(dls: DataLoaders, network: backbones.Network, origin: str, normalize: bool = True, *, splitter=None, loss_func=None,
+               **options) -> Learner:
+    """Return a fastai `Learner` of `network`, whose weights come from `origin`: frozen unless they are random."""
     if normalize and not dls.after_batch.fs.filter(lambda t: isinstance(t, Normalize)):
         dls.add_tfms([Normalize.from_stats(network.mean, network.std)], "after_batch")
-    common["splitter"] = common["splitter"] or backbones.parameter_groups
-    common["loss_func"] = common["loss_func"] or Loss()
-    learn = Learner(dls, network, **common)
+    learn = Learner(dls, network, splitter=splitter or backbones.parameter_groups, loss_func=loss_func or Loss(), **options)
     learn.weights_origin = origin
     if not origin.startswith("random"):
         learn.freeze()
@@ -126,6 +128,7 @@ class Origin:
     loss: str
     opt: str
     bs: int
+    flip_shift: int = 0
 
 
 def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
@@ -134,22 +137,31 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
             precision: str | None = None, cache: int | None = None, fold: tuple[int, int] | None = None) -> Learner:
     """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
 
-    What is not given comes from the task's recipe, or from what the machine has. `size` is px, one side or (height,
+    What is not given comes from the task's recipe, or from what the machine has. `weights` is as for `weights.load_weights`, or the
+    folder of an export of this task, whose network, decoder and all, is trained on. `size` is px, one side or (height,
     width); `precision` is "float32" or "bfloat16"; `cache` is how many bytes decoded images may take in memory.
     `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first.
     Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
-    task = get(task)
-    recipe, data = task.recipe, Path(data or f"data/{task.name}")
+    data = Path(data or f"data/{get(task).name}")
+    task = get(task).adapted(data)
+    recipe = task.recipe
     if task.kind != "segment" and decoder is not None:
         raise ModelError(f"{task.name} classifies whole images: it takes no --decoder")
+    start = Path(weights) if Path(weights).is_dir() else None
+    if start is not None:
+        if arch is not None or decoder is not None:
+            raise ModelError(f"{start}: an export brings its own backbone and decoder; leave out --arch and --decoder")
+        card = start_card(start, task)
+        size = size or tuple(card.size)
     arch, opt, loss, decoder = (getattr(recipe, name) if given is None else given for name, given in
                                 (("arch", arch), ("opt", opt), ("loss", loss), ("decoder", decoder)))
     size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
     opt_func = OPTIMIZERS[choose("optimizer", opt, OPTIMIZERS)]
     Loss(loss)
-    choose("decoder", decoder, backbones.DECODERS)
-    backbones.check_arch(arch)
+    if start is None:
+        choose("decoder", decoder, backbones.DECODERS)
+        backbones.check_arch(arch)
     machine.autocast_dtype(machine.device_of(device), precision)
     check_size(size)
     pixels = Pixels(task, size, cache)
@@ -157,18 +169,36 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     set_seed(seed)
     dls = dataloaders(task, data, pixels, bs or recipe.bs, seed, device, fold)
     loss_func = Loss(loss, class_weights(facts.learnt))
-    common = dict(weights=str(weights), loss_func=loss_func, opt_func=opt_func, lr=recipe.lr, path=Path("."))
+    common = dict(loss_func=loss_func, opt_func=opt_func, lr=recipe.lr, path=Path("."))
+    scores = [accuracy]
     if task.kind == "segment":
         scores = [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
+    if start is not None:
+        learn = as_learner(dls, network_of(start, card), f"export {start}", metrics=scores, **common)
+        learn.licence = card.licence
+    elif task.kind == "segment":
         options = recipe.decoder_options if decoder == recipe.decoder else {}
-        learn = unet_learner(dls, arch, decoder=decoder, metrics=scores, **common, **options)
+        learn = unet_learner(dls, arch, decoder=decoder, weights=str(weights), metrics=scores, **common, **options)
     else:
-        learn = vision_learner(dls, arch, metrics=[accuracy], **common)
+        learn = vision_learner(dls, arch, weights=str(weights), metrics=scores, **common)
     learn.loss_func = learn.loss_func.to(dls.device)
     learn.model.precision = precision
     log.info(machine.plan(dls.device, precision, dls.bs, pixels.budget))
-    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n))
+    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n), recipe.flip_shift)
     return learn
+
+
+def start_card(export: Path, task: Task) -> Card:
+    """Return the card of the export that training begins with. Raises `ModelError` unless it is one network of the same classes."""
+    try:
+        card = read_card(export)
+    except ExportError as error:
+        raise ModelError(f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder") from None
+    if (card.kind, card.classes) != (task.kind, list(task.classes)):
+        raise ModelError(f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}")
+    if card.network.get("members", 1) > 1:
+        raise ModelError(f"{export}: is an ensemble, which is not trained on; give an export of one network")
+    return card
 
 
 def __getattr__(name: str) -> Callable[..., Learner]:

@@ -1,47 +1,70 @@
-"""One photograph through the surfaces learner: walls, floor and dining tables laid over it, with a legend."""
+"""One photograph through the surfaces learner: walls, floor and dining tables laid over it, with a legend, and its regions."""
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .bundle import find, load
-from .errors import FetchError
+from .errors import ExportError, FetchError
 from .fetch import fetch_image
 from .masks import read_image, save_image
 from .tasks import Task, get
+from .tiling import tiles_for
+
+if TYPE_CHECKING:
+    from .prediction import Prediction
+    from .regions import Region
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """The overlay written, and each class's share of the photograph's pixels (0 to 1)."""
+    """The overlay written, each class's share of the photograph's pixels (0 to 1), and its regions."""
 
     path: Path
     shares: dict[str, float]
+    size: tuple[int, int]  # height, width
+    prediction: Prediction
+
+    def regions(self) -> list[Region]:
+        """Return the connected regions of each class but the background, the largest first."""
+        from .regions import regions
+        task = self.prediction.task
+        return regions(self.prediction.codes, self.prediction.calibrated, task.classes, task.background)
 
 
 def segment(file: Path | str | None = None, *, url: str | None = None, out: Path | str = "output", surname: str | None = None,
             name: str | None = None, export: Path | str | None = None, device: str = "cpu",
-            allow_private: bool = False) -> Segmented:
-    """Segment one image file or URL with the surfaces learner and write OUT/{surname}_{name}__{time}.jpg.
+            allow_private: bool = False, tiles: int | None = None) -> Segmented:
+    """Segment one image file or URL with the surfaces learner and write OUT/{surname}_{name}__{time}.jpg, at the image's size.
 
-    `surname` defaults to "surfaces", `name` to the image's own. Raises `FastsegError` kinds.
+    `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large photographs, see
+    `Predictor.predict` (default: by its size). Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both")
     task = get("surfaces")
-    predictor = load(find(task, export), device)
+    predictor = load(_export(task, export), device)
     image = read_image(file) if file is not None else fetch_image(url, allow_private)
-    prediction = predictor.predict(image)
+    prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
     counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))
     shares = {label: float(count / counts.sum()) for label, count in zip(task.classes, counts)}
     stem = name or Path(str(file or url).split("?")[0].rstrip("/")).stem
     target = Path(out) / f"{_safe(surname or task.name)}_{_safe(stem)}__{datetime.now():%Y%m%d-%H%M%S}.jpg"
-    return Segmented(save_image(target, with_legend(task, task.overlay(image, prediction.codes), shares)), shares)
+    picture = with_legend(task, task.overlay(image, prediction.codes), shares)
+    return Segmented(save_image(target, picture), shares, image.shape[:2], prediction)
+
+
+def _export(task: Task, export: Path | str | None) -> Path:
+    if export is None and not (Path("exports") / task.name).exists():
+        raise ExportError(f"exports/{task.name}: no export yet; take a ready one over with: fastseg adopt {task.name} (or train one with: "
+                          f"fastseg fit {task.name})")
+    return find(task, export)
 
 
 def _safe(text: str) -> str:
@@ -51,14 +74,17 @@ def _safe(text: str) -> str:
 def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Image.Image:
     """Return the picture with a legend in its lower left corner: a swatch, name and share for each class shown."""
     picture = Image.fromarray(pixels)
-    size = max(11, round(min(picture.size) / 28))
-    font = ImageFont.load_default(size)
     lines = [(task.palette[i], f"{label}  {shares[label]:.1%}") for i, label in enumerate(task.classes)
              if shares[label] > 0 and i != task.background]
     lines = lines or [(task.palette[task.background or 0], "no wall, floor or dining table found")]
-    gap = size // 2
-    width = max(font.getlength(text) for _, text in lines) + 2 * size + 2 * gap
-    height = len(lines) * (size + gap) + gap
+    size = max(11, round(min(picture.size) / 28))
+    while True:  # as large as reads well, but no larger than a small picture holds
+        font, gap = ImageFont.load_default(size), size // 2
+        width = max(font.getlength(text) for _, text in lines) + 2 * size + 2 * gap
+        height = len(lines) * (size + gap) + gap
+        if size <= 7 or (width + 2 * gap <= picture.width and height + 2 * gap <= picture.height):
+            break
+        size -= 1
     left, top = gap, picture.height - height - gap
     shade = Image.new("RGBA", picture.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(shade)

@@ -18,6 +18,7 @@ from .inspection import Audit
 from .progress import track
 from .runs import claimed
 from .tasks import ClassificationTask, Item, SegmentationTask, Task, get
+from .tasks.base import MADE
 
 ASIDE, LOG = "set_aside", "changes.csv"
 MENDABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
@@ -45,6 +46,8 @@ def fix(audit: Audit, out: Path | str) -> Path:
         try:
             part.mkdir(parents=True)
             write_rows(part / LOG, list(_copied(task, audit, root, part)) or [_change("", "", "nothing was wrong: the copy is the source")])
+            if (root / MADE).is_file():
+                shutil.copyfile(root / MADE, part / MADE)
             if out.exists():
                 exchanged(part, target) or (target.rmdir(), part.rename(target))
             else:

@@ -50,7 +50,7 @@ def _load_imagenet(network: Network) -> str:
         return f"torchvision {spec.arch} ({matched} of {wanted} backbone tensors)"
     import timm
     config = backbone_config(spec.arch)
-    with _offline_unless_reachable():
+    with offline_unless_reachable():
         model = timm.create_model(spec.arch, pretrained=True)
     matched, wanted = _match(model.state_dict(), network)
     if not matched:
@@ -59,7 +59,7 @@ def _load_imagenet(network: Network) -> str:
 
 
 @contextmanager
-def _offline_unless_reachable() -> Iterator[None]:
+def offline_unless_reachable() -> Iterator[None]:
     """Ask the hub once; if it does not answer, use its local cache only: its own retries take most of a minute."""
     import httpx
     from huggingface_hub import constants

@@ -4,17 +4,19 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError, TaskError
 from ..faults import Fault, refuse
+from ..files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
     from fastai.data.block import DataBlock
 
+MADE = "masks.json"  # beside masks that were made, not drawn: how
 Drawing = tuple["np.ndarray", "np.ndarray | int"]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
 
 
@@ -91,6 +93,12 @@ class Task:
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         """Return the labelled images below `data` that can be used, in a stable order, and what is wrong with names and tables."""
         raise NotImplementedError
+
+    def adapted(self, data: Path | str) -> Task:
+        """Return the task as the masks below `data` need it: masks.json, where a tool made them, says how they may be mirrored."""
+        note = Path(data) / MADE
+        shift = read_json(note).get("flip_shift") if note.is_file() else None
+        return self if shift is None else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
 
     def label(self, item: Item) -> np.ndarray | int:
         """Return the item's label: codes, uint8 (H, W) with 255 unlabelled, or a class index."""

@@ -82,6 +82,7 @@ class SegmentationTask(Task):
         used = {items[0].image.parent for items in found.values()}
         for images, masks in (without[key] for key in without if key not in found):
             if images not in used:
+                used.add(images)
                 faults.append(Fault("no partner", str(images), f"holds {len(image_files(images))} images, but {masks} "
                                     + ("has no mask of their names" if masks.is_dir() else "does not exist"),
                                     "add their masks, or remove the images"))
@@ -139,7 +140,7 @@ class SegmentationTask(Task):
         if self.masks == "threshold":
             return codes * np.uint8(255), ".jpg"
         if source in self.codes:
-            back = {ours: theirs for theirs, ours in reversed(self.codes[source].items())}
+            back = {ours: theirs for theirs, ours in reversed(self.codes[source].items()) if ours}
             other = next(c for c in range(1, 255) if c not in self.codes[source] and c != self.unlabelled[source])
             return remap(codes, {**back, IGNORE: self.unlabelled[source]}, default=other), ".png"
         return codes, ".png"

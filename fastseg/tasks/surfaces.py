@@ -1,6 +1,8 @@
-"""Rooms in photographs: wall, floor and dining table, from ADE20K or COCO-Stuff label maps."""
+"""Rooms in photographs: wall, floor and dining table, from ADE20K or COCO-Stuff label maps or masks in our own codes."""
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .base import Drawing, Recipe
@@ -9,23 +11,28 @@ from .segmentation import Layout, SegmentationTask
 if TYPE_CHECKING:
     import numpy as np
 
-# The one mapping table: source -> its code -> our class. Codes not listed become 0, other.
-CODES = {
-    "ade20k": {  # objectInfo150.csv; 0 is unlabelled
-        1: 1,  # wall
-        4: 2,  # floor;flooring
-        29: 2,  # rug;carpet;carpeting: one walks on it, and fitted carpets are labelled so
-        16: 3,  # table (ADE20K does not say which; coffee table, desk and counter have codes of their own and stay other)
-    },
-    "cocostuff": {  # 0-based ids; 255 is unlabelled
-        **dict.fromkeys(range(170, 177), 1),  # wall-brick, -concrete, -other, -panel, -stone, -tile, -wood
-        **dict.fromkeys(range(113, 118), 2),  # floor-marble, -other, -stone, -tile, -wood
-        100: 2,  # carpet
-        66: 3,  # dining table
-    },
-}
-UNLABELLED = {"ade20k": 0, "cocostuff": 255}
-CODE_COUNTS = {"ade20k": 151, "cocostuff": 182}
+CLASSES = ("other", "wall", "floor", "dining table")
+TABLE = Path(__file__).with_name("surfaces.tsv")  # the one mapping: source, its code, its name, our class, and why
+CODE_COUNTS = {"ade20k": 151, "cocostuff": 182, "": len(CLASSES)}
+UNLABELLED = {"ade20k": 0, "cocostuff": 255, "": 255}
+
+
+def mapping(source: str) -> dict[str, int]:
+    """Return {code as text, or the name where the source has no codes: our class, or 255 for unlabelled} of one source of `TABLE`.
+
+    What is not in it is 0, other. Sources: ade20k (codes of objectInfo150, 1 to 150), cocostuff (0-based ids), opensurfaces
+    (names in lower case), openimages (machine identifiers such as /m/0h8n5zk).
+    """
+    found = {}
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            if row["source"] == source:
+                found[row["code"] or row["name"]] = 255 if row["class"] == "unlabelled" else CLASSES.index(row["class"])
+    return found
+
+
+CODES = {source: {int(code): ours for code, ours in mapping(source).items()} for source in ("ade20k", "cocostuff")}
+CODES[""] = {code: code for code in range(len(CLASSES))}  # masks in our own codes
 
 
 def draw(rng: np.random.Generator) -> Drawing:
@@ -129,12 +136,14 @@ def _layouts() -> tuple[Layout, ...]:
         for split, name in (("train", "train"), ("valid", "val")):
             found.append(Layout(f"{root}{name}_img", f"{root}{name}_label", split, "cocostuff"))
             found.append(Layout(f"{root}{name}2017", f"{root}stuffthingmaps/{name}2017", split, "cocostuff"))
+    for split, folder in (("train", "train/"), ("valid", "val/"), (None, "")):
+        found.append(Layout(f"{folder}images", f"{folder}masks", split))
     return tuple(found)
 
 
 task = SegmentationTask(
     name="surfaces",
-    classes=("other", "wall", "floor", "dining table"),
+    classes=CLASSES,
     palette=((128, 128, 128), (86, 180, 233), (0, 158, 115), (230, 110, 20)),
     codes=CODES,
     unlabelled=UNLABELLED,

@@ -1,0 +1,194 @@
+"""A folder of faces made into a labelled dataset: masks by landmarks, split into the task's own folders, rejects listed."""
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from . import __version__
+from .errors import DataError, TaskError, brief, choose
+from .faults import Fault, refuse
+from .files import atomic_file, by_stem, image_files, require_folder, write_json, write_rows
+from .landmarks import Face, Finder, mask
+from .masks import overlay, read_image, save_image
+from .progress import track
+from .runs import Journal, ahead, claimed, resumed, stamp
+from .tasks import Task, get
+from .tasks.base import MADE
+
+REJECTED, PREVIEW = "rejected.csv", "preview"
+REGIONS, EDGES, ROUNDINGS = ("iris", "eye"), ("hard", "soft"), ("subpixel", "published")
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What was made: the dataset's folder, masks by split, eyes in them, and the pictures rejected, by reason."""
+
+    out: Path
+    splits: dict[str, int]
+    eyes: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How masks are made of pictures."""
+
+    task: Task
+    out: Path
+    region: str
+    edge: str
+    rounding: str
+    preview: bool
+
+
+def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None, *, region: str = "iris", edge: str = "hard",
+               rounding: str = "subpixel", preview: bool = False, valid: float = 0.2, test: float = 0.0, seed: int = 42) -> Masked:
+    """Find the eyes in every picture of the folder `data` and write pictures and masks to `out` (default: data/face), ready to fit.
+
+    Masks are PNG greys, 0 to 255, above 127 an eye: hard ones hold 0 and 255, soft ones how much of each pixel is covered.
+    `region` and `rounding`: see `landmarks.mask`. Pictures are split by `seed`, or as `data` splits them if it has the task's own
+    folders. A picture in which any face is turned away, has an eye closed, or is not certain, and one without a face, gets no
+    mask; rejected.csv says why. With `preview`, the folder preview shows picture, landmarks and mask side by side.
+    Interrupted, it goes on where it stopped. Raises `TaskError`, `DataError`, and `ModelError` if mediapipe is missing.
+    """
+    task = get(task)
+    if task.name != "face":
+        raise TaskError(f"masks are made by landmarks for face only, not for {task.name}")
+    choose("region", region, REGIONS, TaskError), choose("edge", edge, EDGES, TaskError), choose("rounding", rounding, ROUNDINGS, TaskError)
+    if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise TaskError(f"shares of {valid:g} to validate and {test:g} to test leave nothing to train; give smaller ones")
+    way = _Way(task, Path(out or f"data/{task.name}"), region, edge, rounding, preview)
+    placed = _placed(task, Path(data), valid, test, seed)
+    if Path(data).resolve() in (way.out.resolve(), *way.out.resolve().parents) or way.out.resolve() in Path(data).resolve().parents:
+        raise DataError(f"{way.out}: lies in or around the pictures themselves; choose another --out")
+    require_folder(way.out)
+    journal = Journal("masks", __version__, str(Path(data).resolve()), str(way.out.resolve()), region, edge, rounding, preview, valid, test,
+                      seed)
+    if way.out.is_dir() and any(p for p in way.out.iterdir() if p.name != "README.md") and not journal.path.is_file():
+        raise DataError(f"{way.out}: is not empty; masks are never mixed into other data: choose another --out")
+    with claimed(way.out), journal:
+        rejected, made, eyes = [], Counter(), 0
+        for (file, split), row in zip(placed, track(_finished(way, placed, journal), "finding eyes", len(placed))):
+            if isinstance(row, DataError):
+                row = {"reason": "unreadable", "face": "", "value": brief(str(row).removeprefix(f"{file}: ")), "limit": ""}
+            if "reason" in row:
+                rejected.append({"image": str(file), **row})
+            else:
+                made[split] += 1
+                eyes += row["eyes"]
+        if rejected:
+            write_rows(way.out / REJECTED, rejected)
+        # Masks in whole pixels lie half a pixel to the left on average, and the task expects it; those drawn with care do not.
+        write_json(way.out / MADE, {"fastseg": __version__, "region": region, "edge": edge, "rounding": rounding,
+                                    **({"flip_shift": 0} if rounding == "subpixel" else {})})
+    return Masked(way.out, dict(made), eyes, dict(Counter(row["reason"] for row in rejected)))
+
+
+def _placed(task: Task, data: Path, valid: float, test: float, seed: int) -> list[tuple[Path, str]]:
+    """Return each picture with its split: that of its folder where `data` is laid out as the task's, else drawn by `seed`."""
+    task.folder(data)
+    faults: list[Fault] = []
+    own = [(file, layout.split) for layout in task.layouts if (data / layout.images).is_dir()
+           for file in by_stem(image_files(data / layout.images), faults).values()]
+    files = list(by_stem(image_files(data), faults).values())
+    refuse(faults)
+    if own:
+        return own
+    if len(files) < 2:
+        raise DataError(f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as .jpg, .png, .tif, .bmp or .webp")
+    order = sorted(files)
+    Random(seed).shuffle(order)
+    ends = round(valid * len(order)) or 1, round((valid + test) * len(order)) or 1
+    sides = {file: "valid" if i < ends[0] else "test" if i < ends[1] else "train" for i, file in enumerate(order)}
+    return [(file, sides[file]) for file in files]
+
+
+def _finished(way: _Way, placed: list[tuple[Path, str]], journal: Journal) -> Iterator[dict | DataError]:
+    """Yield what became of each picture, in order: {"eyes": n}, or why it was rejected."""
+    folders = {layout.split: (way.out / layout.images, way.out / layout.masks) for layout in way.task.layouts}
+    targets = [folders[split][1] / f"{file.stem}.png" for file, split in placed]
+    keys = [stamp(file) for file, _ in placed]
+    for key, target in zip(keys, targets):
+        if "eyes" in journal.done.get(key, {}) and not target.is_file():
+            del journal.done[key]
+    own = threading.local()  # a finder of each thread's own: its graph takes one picture at a time
+
+    def one(i: int) -> dict | DataError:
+        if not hasattr(own, "finder"):
+            own.finder = Finder()
+        file, split = placed[i]
+        return _one(way, own.finder, file, folders[split][0] / file.name, targets[i])
+
+    Finder()  # a missing mediapipe is told before anything is begun, and by one thread
+    workers = cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        yield from resumed(journal, keys, lambda left: ahead((pool.submit(one, i) for i in left), 2 * workers))
+
+
+def _one(way: _Way, finder: Finder, file: Path, image_target: Path, mask_target: Path) -> dict | DataError:
+    try:
+        image = read_image(file)
+    except DataError as error:
+        return error
+    faces, missed = finder.faces(image)
+    row = _rejection(faces, missed, image.shape[:2])
+    eyes = [eye for face in faces for eye in face.eyes]
+    covered = mask([] if row else eyes, image.shape[:2], way.region, way.rounding)
+    grey = np.round(255 * covered).astype(np.uint8) if way.edge == "soft" else np.where(covered > 0.5, np.uint8(255), np.uint8(0))
+    if row is None and not (grey > 127).any():
+        row = {"reason": "eyes too small", "face": "", "value": round(max(eye.radius for eye in eyes), 2), "limit": 1}
+    if way.preview:
+        save_image(way.out / PREVIEW / f"{file.stem}.jpg", _preview(way.task, image, faces, grey, row))
+    if row is not None:
+        return row
+    with atomic_file(image_target) as temporary:
+        shutil.copyfile(file, temporary)
+    save_image(mask_target, grey)
+    return {"eyes": len(eyes)}
+
+
+def _rejection(faces: list[Face], missed: int, size: tuple[int, int]) -> dict | None:
+    """Return why a picture gets no mask: a mask that leaves an eye out would teach that there is none."""
+    if not faces:
+        return {"reason": "low confidence" if missed else "no face", "face": "", "value": missed, "limit": ""}
+    for number, face in enumerate(faces, 1):
+        if fault := face.fault(size):
+            return dict(zip(("reason", "face", "value", "limit"), (fault[0], number, *fault[1:])))
+    return {"reason": "low confidence", "face": len(faces) + 1, "value": missed, "limit": ""} if missed else None
+
+
+def _preview(task: Task, image: np.ndarray, faces: list[Face], grey: np.ndarray, row: dict | None) -> Image.Image:
+    """Return picture, landmarks and mask side by side, enlarged where they are small; a rejected one says why."""
+    scale = max(1, round(400 / image.shape[0]))
+    size = image.shape[1] * scale, image.shape[0] * scale
+    plain = Image.fromarray(image).resize(size, Image.BICUBIC)
+    marked = plain.copy()
+    pen = ImageDraw.Draw(marked)
+    for face in faces:
+        for eye in face.eyes:
+            line = max(1, scale // 2)
+            pen.line([tuple(point * scale) for point in (*eye.lids, eye.lids[0])], fill=(86, 180, 233), width=line)
+            ends = (*((eye.centre - eye.radius) * scale), *((eye.centre + eye.radius) * scale))
+            pen.ellipse(ends, outline=(230, 159, 0), width=line)
+    codes = np.asarray(Image.fromarray((grey > 127).astype(np.uint8)).resize(size, Image.NEAREST))
+    painted = Image.fromarray(overlay(np.asarray(plain), codes, task.palette, hide=task.background))
+    if row:
+        words = f"rejected: {row['reason']}" + (f" ({row['value']}, limit {row['limit']})" if row["limit"] != "" else "")
+        pen = ImageDraw.Draw(painted)
+        font = ImageFont.load_default(max(12, size[0] // 22))
+        pen.rectangle((0, 0, *(np.array(pen.textbbox((0, 0), words, font=font)[2:]) + 8)), fill=(0, 0, 0))
+        pen.text((4, 2), words, fill=(255, 255, 255), font=font)
+    row_of = Image.new("RGB", (3 * size[0] + 16, size[1]), (255, 255, 255))
+    for i, picture in enumerate((plain, marked, painted)):
+        row_of.paste(picture, (i * (size[0] + 8), 0))
+    return row_of
