@@ -19,6 +19,7 @@ STRAY_SHARE = 1e-4  # masks drawn by hand hold a few wrong pixels; up to this sh
 # Anti-aliasing mixes neighbouring colours: the mean of three primaries lies 0.577 palette distances from each of
 # them, while black, white and the secondaries lie at least 0.707 away.
 COLOUR_TOLERANCE = 0.6
+BAND = 512  # rows that are mixed at a time: floats of 12 megapixels would take half a gigabyte
 OUTLINE = 800  # px of an image's shorter side for each px that outlines widen to either side
 
 
@@ -187,7 +188,6 @@ def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alp
 
     `hide` is a code (the background) whose pixels stay as they are.
     """
-    painted = codes_to_colours(codes, palette).astype(np.float32)
     weight = np.full(codes.shape, alpha, dtype=np.float32)
     edge = np.zeros(codes.shape, dtype=bool)
     edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
@@ -197,8 +197,11 @@ def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alp
     weight[codes == IGNORE] = 0.0
     if hide is not None:
         weight[codes == hide] = 0.0
-    mixed = image * (1 - weight[..., None]) + painted * weight[..., None]
-    return mixed.round().astype(np.uint8)
+    mixed = np.empty_like(image)
+    for rows in (slice(top, top + BAND) for top in range(0, len(image), BAND)):
+        share = weight[rows, :, None]
+        mixed[rows] = (image[rows] * (1 - share) + codes_to_colours(codes[rows], palette) * share).round()
+    return mixed
 
 
 def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options) -> Path:

@@ -52,6 +52,7 @@ def segment(file: Path | str | None = None, *, url: str | None = None, out: Path
     predictor = load(_export(task, export), device)
     image = read_image(file) if file is not None else fetch_image(url, allow_private)
     prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
+    del predictor  # and with it the memory that the network worked in: large photographs need it now
     counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))
     shares = {label: float(count / counts.sum()) for label, count in zip(task.classes, counts)}
     stem = name or Path(str(file or url).split("?")[0].rstrip("/")).stem

@@ -18,7 +18,7 @@ from .errors import DataError
 from .machine import device_of
 from .runs import ahead
 from .tasks import Item, Task, get
-from .tiling import tiled
+from .tiling import DETAIL, tiled
 from .trust import described, expected_error
 from .views import mirrored
 
@@ -130,15 +130,18 @@ class Predictor:
     def predict(self, image: Path | str | np.ndarray, tiles: int = 1) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read.
 
-        With `tiles` above 1, it is seen at so many times the model's size, in overlapping tiles, see `tiling.tiled`: finer
+        With `tiles` above 1, it is also seen at so many times the model's size, in overlapping tiles, see `tiling.tiled`: finer
         outlines of large photographs, in about four times the square of it as much time.
         """
+        small, own = self._read(image)
+        logits = self.logits(small[None])[0]
         if tiles > 1:
             size = tuple(self.card.size)
-            pixels, own = self.task.image_near(image, (tiles * size[0], tiles * size[1]))
-            return self._prediction(image, torch.from_numpy(tiled(self.logits, pixels, size)), own)
-        small, own = self._read(image)
-        return self._prediction(image, self.logits(small[None])[0], own)
+            large, _ = self.task.image_near(image, (tiles * size[0], tiles * size[1]))
+            parts = torch.from_numpy(tiled(self.logits, large, size))
+            whole = F.interpolate(logits.cpu()[None], parts.shape[-2:], mode="bilinear", align_corners=False)[0].softmax(0)
+            logits = (whole.mul_(1 - DETAIL) + parts.mul_(DETAIL)).clamp_(1e-12).log_()
+        return self._prediction(image, logits, own)
 
     def stream(self, images: Iterable[Image], bs: int = 8, finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction
                ) -> Iterator[tuple[Image, T | DataError]]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-BATCH = 2  # tiles at a time: memory stays that of two images
+DETAIL = 0.25  # weight of the tiles beside the whole: they decide where it is in doubt. Alone they cost 0.15 Dice on 9 rooms, so none
+BATCH = 1  # tiles at a time: memory stays that of one image
 FINEST = 2  # objects twice as large as in training are still known to a model; beyond, a tile shows little but texture
 
 
@@ -19,7 +20,7 @@ def tiles_for(own: tuple[int, int], size: tuple[int, int]) -> int:
 
 
 def tiled(logits: Callable[[np.ndarray], torch.Tensor], image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return log probabilities, float32 (C, H, W), of an image, uint8 (H, W, 3), whose sides are multiples of `size`.
+    """Return probabilities, float32 (C, H, W), of an image, uint8 (H, W, 3), whose sides are multiples of `size`.
 
     `logits` gives float (B, C, h, w) for tiles, uint8 (B, h, w, 3), of `size`. Tiles overlap by half; their probabilities are
     averaged with the weights of a Hann window, which falls to nothing at a tile's borders, where it knows least.
@@ -37,5 +38,4 @@ def tiled(logits: Callable[[np.ndarray], torch.Tensor], image: np.ndarray, size:
                 total = np.zeros((len(probabilities), *image.shape[:2]), dtype=np.float32)
             total[:, y:y + size[0], x:x + size[1]] += probabilities * window
             weights[y:y + size[0], x:x + size[1]] += window
-    total /= weights
-    return np.log(np.maximum(total, 1e-12, out=total), out=total)
+    return np.divide(total, weights, out=total)
