@@ -156,5 +156,5 @@ def read_card(folder: Path | str) -> Card:
         if faulty:
             raise ValueError(f"wrong value of {', '.join(faulty)}")
         return card
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError, OverflowError) as error:
         raise ExportError(f"{path}: the card cannot be read ({brief(error)}); fit again") from None

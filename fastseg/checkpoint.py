@@ -5,6 +5,7 @@ import io
 import os
 import random
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -77,6 +78,9 @@ def read(path: Path, device: torch.device) -> dict | None:
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums that it writes
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} has another checksum than it was written with")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files fail in zip, pickle or torch
         raise DataError(f"{path}: cannot be read ({brief(error)}); start anew with --no-resume") from None

@@ -323,7 +323,7 @@ def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", he
     review = f"{len(result.needing_review())} of which a person should look at" if result.card.review else "with no review thresholds"
     typer.echo(f"{len(result.images)} images ({split}), {review}")
     for true, predicted, share in result.most_confused(0.001)[:3]:
-        typer.echo(f"  {share:.1%} of {true} is taken for {predicted}")
+        typer.echo(f"  {share:.1%} of {console.printable(true)} is taken for {console.printable(predicted)}")
     for file in result.files:
         typer.echo(file)
 

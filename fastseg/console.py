@@ -70,7 +70,7 @@ class Lines(logging.Handler):
 def say(text: str, style: str | None = None) -> None:
     """Print one line on standard error."""
     from .progress import console
-    console.print(_printable(" ".join(text.split())), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(" ".join(text.split())), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def as_json(value: Any) -> None:
@@ -127,16 +127,16 @@ def faults(audit: Audit, shown: int = 5) -> None:
         stops, what = KINDS[kind]
         typer.echo(f"{kind}: {count} {what}" + ("" if stops else " (a fit runs nevertheless)"))
         for fault in [fault for fault in audit.faults if fault.kind == kind][:shown]:
-            typer.echo(f"  {_printable(str(fault))}")
+            typer.echo(f"  {printable(str(fault))}")
         if count > shown:
             typer.echo(f"  and {count - shown} more (--json lists all)")
     size = next(iter(audit.sizes.items()), ("none", 0))
     typer.echo(f"{audit.images} labelled images, most of them {size[0]} px ({size[1]}); "
-               + ", ".join(f"{name} {count:,}" for name, count in audit.classes.items())
+               + ", ".join(f"{printable(name)} {count:,}" for name, count in audit.classes.items())
                + ("" if audit.kinds else "; nothing is wrong"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text whose control characters, with which a name could write over the screen, are question marks."""
     return "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
 

@@ -69,14 +69,18 @@ def examine(task: Task, image: Path, label: Path | int, source: str = "") -> Fin
     found.faults += _of_mode(label, "" if mask_mode == "P" else mask_mode)
     if values.shape[:2] != picture.shape[:2]:
         found.faults.append(_of_size(image, label, values.shape[:2], picture.shape[:2], raw, orientation))
-    elif orientation in (2, 3, 4) and turned == 1:
+    elif turned == 1 and (orientation in (2, 3, 4) or (orientation > 4 and picture.shape[0] == picture.shape[1])):
         found.faults.append(Fault("exif flip", str(image), "viewers turn or mirror it, and its mask is not turned so",
                                   "look whether they fit, and remove the orientation from the image's EXIF if not"))
     wrong = list(_of_values(task, label, values, source))
     found.faults += wrong
     if any(fault.stops for fault in found.faults):
         return found
-    codes = task.decode(label, source)
+    try:
+        codes = task.decode(label, source)
+    except DataError as error:  # whatever else a fit would refuse
+        found.faults.append(Fault("unknown codes", str(label), _told(label, error), "remap these codes"))
+        return found
     found.counts = np.bincount(codes.reshape(-1), minlength=256)[: len(task.classes)]
     if task.background is not None and not np.delete(found.counts, task.background).any():
         found.faults.append(Fault("empty mask", str(label), "has no foreground" if (codes != IGNORE).any() else "is unlabelled throughout",
@@ -88,21 +92,22 @@ def examine(task: Task, image: Path, label: Path | int, source: str = "") -> Fin
 
 def _decoded(path: Path, raw: bool = False) -> tuple[np.ndarray, str, int, tuple[int, int]]:
     """Return pixels, upright and RGB, or as they are with `raw`; the file's mode, EXIF orientation and stored (height, width)."""
-    try:
-        with Image.open(path) as opened:
-            mode, orientation, stored = opened.mode, opened.getexif().get(0x0112, 1), opened.size[::-1]
-            if mode in ("RGBA", "LA", "PA") and opened.getextrema()[-1][0] == 255:
-                mode = mode[:-1]  # nothing of it is transparent
-    except Exception:  # decoders raise nearly anything: the reading below says what it is, in one line
-        mode, orientation, stored = "", 1, (0, 0)
-    if not raw:
-        return masks.read_image(path), mode, orientation, stored
-    return masks.read_raw(path), mode, orientation, stored
+    pixels = masks.read_raw(path) if raw else masks.read_image(path)
+    with Image.open(path) as opened:
+        mode, orientation = opened.mode, opened.getexif().get(0x0112, 1)
+        if mode in ("RGBA", "LA", "PA") and opened.getextrema()[-1][0] == 255:
+            mode = mode[:-1]  # nothing of it is transparent
+    height, width = pixels.shape[:2]
+    return pixels, mode, orientation, (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def _unreadable(path: Path, error: DataError) -> Fault:
-    detail = str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
-    return Fault("unreadable", str(path), detail, "replace or remove it")
+    return Fault("unreadable", str(path), _told(path, error), "replace or remove it")
+
+
+def _told(path: Path, error: DataError) -> str:
+    """Return an error's message without the file's name and the remedy."""
+    return str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
 
 
 def _of_mode(path: Path, mode: str) -> Iterator[Fault]:

@@ -17,6 +17,8 @@ KINDS = {  # kind -> (does it stop a fit?, what it is)
     "unknown codes": (True, "masks with codes outside the classes"),
     "unknown colours": (True, "masks in colours that no class has"),
     "table": (True, "lines of a table that cannot be used"),
+    "split": (True, "data that cannot be divided into training and validation"),
+    "one class": (True, "labels to train on that are all of one class"),
     "group on both sides": (True, "subjects or sets in training and validation"),
     "image mode": (False, "images with 16 bits, inks, transparency or a palette: they are converted"),
     "stray codes": (False, "a few pixels of codes outside the classes: they count as unlabelled"),

@@ -16,7 +16,7 @@ from . import charts, plots
 from .backbones import ensemble
 from .bundle import load, replacing, write
 from .card import METRICS, Card, seal
-from .errors import ModelError
+from .errors import ExportError, ModelError
 from .evaluation import items_of, judged
 from .files import write_json
 from .learners import learner
@@ -53,6 +53,8 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
     """
     task = get(task)
     out = Path(out or f"exports/{task.name}")
+    if not out.resolve().name:
+        raise ExportError(f"{out}: is the root of the file system; name a new folder with --out")
     given = dict(data=data, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
                  mixup=mixup, patience=patience, time_budget=time_budget, folds=folds, **options)
     with claimed(out), interruptible(out, task, given, resume) as (work, arguments):

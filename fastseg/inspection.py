@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
+from .errors import DataError
 from .examination import Finding, examine
 from .faults import KINDS, Fault
 from .files import IMAGE_SUFFIXES
@@ -82,6 +83,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     faults += [fault for finding in findings for fault in finding.faults]
     faults += [*_doubled(items, findings), *_misaligned(findings), *_outliers(findings), *_uneven(task, root, findings),
                *_shared(task, items)]
+    faults += _undividable(task, root, items, findings, faults)
     order = list(KINDS)
     faults.sort(key=lambda fault: (order.index(fault.kind), fault.file, fault.place))
     counts = np.sum([f.counts for f in findings if len(f.counts)] or [np.zeros(len(task.classes))], axis=0)
@@ -192,6 +194,22 @@ def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fau
             yield Fault("imbalance", str(root), f"there is {counts[most] / counts[least]:.0f} times as much {task.classes[most]} as "
                         f"{task.classes[least]}", "label more of the rarer one; fit weighs classes, but cannot make examples",
                         f"class {task.classes[least]}")
+
+
+def _undividable(task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding], faults: Sequence[Fault]) -> Iterator[Fault]:
+    """Yield why no fit can divide the items, or learn from the part to train on, unless other faults say it already."""
+    if any(fault.stops for fault in faults):
+        return
+    try:
+        train, _ = task.split(items)
+    except DataError as error:
+        detail, _, remedy = str(error).partition("; ")
+        yield Fault("split", str(root), detail, remedy or "add images")
+        return
+    present = {i for index in train for i, count in enumerate(findings[index].counts) if count}
+    if len(present) < 2:
+        named = ", ".join(task.classes[i] for i in present) or "none"
+        yield Fault("one class", str(root), f"every label to train on is of one class ({named})", "add labels of another class")
 
 
 def _shared(task: Task, items: Sequence[Item]) -> Iterator[Fault]:

@@ -71,13 +71,17 @@ def read_raw(path: Path | str) -> np.ndarray:
 
 def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """Return the upright image and its own (height, width)."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path}: is no file, but a folder, pipe or device; remove it")
     try:
         with Image.open(path) as image:
-            own = _upright_size(image)
-            if near is not None:
+            own = None
+            if near is not None and image.format in ("JPEG", "MPO"):  # the formats that can be decoded smaller than they are
+                own = _upright_size(image)
                 image.draft(None, near[::-1] if own == image.size[::-1] else near)
             image.load()
-            return ImageOps.exif_transpose(image), own
+            upright = ImageOps.exif_transpose(image)
+            return upright, own or upright.size[::-1]
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; check the path") from None
     except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors

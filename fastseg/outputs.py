@@ -257,7 +257,7 @@ def _write_table(task: Task, files: Sequence[Path], path: Path, found: _Pass) ->
         labels[file.stem] = row["label"]
         rows[file.stem] = {"image": str(file), **{key: value for key, value in row.items() if key != "label"}}
     tables = [table for table in dict.fromkeys(file.parent / task.table for file in files) if table.is_file()]
-    listed = [name for table in tables for name in task.read_table(table, []) if name in labels]
+    listed = [name for table in tables for name in task.read_table(table, []) or {} if name in labels]
     order = [*listed, *sorted(labels.keys() - set(listed))]
     usual = Path(task.table).stem
     prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"

@@ -20,9 +20,11 @@ from .runs import claimed
 from .tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from .tasks.base import MADE
 
+BACK = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270}  # what undoes an EXIF orientation that turns
 ASIDE, LOG = "set_aside", "changes.csv"
 MENDABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
-HARMLESS = {"rare class", "imbalance", "table"}  # what concerns no image of its own
+HARMLESS = {"rare class", "imbalance", "table", "split", "one class"}  # what concerns no image of its own
 
 
 def fix(audit: Audit, out: Path | str) -> Path:
@@ -70,6 +72,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
         faults[fault.file].append(fault)
     both_sides = {item.group for item in audit.items if any(fault.kind == "group on both sides" for fault in faults[str(item.image)])}
     tables: dict[Path, dict[str, int]] = defaultdict(dict)
+    training = {(item.image.parent, item.image.stem) for item in audit.items if item.split == "train"}
     copied = set()
     for item in track(audit.items, "copying", len(audit.items)):
         own = [*faults[str(item.image)], *(faults[str(item.label)] if isinstance(item.label, Path) else [])]
@@ -80,8 +83,13 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
         if reasons:
             yield from _aside(item, root, out, reasons[0])
             continue
-        folder = _folder(task, item, root, out) if item.group in both_sides else None
-        if folder:
+        folder = None
+        if item.group in both_sides and item.split == "valid":
+            there = next(other for other in audit.items if other.group == item.group and other.split == "train")
+            if (there.image.parent, item.image.stem) in training:
+                yield from _aside(item, root, out, Fault("group on both sides", str(item.image), "a training image has its name", ""))
+                continue
+            folder = tuple(out / name_below(root, file.parent) for file in (there.image, there.label))
             yield _change(str(item.image), "group on both sides", "moved to training with the rest of its group")
         yield from _mended(task, item, root, out, own, folder)
         if isinstance(task, ClassificationTask):
@@ -126,30 +134,25 @@ def _aside(item: Item, root: Path, out: Path, fault: Fault) -> Iterator[dict[str
         yield _set_aside(file, root, out, fault.kind, fault.detail)
 
 
-def _folder(task: Task, item: Item, root: Path, out: Path) -> tuple[Path, Path] | None:
-    """Return the training folders, in the copy, for the image and mask of an item that lies among the validation's."""
-    if item.split != "valid" or not isinstance(task, SegmentationTask):
-        return None
-    layout = next(lay for lay in task.layouts if lay.split == "valid" and root / lay.images == item.image.parent)
-    number = [lay for lay in task.layouts if lay.split == "valid"].index(layout)
-    training = [lay for lay in task.layouts if lay.split == "train"][number]
-    return out / training.images, out / training.masks
-
-
 def _mended(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], folders: tuple[Path, Path] | None
             ) -> Iterator[dict[str, str]]:
     """Write an item's image and mask, mended where they need it."""
     kinds = {(fault.kind, fault.file) for fault in faults}
     image = (folders[0] if folders else out / name_below(root, item.image.parent)) / item.image.name
     image.parent.mkdir(parents=True, exist_ok=True)
-    if ("image mode", str(item.image)) in kinds:
-        masks.save_image(image.with_suffix(".png"), masks.read_image(item.image))
-        yield _change(str(item.image), "image mode", f"written as 8-bit RGB to {image.with_suffix('.png').name}")
-    elif ("exif rotation", str(item.image)) in kinds:
+    own = {kind for kind, file in kinds if file == str(item.image)}
+    if "exif rotation" in own:
         _unturned(item.image, image)
         yield _change(str(item.image), "exif rotation", "its EXIF orientation is removed")
     else:
         shutil.copyfile(item.image, image)
+    if "image mode" in own:
+        side_by_side = isinstance(item.label, Path) and item.label.parent == item.image.parent  # PNG files are masks there
+        target = image.with_suffix(".tif" if side_by_side else ".png")
+        masks.save_image(target, masks.read_image(image))
+        if target != image:
+            image.unlink()
+        yield _change(str(item.image), "image mode", f"written as 8-bit RGB to {target.name}")
     if not isinstance(item.label, Path):
         return
     mask = (folders[1] if folders else out / name_below(root, item.label.parent)) / item.label.name
@@ -193,5 +196,10 @@ def _unturned(source: Path, target: Path) -> None:
     """Copy an image without its EXIF orientation; a JPEG's pixels are not compressed again."""
     with Image.open(source) as image:
         exif = image.getexif()
+        orientation = exif.get(0x0112, 1)
+        if image.format == "TIFF":  # Pillow turns these on its own when it loads them
+            image.load()
+            image.transpose(BACK[orientation]).save(target)
+            return
         exif[0x0112] = 1
         image.save(target, exif=exif, **({"quality": "keep"} if image.format == "JPEG" else {}))

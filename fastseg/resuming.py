@@ -1,7 +1,9 @@
 """A fit that was interrupted: what it was asked for, how far it came, and that it is not lost by chance."""
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import logging
 import os
 import shutil
@@ -55,7 +57,8 @@ def interruptible(out: Path, task: Task, given: Mapping, resume: bool | None) ->
     try:
         if not resume:
             items = task.items(data)  # before anything is written: a mistake leaves nothing behind
-            write_json(work / ASKED, {"task": task.name, "given": _plain(given, data), "files": _listing(items), "versions": versions()})
+            write_json(work / ASKED, {"task": task.name, "given": _plain(given, data), "files": _listing(items), "versions": versions(),
+                                        "digest": _digest(_plain(given, data))})
         yield work, arguments
     except BaseException as error:
         if is_unfinished(out) and not isinstance(error, ModelError):  # one that diverged would do so again
@@ -82,6 +85,10 @@ def _plain(given: Mapping, data: Path) -> dict:
     return {**kept, "data": str(data)}
 
 
+def _digest(given: Mapping) -> str:
+    return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode(errors="surrogateescape")).hexdigest()
+
+
 def _default(name: str) -> object:
     from .fitting import fit
     from .learners import learner
@@ -100,7 +107,9 @@ def _goes_on(work: Path, task: Task, given: Mapping, data: Path) -> dict:
         asked = read_json(work / ASKED)
         before = dict(asked["given"])
         files, made = asked["files"], asked["versions"]
-    except (DataError, KeyError, TypeError) as error:
+        if asked["digest"] != _digest(before):
+            raise ValueError("it was changed by hand")
+    except (DataError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{work}: what was asked for cannot be read ({error}); start anew with --no-resume") from None
     if asked["task"] != task.name:
         raise ModelError(f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; give it up with --no-resume")

@@ -84,8 +84,8 @@ def test_everything_accepts_it(adopted, samples, run, tmp_path):
     result = json.loads(run("evaluate", "surfaces", *common, "--out", tmp_path / "judged", "--json").out)
     assert result["images"] == len(images)  # none of them trained it: all are fair
     assert run("interpret", "surfaces", *common, "--out", tmp_path / "report").code == 0 and (tmp_path / "report" / "report.html").is_file()
-    run("fit", "surfaces", "--data", samples["surfaces"], "--weights", adopted.export, "--epochs", "1", "--out", tmp_path / "tuned", "--device",
-        "cpu")
+    run("fit", "surfaces", "--data", samples["surfaces"], "--weights", adopted.export, "--epochs", "1", "--out", tmp_path / "tuned",
+        "--device", "cpu")
     card = json.loads((tmp_path / "tuned" / "card.json").read_text())
     assert card["licence"] == "mit" and card["size"] == [64, 96] and "export" in card["weights_origin"] and card["valid_files"]
     assert card["network"]["options"]["merge"] and not card["training"].get("adopted_from")
@@ -183,8 +183,8 @@ def test_from_a_hub_and_without_one(ready, tmp_path):
                    "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
 
     def called(*arguments):
-        return subprocess.run([sys.executable, "-W", "ignore", "-m", "fastseg", *arguments], env=environment, cwd=tmp_path, capture_output=True,
-                              text=True, timeout=240)
+        return subprocess.run([sys.executable, "-W", "ignore", "-m", "fastseg", *arguments], env=environment, cwd=tmp_path,
+                              capture_output=True, text=True, timeout=240)
 
     done = called("adopt", "surfaces", "--from", "somebody/ade")
     server.shutdown()
@@ -218,7 +218,8 @@ def test_the_table_against_the_names_of_ade20k():
     for row in rows:
         assert set(row["name"].split()) <= set(names[row["code"]]), row
     listed = {row["code"] for row in rows}
-    near = [code for code, parts in names.items() if {"table", "desk", "counter", "countertop", "floor", "wall", "rug", "carpet"} & set(parts)]
+    words = {"table", "desk", "counter", "countertop", "floor", "wall", "rug", "carpet"}
+    near = [code for code, parts in names.items() if words & set(parts)]
     assert set(near) <= listed  # whatever is near the classes has been decided
 
 

@@ -1,7 +1,9 @@
 """The audit: planted faults of every kind are found where they are, nothing else is told, and the mended copy is clean."""
 import json
+import os
 import shutil
 import sys
+import unittest.mock
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 from PIL import Image
 
 import fastseg
-from fastseg import examination, inspection, tasks
+from fastseg import examination, inspection, masks, repair, tasks
+from fastseg.audit import survey
 from fastseg.errors import DataError
+from fastseg.masks import save_image
 from fastseg.repair import fix
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -133,3 +137,137 @@ def test_frames_of_one_recording_may_look_alike(samples, tmp_path):
         image.save(first.with_stem(f"{first.stem}77"), quality=60)
     shutil.copyfile(data / "masks_small" / f"{first.stem}.png", data / "masks_small" / f"{first.stem}77.png")
     assert fastseg.check("eye", data).faults == []
+
+
+def _kinds(task, folder):
+    return set(inspection.check(task, folder).kinds)
+
+
+def test_side_by_side_images_keep_their_names_apart_from_masks(tmp_path):
+    """An image mended as PNG would take its mask's name."""
+    root = tasks.get("kitchen").sample(tmp_path / "data", 12)
+    for folder in ("train", "val"):
+        images, labels = sorted((root / folder / "images").iterdir()), sorted((root / folder / "masks").iterdir())
+        for file in images + labels:
+            shutil.move(file, root / folder / file.name)
+        (root / folder / "images").rmdir(), (root / folder / "masks").rmdir()
+    image = sorted((root / "train").glob("*.jpg"))[0]
+    Image.open(image).convert("CMYK").save(image)
+    assert _kinds("kitchen", root) >= {"image mode"}
+    repair.fix(inspection.check("kitchen", root), tmp_path / "mended")
+    assert not inspection.check("kitchen", tmp_path / "mended").stops
+    assert len(tasks.get("kitchen").items(tmp_path / "mended")) == len(tasks.get("kitchen").items(root))
+
+
+def test_groups_move_to_the_folders_that_the_data_use(tmp_path):
+    layouts = (tasks.Layout("valid/images", "valid/masks", "valid"), tasks.Layout("val/images", "val/masks", "valid"),
+               tasks.Layout("train/images", "train/masks", "train"))
+    eye = tasks.get("eye")
+    task = tasks.SegmentationTask(name="eye", classes=eye.classes, palette=eye.palette, layouts=layouts, group=r"set_\d+(?=_)",
+                                  recipe=eye.recipe)
+    rng = np.random.default_rng(0)
+    for part, names in (("train", ("set_1_1", "set_1_2", "set_2_1", "set_3_1")), ("val", ("set_1_1", "set_1_3", "set_4_1"))):
+        for name in names:
+            image, codes = eye.draw(np.random.default_rng(int(rng.integers(1 << 30))))
+            for kind, pixels in (("images", image), ("masks", codes)):
+                save_image(tmp_path / "data" / part / kind / f"{name}.png", pixels)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "data" / "train" / "images").iterdir()}
+    audit = inspection.check(task, tmp_path / "data")
+    assert "group on both sides" in audit.kinds
+    mended = tmp_path / "mended"
+    with unittest.mock.patch.object(repair, "get", lambda name: task):  # it lives in no file
+        repair.fix(audit, mended)
+    after = {file.name: file.read_bytes() for file in (mended / "train" / "images").iterdir()}
+    assert before.items() <= after.items() and set(after) - set(before) == {"set_1_3.png"}
+    assert (mended / "set_aside" / "val" / "images" / "set_1_1.png").is_file() and not inspection.check(task, mended).stops
+
+
+def test_label_maps_with_255_are_unlabelled_there(tmp_path):
+    root = tasks.get("surfaces").sample(tmp_path / "data", 8)
+    mask = sorted(root.glob("annotations/*"))[0]
+    codes = np.asarray(Image.open(mask)).copy()
+    codes[:20] = 255
+    Image.fromarray(codes).save(mask)
+    assert not inspection.check("surfaces", root).stops
+    item = next(item for item in tasks.get("surfaces").items(root) if item.label == mask)
+    assert (tasks.get("surfaces").label(item)[:20] == 255).all()
+
+
+@pytest.mark.parametrize("gone", ["removed", "emptied"])
+def test_masks_whose_images_are_gone_are_told(gone, tmp_path):
+    root = tasks.get("kitchen").sample(tmp_path / "data", 12)
+    for file in (root / "val" / "images").iterdir():
+        file.unlink()
+    if gone == "removed":
+        (root / "val" / "images").rmdir()
+    audit = inspection.check("kitchen", root)
+    assert audit.kinds == {"no partner": 1} and audit.faults[0].file.endswith("val/masks")
+    with pytest.raises(DataError, match="val/masks: holds"):
+        tasks.get("kitchen").items(root)
+
+
+@pytest.mark.parametrize("folder", ["train", "validation"])
+def test_a_table_of_a_header_only(folder, tmp_path):
+    root = tasks.get("mri").sample(tmp_path / "data", 12)
+    (root / folder / "subjects.tsv").write_text("Subject\tLabel\n")
+    assert inspection.check("mri", root).stops
+    with pytest.raises(DataError, match="not listed in"):
+        tasks.get("mri").items(root)
+
+
+@pytest.mark.parametrize("suffix, mode", [(".tif", "RGB"), (".jpg", "CMYK"), (".png", "RGBA")])
+def test_turned_images_of_every_kind_are_mended(suffix, mode, tmp_path):
+    root = tasks.get("eye").sample(tmp_path / "data", 10)
+    image = sorted(root.glob("imgs_small/*"))[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.open(image).convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(128)
+    image.unlink()
+    picture.save(image.with_suffix(suffix), exif=exif)  # stored as it was: only the note says to turn it
+    assert "exif rotation" in _kinds("eye", root)
+    repair.fix(inspection.check("eye", root), tmp_path / "mended")
+    assert not _kinds("eye", tmp_path / "mended") & {"exif rotation", "size mismatch", "image mode"}
+    mended = next((tmp_path / "mended").glob(f"imgs_small/{image.stem}.*"))
+    assert np.abs(masks.read_image(mended).astype(int) - np.asarray(picture.convert("RGB"))).mean() < 6  # of noise, where JPEG compresses it
+
+
+def test_a_square_image_to_be_turned_is_in_doubt(tmp_path):
+    root = tasks.get("eye").sample(tmp_path / "data", 10)
+    for file in (*root.glob("imgs_small/*"), *root.glob("masks_small/*")):
+        Image.open(file).crop((0, 0, 200, 200)).save(file)
+    image = sorted(root.glob("imgs_small/*"))[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(image).save(image, exif=exif)
+    assert "exif flip" in _kinds("eye", root)
+
+
+def _as_codes(mask):
+    Image.fromarray((np.asarray(Image.open(mask).convert("L")) > 127).astype(np.uint8)).save(mask.with_suffix(".png"))
+    mask.unlink()
+
+
+@pytest.mark.parametrize("name, spoil, kind", [
+    ("eye", lambda root: [file.rename(file.with_name(f"set_1_frame_{i}{file.suffix}")) for folder in ("imgs_small", "masks_small")
+                          for i, file in enumerate(sorted((root / folder).iterdir()))], "split"),
+    ("eye", lambda root: [Image.new("L", Image.open(file).size).save(file) for file in root.glob("masks_small/*")], "one class"),
+    ("mri", lambda root: [table.write_text(table.read_text().replace("\t0", "\t1")) for table in root.glob("*/subjects.tsv")], "one class"),
+    ("face", lambda root: [shutil.rmtree(root / f"Dataset_Faces{part}_training") for part in ("", "_Mask")], "split"),
+    ("face", lambda root: _as_codes(sorted(root.glob("Dataset_Faces_Mask_training/*"))[0]), "0/255 mask"),
+])
+def test_check_and_fit_agree(name, spoil, kind, tmp_path):
+    root = tasks.get(name).sample(tmp_path / "data", 16)
+    spoil(root)
+    audit = inspection.check(name, root)
+    assert audit.stops and kind in audit.kinds
+    with pytest.raises(DataError):
+        survey(name, root)
+
+
+def test_a_pipe_among_the_images_holds_nobody_up(tmp_path):
+    root = tasks.get("eye").sample(tmp_path / "data", 10)
+    os.mkfifo(root / "imgs_small" / "pipe.jpg")
+    os.mkfifo(root / "masks_small" / "pipe.png")
+    assert inspection.check("eye", root).kinds.get("unreadable") == 1

@@ -54,8 +54,8 @@ def test_tiles_of_a_real_network_leave_no_seam():
         return network(torch.tensor(batch).permute(0, 3, 1, 2) / 255)
 
     image, seams = _pictures(), [127, 255, 383]
-    side_by_side = np.concatenate([np.concatenate([logits(image[None, y:y + 128, x:x + 128]).softmax(1)[0].numpy() for x in range(0, 512, 128)],
-                                                  axis=2) for y in range(0, 384, 128)], axis=1)
+    rows = [[logits(image[None, y:y + 128, x:x + 128]).softmax(1)[0].numpy() for x in range(0, 512, 128)] for y in range(0, 384, 128)]
+    side_by_side = np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)
     blended, hard = (np.abs(np.diff(parts, axis=2)) for parts in (tiled(logits, image, (128, 128)), side_by_side))
     assert hard[:, :, seams].mean() > 3 * hard.mean()  # tiles side by side: a seam to be seen
     assert blended[:, :, seams].mean() < 0.5 * hard[:, :, seams].mean() and blended[:, :, seams].mean() < 2 * blended.mean()

@@ -42,11 +42,11 @@ class ClassificationTask(Task):
         images = by_stem(image_files(folder), faults)
         lines = self.read_table(table, faults)
         faults += [Fault("no partner", str(images[name]), f"not listed in {table}", "add a line, or remove the image")
-                   for name in sorted(images.keys() - lines.keys()) if lines]
+                   for name in sorted(images.keys() - (images.keys() if lines is None else lines.keys()))]
         valid = {str(index): index for index in range(len(self.classes))}
         choices = "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(self.classes))
         items = []
-        for name, (label, number) in sorted(lines.items()):
+        for name, (label, number) in sorted((lines or {}).items()):
             if name not in images:
                 faults.append(Fault("table", str(table), f"{name} has no image in {folder}", "add the image, or remove the line", number))
             elif label not in valid:
@@ -55,8 +55,8 @@ class ClassificationTask(Task):
                 items.append(Item(images[name], valid[label], split, name))
         return items
 
-    def read_table(self, table: Path, faults: list[Fault]) -> dict[str, tuple[str, str]]:
-        """Return {name: (label text, "line n")} in the table's order; lines, or a table, that cannot be used go to `faults`."""
+    def read_table(self, table: Path, faults: list[Fault]) -> dict[str, tuple[str, str]] | None:
+        """Return {name: (label text, "line n")} in the table's order, None for no table; what cannot be used goes to `faults`."""
         def wrong(detail: str, remedy: str, place: str = "") -> None:
             faults.append(Fault("table", str(table), detail, remedy, place))
 
@@ -65,14 +65,14 @@ class ClassificationTask(Task):
                 header, *lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
         except FileNotFoundError:
             wrong("no such table", f"write one with the columns {', '.join(self.columns)}")
-            return {}
+            return None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             wrong(f"cannot be read as tab-separated text ({brief(error)})", "save it as UTF-8")
-            return {}
+            return None
         missing = [column for column in self.columns if column not in header]
         if missing:
             wrong(f"column {' and '.join(missing)} missing", f"it needs {' and '.join(self.columns)}, separated by tabs", "line 1")
-            return {}
+            return None
         name_at, label_at = map(header.index, self.columns)
         found: dict[str, tuple[str, str]] = {}
         for number, line in enumerate(lines, 2):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import TaskError
+from ..errors import DataError, TaskError
 from ..faults import Fault
 from ..files import image_files, pairs
 from .base import Drawing, Item, Task
@@ -67,25 +67,26 @@ class SegmentationTask(Task):
         root = self.folder(data)
         faults: list[Fault] = []
         found: dict[tuple[str | None, str], list[Item]] = {}
-        without: dict[tuple[str | None, str], tuple[Path, Path]] = {}
+        without: list[tuple[tuple[str | None, str], Path, Path, str]] = []
         for layout in self.layouts:  # the first layout that is there wins for its split and source
             key, images, masks = (layout.split, layout.source), root / layout.images, root / layout.masks
-            if key in found or not images.is_dir():
-                continue
             alone: list[Fault] = []
-            matched = pairs(images, masks, alone) if masks.is_dir() else []
+            if key in found:
+                continue
+            matched = pairs(images, masks, alone) if images.is_dir() and masks.is_dir() else []
             if matched:
                 found[key] = [self._item(image, mask, layout) for image, mask in matched]
                 faults += alone
-            elif layout.split != "test" and image_files(images):
-                without.setdefault(key, (images, masks))
-        used = {items[0].image.parent for items in found.values()}
-        for images, masks in (without[key] for key in without if key not in found):
-            if images not in used:
-                used.add(images)
-                faults.append(Fault("no partner", str(images), f"holds {len(image_files(images))} images, but {masks} "
-                                    + ("has no mask of their names" if masks.is_dir() else "does not exist"),
-                                    "add their masks, or remove the images"))
+            elif layout.split != "test":
+                without.append((key, images, masks, "masks"))
+                without.append((key, masks, images, "images"))
+        used = {folder for items in found.values() for folder in (items[0].image.parent, items[0].label.parent)}
+        for key, folder, partner, what in without:
+            if key not in found and folder not in used and folder.is_dir() and image_files(folder):
+                used |= {folder, partner}
+                faults.append(Fault("no partner", str(folder), f"holds {len(image_files(folder))} files, but {partner} "
+                                    + (f"has no {what} of their names" if partner.is_dir() else "does not exist"),
+                                    f"add their {what}, or remove them"))
         return [item for items in found.values() for item in items], faults
 
     def _item(self, image: Path, mask: Path, layout: Layout) -> Item:
@@ -104,11 +105,15 @@ class SegmentationTask(Task):
         if self.masks == "colours":
             return masks.colours_to_codes(masks.read_image(path), self.palette, path)
         if self.masks == "threshold":
-            return (masks.read_image(path)[..., 0] > 127).astype(np.uint8)
+            grey = masks.read_image(path)[..., 0]
+            if 0 < grey.max() <= len(self.classes):
+                raise DataError(f"{path}: holds codes 0 to {grey.max()}, but greys above 127 are {self.classes[1]}; write 255 instead of 1")
+            return (grey > 127).astype(np.uint8)
         codes = masks.read_codes(path)
         if source in self.codes:
-            known = masks.require_codes(np.where(codes == self.unlabelled[source], 0, codes), self.code_counts[source], path)
-            codes = np.where(codes == self.unlabelled[source], codes, known)
+            unlabelled = (codes == self.unlabelled[source]) | (codes == masks.IGNORE)
+            known = masks.require_codes(np.where(unlabelled, 0, codes), self.code_counts[source], path)
+            codes = np.where(unlabelled, codes, known)
             table = {**self.codes[source], self.unlabelled[source]: masks.IGNORE, masks.IGNORE: masks.IGNORE}
             return masks.remap(codes, table, default=0)
         return masks.require_codes(codes, len(self.classes), path)
