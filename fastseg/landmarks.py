@@ -156,7 +156,7 @@ def _published(eye: Eye, size: tuple[int, int], region: str) -> np.ndarray:
 
 def _disc(centre: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
     return _drawn(size, centre - radius, centre + radius, lambda pen, at: pen.ellipse(
-        [*at(centre - radius), *at(centre + radius)], fill=255))
+        [*at(centre - radius), *(at(centre + radius) - 1)], fill=255))  # Pillow draws the last row and column, too
 
 
 def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -230,7 +230,7 @@ def test_turned_images_of_every_kind_are_mended(suffix, mode, tmp_path):
     repair.fix(inspection.check("eye", root), tmp_path / "mended")
     assert not _kinds("eye", tmp_path / "mended") & {"exif rotation", "size mismatch", "image mode"}
     mended = next((tmp_path / "mended").glob(f"imgs_small/{image.stem}.*"))
-    assert np.abs(masks.read_image(mended).astype(int) - np.asarray(picture.convert("RGB"))).mean() < 6  # of noise, where JPEG compresses it
+    assert np.abs(masks.read_image(mended).astype(int) - np.asarray(picture.convert("RGB"))).mean() < 6  # JPEG noise
 
 
 def test_a_square_image_to_be_turned_is_in_doubt(tmp_path):
