@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="fastseg",
-    version="0.4.0",
+    version="0.5.0",
     description="fastai learners over timm backbones for small segmentation and classification datasets, with a CLI",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -4,22 +4,25 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # Threads that wait by spinning starve each other as soon as anything else runs: training was seen 20 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Public names by module, imported on first use: `import fastseg` and the CLI's help need neither torch nor fastai.
 _PUBLIC = {
+    "adoption": ("adopt",),
     "inspection": ("check",),
     "bundle": ("load", "save"),
     "errors": ("FastsegError",),
     "evaluation": ("evaluate",),
     "fitting": ("find_lr", "fit"),
     "gallery": ("show",),
+    "gathering": ("gather",),
     "interpretation": ("interpret",),
     "learners": ("learner", "unet_learner", "vision_learner"),
     "photo": ("segment",),
+    "masking": ("make_masks",),
     "outputs": ("predict",),
     "trials": ("study",),
 }

@@ -397,6 +397,19 @@ def adopt(task: TaskName,
                f"next: fastseg segment FILE, or train on from it: fastseg fit {task} --weights {result.export} --out exports/{task}_tuned")
 
 
+@app.command(epilog="Example: fastseg gather surfaces opensurfaces/ --out data/opensurfaces")
+def gather(task: TaskName, folder: Annotated[Path, typer.Argument(metavar="DIR", help="OpenSurfaces or Open Images as distributed.")],
+           out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the dataset to make [default: data/TASK].")] = None,
+           as_json: Json = False) -> None:
+    """Bring OpenSurfaces or Open Images into the task's own codes, with all that they leave open unlabelled."""
+    from .gathering import gather as call
+    made = call(task, folder, out)
+    if as_json:
+        return console.as_json({"out": str(made.out), "source": made.source, "images": made.images, "pixels": made.pixels})
+    counts = ", ".join(f"{name} {count:,} px" for name, count in made.pixels.items())
+    typer.echo(f"{made.images} pictures of {made.source} are in {made.out} ({counts}); next: fastseg fit {task} --data {made.out}")
+
+
 def main() -> None:
     """Run the command line. SIGTERM ends it as Ctrl-C does, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -15,7 +15,8 @@ import fastseg
 from fastseg import tasks
 from fastseg.cli import app
 
-COMMANDS = ["tasks", "sample", "show", "check", "lr", "fit", "evaluate", "study", "predict", "interpret", "segment"]
+COMMANDS = ["tasks", "sample", "show", "check", "lr", "fit", "evaluate", "study", "predict", "interpret", "segment",
+            "masks", "adopt", "gather"]
 SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]
 segmenting = [name for name in tasks.names() if tasks.get(name).kind == "segment"]
 
