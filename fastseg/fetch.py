@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import FetchError
+from .masks import as_rgb
 
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 60_000_000
@@ -38,7 +39,7 @@ def fetch_image(url: str, allow_private: bool = False) -> np.ndarray:
                     raise FetchError(f"{url}: {image.width}x{image.height} px is too large; the limit is "
                                      f"{MAX_PIXELS // 10**6} megapixels")
                 image.load()
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                return as_rgb(ImageOps.exif_transpose(image))
     except FetchError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -28,7 +28,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
     Raises `DataError` naming the file if it cannot be decoded whole.
     """
-    return _rgb(_open(path)[0])
+    return as_rgb(_open(path)[0])
 
 
 def read_near(path: Path | str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
@@ -37,10 +37,11 @@ def read_near(path: Path | str, size: tuple[int, int]) -> tuple[np.ndarray, tupl
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least `size`: two to five times quicker.
     """
     image, own = _open(path, size)
-    return _rgb(image), own
+    return as_rgb(image), own
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def as_rgb(image: Image.Image) -> np.ndarray:
+    """Return an opened image as uint8 (H, W, 3): 16-bit scaled to 8, floats to their largest, inks and palettes converted."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         top = 65535 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
