@@ -14,7 +14,7 @@ from . import masks
 from .errors import DataError
 from .faults import Fault
 from .files import exchanged, image_files, name_below, require_folder, write_rows
-from .inspection import Audit
+from .inspection import Audit, check
 from .progress import track
 from .runs import claimed
 from .tasks import ClassificationTask, Item, SegmentationTask, Task, get
@@ -47,7 +47,10 @@ def fix(audit: Audit, out: Path | str) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            write_rows(part / LOG, list(_copied(task, audit, root, part)) or [_change("", "", "nothing was wrong: the copy is the source")])
+            changes = list(_copied(task, audit, root, part))
+            if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
+                changes += _the_same_now(task, root, part)
+            write_rows(part / LOG, changes or [_change("", "", "nothing was wrong: the copy is the source")])
             if (root / MADE).is_file():
                 shutil.copyfile(root / MADE, part / MADE)
             if out.exists():
@@ -105,6 +108,26 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
             for lone in image_files(file) if file.is_dir() else [file]:
                 yield _set_aside(lone, root, out, fault.kind, fault.detail)
     yield from _without_table(task, root, out, copied)
+
+
+def _the_same_now(task: Task, root: Path, part: Path) -> Iterator[dict[str, str]]:
+    """Set aside, in the copy, pictures that mending made the same as others: turned ones, or ones in other modes, hide it."""
+    audit = check(task, part)
+    tables = {item.image.parent: {} for item in audit.items}
+    twice = {fault.file: fault for fault in audit.faults if fault.kind.startswith("duplicate")}
+    for item in audit.items:
+        fault = twice.get(str(item.image))
+        if fault is None:
+            tables[item.image.parent][item.image.stem] = item.label
+            continue
+        for file in dict.fromkeys(file for file in (item.image, item.label) if isinstance(file, Path)):
+            target = part / ASIDE / name_below(part, file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target)
+            yield _change(str(root / name_below(part, file)), fault.kind, "set aside: mended, it is another picture's equal")
+    if isinstance(task, ClassificationTask) and twice:
+        for folder, rows in tables.items():
+            task.write_table(folder / task.table, rows)
 
 
 def _without_table(task: Task, root: Path, out: Path, copied: set) -> Iterator[dict[str, str]]:

@@ -271,3 +271,20 @@ def test_a_pipe_among_the_images_holds_nobody_up(tmp_path):
     os.mkfifo(root / "imgs_small" / "pipe.jpg")
     os.mkfifo(root / "masks_small" / "pipe.png")
     assert inspection.check("eye", root).kinds.get("unreadable") == 1
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_a_copy_in_which_mending_makes_two_the_same_is_clean(name, tmp_path):
+    root = tasks.get(name).sample(tmp_path / "data", 20)
+    one, other = [item for item in tasks.get(name).items(root) if item.split != "valid"][:2]
+    pixels = Image.open(one.image).convert("RGB")
+    other.image.unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels.convert("CMYK").save(other.image.with_suffix(".tif"), **({"exif": exif} if name == "eye" else {}))
+    if name == "eye":
+        shutil.copy(one.label, other.label)
+    audit = inspection.check(name, root)
+    assert "image mode" in audit.kinds
+    repair.fix(audit, tmp_path / "mended")
+    assert inspection.check(name, tmp_path / "mended").kinds == {}
