@@ -1,7 +1,6 @@
 """A ready model of many classes, from segmentation-models-pytorch's hub or a folder, taken over as an export of four."""
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from .backbones import IMAGENET, Network, Spec, build, padding_of
 from .bundle import replacing, write
 from .card import CARD, read_card, seal
-from .errors import ExportError, ModelError, TaskError, brief
+from .errors import DataError, ExportError, ModelError, TaskError, brief
 from .files import read_json
 from .runs import claimed
 from .tasks import Task, get
@@ -110,8 +109,9 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
     if decoder not in smp.MODEL_ARCHITECTURES_MAPPING or decoder == "dpt" or not re.fullmatch(r"[\w.\-]{1,100}", encoder):
         raise ModelError(f"{where}: a {brief(config['_model_class'])} over {brief(encoder)} cannot be adopted")
     codes = task.codes["ade20k"]
-    if classes != task.code_counts["ade20k"] - 1 or config.get("in_channels", 3) != 3:
-        raise ModelError(f"{where}: has {brief(classes)} classes; a model of ADE20K has {task.code_counts['ade20k'] - 1}, and 3 channels")
+    for name, value, wanted in (("classes", classes, task.code_counts["ade20k"] - 1), ("in_channels", config.get("in_channels", 3), 3)):
+        if value != wanted or type(value) is not int:
+            raise ModelError(f"{where}: {name} is {brief(repr(value))}; a model of ADE20K has {wanted}")
     used = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
     options = {key: value for key, value in config.items() if key not in used}
     model_class = smp.MODEL_ARCHITECTURES_MAPPING[decoder]
@@ -121,8 +121,11 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
     native = not encoder.startswith("tu-")
     spec = Spec("segment", encoder.removeprefix("tu-"), len(task.classes), decoder, 1,
                 {**options, **({"encoder_name": encoder} if native else {})})
-    spec = replace(spec, stride=padding_of(spec))
-    network = build(spec)
+    try:
+        spec = replace(spec, stride=padding_of(spec))
+        network = build(spec)
+    except ModelError as error:
+        raise ModelError(f"{where}: no network can be built of it ({brief(error.__cause__ or error)})") from error
     try:
         network.model.model.load_state_dict(load_file(weights))
     except Exception as error:  # damaged files and foreign weights fail in the reader's or in torch's own way
@@ -132,18 +135,19 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
 
 def _transforms(files: dict[str, Path | None]) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
     """Return the size, mean and std that the model was validated with, as its albumentations pipeline says, or ADE20K's usual ones."""
+    from .data import check_size
     size, (mean, std) = (SIZE, SIZE), IMAGENET
-    steps = read_json(files[TRANSFORMS]).get("transform", {}).get("transforms", []) if files[TRANSFORMS] else []
-    for step in steps:
-        kind = str(step.get("__class_fullname__", "")).rpartition(".")[2]
-        try:
+    try:
+        for step in read_json(files[TRANSFORMS])["transform"]["transforms"] if files[TRANSFORMS] else []:
+            kind = str(step.get("__class_fullname__", "")).rpartition(".")[2]
             if kind == "Resize":
                 size = int(step["height"]), int(step["width"])
+                check_size(size)
             elif kind == "Normalize":
                 scale = float(step.get("max_pixel_value", 255)) / 255
                 mean, std = (tuple(float(v) * scale for v in step[key]) for key in ("mean", "std"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{files[TRANSFORMS]}: cannot be read ({brief(json.dumps(step))})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
+        raise ModelError(f"{files[TRANSFORMS]}: cannot be read as the model's pipeline ({brief(error)}); remove it, or mend it") from error
     return size, mean, std
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,6 +22,8 @@ CONFIDENCE, FAINT = 0.5, 0.2  # of a face: below the first, a picture is rejecte
 TURNED = 40.0  # degrees by which a face may look to the side: beyond, the far eye is hidden
 CLOSED = 0.2  # share of an iris that the lids must leave open
 FINE = 8  # steps a px in which outlines are drawn before they are averaged
+SURE = 0.85  # confidence that a face upside down never has: below, the picture is looked at the other way round, too
+PART = 300  # px: pictures are cut into halves, quarters and so on, down to this side, to find faces that are small in them
 MARGIN = 0.6  # of a face's box, around it, that is looked at again where the first look missed it
 
 # Indices of the face mesh's 478 landmarks, for the eye on the left and on the right of the picture of a face looking at us.
@@ -61,11 +63,24 @@ class Face:
     eyes: tuple[Eye, Eye]
     confidence: float
     yaw: float
+    is_upright: bool = True
+
+    @property
+    def middle(self) -> np.ndarray:
+        """The point between the eyes, float (2,), px."""
+        return (self.eyes[0].centre + self.eyes[1].centre) / 2
+
+    @property
+    def width(self) -> float:
+        """How far the eyes lie apart, px."""
+        return float(np.linalg.norm(self.eyes[1].centre - self.eyes[0].centre))
 
     def fault(self, size: tuple[int, int]) -> tuple[str, float, float] | None:
         """Return why no mask can be made of it in a picture of `size` (height, width): reason, measured value, limit."""
         if self.confidence < CONFIDENCE:
             return "low confidence", round(self.confidence, 2), CONFIDENCE
+        if not self.is_upright:
+            return "upside down", round(self.confidence, 2), SURE
         if abs(self.yaw) > TURNED:
             return "turned away", round(abs(self.yaw), 1), TURNED
         for eye in self.eyes:
@@ -95,14 +110,14 @@ class Finder:
     def faces(self, image: np.ndarray) -> tuple[list[Face], int]:
         """Return the faces in uint8 (H, W, 3), and how many more were seen whose eyes could not be found.
 
-        What a detector for small and distant faces sees, and the first look missed, is cut out and looked at again.
+        What a detector for small and distant faces sees, in the picture or in a part of it, and the first look missed, is cut out
+        and looked at again.
         """
         found, boxes = self._look(image)
         near = [box for box in boxes if box[4] >= CONFIDENCE]
-        far = [_box(detection, image.shape) for detection in self._far.process(image).detections or []]
         missed = 0
-        for left, top, width, height, _ in [*far, *near]:
-            if any(_is_within(face, (left, top, width, height)) for face in found):
+        for left, top, width, height, _ in [*near, *self._distant(image)]:
+            if any(_is_within(face, (left, top, width, height)) or _is_near(face, (left + width / 2, top + height / 2)) for face in found):
                 continue
             x, y = max(0, int(left - MARGIN * width)), max(0, int(top - MARGIN * height))
             part = np.ascontiguousarray(image[y:int(top + (1 + MARGIN) * height), x:int(left + (1 + MARGIN) * width)])
@@ -110,7 +125,25 @@ class Finder:
             again = [face for face in again if _is_within(face, (left, top, width, height))]
             found += again[:1]
             missed += not again
+        if any(face.confidence < SURE for face in found):
+            other = self._look(np.ascontiguousarray(image[::-1, ::-1]))[0]
+            found = [replace(face, is_upright=not any(_is_near(face, np.array(image.shape[1::-1]) - turned.middle)
+                                                      and turned.confidence > face.confidence for turned in other)) for face in found]
         return found, missed
+
+    def _distant(self, image: np.ndarray) -> Iterator[tuple]:
+        """Yield the boxes of the detector for distant faces, in the whole picture and in ever smaller parts that overlap by half."""
+        height, width = image.shape[:2]
+        sides = 1
+        while sides == 1 or min(height, width) / sides >= PART:
+            part = height // sides, width // sides
+            for y in np.linspace(0, height - part[0], 2 * sides - 1).astype(int):
+                for x in np.linspace(0, width - part[1], 2 * sides - 1).astype(int):
+                    for detection in self._far.process(np.ascontiguousarray(image[y:y + part[0], x:x + part[1]])).detections or []:
+                        left, top, wide, high, score = _box(detection, part)
+                        if sides == 1 or (left > 0 and top > 0 and left + wide < part[1] and top + high < part[0]):  # not cut off
+                            yield left + x, top + y, wide, high, score
+            sides *= 2
 
     def _look(self, image: np.ndarray) -> tuple[list[Face], list[tuple]]:
         result = self._mesh.process(input_data={"image": image})
@@ -184,12 +217,16 @@ def _box(detection, shape: tuple[int, ...]) -> tuple[float, float, float, float,
 
 def _is_within(face: Face, box: tuple[float, float, float, float]) -> bool:
     left, top, width, height = box
-    x, y = (face.eyes[0].centre + face.eyes[1].centre) / 2
+    x, y = face.middle
     return left <= x <= left + width and top - 0.2 * height <= y <= top + height
 
 
+def _is_near(face: Face, point: tuple[float, float] | np.ndarray) -> bool:
+    return bool(np.linalg.norm(face.middle - point) < 2 * face.width)
+
+
 def _moved(face: Face, by: tuple[int, int]) -> Face:
-    return Face(tuple(Eye(eye.lids + by, eye.centre + by, eye.rim + by) for eye in face.eyes), face.confidence, face.yaw)
+    return replace(face, eyes=tuple(Eye(eye.lids + by, eye.centre + by, eye.rim + by) for eye in face.eyes))
 
 
 def _mediapipe():

@@ -4,7 +4,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
@@ -66,9 +66,10 @@ def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None
         raise TaskError(f"masks are made by landmarks for face only, not for {task.name}")
     choose("region", region, REGIONS, TaskError), choose("edge", edge, EDGES, TaskError), choose("rounding", rounding, ROUNDINGS, TaskError)
     if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
-        raise TaskError(f"shares of {valid:g} to validate and {test:g} to test leave nothing to train; give smaller ones")
+        raise TaskError(f"shares of {valid:g} to validate and {test:g} to test: give shares between 0 and 1 that leave some to train, "
+                        "such as --valid 0.2 --test 0.1")
     way = _Way(task, Path(out or f"data/{task.name}"), region, edge, rounding, preview)
-    placed = _placed(task, Path(data), valid, test, seed)
+    placed = _placed(task, Path(data), seed)
     if Path(data).resolve() in (way.out.resolve(), *way.out.resolve().parents) or way.out.resolve() in Path(data).resolve().parents:
         raise DataError(f"{way.out}: lies in or around the pictures themselves; choose another --out")
     require_folder(way.out)
@@ -78,68 +79,82 @@ def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None
         raise DataError(f"{way.out}: is not empty; masks are never mixed into other data: choose another --out")
     with claimed(way.out), journal:
         rejected, made, eyes = [], Counter(), 0
-        for (file, split), row in zip(placed, track(_finished(way, placed, journal), "finding eyes", len(placed))):
+
+        def split_of(own: str | None) -> str:  # those that are accepted are divided: rejects are not spread evenly
+            n = sum(made.values()) + 1
+            due = [split for split, share in (("valid", valid), ("test", test)) if int(n * share + 0.5) > made[split]]
+            return own or (due or ["train"])[0]
+
+        for (file, _), row in zip(placed, track(_finished(way, placed, journal, split_of), "finding eyes", len(placed))):
             if isinstance(row, DataError):
                 row = {"reason": "unreadable", "face": "", "value": brief(str(row).removeprefix(f"{file}: ")), "limit": ""}
             if "reason" in row:
                 rejected.append({"image": str(file), **row})
             else:
-                made[split] += 1
+                made[row["split"]] += 1
                 eyes += row["eyes"]
         if rejected:
-            write_rows(way.out / REJECTED, rejected)
+            write_rows(way.out / REJECTED, sorted(rejected, key=lambda row: row["image"]))
         # Masks in whole pixels lie half a pixel to the left on average, and the task expects it; those drawn with care do not.
         write_json(way.out / MADE, {"fastseg": __version__, "region": region, "edge": edge, "rounding": rounding,
                                     **({"flip_shift": 0} if rounding == "subpixel" else {})})
     return Masked(way.out, dict(made), eyes, dict(Counter(row["reason"] for row in rejected)))
 
 
-def _placed(task: Task, data: Path, valid: float, test: float, seed: int) -> list[tuple[Path, str]]:
-    """Return each picture with its split: that of its folder where `data` is laid out as the task's, else drawn by `seed`."""
-    task.folder(data)
+def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
+    """Return each picture with the split that its folder says, where `data` is laid out as the task's; else shuffled, with none."""
+    if not data.is_dir():
+        raise DataError(f"{data}: is no folder; give a folder of pictures of faces")
     faults: list[Fault] = []
     own = [(file, layout.split) for layout in task.layouts if (data / layout.images).is_dir()
            for file in by_stem(image_files(data / layout.images), faults).values()]
-    files = list(by_stem(image_files(data), faults).values())
+    files = sorted(by_stem(image_files(data), faults).values())
     refuse(faults)
-    if own:
-        return own
-    if len(files) < 2:
+    if not own and len(files) < 2:
         raise DataError(f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as .jpg, .png, .tif, .bmp or .webp")
-    order = sorted(files)
-    Random(seed).shuffle(order)
-    ends = round(valid * len(order)) or 1, round((valid + test) * len(order)) or 1
-    sides = {file: "valid" if i < ends[0] else "test" if i < ends[1] else "train" for i, file in enumerate(order)}
-    return [(file, sides[file]) for file in files]
+    Random(seed).shuffle(files)
+    return own or [(file, None) for file in files]
 
 
-def _finished(way: _Way, placed: list[tuple[Path, str]], journal: Journal) -> Iterator[dict | DataError]:
-    """Yield what became of each picture, in order: {"eyes": n}, or why it was rejected."""
+def _finished(way: _Way, placed: list[tuple[Path, str | None]], journal: Journal, split_of: Callable[[str | None], str]
+              ) -> Iterator[dict | DataError]:
+    """Yield what became of each picture, in order: {"eyes": n, "split": where it lies}, or why it was rejected."""
     folders = {layout.split: (way.out / layout.images, way.out / layout.masks) for layout in way.task.layouts}
-    targets = [folders[split][1] / f"{file.stem}.png" for file, split in placed]
     keys = [stamp(file) for file, _ in placed]
-    for key, target in zip(keys, targets):
-        if "eyes" in journal.done.get(key, {}) and not target.is_file():
+    for key, (file, _) in zip(keys, placed):
+        row = journal.done.get(key, {})
+        if "eyes" in row and not (folders[row["split"]][1] / f"{file.stem}.png").is_file():
             del journal.done[key]
     own = threading.local()  # a finder of each thread's own: its graph takes one picture at a time
 
-    def one(i: int) -> dict | DataError:
+    def one(i: int) -> tuple[dict | DataError, np.ndarray | None]:
         if not hasattr(own, "finder"):
             own.finder = Finder()
-        file, split = placed[i]
-        return _one(way, own.finder, file, folders[split][0] / file.name, targets[i])
+        return _one(way, own.finder, placed[i][0])
+
+    def work(left: list[int]) -> Iterator[dict | DataError]:
+        for i, (row, grey) in zip(left, ahead((pool.submit(one, i) for i in left), 2 * workers)):
+            if grey is not None:
+                file, split = placed[i]
+                row["split"] = split_of(split)
+                images, masks = folders[row["split"]]
+                with atomic_file(images / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+                save_image(masks / f"{file.stem}.png", grey)
+            yield row
 
     Finder()  # a missing mediapipe is told before anything is begun, and by one thread
     workers = cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        yield from resumed(journal, keys, lambda left: ahead((pool.submit(one, i) for i in left), 2 * workers))
+        yield from resumed(journal, keys, work)
 
 
-def _one(way: _Way, finder: Finder, file: Path, image_target: Path, mask_target: Path) -> dict | DataError:
+def _one(way: _Way, finder: Finder, file: Path) -> tuple[dict | DataError, np.ndarray | None]:
+    """Return {"eyes": n} and the mask of a picture, uint8 (H, W), or why there is none, and None."""
     try:
         image = read_image(file)
     except DataError as error:
-        return error
+        return error, None
     faces, missed = finder.faces(image)
     row = _rejection(faces, missed, image.shape[:2])
     eyes = [eye for face in faces for eye in face.eyes]
@@ -149,12 +164,7 @@ def _one(way: _Way, finder: Finder, file: Path, image_target: Path, mask_target:
         row = {"reason": "eyes too small", "face": "", "value": round(max(eye.radius for eye in eyes), 2), "limit": 1}
     if way.preview:
         save_image(way.out / PREVIEW / f"{file.stem}.jpg", _preview(way.task, image, faces, grey, row))
-    if row is not None:
-        return row
-    with atomic_file(image_target) as temporary:
-        shutil.copyfile(file, temporary)
-    save_image(mask_target, grey)
-    return {"eyes": len(eyes)}
+    return (row, None) if row else ({"eyes": len(eyes)}, grey)
 
 
 def _rejection(faces: list[Face], missed: int, size: tuple[int, int]) -> dict | None:

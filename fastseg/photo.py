@@ -75,17 +75,19 @@ def _safe(text: str) -> str:
 def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Image.Image:
     """Return the picture with a legend in its lower left corner: a swatch, name and share for each class shown."""
     picture = Image.fromarray(pixels)
-    lines = [(task.palette[i], f"{label}  {shares[label]:.1%}") for i, label in enumerate(task.classes)
-             if shares[label] > 0 and i != task.background]
-    lines = lines or [(task.palette[task.background or 0], "no wall, floor or dining table found")]
-    size = max(11, round(min(picture.size) / 28))
-    while True:  # as large as reads well, but no larger than a small picture holds
+    shown = [i for i, label in enumerate(task.classes) if shares[label] > 0 and i != task.background]
+    full = [(task.palette[i], f"{task.classes[i]}  {shares[task.classes[i]]:.1%}") for i in shown] or [
+        (task.palette[task.background or 0], "no wall, floor or dining table found")]
+    brief = [(task.palette[i], f"{shares[task.classes[i]]:.0%}") for i in shown]
+    largest = max(11, round(min(picture.size) / 28))
+    for lines, size in [*((full, size) for size in range(largest, 6, -1)), *((brief, size) for size in range(largest, 6, -1) if brief)]:
         font, gap = ImageFont.load_default(size), size // 2
         width = max(font.getlength(text) for _, text in lines) + 2 * size + 2 * gap
         height = len(lines) * (size + gap) + gap
-        if size <= 7 or (width + 2 * gap <= picture.width and height + 2 * gap <= picture.height):
+        if width + 2 * gap <= picture.width and height + 2 * gap <= picture.height:
             break
-        size -= 1
+    else:  # nothing at all is better than what is cut off; the shares are printed anyway
+        return picture
     left, top = gap, picture.height - height - gap
     shade = Image.new("RGBA", picture.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(shade)

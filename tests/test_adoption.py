@@ -119,14 +119,21 @@ def test_what_cannot_be_adopted(ready, tmp_path, monkeypatch):
         (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "without"}))
         return folder
 
-    for values, words in (({"classes": 21}, "has 21 classes"), ({"_model_class": "create_model"}, "cannot be adopted"),
+    for values, words in (({"classes": 21}, "classes is 21; a model of ADE20K has 150"), ({"in_channels": 4}, "in_channels is 4"),
+                          ({"_model_class": "create_model"}, "cannot be adopted"),
                           ({"encoder_name": "tu-hf_hub:evil/model"}, "cannot be adopted"), ({"encoder_name": "resnet18"}, "does not fit"),
-                          ({"_model_class": "without"}, "names no _model_class"), ({"decoder_channels": "many"}, "does not work")):
+                          ({"_model_class": "without"}, "names no _model_class"),
+                          ({"decoder_channels": "many"}, "config.json: no network can be built")):
         with pytest.raises(ModelError, match=words):
             adopt("surfaces", changed(**values))
     (changed() / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="does not fit its config.json"):
         adopt("surfaces", tmp_path / "changed")
+    for pipeline in ({"transform": [1, 2]}, {"transform": {"transforms": [3]}}, {}, {"transform": {"transforms": [
+            {"__class_fullname__": "Resize", "height": 0, "width": -3}]}}):
+        (changed() / "albumentations_config_eval.json").write_text(json.dumps(pipeline))
+        with pytest.raises(ModelError, match=r"albumentations_config_eval\.json: cannot be read"):
+            adopt("surfaces", tmp_path / "changed")
     (tmp_path / "changed" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         adopt("surfaces", tmp_path / "changed")

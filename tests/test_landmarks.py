@@ -136,11 +136,11 @@ def test_mistakes_of_users(pictures, tmp_path):
         make_masks("eye", pictures)
     with pytest.raises(TaskError, match="unknown region 'pupil'"):
         make_masks("face", pictures, region="pupil")
-    with pytest.raises(TaskError, match="leave nothing to train"):
+    with pytest.raises(TaskError, match="that leave some to train"):
         make_masks("face", pictures, valid=0.7, test=0.5)
     with pytest.raises(DataError, match="lies in or around the pictures"):
         make_masks("face", pictures, pictures / "out")
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="is no folder; give a folder of pictures"):
         make_masks("face", tmp_path / "gone", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -171,6 +171,29 @@ def test_masks_of_real_faces(tmp_path):
         overlap[rounding] = [(ours[name] & theirs[name]).sum() / (ours[name] | theirs[name]).sum() for name in ours]
         assert len(ours) >= 55 and made.eyes >= 2 * len(ours)
     assert np.median(overlap["published"]) >= 0.95 and 0.6 < np.median(overlap["subpixel"]) < 0.85
+
+
+@needs_shared
+def test_faces_that_are_small_or_upside_down(tmp_path):
+    pytest.importorskip("mediapipe")
+    finder = landmarks.Finder()
+    face = Image.open(shared / "data" / "face" / "Dataset_Faces_training" / "1.jpg").convert("RGB")
+    scene = Image.new("RGB", (2000, 1500), (90, 110, 90))
+    scene.paste(face.resize((712, 872), Image.BICUBIC), (100, 300))
+    for i, width in enumerate((110, 178)):
+        scene.paste(face.resize((width, round(width * 218 / 178)), Image.BICUBIC), (1100 + 300 * i, 900))
+    found, missed = finder.faces(np.asarray(scene))
+    assert len(found) + missed == 3 and len(found) >= 2
+    turned, missed = finder.faces(np.asarray(face.rotate(180)))
+    assert missed or all(one.fault((218, 178)) for one in turned)
+
+
+def test_accepted_pictures_are_divided_not_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(masking, "Finder", _Told)
+    (tmp_path / "many").mkdir()
+    for i in range(60):
+        Image.fromarray(np.full((80, 100, 3), 10 * (i % 3 == 0), dtype=np.uint8)).save(tmp_path / "many" / f"{i}.png")
+    assert make_masks("face", tmp_path / "many", tmp_path / "out", valid=0.25, test=0.25).splits == {"train": 20, "valid": 10, "test": 10}
 
 
 @needs_shared
