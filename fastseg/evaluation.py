@@ -206,7 +206,11 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     items = task.items(root)
     held_out = set(card.valid_files)
     names = [name_below(root, item.image) for item in items]
-    if split == "all" or (split == "valid" and card.is_adopted):
+    if card.is_adopted and split in ("valid", "all"):
+        log.warning("this model was adopted as it is (%s): whether its own training saw these images is not known here",
+                    card.training["adopted_from"])
+        return items, root
+    if split == "all":
         return items, root
     if split == "test":
         chosen = [item for item in items if item.split == "test"]
