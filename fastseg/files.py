@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -106,6 +107,28 @@ def exchanged(one: Path, other: Path) -> bool:
     """Exchange two folders in one step that no interruption can halve; return False where the system cannot."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     return call is not None and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `out`; it takes the place of `out`, which holds nothing worth keeping, on success, and goes on failure.
+
+    `out` is to be claimed before. Raises `DataError` if nothing can be written there.
+    """
+    target = out.resolve()
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if target.exists() and not exchanged(part, target):
+            shutil.rmtree(target)
+        if part.exists() and not target.exists():
+            part.rename(target)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path: Path, value: object) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import DataError, TaskError, brief
-from .files import image_files, require_folder
+from .files import atomic_folder, image_files, require_folder
 from .masks import IGNORE, read_image, read_raw, save_image
 from .progress import track
 from .runs import claimed
@@ -57,33 +57,22 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
     else:
         raise DataError(f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as train-{INSTANCES.lstrip('*')} (Open Images)")
     require_folder(out)
-    target = out.resolve()
-    part = target.with_name(f".{target.name}.part")
     counts = np.zeros(len(task.classes), dtype=np.int64)
     images = 0
-    with claimed(out):
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            for file, codes_of in track(found, "gathering", len(found)):
-                height, width = read_image(file).shape[:2]
-                codes = codes_of((height, width))
-                if not np.isin(codes, range(1, len(task.classes))).any():
-                    continue
-                save_image(part / "masks" / f"{file.stem}.png", codes)
-                (part / "images").mkdir(exist_ok=True)
-                shutil.copyfile(file, part / "images" / file.name)
-                counts += np.bincount(codes.reshape(-1), minlength=256)[: len(counts)]
-                images += 1
-            if not images:
-                raise DataError(f"{data}: none of its pictures has a wall, a floor or a dining table")
-            if (out / "README.md").is_file():
-                shutil.copyfile(out / "README.md", part / "README.md")
-            shutil.rmtree(out, ignore_errors=True)
-            part.rename(target)
-        except OSError as error:
-            raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with claimed(out), atomic_folder(out) as part:
+        for file, codes_of in track(found, "gathering", len(found)):
+            codes = codes_of(read_image(file).shape[:2])
+            if not np.isin(codes, range(1, len(task.classes))).any():
+                continue
+            save_image(part / "masks" / f"{file.stem}.png", codes)
+            (part / "images").mkdir(exist_ok=True)
+            shutil.copyfile(file, part / "images" / file.name)
+            counts += np.bincount(codes.reshape(-1), minlength=256)[: len(counts)]
+            images += 1
+        if not images:
+            raise DataError(f"{data}: none of its pictures has a wall, a floor or a dining table")
+        if (out / "README.md").is_file():
+            shutil.copyfile(out / "README.md", part / "README.md")
     return Gathered(out, source, images, {name: int(count) for name, count in zip(task.classes, counts)})
 
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from . import masks
 from .errors import DataError
 from .faults import Fault
-from .files import exchanged, image_files, name_below, require_folder, write_rows
+from .files import atomic_folder, image_files, name_below, require_folder, write_rows
 from .inspection import Audit, check
 from .progress import track
 from .runs import claimed
@@ -41,26 +41,13 @@ def fix(audit: Audit, out: Path | str) -> Path:
     if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(f"{out}: lies in the data themselves; choose a folder beside them")
     require_folder(out)
-    target = out.resolve()
-    part = target.with_name(f".{target.name}.part")
-    with claimed(out):
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
-            changes = list(_copied(task, audit, root, part))
-            if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
-                changes += _the_same_now(task, root, part)
-            write_rows(part / LOG, changes or [_change("", "", "nothing was wrong: the copy is the source")])
-            if (root / MADE).is_file():
-                shutil.copyfile(root / MADE, part / MADE)
-            if out.exists():
-                exchanged(part, target) or (target.rmdir(), part.rename(target))
-            else:
-                part.rename(target)
-        except OSError as error:
-            raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with claimed(out), atomic_folder(out) as part:
+        changes = list(_copied(task, audit, root, part))
+        if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
+            changes += _the_same_now(task, root, part)
+        write_rows(part / LOG, changes or [_change("", "", "nothing was wrong: the copy is the source")])
+        if (root / MADE).is_file():
+            shutil.copyfile(root / MADE, part / MADE)
     return out / LOG
 
 
