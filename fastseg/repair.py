@@ -63,6 +63,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
     both_sides = {item.group for item in audit.items if any(fault.kind == "group on both sides" for fault in faults[str(item.image)])}
     tables: dict[Path, dict[str, int]] = defaultdict(dict)
     training = {(item.image.parent, item.image.stem) for item in audit.items if item.split == "train"}
+    train_of = {item.group: item for item in reversed(audit.items) if item.split == "train"}  # the first of each group
     copied = set()
     for item in track(audit.items, "copying", len(audit.items)):
         own = [*faults[str(item.image)], *(faults[str(item.label)] if isinstance(item.label, Path) else [])]
@@ -75,7 +76,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
             continue
         folder = None
         if item.group in both_sides and item.split == "valid":
-            there = next(other for other in audit.items if other.group == item.group and other.split == "train")
+            there = train_of[item.group]
             if (there.image.parent, item.image.stem) in training:
                 yield from _aside(item, root, out, Fault("group on both sides", str(item.image), "a training image has its name", ""))
                 continue
