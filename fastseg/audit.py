@@ -80,18 +80,18 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
     return facts
 
 
-def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[tuple[Item, tuple[int, int], np.ndarray, str | None]]:
+def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[tuple[Item, tuple[int, int], np.ndarray, DataError | str | None]]:
     workers = min(8, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         yield from track(ahead((pool.submit(_examine, task, item, keep) for item in items), 2 * workers), "checking the data", len(items))
 
 
-def _examine(task: Task, item: Item, keep: Keep | None) -> tuple[Item, tuple[int, int], np.ndarray, str | None]:
+def _examine(task: Task, item: Item, keep: Keep | None) -> tuple[Item, tuple[int, int], np.ndarray, DataError | str | None]:
     """Return an item with its size, its count of each code (256,) or of each class, and its fault if any."""
     try:
         image, label = task.image(item), task.label(item)
     except DataError as error:
-        return item, (0, 0), np.zeros(0), str(error)
+        return item, (0, 0), np.zeros(0), error
     height, width = image.shape[:2]
     if keep and (task.kind == "classify" or label.shape == (height, width)):
         keep(item, image, label)

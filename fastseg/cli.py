@@ -23,6 +23,7 @@ class Commands(typer.core.TyperGroup):
     def parse_args(self, ctx, args):
         if "" in args:  # a path that is empty would mean the current folder
             raise typer.BadParameter("an argument is empty: is a shell variable unset?")
+        ctx.meta["as_json"] = "--json" in args
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx):
@@ -30,6 +31,8 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except FastsegError as error:
             console.say(f"error: {error}", "red")
+            if ctx.meta.get("as_json"):
+                console.as_json({"error": {"code": error.code, "message": str(error)}})
         except KeyboardInterrupt:
             console.say("interrupted; what was finished before is whole, nothing else was written", "yellow")
             raise typer.Exit(130) from None

@@ -52,7 +52,12 @@ class Fault:
         return f"{self.file}{f' ({self.place})' if self.place else ''}: {self.detail}; {self.remedy}"
 
 
-def refuse(faults: Sequence[Fault | str]) -> None:
-    """Raise the first of `faults`, if there are any, as a `DataError` that says how many more there are."""
+def refuse(faults: Sequence[Fault | DataError | str]) -> None:
+    """Raise the first of `faults`, if there are any, as a `DataError` that says how many more there are.
+
+    Its code is the error's own, or the fault's kind with hyphens.
+    """
     if faults:
-        raise DataError(f"{faults[0]}" + (f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""))
+        first = faults[0]
+        code = first.code if isinstance(first, DataError) else first.kind.replace(" ", "-") if isinstance(first, Fault) else None
+        raise DataError(f"{first}" + (f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""), code)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -51,11 +52,13 @@ def run(monkeypatch, tmp_path):
 
 @pytest.fixture
 def fails(run, tmp_path):
-    """Run a command that must fail with one line holding all `words`, and leave no output behind."""
+    """Run a command that must fail with one line, with the error `code` and all `words` in it, and leave no output behind."""
 
-    def call(*arguments, words):
+    def call(*arguments, code=None, words=()):
         before = {p for p in tmp_path.rglob("*")}
-        result = run(*arguments, code=1)
+        result = run(*arguments, *(["--json"] if code else []), code=1)
+        if code:
+            assert json.loads(result.out)["error"]["code"] == code, result.err
         lines = [line for line in result.err.strip().splitlines() if line and not line.startswith("warning:")]
         assert len(lines) == 1 and lines[0].startswith("error: "), result.err
         for word in words:
