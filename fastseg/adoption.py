@@ -18,6 +18,7 @@ from .runs import claimed
 from .tasks import Task, get
 
 FREE = "smp-hub/upernet-convnext-tiny"  # a ready one whose licence lets anybody use it; SegFormer's do not
+ADE20K_CLASSES = 150
 SIZE = 512  # px, of ADE20K models that do not say theirs
 CONFIG, WEIGHTS, TRANSFORMS, README = "config.json", "model.safetensors", "albumentations_config_eval.json", "README.md"
 NON_COMMERCIAL = "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
@@ -108,8 +109,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
                          "later wrote") from None
     if decoder not in smp.MODEL_ARCHITECTURES_MAPPING or decoder == "dpt" or not re.fullmatch(r"[\w.\-]{1,100}", encoder):
         raise ModelError(f"{where}: a {brief(config['_model_class'])} over {brief(encoder)} cannot be adopted")
-    codes = task.codes["ade20k"]
-    for name, value, wanted in (("classes", classes, task.code_counts["ade20k"] - 1), ("in_channels", config.get("in_channels", 3), 3)):
+    codes = task.meaning("ade20k")
+    for name, value, wanted in (("classes", classes, ADE20K_CLASSES), ("in_channels", config.get("in_channels", 3), 3)):
         if value != wanted or type(value) is not int:
             raise ModelError(f"{where}: {name} is {brief(repr(value))}; a model of ADE20K has {wanted}")
     used = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
-from .faults import refuse
+from .faults import Fault, refuse
+from .files import pairing_note
 from .masks import IGNORE
 from .progress import track
 from .runs import ahead
@@ -49,56 +50,84 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
     items = task.items(data)
     train, valid = task.split(items, split) if isinstance(split, int) else split(items)
     facts = Facts(len(items), {"train": len(train), "valid": len(valid)}, Counter(), Counter({c: 0 for c in task.classes}))
-    faults, stray = [], []
     learnt = np.zeros(len(task.classes), dtype=np.int64)
     in_training = {items[i].image for i in train}
-    for item, size, counts, fault in _examined(task, items, keep):
-        if fault:
-            faults.append(fault)
+    faults: list[Fault | DataError] = []
+    values: dict[str, set[int]] = defaultdict(set)
+    stray, binary = [], []
+    for look in _examined(task, items, keep):
+        if look.fault:
+            faults.append(look.fault)
             continue
-        facts.sizes[size] += 1
-        for name, count in zip(task.classes, counts):
+        facts.sizes[look.size] += 1
+        for name, count in zip(task.classes, look.counts):
             facts.classes[name] += int(count)
-        if item.image in in_training:
-            learnt += counts[: len(task.classes)]
-        facts.unlabelled += int(counts[IGNORE]) if len(counts) > IGNORE else 0
-        if len(counts) > IGNORE and counts[IGNORE] and not getattr(task, "unlabelled", None):
-            stray.append(item)
+        if look.item.image in in_training:
+            learnt += look.counts[: len(task.classes)]
+        facts.unlabelled += int(look.counts[IGNORE]) if len(look.counts) > IGNORE else 0
+        values[look.item.source] |= look.values
+        stray += [look.item] if look.is_stray else []
+        binary += [look.item] if look.values == {0, IGNORE} else []
     refuse(faults)
+    refuse([fault for source in values if (fault := task.binary_fault(data, values[source], source))])
     facts.learnt = learnt
     present = [name for name, count in zip(task.classes, learnt) if count]
     if len(present) < 2:
         raise DataError(f"{data}: every label to train on is of one class ({', '.join(present) or 'none'}); "
-                        "there is nothing to tell apart: add labels of another class")
+                        "there is nothing to tell apart: add labels of another class", "one-class")
     for name in sorted(set(task.classes) - set(present)):
         facts.warnings.append(f"{data}: class {name} never occurs in the training part; it cannot be learnt")
     if stray:
-        facts.warnings.append(f"{stray[0].label} and {len(stray) - 1} other masks hold a few stray pixels outside the "
-                              "classes; they count as unlabelled")
+        facts.warnings.append(f"masks with a few stray pixels outside the classes: {len(stray)}, such as {stray[0].label}; "
+                              "these pixels count as unlabelled")
+    if binary and not all(task.meaning(item.source).get(IGNORE) != IGNORE for item in binary):
+        facts.warnings.append(f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].label}; 255 counts as unlabelled, "
+                              "since other masks hold other codes: if it means a class there, remap it")
+    note = pairing_note(items)
+    if note:
+        log.info(note)
     for warning in facts.warnings:
         log.warning(warning)
     return facts
 
 
-def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[tuple[Item, tuple[int, int], np.ndarray, DataError | str | None]]:
+@dataclass
+class _Look:
+    """What one look at an item found."""
+
+    item: Item
+    size: tuple[int, int] = (0, 0)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of each code (256,), or of each class
+    values: set[int] = field(default_factory=set)  # the codes that the mask file holds
+    is_stray: bool = False
+    fault: Fault | DataError | None = None
+
+
+def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Look]:
     workers = min(8, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         yield from track(ahead((pool.submit(_examine, task, item, keep) for item in items), 2 * workers), "checking the data", len(items))
 
 
-def _examine(task: Task, item: Item, keep: Keep | None) -> tuple[Item, tuple[int, int], np.ndarray, DataError | str | None]:
-    """Return an item with its size, its count of each code (256,) or of each class, and its fault if any."""
+def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
     try:
-        image, label = task.image(item), task.label(item)
+        image = task.image(item)
+        decoded = None if task.kind == "classify" else task.examine_mask(item.label, item.source)
     except DataError as error:
-        return item, (0, 0), np.zeros(0), error
+        return _Look(item, fault=error)
     height, width = image.shape[:2]
-    if keep and (task.kind == "classify" or label.shape == (height, width)):
-        keep(item, image, label)
-    if task.kind == "classify":
-        return item, (height, width), np.eye(len(task.classes), dtype=int)[label], None
-    if label.shape != (height, width):
-        return item, (height, width), np.zeros(0), (
-            f"{item.label}: is {label.shape[1]}x{label.shape[0]} px, but its image {item.image.name} is "
-            f"{width}x{height}; export the mask at the image's size")
-    return item, (height, width), np.bincount(label.reshape(-1), minlength=256), None
+    if decoded is None:
+        label = task.label(item)
+        if keep:
+            keep(item, image, label)
+        return _Look(item, (height, width), np.eye(len(task.classes), dtype=int)[label])
+    faults = [fault for fault in decoded.faults if fault.stops]
+    if decoded.codes.shape != (height, width):
+        faults.append(Fault("size mismatch", str(item.label), f"is {decoded.codes.shape[1]}x{decoded.codes.shape[0]} px, but its image "
+                            f"{item.image.name} is {width}x{height}", "export the mask at the image's size"))
+    if faults:
+        return _Look(item, (height, width), fault=faults[0])
+    if keep:
+        keep(item, image, decoded.codes)
+    return _Look(item, (height, width), np.bincount(decoded.codes.reshape(-1), minlength=256), set(decoded.values),
+                 decoded.unknown is not None and any(fault.kind == "stray codes" for fault in decoded.faults))

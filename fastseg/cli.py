@@ -147,25 +147,25 @@ def show(task: TaskName, data: Data = None,
     typer.echo(picture)
 
 
-@app.command(epilog="Example: fastseg check eye --fix data/eye_mended")
+@app.command(epilog="Example: fastseg check eye --fix data/eye_repaired")
 def check(task: TaskName, data: Data = None,
-          fix: Annotated[Optional[Path], typer.Option("--fix", metavar="OUT", help="Write a mended copy to this new folder, with "
+          fix: Annotated[Optional[Path], typer.Option("--fix", metavar="OUT", help="Write a repaired copy to this new folder, with "
                                                       "changes.csv; the data stay as they are.")] = None,
           as_json: Json = False) -> None:
     """Look for all that is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a fit would refuse it."""
     from .inspection import check as call
     audit = call(task, data)
-    log = None
+    copy = None
     if fix:
-        from .repair import fix as mend
-        log = mend(audit, fix)
+        from .repair import fix as repair
+        copy = repair(audit, fix)
     if as_json:
-        console.as_json({**audit.plain(), **({"changes": str(log)} if log else {})})
+        console.as_json({**audit.plain(), **({"changes": str(copy.log), "remaining": copy.remaining} if copy else {})})
     else:
         console.faults(audit)
-        if log:
-            typer.echo(f"a mended copy is in {fix}, what was changed in {log}; next: fastseg check {task} --data {fix}")
-    if audit.stops and not fix:
+    if copy:
+        console.repaired(copy, fix, task, as_json)
+    if (audit.stops and not copy) or (copy and (copy.unusable or not copy.remaining)):
         raise typer.Exit(1)
 
 

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .inspection import Audit
+    from .repair import Repaired
 
 SUMMARY = {"accuracy": "accuracy", "pixel_accuracy": "pixel accuracy", "frequency_weighted_iou": "frequency-weighted IoU",
            "roc_auc": "ROC AUC", "pr_auc": "precision-recall AUC", "brier": "Brier score",
@@ -125,15 +128,50 @@ def faults(audit: Audit, shown: int = 5) -> None:
     from .faults import KINDS
     for kind, count in audit.kinds.items():
         stops, what = KINDS[kind]
-        typer.echo(f"{kind}: {count} {what}" + ("" if stops else " (a fit runs nevertheless)"))
-        for fault in [fault for fault in audit.faults if fault.kind == kind][:shown]:
+        typer.echo(f"{kind} ({count}): {what}" + ("" if stops else " (warning only; training still runs)"))
+        found = [fault for fault in audit.faults if fault.kind == kind]
+        for fault in found[:shown]:
             typer.echo(f"  {printable(str(fault))}")
-        if count > shown:
-            typer.echo(f"  and {count - shown} more (--json lists all)")
-    size = next(iter(audit.sizes.items()), ("none", 0))
-    typer.echo(f"{audit.images} labelled images, most of them {size[0]} px ({size[1]}); "
-               + ", ".join(f"{printable(name)} {count:,}" for name, count in audit.classes.items())
-               + ("" if audit.kinds else "; nothing is wrong"))
+        if len(found) > shown:
+            typer.echo(f"  and {len(found) - shown} more (--json lists all)")
+    typer.echo("; ".join([_images(audit), _labels(audit), *([] if audit.kinds else ["nothing is wrong"])]))
+
+
+def _images(audit: Audit) -> str:
+    """Say how many labelled images there are, and of which sizes."""
+    images = "1 labelled image" if audit.images == 1 else f"{audit.images:,} labelled images"
+    measured = sum(audit.sizes.values())
+    if not measured:
+        return images
+    size, count = next(iter(audit.sizes.items()))
+    if count == audit.images:
+        return f"{images} of {size} px"
+    if count > measured / 2:
+        return f"{images}, {count:,} of them {size} px"
+    return f"{images} of {len(audit.sizes)} sizes, most often {size} px ({count:,})" if count > 1 else f"{images}, all of different sizes"
+
+
+def _labels(audit: Audit) -> str:
+    """Say how many pixels, or images, of each class there are in the labels that a fit would take."""
+    if not audit.counted:
+        return "no label can be used" if audit.images else "nothing to count"
+    counts = {**audit.classes, **({"unlabelled": audit.unlabelled} if audit.unlabelled else {})}
+    left = audit.images - audit.counted
+    return (", ".join(f"{printable(name)} {count:,}" for name, count in counts.items())
+            + (f" (in the {audit.counted:,} labels that can be used)" if left else ""))
+
+
+def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
+    """Say what a repaired copy holds and what comes next; beside JSON, only what is wrong with it."""
+    if not copy.remaining:
+        say(f"error: none of the {copy.images} labelled images remains: all are in {folder / 'set_aside'}, with the reasons in {copy.log}; "
+            "correct the data themselves", "red")
+    elif copy.unusable:
+        say(f"error: {copy.remaining} of {copy.images} labelled images remain in {folder}, but a fit would refuse them: {copy.unusable}",
+            "red")
+    elif not as_json:
+        typer.echo(f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images remain; the changes are listed in "
+                   f"{copy.log}; next: fastseg check {task} --data {folder}")
 
 
 def printable(text: str) -> str:

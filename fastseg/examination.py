@@ -30,6 +30,8 @@ class Finding:
     faults: list[Fault]
     size: tuple[int, int] = (0, 0)  # height, width
     counts: Sequence[int] = ()  # pixels of each class, or 1 for the image's class
+    unlabelled: int = 0  # pixels
+    values: Sequence[int] = ()  # codes that the mask file holds, the first few
     digest: str = ""  # of the file's bytes
     hash: str = ""  # perceptual, hexadecimal
     offset: float = 0.0  # how much better the mask's outlines fit elsewhere, see `misalignment`
@@ -62,43 +64,53 @@ def examine(task: Task, image: Path, label: Path | int, source: str = "") -> Fin
         found.counts = [int(label == i) for i in range(len(task.classes))]
         return found
     try:
-        values, mask_mode, turned, _ = _decoded(label, raw=True)
+        decoded = task.examine_mask(label, source)
+        mask_mode, turned = _mode_of(label)
     except DataError as error:
         found.faults.append(_unreadable(label, error))
         return found
-    found.faults += _of_mode(label, "" if mask_mode == "P" else mask_mode)
-    if values.shape[:2] != picture.shape[:2]:
-        found.faults.append(_of_size(image, label, values.shape[:2], picture.shape[:2], raw, orientation))
+    codes, found.values = decoded.codes, decoded.values
+    found.faults += _of_mask_mode(task, label, mask_mode)
+    if codes.shape != picture.shape[:2]:
+        found.faults.append(_of_size(image, label, codes.shape, picture.shape[:2], raw, orientation))
     elif turned == 1 and (orientation in (2, 3, 4) or (orientation > 4 and picture.shape[0] == picture.shape[1])):
         found.faults.append(Fault("exif flip", str(image), "viewers turn or mirror it, and its mask is not turned so",
                                   "look whether they fit, and remove the orientation from the image's EXIF if not"))
-    wrong = list(_of_values(task, label, values, source))
-    found.faults += wrong
+    found.faults += decoded.faults
     if any(fault.stops for fault in found.faults):
         return found
-    try:
-        codes = task.decode(label, source)
-    except DataError as error:  # whatever else a fit would refuse
-        found.faults.append(Fault("unknown codes", str(label), _told(label, error), "remap these codes"))
-        return found
-    found.counts = np.bincount(codes.reshape(-1), minlength=256)[: len(task.classes)]
+    counts = np.bincount(codes.reshape(-1), minlength=256)
+    found.counts, found.unlabelled = counts[: len(task.classes)], int(counts[IGNORE])
     if task.background is not None and not np.delete(found.counts, task.background).any():
-        found.faults.append(Fault("empty mask", str(label), "has no foreground" if (codes != IGNORE).any() else "is unlabelled throughout",
-                                  "label it, or keep it if there is nothing to see"))
+        found.faults.append(_empty(label, codes, decoded.values))
     else:
         found.offset, found.shift = misalignment(picture, codes)
     return found
 
 
-def _decoded(path: Path, raw: bool = False) -> tuple[np.ndarray, str, int, tuple[int, int]]:
-    """Return pixels, upright and RGB, or as they are with `raw`; the file's mode, EXIF orientation and stored (height, width)."""
-    pixels = masks.read_raw(path) if raw else masks.read_image(path)
+def _empty(mask: Path, codes: np.ndarray, values: Sequence[int]) -> Fault:
+    if set(values) == {0, IGNORE}:
+        return Fault("empty mask", str(mask), "holds 0 and 255 only, and 255 counts as unlabelled, since other masks hold other codes",
+                     "if 255 means a class here, write that class's code; else keep it if there is nothing to see")
+    return Fault("empty mask", str(mask), "has no foreground" if (codes != IGNORE).any() else "is unlabelled throughout",
+                 "label it, or keep it if there is nothing to see")
+
+
+def _decoded(path: Path) -> tuple[np.ndarray, str, int, tuple[int, int]]:
+    """Return pixels, upright and RGB; the file's mode, EXIF orientation and stored (height, width)."""
+    pixels = masks.read_image(path)
+    mode, orientation = _mode_of(path)
+    height, width = pixels.shape[:2]
+    return pixels, mode, orientation, (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _mode_of(path: Path) -> tuple[str, int]:
+    """Return a file's mode, without an alpha channel that hides nothing, and its EXIF orientation."""
     with Image.open(path) as opened:
         mode, orientation = opened.mode, opened.getexif().get(0x0112, 1)
         if mode in ("RGBA", "LA", "PA") and opened.getextrema()[-1][0] == 255:
-            mode = mode[:-1]  # nothing of it is transparent
-    height, width = pixels.shape[:2]
-    return pixels, mode, orientation, (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+            mode = mode[:-1]
+    return mode, orientation
 
 
 def _unreadable(path: Path, error: DataError) -> Fault:
@@ -110,12 +122,21 @@ def _told(path: Path, error: DataError) -> str:
     return str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
 
 
-def _of_mode(path: Path, mode: str) -> Iterator[Fault]:
+def _of_mode(path: Path, mode: str, remedy: str = "save it as 8-bit RGB, looking that it is what you want") -> Iterator[Fault]:
     what = ("16 or 32 bits a pixel" if mode.startswith("I") or mode == "F" else
             {"CMYK": "inks (CMYK)", "RGBA": "transparent pixels", "LA": "transparent pixels", "PA": "transparent pixels",
              "P": "a palette"}.get(mode))
     if what:
-        yield Fault("image mode", str(path), f"has {what}", "save it as 8-bit RGB, looking that it is what you want")
+        yield Fault("image mode", str(path), f"has {what}", remedy)
+
+
+def _of_mask_mode(task: SegmentationTask, mask: Path, mode: str) -> Iterator[Fault]:
+    """Yield what is odd about a mask's mode: palettes are usual, and 16-bit codes are read as they are."""
+    if mode == "P" or (task.masks == "codes" and mode.startswith("I")):
+        return
+    remedy = {"codes": "save it as 8-bit grey, one code a pixel", "colours": "save it as 8-bit RGB, in the palette's colours",
+              "threshold": "save it as 8-bit grey"}[task.masks]
+    yield from _of_mode(mask, mode, remedy)
 
 
 def _of_size(image: Path, mask: Path, mask_size: tuple, size: tuple, stored: tuple, orientation: int) -> Fault:
@@ -124,59 +145,6 @@ def _of_size(image: Path, mask: Path, mask_size: tuple, size: tuple, stored: tup
                      f"{mask_size[0]}, as it is stored", "remove the orientation from the image's EXIF, or turn the mask")
     return Fault("size mismatch", str(mask), f"is {mask_size[1]}x{mask_size[0]} px, but its image {image.name} is {size[1]}x{size[0]}",
                  "export the mask at the image's size")
-
-
-def _of_values(task: SegmentationTask, mask: Path, values: np.ndarray, source: str) -> Iterator[Fault]:
-    """Yield what is wrong with a mask's values: raw pixels (H, W) or (H, W, channels)."""
-    channels = values[..., None] if values.ndim == 2 else values[..., :3] if values.shape[2] >= 3 else values[..., :1]
-    plain = channels[..., 0]
-    if task.masks == "colours":
-        yield from _of_colours(task, mask, masks.read_image(mask))
-        return
-    if (channels != channels[..., :1]).any() and task.masks == "codes":
-        yield Fault("unknown colours", str(mask), "is in colours, but this task's masks hold class codes", "convert it to one code a pixel")
-        return
-    present = np.unique(plain)
-    if task.masks == "threshold":
-        if 0 < present[-1] < len(task.classes) + 1:
-            yield Fault("0/255 mask", str(mask), f"holds codes 0 to {present[-1]}, but greys above 127 are {task.classes[1]}",
-                        "write 255 instead of 1")
-        return
-    known = task.code_counts.get(source, len(task.classes))
-    outside = (plain >= known) & (plain != task.unlabelled.get(source, -1)) & ((plain != IGNORE) | (source not in task.codes))
-    if not outside.any():
-        return
-    if set(present.tolist()) == {0, 255}:
-        yield Fault("0/255 mask", str(mask), f"holds 0 and 255, but the classes are 0 to {known - 1}", "write code 1 instead of 255")
-        return
-    codes, counts = np.unique(plain[outside], return_counts=True)
-    share, (y, x) = outside.mean(), np.argwhere(outside)[0]
-    listed = ", ".join(f"{code} ({count} px)" for code, count in zip(codes[:6], counts)) + (", ..." if len(codes) > 6 else "")
-    yield Fault("unknown codes" if share > masks.STRAY_SHARE else "stray codes", str(mask),
-                f"holds {int(outside.sum())} px ({share:.2%}) of codes outside 0 to {known - 1}: {listed}",
-                "remap these codes", f"first at x {x}, y {y}")
-
-
-def _of_colours(task: SegmentationTask, mask: Path, rgb: np.ndarray) -> Iterator[Fault]:
-    palette = np.array(task.palette, dtype=np.int64)
-    packed = rgb.astype(np.int64) @ (65536, 256, 1)
-    colours, counts = np.unique(packed, return_counts=True)
-    away = ~np.isin(colours, palette @ (65536, 256, 1))
-    if not away.any():
-        return
-    blended, number = colours[away], counts[away]
-    order = number.argsort()[::-1]
-    unpacked = np.stack([blended >> 16, blended >> 8 & 255, blended & 255], axis=1)
-    nearest = np.linalg.norm(unpacked[:, None].astype(float) - palette, axis=2).argmin(axis=1)
-    most = "; ".join(f"{tuple(int(v) for v in unpacked[i])} ({number[i]} px, nearest {task.classes[nearest[i]]})" for i in order[:3])
-    share = number.sum() / packed.size
-    y, x = np.argwhere(packed == blended[order[0]])[0]
-    detail = f"holds {int(number.sum())} px ({share:.2%}) in {len(blended)} colours that no class has: {most}"
-    try:
-        masks.colours_to_codes(rgb, task.palette, mask)
-        yield Fault("blended colours", str(mask), detail, "save masks as PNG without smoothing", f"first at x {x}, y {y}")
-    except DataError:
-        yield Fault("unknown colours", str(mask), detail, "recolour them", f"first at x {x}, y {y}")
 
 
 def misalignment(image: np.ndarray, codes: np.ndarray) -> tuple[float, tuple[int, int]]:

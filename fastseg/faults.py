@@ -13,7 +13,8 @@ KINDS = {  # kind -> (does it stop a fit?, what it is)
     "size mismatch": (True, "masks that are not of their image's size"),
     "exif rotation": (True, "images that viewers turn, and masks that were drawn on them unturned"),
     "exif flip": (False, "images that viewers turn upside down or mirror, and masks that say nothing of it"),
-    "0/255 mask": (True, "masks whose codes are those of a grey picture, or the other way round"),
+    "0/255 mask": (True, "0/255 masks where class codes are expected, or the other way round"),
+    "lossy mask": (True, "masks of codes saved as JPEG, which changes codes"),
     "unknown codes": (True, "masks with codes outside the classes"),
     "unknown colours": (True, "masks in colours that no class has"),
     "table": (True, "lines of a table that cannot be used"),
@@ -35,13 +36,14 @@ KINDS = {  # kind -> (does it stop a fit?, what it is)
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong. `place` says where in the file; "" where it is the whole of it."""
+    """One thing that is wrong. `place` says where in the file; "" for all of it."""
 
     kind: str
     file: str
     detail: str
     remedy: str
     place: str = ""
+    count: int = 1  # files that it stands for
 
     @property
     def stops(self) -> bool:

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from .faults import Fault
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 _UMASK = os.umask(0)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
 os.umask(_UMASK)
@@ -46,7 +48,8 @@ def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
 def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Path]]:
     """Return (image, mask) files of equal stems, sorted; nothing if either folder has none. Files without a partner go to `faults`.
 
-    When both are one folder, PNG files are masks and the others images.
+    When both are one folder, PNG files are masks and the others images. Where no stem has an equal, but the stems are equal
+    without what all images, or all masks, begin or end with (7.jpg and 7_mask.png), these are partners.
     """
     files, mask_files = image_files(images), image_files(masks)
     if images == masks:
@@ -55,10 +58,46 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
         if not files or not mask_files:
             return []
     left, right = by_stem(files, faults), by_stem(mask_files, faults)
+    if not left.keys() & right.keys():
+        left, right = without_affixes(left, right)
     for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
         faults += [Fault("no partner", str(ours[stem]), f"has no {what} of the same name in {where}", "add it, or remove the file")
                    for stem in sorted(ours.keys() - theirs.keys())]
     return [(left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())]
+
+
+def without_affixes(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return images and masks by stem without a common beginning or end, such as _mask, if that pairs any of them."""
+    best, most = (images, masks), 0
+    for image_affix in _affixes(list(images)):
+        shortened = {_cut(stem, image_affix): file for stem, file in images.items()}
+        for mask_affix in _affixes(list(masks)):
+            labels = {_cut(stem, mask_affix): file for stem, file in masks.items()}
+            matches = len(shortened.keys() & labels.keys())
+            if matches > most and len(shortened) == len(images) and len(labels) == len(masks):
+                best, most = (shortened, labels), matches
+    return best
+
+
+def _affixes(stems: list[str]) -> list[tuple[str, str]]:
+    """Return the (beginning, end) that all stems share, cut at separators, the shortest first; ("", "") among them."""
+    beginning = os.path.commonprefix(stems)
+    end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
+    beginnings = ["", *(beginning[: match.end()] for match in SEPARATOR.finditer(beginning))]
+    ends = ["", *(end[match.start():] for match in reversed(list(SEPARATOR.finditer(end))))]
+    return sorted(((first, last) for first in beginnings for last in ends if all(len(first) + len(last) < len(stem) for stem in stems)),
+                  key=lambda pair: len(pair[0]) + len(pair[1]))
+
+
+def _cut(stem: str, affix: tuple[str, str]) -> str:
+    beginning, end = affix
+    return stem[len(beginning): len(stem) - len(end)]
+
+
+def pairing_note(items: Sequence) -> str | None:
+    """Say by which names images and masks were paired, if they are not equal; None if they are."""
+    item = next((item for item in items if isinstance(item.label, Path) and item.label.stem != item.image.stem), None)
+    return item and f"masks are paired with images by parts of their names: {item.label.name} with {item.image.name}"
 
 
 def require_folder(folder: Path) -> None:

@@ -5,17 +5,18 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import cpu_count
 from pathlib import Path
 
 import numpy as np
 
 from . import __version__
+from .decoding import is_lossy
 from .errors import DataError
 from .examination import Finding, examine
 from .faults import KINDS, Fault
-from .files import IMAGE_SUFFIXES
+from .files import IMAGE_SUFFIXES, pairing_note
 from .progress import track
 from .runs import Journal, ahead, claimed, resumed, stamp
 from .tasks import Item, Task, get
@@ -38,15 +39,19 @@ class Audit:
     data: str
     images: int
     faults: list[Fault]
-    classes: dict[str, int]  # pixels, or images, of each class
+    classes: dict[str, int]  # pixels, or images, of each class, in the labels that a fit would take
+    unlabelled: int  # pixels, in the same labels
+    counted: int  # labels that a fit would take
     sizes: dict[str, int]  # "width x height" -> images, commonest first
     findings: list[Finding] = field(repr=False, default_factory=list)
     items: list[Item] = field(repr=False, default_factory=list)
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many faults there are of each kind."""
-        counts = Counter(fault.kind for fault in self.faults)
+        """How many files have a fault of each kind."""
+        counts = Counter({fault.kind: 0 for fault in self.faults})
+        for fault in self.faults:
+            counts[fault.kind] += fault.count
         return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
     @property
@@ -57,9 +62,9 @@ class Audit:
     def plain(self) -> dict:
         """Return it as JSON can hold it."""
         return {"task": self.task, "data": self.data, "images": self.images, "kinds": self.kinds, "stops": self.stops,
-                "classes": self.classes, "sizes": self.sizes,
-                "faults": [{"kind": f.kind, "stops": f.stops, "file": f.file, "place": f.place, "detail": f.detail, "remedy": f.remedy}
-                           for f in self.faults]}
+                "classes": self.classes, "unlabelled": self.unlabelled, "counted": self.counted, "sizes": self.sizes,
+                "faults": [{"kind": f.kind, "stops": f.stops, "file": f.file, "place": f.place, "detail": f.detail, "remedy": f.remedy,
+                            "count": f.count} for f in self.faults]}
 
 
 def check(task: str | Task, data: Path | str | None = None) -> Audit:
@@ -80,16 +85,48 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     if hidden:
         log.warning("%s: %d image files whose names begin with a dot are not looked at, here or by fit; rename them if they belong",
                     root, hidden)
+    note = pairing_note(items)
+    if note:
+        log.info(note)
+    faults += _binary(task, root, items, findings)
+    _refuse_all_jpegs(findings)
     faults += [fault for finding in findings for fault in finding.faults]
     faults += [*_doubled(items, findings), *_misaligned(findings), *_outliers(findings), *_uneven(task, root, findings),
                *_shared(task, items)]
     faults += _undividable(task, root, items, findings, faults)
     order = list(KINDS)
     faults.sort(key=lambda fault: (order.index(fault.kind), fault.file, fault.place))
-    counts = np.sum([f.counts for f in findings if len(f.counts)] or [np.zeros(len(task.classes))], axis=0)
+    counted = [f.counts for f in findings if len(f.counts)]
+    counts = np.sum(counted or [np.zeros(len(task.classes))], axis=0)
     sizes = Counter(f"{f.size[1]} x {f.size[0]}" for f in findings if f.size[0])
     return Audit(task.name, str(root), len(items), faults, {name: int(n) for name, n in zip(task.classes, counts)},
-                 dict(sizes.most_common()), findings, items)
+                 sum(f.unlabelled for f in findings), len(counted), dict(sizes.most_common()), findings, items)
+
+
+def _binary(task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding]) -> list[Fault]:
+    """Return a fault for each source whose masks are 0/255 masks, which shows over all of them only; nothing is counted in these."""
+    found = []
+    for source in {item.source for item in items}:
+        of_source = [finding for item, finding in zip(items, findings) if item.source == source]
+        fault = task.binary_fault(root, {value for finding in of_source for value in finding.values}, source)
+        if fault is None:
+            continue
+        found.append(replace(fault, count=len(of_source)))
+        for finding in of_source:
+            finding.counts, finding.unlabelled = (), 0
+            finding.faults = [other for other in finding.faults if other.kind != "empty mask"]
+    return found
+
+
+def _refuse_all_jpegs(findings: Sequence[Finding]) -> None:
+    """Where JPEG compression changed the codes of some masks, it changed others too, into codes that have a meaning."""
+    jpegs = [finding for finding in findings if finding.values and is_lossy(str(finding.label))]
+    lossy = next((finding for finding in jpegs if any(fault.kind == "lossy mask" for fault in finding.faults)), None)
+    for finding in jpegs if lossy else []:
+        if not any(fault.stops for fault in finding.faults):
+            finding.faults.append(Fault("lossy mask", str(finding.label), "is a JPEG, whose compression changes codes, as it did in "
+                                        f"{Path(str(lossy.label)).name}", "export masks of codes as PNG"))
+            finding.counts, finding.unlabelled = (), 0
 
 
 def _examined(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
@@ -170,10 +207,11 @@ def _outliers(findings: Sequence[Finding]) -> Iterator[Fault]:
     away = (np.maximum(area, 1 / area) > SMALL) | (np.maximum(shape, 1 / shape) > LONG)
     if away.mean() > MANY_SHARE:
         return
-    usual = Counter(finding.size for finding in known).most_common(1)[0][0]
+    (commonest, count), = Counter(finding.size for finding in known).most_common(1)
+    height, width = commonest if count > len(known) / 2 else np.median(sizes, axis=0).round().astype(int)
+    usual = f"most are {width}x{height}" if count > len(known) / 2 else f"the median is {width}x{height}"
     for finding in (known[i] for i in np.flatnonzero(away)):
-        yield Fault("outlier size", finding.image, f"is {finding.size[1]}x{finding.size[0]} px, most are about {usual[1]}x{usual[0]}",
-                    "look whether it belongs here")
+        yield Fault("outlier size", finding.image, f"is {finding.size[1]}x{finding.size[0]} px, {usual}", "look whether it belongs here")
 
 
 def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:

@@ -1,7 +1,7 @@
 """Images and masks as numpy arrays: reading, resizing, codes <-> colours, overlays. No torch here."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,6 @@ Colour = tuple[int, int, int]
 
 IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
 UNLABELLED_COLOUR = (240, 240, 240)
-STRAY_SHARE = 1e-4  # masks drawn by hand hold a few wrong pixels; up to this share they count as unlabelled
-# Anti-aliasing mixes neighbouring colours: the mean of three primaries lies 0.577 palette distances from each of
-# them, while black, white and the secondaries lie at least 0.707 away.
-COLOUR_TOLERANCE = 0.6
 BAND = 512  # rows that are mixed at a time: floats of 12 megapixels would take half a gigabyte
 OUTLINE = 800  # px of an image's shorter side for each px that outlines widen to either side
 
@@ -49,25 +45,10 @@ def as_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def read_codes(path: Path | str) -> np.ndarray:
-    """Read a mask whose pixel values are class codes, as uint8 of shape (H, W).
-
-    Accepts grey, palette, 1-bit and 16-bit masks, and RGB(A) ones whose channels are equal.
-    Raises `DataError` for masks in real colours.
-    """
-    values = read_raw(path)
-    if values.ndim == 3:
-        colours = values[..., : 3 if values.shape[2] >= 3 else 1]
-        if (colours != colours[..., :1]).any():
-            raise DataError(f"{path}: the mask is in colours, but this task's masks hold class codes; "
-                            "convert it to one code a pixel")
-        values = colours[..., 0]
-    return values
-
-
 def read_raw(path: Path | str) -> np.ndarray:
-    """Read a mask's values as they are stored, upright: uint8 (H, W) or (H, W, channels), values above 255 cut down to it."""
-    return np.asarray(_open(path)[0]).clip(0, 255).astype(np.uint8)
+    """Read a mask's values as they are stored, upright: (H, W) or (H, W, channels), uint8, or int32 up to 65535 for 16 bits and more."""
+    values = np.asarray(_open(path)[0])
+    return values.astype(np.uint8) if values.dtype in (np.uint8, bool) else np.nan_to_num(values).clip(0, 65535).astype(np.int32)
 
 
 def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
@@ -124,60 +105,6 @@ def _brought_to(pixels: np.ndarray, size: tuple[int, int], how: str, filter: int
 def _centred(have: int, want: int) -> tuple[slice, slice]:
     start, span = (have - want) // 2, min(have, want)
     return slice(max(0, start), max(0, start) + span), slice(max(0, -start), max(0, -start) + span)
-
-
-def remap(codes: np.ndarray, table: Mapping[int, int], default: int) -> np.ndarray:
-    """Translate the codes of a foreign label map, uint8 (H, W), by `table`; codes not in it become `default`."""
-    lookup = np.full(256, default, dtype=np.uint8)
-    for source, target in table.items():
-        lookup[source] = target
-    return lookup[codes]
-
-
-def require_codes(codes: np.ndarray, classes: int, path: Path | str) -> np.ndarray:
-    """Return `codes` with stray codes (outside 0..classes-1) set to `IGNORE`.
-
-    Raises `DataError` if more than `STRAY_SHARE` of the pixels are stray.
-    """
-    stray = codes >= classes
-    count = int(stray.sum())
-    if not count:
-        return codes
-    if count > STRAY_SHARE * codes.size:
-        values = sorted(int(v) for v in np.unique(codes[stray]))
-        shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-        remedy = "a 0/255 mask: write code 1 instead of 255" if values == [255] else "remap these codes"
-        raise DataError(f"{path}: mask holds {count} pixels of code {shown}, but the {classes} classes are "
-                        f"0 to {classes - 1}; {remedy}")
-    return np.where(stray, np.uint8(IGNORE), codes)
-
-
-def colours_to_codes(rgb: np.ndarray, palette: Sequence[Colour], path: Path | str = "mask") -> np.ndarray:
-    """Decode a colour mask, uint8 (H, W, 3), to codes, uint8 (H, W): each pixel's index in `palette`.
-
-    Exact matches first; other pixels take the nearest colour if it lies within `COLOUR_TOLERANCE` times the smallest
-    distance between two palette colours (JPEG noise, anti-aliased edges). Colours beyond
-    that are unlabelled, up to `STRAY_SHARE` of the pixels. Raises `DataError` for more.
-    """
-    codes = np.full(rgb.shape[:2], IGNORE, dtype=np.uint8)
-    for code, colour in enumerate(palette):
-        codes[(rgb == np.array(colour, dtype=np.uint8)).all(axis=2)] = code
-    rest = codes == IGNORE
-    if not rest.any():
-        return codes
-    colours, where, counts = np.unique(rgb[rest], axis=0, return_inverse=True, return_counts=True)
-    known = np.array(palette, dtype=np.float32)
-    distance = np.linalg.norm(colours[:, None].astype(np.float32) - known, axis=2)
-    between = np.linalg.norm(known[:, None] - known, axis=2)
-    tolerance = COLOUR_TOLERANCE * between[between > 0].min()
-    unknown = distance.min(axis=1) > tolerance
-    if counts[unknown].sum() > STRAY_SHARE * rest.size:
-        most = np.flatnonzero(unknown)[counts[unknown].argmax()]
-        colour = tuple(int(v) for v in colours[most])
-        raise DataError(f"{path}: {int(counts[unknown].sum())} pixels in unknown colours, most often {colour} "
-                        f"({int(counts[most])} pixels); the palette is {', '.join(map(str, palette))}: recolour them")
-    codes[rest] = np.where(unknown, IGNORE, distance.argmin(axis=1)).astype(np.uint8)[where.reshape(-1)]
-    return codes
 
 
 def codes_to_colours(codes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:

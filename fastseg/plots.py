@@ -125,7 +125,7 @@ def legend(task: Task, errors: bool = False) -> list[tuple[str, Colour]]:
     if task.kind != "segment":
         return []
     kinds = wrong_kinds(task) if errors else ()
-    return [*zip(task.classes, class_colours(task)), *([("unlabelled", UNLABELLED_COLOUR)] if task.unlabelled else []),
+    return [*zip(task.classes, class_colours(task)), *([("unlabelled", UNLABELLED_COLOUR)] if task.declares_unlabelled else []),
             *((f"error: {kind}", ERRORS[kind]) for kind in kinds)]
 
 

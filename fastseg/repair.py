@@ -4,6 +4,7 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +28,33 @@ MENDABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif 
 HARMLESS = {"rare class", "imbalance", "table", "split", "one class"}  # what concerns no image of its own
 
 
-def fix(audit: Audit, out: Path | str) -> Path:
-    """Write a copy of the audited data to `out`, a new folder, without the faults that `audit` names; return its changes.csv.
+@dataclass(frozen=True)
+class Repaired:
+    """A repaired copy: its changes.csv, and how many of the labelled images remain in it."""
+
+    log: Path
+    remaining: int
+    images: int
+    unusable: str  # why a fit would refuse the copy's names, tables or split; "" if it would not
+
+
+def fix(audit: Audit, out: Path | str) -> Repaired:
+    """Write a copy of the audited data to `out`, a new folder, without the faults that `audit` names; say what remains.
 
     Codes of grey pictures are remapped, stray codes and blended colours take the nearest class, images of odd modes become 8-bit
     RGB PNG, EXIF orientations that the mask does not follow are removed, tables lose the lines that cannot be used, and images of
     groups on both sides of the split go to training. What cannot be mended, and pictures that are there twice, lie in
-    set_aside/, where no fit looks. The copy is whole or not there. Raises `DataError` if `out` holds something or lies in the data.
+    set_aside/, where no fit looks. The copy is written atomically. Raises `DataError` if `out` holds something or lies in the
+    data, or if the data are 0/255 masks of more than two classes: which class 255 stands for cannot be known.
     """
     out, task, root = Path(out), get(audit.task), Path(audit.data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is not empty; the repaired copy needs a new folder")
     if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(f"{out}: lies in the data themselves; choose a folder beside them")
+    guess = next((fault for fault in audit.faults if fault.kind == "0/255 mask" and fault.file == audit.data), None)
+    if guess is not None and len(task.classes) > 2:
+        raise DataError(f"{guess}", "0/255-mask")
     require_folder(out)
     with claimed(out), atomic_folder(out) as part:
         changes = list(_copied(task, audit, root, part))
@@ -48,7 +63,17 @@ def fix(audit: Audit, out: Path | str) -> Path:
         write_rows(part / LOG, changes or [_change("", "", "nothing was wrong: the copy is the source")])
         if (root / MADE).is_file():
             shutil.copyfile(root / MADE, part / MADE)
-    return out / LOG
+        left, _ = task.listed(part)
+        unusable = _unusable(task, part) if left else ""
+    return Repaired(out / LOG, len(left), len(audit.items), unusable)
+
+
+def _unusable(task: Task, folder: Path) -> str:
+    try:
+        task.split(task.items(folder))
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _change(file: str, fault: str, change: str) -> dict[str, str]:
@@ -64,9 +89,12 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
     tables: dict[Path, dict[str, int]] = defaultdict(dict)
     training = {(item.image.parent, item.image.stem) for item in audit.items if item.split == "train"}
     train_of = {item.group: item for item in reversed(audit.items) if item.split == "train"}  # the first of each group
+    binary = any(fault.kind == "0/255 mask" for fault in faults[str(root)])
     copied = set()
     for item in track(audit.items, "copying", len(audit.items)):
         own = [*faults[str(item.image)], *(faults[str(item.label)] if isinstance(item.label, Path) else [])]
+        if binary and isinstance(item.label, Path):
+            own.append(Fault("0/255 mask", str(item.label), "", ""))
         copied |= {item.image, item.label}
         reasons = [fault for fault in own if fault.kind not in MENDABLE | HARMLESS | {"group on both sides"}]
         if item.group in both_sides and item.split == "valid" and isinstance(task, ClassificationTask):
@@ -178,21 +206,28 @@ def _mended(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], 
 
 
 def _values(task: SegmentationTask, item: Item, kinds: set[str]) -> tuple[np.ndarray, str]:
-    """Return a mask's mended values and what was done."""
+    """Return a mask's repaired values and what was done."""
+    decoded = task.examine_mask(item.label, item.source)
     if task.masks == "colours":
-        codes = masks.colours_to_codes(masks.read_image(item.label), task.palette, item.label)
-        return masks.codes_to_colours(_filled(codes, codes == masks.IGNORE), task.palette), "each pixel took the nearest class's colour"
+        void = next((colour for colour, index in task.meaning(item.source).items() if index == masks.IGNORE), masks.UNLABELLED_COLOUR)
+        codes = decoded.codes if decoded.unknown is None else _filled(decoded.codes, decoded.unknown)
+        painted = masks.codes_to_colours(codes, task.palette)
+        painted[codes == masks.IGNORE] = void
+        return painted, "each pixel took the nearest class's colour"
+    if task.masks == "threshold":
+        grey = masks.read_image(item.label)[..., 0]
+        if "0/255 mask" in kinds:
+            return np.where(grey > 0, 255, 0).astype(np.uint8), "code 1 became 255"
+        return grey, "written as 8-bit grey"
     values = masks.read_raw(item.label)
     values = values if values.ndim == 2 else values[..., 0]
     if "0/255 mask" in kinds:
-        if task.masks == "threshold":
-            return np.where(values > 0, 255, 0).astype(np.uint8), "code 1 became 255"
         return np.where(values == 255, 1, values).astype(np.uint8), "255 became code 1"
-    known = task.code_counts.get(item.source, len(task.classes))
-    unlabelled = task.unlabelled.get(item.source, -1)
-    stray = (values >= known) & (values != unlabelled) & ((values != masks.IGNORE) | (item.source not in task.codes))
-    return _filled(values, stray), f"{int(stray.sum())} px of unknown codes took their nearest neighbour's" if stray.any() else (
-        "written as 8-bit codes")
+    change = "written as grey codes"
+    if decoded.unknown is not None:
+        values = _filled(values, decoded.unknown)
+        change = f"{int(decoded.unknown.sum())} px of unknown codes took their nearest neighbour's"
+    return values.astype(np.uint8 if values.max() < 256 else np.uint16), change
 
 
 def _filled(codes: np.ndarray, where: np.ndarray) -> np.ndarray:

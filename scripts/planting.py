@@ -83,7 +83,7 @@ def binary(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     values = values if values.ndim == 2 else values[..., 0]
     if item.label.suffix == ".jpg":  # greys: codes where 255 belongs
         return "0/255 mask", rewritten(item.label, (values > 127).astype(np.uint8), ".png")
-    return "0/255 mask", rewritten(item.label, np.where(values > 0, 255, 0).astype(np.uint8))
+    return "empty mask", rewritten(item.label, np.where(values > 0, 255, 0).astype(np.uint8))
 
 
 def foreign_codes(item: Item, rng: np.random.Generator) -> tuple[str, Path]:

@@ -20,8 +20,8 @@ from fastseg import tasks
 from fastseg.adoption import NON_COMMERCIAL, adopt
 from fastseg.backbones import Spec, build
 from fastseg.errors import ExportError, ModelError, TaskError
-from fastseg.masks import read_codes, save_image
-from fastseg.tasks.surfaces import CODES, TABLE, mapping
+from fastseg.masks import read_raw, save_image
+from fastseg.tasks.surfaces import TABLE, mapping
 
 SURFACES = tasks.get("surfaces")
 
@@ -52,7 +52,7 @@ def test_probabilities_are_sums_over_the_table(ready, adopted):
         x = (torch.tensor(image).permute(2, 0, 1)[None] / 255 - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) \
             / torch.tensor([0.2, 0.25, 0.3])[:, None, None]
         theirs = ready[1](x).softmax(1)[0].numpy()
-    expected = np.stack([theirs[[i for i in range(150) if CODES["ade20k"].get(i + 1, 0) == ours]].sum(0) for ours in range(4)])
+    expected = np.stack([theirs[[i for i in range(150) if mapping("ade20k").get(str(i + 1), 0) == ours]].sum(0) for ours in range(4)])
     assert np.allclose(predictor.predict(image).probabilities, expected, atol=1e-4)
     assert np.allclose(fastseg.load(adopted.export / "export.pkl", "cpu").predict(image).probabilities, expected, atol=1e-4)
 
@@ -235,10 +235,11 @@ def test_the_table_against_real_label_maps():
     root = shared / "data" / "surfaces"
     found = {source: set() for source in ("ade20k", "cocostuff")}
     for item in SURFACES.items(root):
-        codes, ours = read_codes(item.label), SURFACES.label(item)
+        codes, ours = read_raw(item.label), SURFACES.label(item)
         found[item.source] |= set(np.unique(codes).tolist())
         for code in np.unique(codes):
-            expected = 255 if code == SURFACES.unlabelled[item.source] else CODES[item.source].get(int(code), 0)
+            unlabelled = {"ade20k": 0, "cocostuff": 255}[item.source]
+            expected = 255 if code in (unlabelled, 255) else mapping(item.source).get(str(code), 0)
             assert set(np.unique(ours[codes == code]).tolist()) == {expected}
     assert {1, 4, 16} & found["ade20k"] and {66, 100} | set(range(170, 177)) & found["cocostuff"]
 

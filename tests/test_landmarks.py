@@ -10,7 +10,7 @@ from fastseg import landmarks, masking, tasks
 from fastseg.errors import DataError, ModelError, TaskError
 from fastseg.landmarks import Eye, Face, mask
 from fastseg.masking import make_masks
-from fastseg.masks import read_codes
+from fastseg.masks import read_raw
 
 FACE = tasks.get("face")
 
@@ -84,7 +84,7 @@ def test_a_dataset_that_a_fit_takes(pictures, tmp_path):
     rows = {row["image"].rpartition("/")[2]: row for row in rows_of(tmp_path / "out" / "rejected.csv")}
     assert set(rows) == {"6.png", "7.png", "8.png", "9.png", "9x.png"} and rows["7.png"]["face"] == "2"  # its second face
     masks = sorted((tmp_path / "out").glob("Dataset_Faces_Mask_*/*"))
-    assert len(masks) == 6 and all(read_codes(file).max() == 255 for file in masks)  # none is empty, and none of a rejected picture
+    assert len(masks) == 6 and all(read_raw(file).max() == 255 for file in masks)  # none is empty, and none of a rejected picture
     assert len(list((tmp_path / "out" / "preview").iterdir())) == 10
     items = FACE.items(tmp_path / "out")
     assert {item.split for item in items} <= {"train", "valid", "test"}
@@ -97,7 +97,7 @@ def test_a_dataset_that_a_fit_takes(pictures, tmp_path):
 def test_soft_edges_and_lids(pictures, tmp_path):
     make_masks("face", pictures, tmp_path / "soft", edge="soft")
     make_masks("face", pictures, tmp_path / "lids", region="eye")
-    soft, lids = (read_codes(sorted((tmp_path / name).glob("Dataset_Faces_Mask_training/*"))[0]) for name in ("soft", "lids"))
+    soft, lids = (read_raw(sorted((tmp_path / name).glob("Dataset_Faces_Mask_training/*"))[0]) for name in ("soft", "lids"))
     assert 20 < len(np.unique(soft)) and set(np.unique(lids)) == {0, 255} and (lids > 0).sum() > (soft > 127).sum()
 
 

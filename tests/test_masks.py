@@ -4,51 +4,9 @@ import pytest
 from PIL import Image
 
 from fastseg import masks
-from fastseg.errors import DataError
 from fastseg.files import atomic_file
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
-
-
-def painted(rng):
-    codes = np.kron(rng.integers(0, 3, (6, 8)), np.ones((10, 10))).astype(np.uint8)
-    return codes, masks.codes_to_colours(codes, PALETTE)
-
-
-def test_exact_colours():
-    codes, colours = painted(np.random.default_rng(0))
-    assert (masks.colours_to_codes(colours, PALETTE) == codes).all()
-
-
-def test_jpeg_noise_snaps_to_the_nearest_colour(tmp_path):
-    codes, colours = painted(np.random.default_rng(1))
-    Image.fromarray(colours).save(tmp_path / "m.jpg", quality=92, subsampling=0)
-    decoded = masks.colours_to_codes(masks.read_image(tmp_path / "m.jpg"), PALETTE)
-    assert (decoded == codes).mean() > 0.99
-
-
-def test_antialiased_edges_take_a_neighbour():
-    colours = np.array([[[255, 0, 0], [128, 127, 0], [0, 255, 0]]], np.uint8)
-    assert masks.colours_to_codes(colours, PALETTE)[0, 1] in (0, 1)
-
-
-@pytest.mark.parametrize("stranger", [(0, 0, 0), (255, 255, 255), (255, 255, 0)])
-def test_unknown_colours_are_named(stranger):
-    _, colours = painted(np.random.default_rng(2))
-    colours[:3, :5] = stranger
-    with pytest.raises(DataError, match=rf"upma\.png: 15 pixels.*\({', '.join(map(str, stranger))}\)"):
-        masks.colours_to_codes(colours, PALETTE, "upma.png")
-
-
-def test_few_stray_codes_are_unlabelled_and_many_an_error():
-    codes = np.zeros((200, 200), np.uint8)
-    codes[0, :4] = 9
-    assert (masks.require_codes(codes, 4, "m.png")[0, :4] == masks.IGNORE).all()
-    codes[0, :5] = 9
-    with pytest.raises(DataError, match="m.png: mask holds 5 pixels of code 9"):
-        masks.require_codes(codes, 4, "m.png")
-    with pytest.raises(DataError, match="0/255 mask: write code 1"):
-        masks.require_codes(np.full((4, 4), 255, np.uint8), 2, "m.png")
 
 
 @pytest.mark.parametrize("mode,value", [("L", 200), ("RGBA", (9, 8, 7, 0)), ("CMYK", (0, 0, 0, 0)), ("I;16", 65535), ("P", 1)])
@@ -93,11 +51,3 @@ def test_overlay_hides_background_and_unlabelled():
     codes[0, 0] = masks.IGNORE
     out = masks.overlay(image, codes, PALETTE, hide=0)
     assert (out[1:, :3] == 100).all() and (out[0, 0] == 100).all() and (out[:, 4:] != 100).any()
-
-
-def test_few_unknown_colours_are_unlabelled():
-    _, colours = painted(np.random.default_rng(3))
-    large = np.tile(colours, (4, 4, 1))
-    large[0, 0] = (0, 0, 0)
-    codes = masks.colours_to_codes(large, PALETTE)
-    assert codes[0, 0] == masks.IGNORE and (codes == masks.IGNORE).sum() == 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import DataError, TaskError
 from ..faults import Fault, refuse
 from ..files import read_json
+from ..formats import advice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,12 +88,18 @@ class Task:
         items, faults = self.listed(data)
         refuse(faults)
         if not items:
-            raise DataError(f"{data}: no {self.name} data found; expected {self.expected()}")
+            foreign = advice(Path(data))
+            raise DataError(f"{data}: no {self.name} data found; expected {self.expected()}" + (f"; {foreign}" if foreign else ""),
+                            "no-data")
         return items
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         """Return the labelled images below `data` that can be used, in a stable order, and what is wrong with names and tables."""
         raise NotImplementedError
+
+    def binary_fault(self, data: Path | str, values: set[int], source: str = "") -> Fault | None:
+        """Return what is wrong with the mask `values` of a whole dataset; only masks of codes have any."""
+        return None
 
     def adapted(self, data: Path | str) -> Task:
         """Return the task as the masks below `data` need it: masks.json, where a tool made them, says how they may be mirrored."""
@@ -129,7 +136,7 @@ class Task:
         if not root.is_dir() or not any(p for p in root.iterdir() if p.name != "README.md"):
             state = "is empty" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
             raise DataError(f"{root}: {state}; put the {self.name} data there ({self.expected()}) or make a synthetic "
-                            f"set: fastseg sample {self.name} {root}")
+                            f"set: fastseg sample {self.name} {root}", "no-data")
         return root
 
     def expected(self) -> str:

@@ -72,9 +72,11 @@ task = SegmentationTask(
     background=1,
     masks="colours",
     output="colours",
-    layouts=tuple(Layout(f"{folder}{images}", f"{folder}{masks}", split)
-                  for split, folder in (("train", "train"), ("valid", "val"))
-                  for images, masks in (("/images", "/masks"), ("/images", "/annotations"), ("/images", "/labels"), ("", ""))),
+    codes={(0, 0, 0): 1},  # a black background
+    layouts=(*(Layout(f"{folder}{images}", f"{folder}{masks}", split)
+               for split, folder in (("train", "train"), ("valid", "val"))
+               for images, masks in (("/images", "/masks"), ("/images", "/annotations"), ("/images", "/labels"), ("", ""))),
+             Layout("images", "masks")),  # without a split of its own: drawn by seed
     recipe=Recipe(size=(240, 320), rotate=30.0),
     draw=draw,
     sample_splits={"train": 0.6, "valid": 0.25, "test": 0.15},

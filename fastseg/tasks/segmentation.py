@@ -5,46 +5,69 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
-from ..errors import DataError, TaskError
+from ..errors import TaskError
 from ..faults import Fault
 from ..files import image_files, pairs
+from ..formats import advice
 from .base import Drawing, Item, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..decoding import Decoded
     from ..masks import Colour
     from ..prediction import Prediction
+
+IGNORE = 255  # as in `masks`, which needs numpy
+MaskValue = Union[int, tuple[int, int, int]]  # a code, or a colour
 
 # The methods that touch pixels import numpy themselves: listing tasks and files stays quick without it.
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and masks of equal stems lie below the data folder; the same folder twice means side by side."""
+    """Where images and masks of equal stems lie below the data folder; the same folder twice means side by side.
+
+    `source` names where such data come from. Masks of other codes than the task's declare `codes` and `ignore` of their own,
+    see `SegmentationTask`; layouts of one source declare the same.
+    """
 
     images: str
     masks: str
     split: str | None = None
     source: str = ""
+    codes: Mapping[MaskValue, int] | None = None
+    ignore: tuple[MaskValue, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.images}/ + {self.masks}/" if self.images != self.masks else f"{self.images}/ (side by side)"
 
 
+def _is_code(value: object) -> bool:
+    return type(value) is int and 0 <= value <= 65535
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(type(level) is int and 0 <= level <= 255 for level in value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentationTask(Task):
-    """Images with masks of equal stem. `masks` says what mask pixels are: class codes, palette colours or greys."""
+    """Images with masks of equal stem. `masks` says what mask pixels are: class codes, palette colours or greys.
+
+    `codes` maps mask values to class indices: codes from 0 to 65535, or further colours (R, G, B) beside the palette's. Left out,
+    a code is the class's index. `ignore` names the values of unlabelled pixels, which count neither in the loss nor in the
+    metrics; code 255 is always one of them unless `codes` has it. Raises `TaskError` for declarations that contradict themselves.
+    """
 
     palette: tuple[Colour, ...]
     layouts: tuple[Layout, ...]
     background: int | None = 0  # left out of foreground means
     masks: str = "codes"  # "codes", "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
-    codes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # source -> foreign code -> class
-    code_counts: Mapping[str, int] = field(default_factory=dict)  # source -> how many codes it has, from 0
-    unlabelled: Mapping[str, int] = field(default_factory=dict)  # source -> foreign code of unlabelled pixels
+    codes: Mapping[MaskValue, int] = field(default_factory=dict)  # mask value -> class index
+    ignore: tuple[MaskValue, ...] = ()  # mask values of unlabelled pixels, beside code 255
     group: str | None = None  # regular expression; what it matches in the stem is the group
     output: str = "codes"  # what predict writes: "codes", "colours" or "overlay"
 
@@ -56,7 +79,59 @@ class SegmentationTask(Task):
 
     def __post_init__(self):
         if len(self.palette) != len(self.classes):
-            raise TaskError(f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours")
+            raise TaskError(f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours", "task-palette")
+        declared: dict[str, tuple] = {}
+        for layout in self.layouts:
+            own = layout.codes, layout.ignore
+            if declared.setdefault(layout.source, own) != own:
+                raise TaskError(f"task {self.name}: layouts of source '{layout.source}' declare different codes or ignore; "
+                                "give them one declaration, or sources of their own", "task-codes")
+        for source in declared:
+            self._check_declaration(source)
+        unreachable = set(range(len(self.classes))) - {index for source in declared for index in self.meaning(source).values()}
+        if unreachable and self.layouts and self.masks == "codes":
+            raise TaskError(f"task {self.name}: no mask code stands for class {self.classes[min(unreachable)]}; add it to codes",
+                            "task-codes")
+
+    def _check_declaration(self, source: str) -> None:
+        """Raise `TaskError` if the values that a source declares are not mask values, not classes, or both a class and ignored."""
+        def wrong(what: str, remedy: str) -> TaskError:
+            return TaskError(f"task {self.name}{f' (source {source})' if source else ''}: {what}; {remedy}", "task-codes")
+
+        codes, ignore = self._declared(source)
+        if self.masks not in ("codes", "colours", "threshold"):
+            raise wrong(f"masks is '{self.masks}'", "it is codes, colours or threshold")
+        if self.masks == "threshold" and (codes or ignore):
+            raise wrong("masks above a threshold have no codes", "leave codes and ignore out, or set masks='codes'")
+        if self.masks == "colours":
+            valid, form = _is_colour, "a colour (R, G, B) from 0 to 255"
+        else:
+            valid, form = _is_code, "a code from 0 to 65535"
+        for value in (*codes, *ignore):
+            if not valid(value):
+                raise wrong(f"{value!r} in codes or ignore is not {form}", "correct it")
+        for value, index in codes.items():
+            if not (type(index) is int and 0 <= index < len(self.classes)):
+                raise wrong(f"codes maps {value} to {index!r}", f"classes are 0 to {len(self.classes) - 1}")
+        classes = {*codes} or ({*range(len(self.classes))} if self.masks == "codes" else set())
+        classes |= {*self.palette} if self.masks == "colours" else set()
+        both = sorted(classes & {*ignore})
+        if both:
+            raise wrong(f"{both[0]} is both a class and in ignore", "keep one of them")
+
+    def _declared(self, source: str) -> tuple[Mapping[MaskValue, int], tuple[MaskValue, ...]]:
+        layout = next((layout for layout in self.layouts if layout.source == source), None)
+        codes, ignore = (layout.codes, layout.ignore) if layout else (None, None)
+        return (self.codes if codes is None else codes), (self.ignore if ignore is None else ignore)
+
+    def meaning(self, source: str = "") -> dict[MaskValue, int]:
+        """Return {mask value: class index, or 255 for unlabelled} of one source; of colours, those beside the palette."""
+        codes, ignore = self._declared(source)
+        meaning = dict(codes) if codes or self.masks == "colours" else {index: index for index in range(len(self.classes))}
+        meaning.update(dict.fromkeys(ignore, IGNORE))
+        if self.masks == "codes":
+            meaning.setdefault(IGNORE, IGNORE)
+        return meaning
 
     def expected(self) -> str:
         named = list(dict.fromkeys(map(str, self.layouts)))
@@ -84,39 +159,53 @@ class SegmentationTask(Task):
         for key, folder, partner, what in without:
             if key not in found and folder not in used and folder.is_dir() and image_files(folder):
                 used |= {folder, partner}
-                faults.append(Fault("no partner", str(folder), f"holds {len(image_files(folder))} files, but {partner} "
-                                    + (f"has no {what} of their names" if partner.is_dir() else "does not exist"),
-                                    f"add their {what}, or remove them"))
+                count = len(image_files(folder))
+                foreign = advice(root) if what == "masks" else ""
+                faults.append(Fault("no partner", str(folder), f"holds {count} files, but {partner} "
+                                    + (f"has no {what} of their names" if partner.is_dir() else "does not exist")
+                                    + (f"; {foreign}" if foreign else ""), f"add their {what}, or remove them", count=count))
         return [item for items in found.values() for item in items], faults
 
     def _item(self, image: Path, mask: Path, layout: Layout) -> Item:
         match = re.match(self.group, image.stem) if self.group else None
         return Item(image, mask, layout.split, match.group() if match else f"{layout.source}/{image.stem}", layout.source)
 
+    @property
+    def declares_unlabelled(self) -> bool:
+        """Whether the task names mask values of unlabelled pixels."""
+        return any(self._declared(source)[1] for source in {layout.source for layout in self.layouts})
+
     def label(self, item: Item) -> np.ndarray:
         """Return the item's codes, uint8 (H, W), 255 = unlabelled. Raises `DataError` for codes or colours not known."""
         return self.decode(item.label, item.source)
 
     def decode(self, path: Path | str, source: str = "") -> np.ndarray:
-        """Read a mask file of this task as codes, uint8 (H, W)."""
-        import numpy as np
+        """Read a mask file as class indices, uint8 (H, W), 255 = unlabelled. Raises `DataError` for values without a meaning."""
+        return self.examine_mask(path, source).accepted()
 
-        from .. import masks
+    def examine_mask(self, path: Path | str, source: str = "") -> Decoded:
+        """Read a mask file and return its classes with what is wrong with it. Raises `DataError` if it cannot be read."""
+        from ..decoding import decode_codes, decode_colours, decode_greys
         if self.masks == "colours":
-            return masks.colours_to_codes(masks.read_image(path), self.palette, path)
+            return decode_colours(path, self.classes, self.palette, self.meaning(source))
         if self.masks == "threshold":
-            grey = masks.read_image(path)[..., 0]
-            if 0 < grey.max() <= len(self.classes):
-                raise DataError(f"{path}: holds codes 0 to {grey.max()}, but greys above 127 are {self.classes[1]}; write 255 instead of 1")
-            return (grey > 127).astype(np.uint8)
-        codes = masks.read_codes(path)
-        if source in self.codes:
-            unlabelled = (codes == self.unlabelled[source]) | (codes == masks.IGNORE)
-            known = masks.require_codes(np.where(unlabelled, 0, codes), self.code_counts[source], path)
-            codes = np.where(unlabelled, codes, known)
-            table = {**self.codes[source], self.unlabelled[source]: masks.IGNORE, masks.IGNORE: masks.IGNORE}
-            return masks.remap(codes, table, default=0)
-        return masks.require_codes(codes, len(self.classes), path)
+            return decode_greys(path, self.classes)
+        return decode_codes(path, self.meaning(source))
+
+    def binary_fault(self, data: Path | str, values: set[int], source: str = "") -> Fault | None:
+        """Return the fault of a source whose masks of codes hold, all together, the `values` 0 and 255 only, unless declared.
+
+        255 alone does not say so: beside other codes it stands for unlabelled pixels. So this is decided over a whole dataset.
+        """
+        if self.masks != "codes" or values != {0, IGNORE} or self.meaning(source).get(IGNORE) != IGNORE:
+            return None
+        what = "all masks hold 0 and 255 only"
+        if len(self.classes) == 2:
+            return Fault("0/255 mask", str(data), f"{what}: they are 0/255 masks, in which 255 is {self.classes[1]}",
+                         f"write code 1 instead of 255 (fastseg check {self.name} --data {data} --fix OUT does), or declare "
+                         "codes={0: 0, 255: 1} in the task")
+        return Fault("0/255 mask", str(data), f"{what}, but the task has {len(self.classes)} classes, and nothing says which one 255 is",
+                     "label the classes by their codes, or define a task of two classes")
 
     @property
     def suffix(self) -> str:
@@ -139,16 +228,16 @@ class SegmentationTask(Task):
         """Return a synthetic mask as this task's data keeps it, and its suffix."""
         import numpy as np
 
-        from ..masks import IGNORE, codes_to_colours, remap
+        from ..masks import codes_to_colours
         if self.masks == "colours":
             return codes_to_colours(codes, self.palette), ".png"
         if self.masks == "threshold":
             return codes * np.uint8(255), ".jpg"
-        if source in self.codes:
-            back = {ours: theirs for theirs, ours in reversed(self.codes[source].items()) if ours}
-            other = next(c for c in range(1, 255) if c not in self.codes[source] and c != self.unlabelled[source])
-            return remap(codes, {**back, IGNORE: self.unlabelled[source]}, default=other), ".png"
-        return codes, ".png"
+        lookup = np.zeros(256, dtype=np.uint16)
+        for value, index in reversed(self.meaning(source).items()):  # the first value of each class is the one that is written
+            lookup[index] = value
+        values = lookup[codes]
+        return values.astype(np.uint8) if values.max() < 256 else values, ".png"
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         import numpy as np

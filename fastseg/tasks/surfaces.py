@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 CLASSES = ("other", "wall", "floor", "dining table")
 TABLE = Path(__file__).with_name("surfaces.tsv")  # the one mapping: source, its code, its name, our class, and why
-CODE_COUNTS = {"ade20k": 151, "cocostuff": 182, "": len(CLASSES)}
-UNLABELLED = {"ade20k": 0, "cocostuff": 255, "": 255}
-
 
 def mapping(source: str) -> dict[str, int]:
     """Return {code as text, or the name where the source has no codes: our class, or 255 for unlabelled} of one source of `TABLE`.
@@ -31,8 +28,16 @@ def mapping(source: str) -> dict[str, int]:
     return found
 
 
-CODES = {source: {int(code): ours for code, ours in mapping(source).items()} for source in ("ade20k", "cocostuff")}
-CODES[""] = {code: code for code in range(len(CLASSES))}  # masks in our own codes
+def _declaration(source: str, codes: range, unlabelled: int) -> dict:
+    """Return `codes` and `ignore` of a source's layouts: what the table leaves out is 0, other."""
+    table = {int(code): ours for code, ours in mapping(source).items()}
+    meaning = {code: table.get(code, 0) for code in codes}
+    return {"codes": {code: ours for code, ours in meaning.items() if ours != 255},
+            "ignore": (unlabelled, *(code for code, ours in meaning.items() if ours == 255))}
+
+
+ADE20K = _declaration("ade20k", range(1, 151), unlabelled=0)
+COCOSTUFF = _declaration("cocostuff", range(182), unlabelled=255)
 
 
 def draw(rng: np.random.Generator) -> Drawing:
@@ -131,11 +136,11 @@ def _layouts() -> tuple[Layout, ...]:
     found = []
     for root in ("", "ade20k/"):
         for split, folder in (("train", "/training"), ("valid", "/validation"), (None, "")):
-            found.append(Layout(f"{root}images{folder}", f"{root}annotations{folder}", split, "ade20k"))
+            found.append(Layout(f"{root}images{folder}", f"{root}annotations{folder}", split, "ade20k", **ADE20K))
     for root in ("", "cocostuff/"):
         for split, name in (("train", "train"), ("valid", "val")):
-            found.append(Layout(f"{root}{name}_img", f"{root}{name}_label", split, "cocostuff"))
-            found.append(Layout(f"{root}{name}2017", f"{root}stuffthingmaps/{name}2017", split, "cocostuff"))
+            found.append(Layout(f"{root}{name}_img", f"{root}{name}_label", split, "cocostuff", **COCOSTUFF))
+            found.append(Layout(f"{root}{name}2017", f"{root}stuffthingmaps/{name}2017", split, "cocostuff", **COCOSTUFF))
     for split, folder in (("train", "train/"), ("valid", "val/"), (None, "")):
         found.append(Layout(f"{folder}images", f"{folder}masks", split))
     return tuple(found)
@@ -145,9 +150,6 @@ task = SegmentationTask(
     name="surfaces",
     classes=CLASSES,
     palette=((128, 128, 128), (86, 180, 233), (0, 158, 115), (230, 110, 20)),
-    codes=CODES,
-    unlabelled=UNLABELLED,
-    code_counts=CODE_COUNTS,
     output="overlay",
     layouts=_layouts(),
     recipe=Recipe(size=(256, 320), epochs=20, rotate=5.0, zoom=0.25),

@@ -1,0 +1,250 @@
+"""Labels as people keep them: void pixels, 0/255 masks, JPEG masks, colours, suffixes, label files of other tools."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ARCH, needs_shared, shared
+from PIL import Image
+
+from fastseg import tasks
+from fastseg.audit import survey
+from fastseg.decoding import IGNORE
+from fastseg.errors import DataError
+from fastseg.formats import recognise
+from fastseg.inspection import check
+from fastseg.repair import fix
+
+FIT = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--epochs", "1"]
+COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+ROOF = """
+from fastseg.tasks import Layout, Recipe, SegmentationTask
+task = SegmentationTask(name="roof", classes=("ground", "roof"), palette=((0, 0, 0), (200, 0, 0)),
+                        layouts=(Layout("images", "masks"),), recipe=Recipe(size=(64, 64)){more})
+"""
+
+
+@pytest.fixture
+def data(samples, tmp_path):
+    """Copy the eye sample and put each mask's codes through `change`, written with `suffix`; a list names the masks to change."""
+
+    def build(change, suffix=".png", only=slice(None)):
+        root = shutil.copytree(samples["eye"], tmp_path / "data" / "eye")
+        for mask in sorted((root / "masks_small").iterdir())[only]:
+            codes = np.asarray(Image.open(mask))
+            mask.unlink()
+            Image.fromarray(change(codes)).save(mask.with_suffix(suffix))
+        return root
+
+    return build
+
+
+@pytest.fixture
+def roof(tmp_path, monkeypatch):
+    """A task of two classes in a file of its own, with a 0/255 dataset: `roof(more)` adds declarations."""
+
+    def build(more=""):
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / "roof.py").write_text(ROOF.format(more=more))
+        monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "tasks")])
+        monkeypatch.delitem(__import__("sys").modules, "fastseg.tasks.roof", raising=False)
+        root = tasks.get("roof").sample(tmp_path / "data" / "roof", n=10)
+        for mask in (root / "masks").iterdir():
+            codes = np.asarray(Image.open(mask))
+            Image.fromarray(np.where(codes > 0, 255, 0).astype(np.uint8)).save(mask)
+        return root
+
+    yield build
+    __import__("sys").modules.pop("fastseg.tasks.roof", None)
+
+
+def with_void(codes):
+    codes = codes.copy()
+    codes[:20] = 255
+    return codes
+
+
+def as_binary(codes):
+    return np.where(codes > 0, 255, 0).astype(np.uint8)
+
+
+def kinds(audit):
+    return {fault.kind for fault in audit.faults}
+
+
+def test_void_pixels_are_unlabelled_for_check_fit_and_evaluate(data, run):
+    root = data(with_void)
+    audit = check("eye", root)
+    assert audit.faults == [] and audit.unlabelled == 16 * 20 * 320
+    assert survey("eye", root).unlabelled == audit.unlabelled
+    run("fit", "eye", *FIT)
+    result = json.loads(run("evaluate", "eye", "--json").out)
+    counted = sum(row["pixels"] for row in result["classes"].values())
+    assert counted == result["images"] * 220 * 320
+
+
+def test_one_0_255_mask_beside_codes_is_unlabelled_and_named(data, tmp_path):
+    root = data(as_binary, only=slice(0, 1))
+    mask = sorted((root / "masks_small").iterdir())[0]
+    audit = check("eye", root)
+    assert not audit.stops and [(fault.kind, fault.file) for fault in audit.faults] == [("empty mask", str(mask))]
+    assert any(str(mask) in warning for warning in survey("eye", root).warnings)
+    fix(audit, tmp_path / "repaired")
+    assert not list((tmp_path / "repaired" / "masks_small").glob(mask.name))  # what 255 means there is not guessed
+
+
+def test_0_255_masks_of_more_than_two_classes_are_refused_and_never_guessed(data, fails, tmp_path):
+    root = data(as_binary)
+    fails("fit", "eye", *FIT, code="0/255-mask")
+    audit = check("eye", root)
+    assert audit.stops and audit.kinds == {"0/255 mask": 16} and audit.counted == 0
+    fails("check", "eye", "--data", root, "--fix", "repaired", code="0/255-mask")
+
+
+def test_0_255_masks_of_two_classes_are_named_and_rewritten(roof, fails, run, tmp_path):
+    root = roof()
+    fails("fit", "roof", *FIT, code="0/255-mask", words=["255 is roof"])
+    run("check", "roof", "--fix", "repaired")
+    assert set(np.unique(np.asarray(Image.open(next((tmp_path / "repaired" / "masks").iterdir()))))) == {0, 1}
+    assert check("roof", tmp_path / "repaired").faults == []
+    assert check("roof", root).kinds == {"0/255 mask": 10}
+
+
+def test_0_255_masks_that_are_declared_are_taken_as_they_are(roof, run):
+    root = roof(", codes={0: 0, 255: 1}")
+    assert check("roof", root).faults == []
+    run("fit", "roof", *FIT)
+
+
+def test_a_declared_void_code(roof):
+    root = roof(", ignore=(11,)")
+    for mask in (root / "masks").iterdir():
+        codes = np.where(np.asarray(Image.open(mask)) > 0, 1, 0).astype(np.uint8)
+        codes[:10] = 11
+        Image.fromarray(codes).save(mask)
+    audit = check("roof", root)
+    assert audit.faults == [] and audit.unlabelled > 0 and survey("roof", root).unlabelled == audit.unlabelled
+
+
+def test_jpeg_masks_of_codes_are_named_all_of_them(data, fails):
+    root = data(lambda codes: codes, ".jpg")
+    fails("fit", "eye", *FIT, code="lossy-mask")
+    audit = check("eye", root)
+    assert audit.kinds == {"lossy mask": 16} and audit.counted == 0
+
+
+def test_colour_masks_in_a_task_of_codes_list_their_colours(data, fails):
+    data(lambda codes: COLOURS[codes])
+    fails("fit", "eye", *FIT, code="unknown-colours", words=["(255, 0, 0)", "(0, 0, 255)", 'masks="colours"'])
+
+
+def test_16_bit_masks_of_codes_are_read_as_they_are(data):
+    assert check("eye", data(lambda codes: codes.astype(np.uint16))).faults == []
+
+
+def test_a_transparent_mask_is_told_to_become_grey_not_rgb(data):
+    fault, = check("eye", data(lambda codes: np.dstack([codes, codes, codes, np.full_like(codes, 9)]), only=slice(0, 1))).faults
+    assert fault.kind == "image mode" and "grey" in fault.remedy and "RGB" not in fault.remedy
+
+
+@pytest.mark.parametrize("image, mask", [("{}", "{}_mask"), ("{}", "mask_{}"), ("{}_img", "{}_gt")])
+def test_common_beginnings_and_ends_of_names_pair(samples, run, tmp_path, image, mask):
+    root = shutil.copytree(samples["eye"], tmp_path / "eye")
+    for folder, pattern in (("imgs_small", image), ("masks_small", mask)):
+        for file in (root / folder).iterdir():
+            file.rename(file.with_stem(pattern.format(file.stem)))
+    assert len(tasks.get("eye").items(root)) == 16
+    first = sorted((root / "masks_small").iterdir())[0]
+    assert first.name in run("check", "eye", "--data", root).err
+    log = fix(check("eye", root), tmp_path / "repaired")
+    assert log.remaining == 16
+
+
+def test_unrelated_names_do_not_pair(samples, tmp_path):
+    root = shutil.copytree(samples["eye"], tmp_path / "eye")
+    for number, file in enumerate((root / "masks_small").iterdir()):
+        file.rename(file.with_stem(f"label{number}x"))
+    with pytest.raises(DataError) as caught:
+        tasks.get("eye").items(root)
+    assert caught.value.code == "no-partner"
+
+
+def test_kitchen_takes_one_folder_of_each_and_a_black_background(tmp_path):
+    task, rng = tasks.get("kitchen"), np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(8):
+        image, codes = task.draw(rng)
+        painted = np.array([(255, 0, 0), (0, 0, 0), (0, 0, 255)], np.uint8)[codes]
+        Image.fromarray(image).save(tmp_path / "images" / f"{number}.jpg")
+        Image.fromarray(painted).save(tmp_path / "masks" / f"{number}.png")
+        assert (task.decode(tmp_path / "masks" / f"{number}.png") == codes).all()
+    assert not check("kitchen", tmp_path).stops and survey("kitchen", tmp_path).images == 8
+
+
+@pytest.mark.parametrize("tool, name, text", [
+    ("LabelMe", "{}.json", '{{"version": "5.0", "flags": {{}}, "shapes": [], "imagePath": "{}.jpg"}}'),
+    ("COCO", "instances.json", '{{"info": {{}}, "images": [], "annotations": [], "categories": []}}'),
+    ("CVAT", "annotations.xml", '<?xml version="1.0"?><annotations><version>1.1</version></annotations>'),
+    ("Label Studio", "project.json", '[{{"id": 1, "annotations": [{{"result": []}}], "data": {{"image": "a.jpg"}}}}]'),
+])
+def test_label_files_of_other_tools_are_named(samples, fails, tmp_path, tool, name, text):
+    root = tmp_path / "data" / "eye"
+    shutil.copytree(samples["eye"] / "imgs_small", root / "imgs_small")
+    for image in sorted((root / "imgs_small").iterdir()):
+        image.with_name(name.format(image.stem)).write_text(text.format(image.stem))
+    fails("fit", "eye", *FIT, code="no-partner", words=[tool])
+    (root / "imgs_small").rename(root / "pictures")
+    fails("fit", "eye", *FIT, code="no-data", words=[tool])
+
+
+@needs_shared
+def test_real_label_files_are_recognised():
+    root = shared / "data" / "formats"
+    tools = {"labelme": "LabelMe", "coco": "COCO", "coco_crowd": "COCO", "cvat": "CVAT", "label_studio": "Label Studio"}
+    for folder, tool in tools.items():
+        assert list(recognise(root / folder)) == [tool]
+
+
+def test_a_repair_says_how_many_remain_and_fails_with_none(data, run, tmp_path):
+    root = data(lambda codes: np.full_like(codes, 9), only=slice(0, 3))
+    assert "13 of 16" in run("check", "eye", "--data", root, "--fix", "some").out
+    for mask in (root / "masks_small").iterdir():
+        Image.fromarray(np.full((240, 320), 9, np.uint8)).save(mask)
+    result = run("check", "eye", "--data", root, "--fix", "none", "--json", code=1)
+    assert json.loads(result.out)["remaining"] == 0 and "next:" not in result.out + result.err
+    assert len(list((tmp_path / "none" / "set_aside" / "imgs_small").iterdir())) == 16
+
+
+def test_a_repair_that_a_fit_would_refuse_says_so(data, run):
+    root = data(lambda codes: np.full_like(codes, 9), only=slice(0, 15))
+    assert "1 of 16" in run("check", "eye", "--data", root, "--fix", "one", code=1).err
+
+
+def test_sizes_are_described_as_they_are(samples, run, tmp_path):
+    root = shutil.copytree(samples["eye"], tmp_path / "eye")
+    files = [sorted((root / folder).iterdir()) for folder in ("imgs_small", "masks_small")]
+    for number, pair in enumerate(zip(*files)):
+        size = (100, 400) if number == 0 else (200 + number, 100 + number)
+        for file in pair:
+            Image.open(file).resize(size, Image.NEAREST).save(file)
+    fault, = (fault for fault in check("eye", root).faults if fault.kind == "outlier size")
+    assert "100x400" in fault.detail and fault.detail.count("100x400") == 1 and "208x108" in fault.detail
+    told = run("check", "eye", "--data", root).out.splitlines()[-1]
+    assert "most of them" not in told and "16 labelled images, all of different sizes" in told
+
+
+def test_missing_masks_are_counted_by_file(samples, run, tmp_path):
+    root = shutil.copytree(samples["eye"], tmp_path / "eye")
+    for mask in (root / "masks_small").iterdir():
+        mask.unlink()
+    result = json.loads(run("check", "eye", "--data", root, "--json", code=1).out)
+    assert result["kinds"] == {"no partner": 16} and result["sizes"] == {}
+    assert "none px" not in run("check", "eye", "--data", root, code=1).out
+
+
+def test_refused_masks_are_not_counted_as_empty_classes(data, run):
+    root = data(lambda codes: np.full_like(codes, 9))
+    result = json.loads(run("check", "eye", "--data", root, "--json", code=1).out)
+    assert result["counted"] == 0 and IGNORE not in result["classes"].values()
+    assert "pupil 0" not in run("check", "eye", "--data", root, code=1).out
