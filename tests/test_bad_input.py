@@ -266,7 +266,9 @@ def test_terminated_fit_leaves_what_it_learnt_and_no_more(samples, tmp_path):
     for line in process.stderr:
         if line.startswith("epoch 1/500"):
             break
-    time.sleep(0.2)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("exports/.eye.fit/**/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the epoch is printed before its checkpoint is written
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in error and "go on with: fastseg fit eye --resume" in error
