@@ -263,7 +263,7 @@ def main() -> None:
                 fixed = Path(folder) / "fixed"
                 fix(result["audit"], fixed)
                 left = {(fault.kind, fault.file) for fault in fastseg.check(task, fixed).faults}
-                print("    in the mended copy:", Counter(kind for kind, _ in left) or "nothing")
+                print("    in the repaired copy:", Counter(kind for kind, _ in left) or "nothing")
 
 
 if __name__ == "__main__":
