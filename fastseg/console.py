@@ -133,6 +133,7 @@ def faults(audit: Audit, shown: int = 5) -> None:
     size = next(iter(audit.sizes.items()), ("none", 0))
     typer.echo(f"{audit.images} labelled images, most of them {size[0]} px ({size[1]}); "
                + ", ".join(f"{printable(name)} {count:,}" for name, count in audit.classes.items())
+               + (f"; {audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {2**audit.depth - 1}" if audit.deep else "")
                + ("" if audit.kinds else "; nothing is wrong"))
 
 
