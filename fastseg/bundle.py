@@ -98,7 +98,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         weights_origin=learn.weights_origin, seed=origin.seed,
         training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
         versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        licence=getattr(learn, "licence", ""), tta=task.recipe.tta, flip_shift=origin.flip_shift)
+        licence=getattr(learn, "licence", ""), tta=task.recipe.tta, flip_shift=origin.flip_shift, depth=origin.depth)
 
 
 def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None) -> Predictor:

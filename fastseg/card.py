@@ -14,6 +14,7 @@ from typing import Any
 from .errors import ExportError, brief
 from .files import write_json
 
+EARLIER_DEPTH = 16  # bits by which versions that kept no depth in the card scaled every 16-bit image
 SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
 CARD, MODEL, PICKLE, METRICS, HISTORY = "card.json", "model.safetensors", "export.pkl", "metrics.json", "history.csv"
 ONNX = "model.onnx"
@@ -45,6 +46,7 @@ class Card:
     licence: str = ""  # of the weights that training began with, where it is known
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
+    depth: int | None = None  # bits of the values of 16-bit images that it was trained on; None: there were none
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
     review: dict[str, float] = field(default_factory=dict)  # error rate -> expected error above which a person should look
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +133,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "seed": lambda v: type(v) is int, "training": lambda v: isinstance(v, dict), "fastseg": lambda v: isinstance(v, str),
     "versions": lambda v: isinstance(v, dict), "created": lambda v: isinstance(v, str), "metrics": lambda v: isinstance(v, dict),
     "tta": lambda v: type(v) is bool, "flip_shift": lambda v: type(v) is int and abs(v) < 32,
+    "depth": lambda v: v is None or (type(v) is int and 1 <= v <= 16),
     "temperature": lambda v: type(v) in (int, float) and 0.01 <= v <= 100,
     "review": lambda v: isinstance(v, dict) and _numbers(len(v), -1, 1)(list(v.values())),
     "sha256": lambda v: isinstance(v, dict) and _strings(list(v.values())),
@@ -151,6 +154,7 @@ def read_card(folder: Path | str) -> Card:
         if schema > SCHEMA:
             raise ExportError(f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
                               f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later")
+        values.setdefault("depth", EARLIER_DEPTH)
         card = Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
         faulty = [name for name, is_right in _FORMS.items() if not is_right(getattr(card, name))]
         if faulty:

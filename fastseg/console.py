@@ -134,7 +134,8 @@ def faults(audit: Audit, shown: int = 5) -> None:
             typer.echo(f"  {printable(str(fault))}")
         if len(found) > shown:
             typer.echo(f"  and {len(found) - shown} more (--json lists all)")
-    typer.echo("; ".join([_images(audit), _labels(audit), *([] if audit.kinds else ["nothing is wrong"])]))
+    deep = f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {2**audit.depth - 1}" if audit.deep else ""
+    typer.echo("; ".join([_images(audit), _labels(audit), *([deep] if deep else []), *([] if audit.kinds else ["nothing is wrong"])]))
 
 
 def _images(audit: Audit) -> str:

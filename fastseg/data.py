@@ -8,10 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
+from fastai.data.transforms import IntToFloatTensor
 from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
-from fastai.vision.data import ImageBlock, MaskBlock
+from fastai.vision.core import PILImage
+from fastai.vision.data import MaskBlock
+from fasttransform import Transform
+from PIL.Image import Image
+from torch import Tensor
 
 from .augment import Augment
 from .errors import DataError
@@ -97,9 +102,10 @@ def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool =
     labels = (MaskBlock(codes=list(task.classes)) if task.kind == "segment"
               else CategoryBlock(vocab=list(task.classes), sort=False))
     changes = [Augment.of(recipe)] if augment else []
-    # What `Pixels` reads is at that size already; this is for the files that fastai's own predict opens by itself.
+    # What `Pixels` reads is at that size already; this is for the arrays and pictures that fastai's own predict is given.
     resize = Resize(size, method=ResizeMethod.Squish) if recipe.resize == "squish" else CropPad(size, pad_mode=PadMode.Zeros)
-    return DataBlock(blocks=(ImageBlock, labels), get_items=partial(labelled, task), get_x=Read(pixels, "image"),
+    images = TransformBlock(type_tfms=Opened(pixels), batch_tfms=IntToFloatTensor)
+    return DataBlock(blocks=(images, labels), get_items=partial(labelled, task), get_x=Read(pixels, "image"),
                      get_y=Read(pixels, "label"), splitter=splitter(task, seed, fold), item_tfms=resize, batch_tfms=changes)
 
 
@@ -111,6 +117,22 @@ class Read:
 
     def __call__(self, item):
         return getattr(self.pixels, self.method)(item)
+
+
+class Opened(Transform):
+    """Make fastai's image of an array, tensor, bytes or picture, or of a file that fastai's own predict is given.
+
+    fastai opens files itself, as 8-bit images and without EXIF. Here they are read as the task reads them.
+    """
+
+    input_types = (Path, str, Tensor, np.ndarray, bytes, Image)  # from which of them a prediction can start
+
+    def __init__(self, pixels: Pixels):
+        super().__init__()
+        self.pixels = pixels
+
+    def encodes(self, source):
+        return PILImage.create(self.pixels.image(source) if isinstance(source, (Path, str)) else source)
 
 
 def labelled(task: Task, data: Path | str) -> list[Item]:

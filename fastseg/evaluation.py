@@ -78,7 +78,8 @@ def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
     def work(left: list[int]) -> Iterator[list]:
         return (score.plain() for score, _ in judged(predictor, [items[i] for i in left], root, bs))
 
-    with Journal("evaluate", __version__, predictor.card.sha256, predictor.tta, str(root.resolve())) as journal:
+    predictor.adapt(items)
+    with Journal("evaluate", __version__, predictor.card.sha256, predictor.tta, str(root.resolve()), predictor.task.depth) as journal:
         plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
         return Scores(predictor.task, [ImageScore.of(item, name_below(root, item.image), score) for item, score in zip(items, plain)])
 

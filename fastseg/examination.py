@@ -52,14 +52,14 @@ def examine(task: Task, image: Path, label: Path | int, source: str = "") -> Fin
     """Decode an image and its mask whole and return all that is wrong with them; nothing is raised."""
     found = Finding(str(image), label if isinstance(label, int) else str(label), [])
     try:
-        picture, mode, orientation, raw = _decoded(image)
+        picture, mode, orientation, raw = _decoded(image, task.depth)
     except DataError as error:
         found.faults.append(_unreadable(image, error))
         return found
     found.size = picture.shape[:2]
     found.digest = hashlib.blake2b(image.read_bytes(), digest_size=12).hexdigest()
     found.hash = str(imagehash.phash(Image.fromarray(picture), hash_size=16))
-    found.faults += _of_mode(image, mode)
+    found.faults += _of_mode(image, "" if mode.startswith("I") else mode)
     if isinstance(label, int):
         found.counts = [int(label == i) for i in range(len(task.classes))]
         return found
@@ -96,9 +96,9 @@ def _empty(mask: Path, codes: np.ndarray, values: Sequence[int]) -> Fault:
                  "label it, or keep it if there is nothing to see")
 
 
-def _decoded(path: Path) -> tuple[np.ndarray, str, int, tuple[int, int]]:
+def _decoded(path: Path, depth: int | None = None) -> tuple[np.ndarray, str, int, tuple[int, int]]:
     """Return pixels, upright and RGB; the file's mode, EXIF orientation and stored (height, width)."""
-    pixels = masks.read_image(path)
+    pixels = masks.read_image(path, depth)
     mode, orientation = _mode_of(path)
     height, width = pixels.shape[:2]
     return pixels, mode, orientation, (width, height) if orientation in (5, 6, 7, 8) else (height, width)

@@ -11,10 +11,11 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from .depth import chosen
 from .errors import FetchError
-from .masks import as_rgb
+from .masks import as_rgb, is_deep, upright
 
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 60_000_000
@@ -24,8 +25,8 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # addresses of version 4 behind a
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
 
 
-def fetch_image(url: str, allow_private: bool = False) -> np.ndarray:
-    """Download an image and return it upright as uint8 (H, W, 3).
+def fetch_image(url: str, allow_private: bool = False, depth: int | None = None) -> np.ndarray:
+    """Download an image and return it upright as uint8 (H, W, 3); 16-bit values are scaled as `depth.chosen` says for `depth`.
 
     Loopback and private addresses are refused unless `allow_private`. No cookies or credentials are sent.
     Raises `FetchError` with the reason: unreachable, not an image, too large, too slow, refused.
@@ -38,8 +39,9 @@ def fetch_image(url: str, allow_private: bool = False) -> np.ndarray:
                 if image.width * image.height > MAX_PIXELS:
                     raise FetchError(f"{url}: {image.width}x{image.height} px is too large; the limit is "
                                      f"{MAX_PIXELS // 10**6} megapixels")
-                image.load()
-                return as_rgb(ImageOps.exif_transpose(image))
+                has_depth = is_deep(image)
+                picture = upright(image, io.BytesIO(content))
+                return as_rgb(picture, chosen(depth, {url: int(np.asarray(picture).max())}) if has_depth else None)
     except FetchError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from . import plots
 from .bundle import find, load
+from .depth import scaled
 from .errors import DataError, choose
 from .evaluation import data_folders, items_of, judged
 from .files import require_folder
@@ -40,6 +41,7 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
         items, lines = _wrong(task, data, export, device, only, count)
     else:
         items = task.items(Path(data or f"data/{task.name}"))
+        task = scaled(task, (item.image for item in items))
         lines = [_labelled(task, item) for item in _drawn(task, items, only, count, seed)]
     if out.resolve() in {path.resolve() for item in items for path in (item.image, item.label) if isinstance(path, Path)}:
         raise DataError(f"{out}: is one of the images or masks; choose another --out")
@@ -79,6 +81,7 @@ def _wrong(task: Task, data: Path | str | None, export: Path | str | None, devic
            ) -> tuple[list[Item], list[list[plots.Panel]]]:
     predictor = load(find(task, export), device)
     items, root = items_of(predictor.card, task, data, "valid")
+    predictor.adapt(items)
     code = None if only is None else task.classes.index(only)
 
     def error(score) -> float:

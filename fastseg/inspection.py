@@ -13,6 +13,7 @@ import numpy as np
 
 from . import __version__
 from .decoding import is_lossy
+from .depth import depth_of, largest_values, misfit
 from .errors import DataError
 from .examination import Finding, examine
 from .faults import KINDS, Fault
@@ -43,6 +44,8 @@ class Audit:
     unlabelled: int  # pixels, in the same labels
     counted: int  # labels that a fit would take
     sizes: dict[str, int]  # "width x height" -> images, commonest first
+    depth: int | None = None  # bits of the values of the images of more than 8 bits, by which a fit scales them; None: there are none
+    deep: int = 0  # how many images have more than 8 bits
     findings: list[Finding] = field(repr=False, default_factory=list)
     items: list[Item] = field(repr=False, default_factory=list)
 
@@ -62,7 +65,7 @@ class Audit:
     def plain(self) -> dict:
         """Return it as JSON can hold it."""
         return {"task": self.task, "data": self.data, "images": self.images, "kinds": self.kinds, "stops": self.stops,
-                "classes": self.classes, "unlabelled": self.unlabelled, "counted": self.counted, "sizes": self.sizes,
+                "classes": self.classes, "unlabelled": self.unlabelled, "counted": self.counted, "sizes": self.sizes, "depth": self.depth,
                 "faults": [{"kind": f.kind, "stops": f.stops, "file": f.file, "place": f.place, "detail": f.detail, "remedy": f.remedy,
                             "count": f.count} for f in self.faults]}
 
@@ -78,7 +81,9 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     items, faults = task.listed(root)
     if not items and not faults:
         task.items(root)  # says what was expected
-    with claimed(root.resolve() / ".check"), Journal("check", __version__, task.name, str(root.resolve())) as journal:
+    largest = largest_values(item.image for item in items)
+    task = replace(task, depth=task.depth or depth_of(largest))
+    with claimed(root.resolve() / ".check"), Journal("check", __version__, task.name, str(root.resolve()), task.depth) as journal:
         findings = list(_examined(task, items, journal))
     hidden = sum(file.name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES
                  for folder in {item.image.parent for item in items} for file in folder.iterdir())
@@ -91,6 +96,8 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     faults += _binary(task, root, items, findings)
     _refuse_all_jpegs(findings)
     faults += [fault for finding in findings for fault in finding.faults]
+    faults += [Fault("bit depth", str(file), why, "save it in the range of the others, or as 8 bits, if it is not meant")
+               for file, value in largest.items() if (why := misfit(value, task.depth))]
     faults += [*_doubled(items, findings), *_misaligned(findings), *_outliers(findings), *_uneven(task, root, findings),
                *_shared(task, items)]
     faults += _undividable(task, root, items, findings, faults)
@@ -100,7 +107,8 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     counts = np.sum(counted or [np.zeros(len(task.classes))], axis=0)
     sizes = Counter(f"{f.size[1]} x {f.size[0]}" for f in findings if f.size[0])
     return Audit(task.name, str(root), len(items), faults, {name: int(n) for name, n in zip(task.classes, counts)},
-                 sum(f.unlabelled for f in findings), len(counted), dict(sizes.most_common()), findings, items)
+                 sum(f.unlabelled for f in findings), len(counted), dict(sizes.most_common()), task.depth if largest else None,
+                 len(largest), findings, items)
 
 
 def _binary(task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding]) -> list[Fault]:

@@ -152,10 +152,12 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
     """
     folder = find(task, export)
     predictor = load(folder, device)
-    task, card = predictor.task, predictor.card
-    items, root = items_of(card, task, data, split)
+    card = predictor.card
+    items, root = items_of(card, predictor.task, data, split)
     out = Path(out) if out else folder
     require_free(out, items, root)
+    predictor.adapt(items)
+    task = predictor.task
     bins, scores, images = np.zeros((metrics.BINS, 3)), Scores(task), []
     for score, (insight, table) in judged(predictor, items, root, bs, lambda *seen: _insight(task, root, *seen)):
         scores.images.append(score)

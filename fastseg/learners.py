@@ -129,6 +129,7 @@ class Origin:
     opt: str
     bs: int
     flip_shift: int = 0
+    depth: int | None = None
 
 
 def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
@@ -144,7 +145,7 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
     data = Path(data or f"data/{get(task).name}")
-    task = get(task).adapted(data)
+    task = get(task)
     recipe = task.recipe
     if task.kind != "segment" and decoder is not None:
         raise ModelError(f"{task.name} classifies whole images: it takes no --decoder")
@@ -164,6 +165,7 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
         backbones.check_arch(arch)
     machine.autocast_dtype(machine.device_of(device), precision)
     check_size(size)
+    task = task.adapted(data)
     pixels = Pixels(task, size, cache)
     facts = survey(task, data, splitter(task, seed, fold), pixels.keep)
     set_seed(seed)
@@ -184,7 +186,8 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     learn.loss_func = learn.loss_func.to(dls.device)
     learn.model.precision = precision
     log.info(machine.plan(dls.device, precision, dls.bs, pixels.budget))
-    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n), recipe.flip_shift)
+    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n),
+                          task.recipe.flip_shift, task.depth)
     return learn
 
 

@@ -1,7 +1,10 @@
 """Images and masks as numpy arrays: reading, resizing, codes <-> colours, overlays. No torch here."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +18,112 @@ Colour = tuple[int, int, int]
 
 IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
 UNLABELLED_COLOUR = (240, 240, 240)
+DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that cameras and scanners keep in 16-bit files
 BAND = 512  # rows that are mixed at a time: floats of 12 megapixels would take half a gigabyte
 OUTLINE = 800  # px of an image's shorter side for each px that outlines widen to either side
+# Pillow has no mode for 16 bits in each of several channels, and keeps each value's high byte. Asked for the other byte order, it
+# keeps the low byte. Grey with alpha is asked for as four bytes.
+_SWAPPED = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
+LOW_BYTE = {**{f"{mode};{order}": f"{mode};{other}" for mode in ("RGB", "RGBA", "RGBX") for order, other in _SWAPPED.items()},
+            "LA;16B": "RGBA"}
+
+Picture = Image.Image | np.ndarray  # what a decoded file is; an array is uint16 (H, W, 3) or (H, W)
 
 
-def read_image(path: Path | str) -> np.ndarray:
-    """Read any image as uint8 RGB of shape (H, W, 3), upright (EXIF), 16-bit scaled to 8, alpha dropped.
+def read_image(path: Path | str, depth: int | None = None) -> np.ndarray:
+    """Read any image as uint8 RGB of shape (H, W, 3), upright (EXIF), alpha dropped, 16-bit values scaled as `as_rgb` does.
 
     Raises `DataError` naming the file if it cannot be decoded whole.
     """
-    return as_rgb(_open(path)[0])
+    return as_rgb(_open(path)[0], depth)
 
 
-def read_near(path: Path | str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+def read_near(path: Path | str, size: tuple[int, int], depth: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image as `read_image` does, but no larger than it need be for `size`, (height, width); return its own size too.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least `size`: two to five times quicker.
     """
-    image, own = _open(path, size)
-    return as_rgb(image), own
+    picture, own = _open(path, size)
+    return as_rgb(picture, depth), own
 
 
-def as_rgb(image: Image.Image) -> np.ndarray:
-    """Return an opened image as uint8 (H, W, 3): 16-bit scaled to 8, floats to their largest, inks and palettes converted."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-        top = 65535 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
-        return np.repeat((values.clip(0, top) / top * 255).round().astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+def as_rgb(picture: Picture, depth: int | None = None) -> np.ndarray:
+    """Return a decoded image as uint8 (H, W, 3): floats scaled by their largest, inks and palettes converted.
+
+    Images of more than 8 bits are scaled by the range of `depth` bits, 0 to 2**depth - 1; values beyond it are clipped. None
+    stands for the fewest of `DEPTHS` that hold the image's own values.
+    """
+    if isinstance(picture, Image.Image) and picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture))
+        top = max(float(values.max()), 1e-9)
+        pixels = (values.clip(0, top) / top * 255).round().astype(np.uint8)
+    elif isinstance(picture, Image.Image) and not picture.mode.startswith("I"):
+        return np.asarray(picture.convert("RGB"))
+    else:
+        values = np.asarray(picture)
+        top = 2 ** (depth or bits_of(int(values.max()))) - 1
+        table = (np.arange(top + 1, dtype=np.float32) / top * 255).round().astype(np.uint8)
+        pixels = table[values.clip(0, top)]
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
+def bits_of(largest: int) -> int:
+    """Return the fewest bits of `DEPTHS` that hold values up to `largest`; 16 for larger ones."""
+    return next((bits for bits in DEPTHS if largest < 2**bits), DEPTHS[-1])
+
+
+def largest_value(path: Path | str) -> int | None:
+    """Return the largest value of an image of more than 8 bits, or None for others, of which only the header is read.
+
+    Raises `DataError` naming the file if it cannot be read.
+    """
+    with _decoding(path), Image.open(path) as image:
+        return int(np.asarray(upright(image, path)).max()) if is_deep(image) else None
+
+
+def upright(image: Image.Image, source: Path | str | io.BytesIO) -> Picture:
+    """Load an image that was opened from `source` whole, and turn it as its EXIF says.
+
+    Images of 16 bits in each of several channels are returned as uint16 (H, W, 3), or (H, W) for grey, without alpha.
+    Raises the decoder's own errors, and `ValueError` for such images that are stored plane by plane.
+    """
+    if _is_planar(image):  # Pillow reads these wrongly, or has their high bytes only
+        raise ValueError("its 16-bit channels are stored one after the other: save it interleaved, or as PNG")
+    low = LOW_BYTE.get(_raw_mode(image))
+    tiles = [_with_raw_mode(tile, low) for tile in image.tile] if low else []
+    image.load()
+    turned = ImageOps.exif_transpose(image)
+    if low is None:
+        return turned
+    with Image.open(source) as again:
+        again.tile = tiles
+        again.load()
+        rest = np.asarray(ImageOps.exif_transpose(again))
+    if low == "RGBA":  # grey with alpha: the two bytes of each
+        return rest[..., 0].astype(np.uint16) << 8 | rest[..., 1]
+    return np.asarray(turned)[..., :3].astype(np.uint16) << 8 | rest[..., :3]
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether an opened image, not loaded yet, has integer values of more than 8 bits."""
+    return image.mode.startswith("I") or _raw_mode(image) in LOW_BYTE or _is_planar(image)
+
+
+def _is_planar(image: Image.Image) -> bool:
+    """Return whether an image is a TIFF of 16 bits in each of several channels that are stored one after the other."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(284) == 2 and tags.get(277, 1) > 1 and tags.get(258, (8,))[0] == 16
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how an image's values are stored, in Pillow's words, such as "RGB;16B"; "" where Pillow does not say."""
+    args = image.tile[0][3] if image.tile else ""
+    return str(args if isinstance(args, str) else args[0] if args else "")
+
+
+def _with_raw_mode(tile: tuple, raw_mode: str) -> tuple:
+    args = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
+    return tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)  # a plain tuple before Pillow 11.1
 
 
 def read_raw(path: Path | str) -> np.ndarray:
@@ -51,24 +132,29 @@ def read_raw(path: Path | str) -> np.ndarray:
     return values.astype(np.uint8) if values.dtype in (np.uint8, bool) else np.nan_to_num(values).clip(0, 65535).astype(np.int32)
 
 
-def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Image.Image, tuple[int, int]]:
+def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Picture, tuple[int, int]]:
     """Return the upright image and its own (height, width)."""
+    with _decoding(path), Image.open(path) as image:
+        if near is not None and image.format in ("JPEG", "MPO"):  # the formats that can be decoded smaller than they are
+            own = _upright_size(image)
+            image.draft(None, near[::-1] if own == image.size[::-1] else near)
+            return upright(image, path), own
+        picture = upright(image, path)
+        return picture, picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+
+
+@contextmanager
+def _decoding(path: Path | str) -> Iterator[None]:
+    """Turn whatever goes wrong while an image is decoded into a `DataError` that names its file."""
     if Path(path).exists() and not Path(path).is_file():
-        raise DataError(f"{path}: is no file, but a folder, pipe or device; remove it")
+        raise DataError(f"{path}: is not a regular file; remove it", "not-a-file")
     try:
-        with Image.open(path) as image:
-            own = None
-            if near is not None and image.format in ("JPEG", "MPO"):  # the formats that can be decoded smaller than they are
-                own = _upright_size(image)
-                image.draft(None, near[::-1] if own == image.size[::-1] else near)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return upright, own or upright.size[::-1]
+        yield
     except FileNotFoundError:
-        raise DataError(f"{path}: no such image; check the path") from None
+        raise DataError(f"{path}: no such image; check the path", "no-such-image") from None
     except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
         reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
-        raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
+        raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it", "unreadable-image") from None
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -52,8 +52,10 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
         raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}")
     predictor = load(find(task, export), device, trust, tta)
     threshold = _threshold(predictor.card, error_rate)
+    predictor.adapt(files)
+    task = predictor.task
     what = ["predict", __version__, task.name, predictor.card.sha256, predictor.tta, threshold, overlay, probabilities,
-            str(out), os.getcwd()]
+            str(out), os.getcwd(), task.depth]
     if task.kind == "classify":
         path = _table_path(task, files, out)
         with claimed(path), Journal(*what) as journal:

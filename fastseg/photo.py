@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .bundle import find, load
 from .errors import ExportError, FetchError
 from .fetch import fetch_image
-from .masks import read_image, save_image
+from .masks import save_image
 from .tasks import Task, get
 from .tiling import tiles_for
 
@@ -50,7 +50,11 @@ def segment(file: Path | str | None = None, *, url: str | None = None, out: Path
         raise FetchError("give either an image file or --url, and not both")
     task = get("surfaces")
     predictor = load(_export(task, export), device)
-    image = read_image(file) if file is not None else fetch_image(url, allow_private)
+    if file is not None:
+        predictor.adapt([file])
+        image = predictor.task.image(file)
+    else:
+        image = fetch_image(url, allow_private, predictor.task.depth)
     prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
     del predictor  # and with it the memory that the network worked in: large photographs need it now
     counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .card import Card
+from .depth import scaled
 from .errors import DataError
 from .machine import device_of
 from .runs import ahead
@@ -108,6 +109,10 @@ def _classes(scores: torch.Tensor) -> np.ndarray:
     return codes
 
 
+def _files(images: Iterable[Image]) -> list[Path]:
+    return [Path(getattr(image, "image", image)) for image in images if not hasattr(image, "shape")]
+
+
 class Predictor:
     """A loaded export. `predict` takes one image, `stream` many; both give results at the images' own sizes.
 
@@ -117,7 +122,8 @@ class Predictor:
     def __init__(self, card: Card, network: Callable[[], Network], device: str | None = None, tta: bool | None = None,
                  session: Callable[[int], Session] | None = None):
         self.device = device_of(device)
-        self.card, self.task, self._session, self._build = card, get(card.task), session and cache(session), network
+        self.card, self._session, self._build = card, session and cache(session), network
+        self.task = replace(get(card.task), depth=card.depth)
         self.tta = card.tta if tta is None else tta
         if session is None:
             self.network  # noqa: B018 - a damaged export is to be found now, not at the first image
@@ -127,12 +133,21 @@ class Predictor:
         """The network in torch, built when first asked for: predictions may not need it."""
         return self._build().to(self.device).eval()
 
+    def adapt(self, images: Iterable[Image]) -> None:
+        """Look at the 16-bit files among `images` before they are predicted, and log those that do not fit the card's bit depth.
+
+        Where training saw no 16-bit image, the depth is found over these files, logged, and used from now on.
+        """
+        self.task = scaled(self.task, _files(images))
+
     def predict(self, image: Path | str | np.ndarray, tiles: int = 1) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read.
 
         With `tiles` above 1, it is also seen at so many times the model's size, in overlapping tiles, see `tiling.tiled`: finer
         outlines of large photographs, in about four times the square of it as much time.
+        A 16-bit file is scaled as `adapt` says, where training saw none by its own depth.
         """
+        scaled(self.task, _files([image]))  # for what it logs: where the task has no depth, each image is scaled by its own
         small, own = self._read(image)
         logits = self.logits(small[None])[0]
         if tiles > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ BACK = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Tra
 ASIDE, LOG = "set_aside", "changes.csv"
 MENDABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
 HARMLESS = {"rare class", "imbalance", "table", "split", "one class"}  # what concerns no image of its own
+LEFT = {"bit depth"}  # one odd image makes all others misfits: which of them to change is for a person to say
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
         if binary and isinstance(item.label, Path):
             own.append(Fault("0/255 mask", str(item.label), "", ""))
         copied |= {item.image, item.label}
-        reasons = [fault for fault in own if fault.kind not in MENDABLE | HARMLESS | {"group on both sides"}]
+        reasons = [fault for fault in own if fault.kind not in MENDABLE | HARMLESS | LEFT | {"group on both sides"}]
         if item.group in both_sides and item.split == "valid" and isinstance(task, ClassificationTask):
             reasons += [Fault("group on both sides", str(item.image), "", "")]
         if reasons:
@@ -110,7 +111,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
                 continue
             folder = tuple(out / name_below(root, file.parent) for file in (there.image, there.label))
             yield _change(str(item.image), "group on both sides", "moved to training with the rest of its group")
-        yield from _mended(task, item, root, out, own, folder)
+        yield from _mended(replace(task, depth=audit.depth), item, root, out, own, folder)
         if isinstance(task, ClassificationTask):
             tables[out / name_below(root, item.image.parent)][item.image.stem] = int(item.label)
     if isinstance(task, ClassificationTask):
@@ -181,14 +182,14 @@ def _mended(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], 
     image.parent.mkdir(parents=True, exist_ok=True)
     own = {kind for kind, file in kinds if file == str(item.image)}
     if "exif rotation" in own:
-        _unturned(item.image, image)
-        yield _change(str(item.image), "exif rotation", "its EXIF orientation is removed")
+        written = _unturned(item.image, image, task.depth)
+        yield _change(str(item.image), "exif rotation", f"its EXIF orientation is removed{written}")
     else:
         shutil.copyfile(item.image, image)
     if "image mode" in own:
         side_by_side = isinstance(item.label, Path) and item.label.parent == item.image.parent  # PNG files are masks there
         target = image.with_suffix(".tif" if side_by_side else ".png")
-        masks.save_image(target, masks.read_image(image))
+        masks.save_image(target, masks.read_image(image, task.depth))
         if target != image:
             image.unlink()
         yield _change(str(item.image), "image mode", f"written as 8-bit RGB to {target.name}")
@@ -238,14 +239,18 @@ def _filled(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
     return codes[rows, columns]
 
 
-def _unturned(source: Path, target: Path) -> None:
-    """Copy an image without its EXIF orientation; a JPEG's pixels are not compressed again."""
+def _unturned(source: Path, target: Path, depth: int | None) -> str:
+    """Copy an image without its EXIF orientation and return what else was changed; a JPEG's pixels are not compressed again."""
     with Image.open(source) as image:
         exif = image.getexif()
         orientation = exif.get(0x0112, 1)
+        if masks.is_deep(image) and not image.mode.startswith("I"):  # Pillow cannot write 16-bit colours
+            Image.fromarray(masks.read_image(source, depth)).transpose(BACK[orientation]).save(target)
+            return ", and it is written as 8-bit RGB"
         if image.format == "TIFF":  # Pillow turns these on its own when it loads them
             image.load()
             image.transpose(BACK[orientation]).save(target)
-            return
+            return ""
         exif[0x0112] = 1
         image.save(target, exif=exif, **({"quality": "keep"} if image.format == "JPEG" else {}))
+        return ""

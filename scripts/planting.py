@@ -116,7 +116,7 @@ def smoothed(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 def odd_mode(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     rgb = Image.fromarray(pixels(item.image)).convert("RGB")
     if not isinstance(item.label, Path):
-        return "image mode", rewritten(item.image, Image.fromarray(pixels(item.image).astype(np.uint16) * 256), ".png")
+        return "image mode", rewritten(item.image, Image.fromarray(pixels(item.image).astype(np.float32)), ".tif")
     kind = rng.integers(4)
     if kind == 0:
         return "image mode", rewritten(item.image, rgb.convert("CMYK"), ".jpg")
@@ -126,7 +126,7 @@ def odd_mode(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
         return "image mode", rewritten(item.image, clear, ".png")
     if kind == 2:
         return "image mode", rewritten(item.image, rgb.convert("P", palette=Image.ADAPTIVE), ".png")
-    return "image mode", rewritten(item.image, Image.fromarray(np.asarray(rgb.convert("L"), dtype=np.uint16) * 256), ".png")
+    return "image mode", rewritten(item.image, Image.fromarray(np.asarray(rgb.convert("L"), dtype=np.float32)), ".tif")
 
 
 def blank(item: Item, rng: np.random.Generator) -> tuple[str, Path]:

@@ -74,6 +74,7 @@ class Task:
     draw: Callable[[np.random.Generator], Drawing] | None = None  # one synthetic example
     sample_splits: Mapping[str | None, float] = field(default_factory=lambda: {None: 1.0})
     sample_name: str = "image_{:03d}"
+    depth: int | None = None  # bits that the values of 16-bit images have; None: each image is scaled by its own
 
     kind = "abstract"
     background = None  # segmentation tasks have a field of this name
@@ -81,7 +82,7 @@ class Task:
 
     def __reduce__(self):  # pickled by name: exports hold no code, and load wherever the task's file is found
         from . import get
-        return get, (self.name,)
+        return (get, (self.name,)) if self.depth is None else (with_depth, (self.name, self.depth))
 
     def items(self, data: Path | str) -> list[Item]:
         """Return every labelled image below `data`, in a stable order. Raises `DataError` naming the file at fault."""
@@ -102,20 +103,27 @@ class Task:
         return None
 
     def adapted(self, data: Path | str) -> Task:
-        """Return the task as the masks below `data` need it: masks.json, where a tool made them, says how they may be mirrored."""
+        """Return the task as the data need it: with the bit depth of all labelled 16-bit images, which is logged, and with what
+        masks.json, where a tool made the masks, says of how they may be mirrored.
+        """
+        from ..depth import scaled
         note = Path(data) / MADE
         shift = read_json(note).get("flip_shift") if note.is_file() else None
-        return self if shift is None else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
+        task = self if shift is None else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
+        return scaled(task, (item.image for item in self.items(data)))
 
     def label(self, item: Item) -> np.ndarray | int:
         """Return the item's label: codes, uint8 (H, W) with 255 unlabelled, or a class index."""
         raise NotImplementedError
 
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray:
-        """Return an item's, file's or array's pixels: uint8 (H, W, 3). Raises `DataError` for files and arrays that are no image."""
+        """Return an item's, file's or array's pixels: uint8 (H, W, 3), 16-bit values scaled by the range of `depth` bits.
+
+        Raises `DataError` for files and arrays that are no image.
+        """
         from ..masks import read_image
         if not hasattr(item, "shape"):
-            return read_image(getattr(item, "image", item))
+            return read_image(getattr(item, "image", item), self.depth)
         if str(item.dtype) != "uint8" or len(item.shape) != 3 or item.shape[2] != 3 or 0 in item.shape:
             raise DataError(f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}")
         return item
@@ -127,7 +135,7 @@ class Task:
             pixels = self.image(item)
             own = pixels.shape[:2]
         else:
-            pixels, own = read_near(getattr(item, "image", item), size)
+            pixels, own = read_near(getattr(item, "image", item), size, self.depth)
         return resized(pixels, size, self.recipe.resize), own
 
     def folder(self, data: Path | str) -> Path:
@@ -193,7 +201,10 @@ class Task:
         return [i for i in usable if part[items[i].group] != number], valid
 
     def datablock(self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True) -> DataBlock:
-        """Return a fastai `DataBlock` over a data folder: `task.datablock().dataloaders("data/eye", bs=8)`."""
+        """Return a fastai `DataBlock` over a data folder: `task.datablock().dataloaders("data/eye", bs=8)`.
+
+        For 16-bit images, use `task.adapted("data/eye").datablock()`, which scales all of them by one range.
+        """
         from ..data import datablock
         size = (size, size) if isinstance(size, int) else tuple(size or self.recipe.size)
         return datablock(self, size, seed, augment)
@@ -218,3 +229,9 @@ class Task:
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         raise NotImplementedError
+
+
+def with_depth(name: str, depth: int) -> Task:
+    """Return the task called `name` for 16-bit images of `depth` bits: what pickles of it call."""
+    from . import get
+    return replace(get(name), depth=depth)

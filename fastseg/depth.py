@@ -1,0 +1,78 @@
+"""The bit depth of 16-bit images: one range for all images of a dataset or command, found, stated, and compared with each image's."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from os import cpu_count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import DataError
+from .masks import bits_of, largest_value
+from .progress import track
+from .runs import ahead
+
+if TYPE_CHECKING:
+    from .tasks import Task
+
+log = logging.getLogger(__name__)
+
+# The largest value of an image that fits is above this part of the range. At an eighth, no pixel is brighter than 31 of 255, and three
+# bits are missing; depths in use differ by two, and a quarter of the range occurs in ordinary dim images.
+DARK = 8
+
+
+def largest_values(files: Iterable[Path]) -> dict[Path, int]:
+    """Return the largest value of each image of more than 8 bits; of the others, only the headers are read.
+
+    Files that cannot be read are left out: what reads their pixels afterwards says so.
+    """
+    files, workers = list(files), min(8, cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        found = track(ahead((pool.submit(_largest_value, file) for file in files), 8 * workers), "reading headers", len(files))
+        return {file: value for file, value in zip(files, found) if value is not None}
+
+
+def _largest_value(file: Path) -> int | None:
+    try:
+        return largest_value(file)
+    except DataError:
+        return None
+
+
+def depth_of(largest: Mapping[object, int]) -> int | None:
+    """Return the fewest bits that hold the largest values of several images, or None for no image."""
+    return bits_of(max(largest.values())) if largest else None
+
+
+def misfit(largest: int, depth: int) -> str:
+    """Say why an image whose largest value is `largest` cannot be scaled by the range of `depth` bits; "" if it can."""
+    top = 2**depth - 1
+    if largest > top:
+        return f"its values reach {largest} and are clipped at {top}"
+    return f"its largest value is {largest} of {top}, so it looks nearly black" if 0 < largest * DARK <= top else ""
+
+
+def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
+    """Return the bits to scale images of these largest values by: `depth`, or if that is None, the fewest that hold them.
+
+    What was found is logged, and how many images do not fit.
+    """
+    found = depth or depth_of(largest)
+    if depth is None and largest:
+        log.info("%d images of more than 8 bits hold %d-bit values (largest %d): scaled by %d", len(largest), found,
+                 max(largest.values()), 2**found - 1)
+    misfits = [(name, why) for name, value in largest.items() if (why := misfit(value, found))]
+    if misfits:
+        name, why = misfits[0]
+        log.warning("%d of %d images of more than 8 bits do not fit the %d-bit range that they are scaled by; %s: %s; save them in that "
+                    "range, or as 8 bits", len(misfits), len(largest), found, name, why)
+    return found
+
+
+def scaled(task: Task, files: Iterable[Path]) -> Task:
+    """Return `task` with the bit depth that `chosen` gives for these image files."""
+    depth = chosen(task.depth, largest_values(files))
+    return task if depth == task.depth else replace(task, depth=depth)
