@@ -49,8 +49,9 @@ def segment(file: Path | str | None = None, *, url: str | None = None, out: Path
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both")
     task = get("surfaces")
-    predictor = load(_export(task, export), device)
+    folder = _export(task, export)
     image = read_image(file) if file is not None else fetch_image(url, allow_private)
+    predictor = load(folder, device)
     prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
     del predictor  # and with it the memory that the network worked in: large photographs need it now
     counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,3 +212,8 @@ class Task:
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         raise NotImplementedError
+
+
+def splitter(task: Task, seed: int, fold: tuple[int, int] | None = None) -> Callable:
+    """Return what divides items into training and validation: the task's split, or part `fold[0]` of `fold[1]`."""
+    return partial(task.split, seed=seed) if fold is None else partial(task.fold, number=fold[0], folds=fold[1], seed=seed)
