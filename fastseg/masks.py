@@ -1,7 +1,9 @@
 """Images and masks as numpy arrays: reading, resizing, codes <-> colours, overlays. No torch here."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from scipy import ndimage
 
 from .errors import DataError
 from .files import atomic_file
+
+log = logging.getLogger(__name__)
 
 Colour = tuple[int, int, int]
 
@@ -26,6 +30,7 @@ OUTLINE = 800  # px of an image's shorter side for each px that outlines widen t
 def read_image(path: Path | str) -> np.ndarray:
     """Read any image as uint8 RGB of shape (H, W, 3), upright (EXIF), 16-bit scaled to 8, alpha dropped.
 
+    Of an animation or a file of several pages, the first one is read, and a warning says so.
     Raises `DataError` naming the file if it cannot be decoded whole.
     """
     return as_rgb(_open(path)[0])
@@ -81,6 +86,8 @@ def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Image.
                 own = _upright_size(image)
                 image.draft(None, near[::-1] if own == image.size[::-1] else near)
             image.load()
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO is a photograph with previews
+                _first_of(str(path), image.n_frames)
             upright = ImageOps.exif_transpose(image)
             return upright, own or upright.size[::-1]
     except FileNotFoundError:
@@ -88,6 +95,12 @@ def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Image.
     except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
         reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
+
+
+@cache
+def _first_of(path: str, count: int) -> None:
+    """Warn, once for each file, that more than one picture is in it."""
+    log.warning("%s: holds %d frames or pages, of which the first one is used; save the others as files of their own", path, count)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
