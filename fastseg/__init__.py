@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
+from .libraries import importing
+
 __version__ = "0.5.0"
 
 # Threads that wait by spinning starve each other as soon as anything else runs: training was seen 20 times slower.
@@ -20,10 +22,11 @@ _PUBLIC = {
     "gallery": ("show",),
     "gathering": ("gather",),
     "interpretation": ("interpret",),
-    "learners": ("learner", "unet_learner", "vision_learner"),
+    "learners": ("unet_learner", "vision_learner"),
     "photo": ("segment",),
     "masking": ("make_masks",),
     "outputs": ("predict",),
+    "preparation": ("learner",),
     "trials": ("study",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -33,7 +36,8 @@ __all__ = [*sorted(_MODULE_OF), "tasks"]
 
 def __getattr__(name: str):
     if name in _MODULE_OF:
-        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        with importing():
+            return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     if name in ("tasks", "training", *_PUBLIC):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -6,16 +6,19 @@ import tempfile
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from .backbones import IMAGENET, Network, Spec, build, padding_of
 from .bundle import replacing, write
 from .card import CARD, read_card, seal
+from .choices import check_size
 from .errors import DataError, ExportError, ModelError, TaskError, brief
 from .files import read_json
+from .libraries import importing
 from .runs import claimed
 from .tasks import Task, get
+
+if TYPE_CHECKING:
+    from .backbones import Network
 
 FREE = "smp-hub/upernet-convnext-tiny"  # a ready one whose licence lets anybody use it; SegFormer's do not
 ADE20K_CLASSES = 150
@@ -98,9 +101,11 @@ def _fetched(name: str) -> dict[str, Path | None]:
 
 def _network(config: dict, weights: Path, task: Task) -> Network:
     """Build the model that `config` names, with its weights, merged to the task's classes; only known names are built."""
-    import segmentation_models_pytorch as smp
-    from safetensors.torch import load_file
+    with importing():
+        import segmentation_models_pytorch as smp
+        from safetensors.torch import load_file
 
+        from .backbones import Spec, build, padding_of
     where = weights.with_name(CONFIG)
     try:
         decoder, encoder, classes = str(config["_model_class"]).lower(), str(config["encoder_name"]), config["classes"]
@@ -136,7 +141,7 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
 
 def _transforms(files: dict[str, Path | None]) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
     """Return the size, mean and std that the model was validated with, as its albumentations pipeline says, or ADE20K's usual ones."""
-    from .data import check_size
+    from .backbones import IMAGENET
     size, (mean, std) = (SIZE, SIZE), IMAGENET
     try:
         for step in read_json(files[TRANSFORMS])["transform"]["transforms"] if files[TRANSFORMS] else []:
@@ -173,5 +178,5 @@ def _learner(task: Task, network: Network, size: tuple[int, int], source: str):
         dls = dataloaders(task, task.sample(Path(folder) / "data", 4), Pixels(task, size, 0), 2, 42, "cpu", None)
         learn = as_learner(dls, network, f"adopted from {source}")
     learn.origin = Origin(task.name, "", size, 42, recipe.loss, recipe.opt, recipe.bs)
-    learn.model.to(torch.device("cpu")).eval()
+    learn.model.to("cpu").eval()
     return learn

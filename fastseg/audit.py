@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
     learnt = np.zeros(len(task.classes), dtype=np.int64)
     in_training = {items[i].image for i in train}
     faults: list[Fault | DataError] = []
-    values: dict[str, set[int]] = defaultdict(set)
+    values: list[tuple[str, set[int]]] = []
     stray, binary = [], []
     for look in _examined(task, items, keep):
         if look.fault:
@@ -65,11 +65,11 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
         if look.item.image in in_training:
             learnt += look.counts[: len(task.classes)]
         facts.unlabelled += int(look.counts[IGNORE]) if len(look.counts) > IGNORE else 0
-        values[look.item.source] |= look.values
+        values.append((look.item.source, look.values))
         stray += [look.item] if look.is_stray else []
         binary += [look.item] if look.values == {0, IGNORE} else []
     refuse(faults)
-    refuse([fault for source in values if (fault := task.binary_fault(data, values[source], source))])
+    refuse(list(task.binary_faults(data, values).values()))
     facts.learnt = learnt
     present = [name for name, count in zip(task.classes, learnt) if count]
     if len(present) < 2:

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .choices import DECODERS
 from .errors import ModelError, brief, choose
 from .machine import autocast_dtype
 
-DECODERS = ("light", "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
-            "segformer", "fastai")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GOOD_BACKBONES = "mobilenetv2_100, resnet18, resnet34, efficientnet_b0, convnext_tiny"
 

@@ -15,7 +15,7 @@ from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, rea
 from .engine import Session, write_onnx
 from .errors import ExportError, TaskError, brief
 from .files import exchanged, name_below
-from .machine import autocast_dtype, device_of
+from .libraries import importing
 from .runs import claimed
 from .tasks import Task, get
 
@@ -107,18 +107,29 @@ def load(export: Path | str, device: str | None = None, trust: bool = False, tta
     Given the path of an export.pkl instead, that is opened, but only if its sha256 is the one in the card beside it or
     with `trust=True`, since a pickle can run any code. Raises `ExportError`.
     """
-    from .prediction import Predictor
-    export = Path(export)
+    export, card = Path(export), card_of(export)
+    with importing():
+        from .prediction import Predictor
     if export.suffix == ".pkl":
-        return _load_pickle(export, device, trust, tta)
-    card = read_card(export)
-    _task_of(card)
+        return _load_pickle(export, card, device, trust, tta)
     _verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
     return Predictor(card, partial(network_of, export, card), device, tta, _session(export, card, device))
 
 
+def card_of(export: Path | str) -> Card:
+    """Return the card of an export's folder, or of the folder that a pickle lies in, and check that its task is the one here.
+
+    Needs no torch: mistakes about exports are found before it is imported. Raises `ExportError`.
+    """
+    export = Path(export)
+    card = read_card(export.parent if export.suffix == ".pkl" else export)
+    _task_of(card)
+    return card
+
+
 def _session(export: Path, card: Card, device: str | None) -> Callable[[int], Session] | None:
     """Return what makes an ONNX session of so many threads, where that is the quicker way: on CPUs without bfloat16 units."""
+    from .machine import autocast_dtype, device_of
     where = device_of(device)
     if ONNX not in card.sha256 or where.type != "cpu" or autocast_dtype(where) is not None:
         return None
@@ -137,7 +148,8 @@ def network_of(export: Path, card: Card) -> Network:
     from .backbones import Spec, build
     path = _verified(export / MODEL, card)
     try:
-        network = build(Spec(**card.network))
+        with importing():  # timm and the decoders
+            network = build(Spec(**card.network))
         network.load_state_dict(load_file(path))
     except Exception as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
         raise ExportError(f"{path}: does not fit its card ({brief(error)}); fit again") from error
@@ -153,11 +165,11 @@ def _verified(path: Path, card: Card) -> Path:
     return path
 
 
-def _load_pickle(path: Path, device: str | None, trust: bool, tta: bool | None) -> Predictor:
-    from fastai.learner import load_learner
+def _load_pickle(path: Path, card: Card, device: str | None, trust: bool, tta: bool | None) -> Predictor:
+    with importing():
+        from fastai.learner import load_learner
 
     from .prediction import Predictor
-    card = read_card(path.parent)
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     if card.sha256.get(PICKLE) != sha256(path):

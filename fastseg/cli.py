@@ -1,7 +1,9 @@
 """The command line: each command parses, makes one public call, and prints. Nothing heavy is imported for help."""
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import signal
 import sys
 import time
@@ -85,9 +87,10 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         typer.echo(f"fastseg {__version__}")
         raise typer.Exit()
-    if threads:
-        import torch
-        torch.set_num_threads(threads)
+    if threads and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    elif threads:  # torch reads it when it is imported, which is late: mistakes are found first
+        os.environ.update({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     package = logging.getLogger("fastseg")
     if not package.handlers:
@@ -303,7 +306,7 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
     written = call(task, paths, out, overlay=overlay, probabilities=probabilities, error_rate=error_rate, export=export, device=device,
                    tta=tta, trust=trust)
     if as_json:
-        return console.as_json({"written": [str(path) for path in written]})
+        return console.as_json({"written": [str(path) for path in written], "skipped": [str(path) for path in written.skipped]})
     listed = {path.parent for path in written if path.suffix == ".csv"} or {path.parent for path in written[:1]}
     masks = [path for path in written if path.parent in listed and path.suffix != ".csv"]
     folders = sorted({str(path.parent) for path in masks})
@@ -416,7 +419,30 @@ def gather(task: TaskName, folder: Annotated[Path, typer.Argument(metavar="DIR",
 def main() -> None:
     """Run the command line. SIGTERM ends it as Ctrl-C does, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(app())
+    status = 1  # of an exception that Python itself prints
+    if _is_the_program():
+        atexit.register(lambda: _leave(status))  # what is registered first is called last
+    try:
+        app()
+    except SystemExit as end:
+        status = int(end.code or 0)
+        raise
+
+
+def _is_the_program() -> bool:
+    """Return whether this process was started as `fastseg` or `python -m fastseg`, and not as a program that calls `main`."""
+    file = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    return "fastseg" in (file.stem, file.parent.stem if file.stem == "__main__" else "")
+
+
+def _leave(status: int) -> None:
+    """End the process without taking torch, fastai and timm apart module by module, which takes two seconds and frees nothing more."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # nobody reads any more: Python's own end says so
+        return
+    os._exit(status)
 
 
 if __name__ == "__main__":

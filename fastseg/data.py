@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,20 +18,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from .augment import Augment
-from .errors import DataError
+from .choices import check_size
 from .machine import cache_bytes, device_of
 from .masks import resized, resized_codes
 from .tasks import Item, Task
-
-MIN_SIZE, MAX_SIZE = 32, 8192  # px; below, nothing is left at a backbone's deepest level; above, no memory holds a batch
-
-
-def check_size(size: tuple[int, int]) -> None:
-    """Raise `DataError` unless both sides, in px, are from 32 to 8192."""
-    if min(size) < MIN_SIZE:
-        raise DataError(f"size {size[0]}x{size[1]} is too small; both sides need at least {MIN_SIZE} px")
-    if max(size) > MAX_SIZE:
-        raise DataError(f"size {size[0]}x{size[1]} is too large; both sides can have at most {MAX_SIZE} px")
+from .tasks.base import splitter
 
 
 class Pixels:
@@ -84,11 +74,6 @@ class Pixels:
                 self.kept[key] = small
                 self.used += small.nbytes
         return small
-
-
-def splitter(task: Task, seed: int, fold: tuple[int, int] | None = None) -> Callable:
-    """Return what divides items into training and validation: the task's split, or part `fold[0]` of `fold[1]`."""
-    return partial(task.split, seed=seed) if fold is None else partial(task.fold, number=fold[0], folds=fold[1], seed=seed)
 
 
 def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool = True, pixels: Pixels | None = None,

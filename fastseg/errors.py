@@ -63,4 +63,4 @@ def choose(kind: str, name: str, valid: Iterable[str], error: type[FastsegError]
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     every = f" (valid: {', '.join(names)})" if len(names) <= listed else ""
-    raise error(f"unknown {kind} '{name}'{hint}{every}", f"unknown-{kind.replace(' ', '-')}")
+    raise error(f"unknown {kind} '{name}'{hint}{every}", f"unknown-{kind.split(' in ')[0].replace(' ', '-')}")

@@ -7,20 +7,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from . import __version__
-from .bundle import find, load
+from .bundle import card_of, find, load
 from .card import CARD, METRICS, Card
 from .errors import DataError, TaskError, brief
 from .files import name_below, require_folder, write_json, write_rows
-from .prediction import Prediction, Predictor
 from .progress import track
 from .runs import Journal, claimed, resumed, stamp
 from .scores import SAMPLES, ImageScore, Scores, judge
 from .tasks import Item, Task, get
+
+if TYPE_CHECKING:
+    from .prediction import Prediction, Predictor
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ SPLITS = ("valid", "train", "test", "all")
 PER_IMAGE = "per_image.csv"
 FOLDER = "evaluation"  # below the export's folder
 T = TypeVar("T")
-Look = Callable[[Item, Prediction, "np.ndarray | int"], T]
+Look = Callable[[Item, "Prediction", "np.ndarray | int"], T]
 
 
 def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid", export: Path | str | None = None,
@@ -48,16 +50,17 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     """
     task = get(task)
     folder = find(task, export)
-    predictor = load(folder, device, trust, tta)
-    items, root = items_of(predictor.card, task, data, split)
+    items, root = items_of(card_of(folder), task, data, split)
     if table and not by:
         raise TaskError("--table needs --by with the name of one of its columns")
     group_of = _grouping(by, table, items, root) if by else None
-    other = _other(task, compare, device, items, root) if compare else None
+    compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     require_free(out, items, root)
     if (out / CARD).is_file():
         raise DataError(f"{out}: holds an export, and its metrics.json is of the training; choose another --out")
+    predictor = load(folder, device, trust, tta)
+    other = _other(compared, device, items, root) if compared else None
     with claimed(out):
         scores = _scored(predictor, items, root, bs)
         theirs = _scored(other, items, root, bs) if other else None
@@ -118,8 +121,8 @@ def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float
     return figures["mean_foreground"]["dice"], intervals["mean_foreground"]["dice"], "Dice"
 
 
-def _other(task: Task, compare: Path | str, device: str | None, items: Sequence[Item], root: Path) -> Predictor:
-    predictor = load(find(task, compare), device)
+def _other(compare: Path, device: str | None, items: Sequence[Item], root: Path) -> Predictor:
+    predictor = load(compare, device)
     seen = trained_on(predictor.card, items, root)
     if seen:
         log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",

@@ -17,7 +17,10 @@ from pathlib import Path
 from .errors import DataError, brief
 from .faults import Fault
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# What Pillow reads of photographs, scans, frames and masks. Not of it: icons, textures, vectors, and the layered files that masks
+# are drawn in and that lie beside them.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2",
+                  ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi", ".sgi", ".ras")
 
 SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
@@ -25,9 +28,14 @@ _UMASK = os.umask(0)  # can only be read by setting it; temporary files are priv
 os.umask(_UMASK)
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a path is named as an image, by its suffix alone, and is not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def image_files(folder: Path) -> list[Path]:
     """Return the image files directly in `folder`, sorted by name; hidden files are skipped."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(filter(is_image, folder.iterdir()))
 
 
 def name_below(root: Path | str, file: Path) -> str:

@@ -7,27 +7,30 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from fastai.learner import Learner
 
-from . import charts, plots
-from .backbones import ensemble
 from .bundle import load, replacing, write
 from .card import METRICS, Card, seal
+from .course import Course
 from .errors import ExportError, ModelError
 from .evaluation import items_of, judged
 from .files import write_json
-from .learners import learner
 from .planning import planned, read_plan, write_plan
-from .prediction import Prediction
+from .preparation import learner
 from .resuming import interruptible
 from .runs import claimed
 from .scores import Scores
 from .tasks import Item, Task, get
-from .training import Course, range_test, train
 from .trust import PIXELS, actual_error, pixel_sample, temperature, thresholds
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner
+
+    from .prediction import Prediction
+
+# torch, fastai and matplotlib are imported where they are first needed: after `learner` has checked options and data.
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,7 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
                 rows += panels if len(rows) < SHOWN else []
             networks.append(learn.model.cpu())
         if folds:
+            from .backbones import ensemble
             learn.model, learn.opt = ensemble(networks), None  # the optimizer's state is of one member
             learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
             card = write(learn, folder)
@@ -97,6 +101,7 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
         _calibrate(card, task, trust)
         card.metrics = scores.metrics()
         write_json(folder / METRICS, card.metrics)
+        from . import charts, plots
         plots.write(plots.grid(rows if task.kind == "segment" else [[row[0] for row in rows]], task,
                                f"{task.name}: results on images held out from training", errors=True), folder / "show_results.png")
         plots.write(charts.curves(learn.history), folder / "loss_curve.png")
@@ -107,6 +112,7 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
 
 def _look(task: Task, items: Sequence[Item]) -> Callable:
     """Return what to keep of each held-out image: panels of the first ones; scores and labels; the error that was to be expected."""
+    from . import plots
     shown, count = {item.image for item in items[:SHOWN]}, max(50, PIXELS // len(items))
 
     def look(item: Item, prediction: Prediction, truth: np.ndarray | int) -> tuple[list, tuple]:
@@ -126,6 +132,7 @@ def _calibrate(card: Card, task: Task, trust: Sequence[tuple]) -> None:
     card.temperature = round(temperature(logits, labels, len(trust)), 4)
     card.review = thresholds(np.array([evidence[2] for evidence, _ in trust]), np.array(errors))
     if task.kind == "classify":  # the export's own probabilities are calibrated, and so are the figures printed of it
+        import torch
         for evidence, score in trust:
             score.probabilities = torch.from_numpy(evidence[0][0] / card.temperature).softmax(0).numpy()
 
@@ -144,6 +151,7 @@ def _trained(task: Task, data: Path | str | None, course: Course, budget: float 
         learn, course = planned(learn, course, lambda size: learner(task, data, **{**options, "size": size}),
                                 budget - (time.monotonic() - start))
         write_plan(work, learn.origin.size, course)
+    from .training import train
     train(learn, course, work)
     if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
         raise ModelError(f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one")
@@ -157,7 +165,9 @@ def find_lr(task: str | Task, data: Path | str | None = None, *, out: Path | str
     """
     task = get(task)
     out = out or f"{task.name}_lr_find.png"
+    from . import charts, plots
     plots.require_png(out)  # before the test, not after it
     learn = learner(task, data, **options)
+    from .training import range_test
     suggestion, rates, losses = range_test(learn)
     return suggestion, plots.write(charts.rate_finder(rates, losses, suggestion), out)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from . import plots
-from .bundle import find, load
+from .bundle import card_of, find, load
 from .depth import scaled
 from .errors import DataError, choose
 from .evaluation import data_folders, items_of, judged
@@ -79,8 +79,9 @@ def _labelled(task: Task, item: Item) -> list[plots.Panel]:
 
 def _wrong(task: Task, data: Path | str | None, export: Path | str | None, device: str | None, only: str | None, count: int
            ) -> tuple[list[Item], list[list[plots.Panel]]]:
-    predictor = load(find(task, export), device)
-    items, root = items_of(predictor.card, task, data, "valid")
+    folder = find(task, export)
+    items, root = items_of(card_of(folder), task, data, "valid")
+    predictor = load(folder, device)
     predictor.adapt(items)
     code = None if only is None else task.classes.index(only)
 

@@ -113,17 +113,12 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
 
 def _binary(task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding]) -> list[Fault]:
     """Return a fault for each source whose masks are 0/255 masks, which shows over all of them only; nothing is counted in these."""
-    found = []
-    for source in {item.source for item in items}:
-        of_source = [finding for item, finding in zip(items, findings) if item.source == source]
-        fault = task.binary_fault(root, {value for finding in of_source for value in finding.values}, source)
-        if fault is None:
-            continue
-        found.append(replace(fault, count=len(of_source)))
-        for finding in of_source:
+    found = task.binary_faults(root, ((item.source, finding.values) for item, finding in zip(items, findings)))
+    for item, finding in zip(items, findings):
+        if item.source in found:
             finding.counts, finding.unlabelled = (), 0
-            finding.faults = [other for other in finding.faults if other.kind != "empty mask"]
-    return found
+            finding.faults = [fault for fault in finding.faults if fault.kind != "empty mask"]
+    return list(found.values())
 
 
 def _refuse_all_jpegs(findings: Sequence[Finding]) -> None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from . import charts, metrics, plots
-from .bundle import find, load
+from .bundle import card_of, find, load
 from .card import Card
 from .errors import TaskError
 from .evaluation import items_of, judged, require_free
 from .files import name_below, write_rows
 from .masks import IGNORE
-from .prediction import Prediction, Predictor
-from .report import write_report
 from .scores import SAMPLES, Scores
-from .suspects import Suspicion, of_image
-from .tasks import Item, Task
+from .tasks import Item, Task, get
 from .trust import ERROR_RATE, actual_error, review_threshold
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .prediction import Prediction, Predictor
+    from .suspects import Suspicion
 
 SHOWN = 4  # images in each of best, median and worst
 LISTED = 30  # suspected labels, and images that need review, on the page
@@ -151,13 +154,14 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
     Memory grows by a few hundred bytes an image. Raises `FastsegError` kinds.
     """
     folder = find(task, export)
-    predictor = load(folder, device)
-    card = predictor.card
-    items, root = items_of(card, predictor.task, data, split)
+    card = card_of(folder)
+    items, root = items_of(card, get(card.task), data, split)
     out = Path(out) if out else folder
     require_free(out, items, root)
+    predictor = load(folder, device)
     predictor.adapt(items)
     task = predictor.task
+    from .report import write_report
     bins, scores, images = np.zeros((metrics.BINS, 3)), Scores(task), []
     for score, (insight, table) in judged(predictor, items, root, bs, lambda *seen: _insight(task, root, *seen)):
         scores.images.append(score)
@@ -180,6 +184,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
 
 def _insight(task: Task, root: Path, item: Item, prediction: Prediction, truth: np.ndarray | int) -> tuple[Insight, np.ndarray]:
     """Return what is kept of one image, and its table of how often each confidence is right."""
+    from .suspects import of_image  # not at the top: cleanlab brings pandas and scikit-learn
     probabilities = prediction.probabilities
     best, codes = probabilities.max(0), prediction.codes if task.kind == "segment" else np.array(prediction.index)
     known = truth != IGNORE if task.kind == "segment" else np.array(True)

@@ -22,11 +22,13 @@ from fastai.vision import learner as fastai_vision
 from . import backbones, machine, metrics
 from .audit import survey
 from .bundle import network_of
-from .card import Card, read_card
-from .data import Pixels, check_size, dataloaders, splitter
-from .errors import ExportError, ModelError, choose
+from .card import Card
+from .data import Pixels, dataloaders
+from .errors import ModelError
 from .losses import Loss, class_weights
-from .tasks import Task, get, names
+from .preparation import learner
+from .tasks import Task, names
+from .tasks.base import splitter
 
 log = logging.getLogger(__name__)
 
@@ -132,51 +134,28 @@ class Origin:
     depth: int | None = None
 
 
-def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
-            weights: str | Path = "auto", size: int | tuple[int, int] | None = None, bs: int | None = None,
-            loss: str | None = None, opt: str | None = None, seed: int = 42, device: str | None = None,
-            precision: str | None = None, cache: int | None = None, fold: tuple[int, int] | None = None) -> Learner:
-    """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
+def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Path, size: tuple[int, int], bs: int | None, loss: str,
+          opt: str, seed: int, device: str | None, precision: str | None, cache: int | None, fold: tuple[int, int] | None,
+          card: Card | None) -> Learner:
+    """Return the learner of options that `preparation.learner` has checked and completed; `card` is of the export in `weights`, if any.
 
-    What is not given comes from the task's recipe, or from what the machine has. `weights` is as for `weights.load_weights`, or the
-    folder of an export of this task, whose network, decoder and all, is trained on. `size` is px, one side or (height,
-    width); `precision` is "float32" or "bfloat16"; `cache` is how many bytes decoded images may take in memory.
-    `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first.
-    Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
+    Checks what only torch and timm know, and every image and label. Raises `FastsegError` kinds.
     """
-    data = Path(data or f"data/{get(task).name}")
-    task = get(task)
     recipe = task.recipe
-    if task.kind != "segment" and decoder is not None:
-        raise ModelError(f"{task.name} classifies whole images: it takes no --decoder")
-    start = Path(weights) if Path(weights).is_dir() else None
-    if start is not None:
-        if arch is not None or decoder is not None:
-            raise ModelError(f"{start}: an export brings its own backbone and decoder; leave out --arch and --decoder")
-        card = start_card(start, task)
-        size = size or tuple(card.size)
-    arch, opt, loss, decoder = (getattr(recipe, name) if given is None else given for name, given in
-                                (("arch", arch), ("opt", opt), ("loss", loss), ("decoder", decoder)))
-    size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
-    opt_func = OPTIMIZERS[choose("optimizer", opt, OPTIMIZERS)]
-    Loss(loss)
-    if start is None:
-        choose("decoder", decoder, backbones.DECODERS)
+    if card is None:
         backbones.check_arch(arch)
     machine.autocast_dtype(machine.device_of(device), precision)
-    check_size(size)
-    task = task.adapted(data)
     pixels = Pixels(task, size, cache)
     facts = survey(task, data, splitter(task, seed, fold), pixels.keep)
     set_seed(seed)
     dls = dataloaders(task, data, pixels, bs or recipe.bs, seed, device, fold)
     loss_func = Loss(loss, class_weights(facts.learnt))
-    common = dict(loss_func=loss_func, opt_func=opt_func, lr=recipe.lr, path=Path("."))
+    common = dict(loss_func=loss_func, opt_func=OPTIMIZERS[opt], lr=recipe.lr, path=Path("."))
     scores = [accuracy]
     if task.kind == "segment":
         scores = [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
-    if start is not None:
-        learn = as_learner(dls, network_of(start, card), f"export {start}", metrics=scores, **common)
+    if card is not None:
+        learn = as_learner(dls, network_of(Path(weights), card), f"export {Path(weights)}", metrics=scores, **common)
         learn.licence = card.licence
     elif task.kind == "segment":
         options = recipe.decoder_options if decoder == recipe.decoder else {}
@@ -189,19 +168,6 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n),
                           task.recipe.flip_shift, task.depth)
     return learn
-
-
-def start_card(export: Path, task: Task) -> Card:
-    """Return the card of the export that training begins with. Raises `ModelError` unless it is one network of the same classes."""
-    try:
-        card = read_card(export)
-    except ExportError as error:
-        raise ModelError(f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder") from None
-    if (card.kind, card.classes) != (task.kind, list(task.classes)):
-        raise ModelError(f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}")
-    if card.network.get("members", 1) > 1:
-        raise ModelError(f"{export}: is an ensemble, which is not trained on; give an export of one network")
-    return card
 
 
 def __getattr__(name: str) -> Callable[..., Learner]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .errors import ModelError, choose
+from .choices import loss_parts
 from .masks import IGNORE
 
 # Published defaults: Dice (arXiv:1606.04797), focal (arXiv:1708.02002), Lovasz (arXiv:1705.08790),
@@ -23,7 +23,6 @@ _REGIONAL = {
     "lovasz": partial(smp_losses.LovaszLoss, "multiclass", ignore_index=IGNORE),
     "tversky": partial(smp_losses.TverskyLoss, "multiclass", ignore_index=IGNORE, alpha=0.3, beta=0.7),
 }
-NAMES = ("ce", "wce", *_REGIONAL)
 
 
 class Loss(nn.Module):
@@ -37,9 +36,7 @@ class Loss(nn.Module):
     def __init__(self, name: str = "ce", weight: torch.Tensor | None = None):
         super().__init__()
         self.name, self.reduction = name, "mean"
-        self.parts = [choose(f"loss in '{name}':" if "+" in name else "loss", part, NAMES) for part in name.split("+")]
-        if len(set(self.parts)) < len(self.parts):
-            raise ModelError(f"loss '{name}' has a part twice; name each once")
+        self.parts = loss_parts(name)
         self.regional = nn.ModuleList([_REGIONAL[part]() for part in self.parts if part in _REGIONAL])
         self.register_buffer("weight", weight)
 

@@ -111,7 +111,7 @@ def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
     files = sorted(by_stem(image_files(data), faults).values())
     refuse(faults)
     if not own and len(files) < 2:
-        raise DataError(f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as .jpg, .png, .tif, .bmp or .webp")
+        raise DataError(f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as image files")
     Random(seed).shuffle(files)
     return own or [(file, None) for file in files]
 

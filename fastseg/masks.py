@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from scipy import ndimage
 
 from .errors import DataError
 from .files import atomic_file
+
+log = logging.getLogger(__name__)
 
 Colour = tuple[int, int, int]
 
@@ -33,6 +37,7 @@ Picture = Image.Image | np.ndarray  # what a decoded file is; an array is uint16
 def read_image(path: Path | str, depth: int | None = None) -> np.ndarray:
     """Read any image as uint8 RGB of shape (H, W, 3), upright (EXIF), alpha dropped, 16-bit values scaled as `as_rgb` does.
 
+    Of an animation or a file of several pages, the first one is read, and a warning says so.
     Raises `DataError` naming the file if it cannot be decoded whole.
     """
     return as_rgb(_open(path)[0], depth)
@@ -140,6 +145,8 @@ def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Pictur
             image.draft(None, near[::-1] if own == image.size[::-1] else near)
             return upright(image, path), own
         picture = upright(image, path)
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO is a photograph with previews
+            _first_of(str(path), image.n_frames)
         return picture, picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
 
 
@@ -155,6 +162,12 @@ def _decoding(path: Path | str) -> Iterator[None]:
     except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
         reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it", "unreadable-image") from None
+
+
+@cache
+def _first_of(path: str, count: int) -> None:
+    """Warn, once for each file, that more than one picture is in it."""
+    log.warning("%s: holds %d frames or pages, of which the first one is used; save the others as files of their own", path, count)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -6,33 +6,47 @@ import logging
 import os
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import __version__
-from .bundle import find, load
+from .bundle import card_of, find, load
 from .card import CARD, Card
 from .errors import DataError, TaskError
-from .files import IMAGE_SUFFIXES, atomic_file, image_files, write_rows
+from .files import IMAGE_SUFFIXES, atomic_file, image_files, is_image, write_rows
 from .masks import save_image
-from .prediction import Prediction, Predictor
 from .progress import track
 from .runs import Journal, claimed, resumed, stamp
 from .tasks import Task, get
+from .tasks.base import MADE
 from .trust import ERROR_RATE, review_threshold
+
+if TYPE_CHECKING:
+    from .prediction import Prediction, Predictor
 
 log = logging.getLogger(__name__)
 
 DESCRIBED, FAILED = "predictions.csv", "failed.csv"
+MASKS, OVERLAYS, PROBABILITIES = "_inf_masks", "overlays", "probabilities"  # what folders of results are called, or end with
+NAMED = 5  # files that a line names
+
+
+class Written(list):
+    """The paths that `predict` wrote; `skipped` are those in the folders given to it that are not images."""
+
+    def __init__(self, paths: Iterable[Path], skipped: Iterable[Path]):
+        super().__init__(paths)
+        self.skipped = list(skipped)
 
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
             overlay: bool = False, probabilities: bool = False, error_rate: float = ERROR_RATE, export: Path | str | None = None,
-            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False) -> list[Path]:
+            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False) -> Written:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
@@ -43,25 +57,29 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
     `tta` averages each image with its mirror image (default: what the export's card says). `export` may be an export.pkl, which is
     opened if it is the one of the card beside it, or with `trust`.
-    Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the others are done. A prediction
-    that was interrupted, and is asked for again, goes on where it stopped. Raises `FastsegError` kinds.
+    What lies in a folder and is not named as an image is not predicted: a warning counts and names it, and the list that is returned
+    has it as `skipped`. Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the others are done.
+    A prediction that was interrupted, and is asked for again, goes on where it stopped. Raises `FastsegError` kinds.
     """
     task = get(task)
-    files = expand([paths] if isinstance(paths, (str, Path)) else paths)
+    files, skipped = expand([paths] if isinstance(paths, (str, Path)) else paths, task)
     if (overlay or probabilities) and task.kind != "segment":
-        raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}")
-    predictor = load(find(task, export), device, trust, tta)
-    threshold = _threshold(predictor.card, error_rate)
+        raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}",
+                        "no-overlay")
+    source = find(task, export)
+    card = card_of(source)
+    targets = _targets(task, files, out, overlay) if task.kind == "segment" else {}
+    path = _table_path(task, files, out) if task.kind == "classify" else None
+    threshold = _threshold(card, error_rate)
+    predictor = load(source, device, trust, tta)  # torch is imported here, after all that can be wrong with names and folders
     predictor.adapt(files)
     task = predictor.task
     what = ["predict", __version__, task.name, predictor.card.sha256, predictor.tta, threshold, overlay, probabilities,
             str(out), os.getcwd(), task.depth]
-    if task.kind == "classify":
-        path = _table_path(task, files, out)
+    if path is not None:
         with claimed(path), Journal(*what) as journal:
-            return _write_table(task, files, path, _Pass(predictor, files, bs, journal, lambda _, prediction: (
-                {"label": prediction.index, **prediction.described(threshold)}, [])))
-    targets = _targets(task, files, out, overlay)
+            return Written(_write_table(task, files, path, _Pass(predictor, files, bs, journal, lambda _, prediction: (
+                {"label": prediction.index, **prediction.described(threshold)}, []))), skipped)
 
     def write(file: Path, prediction: Prediction) -> tuple[dict, list[Path]]:
         written = _write_masks(task, prediction, targets[file], overlay, probabilities)
@@ -84,7 +102,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
             _end(len(files), {target.parent / FAILED: failures.get(target.parent, []) for target in targets.values()})
         else:
             _end(1, {Path(out): rows for rows in failures.values()})
-    return written
+    return Written(written, skipped)
 
 
 @dataclass
@@ -154,27 +172,44 @@ def _threshold(card: Card, error_rate: float) -> float | None:
     return threshold
 
 
-def expand(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the image files that files, folders and globs name, in order, each once.
+def expand(paths: Sequence[Path | str], task: Task) -> tuple[list[Path], list[Path]]:
+    """Return the image files that files, folders and globs name, in order, each once, and what in the folders is not an image.
 
-    Raises `DataError` naming a path that holds no image.
+    A file that is named itself is taken whatever its suffix. A warning counts and names what is left out of the folders; it is silent
+    on what fastseg and the task's data put there. Raises `DataError` naming a path that holds no image.
     """
     found: dict[Path, None] = {}
+    skipped: dict[Path, None] = {}
     for path in map(Path, paths):
         if len(path.name) > 255:
             raise DataError(f"{path.name[:40]}...: the name is too long for a file; check the path")
         if path.is_dir():
             files = image_files(path)
             if not files:
-                raise DataError(f"{path}: holds no images; give a folder with .jpg, .png, .tif, .bmp or .webp files")
+                raise DataError(f"{path}: holds no images; give a folder with image files ({', '.join(IMAGE_SUFFIXES)})", "no-images")
+            skipped.update(dict.fromkeys(sorted(p for p in path.iterdir() if not is_image(p) and not _is_ours(p, task))))
         elif path.exists():
             files = [path]
         else:
             files = [f for f in sorted(map(Path, glob.glob(str(path)))) if f.is_file()]
             if not files:
-                raise DataError(f"{path}: no such file or folder, and no file matches it as a pattern; check the path")
+                raise DataError(f"{path}: no such file or folder, and no file matches it as a pattern; check the path", "no-such-path")
         found.update(dict.fromkeys(files))
-    return list(found)
+    left_out = [path for path in skipped if path not in found]
+    if left_out:
+        names = ", ".join(f"{path}/" if path.is_dir() else str(path) for path in left_out[:NAMED])
+        log.warning("skipped %s: %s%s", "1 entry that is not an image" if len(left_out) == 1 else
+                    f"{len(left_out)} entries that are not images", names, f" and {len(left_out) - NAMED} more" * (len(left_out) > NAMED))
+    return list(found), left_out
+
+
+def _is_ours(path: Path, task: Task) -> bool:
+    """Return whether fastseg, or the layout of the task's data, puts what is called so among images."""
+    name = path.name
+    if path.is_dir():
+        return name.endswith(MASKS) or name in (OVERLAYS, PROBABILITIES)
+    table = getattr(task, "table", DESCRIBED)
+    return name in ("README.md", MADE, table) or name.endswith((f"_inf_{table}", DESCRIBED, FAILED))
 
 
 def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay: bool) -> dict[Path, Path]:
@@ -188,14 +223,14 @@ def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay:
     if single and Path(out).suffix.lower() != task.suffix:
         raise DataError(f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}")
     for file in files:
-        folder = Path(out) if out else Path(f"{_folder_name(file)}_inf_masks")
+        folder = Path(out) if out else Path(f"{_folder_name(file)}{MASKS}")
         target = folder if single else folder / f"{file.stem}{task.suffix}"
         if target in owners:
             raise DataError(f"{file} and {owners[target]}: both would be written to {target}; predict them into "
-                            "different folders (--out), or give a glob such as 'images/*.jpg'")
+                            "different folders (--out), or give a glob such as 'images/*.jpg'", "same-target")
         if (target.parent / CARD).is_file():
             raise DataError(f"{target.parent}: holds an export; choose another --out")
-        for place in (target.parent, *([target.parent / "overlays"] if overlay else [])):
+        for place in (target.parent, *([target.parent / OVERLAYS] if overlay else [])):
             if place.resolve() in taken:
                 raise DataError(f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out")
         targets[file], owners[target] = target, file
@@ -223,17 +258,22 @@ def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay:
     quick = {"compress_level": 1, "compress_type": zlib.Z_RLE} if task.suffix == ".png" else {}
     written = [save_image(target, task.render(prediction), **quick)]
     if with_overlay:
-        overlay_path = target.parent / "overlays" / f"{target.stem}.jpg"
+        overlay_path = target.parent / OVERLAYS / f"{target.stem}.jpg"
         written.append(save_image(overlay_path, task.overlay(prediction.image, prediction.codes)))
     if with_probabilities:
-        with atomic_file(target.parent / "probabilities" / f"{target.stem}.npz") as temporary:
+        with atomic_file(target.parent / PROBABILITIES / f"{target.stem}.npz") as temporary:
             np.savez_compressed(temporary, probabilities=prediction.probabilities.astype(np.float16), classes=np.array(task.classes))
-        written.append(target.parent / "probabilities" / f"{target.stem}.npz")
+        written.append(target.parent / PROBABILITIES / f"{target.stem}.npz")
     return written
 
 
 def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Path:
-    """Return where the table goes: never over an input, nor over the true labels of any folder of images."""
+    """Return where the table goes, a row for each image's name: never over an input, nor over the true labels of any folder of images."""
+    stems = Counter(file.stem for file in files)
+    twice = next((file for file in files if stems[file.stem] > 1), None)
+    if twice is not None:
+        raise DataError(f"{twice}: another image has the same name, and the table holds one row a name; predict their folders one by one",
+                        "same-target")
     path = Path(out) if out else Path(f"{_folder_name(files[0])}_inf_{task.table}")
     if path.is_dir() or not path.suffix:
         path = path / task.table
@@ -249,10 +289,6 @@ def _write_table(task: Task, files: Sequence[Path], path: Path, found: _Pass) ->
     labels: dict[str, int] = {}
     rows: dict[str, dict] = {}
     failures: list[dict] = []
-    stems = Counter(file.stem for file in files)
-    twice = next((file for file in files if stems[file.stem] > 1), None)
-    if twice is not None:
-        raise DataError(f"{twice}: another image has the same name, and the table holds one row a name; predict their folders one by one")
     for file, row in found:
         if isinstance(row, DataError):
             failures.append(_failure(file, row))

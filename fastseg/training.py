@@ -1,14 +1,13 @@
-"""Training a learner by fastai's one-cycle policy: the course it takes, and the range test for its rate."""
+"""Training a learner by fastai's one-cycle policy, and the range test for its rate."""
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import tempfile
 import time
 import warnings
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,46 +19,14 @@ from fastai.learner import CancelEpochException, Learner
 
 from . import checkpoint
 from .callbacks import AverageWeights, HalfSize, Reporter, TimeBudget, Windows
+from .course import Course, rate_of
 from .errors import ModelError
 from .machine import is_out_of_memory
-from .tasks import Task, get
+from .tasks import get
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class Course:
-    """How a learner is trained. `Course.of(task, ...)` takes from the task's recipe what is not given."""
-
-    epochs: int
-    freeze_epochs: int = 0  # of the head alone, before the others, when the backbone is pretrained
-    lr: float | str | None = None  # a rate, "auto" for the range test's suggestion, None for the learner's own
-    ema: float = 0.0  # share of the average of weights that a step keeps; 0: no averaging
-    windows: float = 0.0  # share of the epochs that see windows of the images, half their height and width
-    progressive: float = 0.0  # share of the epochs, the first ones, that see the images at half size
-    mixup: float = 0.0  # alpha of the beta distribution that images are mixed by (arXiv:1710.09412); 0: not mixed
-    patience: int = 0  # epochs without a better score after which training ends with the best weights; 0: never
-    seconds: float | None = None  # that training may take; the cycle is shortened where epochs take longer than planned
-
-    @classmethod
-    def of(cls, task: Task, **given) -> Course:
-        """Return the recipe's course with what is given and not None put in its place. Raises `ModelError`."""
-        names = ("epochs", "freeze_epochs", "ema", "windows", "progressive", "mixup")
-        course = cls(**{name: getattr(task.recipe, name) for name in names} | {k: v for k, v in given.items() if v is not None})
-        if course.epochs < 0 or course.freeze_epochs < 0 or course.epochs + course.freeze_epochs == 0:
-            raise ModelError(f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one")
-        if task.kind != "segment" and course.windows:
-            raise ModelError(f"{task.name} classifies whole images: it takes no --windows")
-        if task.recipe.resize != "squish" and course.progressive:
-            raise ModelError(f"{task.name} images are never resampled, since that would change their labels: it takes no --progressive")
-        for name, highest in (("ema", 0.9999), ("windows", 1.0), ("progressive", 1.0), ("mixup", 10.0)):
-            if not 0 <= getattr(course, name) <= highest:
-                raise ModelError(f"--{name} {getattr(course, name)} is not from 0 to {highest}")
-        if course.lr != "auto":
-            _rate(course.lr, task.recipe.lr)
-        return course
 
 
 def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
@@ -95,7 +62,7 @@ def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner
     start = time.monotonic()
     pretrained = not learn.weights_origin.startswith("random")
     saved = checkpoint.read(folder / CHECKPOINT, learn.dls.device) if folder else None
-    lr = saved["lr"] if saved else range_test(learn)[0] if course.lr == "auto" else _rate(course.lr, learn.lr)
+    lr = saved["lr"] if saved else range_test(learn)[0] if course.lr == "auto" else rate_of(course.lr, learn.lr)
     if course.lr == "auto" and not saved:
         log.info("learning rate %.2e, from the range test", lr)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
@@ -166,16 +133,6 @@ def _windows(learn: Learner, course: Course, epochs: int) -> list[Callback]:
     if not course.windows or not epochs or task is None or task.kind != "segment":
         return []
     return [Windows(0.5, epochs, task.background)]
-
-
-def _rate(lr: float | str | None, default: float) -> float:
-    try:
-        rate = default if lr is None else float(lr)
-    except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise ModelError(f"learning rate '{lr}' is not a positive number; give one such as 1e-3, or auto")
-    return rate
 
 
 @contextmanager

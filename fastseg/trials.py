@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from . import charts, plots
-from .backbones import DECODERS, check_arch
 from .bundle import load
 from .card import CARD, HISTORY, read_card, read_history
+from .choices import DECODERS, OPTIMIZERS, loss_parts
 from .errors import DataError, FastsegError, ModelError, choose
 from .evaluation import items_of, judged, main_figure
 from .files import write_json, write_rows
 from .fitting import fit
-from .learners import OPTIMIZERS, learner
-from .losses import Loss
+from .libraries import importing
+from .preparation import learner
 from .resuming import is_unfinished
 from .runs import claimed
 from .scores import SAMPLES, Scores
@@ -129,9 +129,11 @@ def _check(name: str, value: object) -> None:
     if name not in WHOLE | REAL | {"lr", "size"} and not isinstance(value, (str, Path)):
         raise ModelError(f"{name}={value}: give a name, not a number")
     if name == "arch":
-        check_arch(value)
+        with importing():
+            from .backbones import check_arch
+            check_arch(value)
     if name == "loss":
-        Loss(value)
+        loss_parts(value)
     if name == "opt":
         choose("optimizer", value, OPTIMIZERS)
     if name == "decoder":

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .errors import TaskError
 from .masks import IGNORE
 
 if TYPE_CHECKING:
+    import torch
+
     from .tasks import Task
+
+# torch is imported by the functions that make tensors: thresholds are read and checked without it.
 
 TEMPERATURES = 0.2, 10.0
 RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # error rates for which a card holds a threshold
@@ -26,8 +29,11 @@ def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
     `logits` float (N, C), `truth` int (N,): pixels or images, of so many `images`. Minimised is the negative log-likelihood,
     each image counting once, plus (log T)^2 / 2: that keeps T near 1 where a few images, all right, would drive it to 0.
     """
+    import torch
     from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy
-    scores, labels = torch.from_numpy(np.asarray(logits, dtype=np.float64)), torch.from_numpy(np.asarray(truth, dtype=np.int64))
+    # (1, C, N), not (N, C): torch computes a softmax over few classes five times faster along the outer axis
+    scores = torch.from_numpy(np.asarray(logits.T, dtype=np.float64, order="C"))[None]
+    labels = torch.from_numpy(np.asarray(truth, dtype=np.int64))[None]
 
     def cost(log_t: float) -> float:
         return float(torch.nn.functional.cross_entropy(scores / np.exp(log_t), labels)) * images + log_t**2 / 2
@@ -37,6 +43,7 @@ def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
 
 def pixel_sample(scores: torch.Tensor, truth: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (n, C) and codes (n,) of up to `count` labelled pixels of an image: `scores` (C, H, W), `truth` (H, W)."""
+    import torch
     places = np.flatnonzero(truth.reshape(-1) != IGNORE)
     chosen = np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False) if len(places) else places
     return scores.reshape(len(scores), -1)[:, torch.from_numpy(chosen)].T.cpu().numpy(), truth.reshape(-1)[chosen]
@@ -92,6 +99,7 @@ def review_threshold(review: Mapping[str, float], error_rate: float) -> float | 
 
 def described(task: Task, codes: np.ndarray | None, probabilities: torch.Tensor, expected: float, threshold: float | None) -> dict:
     """Return an image's row of predictions.csv: shares of the classes, confidence, entropy in nats, expected error, review."""
+    import torch
     by_class = torch.clamp(probabilities, min=1e-12)
     if codes is None:
         label = int(probabilities.argmax())

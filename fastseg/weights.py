@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .backbones import Network, backbone_config
+from .choices import check_weights
 from .errors import ModelError, brief
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,7 @@ def offline_unless_reachable() -> Iterator[None]:
 
 
 def _load_file(network: Network, path: Path) -> str:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such weights file; --weights takes auto, imagenet, none or a file")
+    check_weights(path)
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file

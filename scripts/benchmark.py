@@ -4,8 +4,8 @@
 
 Sections: `step` (one training step), `epoch` (decoding, augmentation, training, validation), `predict` (files to files, with
 the model's share of the time), `memory` (peak of each contestant; 1,000 against 10,000 images), `quality` (score reached within
-the same time), `blur` (mri: how slight a blur is found), `startup` (cold commands), `photo` (one photograph through an
-adopted SegFormer-B0; peak memory of 12 megapixels), `gpu` (step and predict on an accelerator).
+the same time), `blur` (mri: how slight a blur is found), `startup` (cold commands, a tiny fit, mistakes), `photo` (one photograph
+through an adopted SegFormer-B0; peak memory of 12 megapixels), `gpu` (step and predict on an accelerator).
 Contestants take turns; the table gives medians, spreads and ratios. Real eyes are read from FASTSEG_SHARED where it is set.
 """
 from __future__ import annotations
@@ -149,16 +149,42 @@ def predict(repeats: int, folder: Path, device: str = "cpu", count: int = 64) ->
 
 
 def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Cold starts, each in a fresh process."""
+    """Cold starts, each in a fresh process: commands that do their work, a whole tiny fit, and commands that find a mistake."""
     small, export = exported(folder, arch="mobilenetv2_100")
     image = next((small / "images").iterdir())
+    sixty = fastseg.tasks.get("eye").sample(folder / "sixty", 60)
+    both, kitchen, void = folder / "both", folder / "kitchen", folder / "void"
+    both.mkdir()
+    for name in ("ok.jpg", "ok.png"):
+        Image.open(image).save(both / name)
+    (fastseg.tasks.get("kitchen").sample(kitchen, 60) / "train").rename(kitchen / "trian")
+    fastseg.tasks.get("eye").sample(void, 60)
+    for mask in (void / "masks_small").iterdir():
+        codes = np.array(Image.open(mask))
+        codes[:40] = 255
+        Image.fromarray(codes).save(mask)
 
-    def process(*arguments: str) -> Callable[[], None]:
-        return lambda: subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=folder, check=True, capture_output=True)
+    def process(*arguments: object, code: int = 0) -> Callable[[], None]:
+        def run() -> None:
+            done = subprocess.run([sys.executable, "-W", "ignore", *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+            if done.returncode != code:
+                raise RuntimeError(f"{arguments}: exit code {done.returncode}, not {code}: {done.stderr}")
+        return run
 
-    return interleaved({"import fastai.vision.all": process("-c", "import fastai.vision.all"),
-                        "fastseg predict, one image": process("-m", "fastseg", "predict", "eye", str(image), "--export", str(export)),
-                        "fastseg tasks": process("-m", "fastseg", "tasks"), "fastseg --help": process("-m", "fastseg", "--help")}, repeats)
+    def command(*arguments: object, code: int = 0) -> Callable[[], None]:
+        return process("-m", "fastseg", *arguments, code=code)
+
+    fit = ("fit", "eye", "--epochs", 1, "--size", 96, "--weights", "none", "--out", folder / "tiny", "--data")
+    return interleaved({
+        "import fastai.vision.all": process("-c", "import fastai.vision.all"),
+        "fastseg predict, one image": command("predict", "eye", image, "--export", export),
+        "fastseg fit, 60 images, 1 epoch, 96 px": command(*fit, sixty),
+        "fastseg tasks": command("tasks"), "fastseg --help": command("--help"),
+        "mistake: two images for one mask": command("predict", "eye", both, "--export", export, code=1),
+        "mistake: no such export": command("predict", "eye", image, "--export", "nowhere", code=1),
+        "mistake: misspelt task": command("predict", "eyes", image, code=1),
+        "mistake: misspelt folder of a layout": command("fit", "kitchen", "--data", kitchen, code=1),
+        "mistake: masks with an unknown code": command(*fit, void, code=1)}, repeats)
 
 
 def memory(repeats: int, folder: Path) -> dict[str, list[float]]:

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,9 +99,9 @@ class Task:
         """Return the labelled images below `data` that can be used, in a stable order, and what is wrong with names and tables."""
         raise NotImplementedError
 
-    def binary_fault(self, data: Path | str, values: set[int], source: str = "") -> Fault | None:
-        """Return what is wrong with the mask `values` of a whole dataset; only masks of codes have any."""
-        return None
+    def binary_faults(self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]) -> dict[str, Fault]:
+        """Return what is wrong with the codes of all masks together, by source; `values` has each mask's source and codes."""
+        return {}
 
     def adapted(self, data: Path | str) -> Task:
         """Return the task as the data need it: with the bit depth of all labelled 16-bit images, which is logged, and with what
@@ -235,3 +236,8 @@ def with_depth(name: str, depth: int) -> Task:
     """Return the task called `name` for 16-bit images of `depth` bits: what pickles of it call."""
     from . import get
     return replace(get(name), depth=depth)
+
+
+def splitter(task: Task, seed: int, fold: tuple[int, int] | None = None) -> Callable:
+    """Return what divides items into training and validation: the task's split, or part `fold[0]` of `fold[1]`."""
+    return partial(task.split, seed=seed) if fold is None else partial(task.fold, number=fold[0], folds=fold[1], seed=seed)

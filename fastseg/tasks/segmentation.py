@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -192,20 +193,28 @@ class SegmentationTask(Task):
             return decode_greys(path, self.classes)
         return decode_codes(path, self.meaning(source))
 
-    def binary_fault(self, data: Path | str, values: set[int], source: str = "") -> Fault | None:
-        """Return the fault of a source whose masks of codes hold, all together, the `values` 0 and 255 only, unless declared.
+    def binary_faults(self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]) -> dict[str, Fault]:
+        """Return {source: fault} of the sources whose masks of codes hold, all together, 0 and 255 only, unless 255 is declared.
 
-        255 alone does not say so: beside other codes it stands for unlabelled pixels. So this is decided over a whole dataset.
+        `values` has the source and the codes of every mask: one mask alone does not tell, since beside other codes 255 stands for
+        unlabelled pixels.
         """
-        if self.masks != "codes" or values != {0, IGNORE} or self.meaning(source).get(IGNORE) != IGNORE:
-            return None
+        found: dict[str, set[int]] = {}
+        masks = Counter()
+        for source, of_mask in values:
+            found.setdefault(source, set()).update(of_mask)
+            masks[source] += 1
+        return {source: self._binary_fault(data, masks[source]) for source, codes in found.items()
+                if self.masks == "codes" and codes == {0, IGNORE} and self.meaning(source)[IGNORE] == IGNORE}
+
+    def _binary_fault(self, data: Path | str, masks: int) -> Fault:
         what = "all masks hold 0 and 255 only"
         if len(self.classes) == 2:
             return Fault("0/255 mask", str(data), f"{what}: they are 0/255 masks, in which 255 is {self.classes[1]}",
                          f"write code 1 instead of 255 (fastseg check {self.name} --data {data} --fix OUT does), or declare "
-                         "codes={0: 0, 255: 1} in the task")
+                         "codes={0: 0, 255: 1} in the task", count=masks)
         return Fault("0/255 mask", str(data), f"{what}, but the task has {len(self.classes)} classes, and nothing says which one 255 is",
-                     "label the classes by their codes, or define a task of two classes")
+                     "label the classes by their codes, or define a task of two classes", count=masks)
 
     @property
     def suffix(self) -> str:
