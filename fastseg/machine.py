@@ -25,17 +25,29 @@ def device_of(name: str | None) -> torch.device:
 
 
 def autocast_dtype(device: torch.device, precision: str | None = None) -> torch.dtype | None:
-    """Return the reduced precision that pays on `device`, or None: bfloat16 where CPU or GPU has units for it.
+    """Return the reduced precision to compute in on `device`, or None for float32: bfloat16 where CPU or GPU has units for it.
 
-    `precision`, "float32" or "bfloat16", overrides what is found. Raises `ModelError` for other names.
+    `precision`, "float32" or "bfloat16", overrides what is found, and so does the environment variable FASTSEG_PRECISION where
+    `precision` is None. Raises `ModelError` for other names.
     """
+    precision = asked_precision(precision)
     if precision is not None:
-        return PRECISIONS[choose("precision", precision, PRECISIONS)]
+        return PRECISIONS[precision]
     if device.type == "cpu":
         return torch.bfloat16 if _cpu_has_bf16() else None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return None
+
+
+def asked_precision(precision: str | None) -> str | None:
+    """Return `precision`, or what FASTSEG_PRECISION says where it is None, or None. Raises `ModelError` for unknown names."""
+    if precision is None and (forced := os.environ.get("FASTSEG_PRECISION")):
+        if forced not in PRECISIONS:
+            raise ModelError(f"the environment variable FASTSEG_PRECISION is '{forced}'; set it to {' or '.join(PRECISIONS)}, or unset it",
+                             "unknown-precision")
+        return forced
+    return None if precision is None else choose("precision", precision, PRECISIONS)
 
 
 def _cpu_has_bf16() -> bool:
