@@ -44,7 +44,8 @@ def adopted(ready, tmp_path_factory):
     return adopt("surfaces", ready[0], tmp_path_factory.mktemp("adopted") / "surfaces")
 
 
-def test_probabilities_are_sums_over_the_table(ready, adopted):
+def test_probabilities_are_sums_over_the_table(ready, adopted, monkeypatch):
+    monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     predictor = fastseg.load(adopted.export, "cpu")
     assert predictor.card.size == [64, 96] and predictor.card.mean == [0.5, 0.4, 0.3] and predictor.card.std == [0.2, 0.25, 0.3]
     image = np.random.default_rng(1).integers(0, 256, (64, 96, 3), dtype=np.uint8)

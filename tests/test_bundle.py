@@ -53,7 +53,8 @@ def test_loads_in_a_fresh_process_elsewhere_without_data(name, exports, samples,
     assert done.stdout.strip().endswith("3")
 
 
-def test_safe_twin_and_pickle_agree(exports, samples):
+def test_safe_twin_and_pickle_agree(exports, samples, monkeypatch):
+    monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     folder = exports("eye")
     item = tasks.get("eye").items(samples["eye"])[0]
     safe, pickled = fastseg.load(folder).predict(item.image), fastseg.load(folder / "export.pkl").predict(item.image)
