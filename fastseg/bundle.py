@@ -2,24 +2,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
-from .engine import Session, write_onnx
-from .errors import ExportError, TaskError, brief
+from .choice import ENGINES, FEW, Option, Speeds, quickest
+from .engine import Sessions, write_onnx
+from .errors import ExportError, ModelError, TaskError, brief, choose
 from .files import exchanged, name_below
-from .machine import autocast_dtype, device_of
+from .machine import asked_precision, device_of, precision_of
 from .runs import claimed
 from .tasks import Task, get
 
 if TYPE_CHECKING:
+    import torch
     from fastai.learner import Learner
 
     from .backbones import Network
@@ -70,11 +74,13 @@ def write(learn: Learner, folder: Path) -> Card:
 
 def _export_pickle(learn: Learner, folder: Path) -> None:
     kept = learn.path, {name: learn.__dict__.pop(name) for name in ("history", "fitted") if name in learn.__dict__}
+    precision = learn.model.precision
     try:
         learn.path = Path(".")
+        learn.model.precision = learn.origin.precision  # what was measured holds on this machine alone
         learn.export((folder / PICKLE).resolve())
     finally:
-        learn.path = kept[0]
+        learn.path, learn.model.precision = kept[0], precision
         learn.__dict__.update(kept[1])
 
 
@@ -96,38 +102,97 @@ def _card(learn: Learner, epochs: int) -> Card:
         data=origin.data, train_images=len(learn.dls.train_ds),
         valid_files=[name_below(origin.data, item.image) for item in learn.dls.valid_ds.items],
         weights_origin=learn.weights_origin, seed=origin.seed,
-        training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
+        training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs,
+                  "precision": precision_of(learn.dls.device, learn.model.precision), **getattr(learn, "fitted", {"epochs": epochs})},
         versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         licence=getattr(learn, "licence", ""), tta=task.recipe.tta, flip_shift=origin.flip_shift)
 
 
-def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None) -> Predictor:
+def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None, engine: str = "auto",
+         precision: str | None = None, *, images: int | None = None, bs: int = 4) -> Predictor:
     """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or model.safetensors.
 
+    `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None: what of them is not given is what was
+    measured to be quickest on this machine, for so many `images` in batches of `bs`. Where nothing is known yet, it is measured if
+    that pays for them, else ONNX computes. Without `images`, nothing is measured, and what counts is the time of single images.
+    On GPUs torch computes.
     Given the path of an export.pkl instead, that is opened, but only if its sha256 is the one in the card beside it or
-    with `trust=True`, since a pickle can run any code. Raises `ExportError`.
+    with `trust=True`, since a pickle can run any code. Raises `ExportError`, and `ModelError` for what does not go together.
     """
     from .prediction import Predictor
     export = Path(export)
+    choose("engine", engine, ENGINES)
+    where = device_of(device or ("cpu" if engine == "onnx" else None))
     if export.suffix == ".pkl":
-        return _load_pickle(export, device, trust, tta)
-    card = read_card(export)
-    _task_of(card)
+        return _load_pickle(export, where, trust, tta, engine, precision)
+    card = card_of(export)
     _verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
-    return Predictor(card, partial(network_of, export, card), device, tta, _session(export, card, device))
+    options = _options(export, card, where, engine, precision)
+    sessions = Sessions(_verified(export / ONNX, card)) if options[0].engine == "onnx" else None
+    option, why = options[0], f"{options[0]} on {where}"
+    alone = images in (None, 1)
+    if len(options) > 1:
+        batch = None if alone else bs
+        seconds = partial(_seconds(export, card, sessions), batch) if images and images >= FEW else None
+        option, why = quickest(options, _speeds(card), partial(_key, batch), seconds, images or math.inf, "an image")
+    if images:
+        log.info("%s", why)
+    return Predictor(card, partial(network_of, export, card), option, str(where), tta, sessions, alone)
 
 
-def _session(export: Path, card: Card, device: str | None) -> Callable[[int], Session] | None:
-    """Return what makes an ONNX session of so many threads, where that is the quicker way: on CPUs without bfloat16 units."""
-    where = device_of(device)
-    if ONNX not in card.sha256 or where.type != "cpu" or autocast_dtype(where) is not None:
-        return None
-    if not (export / ONNX).is_file():
-        log.warning("%s: missing; torch computes in its place, more slowly", export / ONNX)
-        return None
-    path = _verified(export / ONNX, card)
-    Session(path)  # a damaged one is to be found now
-    return partial(Session, path)
+def card_of(export: Path) -> Card:
+    """Return the card of an export, or of the export that a pickle lies in, for a task that is installed here. Raises `ExportError`."""
+    card = read_card(export.parent if export.suffix == ".pkl" else export)
+    _task_of(card)
+    return card
+
+
+def _options(export: Path, card: Card, where: torch.device, engine: str, precision: str | None) -> list[Option]:
+    """Return the ways to compute that are left to choose from, the default first."""
+    asked = asked_precision(precision)
+    has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
+    if engine == "onnx":
+        if precision == "bfloat16":
+            raise ModelError("ONNX computes in float32: leave out --precision bfloat16, or choose --engine torch", "engine-precision")
+        if where.type != "cpu":
+            raise ModelError(f"ONNX computes on the CPU, not on {where}: leave out --device, or choose --engine torch", "engine-device")
+        if not has_onnx:
+            raise ExportError(f"{export}: has no {ONNX}; choose --engine torch", "no-onnx")
+        return [Option("onnx", "float32")]
+    best = Option("torch", precision_of(where, asked))
+    if engine == "torch" or where.type != "cpu" or asked == "bfloat16":
+        return [best]
+    if ONNX in card.sha256 and not has_onnx:
+        log.warning("%s: missing; torch computes in its place", export / ONNX)
+    options = [*([Option("onnx", "float32")] if has_onnx else []), *dict.fromkeys([best, Option("torch", "float32")])]
+    return options[:1] if asked else options
+
+
+def _key(bs: int | None, option: Option) -> str:
+    return f"{option}, {f'stream of {bs}' if bs else 'single'}"
+
+
+def _speeds(card: Card) -> Speeds:
+    return Speeds("predict", card.sha256.get(MODEL), card.sha256.get(ONNX), card.size)
+
+
+def _seconds(export: Path, card: Card, sessions: Sessions | None) -> Callable[[int | None, Option], float]:
+    """Return what measures the seconds of an image in batches of a size, or alone, by an option; torch's options share one network."""
+    from .prediction import Predictor
+    network = cache(partial(network_of, export, card))
+    return lambda bs, option: Predictor(card, network, option, "cpu", False, sessions, alone=bs is None).seconds(bs)
+
+
+def measure(export: Path, device: str | None, bs: int = 4) -> None:
+    """Measure all ways to compute an export's predictions, for single images and for batches of `bs`: later commands know them."""
+    card, where = card_of(export), device_of(device)
+    options = _options(export, card, where, "auto", None)
+    if len(options) == 1:
+        return
+    seconds = _seconds(export, card, Sessions(export / ONNX) if options[0].engine == "onnx" else None)
+    speeds = _speeds(card)
+    for batch, option in product((None, bs), options):
+        speeds.measured(_key(batch, option), partial(seconds, batch, option))
 
 
 def network_of(export: Path, card: Card) -> Network:
@@ -153,11 +218,13 @@ def _verified(path: Path, card: Card) -> Path:
     return path
 
 
-def _load_pickle(path: Path, device: str | None, trust: bool, tta: bool | None) -> Predictor:
+def _load_pickle(path: Path, where: torch.device, trust: bool, tta: bool | None, engine: str, precision: str | None) -> Predictor:
     from fastai.learner import load_learner
 
     from .prediction import Predictor
     card = read_card(path.parent)
+    if engine == "onnx":
+        raise ExportError(f"{path}: a pickle is computed by torch; load the folder {path.parent} for --engine onnx", "no-onnx")
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     if card.sha256.get(PICKLE) != sha256(path):
@@ -165,7 +232,9 @@ def _load_pickle(path: Path, device: str | None, trust: bool, tta: bool | None) 
             raise ExportError(f"{path}: is not the pickle that its card names, and a pickle can run any code; "
                               "if you trust its author, pass trust=True (--trust)")
         log.warning("%s: opened on trust; it is not the pickle that its card names", path)
-    return Predictor(card, lambda: load_learner(path).model, device, tta)
+    network = load_learner(path).model
+    asked = precision or getattr(network, "precision", None)  # the one that its training was asked to have
+    return Predictor(card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta)
 
 
 def _task_of(card: Card) -> Task:

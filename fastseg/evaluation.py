@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from . import __version__
-from .bundle import find, load
+from .bundle import card_of, find, load
 from .card import CARD, METRICS, Card
 from .errors import DataError, TaskError, brief
 from .files import name_below, require_folder, write_json, write_rows
@@ -33,7 +33,8 @@ Look = Callable[[Item, Prediction, "np.ndarray | int"], T]
 
 def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid", export: Path | str | None = None,
              compare: Path | str | None = None, by: str | None = None, table: Path | str | None = None, out: Path | str | None = None,
-             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES, trust: bool = False) -> dict:
+             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES, trust: bool = False,
+             engine: str = "auto", precision: str | None = None) -> dict:
     """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write them to `out`.
 
     The dict has the figures of `metrics.segmentation` or `.classification`, and "intervals" of the same shape, from `samples`
@@ -42,18 +43,23 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     `compare`, another export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by", the metrics
     of each group of images: group, source, split, folder, a column of the CSV or TSV file `table` (whose first column names
     images), or a regular expression whose match (or first group) in the file's name is the group.
-    `export` may be an export.pkl, which is opened if it is the one of the card beside it, or with `trust`.
+    `export` may be an export.pkl, which is opened if it is the one of the card beside it, or with `trust`. `engine` and `precision`
+    are as for `fastseg.load`; both exports are computed in the same precision.
     metrics.json and per_image.csv (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
     the export. Raises `FastsegError` kinds.
     """
     task = get(task)
     folder = find(task, export)
-    predictor = load(folder, device, trust, tta)
-    items, root = items_of(predictor.card, task, data, split)
+    items, root = items_of(card_of(folder), task, data, split)
+    predictor = load(folder, device, trust, tta, engine, precision, images=len(items), bs=bs)
     if table and not by:
         raise TaskError("--table needs --by with the name of one of its columns")
     group_of = _grouping(by, table, items, root) if by else None
-    other = _other(task, compare, device, items, root) if compare else None
+    other = load(find(task, compare), device, engine=engine, precision=predictor.precision, images=len(items), bs=bs) if compare else None
+    seen = trained_on(other.card, items, root) if other else 0
+    if seen:
+        log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
+                    compare, seen, len(items))
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     require_free(out, items, root)
     if (out / CARD).is_file():
@@ -78,7 +84,8 @@ def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
     def work(left: list[int]) -> Iterator[list]:
         return (score.plain() for score, _ in judged(predictor, [items[i] for i in left], root, bs))
 
-    with Journal("evaluate", __version__, predictor.card.sha256, predictor.tta, str(root.resolve())) as journal:
+    with Journal("evaluate", __version__, predictor.card.sha256, predictor.engine, predictor.precision, predictor.tta,
+                 str(root.resolve())) as journal:
         plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
         return Scores(predictor.task, [ImageScore.of(item, name_below(root, item.image), score) for item, score in zip(items, plain)])
 
@@ -115,15 +122,6 @@ def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float
     if task.kind == "classify":
         return figures["accuracy"], intervals["accuracy"], "accuracy"
     return figures["mean_foreground"]["dice"], intervals["mean_foreground"]["dice"], "Dice"
-
-
-def _other(task: Task, compare: Path | str, device: str | None, items: Sequence[Item], root: Path) -> Predictor:
-    predictor = load(find(task, compare), device)
-    seen = trained_on(predictor.card, items, root)
-    if seen:
-        log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
-                    compare, seen, len(items))
-    return predictor
 
 
 def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:

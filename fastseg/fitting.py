@@ -14,12 +14,14 @@ from fastai.learner import Learner
 
 from . import charts, plots
 from .backbones import ensemble
-from .bundle import load, replacing, write
+from .bundle import load, measure, replacing, write
 from .card import METRICS, Card, seal
+from .choice import PAYS
 from .errors import ExportError, ModelError
 from .evaluation import items_of, judged
 from .files import write_json
 from .learners import learner
+from .machine import device_of, fixed_precision
 from .planning import planned, read_plan, write_plan
 from .prediction import Prediction
 from .resuming import interruptible
@@ -72,6 +74,7 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
     course = Course.of(task, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
                        mixup=mixup, patience=patience)
     device, seconds = options.get("device"), 0.0
+    judging = fixed_precision(device_of(device), options.get("precision"))  # two fits of one seed have the same metrics
     scores, rows, trust, networks = Scores(task), [], [], []
 
     with replacing(out, task) as folder:
@@ -84,7 +87,7 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
             seconds += learn.fitted["seconds"]
             card = write(learn, folder)
             items, root = items_of(card, task, card.data, "valid")
-            for score, (panels, evidence) in judged(load(folder, device), items, root, look=_look(task, items)):
+            for score, (panels, evidence) in judged(load(folder, device, precision=judging), items, root, look=_look(task, items)):
                 scores.images.append(score)
                 trust.append((evidence, score))
                 rows += panels if len(rows) < SHOWN else []
@@ -94,6 +97,8 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
             learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
             card = write(learn, folder)
             card.valid_files = []
+        if seconds >= PAYS:  # beside that, measuring costs nothing
+            measure(folder, device)
         _calibrate(card, task, trust)
         card.metrics = scores.metrics()
         write_json(folder / METRICS, card.metrics)

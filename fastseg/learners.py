@@ -23,6 +23,7 @@ from . import backbones, machine, metrics
 from .audit import survey
 from .bundle import network_of
 from .card import Card, read_card
+from .choice import training_precision
 from .data import Pixels, check_size, dataloaders, splitter
 from .errors import ExportError, ModelError, choose
 from .losses import Loss, class_weights
@@ -129,6 +130,7 @@ class Origin:
     opt: str
     bs: int
     flip_shift: int = 0
+    precision: str | None = None  # as asked for
 
 
 def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
@@ -139,7 +141,8 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
 
     What is not given comes from the task's recipe, or from what the machine has. `weights` is as for `weights.load_weights`, or the
     folder of an export of this task, whose network, decoder and all, is trained on. `size` is px, one side or (height,
-    width); `precision` is "float32" or "bfloat16"; `cache` is how many bytes decoded images may take in memory.
+    width); `precision` is "float32" or "bfloat16" (default: the one whose training step is quicker, measured once for each network
+    and machine); `cache` is how many bytes decoded images may take in memory.
     `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first.
     Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
@@ -162,7 +165,8 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     if start is None:
         choose("decoder", decoder, backbones.DECODERS)
         backbones.check_arch(arch)
-    machine.autocast_dtype(machine.device_of(device), precision)
+    machine.device_of(device)
+    asked = machine.asked_precision(precision)
     check_size(size)
     pixels = Pixels(task, size, cache)
     facts = survey(task, data, splitter(task, seed, fold), pixels.keep)
@@ -182,9 +186,10 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     else:
         learn = vision_learner(dls, arch, weights=str(weights), metrics=scores, **common)
     learn.loss_func = learn.loss_func.to(dls.device)
-    learn.model.precision = precision
-    log.info(machine.plan(dls.device, precision, dls.bs, pixels.budget))
-    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n), recipe.flip_shift)
+    learn.model.precision, why = training_precision(learn, size, asked, recipe.epochs)
+    log.info(machine.plan(dls.device, why, dls.bs, pixels.budget))
+    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n), recipe.flip_shift,
+                          asked)
     return learn
 
 

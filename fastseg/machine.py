@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 from pathlib import Path
 
 import torch
@@ -50,6 +52,17 @@ def asked_precision(precision: str | None) -> str | None:
     return None if precision is None else choose("precision", precision, PRECISIONS)
 
 
+def precision_of(device: torch.device, precision: str | None = None) -> str:
+    """Return the name of the precision that `autocast_dtype` chooses: "float32" or "bfloat16"."""
+    return "float32" if autocast_dtype(device, precision) is None else "bfloat16"
+
+
+def fixed_precision(device: torch.device, precision: str | None = None) -> str:
+    """Return the asked precision, or one that depends on no measurement and no CPU flag: float32 on CPUs, the best one of a GPU."""
+    asked = asked_precision(precision)
+    return precision_of(device, asked or ("float32" if device.type == "cpu" else None))
+
+
 def _cpu_has_bf16() -> bool:
     # mkldnn reports AVX2-only CPUs as "supported" too, by emulation that is slower than float32.
     if "AVX2" in os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper():  # convolutions are told not to use the units
@@ -58,6 +71,21 @@ def _cpu_has_bf16() -> bool:
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "AVX512" in capability and any(check() for check in checks if check) or (
         "SVE" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def signature() -> list:
+    """Return what measured times depend on: processor, its units, threads, libraries."""
+    from importlib.metadata import version
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [processor(), torch.backends.cpu.get_cpu_capability(), cores, torch.get_num_threads(), os.environ.get("ONEDNN_MAX_CPU_ISA"),
+            torch.__version__, version("onnxruntime")]
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    return found[1].strip() if found else platform.processor()
 
 
 def memory_bytes() -> int:
@@ -81,9 +109,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def plan(device: torch.device, precision: str | None, bs: int, budget: int) -> str:
-    """Say in one line what was chosen for this machine."""
-    dtype = autocast_dtype(device, precision)
+def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
+    """Say in one line what was chosen for this machine; `precision` is told as it is."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
-    return (f"{name}; {str(dtype or torch.float32).removeprefix('torch.')}, channels last; batches of {bs}; "
+    return (f"{name}; {precision}; channels last, batches of {bs}; "
             f"up to {budget / 2**30:.1f} GiB of decoded images in memory")

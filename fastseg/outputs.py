@@ -32,7 +32,8 @@ DESCRIBED, FAILED = "predictions.csv", "failed.csv"
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
             overlay: bool = False, probabilities: bool = False, error_rate: float = ERROR_RATE, export: Path | str | None = None,
-            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False) -> list[Path]:
+            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False, engine: str = "auto",
+            precision: str | None = None) -> list[Path]:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
@@ -42,7 +43,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
     threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
     `tta` averages each image with its mirror image (default: what the export's card says). `export` may be an export.pkl, which is
-    opened if it is the one of the card beside it, or with `trust`.
+    opened if it is the one of the card beside it, or with `trust`. `engine` and `precision` are as for `fastseg.load`.
     Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the others are done. A prediction
     that was interrupted, and is asked for again, goes on where it stopped. Raises `FastsegError` kinds.
     """
@@ -50,10 +51,10 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     files = expand([paths] if isinstance(paths, (str, Path)) else paths)
     if (overlay or probabilities) and task.kind != "segment":
         raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}")
-    predictor = load(find(task, export), device, trust, tta)
+    predictor = load(find(task, export), device, trust, tta, engine, precision, images=len(files), bs=bs)
     threshold = _threshold(predictor.card, error_rate)
-    what = ["predict", __version__, task.name, predictor.card.sha256, predictor.tta, threshold, overlay, probabilities,
-            str(out), os.getcwd()]
+    what = ["predict", __version__, task.name, predictor.card.sha256, predictor.engine, predictor.precision, predictor.tta, threshold,
+            overlay, probabilities, str(out), os.getcwd()]
     if task.kind == "classify":
         path = _table_path(task, files, out)
         with claimed(path), Journal(*what) as journal:

@@ -40,16 +40,16 @@ class Segmented:
 
 def segment(file: Path | str | None = None, *, url: str | None = None, out: Path | str = "output", surname: str | None = None,
             name: str | None = None, export: Path | str | None = None, device: str = "cpu",
-            allow_private: bool = False, tiles: int | None = None) -> Segmented:
+            allow_private: bool = False, tiles: int | None = None, engine: str = "auto", precision: str | None = None) -> Segmented:
     """Segment one image file or URL with the surfaces learner and write OUT/{surname}_{name}__{time}.jpg, at the image's size.
 
     `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large photographs, see
-    `Predictor.predict` (default: by its size). Raises `FastsegError` kinds.
+    `Predictor.predict` (default: by its size). `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both")
     task = get("surfaces")
-    predictor = load(_export(task, export), device)
+    predictor = load(_export(task, export), device, engine=engine, precision=precision, images=1)
     image = read_image(file) if file is not None else fetch_image(url, allow_private)
     prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
     del predictor  # and with it the memory that the network worked in: large photographs need it now

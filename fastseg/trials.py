@@ -22,6 +22,7 @@ from .files import write_json, write_rows
 from .fitting import fit
 from .learners import OPTIMIZERS, learner
 from .losses import Loss
+from .machine import device_of, fixed_precision
 from .resuming import is_unfinished
 from .runs import claimed
 from .scores import SAMPLES, Scores
@@ -178,7 +179,8 @@ def _is_whole(folder: Path) -> bool:
 def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     card = read_card(folder)
     items, root = items_of(card, task, None, "valid")
-    return Scores(task, [score for score, _ in judged(load(folder, device), items, root)])
+    predictor = load(folder, device, precision=fixed_precision(device_of(device)))  # all runs are judged in one precision
+    return Scores(task, [score for score, _ in judged(predictor, items, root)])
 
 
 def _judged(task: Task, out: Path, claim: Mapping, seeds: int, runs: Mapping, scores: Mapping[tuple, Scores], failed: Mapping[str, str]
