@@ -268,3 +268,16 @@ def test_a_stream_is_the_same_alone_and_in_a_batch(exports):
     alone, many = fastseg.load(exports("eye"), engine="onnx", images=1), fastseg.load(exports("eye"), engine="onnx", images=5)
     for image, (_, found) in zip(images, many.stream(images, 2)):
         assert torch.allclose(next(alone.stream([image]))[1].logits, found.logits, atol=1e-4)
+
+
+def test_compared_exports_are_computed_in_one_precision(exports, samples, seconds, tmp_path, monkeypatch):
+    measured, loaded = [], []
+    seconds(onnx_float32=9, torch_float32=9, torch_bfloat16=1, measured=measured)
+    monkeypatch.setattr("fastseg.bundle.FEW", 1)
+    load = fastseg.evaluation.load
+    monkeypatch.setattr(fastseg.evaluation, "load", lambda *given, **options: loaded.append(load(*given, **options)) or loaded[-1])
+    card = json.loads((exports("eye") / "card.json").read_text())
+    other = shutil.copytree(exports("eye"), tmp_path / "other")
+    (other / "card.json").write_text(json.dumps({**card, "size": [96, 96]}))  # what was measured for one does not hold for the other
+    fastseg.evaluate("eye", samples["eye"], split="all", export=exports("eye"), compare=other, device="cpu", out=tmp_path / "found")
+    assert [(p.engine, p.precision) for p in loaded] == [HALF, HALF] and len(measured) == 3
