@@ -85,7 +85,7 @@ def quickest(options: Sequence[T], speeds: Speeds, key: Callable[[T], str], meas
             speeds.measured(key(option), lambda option=option: measure(option))
     known = {option: speeds.known[key(option)] for option in options if key(option) in speeds.known}
     if first not in known:
-        return first, f"{first}: not measured here"
+        return first, f"{first}: the default; nothing is measured for so little work"
 
     def total(option: T) -> float:
         # What is measured without a known amount of work is for a process that stays: how long it starts does not count.
