@@ -116,10 +116,12 @@ def test_what_does_not_go_together(exports, samples, run, fails, tmp_path):
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_an_interrupted_run_does_not_go_on_by_another_engine(command, samples, exports, tmp_path, monkeypatch):
+    export = exports("eye")
+
     def call(**options):
         if command == "predict":
-            return fastseg.predict("eye", samples["eye"] / "imgs_small", tmp_path / "out", export=exports("eye"), bs=2, **options)
-        return fastseg.evaluate("eye", samples["eye"], split="all", export=exports("eye"), out=tmp_path / "out", bs=2, **options)
+            return fastseg.predict("eye", samples["eye"] / "imgs_small", tmp_path / "out", export=export, bs=2, **options)
+        return fastseg.evaluate("eye", samples["eye"], split="all", export=export, out=tmp_path / "out", bs=2, **options)
 
     class PulledPlug(Exception):
         pass
@@ -168,21 +170,22 @@ def steps(monkeypatch):
     return table
 
 
-def test_measuring_a_step_leaves_no_trace(samples, steps):
+@pytest.mark.parametrize("name", ["eye", "mri"])  # the classifier has dropout, which draws random numbers
+def test_measuring_a_step_leaves_no_trace(name, samples, steps):
     measured = []
     steps(float32=9, bfloat16=1, measured=measured)
     states = []
     for precision in ("float32", None):
-        learn = fastseg.learner("eye", samples["eye"], **OPTIONS, device="cpu", precision=precision)
-        states.append(({name: value.clone() for name, value in learn.model.state_dict().items()}, torch.get_rng_state(),
+        learn = fastseg.learner(name, samples[name], **OPTIONS, device="cpu", precision=precision)
+        states.append(({key: value.clone() for key, value in learn.model.state_dict().items()}, torch.get_rng_state(),
                        [p.requires_grad for p in learn.model.parameters()], learn.model.training, learn.dls.train.rng.getstate()))
         assert all(p.grad is None for p in learn.model.parameters())
     assert learn.model.precision == "bfloat16" and measured == ["float32", "bfloat16"]
-    assert all(torch.equal(states[0][0][name], states[1][0][name]) for name in states[0][0])
+    assert all(torch.equal(states[0][0][key], states[1][0][key]) for key in states[0][0])
     assert torch.equal(states[0][1], states[1][1]) and states[0][2:] == states[1][2:]
-    fastseg.learner("eye", samples["eye"], **OPTIONS, device="cpu")
+    fastseg.learner(name, samples[name], **OPTIONS, device="cpu")
     assert len(measured) == 2  # it is known
-    fastseg.learner("eye", samples["eye"], **{**OPTIONS, "size": 96}, device="cpu")
+    fastseg.learner(name, samples[name], **{**OPTIONS, "size": 96}, device="cpu")
     assert len(measured) == 4  # of another size, it is not
 
 
