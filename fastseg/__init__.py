@@ -15,7 +15,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _PUBLIC = {
     "adoption": ("adopt",),
     "inspection": ("check",),
-    "bundle": ("load", "save"),
+    "bundle": ("save",),
+    "loading": ("load",),
     "errors": ("FastsegError",),
     "evaluation": ("evaluate",),
     "fitting": ("find_lr", "fit"),

@@ -136,7 +136,9 @@ class Ensemble(nn.Module):
 def ensemble(networks: Sequence[Network]) -> Network:
     """Join networks of equal form into one."""
     first = networks[0]
-    return Network(Ensemble([network.model for network in networks]), replace(first.spec, members=len(networks)), first.mean, first.std)
+    joined = Network(Ensemble([network.model for network in networks]), replace(first.spec, members=len(networks)), first.mean, first.std)
+    joined.precision = first.precision
+    return joined
 
 
 def _decoder_model(spec: Spec) -> nn.Module:

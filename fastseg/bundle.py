@@ -1,18 +1,17 @@
-"""The export folder: `save` writes it, `load` reads its safe twin, model.safetensors + card.json."""
+"""The export folder: written, found, replaced in one step, and its network read from model.safetensors + card.json."""
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
-from .engine import Session, write_onnx
+from .engine import write_onnx
 from .errors import ExportError, TaskError, brief
 from .files import exchanged, name_below
 from .libraries import importing
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from fastai.learner import Learner
 
     from .backbones import Network
-    from .prediction import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +68,13 @@ def write(learn: Learner, folder: Path) -> Card:
 
 def _export_pickle(learn: Learner, folder: Path) -> None:
     kept = learn.path, {name: learn.__dict__.pop(name) for name in ("history", "fitted") if name in learn.__dict__}
+    precision = learn.model.precision
     try:
         learn.path = Path(".")
+        learn.model.precision = learn.origin.precision  # what was measured holds on this machine alone
         learn.export((folder / PICKLE).resolve())
     finally:
-        learn.path = kept[0]
+        learn.path, learn.model.precision = kept[0], precision
         learn.__dict__.update(kept[1])
 
 
@@ -88,6 +88,7 @@ def _drop_activations(model) -> None:
 
 def _card(learn: Learner, epochs: int) -> Card:
     from . import __version__
+    from .machine import precision_of
     origin, task = learn.origin, get(learn.origin.task)
     return Card(
         schema=SCHEMA, fastseg=__version__, task=task.name, kind=task.kind, classes=list(task.classes),
@@ -96,24 +97,10 @@ def _card(learn: Learner, epochs: int) -> Card:
         data=origin.data, train_images=len(learn.dls.train_ds),
         valid_files=[name_below(origin.data, item.image) for item in learn.dls.valid_ds.items],
         weights_origin=learn.weights_origin, seed=origin.seed,
-        training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs, **getattr(learn, "fitted", {"epochs": epochs})},
+        training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs,
+                  "precision": precision_of(learn.dls.device, learn.model.precision), **getattr(learn, "fitted", {"epochs": epochs})},
         versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         licence=getattr(learn, "licence", ""), tta=task.recipe.tta, flip_shift=origin.flip_shift, depth=origin.depth)
-
-
-def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None) -> Predictor:
-    """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or model.safetensors.
-
-    Given the path of an export.pkl instead, that is opened, but only if its sha256 is the one in the card beside it or
-    with `trust=True`, since a pickle can run any code. Raises `ExportError`.
-    """
-    export, card = Path(export), card_of(export)
-    with importing():
-        from .prediction import Predictor
-    if export.suffix == ".pkl":
-        return _load_pickle(export, card, device, trust, tta)
-    _verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
-    return Predictor(card, partial(network_of, export, card), device, tta, _session(export, card, device))
 
 
 def card_of(export: Path | str) -> Card:
@@ -127,26 +114,12 @@ def card_of(export: Path | str) -> Card:
     return card
 
 
-def _session(export: Path, card: Card, device: str | None) -> Callable[[int], Session] | None:
-    """Return what makes an ONNX session of so many threads, where that is the quicker way: on CPUs without bfloat16 units."""
-    from .machine import autocast_dtype, device_of
-    where = device_of(device)
-    if ONNX not in card.sha256 or where.type != "cpu" or autocast_dtype(where) is not None:
-        return None
-    if not (export / ONNX).is_file():
-        log.warning("%s: missing; torch computes in its place, more slowly", export / ONNX)
-        return None
-    path = _verified(export / ONNX, card)
-    Session(path)  # a damaged one is to be found now
-    return partial(Session, path)
-
-
 def network_of(export: Path, card: Card) -> Network:
     """Return the network of an export with its weights. Raises `ExportError` if they do not fit its card."""
     from safetensors.torch import load_file
 
     from .backbones import Spec, build
-    path = _verified(export / MODEL, card)
+    path = verified(export / MODEL, card)
     try:
         with importing():  # timm and the decoders
             network = build(Spec(**card.network))
@@ -157,27 +130,13 @@ def network_of(export: Path, card: Card) -> Network:
     return network
 
 
-def _verified(path: Path, card: Card) -> Path:
+def verified(path: Path, card: Card) -> Path:
+    """Return `path` if it is the file that the card names. Raises `ExportError`."""
     if not path.is_file():
         raise ExportError(f"{path}: missing; fit again")
     if card.sha256.get(path.name) != sha256(path):
         raise ExportError(f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again")
     return path
-
-
-def _load_pickle(path: Path, card: Card, device: str | None, trust: bool, tta: bool | None) -> Predictor:
-    with importing():
-        from fastai.learner import load_learner
-
-    from .prediction import Predictor
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file")
-    if card.sha256.get(PICKLE) != sha256(path):
-        if not trust:
-            raise ExportError(f"{path}: is not the pickle that its card names, and a pickle can run any code; "
-                              "if you trust its author, pass trust=True (--trust)")
-        log.warning("%s: opened on trust; it is not the pickle that its card names", path)
-    return Predictor(card, lambda: load_learner(path).model, device, tta)
 
 
 def _task_of(card: Card) -> Task:

@@ -40,7 +40,7 @@ class Card:
     valid_files: list[str]  # relative to `data`
     weights_origin: str
     seed: int
-    training: dict[str, Any]  # loss, opt, bs, epochs, lr, seconds
+    training: dict[str, Any]  # loss, opt, bs, precision, epochs, lr, seconds
     versions: dict[str, str]
     created: str
     licence: str = ""  # of the weights that training began with, where it is known

@@ -55,7 +55,7 @@ class Checkpoint(Callback):
         averaged = next((cb for cb in self.learn.cbs if getattr(cb, "kept", None) is not None), None)
         write(self.path, {
             "stage": self.stage, "epoch": self.epoch + 1, "lr": self.before["lr"], "seconds": time.monotonic() - self.began,
-            "history": [*self.before["history"], *self.rows(self.learn)],
+            "precision": getattr(self.learn.model, "precision", None), "history": [*self.before["history"], *self.rows(self.learn)],
             "model": averaged.kept if averaged else self.learn.model.state_dict(),  # the average is only shown to the validation
             "opt": self.learn.opt.state_dict(), "random": _random(self.learn),
             "smooth_loss": (self.recorder.smooth_loss.count, self.recorder.smooth_loss.val),  # the training loss that is reported

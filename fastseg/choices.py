@@ -13,6 +13,19 @@ WEIGHTS = ("auto", "imagenet", "none")
 MIN_SIZE, MAX_SIZE = 32, 8192  # px; below, nothing is left at a backbone's deepest level; above, no memory holds a batch
 
 
+ENGINES = ("auto", "onnx", "torch")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def check_engine(engine: str, precision: str | None) -> None:
+    """Raise `ModelError` for unknown names, and for ONNX in bfloat16."""
+    choose("engine", engine, ENGINES)
+    if precision is not None:
+        choose("precision", precision, PRECISIONS)
+    if (engine, precision) == ("onnx", "bfloat16"):
+        raise ModelError("ONNX computes in float32: leave out --precision bfloat16, or choose --engine torch", "engine-precision")
+
+
 def check_size(size: tuple[int, int]) -> None:
     """Raise `DataError` unless both sides, in px, are from 32 to 8192."""
     if min(size) < MIN_SIZE:

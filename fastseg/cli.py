@@ -74,6 +74,7 @@ Opt = Annotated[Optional[str], typer.Option("--opt", help="adam, adamw, sgd, ran
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of split, weights and augmentation.")]
 Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda, cuda:1, mps [default: the best there is].")]
 Precision = Annotated[Optional[str], typer.Option("--precision", help="float32 or bfloat16 [default: the quicker one here].")]
+Engine = Annotated[str, typer.Option("--engine", help="onnx, torch, or auto: the one that is measured to be quicker here.")]
 Tta = Annotated[Optional[bool], typer.Option("--tta/--no-tta", help="Average each image with its mirror image "
                                            "[default: the task's recipe].")]
 Split = Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")]
@@ -246,11 +247,12 @@ def evaluate(task: TaskName, data: TrainedData = None, split: Split = "valid", e
                                                            "images.")] = None,
              out: Annotated[Optional[Path], typer.Option("--out", help="Folder for metrics.json and per_image.csv "
                                                          "[default: evaluation in the export].")] = None,
-             device: Device = None, tta: Tta = None, trust: Trust = False, as_json: Json = False) -> None:
+             device: Device = None, engine: Engine = "auto", precision: Precision = None, tta: Tta = None, trust: Trust = False,
+             as_json: Json = False) -> None:
     """Measure an export on labelled images, at original size: each class's figures over the dataset, with 95% intervals."""
     from .evaluation import evaluate as call
-    result = call(task, data, split=split, export=export, compare=compare, by=by, table=table, out=out, device=device, tta=tta,
-                  trust=trust)
+    result = call(task, data, split=split, export=export, compare=compare, by=by, table=table, out=out, device=device,
+                  engine=engine, precision=precision, tta=tta, trust=trust)
     if as_json:
         return console.as_json(result)
     console.figures(result)
@@ -300,11 +302,12 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
                                                         "in the subfolder probabilities.")] = False,
             error_rate: Annotated[float, typer.Option("--error-rate", help="Mean error that masks let through without review may have, "
                                                       "0.01 to 0.5; sets the needs_review column of predictions.csv.")] = 0.1,
-            export: Export = None, device: Device = None, tta: Tta = None, trust: Trust = False, as_json: Json = False) -> None:
+            export: Export = None, device: Device = None, engine: Engine = "auto", precision: Precision = None, tta: Tta = None,
+            trust: Trust = False, as_json: Json = False) -> None:
     """Write a mask for each image, at its own size and under its own name, in the task's own format, and predictions.csv."""
     from .outputs import predict as call
     written = call(task, paths, out, overlay=overlay, probabilities=probabilities, error_rate=error_rate, export=export, device=device,
-                   tta=tta, trust=trust)
+                   engine=engine, precision=precision, tta=tta, trust=trust)
     if as_json:
         return console.as_json({"written": [str(path) for path in written], "skipped": [str(path) for path in written.skipped]})
     listed = {path.parent for path in written if path.suffix == ".csv"} or {path.parent for path in written[:1]}
@@ -319,10 +322,10 @@ def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar=
 def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", help="A task's name [default: the newest export's].")] = None,
               data: TrainedData = None, export: Export = None, split: Split = "valid",
               out: Annotated[Optional[Path], typer.Option("--out", help="Folder for page and pictures [default: the export's].")] = None,
-              device: Device = None, as_json: Json = False) -> None:
+              device: Device = None, engine: Engine = "auto", precision: Precision = None, as_json: Json = False) -> None:
     """Show where an export is right and wrong, and which labels may be: a report page, pictures for papers, tables."""
     from .interpretation import interpret as call
-    result = call(task, data, export=export, split=split, out=out, device=device)
+    result = call(task, data, export=export, split=split, out=out, device=device, engine=engine, precision=precision)
     if as_json:
         return console.as_json({"export": str(result.folder), "files": [str(f) for f in result.files], "metrics": result.metrics,
                       "losses": result.losses})
@@ -342,6 +345,7 @@ def segment(file: Annotated[Optional[Path], typer.Argument(metavar="[FILE]", hel
             name: Annotated[Optional[str], typer.Option("--name", help="Second part of the file name.")] = None,
             export: Annotated[Optional[Path], typer.Option("--export", help="Export folder [default: exports/surfaces].")] = None,
             device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
+            engine: Engine = "auto", precision: Precision = None,
             allow_private: Annotated[bool, typer.Option("--allow-private", help="Let --url reach private addresses.")] = False,
             tiles: Annotated[Optional[int], typer.Option("--tiles", min=1, max=8, help="Tiles a side to see it in: finer outlines of "
                                                          "large photographs [default: by its size].")] = None,
@@ -351,7 +355,7 @@ def segment(file: Annotated[Optional[Path], typer.Argument(metavar="[FILE]", hel
         raise typer.BadParameter("give either FILE or --url")
     from .photo import segment as call
     result = call(file, url=url, out=out, surname=surname, name=name, export=export, device=device, allow_private=allow_private,
-                  tiles=tiles)
+                  tiles=tiles, engine=engine, precision=precision)
     if as_json:
         return console.as_json({"file": str(result.path), "height": result.size[0], "width": result.size[1], "shares": result.shares,
                                 "regions": [region.plain() for region in result.regions()]})

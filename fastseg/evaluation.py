@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from . import __version__
-from .bundle import card_of, find, load
+from .bundle import card_of, find
 from .card import CARD, METRICS, Card
+from .choices import check_engine
 from .errors import DataError, TaskError, brief
 from .files import name_below, require_folder, write_json, write_rows
 from .progress import track
@@ -35,7 +36,8 @@ Look = Callable[[Item, "Prediction", "np.ndarray | int"], T]
 
 def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid", export: Path | str | None = None,
              compare: Path | str | None = None, by: str | None = None, table: Path | str | None = None, out: Path | str | None = None,
-             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES, trust: bool = False) -> dict:
+             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES, trust: bool = False,
+             engine: str = "auto", precision: str | None = None) -> dict:
     """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write them to `out`.
 
     The dict has the figures of `metrics.segmentation` or `.classification`, and "intervals" of the same shape, from `samples`
@@ -44,11 +46,13 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     `compare`, another export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by", the metrics
     of each group of images: group, source, split, folder, a column of the CSV or TSV file `table` (whose first column names
     images), or a regular expression whose match (or first group) in the file's name is the group.
-    `export` may be an export.pkl, which is opened if it is the one of the card beside it, or with `trust`.
+    `export` may be an export.pkl, which is opened if it is the one of the card beside it, or with `trust`. `engine` and `precision`
+    are as for `fastseg.load`; both exports are computed in the same precision.
     metrics.json and per_image.csv (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
     the export. Raises `FastsegError` kinds.
     """
     task = get(task)
+    check_engine(engine, precision)
     folder = find(task, export)
     items, root = items_of(card_of(folder), task, data, split)
     if table and not by:
@@ -59,8 +63,13 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     require_free(out, items, root)
     if (out / CARD).is_file():
         raise DataError(f"{out}: holds an export, and its metrics.json is of the training; choose another --out")
-    predictor = load(folder, device, trust, tta)
-    other = _other(compared, device, items, root) if compared else None
+    from .loading import load
+    predictor = load(folder, device, trust, tta, engine, precision, images=len(items), bs=bs)
+    other = load(compared, device, engine=engine, precision=predictor.precision, images=len(items), bs=bs) if compared else None
+    seen = trained_on(other.card, items, root) if other else 0
+    if seen:
+        log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
+                    compare, seen, len(items))
     with claimed(out):
         scores = _scored(predictor, items, root, bs)
         theirs = _scored(other, items, root, bs) if other else None
@@ -82,7 +91,8 @@ def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
         return (score.plain() for score, _ in judged(predictor, [items[i] for i in left], root, bs))
 
     predictor.adapt(items)
-    with Journal("evaluate", __version__, predictor.card.sha256, predictor.tta, str(root.resolve()), predictor.task.depth) as journal:
+    with Journal("evaluate", __version__, predictor.card.sha256, predictor.engine, predictor.precision, predictor.tta,
+                 str(root.resolve()), predictor.task.depth) as journal:
         plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
         return Scores(predictor.task, [ImageScore.of(item, name_below(root, item.image), score) for item, score in zip(items, plain)])
 
@@ -119,15 +129,6 @@ def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float
     if task.kind == "classify":
         return figures["accuracy"], intervals["accuracy"], "accuracy"
     return figures["mean_foreground"]["dice"], intervals["mean_foreground"]["dice"], "Dice"
-
-
-def _other(compare: Path, device: str | None, items: Sequence[Item], root: Path) -> Predictor:
-    predictor = load(compare, device)
-    seen = trained_on(predictor.card, items, root)
-    if seen:
-        log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
-                    compare, seen, len(items))
-    return predictor
 
 
 def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:

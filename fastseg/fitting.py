@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bundle import load, replacing, write
+from .bundle import replacing, write
 from .card import METRICS, Card, seal
 from .course import Course
 from .errors import ExportError, ModelError
@@ -85,9 +85,12 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
             share = (deadline - time.monotonic()) / (max(1, folds) - number)
             learn = _trained(task, data, course, share if time_budget else None, options, work / f"learner_{number}")
             seconds += learn.fitted["seconds"]
+            from .loading import load, measure
+            from .machine import device_of, fixed_precision
             card = write(learn, folder)
             items, root = items_of(card, task, card.data, "valid")
-            for score, (panels, evidence) in judged(load(folder, device), items, root, look=_look(task, items)):
+            judging = fixed_precision(device_of(device), options.get("precision"))  # two fits of one seed have the same metrics
+            for score, (panels, evidence) in judged(load(folder, device, precision=judging), items, root, look=_look(task, items)):
                 scores.images.append(score)
                 trust.append((evidence, score))
                 rows += panels if len(rows) < SHOWN else []
@@ -98,6 +101,7 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
             learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
             card = write(learn, folder)
             card.valid_files = []
+        measure(folder, device, seconds)
         _calibrate(card, task, trust)
         card.metrics = scores.metrics()
         write_json(folder / METRICS, card.metrics)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from . import plots
-from .bundle import card_of, find, load
+from .bundle import card_of, find
 from .depth import scaled
 from .errors import DataError, choose
 from .evaluation import data_folders, items_of, judged
@@ -22,12 +22,13 @@ PAGES = (".html", ".htm")
 
 
 def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, rows: int = 6, seed: int = 0,
-         only: str | None = None, wrong: bool = False, export: Path | str | None = None, device: str | None = None) -> Path:
+         only: str | None = None, wrong: bool = False, export: Path | str | None = None, device: str | None = None,
+         engine: str = "auto", precision: str | None = None) -> Path:
     """Write a PNG grid, or for an `out` that ends in .html a page, of `rows` examples (classification: four a row); return its path.
 
     The examples are drawn by `seed`, from those with a pixel (or label) of the class `only`. With `wrong` they are instead the
     held-out images that `export` (default: exports/TASK) gets most wrong, with truth, prediction and errors.
-    `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
+    `engine` and `precision` are as for `fastseg.load`. `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
     """
     task = get(task)
     if only is not None:
@@ -38,7 +39,7 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
     require_folder(out.parent)
     count = rows * (1 if task.kind == "segment" else ACROSS)
     if wrong:
-        items, lines = _wrong(task, data, export, device, only, count)
+        items, lines = _wrong(task, data, export, only, count, device=device, engine=engine, precision=precision)
     else:
         items = task.items(Path(data or f"data/{task.name}"))
         task = scaled(task, (item.image for item in items))
@@ -77,11 +78,12 @@ def _labelled(task: Task, item: Item) -> list[plots.Panel]:
     return [plots.Panel(image, f"{plots.short(item.image.stem)}\n{task.classes[label]}")]
 
 
-def _wrong(task: Task, data: Path | str | None, export: Path | str | None, device: str | None, only: str | None, count: int
+def _wrong(task: Task, data: Path | str | None, export: Path | str | None, only: str | None, count: int, **how
            ) -> tuple[list[Item], list[list[plots.Panel]]]:
     folder = find(task, export)
     items, root = items_of(card_of(folder), task, data, "valid")
-    predictor = load(folder, device)
+    from .loading import load
+    predictor = load(folder, images=len(items), **how)
     predictor.adapt(items)
     code = None if only is None else task.classes.index(only)
 

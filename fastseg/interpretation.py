@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import charts, metrics, plots
-from .bundle import card_of, find, load
+from .bundle import card_of, find
 from .card import Card
 from .errors import TaskError
 from .evaluation import items_of, judged, require_free
@@ -145,20 +145,22 @@ class Interpretation:
 
 
 def interpret(task: str | Task | None = None, data: Path | str | None = None, *, export: Path | str | None = None,
-              out: Path | str | None = None, split: str = "valid", device: str | None = None, bs: int = 4) -> Interpretation:
+              out: Path | str | None = None, split: str = "valid", device: str | None = None, bs: int = 4, engine: str = "auto",
+              precision: str | None = None) -> Interpretation:
     """Show where an export (default: the newest) is right and wrong on the images that its training held out.
 
     Writes into `out`, by default the export's folder: report.html; show_results.png (best, median and worst images),
     top_losses.png, confusion_matrix.png, per_class.png and reliability.png at 300 dpi; images.csv, with loss, error, expected
     error, confidence, entropy and the review flag of each image, and suspects.csv, labels in doubt first.
-    Memory grows by a few hundred bytes an image. Raises `FastsegError` kinds.
+    Memory grows by a few hundred bytes an image. `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     folder = find(task, export)
     card = card_of(folder)
     items, root = items_of(card, get(card.task), data, split)
     out = Path(out) if out else folder
     require_free(out, items, root)
-    predictor = load(folder, device)
+    from .loading import load
+    predictor = load(folder, device, engine=engine, precision=precision, images=len(items), bs=bs)
     predictor.adapt(items)
     task = predictor.task
     from .report import write_report

@@ -23,6 +23,7 @@ from . import backbones, machine, metrics
 from .audit import survey
 from .bundle import network_of
 from .card import Card
+from .choice import training_precision
 from .data import Pixels, dataloaders
 from .errors import ModelError
 from .losses import Loss, class_weights
@@ -132,6 +133,7 @@ class Origin:
     bs: int
     flip_shift: int = 0
     depth: int | None = None
+    precision: str | None = None  # as asked for
 
 
 def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Path, size: tuple[int, int], bs: int | None, loss: str,
@@ -144,7 +146,8 @@ def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Pat
     recipe = task.recipe
     if card is None:
         backbones.check_arch(arch)
-    machine.autocast_dtype(machine.device_of(device), precision)
+    machine.device_of(device)
+    asked = machine.asked_precision(precision)
     pixels = Pixels(task, size, cache)
     facts = survey(task, data, splitter(task, seed, fold), pixels.keep)
     set_seed(seed)
@@ -163,10 +166,10 @@ def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Pat
     else:
         learn = vision_learner(dls, arch, weights=str(weights), metrics=scores, **common)
     learn.loss_func = learn.loss_func.to(dls.device)
-    learn.model.precision = precision
-    log.info(machine.plan(dls.device, precision, dls.bs, pixels.budget))
+    learn.model.precision, why = training_precision(learn, size, asked, recipe.epochs)
+    log.info(machine.plan(dls.device, why, dls.bs, pixels.budget))
     learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n),
-                          task.recipe.flip_shift, task.depth)
+                          task.recipe.flip_shift, task.depth, asked)
     return learn
 
 

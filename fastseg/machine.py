@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 from pathlib import Path
 
 import torch
@@ -25,17 +27,40 @@ def device_of(name: str | None) -> torch.device:
 
 
 def autocast_dtype(device: torch.device, precision: str | None = None) -> torch.dtype | None:
-    """Return the reduced precision that pays on `device`, or None: bfloat16 where CPU or GPU has units for it.
+    """Return the reduced precision to compute in on `device`, or None for float32: bfloat16 where CPU or GPU has units for it.
 
-    `precision`, "float32" or "bfloat16", overrides what is found. Raises `ModelError` for other names.
+    `precision`, "float32" or "bfloat16", overrides what is found, and so does the environment variable FASTSEG_PRECISION where
+    `precision` is None. Raises `ModelError` for other names.
     """
+    precision = asked_precision(precision)
     if precision is not None:
-        return PRECISIONS[choose("precision", precision, PRECISIONS)]
+        return PRECISIONS[precision]
     if device.type == "cpu":
         return torch.bfloat16 if _cpu_has_bf16() else None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return None
+
+
+def asked_precision(precision: str | None) -> str | None:
+    """Return `precision`, or what FASTSEG_PRECISION says where it is None, or None. Raises `ModelError` for unknown names."""
+    if precision is None and (forced := os.environ.get("FASTSEG_PRECISION")):
+        if forced not in PRECISIONS:
+            raise ModelError(f"the environment variable FASTSEG_PRECISION is '{forced}'; set it to {' or '.join(PRECISIONS)}, or unset it",
+                             "unknown-precision")
+        return forced
+    return None if precision is None else choose("precision", precision, PRECISIONS)
+
+
+def precision_of(device: torch.device, precision: str | None = None) -> str:
+    """Return the name of the precision that `autocast_dtype` chooses: "float32" or "bfloat16"."""
+    return "float32" if autocast_dtype(device, precision) is None else "bfloat16"
+
+
+def fixed_precision(device: torch.device, precision: str | None = None) -> str:
+    """Return the asked precision, or one that depends on no measurement and no CPU flag: float32 on CPUs, the best one of a GPU."""
+    asked = asked_precision(precision)
+    return precision_of(device, asked or ("float32" if device.type == "cpu" else None))
 
 
 def _cpu_has_bf16() -> bool:
@@ -46,6 +71,21 @@ def _cpu_has_bf16() -> bool:
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "AVX512" in capability and any(check() for check in checks if check) or (
         "SVE" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def signature() -> list:
+    """Return what measured times depend on: processor, its units, threads, libraries."""
+    from importlib.metadata import version
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [processor(), torch.backends.cpu.get_cpu_capability(), cores, torch.get_num_threads(), os.environ.get("ONEDNN_MAX_CPU_ISA"),
+            torch.__version__, version("onnxruntime")]
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    return found[1].strip() if found else platform.processor()
 
 
 def memory_bytes() -> int:
@@ -69,9 +109,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def plan(device: torch.device, precision: str | None, bs: int, budget: int) -> str:
-    """Say in one line what was chosen for this machine."""
-    dtype = autocast_dtype(device, precision)
+def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
+    """Say in one line what was chosen for this machine; `precision` is told as it is."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
-    return (f"{name}; {str(dtype or torch.float32).removeprefix('torch.')}, channels last; batches of {bs}; "
+    return (f"{name}; {precision}; channels last, batches of {bs}; "
             f"up to {budget / 2**30:.1f} GiB of decoded images in memory")

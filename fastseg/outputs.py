@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
-from .bundle import card_of, find, load
+from .bundle import card_of, find
 from .card import CARD, Card
+from .choices import check_engine
 from .errors import DataError, TaskError
 from .files import IMAGE_SUFFIXES, atomic_file, image_files, is_image, write_rows
 from .masks import save_image
@@ -46,7 +47,8 @@ class Written(list):
 
 def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
             overlay: bool = False, probabilities: bool = False, error_rate: float = ERROR_RATE, export: Path | str | None = None,
-            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False) -> Written:
+            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False, engine: str = "auto",
+            precision: str | None = None) -> Written:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
@@ -56,7 +58,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
     threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
     `tta` averages each image with its mirror image (default: what the export's card says). `export` may be an export.pkl, which is
-    opened if it is the one of the card beside it, or with `trust`.
+    opened if it is the one of the card beside it, or with `trust`. `engine` and `precision` are as for `fastseg.load`.
     What lies in a folder and is not named as an image is not predicted: a warning counts and names it, and the list that is returned
     has it as `skipped`. Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the others are done.
     A prediction that was interrupted, and is asked for again, goes on where it stopped. Raises `FastsegError` kinds.
@@ -66,16 +68,18 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     if (overlay or probabilities) and task.kind != "segment":
         raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}",
                         "no-overlay")
+    check_engine(engine, precision)
     source = find(task, export)
     card = card_of(source)
     targets = _targets(task, files, out, overlay) if task.kind == "segment" else {}
     path = _table_path(task, files, out) if task.kind == "classify" else None
     threshold = _threshold(card, error_rate)
-    predictor = load(source, device, trust, tta)  # torch is imported here, after all that can be wrong with names and folders
+    from .loading import load  # torch is imported here, after all that can be wrong with names and folders
+    predictor = load(source, device, trust, tta, engine, precision, images=len(files), bs=bs)
     predictor.adapt(files)
     task = predictor.task
-    what = ["predict", __version__, task.name, predictor.card.sha256, predictor.tta, threshold, overlay, probabilities,
-            str(out), os.getcwd(), task.depth]
+    what = ["predict", __version__, task.name, predictor.card.sha256, predictor.engine, predictor.precision, predictor.tta, threshold,
+            overlay, probabilities, str(out), os.getcwd(), task.depth]
     if path is not None:
         with claimed(path), Journal(*what) as journal:
             return Written(_write_table(task, files, path, _Pass(predictor, files, bs, journal, lambda _, prediction: (

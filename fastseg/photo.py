@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .bundle import card_of, find, load
+from .bundle import card_of, find
+from .choices import check_engine
 from .depth import scaled
 from .errors import ExportError, FetchError
 from .fetch import fetch_image
@@ -41,15 +42,16 @@ class Segmented:
 
 def segment(file: Path | str | None = None, *, url: str | None = None, out: Path | str = "output", surname: str | None = None,
             name: str | None = None, export: Path | str | None = None, device: str = "cpu",
-            allow_private: bool = False, tiles: int | None = None) -> Segmented:
+            allow_private: bool = False, tiles: int | None = None, engine: str = "auto", precision: str | None = None) -> Segmented:
     """Segment one image file or URL with the surfaces learner and write OUT/{surname}_{name}__{time}.jpg, at the image's size.
 
     `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large photographs, see
-    `Predictor.predict` (default: by its size). Raises `FastsegError` kinds.
+    `Predictor.predict` (default: by its size). `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both")
     task = get("surfaces")
+    check_engine(engine, precision)
     folder = _export(task, export)
     task = replace(task, depth=card_of(folder).depth)
     if file is not None:
@@ -57,7 +59,8 @@ def segment(file: Path | str | None = None, *, url: str | None = None, out: Path
         image = task.image(file)
     else:
         image = fetch_image(url, allow_private, task.depth)
-    predictor = load(folder, device)
+    from .loading import load
+    predictor = load(folder, device, engine=engine, precision=precision, images=1)
     prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
     del predictor  # and with it the memory that the network worked in: large photographs need it now
     counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))

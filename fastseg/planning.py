@@ -22,23 +22,11 @@ FEWEST_EPOCHS = 5  # fewer teach too little: a smaller size is the better bargai
 RESERVE = 0.1  # of the time, for measuring and drawing at the end, and for steps that take longer than the measured ones
 
 
-def epoch_seconds(learn: Learner, steps: int = 2) -> float:
+def epoch_seconds(learn: Learner) -> float:
     """Return the measured seconds of one epoch: training steps and validation. The learner is left as it was."""
-    import torch
-    model, state = learn.model, {name: value.clone() for name, value in learn.model.state_dict().items()}
-    model.to(learn.dls.device).train()
-    x, y = learn.dls.one_batch()
-    seconds = []
-    for _ in range(steps + 1):  # the first one allocates
-        start = time.monotonic()
-        learn.loss_func(model(x), y).backward()
-        if x.device.type == "cuda":
-            torch.cuda.synchronize(x.device)
-        seconds.append(time.monotonic() - start)
-        model.zero_grad()
-    model.load_state_dict(state)
+    from .choice import step_seconds
     # A forward pass takes a third of a step; the optimizer, data and augmentation take a tenth of one.
-    return min(seconds[1:]) * (1.1 * len(learn.dls.train) + 0.4 * len(learn.dls.valid))
+    return step_seconds(learn.model, learn.loss_func, *learn.dls.one_batch()) * (1.1 * len(learn.dls.train) + 0.4 * len(learn.dls.valid))
 
 
 def write_plan(work: Path, size: tuple[int, int], course: Course) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .card import Card
+from .choice import Option, seconds_of
 from .depth import scaled
 from .errors import DataError
 from .machine import device_of
@@ -25,7 +26,7 @@ from .views import mirrored
 
 if TYPE_CHECKING:
     from .backbones import Network
-    from .engine import Session
+    from .engine import Sessions
 
 Image = Item | Path | str | np.ndarray
 T = TypeVar("T")
@@ -116,22 +117,41 @@ def _files(images: Iterable[Image]) -> list[Path]:
 class Predictor:
     """A loaded export. `predict` takes one image, `stream` many; both give results at the images' own sizes.
 
-    With `tta`, or where the card asks for it, the probabilities of the image and of its mirror image are averaged.
+    With `tta`, or where the card asks for it, the probabilities of the image and of its mirror image are averaged. `engine` and
+    `precision` say how it computes; `sessions` are there for the engine "onnx". `alone` says that a stream has one image only.
     """
 
-    def __init__(self, card: Card, network: Callable[[], Network], device: str | None = None, tta: bool | None = None,
-                 session: Callable[[int], Session] | None = None):
-        self.device = device_of(device)
-        self.card, self._session, self._build = card, session and cache(session), network
-        self.task = replace(get(card.task), depth=card.depth)
+    def __init__(self, card: Card, network: Callable[[], Network], option: Option, device: str | None = None, tta: bool | None = None,
+                 sessions: Sessions | None = None, alone: bool = True):
+        self.device, (self.engine, self.precision) = device_of(device), option
+        self.card, self.task, self._build = card, replace(get(card.task), depth=card.depth), network
+        self._sessions = sessions if self.engine == "onnx" else None
         self.tta = card.tta if tta is None else tta
-        if session is None:
-            self.network  # noqa: B018 - a damaged export is to be found now, not at the first image
+        self._stream_threads = torch.get_num_threads() if alone else 1
+        if self._sessions is None:  # a damaged export is to be found now, not at the first image
+            self.network  # noqa: B018
+        else:
+            self._sessions(self._stream_threads)
 
     @cached_property
     def network(self) -> Network:
         """The network in torch, built when first asked for: predictions may not need it."""
-        return self._build().to(self.device).eval()
+        network = self._build().to(self.device).eval()
+        network.precision = self.precision
+        return network
+
+    def seconds(self, bs: int | None) -> float:
+        """Return the measured seconds of the network for an image: one at a time, or in a stream's batches of `bs`."""
+        batch = np.random.default_rng(0).integers(0, 256, (bs or 1, *self.card.size, 3), dtype=np.uint8)
+        if bs is None or self._sessions is None:
+            return seconds_of(lambda: self.logits(batch)) / len(batch)
+        workers = self._workers
+        with ThreadPoolExecutor(workers) as pool:
+            return seconds_of(lambda: list(pool.map(lambda _: self.logits(batch, threads=1), range(workers)))) / (workers * bs)
+
+    @property
+    def _workers(self) -> int:
+        return max(2, torch.get_num_threads())
 
     def adapt(self, images: Iterable[Image]) -> None:
         """Look at the 16-bit files among `images` before they are predicted, and log those that do not fit the card's bit depth.
@@ -166,10 +186,10 @@ class Predictor:
         ONNX computes, each thread takes whole batches from file to finish, so that no core waits for another; torch computes
         on all cores at once. At most two batches more than there are threads are held at a time.
         """
-        images, workers = iter(images), max(2, torch.get_num_threads())
+        images, workers = iter(images), self._workers
         with ThreadPoolExecutor(workers) as pool:
             batches = iter(lambda: list(islice(images, bs)), [])
-            if self._session is not None:
+            if self._sessions is not None:
                 done = (pool.submit(self._whole, batch, finish) for batch in batches)
             else:
                 read = ahead((pool.submit(self._reads, batch) for batch in batches), workers)
@@ -179,7 +199,7 @@ class Predictor:
 
     def _whole(self, batch: list, finish: Callable) -> list[tuple]:
         _, reads = self._reads(batch)
-        return self._finished(batch, reads, self._computed(reads, threads=1), finish)
+        return self._finished(batch, reads, self._computed(reads, self._stream_threads), finish)
 
     def _reads(self, batch: list) -> tuple[list, list]:
         reads = []
@@ -221,8 +241,8 @@ class Predictor:
         return ((logits.softmax(1) + other.softmax(1)) / 2).clamp_min(1e-12).log()
 
     def _run(self, batch: np.ndarray, threads: int) -> torch.Tensor:
-        if self._session is not None:
-            return torch.from_numpy(self._session(threads)(batch))
+        if self._sessions is not None:
+            return torch.from_numpy(self._sessions(threads)(batch))
         return self.network(self.normalised(torch.tensor(batch)))
 
     def normalised(self, batch: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .card import Card, read_card
-from .choices import DECODERS, OPTIMIZERS, check_size, check_weights, loss_parts
+from .choices import DECODERS, OPTIMIZERS, PRECISIONS, check_size, check_weights, loss_parts
 from .errors import DataError, ExportError, ModelError, choose
 from .faults import Fault, refuse
 from .libraries import importing
@@ -34,7 +34,8 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
 
     What is not given comes from the task's recipe, or from what the machine has. `weights` is as for `weights.load_weights`, or the
     folder of an export of this task, whose network, decoder and all, is trained on. `size` is px, one side or (height,
-    width); `precision` is "float32" or "bfloat16"; `cache` is how many bytes decoded images may take in memory.
+    width); `precision` is "float32" or "bfloat16" (default: the one whose training step is quicker, measured once for each network
+    and machine); `cache` is how many bytes decoded images may take in memory.
     `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first.
     Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
@@ -59,6 +60,8 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     if card is None:
         choose("decoder", decoder, DECODERS)
     check_size(size)
+    if precision is not None:
+        choose("precision", precision, PRECISIONS)
     items = task.items(data)
     train, valid = splitter(task, seed, fold)(items)
     first_look(task, data, items)

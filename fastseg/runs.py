@@ -23,15 +23,20 @@ T = TypeVar("T")
 FORGOTTEN = 30 * 86400  # seconds after which the journal of a run that nobody finished is removed
 
 
+def cached_path(name: str, *parts: object) -> Path:
+    """Return a path in the user's cache, which need not exist yet, named by what `parts` are."""
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode(errors="surrogateescape")).hexdigest()[:32]
+    return user_cache_path("fastseg") / f"{key}.{name}"
+
+
 def _private(name: str, *parts: object) -> Path:
     """Return a path in the user's cache, named by what `parts` are; the user's own folders are not littered."""
-    folder = user_cache_path("fastseg")
+    path = cached_path(name, *parts)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own") from None
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode(errors="surrogateescape")).hexdigest()[:32]
-    return folder / f"{key}.{name}"
+        raise DataError(f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own") from None
+    return path
 
 
 @contextmanager

@@ -62,6 +62,8 @@ def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner
     start = time.monotonic()
     pretrained = not learn.weights_origin.startswith("random")
     saved = checkpoint.read(folder / CHECKPOINT, learn.dls.device) if folder else None
+    if saved:
+        _resume_precision(learn, saved)
     lr = saved["lr"] if saved else range_test(learn)[0] if course.lr == "auto" else rate_of(course.lr, learn.lr)
     if course.lr == "auto" and not saved:
         log.info("learning rate %.2e, from the range test", lr)
@@ -89,6 +91,14 @@ def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner
     learn.fitted = {**asdict(course), "lr": lr, "freeze_epochs": frozen, "trained_epochs": len(learn.history),
                     "seconds": round(time.monotonic() - began, 1)}
     return learn
+
+
+def _resume_precision(learn: Learner, saved: dict) -> None:
+    """Train in the precision that the interrupted training had, even if another is measured to be quicker now."""
+    before = saved.get("precision", learn.origin.precision)  # earlier versions trained in the machine's default
+    if before not in (None, learn.model.precision):
+        log.info("training goes on in %s, as before the interruption", before)
+    learn.model.precision = before
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from . import charts, plots
-from .bundle import load
 from .card import CARD, HISTORY, read_card, read_history
 from .choices import DECODERS, OPTIMIZERS, loss_parts
 from .errors import DataError, FastsegError, ModelError, choose
@@ -180,7 +179,10 @@ def _is_whole(folder: Path) -> bool:
 def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     card = read_card(folder)
     items, root = items_of(card, task, None, "valid")
-    return Scores(task, [score for score, _ in judged(load(folder, device), items, root)])
+    from .loading import load
+    from .machine import device_of, fixed_precision
+    predictor = load(folder, device, precision=fixed_precision(device_of(device)))  # all runs are judged in one precision
+    return Scores(task, [score for score, _ in judged(predictor, items, root)])
 
 
 def _judged(task: Task, out: Path, claim: Mapping, seeds: int, runs: Mapping, scores: Mapping[tuple, Scores], failed: Mapping[str, str]

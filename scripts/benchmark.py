@@ -2,10 +2,11 @@
 
     python scripts/benchmark.py step predict --json figures.json
 
-Sections: `step` (one training step), `epoch` (decoding, augmentation, training, validation), `predict` (files to files, with
-the model's share of the time), `memory` (peak of each contestant; 1,000 against 10,000 images), `quality` (score reached within
-the same time), `blur` (mri: how slight a blur is found), `startup` (cold commands, a tiny fit, mistakes), `photo` (one photograph
-through an adopted SegFormer-B0; peak memory of 12 megapixels), `gpu` (step and predict on an accelerator).
+Sections: `step` (one training step), `engines` (ONNX and torch, float32 and bfloat16, on batches of 1 and 8), `epoch` (decoding,
+augmentation, training, validation), `predict` (files to files, with the model's share of the time), `memory` (peak of each
+contestant; 1,000 against 10,000 images), `quality` (score reached within the same time), `blur` (mri: how slight a blur is found),
+`startup` (cold commands, a tiny fit, mistakes), `photo` (one photograph through an adopted SegFormer-B0; peak memory of 12
+megapixels), `gpu` (step and predict on an accelerator).
 Contestants take turns; the table gives medians, spreads and ratios. Real eyes are read from FASTSEG_SHARED where it is set.
 """
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import fastseg  # before torch: it sets how OpenMP threads wait, for all contestants alike
@@ -36,6 +38,7 @@ from timing import interleaved, machine, table
 warnings.filterwarnings("ignore")
 
 SIZE, BATCH, CLASSES = (256, 256), 8, 4
+PRECISIONS = ("float32", "bfloat16")
 
 
 def eyes(folder: Path, n: int, size: tuple[int, int] | None = None) -> Path:
@@ -93,6 +96,37 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
     for run in contestants.values():  # the first step allocates
         run()
     return interleaved(contestants, repeats)
+
+
+def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
+    """Each engine and precision on ready batches of 1 and 8, seconds an image, and training steps of 8, by backbone; random weights."""
+    data = eyes(folder, 16, SIZE)
+    rng = np.random.default_rng(0)
+    seconds: dict[str, list[float]] = {}
+    for arch in ("mobilenetv2_100", "convnext_femto", "efficientnet_b0", "regnetx_002"):
+        learn = learner(data, arch, device="cpu", precision="float32")
+        export = fastseg.save(learn, folder / arch)
+        learn.unfreeze()
+        learn.create_opt()
+        x, y = torch.randn(BATCH, 3, *SIZE), torch.randint(0, CLASSES, (BATCH, *SIZE))
+        ways = {"onnx float32": {"engine": "onnx"}, **{f"torch {name}": {"engine": "torch", "precision": name} for name in PRECISIONS}}
+        contestants: dict[str, Callable[[], object]] = {}
+        for count in (1, BATCH):
+            batch = rng.integers(0, 256, (count, *SIZE, 3), dtype=np.uint8)
+            contestants |= {f"{arch} {way}, batch of {count}": partial(fastseg.load(export, "cpu", **options).logits, batch)
+                            for way, options in ways.items()}
+
+        def step(precision: str, learn=learn, x=x, y=y) -> None:
+            learn.model.train().precision = precision
+            learn.loss_func(learn.model(x), y).backward()
+            learn.opt.step()
+            learn.opt.zero_grad()
+        contestants |= {f"{arch} training step, {precision}": partial(step, precision) for precision in PRECISIONS}
+        for run in contestants.values():  # the first one allocates
+            run()
+        times = interleaved(contestants, max(repeats, 5))
+        seconds |= {name: [t / BATCH for t in values] if name.endswith(f"batch of {BATCH}") else values for name, values in times.items()}
+    return seconds
 
 
 def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
@@ -287,8 +321,10 @@ def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
     return seconds | {f"predict, {name}": times for name, times in predicted.items()}
 
 
-SECTIONS = {"step": step, "epoch": epoch, "predict": predict, "memory": memory, "quality": quality, "blur": blur, "startup": startup,
-            "photo": photo, "gpu": gpu}
+SECTIONS = {"step": step, "engines": engines, "epoch": epoch, "predict": predict, "memory": memory, "quality": quality, "blur": blur,
+            "startup": startup, "photo": photo, "gpu": gpu}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from fastseg.machine import processor
+
 UNITS = {"memory": "MB", "quality": "IoU", "blur": ""}
 
 
@@ -18,7 +20,7 @@ def machine() -> dict:
     from importlib.metadata import version
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     flags = set(info.partition("flags")[2].partition("\n")[0].split())
-    return {"cpu": info.partition("model name")[2].partition("\n")[0].strip(" :\t") or platform.processor(), "cores": os.cpu_count(),
+    return {"cpu": processor(), "cores": os.cpu_count(),
             "threads": torch.get_num_threads(), "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "units": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
             "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -91,6 +91,13 @@ def exports(samples, tmp_path_factory):
     return export
 
 
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request, monkeypatch):
+    """Run a test in both precisions, whatever this machine would choose; CPUs without bfloat16 units emulate it."""
+    monkeypatch.setenv("FASTSEG_PRECISION", request.param)
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Locks and journals of a test are its own."""

@@ -53,7 +53,8 @@ def test_loads_in_a_fresh_process_elsewhere_without_data(name, exports, samples,
     assert done.stdout.strip().endswith("3")
 
 
-def test_safe_twin_and_pickle_agree(exports, samples):
+def test_safe_twin_and_pickle_agree(exports, samples, monkeypatch):
+    monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     folder = exports("eye")
     item = tasks.get("eye").items(samples["eye"])[0]
     safe, pickled = fastseg.load(folder).predict(item.image), fastseg.load(folder / "export.pkl").predict(item.image)
@@ -171,7 +172,8 @@ def test_deeply_nested_card_and_exchanged_weights(exports, tmp_path):
         fastseg.load(folder)
 
 
-def test_a_missing_onnx_file_is_made_up_for(exports, samples, tmp_path, caplog):
+def test_a_missing_onnx_file_is_made_up_for(exports, samples, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     image = sorted((samples["eye"] / "imgs_small").iterdir())[0]
     folder = copied(exports("eye"), tmp_path)
     expected = fastseg.load(folder).predict(image).codes

@@ -17,6 +17,7 @@ from fastseg.callbacks import AverageWeights, HalfSize, TimeBudget, Windows
 from fastseg.data import Pixels
 from fastseg.errors import DataError, ExportError, ModelError
 from fastseg.losses import Loss, class_weights
+from fastseg.machine import autocast_dtype
 from fastseg.views import mirrored
 
 SMALL = dict(arch=ARCH, weights="none", size=64, bs=4)
@@ -160,7 +161,7 @@ def test_folds_hold_every_image_out_once(name, samples):
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
-def test_an_ensemble_averages_its_members_and_loads(name, samples, tmp_path, run):
+def test_an_ensemble_averages_its_members_and_loads(name, precision, samples, tmp_path, run):
     result = fastseg.fit(name, samples[name], **SMALL, epochs=1, folds=2, out=tmp_path / "e")
     card = json.loads((tmp_path / "e" / "card.json").read_text())
     assert card["network"]["members"] == 2 and card["valid_files"] == [] and card["training"]["folds"] == 2
@@ -175,7 +176,7 @@ def test_an_ensemble_averages_its_members_and_loads(name, samples, tmp_path, run
         predictor.card.std).view(1, 3, 1, 1)
     with torch.inference_mode():
         mean = torch.stack([m(x).softmax(1) for m in predictor.network.model.models]).mean(0)
-    assert torch.allclose(predictor.logits(batch).exp(), mean, atol=1e-4)
+    assert torch.allclose(predictor.logits(batch).exp(), mean, atol={"float32": 1e-4, "bfloat16": 2e-2}[precision])
     assert fastseg.load(tmp_path / "e" / "export.pkl", trust=True).logits(batch).shape == mean.shape
     said = run("evaluate", name, "--data", samples[name], "--export", tmp_path / "e", code=1).err
     assert "joins 2 learners" in said
@@ -202,6 +203,18 @@ def test_options_of_a_course(name, options, samples, tmp_path):
 def test_wrong_options_of_a_course(run, samples):
     for option, value in (("--ema", "1.5"), ("--windows", "-1"), ("--mixup", "99"), ("--precision", "float12")):
         assert option.strip("-") in run("fit", "eye", "--data", samples["eye"], option, value, code=1).err
+
+
+def test_the_precision_can_be_forced(samples, monkeypatch):
+    device = torch.device("cpu")
+    for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
+        monkeypatch.setenv("FASTSEG_PRECISION", name)
+        assert autocast_dtype(device) is dtype
+        assert autocast_dtype(device, "bfloat16") is torch.bfloat16 and autocast_dtype(device, "float32") is None
+    monkeypatch.setenv("FASTSEG_PRECISION", "float12")
+    with pytest.raises(ModelError) as caught:
+        fastseg.learner("eye", samples["eye"], **SMALL)
+    assert caught.value.code == "unknown-precision"
 
 
 def test_windows_are_for_segmentation(samples, tmp_path):
@@ -287,26 +300,20 @@ def test_views_are_averaged_at_the_right_place(exports):
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
-def test_onnx_and_torch_agree(name, exports, monkeypatch):
-    from fastseg import bundle
-    quick = fastseg.load(exports(name))
-    monkeypatch.setattr(bundle, "_session", lambda *_: None)
-    slow = fastseg.load(exports(name))
-    assert (exports(name) / "model.onnx").is_file() and slow._session is None
+def test_onnx_and_torch_agree(name, exports):
+    quick, slow = fastseg.load(exports(name), engine="onnx"), fastseg.load(exports(name), "cpu", engine="torch", precision="float32")
     batch = np.random.default_rng(0).integers(0, 256, (3, *quick.card.size, 3), dtype=np.uint8)
     assert torch.allclose(quick.logits(batch), slow.logits(batch), atol=1e-3)
+    rough = fastseg.load(exports(name), "cpu", engine="torch", precision="bfloat16")
+    assert torch.allclose(quick.logits(batch).softmax(1), rough.logits(batch).softmax(1), atol=2e-2)
 
 
 def test_exchanged_onnx_is_noticed(exports, tmp_path):
     import shutil
-
-    from fastseg.machine import autocast_dtype, device_of
-    if autocast_dtype(device_of("cpu")) is not None:
-        pytest.skip("this processor predicts with torch")
     folder = shutil.copytree(exports("eye"), tmp_path / "e")
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"x")
     with pytest.raises(ExportError, match="not the file that its card names"):
-        fastseg.load(folder)
+        fastseg.load(folder, "cpu")
 
 
 def test_class_weights_are_median_frequency():

@@ -22,13 +22,13 @@ from PIL import Image
 
 import fastseg
 from fastseg import checkpoint, fetch, tasks
-from fastseg.bundle import load
 from fastseg.card import Card, read_card, sha256
 from fastseg.console import varied
 from fastseg.errors import DataError, ExportError, FastsegError, FetchError
 from fastseg.evaluation import _column
 from fastseg.examination import examine
 from fastseg.files import read_json
+from fastseg.loading import load
 from fastseg.masks import read_image, read_near, read_raw
 
 COMMON = dict(deadline=timedelta(seconds=10), suppress_health_check=list(HealthCheck), database=None, print_blob=True)
