@@ -59,8 +59,8 @@ def fails(run, tmp_path):
         result = run(*arguments, *(["--json"] if code else []), code=1)
         if code:
             assert json.loads(result.out)["error"]["code"] == code, result.err
-        lines = [line for line in result.err.strip().splitlines() if line and not line.startswith(("warning:", "checking the data:"))]
-        assert len(lines) == 1 and lines[0].startswith("error: "), result.err
+        lines = [line for line in result.err.strip().splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and result.err.strip().endswith(lines[0]), result.err
         for word in words:
             assert str(word) in lines[0], f"'{word}' is not in: {lines[0]}"
         assert {p for p in tmp_path.rglob("*") if p.parent != tmp_path / "exports"} - {tmp_path / "exports"} <= before
