@@ -93,7 +93,7 @@ def quickest(options: Sequence[T], speeds: Speeds, key: Callable[[T], str], meas
     best = min(known, key=total)
     if total(best) > MARGIN * total(first):
         best = first
-    others = [f"{option} {_told(seconds)}" + (" after a longer start" if seconds < known[best] else "")
+    others = [f"{option} {_told(seconds)}" + (" after a longer start" if seconds < MARGIN * known[best] else "")
               for option, seconds in known.items() if option != best]
     return best, ", ".join([f"{best}: {_told(known[best])} {unit} here", *others])
 
