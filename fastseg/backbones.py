@@ -86,7 +86,7 @@ def segmenter(arch: str, n_out: int, decoder: str = "unet", weights: str = "none
     """
     choose("decoder", decoder, DECODERS)
     if decoder == "fastai":
-        spec = Spec("segment", arch, n_out, decoder, 32, {"size": list(size or (256, 256)), **options})
+        spec = Spec("segment", arch, n_out, decoder, 32, {"size": list(size or (256, 256)), "batchnorm": True, **options})
     else:
         check_arch(arch)
         spec = Spec("segment", arch, n_out, decoder, _stride(arch, decoder, n_out, options), options)
@@ -159,13 +159,25 @@ def _classifier_model(spec: Spec) -> nn.Module:
 
 
 def _dynamic_unet(spec: Spec) -> nn.Module:
+    """Return fastai's DynamicUnet, with batch normalisation in its decoder unless the spec is of an export written before 0.6.
+
+    fastai's default decoder has none: from random weights, Adam's first steps at a usual rate multiply its activations a thousand
+    times. The last layer stays a plain convolution, as fastai's default is: normalised logits would limit the confidence.
+    """
+    from fastai.layers import ConvLayer, NormType
     from fastai.vision.learner import create_unet_model, model_meta
     supported = {arch.__name__: arch for arch in model_meta}
     if spec.arch not in supported:
         raise ModelError(f"--decoder fastai works with {', '.join(supported)}, not '{spec.arch}': "
-                         "choose one of them, or another decoder such as unet")
+                         "choose one of them, or another decoder such as unet", "unsupported-backbone")
     options = dict(spec.options)
-    return create_unet_model(supported[spec.arch], spec.n_out, tuple(options.pop("size")), pretrained=False, **options)
+    size = tuple(options.pop("size"))
+    if not options.pop("batchnorm", False):
+        return create_unet_model(supported[spec.arch], spec.n_out, size, pretrained=False, **options)
+    model = create_unet_model(supported[spec.arch], spec.n_out, size, pretrained=False, norm_type=NormType.Batch, **options)
+    last = max(place for place, layer in enumerate(model.layers) if isinstance(layer, ConvLayer))
+    model.layers[last] = ConvLayer(model.layers[last][0].in_channels, spec.n_out, ks=1, act_cls=None, norm_type=None)
+    return model
 
 
 def _backbone_options(arch: str) -> dict:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,14 +102,16 @@ def _wrong(task: Task, data: Path | str | None, export: Path | str | None, only:
     lines = []
     for item, prediction in predictor.stream(worst, 4):
         first, *others = plots.prediction_panels(task, prediction.image, task.label(item), prediction, item.image.name)
-        lines.append([plots.Panel(first.pixels, first.title + (f"\nerror {errors[item]:.3f}" if task.kind == "segment" else "")), *others])
+        title = first.title + (f"\nerror {errors[item]:.3f}" if task.kind == "segment" else "")
+        lines.append([replace(first, title=title), *others])
     return items, lines
 
 
 def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path, errors: bool) -> Path:
     """Write the panels as one self-contained page to scroll through."""
+    unlabelled = any(panel.unlabelled for line in lines for panel in line)
     page = environment().get_template("show.html").render(
-        title=title, legend=[(name, css_colour(colour)) for name, colour in plots.legend(task, errors)],
+        title=title, legend=[(name, css_colour(colour)) for name, colour in plots.legend(task, errors, unlabelled)],
         lines=[[(panel.title, address(Image.fromarray(plots.shrink(panel.pixels)), "JPEG", quality=88)) for panel in line]
                for line in lines])
     return write_page(page, out)

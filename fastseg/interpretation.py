@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .suspects import Suspicion
 
 SHOWN = 4  # images in each of best, median and worst
+DRAWN = 2  # of them, in show_results.png, where an image is a row of panels
 LISTED = 30  # suspected labels, and images that need review, on the page
 
 
@@ -119,16 +120,17 @@ class Interpretation:
 
     def plot_results(self) -> Figure:
         """Draw the best, median and worst images."""
-        groups = self.ranked()
+        is_segmented = self.task.kind == "segment"
+        groups = {name: images[:DRAWN] if is_segmented else images for name, images in self.ranked().items()}
         place = {image.name: name for name, images in groups.items() for image in images}
         return self._grid([image for images in groups.values() for image in images], "best, median and worst images",
-                          lambda image: f"{place[image.name]}, error {image.error:.3f}")
+                          lambda image: f"{place[image.name]}, {f'error {image.error:.3f}' if is_segmented else f'loss {image.loss:.3f}'}")
 
     def plot_per_class(self) -> Figure:
         """Draw the scores of each class with their intervals."""
         keys = ("precision", "recall", "iou", "dice", "boundary_f1") if self.task.kind == "segment" else ("precision", "recall", "f1")
         return charts.bars(self.metrics["classes"], keys, f"{self.task.name}: each class over {len(self.images)} images, 95% intervals",
-                           self.metrics["intervals"]["classes"])
+                           self.metrics["intervals"]["classes"], {key: metrics.FIGURES[key][0] for key in keys})
 
     def plot_reliability(self) -> Figure:
         """Draw how often predictions of each confidence are right."""
@@ -138,7 +140,7 @@ class Interpretation:
         rows = []
         for image, prediction, truth in self.predicted(images):
             first, *others = plots.prediction_panels(self.task, prediction.image, truth, prediction, image.item.image.name)
-            rows.append([plots.Panel(first.pixels, f"{first.title}\n{caption(image)}"), *others])
+            rows.append([replace(first, title=f"{first.title}\n{caption(image)}"), *others])
         if self.task.kind != "segment":
             rows = [[row[0] for row in rows[i:i + 4]] for i in range(0, len(rows), 4)]
         return plots.grid(rows, self.task, f"{self.task.name}: {title}", errors=True)
@@ -150,8 +152,8 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
     """Show where an export (default: the newest) is right and wrong on the images that its training held out.
 
     Writes into `out`, by default the export's folder: report.html; show_results.png (best, median and worst images),
-    top_losses.png, confusion_matrix.png, per_class.png and reliability.png at 300 dpi; images.csv, with loss, error, expected
-    error, confidence, entropy and the review flag of each image, and suspects.csv, labels in doubt first.
+    top_losses.png, confusion_matrix.png, per_class.png and reliability.png, no side longer than 2400 px; images.csv, with loss,
+    error, expected error, confidence, entropy and the review flag of each image, and suspects.csv, labels in doubt first.
     Memory grows by a few hundred bytes an image. `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     folder = find(task, export)
@@ -200,12 +202,12 @@ def _insight(task: Task, root: Path, item: Item, prediction: Prediction, truth: 
 def cross_entropy(probabilities: np.ndarray, truth: np.ndarray | int) -> float:
     """Return the mean -log p(true class) in nats over labelled pixels; `probabilities` is float (C, H, W) or (C,)."""
     if isinstance(truth, int):
-        return float(-np.log(np.clip(probabilities[truth], 1e-7, 1)))
+        return abs(float(np.log(np.clip(probabilities[truth], 1e-7, 1))))
     labelled = truth != IGNORE
     if not labelled.any():
         return 0.0
     true = np.take_along_axis(probabilities, np.where(labelled, truth, 0)[None].astype(np.int64), axis=0)[0]
-    return float(-np.log(np.clip(true[labelled], 1e-7, 1)).mean())
+    return abs(float(np.log(np.clip(true[labelled], 1e-7, 1)).mean()))
 
 
 def _flat(suspicion: Suspicion) -> dict:

@@ -2,13 +2,20 @@
 from __future__ import annotations
 
 import io
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.legend import Legend
+from matplotlib.patches import Patch, Rectangle
+from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from . import masks
 from .errors import DataError
@@ -16,21 +23,32 @@ from .files import atomic_file
 from .masks import IGNORE, UNLABELLED_COLOUR, Colour, codes_to_colours
 from .tasks import Task
 
+log = logging.getLogger(__name__)
+
 DPI, PRINT_DPI = 110, 300
+MAX_PX = 2400  # width and height of a written picture
 # Okabe and Ito's colours: told apart by colour-blind people too (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000")
 CLASS_ORDER = (5, 1, 2, 3, 0, 6, 4)  # light ones first: they show on skin, walls and pans
 # What is wrong at a pixel, and its colour: foreground that was not seen, background taken for foreground, one class for another.
 ERRORS = {"missed": (0, 114, 178), "false alarm": (213, 94, 0), "wrong class": (136, 34, 85)}
 MAX_SIDE = 480  # px; a grid shows images no larger, so that its memory stays bounded
+DIM = 90  # the lightest grey of an image under an evidence map
+# Inches. Panels are fitted into CELL x TALLEST; a narrow image has a narrower column, but one that its title fits into.
+CELL, TALLEST, NARROWEST, GAP, TEXT_LINE = 2.6, 3.6, 1.7, 0.08, 0.15
+# A grid longer than LONGEST continues in further columns of rows: at MAX_PX its text is then still 11 px high. Beyond LARGEST (5 px)
+# rows are left out.
+LONGEST, LARGEST = 24.0, 48.0
 
 
 @dataclass
 class Panel:
-    """One picture of a grid: pixels uint8 (H, W, 3) with a title."""
+    """One picture of a grid: pixels uint8 (H, W, 3) with a title. `marked`: it is framed; `unlabelled`: it shows such pixels."""
 
     pixels: np.ndarray
     title: str = ""
+    marked: bool = False
+    unlabelled: bool = False
 
 
 def short(name: str, length: int = 26) -> str:
@@ -44,8 +62,10 @@ def literal(text: str) -> str:
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels or codes taken at every n-th row and column, so that no side exceeds 480 px by much."""
+    """Return pixels (H, W, 3) as means over n x n px, or values (H, W) of every n-th row and column: no side exceeds 480 px by much."""
     step = max(1, round(max(pixels.shape[:2]) / MAX_SIDE))
+    if pixels.ndim == 3 and step > 1:
+        return np.asarray(Image.fromarray(pixels).reduce(step))
     return pixels[::step, ::step]
 
 
@@ -75,9 +95,10 @@ def require_png(path: Path | str) -> None:
 
 
 def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, atomically, at `dpi` or at as many as keep both sides within `MAX_PX`."""
     require_png(path)
     buffer = io.BytesIO()
+    dpi = min(dpi, MAX_PX / max(figure.get_size_inches()))
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", pil_kwargs={"compress_level": 3})  # quicker by half, 6 % larger
     with atomic_file(Path(path)) as temporary:
         temporary.write_bytes(buffer.getvalue())
@@ -86,47 +107,98 @@ def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:
 
 def triple(task: Task, image: np.ndarray, codes: np.ndarray, name: str) -> list[Panel]:
     """Return image, painted mask and overlay of one labelled image."""
-    return [Panel(image, short(name)), Panel(codes_to_colours(codes, class_colours(task)), "mask"),
-            Panel(overlay(task, image, codes), "overlay")]
+    painted = Panel(codes_to_colours(codes, class_colours(task)), "mask", unlabelled=bool((codes == IGNORE).any()))
+    return [Panel(image, short(name)), painted, Panel(overlay(task, image, codes), "overlay")]
 
 
 def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str = "", errors: bool = False) -> Figure:
-    """Draw rows of panels; below them a legend of a segmentation `task`'s classes, with `errors` of the kinds of errors too."""
+    """Draw rows of panels; below them a legend of a segmentation `task`'s classes, with `errors` of the kinds of errors too.
+
+    Every panel has its image's proportions. Rows that would make too long a picture continue in columns beside the first ones;
+    those that would be too small to see are left out, with a warning.
+    """
     columns = max(map(len, rows))
-    height, width = max((row[0].pixels.shape[:2] for row in rows), key=lambda size: size[0] / size[1])
-    cell = 2.6
-    entries = legend(task, errors) if task is not None else []
-    extra = (0.45 if title else 0.1) + (0.5 if entries else 0.1)
-    lines = max(panel.title.count("\n") for row in rows for panel in row)
-    heading = 0.28 + 0.14 * lines
-    row_height = cell * min(1.4, height / width) + heading
-    figure = Figure(figsize=(columns * cell + 0.2, len(rows) * row_height + extra))
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for row, line in zip(rows, axes):
-        for axis in line:
-            axis.axis("off")
-            axis.set(xticks=[], yticks=[])  # ticks that nobody sees take as long to lay out as the images to draw
-        for panel, axis in zip(row, line):
-            axis.imshow(shrink(panel.pixels), interpolation="nearest")
-            axis.set_title(literal(panel.title), fontsize=8)
-    total = figure.get_figheight()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=(0.45 if entries else 0.05) / total,
-                           top=1 - ((0.35 if title else 0.02) + heading) / total, wspace=0.03,
-                           hspace=heading / (row_height - heading))
-    if title:
-        figure.suptitle(literal(title), fontsize=11, y=1 - 0.12 / total, va="top")
+    width = max(min(CELL, TALLEST * panel.pixels.shape[1] / panel.pixels.shape[0]) for row in rows for panel in row)
+    width = max(width, NARROWEST) + GAP
+    heights = [max(_panel_size(panel, width)[1] for panel in row) + _heading(row) for row in rows]
+    count = len(rows)
+    while (blocks := _blocks(heights[:count], columns * width))[1] > LARGEST and count > 1:
+        count = max(1, int(count * min(0.95, (LARGEST / blocks[1]) ** 2)))
+    if count < len(rows):
+        log.warning("the picture shows %d of %d rows, as many as stay legible; show writes all of them into a page: --out NAME.html",
+                    count, len(rows))
+    lines = math.ceil(count / blocks[0])
+    blocks = math.ceil(count / lines)
+    tops = np.cumsum([0.0, *(max(heights[i:count:lines]) for i in range(lines))])
+    entries = legend(task, errors, any(panel.unlabelled for row in rows for panel in row)) if task is not None else []
+    above = 0.36 if title else 0.05
+    figure = Figure(figsize=(blocks * columns * width + GAP, above + tops[-1] + GAP))
+    below = 0.0
     if entries:
         patches = [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=literal(name)) for name, colour in entries]
-        figure.legend(handles=patches, loc="lower center", ncols=min(8, len(patches)), fontsize=9, frameon=False)
+        below = GAP + even_legend(figure, patches, loc="lower center", fontsize=9).get_window_extent().height / figure.dpi
+    total = figure.get_figheight() + below
+    figure.set_figheight(total)
+    for number, row in enumerate(rows[:count]):
+        block, line = divmod(number, lines)
+        under = above + tops[line] + max(_heading(other) for other in rows[line:count:lines])
+        for place, panel in enumerate(row):
+            wide, high = _panel_size(panel, width)
+            left = GAP + (block * columns + place) * width + (width - GAP - wide) / 2
+            axis = figure.add_axes((left / figure.get_figwidth(), 1 - (under + high) / total, wide / figure.get_figwidth(), high / total))
+            axis.imshow(shrink(panel.pixels), interpolation="antialiased", aspect="auto")
+            axis.set_title(literal(panel.title), fontsize=8, pad=4)
+            axis.axis("off")
+            axis.set(xticks=[], yticks=[])  # ticks that nobody sees take as long to lay out as the images to draw
+            if panel.marked:
+                axis.add_patch(Rectangle((0, 0), 1, 1, transform=axis.transAxes, fill=False, edgecolor=COLOURS[4], linewidth=4))
+    if title:
+        figure.suptitle(literal(title), fontsize=11, y=1 - 0.12 / total, va="top")
     return figure
 
 
-def legend(task: Task, errors: bool = False) -> list[tuple[str, Colour]]:
-    """Return the names and colours of a segmentation task's classes, of unlabelled pixels where the data have them, and of errors."""
+def _panel_size(panel: Panel, width: float) -> tuple[float, float]:
+    """Return the width and height in inches of a panel in a column of `width`."""
+    high, wide = panel.pixels.shape[:2]
+    scale = min((width - GAP) / wide, TALLEST / high)
+    return wide * scale, high * scale
+
+
+def _heading(row: Sequence[Panel]) -> float:
+    return 0.14 + TEXT_LINE * (1 + max(panel.title.count("\n") for panel in row))
+
+
+def _blocks(heights: Sequence[float], width: float) -> tuple[int, float]:
+    """Return in how many blocks side by side rows of these heights, `width` wide, make a picture not too long, and its longer side."""
+    found = []
+    for blocks in range(1, len(heights) + 1):
+        lines = math.ceil(len(heights) / blocks)
+        side = max(blocks * width, sum(max(heights[i::lines]) for i in range(lines)))
+        if side <= LONGEST:
+            return blocks, side
+        found.append((side, blocks))
+        if blocks * width > LONGEST and side == blocks * width:  # wider only, from here on
+            break
+    side, blocks = min(found)
+    return blocks, side
+
+
+def even_legend(figure: Figure, handles: Sequence[Artist], **options) -> Legend:
+    """Draw a figure's legend in as few lines as its width allows; its columns are of equal length, or differ by one entry."""
+    for lines in range(1, len(handles) + 1):
+        drawn = figure.legend(handles=handles, ncols=math.ceil(len(handles) / lines), frameon=False, **options)
+        if lines == len(handles) or drawn.get_window_extent().width <= figure.bbox.width:
+            return drawn
+        drawn.remove()
+    raise ValueError("a legend needs an entry")
+
+
+def legend(task: Task, errors: bool = False, unlabelled: bool = False) -> list[tuple[str, Colour]]:
+    """Return the names and colours of a segmentation task's classes, of unlabelled pixels and errors where they are painted."""
     if task.kind != "segment":
         return []
     kinds = wrong_kinds(task) if errors else ()
-    return [*zip(task.classes, class_colours(task)), *([("unlabelled", UNLABELLED_COLOUR)] if task.declares_unlabelled else []),
+    return [*zip(task.classes, class_colours(task)), *([("unlabelled", UNLABELLED_COLOUR)] if unlabelled else []),
             *((f"error: {kind}", ERRORS[kind]) for kind in kinds)]
 
 
@@ -140,9 +212,9 @@ def wrong_kinds(task: Task) -> tuple[str, ...]:
 def prediction_panels(task: Task, image: np.ndarray, truth: np.ndarray | int, prediction, name: str) -> list[Panel]:
     """Return image, truth, prediction and error map of one image; for classification, the image with both labels."""
     if task.kind == "classify":
-        verdict = "right" if task.classes[truth] == prediction.label else "WRONG"
-        return [Panel(shrink(image), f"{short(name)}\nis {task.classes[truth]}, {verdict}:\n{prediction.label} "
-                             f"({prediction.probabilities.max():.2f})")]
+        is_wrong = task.classes[truth] != prediction.label
+        return [Panel(shrink(image), f"{short(name)}\ntruth: {task.classes[truth]}\nprediction: {prediction.label} "
+                             f"({prediction.probabilities.max():.2f}){', WRONG' if is_wrong else ''}", is_wrong)]
     image, truth, codes = shrink(image), shrink(truth), shrink(prediction.codes)
     return [Panel(image, short(name)), Panel(overlay(task, image, truth), "truth"), Panel(overlay(task, image, codes), "prediction"),
             Panel(error_map(image, truth, codes, task.background), "errors")]
@@ -163,3 +235,25 @@ def error_map(image: np.ndarray, truth: np.ndarray, codes: np.ndarray, backgroun
     for kind, where in wrong_pixels(truth, codes, background).items():
         errors[where] = ERRORS[kind]
     return errors
+
+
+def evidence_map(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return evidence, float (H, W) from 0 to 1, over `image` in dim grey; a white line surrounds what has half of the highest or more.
+
+    The image's own contrast is stretched and then dimmed, so that its shapes show and strong evidence is lighter than they are,
+    however dark or light the image is. The colours are perceptually uniform: more evidence is always lighter.
+    """
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    low, high = np.percentile(grey, (1, 99))
+    base = DIM * np.clip((grey - low) / max(high - low, 16), 0, 1)[..., None]
+    heat = np.clip(heat, 0, 1)
+    share = 0.9 * heat[..., None] ** 0.6
+    painted = base * (1 - share) + evidence_colours(heat) * share
+    strong = heat >= 0.5
+    painted[strong & ~binary_erosion(strong, border_value=1)] = 255
+    return painted.astype(np.uint8)
+
+
+def evidence_colours(heat: np.ndarray) -> np.ndarray:
+    """Return the colours (..., 3), from 0 to 255, of evidence (...) from 0 to 1."""
+    return (255 * colormaps["inferno"](0.2 + 0.8 * heat)[..., :3]).round()

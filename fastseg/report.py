@@ -51,6 +51,7 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
                                                     ("reliability", found.plot_reliability()),
                                                     *([("curves", charts.curves(history))] if history else []))},
         gallery={name: _cases(found, images) for name, images in found.ranked().items()},
+        evidence_scale=[css_colour(map(int, colour)) for colour in plots.evidence_colours(np.linspace(0, 1, 9))],
         evidence=_evidence(found), suspects=doubted[:LISTED], suspect_cases=_cases(found, doubted[:PICTURED], boxed=True),
         review=review[:LISTED], review_count=len(review), error_rate=ERROR_RATE,
         let_through=float(np.mean(passed)) if passed else None, ranking=float(spearmanr(errors, expected)[0]) if has_ranking else None,
@@ -113,10 +114,13 @@ def _evidence(found: Interpretation) -> list[dict]:
         maps = evidence(found.predictor, small, classes)
         base = resized(small, insight.size, "squish") if task.recipe.resize == "squish" else small
         base = plots.shrink(base)
+        scale = max(1, round(plots.MAX_SIDE / max(base.shape[:2])))  # a small image is enlarged, so that the outlines are smooth
+        base = resized(base, (base.shape[0] * scale, base.shape[1] * scale), "squish")
         panes = []
         for number, heat in zip(classes, maps):
-            heat = np.array(Image.fromarray(heat).resize(base.shape[1::-1], Image.BILINEAR))[..., None]
-            panes.append((task.classes[number], _jpeg((base * (1 - 0.6 * heat) + _coloured(heat[..., 0]) * 0.6 * heat).astype(np.uint8))))
+            heat = np.array(Image.fromarray(heat).resize(base.shape[1::-1], Image.BILINEAR))
+            is_predicted = task.kind == "classify" or (prediction.codes == number).any()
+            panes.append((task.classes[number] + ("" if is_predicted else " (predicted nowhere)"), _jpeg(plots.evidence_map(base, heat))))
         cases.append({"insight": insight, "base": _jpeg(base), "panes": panes,
                       "truth": None if task.kind == "segment" else task.classes[truth]})
     return cases

@@ -7,6 +7,7 @@ from conftest import ARCH, needs_shared, shared
 
 from fastseg import backbones
 from fastseg.errors import ModelError
+from fastseg.losses import Loss
 
 FAMILIES = [
     "resnet18", "resnetv2_50", "ecaresnet26t", "res2net50_26w_4s", "resnest14d", "densenet121", "vgg11_bn",
@@ -153,3 +154,43 @@ def test_networks_export_with_torch():
     network, _ = backbones.segmenter(ARCH, 3)
     program = torch.export.export(network.eval(), (torch.rand(1, 3, 64, 64),))
     assert program.module()(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+def first_losses(decoder: str, steps: int) -> list[float]:
+    """Train a network with random weights on one batch of 64 px by Adam at 2e-3; return the loss at each step."""
+    torch.manual_seed(0)
+    network, _ = backbones.segmenter("resnet18" if decoder == "fastai" else ARCH, 4, decoder, size=(64, 64))
+    network.precision = "float32"
+    images, loss = torch.nn.functional.interpolate(torch.randn(4, 3, 4, 4), size=64, mode="bilinear"), Loss("ce+dice")
+    codes = (images.mean(1) * 9).long().clamp(0, 3)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    losses = []
+    for _ in range(steps):
+        found = loss(network.train()(images), codes)
+        optimizer.zero_grad()
+        found.backward()
+        optimizer.step()
+        losses.append(float(found))
+    return losses
+
+
+@pytest.mark.parametrize("decoder", backbones.DECODERS)
+def test_training_from_random_weights_starts_low_and_stays_low(decoder):
+    """Of 4 classes, equal probabilities give a loss of ln 4 + 0.75 or so; no step at a usual rate may throw the network far off.
+
+    FPN and PAN add up what they find at several scales, so their first logits are larger.
+    """
+    losses = first_losses(decoder, 12)
+    assert losses[0] < {"fpn": 9, "pan": 5}.get(decoder, 3) and max(losses) < 12 and losses[-1] < losses[0]
+
+
+def test_a_fastai_decoder_of_an_earlier_export_is_built_as_it_was():
+    from fastai.vision.learner import create_unet_model
+    from torchvision.models import resnet18
+    earlier = backbones.Spec("segment", "resnet18", 3, "fastai", 32, {"size": [64, 64]})
+    state = create_unet_model(resnet18, 3, (64, 64), pretrained=False).state_dict()
+    backbones.build(earlier).model.load_state_dict(state)
+    network, _ = backbones.segmenter("resnet18", 3, "fastai", size=(64, 64))
+    again = backbones.build(backbones.Spec(**network.spec.to_dict()))
+    again.load_state_dict(network.state_dict())
+    assert set(network.model.state_dict()) != set(state)

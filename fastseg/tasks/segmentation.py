@@ -171,11 +171,6 @@ class SegmentationTask(Task):
         match = re.match(self.group, image.stem) if self.group else None
         return Item(image, mask, layout.split, match.group() if match else f"{layout.source}/{image.stem}", layout.source)
 
-    @property
-    def declares_unlabelled(self) -> bool:
-        """Whether the task names mask values of unlabelled pixels."""
-        return any(self._declared(source)[1] for source in {layout.source for layout in self.layouts})
-
     def label(self, item: Item) -> np.ndarray:
         """Return the item's codes, uint8 (H, W), 255 = unlabelled. Raises `DataError` for codes or colours not known."""
         return self.decode(item.label, item.source)
