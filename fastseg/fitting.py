@@ -148,7 +148,8 @@ def _trained(task: Task, data: Path | str | None, course: Course, budget: float 
     """
     start = time.monotonic()
     plan = read_plan(work)
-    learn = learner(task, data, **options, **({"size": tuple(plan["size"])} if plan else {}))
+    options = {**options, "epochs": course.epochs + course.freeze_epochs}
+    learn = learner(task, data, **{**options, **({"size": tuple(plan["size"])} if plan else {})})
     if plan:
         course = Course(**plan["course"])
     elif budget is not None:

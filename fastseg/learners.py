@@ -138,7 +138,7 @@ class Origin:
 
 def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Path, size: tuple[int, int], bs: int | None, loss: str,
           opt: str, seed: int, device: str | None, precision: str | None, cache: int | None, fold: tuple[int, int] | None,
-          card: Card | None) -> Learner:
+          card: Card | None, epochs: int) -> Learner:
     """Return the learner of options that `preparation.learner` has checked and completed; `card` is of the export in `weights`, if any.
 
     Checks what only torch and timm know, and every image and label. Raises `FastsegError` kinds.
@@ -166,7 +166,7 @@ def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Pat
     else:
         learn = vision_learner(dls, arch, weights=str(weights), metrics=scores, **common)
     learn.loss_func = learn.loss_func.to(dls.device)
-    learn.model.precision, why = training_precision(learn, size, asked, recipe.epochs)
+    learn.model.precision, why = training_precision(learn, size, asked, epochs)
     log.info(machine.plan(dls.device, why, dls.bs, pixels.budget))
     learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n),
                           task.recipe.flip_shift, task.depth, asked)

@@ -29,14 +29,16 @@ LOOK = 0.5  # seconds for which labels are decoded before torch is imported
 def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
             weights: str | Path = "auto", size: int | tuple[int, int] | None = None, bs: int | None = None,
             loss: str | None = None, opt: str | None = None, seed: int = 42, device: str | None = None,
-            precision: str | None = None, cache: int | None = None, fold: tuple[int, int] | None = None) -> Learner:
+            precision: str | None = None, cache: int | None = None, fold: tuple[int, int] | None = None,
+            epochs: int | None = None) -> Learner:
     """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
 
     What is not given comes from the task's recipe, or from what the machine has. `weights` is as for `weights.load_weights`, or the
     folder of an export of this task, whose network, decoder and all, is trained on. `size` is px, one side or (height,
     width); `precision` is "float32" or "bfloat16" (default: the one whose training step is quicker, measured once for each network
     and machine); `cache` is how many bytes decoded images may take in memory.
-    `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. The data are checked first.
+    `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. `epochs` says for how long the learner will be
+    trained: for little work, the precision is not measured. The data are checked first.
     Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
     data = Path(data or f"data/{get(task).name}")
@@ -70,7 +72,7 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     with importing():
         from .learners import built
     return built(task, data, arch=arch, decoder=decoder, weights=weights, size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device,
-                 precision=precision, cache=cache, fold=fold, card=card)
+                 precision=precision, cache=cache, fold=fold, card=card, epochs=recipe.epochs if epochs is None else epochs)
 
 
 def start_card(export: Path, task: Task) -> Card:
