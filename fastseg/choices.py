@@ -1,6 +1,7 @@
 """What options may be: names of decoders, losses and optimizers, sizes, weights. No torch here: mistakes are found without it."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import DataError, ModelError, choose
@@ -20,10 +21,19 @@ PRECISIONS = ("float32", "bfloat16")
 def check_engine(engine: str, precision: str | None) -> None:
     """Raise `ModelError` for unknown names, and for ONNX in bfloat16."""
     choose("engine", engine, ENGINES)
-    if precision is not None:
-        choose("precision", precision, PRECISIONS)
+    asked_precision(precision)
     if (engine, precision) == ("onnx", "bfloat16"):
         raise ModelError("ONNX computes in float32: leave out --precision bfloat16, or choose --engine torch", "engine-precision")
+
+
+def asked_precision(precision: str | None) -> str | None:
+    """Return `precision`, or what FASTSEG_PRECISION says where it is None, or None. Raises `ModelError` for unknown names."""
+    if precision is None and (forced := os.environ.get("FASTSEG_PRECISION")):
+        if forced not in PRECISIONS:
+            raise ModelError(f"the environment variable FASTSEG_PRECISION is '{forced}'; set it to {' or '.join(PRECISIONS)}, or unset it",
+                             "unknown-precision")
+        return forced
+    return None if precision is None else choose("precision", precision, PRECISIONS)
 
 
 def check_size(size: tuple[int, int]) -> None:

@@ -165,14 +165,16 @@ def _labels(audit: Audit) -> str:
 def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
     """Say what a repaired copy holds and what comes next; beside JSON, only what is wrong with it."""
     if not copy.remaining:
-        say(f"error: none of the {copy.images} labelled images remains: all are in {folder / 'set_aside'}, with the reasons in {copy.log}; "
-            "correct the data themselves", "red")
+        what = f"none of the {copy.images} labelled images remains" if copy.images else "there is no labelled image to repair"
+        say(f"error: {what}: {copy.set_aside} files are in {folder / 'set_aside'}, with the reasons in {copy.log}; "
+            "correct them in the original data", "red")
     elif copy.unusable:
         say(f"error: {copy.remaining} of {copy.images} labelled images remain in {folder}, but a fit would refuse them: {copy.unusable}",
             "red")
     elif not as_json:
-        typer.echo(f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images remain; the changes are listed in "
-                   f"{copy.log}; next: fastseg check {task} --data {folder}")
+        aside = f", {copy.set_aside} files are set aside" if copy.set_aside else ""
+        typer.echo(f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images remain{aside}; "
+                   f"the changes are listed in {copy.log}; next: fastseg check {task} --data {folder}")
 
 
 def printable(text: str) -> str:

@@ -21,6 +21,9 @@ DECLARED_TOLERANCE = 0.25
 LISTED = 6  # codes or colours that a message names
 VALUES = 16  # codes that are kept of each mask: enough to tell 0/255 masks from others
 LOSSY_SPREAD = 16  # levels by which JPEG compression makes equal channels differ at most
+FEW_CODES = 32  # grey masks whose values are all below are taken for masks of codes, not of colours near black
+SOFT = 8  # greys between 0 and 255, from which on a mask is taken for a 0/255 mask with soft edges
+WIDE = 257  # by which 8-bit values are multiplied to fill 16 bits
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -78,6 +81,13 @@ def _unknown_codes(path: Path | str, values: np.ndarray, unknown: np.ndarray, kn
     detail = f"holds {int(unknown.sum())} px ({unknown.mean():.2%}) of codes other than {ranges(known)}: {listed}"
     y, x = np.argwhere(unknown)[0]
     place = f"first at x {x}, y {y}"
+    greys = len(codes) >= SOFT and {0, 255} <= set(np.unique(values).tolist())
+    if greys:
+        return Fault("unknown codes", str(path), f"holds {len(codes)} greys between 0 and 255: a 0/255 mask with soft edges",
+                     'declare masks="threshold" in a task of two classes, or write one code a pixel', place)
+    if values.dtype != np.uint8 and (values % WIDE == 0).all():
+        return Fault("unknown codes", str(path), f"holds codes that are all multiples of {WIDE}, as a change from 8 to 16 bits makes them",
+                     f"divide them by {WIDE}, or save the mask with 8 bits", place)
     if lossy:
         return Fault("lossy mask", str(path), f"is a JPEG, whose compression changes codes: it {detail}", "export masks of codes as PNG",
                      place)
@@ -103,6 +113,11 @@ def decode_colours(path: Path | str, classes: Sequence[str], palette: Sequence[C
     Raises `DataError` if the file cannot be read.
     """
     rgb = read_image(path)
+    greys = np.unique(rgb[..., 0])
+    if 1 < len(greys) and greys[-1] < FEW_CODES and (rgb == rgb[..., :1]).all() and not is_lossy(path):
+        return Decoded(np.full(rgb.shape[:2], IGNORE, np.uint8), [Fault(
+            "unknown colours", str(path), f"holds the codes {ranges(greys.tolist())}, but this task's masks are in colours",
+            'paint them in the palette\'s colours, or define a task with masks="codes"')])
     codes, away = match_colours(rgb, palette, declared)
     if not away:
         return Decoded(codes)

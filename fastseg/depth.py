@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 # The largest value of an image that fits is above this part of the range. At an eighth, no pixel is brighter than 31 of 255, and three
 # bits are missing; depths in use differ by two, and a quarter of the range occurs in ordinary dim images.
 DARK = 8
+ODD = 0.1  # share of a dataset's images that may exceed the range of the others
+MANY = 3  # images that all fit a smaller range than their model's: of fewer, it may be that they are dim
 
 
 def largest_values(files: Iterable[Path]) -> dict[Path, int]:
@@ -43,8 +45,14 @@ def _largest_value(file: Path) -> int | None:
 
 
 def depth_of(largest: Mapping[object, int]) -> int | None:
-    """Return the fewest bits that hold the largest values of several images, or None for no image."""
-    return bits_of(max(largest.values())) if largest else None
+    """Return the fewest bits that hold the largest values of several images, or None for no image.
+
+    Where all but a few images, `ODD` of them at most, fit a smaller range, that is returned: a hot pixel must not make all others dark.
+    """
+    if not largest:
+        return None
+    bits = sorted(map(bits_of, largest.values()))
+    return bits[len(bits) - 1 - int(ODD * len(bits))]
 
 
 def misfit(largest: int, depth: int) -> str:
@@ -62,13 +70,18 @@ def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
     """
     found = depth or depth_of(largest)
     if depth is None and largest:
-        log.info("%d images of more than 8 bits hold %d-bit values (largest %d): scaled by %d", len(largest), found,
+        log.info("images of more than 8 bits: %d, with %d-bit values (largest %d): scaled by %d", len(largest), found,
                  max(largest.values()), 2**found - 1)
+    values = [value for value in largest.values() if value]
+    smaller = depth_of(largest) if depth is not None and len(values) >= MANY else None
+    if smaller is not None and smaller < found and not any(misfit(value, found) for value in values):
+        log.warning("all %d images of more than 8 bits hold %d-bit values (largest %d), but the model was trained on %d-bit ones: they "
+                    "look darker to it; save them in that range, or as 8 bits", len(values), smaller, max(values), found)
     misfits = [(name, why) for name, value in largest.items() if (why := misfit(value, found))]
     if misfits:
         name, why = misfits[0]
-        log.warning("%d of %d images of more than 8 bits do not fit the %d-bit range that they are scaled by; %s: %s; save them in that "
-                    "range, or as 8 bits", len(misfits), len(largest), found, name, why)
+        log.warning("images of more than 8 bits that do not fit the %d-bit range that they are scaled by: %d of %d; %s: %s; save them in "
+                    "that range, or as 8 bits", found, len(misfits), len(largest), name, why)
     return found
 
 

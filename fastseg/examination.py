@@ -122,7 +122,7 @@ def _told(path: Path, error: DataError) -> str:
     return str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
 
 
-def _of_mode(path: Path, mode: str, remedy: str = "save it as 8-bit RGB, looking that it is what you want") -> Iterator[Fault]:
+def _of_mode(path: Path, mode: str, remedy: str = "save it as 8-bit RGB, and check that the picture is still right") -> Iterator[Fault]:
     what = ("16 or 32 bits a pixel" if mode.startswith("I") or mode == "F" else
             {"CMYK": "inks (CMYK)", "RGBA": "transparent pixels", "LA": "transparent pixels", "PA": "transparent pixels",
              "P": "a palette"}.get(mode))

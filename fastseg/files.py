@@ -19,8 +19,9 @@ from .faults import Fault
 
 # What Pillow reads of photographs, scans, frames and masks. Not of it: icons, textures, vectors, and the layered files that masks
 # are drawn in and that lie beside them.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2",
-                  ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi", ".sgi", ".ras")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".mpo", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif",
+                  ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi",
+                  ".sgi", ".ras")
 
 SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
@@ -56,8 +57,9 @@ def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
 def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Path]]:
     """Return (image, mask) files of equal stems, sorted; nothing if either folder has none. Files without a partner go to `faults`.
 
-    When both are one folder, PNG files are masks and the others images. Where no stem has an equal, but the stems are equal
-    without what all images, or all masks, begin or end with (7.jpg and 7_mask.png), these are partners.
+    When both are one folder, PNG files are masks and the others images. A mask whose name has one word more is a partner too
+    (7.jpg and 7_mask.png), and where no stem has an equal, so are stems that are equal without what all images, and all masks,
+    begin or end with (img_7.jpg and gt_7.png).
     """
     files, mask_files = image_files(images), image_files(masks)
     if images == masks:
@@ -66,12 +68,29 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
         if not files or not mask_files:
             return []
     left, right = by_stem(files, faults), by_stem(mask_files, faults)
+    right = by_word(left, right)
     if not left.keys() & right.keys():
         left, right = without_affixes(left, right)
     for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
         faults += [Fault("no partner", str(ours[stem]), f"has no {what} of the same name in {where}", "add it, or remove the file")
                    for stem in sorted(ours.keys() - theirs.keys())]
     return [(left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())]
+
+
+def by_word(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
+    """Return masks by stem, those that are named like an image with one more word (7_mask for 7) by that image's.
+
+    Masks of images that have one of the same name, or several such masks, keep their own stems.
+    """
+    found: dict[str, list[str]] = {}
+    for stem in masks.keys() - images.keys():
+        cuts = [match.span() for match in SEPARATOR.finditer(stem)]
+        parts = [(stem[:start], stem[end:]) for start, end in reversed(cuts)] + [(stem[end:], stem[:start]) for start, end in cuts]
+        image = next((name for name, word in parts if name in images and not any(c.isdigit() for c in word)), None)
+        if image is not None and image not in masks:
+            found.setdefault(image, []).append(stem)
+    renamed = {stems[0]: image for image, stems in found.items() if len(stems) == 1}
+    return {renamed.get(stem, stem): file for stem, file in masks.items()}
 
 
 def without_affixes(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:

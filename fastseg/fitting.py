@@ -74,6 +74,8 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
         raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more")
     course = Course.of(task, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
                        mixup=mixup, patience=patience)
+    if not course.epochs and options.get("weights") == "none":
+        raise ModelError("no epoch would be trained (head-only epochs need pretrained weights); give --epochs 1 or more", "no-epoch")
     device, seconds = options.get("device"), 0.0
     scores, rows, trust, networks = Scores(task), [], [], []
 

@@ -11,6 +11,7 @@ import numpy as np
 from . import charts, metrics, plots
 from .bundle import card_of, find
 from .card import Card
+from .choices import check_engine
 from .errors import TaskError
 from .evaluation import items_of, judged, require_free
 from .files import name_below, write_rows
@@ -156,6 +157,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
     error, expected error, confidence, entropy and the review flag of each image, and suspects.csv, labels in doubt first.
     Memory grows by a few hundred bytes an image. `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
+    check_engine(engine, precision)
     folder = find(task, export)
     card = card_of(folder)
     items, root = items_of(card, get(card.task), data, split)

@@ -42,7 +42,7 @@ def load(export: Path | str, device: str | None = None, trust: bool = False, tta
     verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
     options = _options(export, card, where, engine, precision)
     sessions = Sessions(verified(export / ONNX, card)) if options[0].engine == "onnx" else None
-    option, why = options[0], f"{options[0]} on {where}"
+    option, why = options[0], f"{options[0]} on {where}" + (", as asked" if engine != "auto" or asked_precision(precision) else "")
     alone = images in (None, 1)
     if len(options) > 1:
         batch = None if alone else bs
@@ -64,11 +64,15 @@ def _options(export: Path, card: Card, where: torch.device, engine: str, precisi
             raise ExportError(f"{export}: has no {ONNX}; choose --engine torch", "no-onnx")
         return [Option("onnx", "float32")]
     best = Option("torch", precision_of(where, asked))
+    if asked or where.type != "cpu":
+        torch_options = [best]
+    else:  # the units alone do not tell which one is quicker
+        torch_options = list(dict.fromkeys([Option("torch", "float32"), best]))
     if engine == "torch" or where.type != "cpu" or asked == "bfloat16":
-        return [best]
+        return torch_options
     if ONNX in card.sha256 and not has_onnx:
         log.warning("%s: missing; torch computes in its place", export / ONNX)
-    options = [*([Option("onnx", "float32")] if has_onnx else []), *dict.fromkeys([best, Option("torch", "float32")])]
+    options = [*([Option("onnx", "float32")] if has_onnx else []), *torch_options]
     return options[:1] if asked else options
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from .errors import ModelError, choose
+from .choices import asked_precision
+from .errors import ModelError
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 CACHE_SHARE = 0.25  # of the memory: the rest is for the model, its activations and other people
 
 
@@ -34,22 +35,12 @@ def autocast_dtype(device: torch.device, precision: str | None = None) -> torch.
     """
     precision = asked_precision(precision)
     if precision is not None:
-        return PRECISIONS[precision]
+        return DTYPES[precision]
     if device.type == "cpu":
         return torch.bfloat16 if _cpu_has_bf16() else None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return None
-
-
-def asked_precision(precision: str | None) -> str | None:
-    """Return `precision`, or what FASTSEG_PRECISION says where it is None, or None. Raises `ModelError` for unknown names."""
-    if precision is None and (forced := os.environ.get("FASTSEG_PRECISION")):
-        if forced not in PRECISIONS:
-            raise ModelError(f"the environment variable FASTSEG_PRECISION is '{forced}'; set it to {' or '.join(PRECISIONS)}, or unset it",
-                             "unknown-precision")
-        return forced
-    return None if precision is None else choose("precision", precision, PRECISIONS)
 
 
 def precision_of(device: torch.device, precision: str | None = None) -> str:

@@ -113,7 +113,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
 class _Pass:
     """One pass over files: yields (file, row or the `DataError` why there is none) in order; `written` lists what lies on disk.
 
-    What the journal of an interrupted pass names, and is on the disk still, is not done again.
+    What the journal of an interrupted pass names is not done again, if it is on the disk as that pass wrote it.
     """
 
     predictor: Predictor
@@ -124,12 +124,12 @@ class _Pass:
     written: list[Path] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[Path, dict | DataError]]:
-        for key in [key for key, (_, paths) in self.journal.done.items() if not all(map(os.path.isfile, paths))]:
-            del self.journal.done[key]
+        for key in [key for key, (_, paths, stamps) in self.journal.done.items() if [stamp(Path(path)) for path in paths] != stamps]:
+            del self.journal.done[key]  # removed since, or written over by another run
 
         def finish(file: Path, prediction: Prediction) -> list:
             row, paths = self.finish(file, prediction)
-            return [row, list(map(str, paths))]
+            return [row, list(map(str, paths)), list(map(stamp, paths))]
 
         def work(left: list[int]) -> Iterator[list | DataError]:
             return (result for _, result in self.predictor.stream([self.files[i] for i in left], self.bs, finish))
@@ -139,7 +139,7 @@ class _Pass:
             if isinstance(result, DataError):
                 yield file, result
                 continue
-            row, paths = result
+            row, paths, _ = result
             self.written += map(Path, paths)
             yield file, row
 
@@ -190,7 +190,8 @@ def expand(paths: Sequence[Path | str], task: Task) -> tuple[list[Path], list[Pa
         if path.is_dir():
             files = image_files(path)
             if not files:
-                raise DataError(f"{path}: holds no images; give a folder with image files ({', '.join(IMAGE_SUFFIXES)})", "no-images")
+                raise DataError(f"{path}: holds no images; give a folder with image files (.jpg, .png, .tif and others that Pillow reads)",
+                                "no-images")
             skipped.update(dict.fromkeys(sorted(p for p in path.iterdir() if not is_image(p) and not _is_ours(p, task))))
         elif path.exists():
             files = [path]
@@ -201,9 +202,9 @@ def expand(paths: Sequence[Path | str], task: Task) -> tuple[list[Path], list[Pa
         found.update(dict.fromkeys(files))
     left_out = [path for path in skipped if path not in found]
     if left_out:
+        what = "entry that is hidden or not named as an image" if len(left_out) == 1 else "entries that are hidden or not named as images"
         names = ", ".join(f"{path}/" if path.is_dir() else str(path) for path in left_out[:NAMED])
-        log.warning("skipped %s: %s%s", "1 entry that is not an image" if len(left_out) == 1 else
-                    f"{len(left_out)} entries that are not images", names, f" and {len(left_out) - NAMED} more" * (len(left_out) > NAMED))
+        log.warning("skipped %d %s: %s%s", len(left_out), what, names, f" and {len(left_out) - NAMED} more" * (len(left_out) > NAMED))
     return list(found), left_out
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .card import Card, read_card
-from .choices import DECODERS, OPTIMIZERS, PRECISIONS, check_size, check_weights, loss_parts
+from .choices import DECODERS, OPTIMIZERS, asked_precision, check_size, check_weights, loss_parts
 from .errors import DataError, ExportError, ModelError, choose
 from .faults import Fault, refuse
 from .libraries import importing
@@ -62,8 +62,7 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     if card is None:
         choose("decoder", decoder, DECODERS)
     check_size(size)
-    if precision is not None:
-        choose("precision", precision, PRECISIONS)
+    asked_precision(precision)
     items = task.items(data)
     train, valid = splitter(task, seed, fold)(items)
     first_look(task, data, items)

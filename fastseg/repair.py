@@ -36,6 +36,7 @@ class Repaired:
     log: Path
     remaining: int
     images: int
+    set_aside: int  # files, of all kinds
     unusable: str  # why a fit would refuse the copy's names, tables or split; "" if it would not
 
 
@@ -65,8 +66,9 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         if (root / MADE).is_file():
             shutil.copyfile(root / MADE, part / MADE)
         left, _ = task.listed(part)
+        aside = sum(path.is_file() for path in (part / ASIDE).rglob("*"))
         unusable = _unusable(task, part) if left else ""
-    return Repaired(out / LOG, len(left), len(audit.items), unusable)
+    return Repaired(out / LOG, len(left), len(audit.items), aside, unusable)
 
 
 def _unusable(task: Task, folder: Path) -> str:

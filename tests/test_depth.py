@@ -287,10 +287,10 @@ def test_images_of_another_depth_in_a_dataset(eyes, run, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(eyes[1], root)
     file = sorted((root / "imgs_small").iterdir())[0]
-    file.write_bytes(png(np.asarray(Image.open(file)).astype(int) * 16))  # the whole set counts as 16 bits, and the others are dark
+    file.write_bytes(png(np.asarray(Image.open(file)).astype(int) * 16))  # one of 16 images does not make the others dark
     found = json.loads(run("check", "eye", "--data", root, "--json", "--fix", "fixed").out)
     names = {path.name: path.read_bytes() for path in (root / "imgs_small").iterdir()}
-    assert found["depth"] == 16 and not found["stops"] and found["kinds"] == {"bit depth": len(names) - 1}
+    assert found["depth"] == 12 and not found["stops"] and [fault["file"] for fault in found["faults"]] == [str(file)]
     assert {path.name: path.read_bytes() for path in (tmp_path / "fixed" / "imgs_small").iterdir()} == names  # for a person to decide
     result = run("lr", "eye", "--data", root, "--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--out", "x.png")
     assert len(warnings(result)) == 1
@@ -355,3 +355,20 @@ def test_what_is_damaged_is_told_by_what_reads_it(trained, eyes, run, tmp_path):
     file.write_bytes(png(twelve_bits((40, 50, 3)))[:2000])
     run("predict", "eye", folder, "--export", trained, "--out", "out", code=1)
     assert [Path(row["image"]).name for row in rows_of(tmp_path / "out" / "failed.csv")] == [file.name]
+
+
+def test_one_hot_pixel_does_not_make_the_others_dark(caplog):
+    from fastseg.depth import chosen, depth_of
+    values = {f"{i}.png": 4000 for i in range(19)} | {"hot.png": 65535}
+    assert depth_of(values) == 12 and depth_of({"a": 4000, "b": 65535}) == 16
+    assert chosen(None, values) == 12
+    warning, = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert "hot.png" in warning and "1 of 20" in warning
+
+
+def test_images_that_all_fit_a_smaller_range_are_told(caplog):
+    from fastseg.depth import chosen
+    assert chosen(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1
+    caplog.clear()
+    assert chosen(14, {"a.png": 4095}) == 14 and not caplog.records
+    assert chosen(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14 and not caplog.records

@@ -248,3 +248,67 @@ def test_refused_masks_are_not_counted_as_empty_classes(data, run):
     result = json.loads(run("check", "eye", "--data", root, "--json", code=1).out)
     assert result["counted"] == 0 and IGNORE not in result["classes"].values()
     assert "pupil 0" not in run("check", "eye", "--data", root, code=1).out
+
+
+def test_code_masks_in_a_task_of_colours_are_named(tmp_path):
+    task, rng = tasks.get("kitchen"), np.random.default_rng(0)
+    _, codes = task.draw(rng)
+    Image.fromarray(codes).save(tmp_path / "m.png")
+    fault, = task.examine_mask(tmp_path / "m.png").faults
+    assert fault.stops and "0, 1, 2" in fault.detail.replace("0 to 2", "0, 1, 2") and 'masks="codes"' in fault.remedy
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_soft_0_255_masks_are_named(suffix, tmp_path):
+    y, x = np.mgrid[:60, :60]
+    grey = np.clip(127 + 20 * (20 - np.hypot(x - 30, y - 30)), 0, 255).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / f"m{suffix}")
+    fault, = tasks.get("eye").examine_mask(tmp_path / f"m{suffix}").faults
+    assert fault.kind == "unknown codes" and 'masks="threshold"' in fault.remedy
+
+
+def test_codes_multiplied_by_257_are_named(tmp_path):
+    Image.fromarray((np.arange(4).repeat(25).reshape(10, 10) * 257).astype(np.uint16)).save(tmp_path / "m.png")
+    fault, = tasks.get("eye").examine_mask(tmp_path / "m.png").faults
+    assert fault.stops and "divide them by 257" in fault.remedy
+
+
+def test_names_with_different_words_pair_and_several_masks_of_one_image_do_not(samples, tmp_path):
+    root = shutil.copytree(samples["eye"], tmp_path / "eye")
+    masks = sorted((root / "masks_small").iterdir())
+    for number, mask in enumerate(masks[1:]):
+        mask.rename(mask.with_stem(f"{mask.stem}_{'mask' if number % 2 else 'label'}"))
+    assert len(tasks.get("eye").items(root)) == 16
+    renamed = sorted((root / "masks_small").glob("*_mask.png"))[0]
+    shutil.copy(renamed, renamed.with_name(renamed.name.replace("_mask", "_iris")))
+    items, faults = tasks.get("eye").listed(root)
+    assert len(items) == 15 and {fault.kind for fault in faults} == {"no partner"}
+
+
+def test_label_files_beside_some_images_are_named(samples, fails, tmp_path):
+    root = shutil.copytree(samples["eye"], tmp_path / "data" / "eye")
+    first = sorted((root / "imgs_small").iterdir())[0]
+    (root / "masks_small" / f"{first.stem}.png").unlink()
+    first.with_suffix(".json").write_text('{"version": "5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg"}')
+    fails("fit", "eye", *FIT, code="no-partner", words=["LabelMe"])
+
+
+def test_a_repair_counts_what_is_set_aside(samples, run, tmp_path):
+    root = shutil.copytree(samples["eye"], tmp_path / "eye")
+    for mask in sorted((root / "masks_small").iterdir())[:6]:
+        mask.unlink()
+    assert fix(check("eye", root), tmp_path / "repaired").set_aside == 6
+    for mask in (root / "masks_small").iterdir():
+        mask.unlink()
+    assert "None" not in run("check", "eye", "--data", root, "--fix", "none", code=1).err
+
+
+@pytest.mark.parametrize("wrong", [
+    ", ignore=11", ", codes=[0, 1]", ", codes=None", ", background=9", ', group="("', ', masks="threshold", codes={1: 1}',
+    ", code_counts={}", ", unlabelled={}"])
+def test_slips_in_a_task_file_are_one_line(wrong, run, tmp_path, monkeypatch):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "slip.py").write_text(ROOF.replace('"roof"', '"slip"', 1).format(more=wrong))
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "tasks")])
+    result = run("check", "slip", "--json", code=1)
+    assert json.loads(result.out)["error"]["code"].startswith("task") and len(result.err.strip().splitlines()) == 1

@@ -31,8 +31,9 @@ def get(name: str | Task) -> Task:
     except TaskError:
         raise
     except Exception as error:  # a task's file is the user's own code, and may fail in any way
+        moved = any(old in str(error) for old in ("code_counts", "unlabelled"))
         raise TaskError(f"the file of task '{name}' cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}); "
-                        "mend it") from error
+                        + ("codes and ignore replace these fields, see the README" if moved else "correct it"), "task-file") from error
     task = getattr(module, "task", None)
     if not isinstance(task, Task) or task.name != name:
         raise TaskError(f"{module.__file__}: must define task = SegmentationTask(name='{name}', ...) "

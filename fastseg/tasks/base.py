@@ -142,6 +142,8 @@ class Task:
     def folder(self, data: Path | str) -> Path:
         """Return `data` as a path if it is a folder that holds something, else raise `DataError` with the remedy."""
         root = Path(data)
+        if root.is_file():
+            raise DataError(f"{root}: is a file; give the folder that holds the {self.name} data ({self.expected()})", "no-data")
         if not root.is_dir() or not any(p for p in root.iterdir() if p.name != "README.md"):
             state = "is empty" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
             raise DataError(f"{root}: {state}; put the {self.name} data there ({self.expected()}) or make a synthetic "

@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -81,11 +81,23 @@ class SegmentationTask(Task):
     def __post_init__(self):
         if len(self.palette) != len(self.classes):
             raise TaskError(f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours", "task-palette")
+        if self.background is not None and self.background not in range(len(self.classes)):
+            raise TaskError(f"task {self.name}: background is {self.background!r}; classes are 0 to {len(self.classes) - 1}",
+                            "task-background")
+        try:
+            re.compile(self.group or "")
+        except (re.error, TypeError) as error:
+            raise TaskError(f"task {self.name}: group {self.group!r} is not a regular expression ({error}); correct it",
+                            "task-group") from None
+        if not all(isinstance(layout, Layout) for layout in self.layouts):
+            raise TaskError(f'task {self.name}: layouts is not a tuple of Layout; write layouts=(Layout("images", "masks"),)',
+                            "task-layouts")
         declared: dict[str, tuple] = {}
         for layout in self.layouts:
             own = layout.codes, layout.ignore
             if declared.setdefault(layout.source, own) != own:
-                raise TaskError(f"task {self.name}: layouts of source '{layout.source}' declare different codes or ignore; "
+                named = f"of source '{layout.source}'" if layout.source else "without a source"
+                raise TaskError(f"task {self.name}: layouts {named} declare different codes or ignore; "
                                 "give them one declaration, or sources of their own", "task-codes")
         for source in declared:
             self._check_declaration(source)
@@ -100,6 +112,12 @@ class SegmentationTask(Task):
             return TaskError(f"task {self.name}{f' (source {source})' if source else ''}: {what}; {remedy}", "task-codes")
 
         codes, ignore = self._declared(source)
+        if not isinstance(codes, Mapping):
+            raise wrong(f"codes is {codes!r}, not a mapping", "write codes={CODE: CLASS, ...}")
+        if not isinstance(ignore, (tuple, list)):
+            raise wrong(f"ignore is {ignore!r}, not a tuple", "write ignore=(CODE,), with a comma")
+        if self.masks == "threshold" and len(self.classes) != 2:
+            raise wrong(f"masks above a threshold have two classes, and the task has {len(self.classes)}", "set masks='codes' or 'colours'")
         if self.masks not in ("codes", "colours", "threshold"):
             raise wrong(f"masks is '{self.masks}'", "it is codes, colours or threshold")
         if self.masks == "threshold" and (codes or ignore):
@@ -152,6 +170,9 @@ class SegmentationTask(Task):
             matched = pairs(images, masks, alone) if images.is_dir() and masks.is_dir() else []
             if matched:
                 found[key] = [self._item(image, mask, layout) for image, mask in matched]
+                lone = next((i for i, fault in enumerate(alone) if fault.kind == "no partner"), None)
+                if lone is not None and (foreign := advice(root)):
+                    alone[lone] = replace(alone[lone], detail=f"{alone[lone].detail}; {foreign}")
                 faults += alone
             elif layout.split != "test":
                 without.append((key, images, masks, "masks"))
