@@ -12,7 +12,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["fastseg", "fastseg.*"]),
-    package_data={"fastseg": ["templates/*.html", "tasks/*.tsv"]},
+    package_data={"fastseg": ["report/templates/*.html", "tasks/*.tsv"]},
     install_requires=[
         "fastai>=2.8.10",  # exports with the fastcore of today
         "torch>=2.9",  # torch.export of our networks; its imports on the meta device

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-from .libraries import importing
+from .utils.imports import importing
 
 __version__ = "0.5.0"
 
@@ -13,22 +13,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Public names by module, imported on first use: `import fastseg` and the CLI's help need neither torch nor fastai.
 _PUBLIC = {
-    "adoption": ("adopt",),
-    "inspection": ("check",),
-    "bundle": ("save",),
-    "loading": ("load",),
+    "checks.dataset": ("check",),
     "errors": ("FastsegError",),
-    "evaluation": ("evaluate",),
-    "fitting": ("find_lr", "fit"),
-    "gallery": ("show",),
-    "gathering": ("gather",),
-    "interpretation": ("interpret",),
-    "learners": ("unet_learner", "vision_learner"),
-    "photo": ("segment",),
-    "masking": ("make_masks",),
-    "outputs": ("predict",),
-    "preparation": ("learner",),
-    "trials": ("study",),
+    "evaluation.run": ("evaluate",),
+    "exports.folder": ("save",),
+    "importers.face_masks": ("make_masks",),
+    "importers.smp_hub": ("adopt",),
+    "importers.surfaces": ("gather",),
+    "inference.batch": ("predict",),
+    "inference.loading": ("load",),
+    "inference.photo": ("segment",),
+    "learners.build": ("unet_learner", "vision_learner"),
+    "learners.preparation": ("learner",),
+    "report.browse": ("show",),
+    "report.results": ("interpret",),
+    "training.fit": ("find_lr", "fit"),
+    "training.study": ("study",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
@@ -39,7 +39,7 @@ def __getattr__(name: str):
     if name in _MODULE_OF:
         with importing():
             return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    if name in ("tasks", "training", *_PUBLIC):
+    if name in ("tasks", *(module.partition(".")[0] for module in _PUBLIC)):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__} has no attribute {name}")
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .choices import loss_parts
-from .masks import IGNORE
+from .data.images import IGNORE
+from .utils.choices import loss_parts
 
 # Published defaults: Dice (arXiv:1606.04797), focal (arXiv:1708.02002), Lovasz (arXiv:1705.08790),
 # Tversky with alpha 0.3 and beta 0.7, which weighs misses over false alarms (arXiv:1706.05721).

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from fastseg.masks import read_image
+from fastseg.data.images import read_image
 from fastseg.tasks import get
 
 SHOWN, COLUMNS, SCALE = 20, 5, 2

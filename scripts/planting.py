@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import fastseg
-from fastseg.repair import fix
+from fastseg.checks.repair import fix
 from fastseg.tasks import Item, get
 
 Plant = Callable[[Item, np.random.Generator], tuple[str, Path]]  # damages an item; returns the fault's kind and the file it is in

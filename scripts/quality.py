@@ -25,7 +25,7 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
     A fifth of the photographs, or of the synthetic eyes where the real data are absent, is held out by a fixed seed. All
     start from the same ImageNet weights where they are there.
     """
-    from fastseg import metrics
+    from fastseg.metrics import figures
     task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
     items = [i for i in task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=100))
              if not source.is_dir() or i.image.stem.startswith("r")]
@@ -39,8 +39,8 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
     tests = task.items(folder / "test")
 
     def score(predicted: Callable[[Path], np.ndarray]) -> float:
-        counts = sum(metrics.confusion(task.label(item), predicted(item.image), len(task.classes)) for item in tests)
-        return float(metrics.mean(metrics.per_class(counts)["iou"], task.background))
+        counts = sum(figures.confusion(task.label(item), predicted(item.image), len(task.classes)) for item in tests)
+        return float(figures.mean(figures.per_class(counts)["iou"], task.background))
 
     files = sorted((folder / "train" / "images").iterdir())
     scores: dict[str, list[float]] = {"smp loop": [], "fastseg": []}
@@ -72,7 +72,7 @@ def blur(repeats: int, folder: Path, folds: int = 5) -> dict[str, list[float]]:
     blurred if the variance of its Laplacian is below the threshold that is most often right on the fold's training slices
     (Pech-Pacheco et al., ICPR 2000).
     """
-    from fastseg.training import Course, train
+    from fastseg.training.loop import Course, train
     task, source = fastseg.tasks.get("mri"), SHARED / "data" / "mri"
     data = source if source.is_dir() else task.sample(folder / "mri", n=60)
     items = task.items(data)

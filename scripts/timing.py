@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fastseg.machine import processor
+from fastseg.utils.device import processor
 
 UNITS = {"memory": "MB", "quality": "IoU", "blur": ""}
 

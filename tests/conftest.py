@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from fastseg import tasks
-from fastseg.cli import app
+from fastseg.cli.app import app
 
 ARCH = "test_resnet"  # timm's own 2-million-parameter test backbone
 

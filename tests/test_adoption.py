@@ -17,10 +17,10 @@ from conftest import ARCH, needs_shared, shared
 
 import fastseg
 from fastseg import tasks
-from fastseg.adoption import NON_COMMERCIAL, adopt
-from fastseg.backbones import Spec, build
+from fastseg.data.images import read_raw, save_image
 from fastseg.errors import ExportError, ModelError, TaskError
-from fastseg.masks import read_raw, save_image
+from fastseg.importers.smp_hub import NON_COMMERCIAL, adopt
+from fastseg.models.network import Spec, build
 from fastseg.tasks.surfaces import TABLE, mapping
 
 SURFACES = tasks.get("surfaces")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import ARCH, needs_shared, shared
 
-from fastseg import backbones
 from fastseg.errors import ModelError
 from fastseg.losses import Loss
+from fastseg.models import network as backbones
 
 FAMILIES = [
     "resnet18", "resnetv2_50", "ecaresnet26t", "res2net50_26w_4s", "resnest14d", "densenet121", "vgg11_bn",

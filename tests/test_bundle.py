@@ -11,8 +11,8 @@ import pytest
 
 import fastseg
 from fastseg import tasks
-from fastseg.card import SCHEMA, sha256
 from fastseg.errors import ExportError
+from fastseg.exports.card import SCHEMA, sha256
 
 
 def copied(export, tmp_path):
@@ -139,14 +139,14 @@ def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
 def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monkeypatch):
     folder = copied(exports("eye"), tmp_path)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    from fastseg import fitting
+    from fastseg.training import fit
 
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "judged", fail)
+    monkeypatch.setattr(fit, "judged", fail)
     with pytest.raises(KeyboardInterrupt):
-        fitting.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
+        fit.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert {p.name for p in tmp_path.iterdir()} == {"copy", ".copy.fit"}  # what was learnt waits for --resume
 

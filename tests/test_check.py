@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 
 import fastseg
-from fastseg import examination, inspection, masks, repair, tasks
-from fastseg.audit import survey
+from fastseg import tasks
+from fastseg.checks import dataset, repair
+from fastseg.checks import image as examination
+from fastseg.checks.preflight import survey
+from fastseg.checks.repair import fix
+from fastseg.data import images as masks
+from fastseg.data.images import save_image
 from fastseg.errors import DataError
-from fastseg.masks import save_image
-from fastseg.repair import fix
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import planting  # noqa: E402
@@ -78,7 +81,7 @@ def test_check_on_the_command_line(samples, run, tmp_path):
 
 
 def test_an_interrupted_check_goes_on(samples, tmp_path, monkeypatch):
-    data, examine, seen = shutil.copytree(samples["eye"], tmp_path / "eye"), inspection.examine, []
+    data, examine, seen = shutil.copytree(samples["eye"], tmp_path / "eye"), dataset.examine, []
 
     def dies(*arguments):
         seen.append(arguments)
@@ -86,7 +89,7 @@ def test_an_interrupted_check_goes_on(samples, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return examine(*arguments)
     whole = fastseg.check("eye", data).plain()
-    monkeypatch.setattr(inspection, "examine", dies)
+    monkeypatch.setattr(dataset, "examine", dies)
     with pytest.raises(KeyboardInterrupt):
         fastseg.check("eye", data)
     before = len(seen)
@@ -100,7 +103,7 @@ def test_a_repair_is_whole_or_not_there(samples, tmp_path, monkeypatch):
 
     def fails(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("fastseg.repair.shutil.copyfile", fails)
+    monkeypatch.setattr("fastseg.checks.repair.shutil.copyfile", fails)
     with pytest.raises(DataError, match="No space left"):
         fix(audit, tmp_path / "mended")
     assert [path.name for path in tmp_path.iterdir()] == ["eye"]
@@ -126,7 +129,7 @@ def test_misalignment_says_where_the_mask_belongs():
     image, codes = task.draw(np.random.default_rng(1))
     moved = np.roll(codes, (-20, 30), (0, 1))
     score, (x, y) = examination.misalignment(image, moved)
-    assert score > inspection.OFFSET > examination.misalignment(image, codes)[0] and abs(x + 30) < 6 and abs(y - 20) < 6
+    assert score > dataset.OFFSET > examination.misalignment(image, codes)[0] and abs(x + 30) < 6 and abs(y - 20) < 6
     assert examination.misalignment(image, np.zeros_like(codes)) == (0.0, (0, 0))
 
 
@@ -140,7 +143,7 @@ def test_frames_of_one_recording_may_look_alike(samples, tmp_path):
 
 
 def _kinds(task, folder):
-    return set(inspection.check(task, folder).kinds)
+    return set(dataset.check(task, folder).kinds)
 
 
 def test_side_by_side_images_keep_their_names_apart_from_masks(tmp_path):
@@ -154,8 +157,8 @@ def test_side_by_side_images_keep_their_names_apart_from_masks(tmp_path):
     image = sorted((root / "train").glob("*.jpg"))[0]
     Image.open(image).convert("CMYK").save(image)
     assert _kinds("kitchen", root) >= {"image mode"}
-    repair.fix(inspection.check("kitchen", root), tmp_path / "mended")
-    assert not inspection.check("kitchen", tmp_path / "mended").stops
+    repair.fix(dataset.check("kitchen", root), tmp_path / "mended")
+    assert not dataset.check("kitchen", tmp_path / "mended").stops
     assert len(tasks.get("kitchen").items(tmp_path / "mended")) == len(tasks.get("kitchen").items(root))
 
 
@@ -172,14 +175,14 @@ def test_groups_move_to_the_folders_that_the_data_use(tmp_path):
             for kind, pixels in (("images", image), ("masks", codes)):
                 save_image(tmp_path / "data" / part / kind / f"{name}.png", pixels)
     before = {file.name: file.read_bytes() for file in (tmp_path / "data" / "train" / "images").iterdir()}
-    audit = inspection.check(task, tmp_path / "data")
+    audit = dataset.check(task, tmp_path / "data")
     assert "group on both sides" in audit.kinds
     mended = tmp_path / "mended"
     with unittest.mock.patch.object(repair, "get", lambda name: task):  # it lives in no file
         repair.fix(audit, mended)
     after = {file.name: file.read_bytes() for file in (mended / "train" / "images").iterdir()}
     assert before.items() <= after.items() and set(after) - set(before) == {"set_1_3.png"}
-    assert (mended / "set_aside" / "val" / "images" / "set_1_1.png").is_file() and not inspection.check(task, mended).stops
+    assert (mended / "set_aside" / "val" / "images" / "set_1_1.png").is_file() and not dataset.check(task, mended).stops
 
 
 def test_label_maps_with_255_are_unlabelled_there(tmp_path):
@@ -188,7 +191,7 @@ def test_label_maps_with_255_are_unlabelled_there(tmp_path):
     codes = np.asarray(Image.open(mask)).copy()
     codes[:20] = 255
     Image.fromarray(codes).save(mask)
-    assert not inspection.check("surfaces", root).stops
+    assert not dataset.check("surfaces", root).stops
     item = next(item for item in tasks.get("surfaces").items(root) if item.label == mask)
     assert (tasks.get("surfaces").label(item)[:20] == 255).all()
 
@@ -200,7 +203,7 @@ def test_masks_whose_images_are_gone_are_told(gone, tmp_path):
         file.unlink()
     if gone == "removed":
         (root / "val" / "images").rmdir()
-    audit = inspection.check("kitchen", root)
+    audit = dataset.check("kitchen", root)
     assert audit.kinds == {"no partner": len(list((root / "val" / "masks").iterdir()))} and audit.faults[0].file.endswith("val/masks")
     with pytest.raises(DataError, match="val/masks: holds"):
         tasks.get("kitchen").items(root)
@@ -210,7 +213,7 @@ def test_masks_whose_images_are_gone_are_told(gone, tmp_path):
 def test_a_table_of_a_header_only(folder, tmp_path):
     root = tasks.get("mri").sample(tmp_path / "data", 12)
     (root / folder / "subjects.tsv").write_text("Subject\tLabel\n")
-    assert inspection.check("mri", root).stops
+    assert dataset.check("mri", root).stops
     with pytest.raises(DataError, match="not listed in"):
         tasks.get("mri").items(root)
 
@@ -227,7 +230,7 @@ def test_turned_images_of_every_kind_are_mended(suffix, mode, tmp_path):
     image.unlink()
     picture.save(image.with_suffix(suffix), exif=exif)  # stored as it was: only the note says to turn it
     assert "exif rotation" in _kinds("eye", root)
-    repair.fix(inspection.check("eye", root), tmp_path / "mended")
+    repair.fix(dataset.check("eye", root), tmp_path / "mended")
     assert not _kinds("eye", tmp_path / "mended") & {"exif rotation", "size mismatch", "image mode"}
     mended = next((tmp_path / "mended").glob(f"imgs_small/{image.stem}.*"))
     assert np.abs(masks.read_image(mended).astype(int) - np.asarray(picture.convert("RGB"))).mean() < 6  # JPEG noise
@@ -260,7 +263,7 @@ def _as_codes(mask):
 def test_check_and_fit_agree(name, spoil, kind, tmp_path):
     root = tasks.get(name).sample(tmp_path / "data", 16)
     spoil(root)
-    audit = inspection.check(name, root)
+    audit = dataset.check(name, root)
     assert audit.stops and kind in audit.kinds
     with pytest.raises(DataError):
         survey(name, root)
@@ -270,7 +273,7 @@ def test_a_pipe_among_the_images_holds_nobody_up(tmp_path):
     root = tasks.get("eye").sample(tmp_path / "data", 10)
     os.mkfifo(root / "imgs_small" / "pipe.jpg")
     os.mkfifo(root / "masks_small" / "pipe.png")
-    assert inspection.check("eye", root).kinds.get("unreadable") == 1
+    assert dataset.check("eye", root).kinds.get("unreadable") == 1
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
@@ -284,7 +287,7 @@ def test_a_copy_in_which_mending_makes_two_the_same_is_clean(name, tmp_path):
     pixels.convert("CMYK").save(other.image.with_suffix(".tif"), **({"exif": exif} if name == "eye" else {}))
     if name == "eye":
         shutil.copy(one.label, other.label)
-    audit = inspection.check(name, root)
+    audit = dataset.check(name, root)
     assert "image mode" in audit.kinds
     repair.fix(audit, tmp_path / "mended")
-    assert inspection.check(name, tmp_path / "mended").kinds == {}
+    assert dataset.check(name, tmp_path / "mended").kinds == {}

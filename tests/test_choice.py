@@ -10,9 +10,12 @@ from conftest import ARCH
 from safetensors.torch import load_file
 
 import fastseg
-from fastseg import checkpoint, choice, engine, machine, prediction
 from fastseg.errors import FastsegError
-from fastseg.prediction import Predictor
+from fastseg.exports import onnx
+from fastseg.inference import predictor as prediction
+from fastseg.inference.predictor import Predictor
+from fastseg.training import checkpoint
+from fastseg.utils import device, speed
 
 OPTIONS = {"arch": ARCH, "weights": "none", "size": 64, "bs": 4}
 ONNX, FLOAT, HALF = ("onnx", "float32"), ("torch", "float32"), ("torch", "bfloat16")
@@ -21,7 +24,7 @@ ONNX, FLOAT, HALF = ("onnx", "float32"), ("torch", "float32"), ("torch", "bfloat
 @pytest.fixture(autouse=True)
 def a_cpu_with_units(monkeypatch):
     """All of it is so on every machine: a CPU that says it has bfloat16 units, and nothing forced from outside."""
-    monkeypatch.setattr(machine, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     monkeypatch.delenv("FASTSEG_PRECISION", raising=False)
 
 
@@ -56,7 +59,7 @@ def test_what_is_measured_is_kept(exports, seconds):
 def test_nothing_is_measured_where_it_cannot_pay(exports, seconds):
     measured = []
     seconds(onnx_float32=0.01, torch_float32=0.001, torch_bfloat16=0.001, measured=measured)
-    assert option_of(exports("eye")) == option_of(exports("eye"), images=choice.FEW - 1) == ONNX and measured == []
+    assert option_of(exports("eye")) == option_of(exports("eye"), images=speed.FEW - 1) == ONNX and measured == []
     assert option_of(exports("eye"), images=100) == ONNX and measured == [(*ONNX, 4)]
 
 
@@ -67,7 +70,7 @@ def test_a_small_difference_keeps_the_default(exports, seconds):
 
 def test_a_long_fit_measures_its_export_for_single_images_and_streams(samples, seconds, tmp_path, monkeypatch):
     measured = []
-    monkeypatch.setattr("fastseg.loading.PAYS", 0)
+    monkeypatch.setattr("fastseg.inference.loading.PAYS", 0)
     seconds(onnx_float32=0.5, torch_float32=0.1, torch_bfloat16=0.2, measured=measured)
     fastseg.fit("eye", samples["eye"], **OPTIONS, epochs=1, device="cpu", out=tmp_path / "e")
     assert sorted(measured, key=str) == sorted(((*o, bs) for o in (ONNX, FLOAT, HALF) for bs in (None, 4)), key=str)
@@ -81,7 +84,7 @@ def test_what_is_asked_for_is_done_and_nothing_measured(given, expected, exports
     monkeypatch.setattr(Predictor, "seconds", lambda *_: pytest.fail("measured"))
     assert option_of(exports("eye"), images=1000, **given) == expected
     used = []
-    for kind, name in ((engine.Session, "onnx"), (fastseg.backbones.Network, "torch")):
+    for kind, name in ((onnx.Session, "onnx"), (fastseg.models.network.Network, "torch")):
         call = "forward" if name == "torch" else "__call__"
         before = getattr(kind, call)
         monkeypatch.setattr(kind, call, lambda self, x, before=before, name=name: (used.append(
@@ -140,7 +143,7 @@ def test_an_interrupted_run_does_not_go_on_by_another_engine(command, samples, e
             raise PulledPlug
         return expected_error.fget(self)
     monkeypatch.setattr(prediction.Prediction, "expected_error", property(counted))
-    monkeypatch.setattr("fastseg.evaluation.judge", lambda task, item, name, found, truth, judge=fastseg.evaluation.judge: (
+    monkeypatch.setattr("fastseg.evaluation.run.judge", lambda task, item, name, found, truth, judge=fastseg.evaluation.run.judge: (
         found.expected_error, judge(task, item, name, found, truth))[1])
 
     def calls(**options) -> int:
@@ -165,7 +168,7 @@ def test_the_card_has_the_precision(samples, tmp_path):
 @pytest.fixture
 def steps(monkeypatch):
     """Let a training step take so many seconds in each precision; `measured` lists what was measured."""
-    whole = choice.step_seconds
+    whole = speed.step_seconds
 
     def table(*, measured=None, **by_precision):
         def took(network, *batch):
@@ -173,7 +176,7 @@ def steps(monkeypatch):
                 measured.append(network.precision)
             whole(network, *batch)
             return by_precision[network.precision]
-        monkeypatch.setattr(choice, "step_seconds", took)
+        monkeypatch.setattr(speed, "step_seconds", took)
     return table
 
 
@@ -207,7 +210,7 @@ def test_a_measured_precision_trains_to_the_same_weights_as_that_precision(sampl
 def test_a_model_that_cannot_be_measured_trains_in_float32(samples, monkeypatch):
     def fails(*_):
         raise RuntimeError("not implemented for 'BFloat16'")
-    monkeypatch.setattr(choice, "step_seconds", fails)
+    monkeypatch.setattr(speed, "step_seconds", fails)
     assert fastseg.learner("eye", samples["eye"], **OPTIONS, device="cpu").model.precision == "float32"
 
 
@@ -235,13 +238,13 @@ def test_a_resumed_fit_keeps_its_precision(samples, steps, tmp_path, monkeypatch
 
 def test_a_session_is_made_once_whichever_thread_asks(exports, monkeypatch):
     made, started = [], threading.Barrier(8)
-    whole = engine.Session.__init__
+    whole = onnx.Session.__init__
 
     def counted(self, path, threads=0):
         made.append(threads)
         whole(self, path, threads)
-    monkeypatch.setattr(engine.Session, "__init__", counted)
-    sessions, found = engine.Sessions(exports("eye") / "model.onnx"), []
+    monkeypatch.setattr(onnx.Session, "__init__", counted)
+    sessions, found = onnx.Sessions(exports("eye") / "model.onnx"), []
 
     def ask():
         started.wait()
@@ -283,9 +286,9 @@ def test_a_stream_is_the_same_alone_and_in_a_batch(exports):
 def test_compared_exports_are_computed_in_one_precision(exports, samples, seconds, tmp_path, monkeypatch):
     measured, loaded = [], []
     seconds(onnx_float32=9, torch_float32=9, torch_bfloat16=1, measured=measured)
-    monkeypatch.setattr("fastseg.loading.FEW", 1)
-    load = fastseg.loading.load
-    monkeypatch.setattr(fastseg.loading, "load", lambda *given, **options: loaded.append(load(*given, **options)) or loaded[-1])
+    monkeypatch.setattr("fastseg.inference.loading.FEW", 1)
+    load = fastseg.inference.loading.load
+    monkeypatch.setattr(fastseg.inference.loading, "load", lambda *given, **options: loaded.append(load(*given, **options)) or loaded[-1])
     card = json.loads((exports("eye") / "card.json").read_text())
     other = shutil.copytree(exports("eye"), tmp_path / "other")
     (other / "card.json").write_text(json.dumps({**card, "size": [96, 96]}))  # what was measured for one does not hold for the other

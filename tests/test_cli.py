@@ -13,7 +13,7 @@ from PIL import Image
 
 import fastseg
 from fastseg import tasks
-from fastseg.cli import app
+from fastseg.cli.app import app
 
 COMMANDS = ["tasks", "sample", "show", "check", "lr", "fit", "evaluate", "study", "predict", "interpret", "segment",
             "masks", "adopt", "gather"]

@@ -12,13 +12,13 @@ from fastai.callback.core import Callback
 
 import fastseg
 from fastseg import tasks
-from fastseg.augment import Augment
-from fastseg.callbacks import AverageWeights, HalfSize, TimeBudget, Windows
-from fastseg.data import Pixels
+from fastseg.data.augment import Augment
+from fastseg.data.loaders import Pixels
+from fastseg.data.mirror import mirrored
 from fastseg.errors import DataError, ExportError, ModelError
 from fastseg.losses import Loss, class_weights
-from fastseg.machine import autocast_dtype
-from fastseg.views import mirrored
+from fastseg.training.callbacks import AverageWeights, HalfSize, TimeBudget, Windows
+from fastseg.utils.device import autocast_dtype
 
 SMALL = dict(arch=ARCH, weights="none", size=64, bs=4)
 
@@ -114,7 +114,7 @@ def test_windows_show_the_same_place_in_image_and_mask():
 
 
 def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
-    from fastseg import callbacks
+    from fastseg.training import callbacks
     clock = [0.0]
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
 
@@ -128,13 +128,13 @@ def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
 
 
 def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkeypatch):
-    from fastseg import planning
+    from fastseg.training import budget
     result = fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "a")
     assert 1 <= len(result["history"]) and result["seconds"] < 20
-    monkeypatch.setattr(planning, "epoch_seconds", lambda learn: 6.0 * learn.origin.size[0] / 64)
+    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 6.0 * learn.origin.size[0] / 64)
     result = fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "b")
     assert json.loads((tmp_path / "b" / "card.json").read_text())["size"] == [32, 32]
-    monkeypatch.setattr(planning, "epoch_seconds", lambda learn: 100.0)
+    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 100.0)
     with pytest.raises(ModelError, match="too long for what loading left of the time budget"):
         fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()
@@ -240,7 +240,7 @@ def test_half_size_comes_first(samples):
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_patience_keeps_the_best_weights(learn, ema):
-    from fastseg.training import Course, train
+    from fastseg.training.loop import Course, train
     train(learn, Course(epochs=6, lr=0.5, patience=2, ema=ema))
     scores = [row["dice"] for row in learn.history]
     assert abs(float(learn.validate()[1]) - max(scores)) < 1e-6
@@ -277,7 +277,7 @@ def test_blurred_slices_are_labelled_so():
     from fastai.torch_core import TensorCategory, TensorImage
     from scipy.ndimage import gaussian_filter
 
-    from fastseg.augment import blur
+    from fastseg.data.augment import blur
     torch.manual_seed(0)
     x = torch.rand(40, 3, 48, 48)
     for sigma in (0.5, 1.5):
@@ -326,7 +326,7 @@ def test_class_weights_are_median_frequency():
 
 
 def test_small_decoding_gives_nearly_the_same_picture(tmp_path):
-    from fastseg.masks import read_image, read_near, resized, save_image
+    from fastseg.data.images import read_image, read_near, resized, save_image
     image, _ = tasks.get("eye").draw(np.random.default_rng(2))
     big = np.asarray(__import__("PIL.Image").Image.fromarray(image).resize((1280, 960)))
     path = save_image(tmp_path / "big.jpg", big)
@@ -337,7 +337,7 @@ def test_small_decoding_gives_nearly_the_same_picture(tmp_path):
 
 
 def test_light_decoder_strides():
-    from fastseg import backbones
+    from fastseg.models import network as backbones
     for stride in (1, 2, 4):
         network, _ = backbones.segmenter(ARCH, 3, "light", stride=stride)
         assert network.eval()(torch.rand(1, 3, 70, 90)).shape == (1, 3, 70, 90)

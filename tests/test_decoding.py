@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from fastseg import tasks
-from fastseg.decoding import decode_codes, match_colours, ranges
+from fastseg.data.decoding import decode_codes, match_colours, ranges
+from fastseg.data.images import IGNORE, codes_to_colours, read_image
 from fastseg.errors import DataError, TaskError
-from fastseg.masks import IGNORE, codes_to_colours, read_image
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 LAYOUT = (tasks.Layout("images", "masks"),)

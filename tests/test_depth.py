@@ -13,11 +13,12 @@ from fastai.learner import load_learner
 from PIL import Image
 
 import fastseg
-from fastseg import fetch, tasks
-from fastseg.card import read_card
-from fastseg.depth import largest_values, misfit
+from fastseg import tasks
+from fastseg.data.depth import largest_values, misfit
+from fastseg.data.images import as_rgb, bits_of, read_image, read_near
 from fastseg.errors import DataError
-from fastseg.masks import as_rgb, bits_of, read_image, read_near
+from fastseg.exports.card import read_card
+from fastseg.inference import download
 
 TOP = 4095  # of 12 bits
 GOLDEN = Path(__file__).parent / "golden" / "mri_0.1.0"
@@ -328,7 +329,7 @@ def test_segment_reads_12_bits_as_8(exports, samples, tmp_path, monkeypatch):
     eight, twelve = tmp_path / "eight.png", tmp_path / "twelve.png"
     Image.fromarray(pixels).save(eight)
     twelve.write_bytes(png((pixels.astype(np.float64) * TOP / 255).round()))
-    monkeypatch.setattr(fetch, "_download", lambda url, allow_private: twelve.read_bytes())
+    monkeypatch.setattr(download, "_download", lambda url, allow_private: twelve.read_bytes())
     one, other, fetched = (fastseg.segment(*file, url=url, out=tmp_path / "out", export=exports("surfaces"))
                            for file, url in (((eight,), None), ((twelve,), None), ((), "https://example.org/x.png")))
     for found in (other, fetched):
@@ -337,9 +338,9 @@ def test_segment_reads_12_bits_as_8(exports, samples, tmp_path, monkeypatch):
 
 def test_a_fetched_image_of_a_given_depth(monkeypatch):
     values = twelve_bits((20, 30, 3))
-    monkeypatch.setattr(fetch, "_download", lambda url, allow_private: png(values))
-    assert (fetch.fetch_image("https://example.org/x.png", depth=16) == to_8(values, 65535)).all()
-    assert (fetch.fetch_image("https://example.org/x.png") == to_8(values)).all()
+    monkeypatch.setattr(download, "_download", lambda url, allow_private: png(values))
+    assert (download.fetch_image("https://example.org/x.png", depth=16) == to_8(values, 65535)).all()
+    assert (download.fetch_image("https://example.org/x.png") == to_8(values)).all()
 
 
 def test_codes_in_16_bit_colour_masks(tmp_path):
@@ -358,7 +359,7 @@ def test_what_is_damaged_is_told_by_what_reads_it(trained, eyes, run, tmp_path):
 
 
 def test_one_hot_pixel_does_not_make_the_others_dark(caplog):
-    from fastseg.depth import chosen, depth_of
+    from fastseg.data.depth import chosen, depth_of
     values = {f"{i}.png": 4000 for i in range(19)} | {"hot.png": 65535}
     assert depth_of(values) == 12 and depth_of({"a": 4000, "b": 65535}) == 16
     assert chosen(None, values) == 12
@@ -367,7 +368,7 @@ def test_one_hot_pixel_does_not_make_the_others_dark(caplog):
 
 
 def test_images_that_all_fit_a_smaller_range_are_told(caplog):
-    from fastseg.depth import chosen
+    from fastseg.data.depth import chosen
     assert chosen(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1
     caplog.clear()
     assert chosen(14, {"a.png": 4095}) == 14 and not caplog.records

@@ -10,7 +10,7 @@ import typer
 from conftest import ARCH
 
 from fastseg import tasks
-from fastseg.cli import app
+from fastseg.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

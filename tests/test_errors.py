@@ -1,8 +1,8 @@
 """Errors carry a short stable code, which `--json` prints; the message stays one line on standard error."""
 import json
 
+from fastseg.data.issues import Fault, refuse
 from fastseg.errors import DataError, FastsegError, TaskError
-from fastseg.faults import Fault, refuse
 
 
 def test_an_error_has_its_kind_as_code_unless_it_is_given_one():

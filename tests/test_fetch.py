@@ -14,8 +14,8 @@ import pytest
 from conftest import ARCH  # noqa: F401 - sets the hub offline
 from PIL import Image
 
-from fastseg import fetch
 from fastseg.errors import FetchError
+from fastseg.inference import download
 
 
 def jpeg(size=(40, 30)):
@@ -73,7 +73,7 @@ def server():
 
 def test_an_image_arrives_and_redirects_are_followed(server):
     for path in ("image.jpg", "redirect0", "redirect4"):
-        assert fetch.fetch_image(f"{server.url}/{path}", allow_private=True).shape == (30, 40, 3)
+        assert download.fetch_image(f"{server.url}/{path}", allow_private=True).shape == (30, 40, 3)
     assert not any("Cookie" in headers or "Authorization" in headers for headers in server.seen)
 
 
@@ -84,13 +84,13 @@ def test_an_image_arrives_and_redirects_are_followed(server):
 ])
 def test_what_is_refused(server, path, words):
     with pytest.raises(FetchError, match=words):
-        fetch.fetch_image(f"{server.url}/{path}", allow_private=True)
+        download.fetch_image(f"{server.url}/{path}", allow_private=True)
 
 
 def test_too_many_bytes(server, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_BYTES", 1000)
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
     with pytest.raises(FetchError, match="too large"):
-        fetch.fetch_image(f"{server.url}/large.jpg", allow_private=True)
+        download.fetch_image(f"{server.url}/large.jpg", allow_private=True)
 
 
 @pytest.mark.parametrize("url,words", [
@@ -104,13 +104,13 @@ def test_too_many_bytes(server, monkeypatch):
 ])
 def test_addresses_that_are_not_fetched(url, words):
     with pytest.raises(FetchError, match=words) as caught:
-        fetch.fetch_image(url)
+        download.fetch_image(url)
     assert "secret" not in str(caught.value)
 
 
 def test_unreachable_port():
     with pytest.raises(FetchError, match="cannot be reached"):
-        fetch.fetch_image("http://127.0.0.1:9/a.jpg", allow_private=True)
+        download.fetch_image("http://127.0.0.1:9/a.jpg", allow_private=True)
 
 
 def test_segment_a_url(server, exports, run):
@@ -191,10 +191,10 @@ def hostile():
     ("short", "cannot be reached"), ("bomb", "too large|took longer|not an image"), ("svg", "is not an image"),
     ("vast", "too many pixels|too large"), ("polyglot", "is not an image"), ("lines", "cannot be reached|not an address|answered")])
 def test_hostile_servers(hostile, monkeypatch, path, words):
-    monkeypatch.setattr(fetch, "MAX_SECONDS", 2.0)
+    monkeypatch.setattr(download, "MAX_SECONDS", 2.0)
     started = time.monotonic()
     with pytest.raises(FetchError, match=words):
-        fetch.fetch_image(f"{hostile}/{path}", allow_private=True)
+        download.fetch_image(f"{hostile}/{path}", allow_private=True)
     assert time.monotonic() - started < 10
 
 
@@ -206,10 +206,10 @@ def test_a_polyglot_is_only_its_picture(hostile, exports, run):
 
 def test_a_name_that_changes_its_address_is_refused(server, monkeypatch):
     """The name is public when it is checked, and private when it is connected to."""
-    monkeypatch.setattr(fetch, "_require_public", lambda *_: None)
+    monkeypatch.setattr(download, "_require_public", lambda *_: None)
     before = len(server.seen)
     with pytest.raises(FetchError, match="private address"):
-        fetch.fetch_image(f"{server.url}/image.jpg")
+        download.fetch_image(f"{server.url}/image.jpg")
     assert len(server.seen) == before  # nothing was asked of it
 
 

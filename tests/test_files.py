@@ -9,8 +9,9 @@ from conftest import rows_of
 from PIL import Image
 
 import fastseg
-from fastseg import masks, tasks
-from fastseg.files import IMAGE_SUFFIXES, image_files, is_image
+from fastseg import tasks
+from fastseg.data import images as masks
+from fastseg.utils.io import IMAGE_SUFFIXES, image_files, is_image
 
 
 @pytest.fixture
@@ -106,9 +107,9 @@ def test_datasets_read_the_same_files(samples, tmp_path):
 
 def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_one(exports, samples, tmp_path, monkeypatch):
     import fastseg
-    from fastseg import outputs
+    from fastseg.inference import batch
     out, images = tmp_path / "out", samples["eye"] / "imgs_small"
-    write, done = outputs._write_masks, []
+    write, done = batch._write_masks, []
 
     def dies(*arguments):
         if len(done) == 6:
@@ -116,12 +117,12 @@ def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_
         done.append(arguments)
         return write(*arguments)
 
-    monkeypatch.setattr(outputs, "_write_masks", dies)
+    monkeypatch.setattr(batch, "_write_masks", dies)
     with pytest.raises(KeyboardInterrupt):
         fastseg.predict("eye", images, out, export=exports("eye"), bs=1)
     first = sorted(out.glob("*.png"))[0]
     before = first.read_bytes()
     first.write_bytes(b"another run's mask")
-    monkeypatch.setattr(outputs, "_write_masks", write)
+    monkeypatch.setattr(batch, "_write_masks", write)
     fastseg.predict("eye", images, out, export=exports("eye"), bs=1)
     assert first.read_bytes() == before

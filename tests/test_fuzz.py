@@ -21,15 +21,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fastseg
-from fastseg import checkpoint, fetch, tasks
-from fastseg.card import Card, read_card, sha256
-from fastseg.console import varied
+from fastseg import tasks
+from fastseg.checks.image import examine
+from fastseg.cli.console import varied
+from fastseg.data.images import read_image, read_near, read_raw
 from fastseg.errors import DataError, ExportError, FastsegError, FetchError
-from fastseg.evaluation import _column
-from fastseg.examination import examine
-from fastseg.files import read_json
-from fastseg.loading import load
-from fastseg.masks import read_image, read_near, read_raw
+from fastseg.evaluation.run import _column
+from fastseg.exports.card import Card, read_card, sha256
+from fastseg.inference import download
+from fastseg.inference.loading import load
+from fastseg.training import checkpoint
+from fastseg.utils.io import read_json
 
 COMMON = dict(deadline=timedelta(seconds=10), suppress_health_check=list(HealthCheck), database=None, print_blob=True)
 settings.register_profile("short", max_examples=25, derandomize=True, **COMMON)
@@ -215,14 +217,14 @@ def test_damaged_checkpoints(data):
 @given(st.data(), st.sampled_from(sorted(KINDS)))
 def test_downloads_of_any_bytes(data, kind):
     content = data.draw(damaged(picture(kind)) | st.binary(max_size=300))
-    before = fetch._download
-    fetch._download = lambda *_: content
+    before = download._download
+    download._download = lambda *_: content
     try:
-        assert fetch.fetch_image("http://example.org/x.jpg").shape[2] == 3
+        assert download.fetch_image("http://example.org/x.jpg").shape[2] == 3
     except FetchError as error:
         assert "\n" not in str(error)
     finally:
-        fetch._download = before
+        download._download = before
 
 
 @given(st.text(max_size=60))
@@ -231,7 +233,7 @@ def test_addresses_of_any_text(text):
         if "127.0.0.1" not in url and text.isascii() and "." in text:
             continue  # it might be a host's name
         try:
-            fetch._require_public(url, allow_private=False)
+            download._require_public(url, allow_private=False)
         except FetchError as error:
             assert str(error)
         except UnicodeError as error:

@@ -39,7 +39,7 @@ def test_auto_fetches_imagenet_weights(tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = ("from fastseg import backbones\n"
+    code = ("from fastseg.models import network as backbones\n"
             f"network, origin = backbones.segmenter({ARCH!r}, 3, weights='imagenet')\n"
             "print(origin, float(network.body.state_dict()['model.conv1.0.weight'].sum()))")
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": str(tmp_path),

@@ -11,7 +11,8 @@ from conftest import ARCH, rows_of
 from matplotlib.figure import Figure
 
 import fastseg
-from fastseg import plots, tasks
+from fastseg import tasks
+from fastseg.report import panels
 
 TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs", "1"]
 
@@ -103,10 +104,10 @@ def test_a_setting_that_diverges_does_not_end_the_study(samples, run):
 
 def test_errors_are_drawn_by_their_kind():
     truth, codes = np.array([[0, 0, 1, 1, 255]], np.uint8), np.array([[0, 1, 0, 2, 1]], np.uint8)
-    kinds = plots.wrong_pixels(truth, codes, 0)
+    kinds = panels.wrong_pixels(truth, codes, 0)
     assert [list(np.flatnonzero(where)) for where in kinds.values()] == [[2], [1], [3]]
-    drawn = plots.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
-    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(plots.ERRORS.values()) and (drawn[0, [0, 4]] == 150).all()
+    drawn = panels.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
+    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(panels.ERRORS.values()) and (drawn[0, [0, 4]] == 150).all()
 
 
 def test_study_refuses_in_one_line(samples, run):
@@ -126,7 +127,7 @@ def test_study_refuses_in_one_line(samples, run):
 
 def test_tasks_without_a_background_have_colours():
     for name in tasks.names():
-        colours = plots.class_colours(tasks.get(name))
+        colours = panels.class_colours(tasks.get(name))
         assert len(colours) == len(set(colours)) == len(tasks.get(name).classes)
 
 
@@ -142,13 +143,15 @@ def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path)
 
 
 def test_dollar_signs_and_class_names_are_taken_literally(capsys):
-    from fastseg import charts, console, metrics
+    from fastseg.cli import console
+    from fastseg.metrics import figures
+    from fastseg.report import charts
     figure = charts.confusion([[3, 1], [0, 2]], ["$x^", "cost $"], "pixels")
     figure.savefig("/dev/null", format="png")
-    plots.grid([[plots.Panel(np.zeros((9, 9, 3), np.uint8), "$\\frac$.jpg")]], title="$a$").savefig("/dev/null", format="png")
+    panels.grid([[panels.Panel(np.zeros((9, 9, 3), np.uint8), "$\\frac$.jpg")]], title="$a$").savefig("/dev/null", format="png")
     counts = np.array([[5, 1, 0], [0, 7, 0], [2, 0, 9]])
     classes = ("background", "foreground", "mean")
-    tree = metrics.plain(metrics.segmentation(counts, np.zeros((3, 8)), classes, 0))
+    tree = figures.plain(figures.segmentation(counts, np.zeros((3, 8)), classes, 0))
     for name, pixels in zip(classes, counts.sum(axis=1)):
         tree["classes"][name] = {"pixels": int(pixels), **tree["classes"][name]}
     console.figures(tree)

@@ -8,12 +8,12 @@ from conftest import ARCH, needs_shared, shared
 from PIL import Image
 
 from fastseg import tasks
-from fastseg.audit import survey
-from fastseg.decoding import IGNORE
+from fastseg.checks.dataset import check
+from fastseg.checks.preflight import survey
+from fastseg.checks.repair import fix
+from fastseg.data.decoding import IGNORE
 from fastseg.errors import DataError
-from fastseg.formats import recognise
-from fastseg.inspection import check
-from fastseg.repair import fix
+from fastseg.formats.recognise import recognise
 
 FIT = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--epochs", "1"]
 COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)

@@ -6,11 +6,12 @@ import pytest
 from conftest import needs_shared, rows_of, shared
 from PIL import Image
 
-from fastseg import landmarks, masking, tasks
+from fastseg import tasks
+from fastseg.data.images import read_raw
 from fastseg.errors import DataError, ModelError, TaskError
-from fastseg.landmarks import Eye, Face, mask
-from fastseg.masking import make_masks
-from fastseg.masks import read_raw
+from fastseg.importers import face_masks, landmarks
+from fastseg.importers.face_masks import make_masks
+from fastseg.importers.landmarks import Eye, Face, mask
 
 FACE = tasks.get("face")
 
@@ -67,7 +68,7 @@ class _Told:
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(masking, "Finder", _Told)
+    monkeypatch.setattr(face_masks, "Finder", _Told)
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, kind in enumerate((0, 0, 0, 0, 0, 0, 1, 2, 3, 4)):
@@ -102,7 +103,7 @@ def test_soft_edges_and_lids(pictures, tmp_path):
 
 
 def test_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch):
-    real, calls = masking.save_image, []
+    real, calls = face_masks.save_image, []
 
     def dies(path, *rest, **options):
         calls.append(path)
@@ -110,11 +111,11 @@ def test_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(path, *rest, **options)
 
-    monkeypatch.setattr(masking, "cpu_count", lambda: 1)
-    monkeypatch.setattr(masking, "save_image", dies)
+    monkeypatch.setattr(face_masks, "cpu_count", lambda: 1)
+    monkeypatch.setattr(face_masks, "save_image", dies)
     with pytest.raises(KeyboardInterrupt):
         make_masks("face", pictures, tmp_path / "out")
-    monkeypatch.setattr(masking, "save_image", real)
+    monkeypatch.setattr(face_masks, "save_image", real)
     _Told.looked = 0
     made = make_masks("face", pictures, tmp_path / "out")
     assert sum(made.splits.values()) == 6 and _Told.looked < 10  # those that were finished are not looked at again
@@ -123,7 +124,7 @@ def test_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_split_already_stays_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(masking, "Finder", _Told)
+    monkeypatch.setattr(face_masks, "Finder", _Told)
     for part, names in (("training", "12"), ("validation", "3")):
         (tmp_path / "faces" / f"Dataset_Faces_{part}").mkdir(parents=True)
         for name in names:
@@ -189,7 +190,7 @@ def test_faces_that_are_small_or_upside_down(tmp_path):
 
 
 def test_accepted_pictures_are_divided_not_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(masking, "Finder", _Told)
+    monkeypatch.setattr(face_masks, "Finder", _Told)
     (tmp_path / "many").mkdir()
     for i in range(60):
         Image.fromarray(np.full((80, 100, 3), 10 * (i % 3 == 0), dtype=np.uint8)).save(tmp_path / "many" / f"{i}.png")

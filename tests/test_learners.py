@@ -9,8 +9,9 @@ from fastai.interpret import SegmentationInterpretation
 from fastai.learner import Learner, load_learner
 
 import fastseg
-from fastseg import backbones, tasks
+from fastseg import tasks
 from fastseg.errors import DataError, ModelError
+from fastseg.models import network
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_everything_fastai_promises_works(learn, samples, tmp_path, monkeypatch)
 
 
 def test_three_parameter_groups_cover_the_model(learn):
-    groups = backbones.parameter_groups(learn.model)
+    groups = network.parameter_groups(learn.model)
     assert len(groups) == 3 and all(groups)
     assert sum(p.numel() for g in groups for p in g) == sum(p.numel() for p in learn.model.parameters())
 
@@ -117,7 +118,7 @@ def test_unknown_loss_and_optimizer_name_the_nearest(samples):
 def test_augmentation_moves_image_and_mask_together():
     from fastai.torch_core import TensorImage, TensorMask
 
-    from fastseg.augment import Augment
+    from fastseg.data.augment import Augment
     torch.manual_seed(3)
     codes = torch.zeros(8, 64, 64, dtype=torch.long)
     codes[:, 20:44, 12:30] = 1
@@ -130,7 +131,7 @@ def test_augmentation_moves_image_and_mask_together():
 def test_flips_are_exact_and_mri_is_never_resampled(samples):
     from fastai.torch_core import TensorImage
 
-    from fastseg.augment import Augment
+    from fastseg.data.augment import Augment
     task = tasks.get("mri")
     assert task.recipe.rotate == task.recipe.zoom == task.recipe.light == 0 and task.recipe.resize == "crop"
     image = torch.rand(16, 3, 9, 11)
@@ -156,7 +157,7 @@ def test_size_too_small(samples):
 def test_metric_is_over_the_dataset_not_the_batch():
     from types import SimpleNamespace
 
-    from fastseg.learners import ForegroundMetric
+    from fastseg.learners.build import ForegroundMetric
     metric = ForegroundMetric("dice", 2, 0)
     batches = [(np.array([[1, 1, 1, 1]]), np.array([[1, 1, 1, 1]])), (np.array([[1, 0, 0, 0]]), np.array([[0, 1, 0, 0]]))]
     for predicted, truth in batches:

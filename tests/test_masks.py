@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastseg import masks
-from fastseg.files import atomic_file
+from fastseg.data import images
+from fastseg.utils.io import atomic_file
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -13,7 +13,7 @@ PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 def test_images_of_every_mode_become_rgb(tmp_path, mode, value):
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     Image.new(mode, (5, 4), value).save(path)
-    pixels = masks.read_image(path)
+    pixels = images.read_image(path)
     assert pixels.shape == (4, 5, 3) and pixels.dtype == np.uint8
     if mode == "I;16":
         assert (pixels == 255).all()
@@ -23,7 +23,7 @@ def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "x.jpg", exif=exif)
-    assert masks.read_image(tmp_path / "x.jpg").shape == (8, 4, 3)
+    assert images.read_image(tmp_path / "x.jpg").shape == (8, 4, 3)
 
 
 def test_squish_and_crop_equal_fastai(tmp_path):
@@ -32,9 +32,9 @@ def test_squish_and_crop_equal_fastai(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (57, 80, 3), dtype=np.uint8)
     for size in ((32, 40), (57, 81), (60, 33), (121, 121)):
         theirs = Resize(size, method=ResizeMethod.Squish)(PILImage.create(image), split_idx=1)
-        assert (np.asarray(theirs) == masks.resized(image, size, "squish")).all()
+        assert (np.asarray(theirs) == images.resized(image, size, "squish")).all()
         theirs = CropPad(size, pad_mode=PadMode.Zeros)(PILImage.create(image))
-        assert (np.asarray(theirs) == masks.resized(image, size, "crop")).all()
+        assert (np.asarray(theirs) == images.resized(image, size, "crop")).all()
 
 
 def test_failed_writing_leaves_nothing(tmp_path):
@@ -48,6 +48,6 @@ def test_failed_writing_leaves_nothing(tmp_path):
 def test_overlay_hides_background_and_unlabelled():
     image, codes = np.full((4, 6, 3), 100, np.uint8), np.zeros((4, 6), np.uint8)
     codes[:, 3:] = 1
-    codes[0, 0] = masks.IGNORE
-    out = masks.overlay(image, codes, PALETTE, hide=0)
+    codes[0, 0] = images.IGNORE
+    out = images.overlay(image, codes, PALETTE, hide=0)
     assert (out[1:, :3] == 100).all() and (out[0, 0] == 100).all() and (out[:, 4:] != 100).any()

@@ -9,9 +9,9 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 import fastseg
-from fastseg import boundaries, metrics
 from fastseg.errors import DataError
-from fastseg.scores import ImageScore, Scores, judge
+from fastseg.evaluation.scores import ImageScore, Scores, judge
+from fastseg.metrics import boundaries, figures
 from fastseg.tasks import Item
 
 TASK = fastseg.tasks.get("eye")
@@ -37,7 +37,7 @@ def pairs(n: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def scores(found, task=TASK) -> Scores:
     return Scores(task, [ImageScore(Item(Path(f"set_{i % 2}_frame_{i}.jpg"), Path("m.png"), None, f"set_{i % 2}"), f"image_{i}",
-                                    metrics.confusion(t, p, C), boundaries.distances(t, p, C)) for i, (t, p) in enumerate(found)])
+                                    figures.confusion(t, p, C), boundaries.distances(t, p, C)) for i, (t, p) in enumerate(found)])
 
 
 def test_counts_agree_with_torchmetrics_and_scikit_learn():
@@ -75,7 +75,7 @@ def test_distances_agree_with_monai_and_scipy(number):
         edges = [boundaries.outlines(codes) & (codes == code) for codes in (predicted, truth)]
         theirs = [(ndimage.distance_transform_edt(~there)[here] <= boundaries.TOLERANCE).mean()
                   for here, there in (edges, edges[::-1])]
-        f1 = metrics.boundary(metrics.boundary_sums(ours))["boundary_f1"][code]
+        f1 = figures.boundary(figures.boundary_sums(ours))["boundary_f1"][code]
         assert f1 == pytest.approx(2 * theirs[0] * theirs[1] / sum(theirs))
 
 
@@ -99,8 +99,8 @@ def test_unlabelled_pixels_count_nowhere():
     truth[:, :30] = 255
     changed = predicted.copy()
     changed[:, :29] = 3  # beyond the pixels that touch labelled ones
-    assert (metrics.confusion(truth, predicted, C) == metrics.confusion(truth, changed, C)).all()
-    assert metrics.confusion(truth, predicted, C).sum() == 60 * 50
+    assert (figures.confusion(truth, predicted, C) == figures.confusion(truth, changed, C)).all()
+    assert figures.confusion(truth, predicted, C).sum() == 60 * 50
     edges = boundaries.distances(truth, predicted, C)
     assert edges == pytest.approx(boundaries.distances(truth, changed, C), nan_ok=True)
 
@@ -122,18 +122,18 @@ def test_classification_agrees_with_scikit_learn_and_torchmetrics():
     logits = rng.normal(size=(200, 2)) + np.eye(2)[truth]
     p = torch.tensor(logits).softmax(1).numpy()
     p[:50] = p[50:100]  # equal scores
-    got = metrics.plain(metrics.classification(truth, p, ("blurred", "sharp"), np.ones(200)))
+    got = figures.plain(figures.classification(truth, p, ("blurred", "sharp"), np.ones(200)))
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(truth, p.argmax(1)))
     assert got["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, p[:, 1]))
     assert got["pr_auc"] == pytest.approx(sk.average_precision_score(truth, p[:, 1]))
     assert got["brier"] == pytest.approx(sk.brier_score_loss(truth, p[:, 1]))
     assert got["classes"]["sharp"]["f1"] == pytest.approx(sk.f1_score(truth, p.argmax(1)))
-    theirs = MulticlassCalibrationError(2, n_bins=metrics.BINS, norm="l1")(torch.tensor(p), torch.tensor(truth))
+    theirs = MulticlassCalibrationError(2, n_bins=figures.BINS, norm="l1")(torch.tensor(p), torch.tensor(truth))
     assert got["expected_calibration_error"] == pytest.approx(float(theirs), abs=1e-6)
-    one_class = metrics.plain(metrics.classification(np.ones(5, dtype=int), p[:5], ("blurred", "sharp"), np.ones(5)))
+    one_class = figures.plain(figures.classification(np.ones(5, dtype=int), p[:5], ("blurred", "sharp"), np.ones(5)))
     assert one_class["roc_auc"] is None and one_class["pr_auc"] is None
     weights = rng.integers(0, 4, 200).astype(float)
-    weighted = metrics.plain(metrics.classification(truth, p, ("blurred", "sharp"), weights))
+    weighted = figures.plain(figures.classification(truth, p, ("blurred", "sharp"), weights))
     assert weighted["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, p[:, 1], sample_weight=weights))
     assert weighted["pr_auc"] == pytest.approx(sk.average_precision_score(truth, p[:, 1], sample_weight=weights))
 
@@ -155,7 +155,7 @@ def test_intervals_cover_the_truth():
     for _ in range(150):
         images = [ImageScore(Item(Path("a.png"), 1), "a", truth=1, probabilities=np.array([0.2, 0.8] if right else [0.8, 0.2]))
                   for right in rng.random(40) < 0.8]
-        low, high = metrics.intervals(Scores(fastseg.tasks.get("mri"), images).resampled(100, 0))["accuracy"]
+        low, high = figures.intervals(Scores(fastseg.tasks.get("mri"), images).resampled(100, 0))["accuracy"]
         held += low <= 0.8 <= high
     assert 130 <= held <= 149
 

@@ -11,11 +11,11 @@ from pycocotools import mask as coco
 
 import fastseg
 from fastseg import tasks
-from fastseg.backbones import segmenter
-from fastseg.masks import overlay
-from fastseg.photo import segment, with_legend
-from fastseg.regions import regions
-from fastseg.tiling import tiled, tiles_for
+from fastseg.data.images import overlay
+from fastseg.inference.photo import segment, with_legend
+from fastseg.inference.regions import regions
+from fastseg.inference.tiling import tiled, tiles_for
+from fastseg.models.network import segmenter
 
 SURFACES = tasks.get("surfaces")
 CLASSES = SURFACES.classes

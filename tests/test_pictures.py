@@ -8,7 +8,9 @@ from matplotlib.legend import Legend
 from matplotlib.text import Annotation
 from PIL import Image
 
-from fastseg import charts, plots, tasks
+from fastseg import tasks
+from fastseg.report import charts
+from fastseg.report import panels as plots
 
 KEYS = ("precision", "recall", "iou", "dice", "boundary_f1")
 

@@ -3,9 +3,9 @@ import numpy as np
 from conftest import needs_shared, shared
 
 from fastseg import tasks
-from fastseg.audit import survey
-from fastseg.decoding import match_colours
-from fastseg.masks import read_image
+from fastseg.checks.preflight import survey
+from fastseg.data.decoding import match_colours
+from fastseg.data.images import read_image
 
 pytestmark = needs_shared
 DATA = shared / "data"

@@ -13,9 +13,12 @@ from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
 import fastseg
-from fastseg import checkpoint, evaluation, files, machine, prediction, resuming, training
 from fastseg.errors import DataError, ExportError, ModelError
-from fastseg.runs import Journal, claimed
+from fastseg.evaluation import run as evaluation
+from fastseg.inference import predictor
+from fastseg.training import checkpoint, loop, resume
+from fastseg.utils import device, io
+from fastseg.utils.journal import Journal, claimed
 
 OPTIONS = {"arch": ARCH, "weights": "none", "size": 64, "bs": 4}
 
@@ -99,7 +102,7 @@ def test_an_interrupted_fit_is_not_lost_by_chance(samples, tmp_path, plug, monke
     mask.write_bytes(mask.read_bytes() + b" ")
     with pytest.raises(ModelError, match="changed since"):
         fastseg.fit("eye", resume=True, out=out)
-    state = next(resuming.work_of(out).glob("*/checkpoint.pt"))
+    state = next(resume.work_of(out).glob("*/checkpoint.pt"))
     fastseg.fit("eye", data, epochs=1, resume=False, **common)
     assert (out / "card.json").is_file() and not state.exists()
 
@@ -124,10 +127,10 @@ def test_a_full_disk_keeps_the_earlier_export_and_what_was_learnt(samples, tmp_p
 
     def fails(*_):
         raise full
-    monkeypatch.setattr("fastseg.bundle.write_onnx", fails)
+    monkeypatch.setattr("fastseg.exports.folder.write_onnx", fails)
     with pytest.raises(ExportError, match="No space left"):
         fastseg.fit("eye", samples["eye"], epochs=2, out=out, **OPTIONS)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before and resuming.is_unfinished(out)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before and resume.is_unfinished(out)
     monkeypatch.undo()
     assert len(fastseg.fit("eye", out=out, resume=True)["history"]) == 2
 
@@ -138,12 +141,12 @@ def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
     fastseg.fit("eye", samples["eye"], epochs=1, out=out, **OPTIONS)
     weights = (out / "model.safetensors").read_bytes()
     for system, exchanged in (("linux", True), ("darwin", False)):
-        monkeypatch.setattr(files.sys, "platform", system)
+        monkeypatch.setattr(io.sys, "platform", system)
         one, other = tmp_path / "one", tmp_path / "other"
         for folder in (one, other):
             folder.mkdir()
             (folder / folder.name).touch()
-        assert files.exchanged(one, other) is exchanged
+        assert io.exchanged(one, other) is exchanged
         assert [path.name for path in one.iterdir()] == (["other"] if exchanged else ["one"])
         shutil.rmtree(one)
         shutil.rmtree(other)
@@ -152,7 +155,8 @@ def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
 
 
 def test_one_run_at_a_time_writes_to_a_place(samples, run, tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path; from fastseg.runs import claimed\n"
+    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path\n"
+                               "from fastseg.utils.journal import claimed\n"
                                "with claimed(Path('exports/eye')):\n print('held', flush=True); time.sleep(60)"], cwd=tmp_path,
                               stdout=subprocess.PIPE, text=True)
     try:
@@ -181,14 +185,14 @@ def test_a_journal_knows_what_is_done(tmp_path):
 
 
 def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
-    assert machine.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not machine.is_out_of_memory(RuntimeError("shape"))
+    assert device.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not device.is_out_of_memory(RuntimeError("shape"))
     learn = fastseg.learner("eye", samples["eye"], **OPTIONS)
 
     def full(*_):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
     monkeypatch.setattr(learn.model, "forward", full)
     with pytest.raises(ModelError, match="out of memory with batches of 4 images of 64x64 px: lower --bs first, to 2"):
-        training.train(learn, training.Course.of(fastseg.tasks.get("eye"), epochs=1))
+        loop.train(learn, loop.Course.of(fastseg.tasks.get("eye"), epochs=1))
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
@@ -200,14 +204,14 @@ def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, mon
         return {path.name: path.read_bytes() for path in (out if out.is_dir() else out.parent).iterdir()}
     whole, cut = (tmp_path / folder / ("" if name == "eye" else "out.tsv") for folder in ("whole", "cut"))
     fastseg.predict(name, images, whole, export=exports(name))
-    described, seen = prediction.Prediction.described, []
+    described, seen = predictor.Prediction.described, []
 
     def dies(self, threshold):
         seen.append(self.source)
         if len(seen) == 9:
             raise PulledPlug
         return described(self, threshold)
-    monkeypatch.setattr(prediction.Prediction, "described", dies)
+    monkeypatch.setattr(predictor.Prediction, "described", dies)
     with pytest.raises(PulledPlug):
         fastseg.predict(name, images, cut, export=exports(name), bs=2)
     assert not list(tmp_path.glob("cut/*.csv")) and not list(tmp_path.glob("cut/*.tsv"))
@@ -264,4 +268,4 @@ def test_a_disk_that_fills_up_while_learning_is_one_line(samples, tmp_path, monk
     monkeypatch.setattr("fastai.learner.Learner.save", full)
     with pytest.raises(DataError, match="no space left on the disk"):
         fastseg.fit("eye", samples["eye"], epochs=2, patience=2, out=tmp_path / "out", **OPTIONS)
-    assert files.is_disk_full(OSError(28, "No space left on device")) and not files.is_disk_full(RuntimeError("shape"))
+    assert io.is_disk_full(OSError(28, "No space left on device")) and not io.is_disk_full(RuntimeError("shape"))

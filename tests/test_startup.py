@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastseg import backbones, choices, learners, tasks
-from fastseg.libraries import importing
+from fastseg import tasks
+from fastseg.learners import build
 from fastseg.losses import Loss
+from fastseg.models import network
+from fastseg.utils import choices
+from fastseg.utils.imports import importing
 
-LIGHT = ["adoption", "bundle", "choices", "console", "course", "evaluation", "fitting", "gallery", "gathering", "inspection",
-         "interpretation", "masking", "outputs", "overview", "photo", "planning", "preparation", "repair", "resuming", "scores", "trials",
-         "trust"]
+LIGHT = ["checks.dataset", "checks.repair", "cli.console", "cli.status", "evaluation.run", "evaluation.scores", "exports.folder",
+         "importers.face_masks", "importers.smp_hub", "importers.surfaces", "inference.batch", "inference.photo", "learners.preparation",
+         "metrics.trust", "report.browse", "report.results", "training.budget", "training.course", "training.fit", "training.resume",
+         "training.study", "utils.choices"]
 HEAVY = {"torch", "fastai", "timm", "torchvision", "segmentation_models_pytorch", "onnxruntime", "pandas", "sklearn", "cleanlab", "captum"}
 
 # Runs each of the commands read from standard input in one process; prints what each left in sys.modules, its exit code and its last line.
 RUNNER = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
-from fastseg.cli import app
+from fastseg.cli.app import app
 heavy, rows = set(json.loads(sys.argv[1])), []
 for arguments in json.load(sys.stdin):
     said = io.StringIO()
@@ -109,13 +113,13 @@ def test_python_finds_the_same_mistakes_as_early(mistakes, samples, tmp_path):
 
 
 def test_names_known_without_torch_are_those_that_work():
-    assert tuple(learners.OPTIMIZERS) == choices.OPTIMIZERS
+    assert tuple(build.OPTIMIZERS) == choices.OPTIMIZERS
     assert [Loss(name).parts for name in choices.LOSSES] == [[name] for name in choices.LOSSES]
-    assert backbones.DECODERS is choices.DECODERS
+    assert network.DECODERS is choices.DECODERS
 
 
 def test_the_first_look_sees_all_masks_that_it_has_time_for(samples, monkeypatch):
-    from fastseg.preparation import first_look
+    from fastseg.learners.preparation import first_look
     task, seen = tasks.get("eye"), []
     items, examine = task.items(samples["eye"]), tasks.SegmentationTask.examine_mask
 
@@ -132,7 +136,7 @@ def test_the_first_look_sees_all_masks_that_it_has_time_for(samples, monkeypatch
 
 
 def test_a_fit_says_something_before_it_imports_torch(samples, tmp_path):
-    code = ("import sys, logging\nfrom fastseg import preparation\n"
+    code = ("import sys, logging\nfrom fastseg.learners import preparation\n"
             "class First(logging.Handler):\n    def emit(self, record):\n        raise SystemExit('torch' in sys.modules)\n"
             "logging.getLogger('fastseg').addHandler(First())\nlogging.getLogger('fastseg').setLevel(logging.INFO)\n"
             f"preparation.learner('eye', {str(samples['eye'])!r})\nsys.exit('nothing was said')")
@@ -141,7 +145,7 @@ def test_a_fit_says_something_before_it_imports_torch(samples, tmp_path):
 
 def test_threads_are_those_asked_for(samples, tmp_path):
     code = (f"import sys\nsys.argv = ['fastseg', '--threads', '1', 'fit', 'eye', '--data', {str(samples['eye'])!r}, '--arch', 'nothing']\n"
-            "from fastseg.cli import app\ntry: app()\nexcept SystemExit: pass\nimport torch\nassert torch.get_num_threads() == 1")
+            "from fastseg.cli.app import app\ntry: app()\nexcept SystemExit: pass\nimport torch\nassert torch.get_num_threads() == 1")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"})
     assert done.returncode == 0, done.stderr

@@ -123,7 +123,7 @@ def test_small_sample_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", segmenting)
 def test_written_masks_read_back_as_the_same_codes(name, tmp_path):
-    from fastseg.masks import save_image
+    from fastseg.data.images import save_image
     task = tasks.get(name)
     image, codes = task.draw(np.random.default_rng(5))
     path = save_image(tmp_path / f"m{task.suffix}", task.render(SimpleNamespace(image=image, codes=codes)))

@@ -8,8 +8,9 @@ from conftest import rows_of
 from PIL import Image
 
 import fastseg
-from fastseg import suspects, trust
-from fastseg.evidence import evidence
+from fastseg.metrics import trust
+from fastseg.report import label_issues
+from fastseg.report.evidence import evidence
 
 EYE = fastseg.tasks.get("eye")
 
@@ -69,7 +70,7 @@ def test_planted_label_errors_come_first(samples):
     for number, label in enumerate(labels):
         logits = 4 * np.eye(4)[label].transpose(2, 0, 1) + rng.normal(0, 1, (4, *label.shape))
         probabilities = torch.tensor(logits, dtype=torch.float32).softmax(0).numpy()
-        found.append(suspects.of_image(probabilities, planted.get(number, label), EYE.classes, EYE.background))
+        found.append(label_issues.of_image(probabilities, planted.get(number, label), EYE.classes, EYE.background))
     order = sorted(range(16), key=lambda i: found[i].quality)
     assert set(order[:3]) == set(planted)
     emptied = found[9]
@@ -85,7 +86,7 @@ def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
     probabilities[1, 10:20, 10:20] = 0.4
     probabilities[0] = 1 - probabilities[1]
     label = (probabilities[1] > 0).astype(np.uint8)
-    emptied, good, empty = (suspects.of_image(p, mask, ("face", "eye"), 0).quality for p, mask in (
+    emptied, good, empty = (label_issues.of_image(p, mask, ("face", "eye"), 0).quality for p, mask in (
         (probabilities, np.zeros_like(label)), (probabilities, label), (np.stack([np.ones_like(label), np.zeros_like(label)]).astype(float),
                                                                         np.zeros_like(label))))
     assert emptied < 0.1 < good < empty
@@ -94,8 +95,8 @@ def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
 def test_unlabelled_pixels_are_in_no_doubt():
     probabilities = np.zeros((4, 10, 10), dtype=np.float32)
     probabilities[1] = 1
-    assert suspects.of_image(probabilities, np.full((10, 10), 255, np.uint8), EYE.classes).quality == pytest.approx(1)
-    sure = suspects.of_image(np.array([0.1, 0.9]), 0, ("blurred", "sharp"))
+    assert label_issues.of_image(probabilities, np.full((10, 10), 255, np.uint8), EYE.classes).quality == pytest.approx(1)
+    sure = label_issues.of_image(np.array([0.1, 0.9]), 0, ("blurred", "sharp"))
     assert (sure.quality, sure.labelled, sure.predicted) == (pytest.approx(0.1), "blurred", "sharp")
 
 

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.issues import Fault, refuse
 from ..errors import DataError, TaskError
-from ..faults import Fault, refuse
-from ..files import read_json
-from ..formats import advice
+from ..formats.recognise import advice
+from ..utils.io import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ class Task:
         """Return the task as the data need it: with the bit depth of all labelled 16-bit images, which is logged, and with what
         masks.json, where a tool made the masks, says of how they may be mirrored.
         """
-        from ..depth import scaled
+        from ..data.depth import scaled
         note = Path(data) / MADE
         shift = read_json(note).get("flip_shift") if note.is_file() else None
         task = self if shift is None else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
@@ -122,7 +122,7 @@ class Task:
 
         Raises `DataError` for files and arrays that are no image.
         """
-        from ..masks import read_image
+        from ..data.images import read_image
         if not hasattr(item, "shape"):
             return read_image(getattr(item, "image", item), self.depth)
         if str(item.dtype) != "uint8" or len(item.shape) != 3 or item.shape[2] != 3 or 0 in item.shape:
@@ -131,7 +131,7 @@ class Task:
 
     def image_near(self, item: Item | Path | str | np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Return an image at `size`, (height, width), as the model sees it, uint8 (h, w, 3), and its own (height, width)."""
-        from ..masks import read_near, resized
+        from ..data.images import read_near, resized
         if hasattr(item, "shape") or self.recipe.resize != "squish" or type(self).image is not Task.image:
             pixels = self.image(item)
             own = pixels.shape[:2]
@@ -208,7 +208,7 @@ class Task:
 
         For 16-bit images, use `task.adapted("data/eye").datablock()`, which scales all of them by one range.
         """
-        from ..data import datablock
+        from ..data.loaders import datablock
         size = (size, size) if isinstance(size, int) else tuple(size or self.recipe.size)
         return datablock(self, size, seed, augment)
 

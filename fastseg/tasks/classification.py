@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.issues import Fault
 from ..errors import TaskError, brief
-from ..faults import Fault
-from ..files import atomic_file, by_stem, image_files
+from ..utils.io import atomic_file, by_stem, image_files
 from .base import Item, Task
 
 
@@ -107,7 +107,7 @@ class ClassificationTask(Task):
             raise TaskError(f"task {self.name} has no synthetic sample: give it a draw function")
         import numpy as np
 
-        from ..masks import save_image
+        from ..data.images import save_image
         target, rows = folder / self.folders[split][0], {}
         for number in numbers:
             image, label = self.draw(np.random.default_rng([seed, number]), number % len(self.classes))

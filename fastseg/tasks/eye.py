@@ -14,7 +14,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     """Draw one eye: skin, lids and lashes around sclera, textured iris, pupil and glints."""
     import numpy as np
 
-    from ..drawing import clouds, ellipse, grain, grid, mix, radius, soften, strokes
+    from ..data.synthetic import clouds, ellipse, grain, grid, mix, radius, soften, strokes
     size = height, width = 240, 320
     x, y = grid(size)
     centre_x, centre_y = rng.uniform(0.38, 0.62) * width, rng.uniform(0.42, 0.58) * height

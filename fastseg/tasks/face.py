@@ -14,7 +14,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     """Draw a portrait, 178x218, whose two irises are the mask."""
     import numpy as np
 
-    from ..drawing import clouds, ellipse, grain, grid, mix, radius, soften, strokes
+    from ..data.synthetic import clouds, ellipse, grain, grid, mix, radius, soften, strokes
     size = height, width = 218, 178
     x, y = grid(size)
     backdrop = rng.uniform(20, 235, 3)

@@ -14,7 +14,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     """Draw a pan from above with food in it and a stirrer across it."""
     import numpy as np
 
-    from ..drawing import bar, blur, clouds, ellipse, grain, grid, mix, radius, soften
+    from ..data.synthetic import bar, blur, clouds, ellipse, grain, grid, mix, radius, soften
     size = height, width = 240, 320
     x, y = grid(size)
     counter = rng.uniform(60, 190) + rng.uniform(-20, 20, 3)

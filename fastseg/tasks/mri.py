@@ -14,7 +14,7 @@ def draw(rng: np.random.Generator, label: int) -> Drawing:
     """Draw one slice, 121x121 grey: a folded cortex, basal ganglia, ventricles; label 0 is blurred by 1.5 to 4 px."""
     import numpy as np
 
-    from ..drawing import blur, clouds, ellipse, grid, radius
+    from ..data.synthetic import blur, clouds, ellipse, grid, radius
     size = 121, 121
     x, y = grid(size)
     centre = 60 + rng.uniform(-2, 2, 2)

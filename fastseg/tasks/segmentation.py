@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+from ..data.issues import Fault
 from ..errors import TaskError
-from ..faults import Fault
-from ..files import image_files, pairs
-from ..formats import advice
+from ..formats.recognise import advice
+from ..utils.io import image_files, pairs
 from .base import Drawing, Item, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..decoding import Decoded
-    from ..masks import Colour
-    from ..prediction import Prediction
+    from ..data.decoding import Decoded
+    from ..data.images import Colour
+    from ..inference.predictor import Prediction
 
 IGNORE = 255  # as in `masks`, which needs numpy
 MaskValue = Union[int, tuple[int, int, int]]  # a code, or a colour
@@ -202,7 +202,7 @@ class SegmentationTask(Task):
 
     def examine_mask(self, path: Path | str, source: str = "") -> Decoded:
         """Read a mask file and return its classes with what is wrong with it. Raises `DataError` if it cannot be read."""
-        from ..decoding import decode_codes, decode_colours, decode_greys
+        from ..data.decoding import decode_codes, decode_colours, decode_greys
         if self.masks == "colours":
             return decode_colours(path, self.classes, self.palette, self.meaning(source))
         if self.masks == "threshold":
@@ -239,21 +239,21 @@ class SegmentationTask(Task):
 
     def render(self, prediction: Prediction) -> np.ndarray:
         """Return what predict writes for one image: uint8 codes (H, W), colours or overlay (H, W, 3)."""
-        from ..masks import codes_to_colours
+        from ..data.images import codes_to_colours
         if self.output == "overlay":
             return self.overlay(prediction.image, prediction.codes)
         return codes_to_colours(prediction.codes, self.palette) if self.output == "colours" else prediction.codes
 
     def overlay(self, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return `image`, uint8 (H, W, 3), under semi-transparent class colours; the background stays clear."""
-        from ..masks import overlay
+        from ..data.images import overlay
         return overlay(image, codes, self.palette, hide=self.background)
 
     def sample_mask(self, codes: np.ndarray, source: str) -> tuple[np.ndarray, str]:
         """Return a synthetic mask as this task's data keeps it, and its suffix."""
         import numpy as np
 
-        from ..masks import codes_to_colours
+        from ..data.images import codes_to_colours
         if self.masks == "colours":
             return codes_to_colours(codes, self.palette), ".png"
         if self.masks == "threshold":
@@ -267,7 +267,7 @@ class SegmentationTask(Task):
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         import numpy as np
 
-        from ..masks import save_image
+        from ..data.images import save_image
         draw = self.draw or self._draw_blobs
         layout = next((lay for lay in self.layouts if lay.split == split), None)
         sets = 10 * list(self.sample_splits).index(split)  # no set is in two splits
@@ -285,8 +285,8 @@ class SegmentationTask(Task):
         """Draw one ellipse a class, each in its palette's colour: for tasks without a drawing of their own."""
         import numpy as np
 
-        from ..drawing import ellipse, grain
-        from ..masks import codes_to_colours
+        from ..data.images import codes_to_colours
+        from ..data.synthetic import ellipse, grain
         height, width = 120, 160
         codes = np.full((height, width), self.background or 0, dtype=np.uint8)
         for code in range(len(self.classes)):

@@ -44,7 +44,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     """Draw a room in one-point perspective: walls, floor, a dining table with chairs, a door or window, a lamp."""
     import numpy as np
 
-    from ..drawing import clouds, grain, grid, mix, polygon, soften
+    from ..data.synthetic import clouds, grain, grid, mix, polygon, soften
     size = height, width = 240, 320
     x, y = grid(size)
     vanish = np.array([rng.uniform(0.35, 0.65) * width, rng.uniform(0.38, 0.5) * height])

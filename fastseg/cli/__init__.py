@@ -1,0 +1,10 @@
+"""The command line: each command parses, makes one public call, and prints.
+
+Nothing heavy is imported until a command needs it, and no command does what Python cannot do by one call.
+"""
+
+
+def main() -> None:
+    """Run the command line (`app.main`)."""
+    from .app import main as run
+    run()

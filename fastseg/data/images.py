@@ -1,0 +1,246 @@
+"""Images and masks as numpy arrays: reading, resizing, codes <-> colours, overlays. No torch here."""
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from scipy import ndimage
+
+from ..errors import DataError
+from ..utils.io import atomic_file
+
+log = logging.getLogger(__name__)
+
+Colour = tuple[int, int, int]
+
+IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
+UNLABELLED_COLOUR = (240, 240, 240)
+DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that cameras and scanners keep in 16-bit files
+BAND = 512  # rows that are mixed at a time: floats of 12 megapixels would take half a gigabyte
+OUTLINE = 800  # px of an image's shorter side for each px that outlines widen to either side
+# Pillow has no mode for 16 bits in each of several channels, and keeps each value's high byte. Asked for the other byte order, it
+# keeps the low byte. Grey with alpha is asked for as four bytes.
+_SWAPPED = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
+LOW_BYTE = {**{f"{mode};{order}": f"{mode};{other}" for mode in ("RGB", "RGBA", "RGBX") for order, other in _SWAPPED.items()},
+            "LA;16B": "RGBA"}
+
+Picture = Image.Image | np.ndarray  # what a decoded file is; an array is uint16 (H, W, 3) or (H, W)
+
+
+def read_image(path: Path | str, depth: int | None = None) -> np.ndarray:
+    """Read any image as uint8 RGB of shape (H, W, 3), upright (EXIF), alpha dropped, 16-bit values scaled as `as_rgb` does.
+
+    Of an animation or a file of several pages, the first one is read, and a warning says so.
+    Raises `DataError` naming the file if it cannot be decoded whole.
+    """
+    return as_rgb(_open(path)[0], depth)
+
+
+def read_near(path: Path | str, size: tuple[int, int], depth: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read an image as `read_image` does, but no larger than it need be for `size`, (height, width); return its own size too.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least `size`: two to five times quicker.
+    """
+    picture, own = _open(path, size)
+    return as_rgb(picture, depth), own
+
+
+def as_rgb(picture: Picture, depth: int | None = None) -> np.ndarray:
+    """Return a decoded image as uint8 (H, W, 3): floats scaled by their largest, inks and palettes converted.
+
+    Images of more than 8 bits are scaled by the range of `depth` bits, 0 to 2**depth - 1; values beyond it are clipped. None
+    stands for the fewest of `DEPTHS` that hold the image's own values.
+    """
+    if isinstance(picture, Image.Image) and picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture))
+        top = max(float(values.max()), 1e-9)
+        pixels = (values.clip(0, top) / top * 255).round().astype(np.uint8)
+    elif isinstance(picture, Image.Image) and not picture.mode.startswith("I"):
+        return np.asarray(picture.convert("RGB"))
+    else:
+        values = np.asarray(picture)
+        top = 2 ** (depth or bits_of(int(values.max()))) - 1
+        table = (np.arange(top + 1, dtype=np.float32) / top * 255).round().astype(np.uint8)
+        pixels = table[values.clip(0, top)]
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
+def bits_of(largest: int) -> int:
+    """Return the fewest bits of `DEPTHS` that hold values up to `largest`; 16 for larger ones."""
+    return next((bits for bits in DEPTHS if largest < 2**bits), DEPTHS[-1])
+
+
+def largest_value(path: Path | str) -> int | None:
+    """Return the largest value of an image of more than 8 bits, or None for others, of which only the header is read.
+
+    Raises `DataError` naming the file if it cannot be read.
+    """
+    with _decoding(path), Image.open(path) as image:
+        return int(np.asarray(upright(image, path)).max()) if is_deep(image) else None
+
+
+def upright(image: Image.Image, source: Path | str | io.BytesIO) -> Picture:
+    """Load an image that was opened from `source` whole, and turn it as its EXIF says.
+
+    Images of 16 bits in each of several channels are returned as uint16 (H, W, 3), or (H, W) for grey, without alpha.
+    Raises the decoder's own errors, and `ValueError` for such images that are stored plane by plane.
+    """
+    if _is_planar(image):  # Pillow reads these wrongly, or has their high bytes only
+        raise ValueError("its 16-bit channels are stored one after the other: save it interleaved, or as PNG")
+    low = LOW_BYTE.get(_raw_mode(image))
+    tiles = [_with_raw_mode(tile, low) for tile in image.tile] if low else []
+    image.load()
+    turned = ImageOps.exif_transpose(image)
+    if low is None:
+        return turned
+    with Image.open(source) as again:
+        again.tile = tiles
+        again.load()
+        rest = np.asarray(ImageOps.exif_transpose(again))
+    if low == "RGBA":  # grey with alpha: the two bytes of each
+        return rest[..., 0].astype(np.uint16) << 8 | rest[..., 1]
+    return np.asarray(turned)[..., :3].astype(np.uint16) << 8 | rest[..., :3]
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether an opened image, not loaded yet, has integer values of more than 8 bits."""
+    return image.mode.startswith("I") or _raw_mode(image) in LOW_BYTE or _is_planar(image)
+
+
+def _is_planar(image: Image.Image) -> bool:
+    """Return whether an image is a TIFF of 16 bits in each of several channels that are stored one after the other."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(284) == 2 and tags.get(277, 1) > 1 and tags.get(258, (8,))[0] == 16
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how an image's values are stored, in Pillow's words, such as "RGB;16B"; "" where Pillow does not say."""
+    args = image.tile[0][3] if image.tile else ""
+    return str(args if isinstance(args, str) else args[0] if args else "")
+
+
+def _with_raw_mode(tile: tuple, raw_mode: str) -> tuple:
+    args = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
+    return tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)  # a plain tuple before Pillow 11.1
+
+
+def read_raw(path: Path | str) -> np.ndarray:
+    """Read a mask's values as they are stored, upright: (H, W) or (H, W, channels), uint8, or int32 up to 65535 for 16 bits and more."""
+    values = np.asarray(_open(path)[0])
+    return values.astype(np.uint8) if values.dtype in (np.uint8, bool) else np.nan_to_num(values).clip(0, 65535).astype(np.int32)
+
+
+def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Picture, tuple[int, int]]:
+    """Return the upright image and its own (height, width)."""
+    with _decoding(path), Image.open(path) as image:
+        if near is not None and image.format in ("JPEG", "MPO"):  # the formats that can be decoded smaller than they are
+            own = _upright_size(image)
+            image.draft(None, near[::-1] if own == image.size[::-1] else near)
+            return upright(image, path), own
+        picture = upright(image, path)
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO is a photograph with previews
+            _first_of(str(path), image.n_frames)
+        return picture, picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+
+
+@contextmanager
+def _decoding(path: Path | str) -> Iterator[None]:
+    """Turn whatever goes wrong while an image is decoded into a `DataError` that names its file."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path}: is not a regular file; remove it", "not-a-file")
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image; check the path", "no-such-image") from None
+    except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
+        reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
+        raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it", "unreadable-image") from None
+
+
+@cache
+def _first_of(path: str, count: int) -> None:
+    """Warn, once for each file, that more than one picture is in it."""
+    log.warning("%s: holds %d frames or pages, of which the first one is used; save the others as files of their own", path, count)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return image.size if turned else image.size[::-1]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "not an image, or damaged" if "cannot identify" in text else text
+
+
+def resized(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
+    """Bring uint8 (H, W, 3) to `size`, (height, width): "squish" resamples, "crop" cuts or pads with 0 about the centre."""
+    return _brought_to(image, size, how, Image.BILINEAR, 0)
+
+
+def resized_codes(codes: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
+    """Bring codes, uint8 (H, W), to `size` as `resized` does images; what is padded is unlabelled."""
+    return _brought_to(codes, size, how, Image.NEAREST, IGNORE)
+
+
+def _brought_to(pixels: np.ndarray, size: tuple[int, int], how: str, filter: int, fill: int) -> np.ndarray:
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    if how == "squish":
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
+    out = np.full((*size, *pixels.shape[2:]), fill, dtype=np.uint8)
+    (from_y, to_y), (from_x, to_x) = (_centred(have, want) for have, want in zip(pixels.shape, size))
+    out[to_y, to_x] = pixels[from_y, from_x]
+    return out
+
+
+def _centred(have: int, want: int) -> tuple[slice, slice]:
+    start, span = (have - want) // 2, min(have, want)
+    return slice(max(0, start), max(0, start) + span), slice(max(0, -start), max(0, -start) + span)
+
+
+def codes_to_colours(codes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
+    """Paint codes, uint8 (H, W), in the palette's colours: uint8 (H, W, 3). Unlabelled pixels become `UNLABELLED_COLOUR`."""
+    lookup = np.full((256, 3), UNLABELLED_COLOUR, dtype=np.uint8)
+    lookup[: len(palette)] = palette
+    return lookup[codes]
+
+
+def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alpha: float = 0.45,
+            hide: int | None = None) -> np.ndarray:
+    """Lay the painted codes over `image` (uint8, H, W, 3): semi-transparent areas with crisp outlines.
+
+    `hide` is a code (the background) whose pixels stay as they are.
+    """
+    weight = np.full(codes.shape, alpha, dtype=np.float32)
+    edge = np.zeros(codes.shape, dtype=bool)
+    edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
+    edge[1:] |= codes[1:] != codes[:-1]
+    wide = round(min(codes.shape) / OUTLINE)  # seen at the size of a screen, a line of 1 px on 12 megapixels vanishes
+    weight[ndimage.maximum_filter(edge, 2 * wide + 1) if wide else edge] = 1.0
+    weight[codes == IGNORE] = 0.0
+    if hide is not None:
+        weight[codes == hide] = 0.0
+    mixed = np.empty_like(image)
+    for rows in (slice(top, top + BAND) for top in range(0, len(image), BAND)):
+        share = weight[rows, :, None]
+        mixed[rows] = (image[rows] * (1 - share) + codes_to_colours(codes[rows], palette) * share).round()
+    return mixed
+
+
+def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options) -> Path:
+    """Write an image whole or not at all; the format follows the suffix."""
+    path = Path(path)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        options = {"quality": 92, **options}
+    with atomic_file(path) as temporary:
+        image.save(temporary, **options)
+    return path

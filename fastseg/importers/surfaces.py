@@ -1,0 +1,142 @@
+"""OpenSurfaces and Open Images as a surfaces dataset: their labels brought into our codes, what they leave open unlabelled."""
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..data.images import IGNORE, read_image, read_raw, save_image
+from ..errors import DataError, TaskError, brief
+from ..tasks import Task, get
+from ..tasks.surfaces import mapping
+from ..utils.io import atomic_folder, image_files, require_folder
+from ..utils.journal import claimed
+from ..utils.progress import track
+
+NAMES, INSTANCES = "label-name-colors.csv", "*annotations-object-segmentation.csv"  # what tells OpenSurfaces and Open Images apart
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was made: the dataset's folder, where it came from, how many pictures, and pixels of each class."""
+
+    out: Path
+    source: str
+    images: int
+    pixels: dict[str, int]
+
+
+def gather(task: str | Task, data: Path | str, out: Path | str | None = None) -> Gathered:
+    """Write `out`/images and `out`/masks (default: data/surfaces) from OpenSurfaces or Open Images as they are distributed in `data`.
+
+    OpenSurfaces: photos/, photos-labels/ (object names in the green channel) and label-name-colors.csv, as its own script
+    makes them. Open Images: images of any folder below `data`, masks/ and a ...annotations-object-segmentation.csv. Pixels that neither
+    labels are 255, so that what they leave open teaches nothing; pictures without a wall, floor or dining table are left out.
+    `out` is whole or not there. Raises `TaskError`, `DataError`.
+    """
+    task = get(task)
+    if task.name != "surfaces":
+        raise TaskError(f"only surfaces has other datasets to gather from, not {task.name}")
+    data, out = Path(data), Path(out or f"data/{task.name}")
+    if not data.is_dir():
+        raise DataError(f"{data}: is no folder; give the one that holds {NAMES} or a file such as train-{INSTANCES.lstrip('*')}")
+    if out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if p.name != "README.md")):
+        raise DataError(f"{out}: is not empty; gather into a new folder with --out, and train on it with --data")
+    tables = sorted(data.rglob(INSTANCES))
+    if (data / NAMES).is_file():
+        source, found = "opensurfaces", _opensurfaces(data)
+    elif tables:
+        source, found = "openimages", _openimages(data, tables)
+    else:
+        raise DataError(f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as train-{INSTANCES.lstrip('*')} (Open Images)")
+    require_folder(out)
+    counts = np.zeros(len(task.classes), dtype=np.int64)
+    images = 0
+    with claimed(out), atomic_folder(out) as part:
+        for file, codes_of in track(found, "gathering", len(found)):
+            codes = codes_of(read_image(file).shape[:2])
+            if not np.isin(codes, range(1, len(task.classes))).any():
+                continue
+            save_image(part / "masks" / f"{file.stem}.png", codes)
+            (part / "images").mkdir(exist_ok=True)
+            shutil.copyfile(file, part / "images" / file.name)
+            counts += np.bincount(codes.reshape(-1), minlength=256)[: len(counts)]
+            images += 1
+        if not images:
+            raise DataError(f"{data}: none of its pictures has a wall, a floor or a dining table")
+        if (out / "README.md").is_file():
+            shutil.copyfile(out / "README.md", part / "README.md")
+    return Gathered(out, source, images, {name: int(count) for name, count in zip(task.classes, counts)})
+
+
+Labelled = list[tuple[Path, Callable[[tuple[int, int]], np.ndarray]]]  # picture, and what gives its codes at a size (height, width)
+
+
+def _opensurfaces(data: Path) -> Labelled:
+    known, lookup = mapping("opensurfaces"), np.zeros(256, dtype=np.uint8)
+    lookup[0] = IGNORE  # no shape was drawn there
+    for row in _rows(data / NAMES, ("name_name", "green_color")):
+        parts = [part.strip().lower() for part in row["name_name"].split("/")]
+        try:
+            lookup[int(row["green_color"])] = next((known[part] for part in parts if part in known), 0)
+        except (ValueError, IndexError):
+            raise DataError(f"{data / NAMES}: green_color is {brief(row['green_color'])}, not a number from 1 to 255") from None
+    masks = {file.stem: file for file in _images(data / "photos-labels")}
+    return [(photo, partial(_green, masks[photo.stem], lookup)) for photo in _images(data / "photos") if photo.stem in masks]
+
+
+def _green(mask: Path, lookup: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    values = read_raw(mask)
+    if values.ndim != 3 or values.shape[2] < 3:
+        raise DataError(f"{mask}: is not in colours; OpenSurfaces keeps the object's name in the green channel")
+    return _at(lookup[values[..., 1]], size)
+
+
+def _openimages(data: Path, tables: list[Path]) -> Labelled:
+    instances: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for table in tables:
+        for row in _rows(table, ("MaskPath", "ImageID", "LabelName")):
+            instances[row["ImageID"]].append((row["LabelName"], row["MaskPath"]))
+    pictures = {file.stem: file for file in data.rglob("*.jpg") if file.is_file()}
+    masks = {file.name: file for file in data.rglob("*.png") if file.is_file()}
+    known = mapping("openimages")
+    return [(pictures[name], partial(_instances, [(known.get(label, 0), masks[path]) for label, path in labelled if path in masks]))
+            for name, labelled in sorted(instances.items())
+            if name in pictures and any(known.get(label) in (1, 2, 3) for label, _ in labelled)]
+
+
+def _instances(labelled: list[tuple[int, Path]], size: tuple[int, int]) -> np.ndarray:
+    codes = np.full(size, IGNORE, dtype=np.uint8)
+    for code, mask in sorted(labelled, key=lambda pair: pair[0] in (1, 2, 3)):  # what we look for last, over what stands on it
+        codes[_at((read_image(mask)[..., 0] > 127).astype(np.uint8), size) > 0] = code
+    return codes
+
+
+def _at(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return codes at `size`, (height, width): both sources label smaller copies of their pictures."""
+    return codes if codes.shape == size else np.asarray(Image.fromarray(codes).resize(size[::-1], Image.NEAREST))
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: does not exist; OpenSurfaces has photos/ and photos-labels/, which its own script makes")
+    return image_files(folder)
+
+
+def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            missing = [column for column in columns if column not in (rows.fieldnames or [])]
+            if missing:
+                raise DataError(f"{table}: has no column {' and '.join(missing)}; is it the file that the dataset ships?")
+            yield from rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read ({brief(error)}); fetch it again") from None

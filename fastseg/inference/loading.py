@@ -1,0 +1,125 @@
+"""An export made ready to predict: by the engine and in the precision that are asked for, or quickest on this machine."""
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from ..errors import ExportError, ModelError
+from ..exports.card import MODEL, ONNX, PICKLE, Card, sha256
+from ..exports.folder import card_of, network_of, verified
+from ..exports.onnx import Sessions
+from ..utils.choices import check_engine
+from ..utils.device import asked_precision, device_of, precision_of
+from ..utils.imports import importing
+from ..utils.speed import FEW, PAYS, Option, Speeds, quickest
+from .predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+
+def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None, engine: str = "auto",
+         precision: str | None = None, *, images: int | None = None, bs: int = 4) -> Predictor:
+    """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or model.safetensors.
+
+    `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None: what of them is not given is what was
+    measured to be quickest on this machine, for so many `images` in batches of `bs`. Where nothing is known yet, it is measured if
+    that pays for them, else ONNX computes. Without `images`, nothing is measured, and what counts is the time of single images.
+    On GPUs torch computes.
+    Given the path of an export.pkl instead, that is opened, but only if its sha256 is the one in the card beside it or
+    with `trust=True`, since a pickle can run any code. Raises `ExportError`, and `ModelError` for what does not go together.
+    """
+    check_engine(engine, precision)
+    export, card = Path(export), card_of(export)
+    where = device_of(device or ("cpu" if engine == "onnx" else None))
+    if export.suffix == ".pkl":
+        return _load_pickle(export, card, where, trust, tta, engine, precision)
+    verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
+    options = _options(export, card, where, engine, precision)
+    sessions = Sessions(verified(export / ONNX, card)) if options[0].engine == "onnx" else None
+    option, why = options[0], f"{options[0]} on {where}" + (", as asked" if engine != "auto" or asked_precision(precision) else "")
+    alone = images in (None, 1)
+    if len(options) > 1:
+        batch = None if alone else bs
+        seconds = partial(_seconds(export, card, sessions), batch) if images and images >= FEW else None
+        option, why = quickest(options, _speeds(card), partial(_key, batch), seconds, images or math.inf, "an image")
+    if images:
+        log.info("%s", why)
+    return Predictor(card, partial(network_of, export, card), option, str(where), tta, sessions, alone)
+
+
+def _options(export: Path, card: Card, where: torch.device, engine: str, precision: str | None) -> list[Option]:
+    """Return the ways to compute that are left to choose from, the default first."""
+    asked = asked_precision(precision)
+    has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
+    if engine == "onnx":
+        if where.type != "cpu":
+            raise ModelError(f"ONNX computes on the CPU, not on {where}: leave out --device, or choose --engine torch", "engine-device")
+        if not has_onnx:
+            raise ExportError(f"{export}: has no {ONNX}; choose --engine torch", "no-onnx")
+        return [Option("onnx", "float32")]
+    best = Option("torch", precision_of(where, asked))
+    if asked or where.type != "cpu":
+        torch_options = [best]
+    else:  # the units alone do not tell which one is quicker
+        torch_options = list(dict.fromkeys([Option("torch", "float32"), best]))
+    if engine == "torch" or where.type != "cpu" or asked == "bfloat16":
+        return torch_options
+    if ONNX in card.sha256 and not has_onnx:
+        log.warning("%s: missing; torch computes in its place", export / ONNX)
+    options = [*([Option("onnx", "float32")] if has_onnx else []), *torch_options]
+    return options[:1] if asked else options
+
+
+def _key(bs: int | None, option: Option) -> str:
+    return f"{option}, {f'stream of {bs}' if bs else 'single'}"
+
+
+def _speeds(card: Card) -> Speeds:
+    return Speeds("predict", card.sha256.get(MODEL), card.sha256.get(ONNX), card.size)
+
+
+def _seconds(export: Path, card: Card, sessions: Sessions | None) -> Callable[[int | None, Option], float]:
+    """Return what measures the seconds of an image in batches of a size, or alone, by an option; torch's options share one network."""
+    network = cache(partial(network_of, export, card))
+    return lambda bs, option: Predictor(card, network, option, "cpu", False, sessions, alone=bs is None).seconds(bs)
+
+
+def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None:
+    """Measure all ways to compute an export's predictions, for single images and for batches of `bs`: later commands know them.
+
+    Nothing is measured after less than `PAYS` seconds `spent` on the training: beside more, measuring costs nothing.
+    """
+    if spent < PAYS:
+        return
+    card, where = card_of(export), device_of(device)
+    options = _options(export, card, where, "auto", None)
+    if len(options) == 1:
+        return
+    seconds = _seconds(export, card, Sessions(export / ONNX) if options[0].engine == "onnx" else None)
+    speeds = _speeds(card)
+    for batch, option in product((None, bs), options):
+        speeds.measured(_key(batch, option), partial(seconds, batch, option))
+
+
+def _load_pickle(path: Path, card: Card, where: torch.device, trust: bool, tta: bool | None, engine: str, precision: str | None
+                 ) -> Predictor:
+    if engine == "onnx":
+        raise ExportError(f"{path}: a pickle is computed by torch; load the folder {path.parent} for --engine onnx", "no-onnx")
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file")
+    if card.sha256.get(PICKLE) != sha256(path):
+        if not trust:
+            raise ExportError(f"{path}: is not the pickle that its card names, and a pickle can run any code; "
+                              "if you trust its author, pass trust=True (--trust)")
+        log.warning("%s: opened on trust; it is not the pickle that its card names", path)
+    with importing():
+        from fastai.learner import load_learner
+    network = load_learner(path).model
+    asked = precision or getattr(network, "precision", None)  # the one that its training was asked to have
+    return Predictor(card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta)

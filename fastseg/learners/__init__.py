@@ -1,0 +1,24 @@
+"""fastai learners: `learner` for a task, its short form `TASK_learner`, and `unet_learner` and `vision_learner` for any `DataLoaders`.
+
+The options are checked in `preparation` without torch, and the learner is made in `build`. Training is in `training`.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+
+def __getattr__(name: str) -> Callable:
+    """Import the learners on first use, and give every task its own `TASK_learner`, such as `eye_learner(data, arch="resnet34")`."""
+    if name in ("unet_learner", "vision_learner"):
+        return getattr(import_module(".build", __name__), name)
+    task, _, suffix = name.rpartition("_")
+    if suffix == "learner":
+        from ..tasks import names
+        from .preparation import learner
+        if not task:
+            return learner
+        if task in names():
+            return partial(learner, task)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -1,0 +1,111 @@
+"""How far a prediction can be trusted: calibrated probabilities, the error to expect of an image, and when a person should look."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..data.images import IGNORE
+from ..errors import TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..tasks import Task
+
+# torch is imported by the functions that make tensors: thresholds are read and checked without it.
+
+TEMPERATURES = 0.2, 10.0
+RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # error rates for which a card holds a threshold
+ERROR_RATE = 0.1  # the default: mean error that what is let through may have
+PIXELS = 400_000  # taken for the temperature, over all images
+
+
+def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
+    """Return the temperature T for which softmax(logits / T) is best calibrated on held-out data (Guo et al., ICML 2017).
+
+    `logits` float (N, C), `truth` int (N,): pixels or images, of so many `images`. Minimised is the negative log-likelihood,
+    each image counting once, plus (log T)^2 / 2: that keeps T near 1 where a few images, all right, would drive it to 0.
+    """
+    import torch
+    from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy
+    # (1, C, N), not (N, C): torch computes a softmax over few classes five times faster along the outer axis
+    scores = torch.from_numpy(np.asarray(logits.T, dtype=np.float64, order="C"))[None]
+    labels = torch.from_numpy(np.asarray(truth, dtype=np.int64))[None]
+
+    def cost(log_t: float) -> float:
+        return float(torch.nn.functional.cross_entropy(scores / np.exp(log_t), labels)) * images + log_t**2 / 2
+
+    return float(np.exp(minimize_scalar(cost, bounds=np.log(TEMPERATURES), method="bounded").x))
+
+
+def pixel_sample(scores: torch.Tensor, truth: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (n, C) and codes (n,) of up to `count` labelled pixels of an image: `scores` (C, H, W), `truth` (H, W)."""
+    import torch
+    places = np.flatnonzero(truth.reshape(-1) != IGNORE)
+    chosen = np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False) if len(places) else places
+    return scores.reshape(len(scores), -1)[:, torch.from_numpy(chosen)].T.cpu().numpy(), truth.reshape(-1)[chosen]
+
+
+def expected_error(probabilities: torch.Tensor, background: int | None) -> float:
+    """Return the error, 0 to 1, that an image's own probabilities, float (C, H, W) or (C,), lead one to expect.
+
+    For a class it is 1 - max p. For a mask it is 1 - Dice of the predicted foreground, all classes pooled, if each pixel
+    were right with its own probability: 1 - 2 sum(p of the predicted class) / (predicted pixels + sum of all foreground p).
+    """
+    best, codes = probabilities.max(0)
+    if probabilities.ndim == 1:
+        return float(1 - best)
+    if background is None:
+        return float(1 - best.mean())
+    said = codes != background
+    return float(1 - 2 * best[said].sum() / (said.sum() + (1 - probabilities[background]).sum()).clamp_min(1e-6))
+
+
+def actual_error(counts: np.ndarray, background: int | None) -> float:
+    """Return the error that `expected_error` expects, from an image's confusion matrix (C, C): 1 - pooled foreground Dice."""
+    classes = [c for c in range(len(counts)) if c != background]
+    hits, whole = counts[classes, classes].sum(), counts[classes].sum() + counts[:, classes].sum()
+    return float(1 - 2 * hits / whole) if whole else 0.0
+
+
+def thresholds(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
+    """Return, for each of `RATES`, the expected error above which an image needs review; -1 where all do, 1 where none does.
+
+    The promise, for new images drawn like the n held-out ones: the mean over all images of the actual error, counting 0 for
+    those sent to review, is at most the rate. By conformal risk control (Angelopoulos et al., ICLR 2024, equation 4), with
+    losses from 0 to 1: the largest threshold with (sum of the losses let through + 1) / (n + 1) <= rate.
+    """
+    values, places = np.unique(expected, return_inverse=True)
+    let_through = np.cumsum(np.bincount(places, actual, len(values)))
+    found = {}
+    for rate in RATES:
+        passing = int(np.searchsorted(let_through, rate * (len(expected) + 1) - 1 + 1e-12, side="right"))
+        found[str(rate)] = -1.0 if passing == 0 else 1.0 if passing == len(values) else float(values[passing - 1])
+    return found
+
+
+def review_threshold(review: Mapping[str, float], error_rate: float) -> float | None:
+    """Return a card's threshold for an error rate, or for the next lower one that it has; None for a card without any.
+
+    Raises `TaskError` for rates outside 0.01 to 0.5.
+    """
+    if not RATES[0] <= error_rate <= RATES[-1]:
+        raise TaskError(f"an error rate (--error-rate) of {error_rate:g} is not from 0.01 to 0.5")
+    return review.get(str(math.floor(100 * error_rate + 1e-9) / 100))
+
+
+def described(task: Task, codes: np.ndarray | None, probabilities: torch.Tensor, expected: float, threshold: float | None) -> dict:
+    """Return an image's row of predictions.csv: shares of the classes, confidence, entropy in nats, expected error, review."""
+    import torch
+    by_class = torch.clamp(probabilities, min=1e-12)
+    if codes is None:
+        label = int(probabilities.argmax())
+        first = {"class": task.classes[label], **{f"p_{name}": round(float(p), 6) for name, p in zip(task.classes, probabilities)}}
+    else:
+        first = {f"share_{name}": round(np.count_nonzero(codes == code) / codes.size, 6) for code, name in enumerate(task.classes)}
+    return {**first, "confidence": round(float(probabilities.max(0).values.mean()), 6),
+            "entropy": round(float(-(by_class * by_class.log()).sum(0).mean()), 6), "expected_error": round(expected, 6),
+            "needs_review": "" if threshold is None else expected > threshold}

@@ -1,0 +1,41 @@
+"""What the HTML pages share: their templates' environment, pictures as data addresses, colours as CSS."""
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from ..data.images import Colour
+from ..utils.io import atomic_file
+
+
+def environment() -> Environment:
+    """Return the environment of the package's templates, which escapes every name."""
+    return Environment(loader=PackageLoader("fastseg.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def css_colour(colour: Colour) -> str:
+    """Return a colour as CSS writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def address(picture: Image.Image, kind: str, **options) -> str:
+    """Return a picture as a data address, encoded as `kind` ("JPEG", "PNG") with Pillow's `options`."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return data_address(kind.lower(), buffer)
+
+
+def data_address(kind: str, buffer: io.BytesIO) -> str:
+    """Return an encoded image as a data address."""
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def write_page(page: str, path: Path) -> Path:
+    """Write a page whole or not at all; bytes of file names that are not UTF-8 become question marks."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+    return path

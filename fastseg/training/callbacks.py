@@ -1,0 +1,186 @@
+"""What happens during training beyond fastai's loop: averaged weights, small windows first, a budget of time, progress."""
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.learner import CancelFitException
+
+from ..data.images import IGNORE
+from ..utils.progress import bar, console
+
+log = logging.getLogger(__name__)
+
+
+class AverageWeights(Callback):
+    """Validate with, and end training on, an exponential moving average of the weights (arXiv:1703.01780).
+
+    `decay` is the share of the average that each step keeps; it rises from 0.1 so that the start is soon forgotten.
+    """
+
+    order = 55  # after the optimizer's step and the schedule
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    def before_fit(self):
+        self.steps, self.kept = 0, None
+        self.average = {name: value.detach().clone() for name, value in self.learn.model.state_dict().items()}
+
+    @torch.no_grad()
+    def after_batch(self):
+        if not self.training:
+            return
+        self.steps += 1
+        keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        now = self.learn.model.state_dict()
+        floating = [name for name, value in now.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[name] for name in floating], [now[name] for name in floating], 1 - keep)
+        for name in now.keys() - set(floating):
+            self.average[name].copy_(now[name])
+
+    def before_validate(self):
+        self.kept = {name: value.detach().clone() for name, value in self.learn.model.state_dict().items()}
+        self.learn.model.load_state_dict(self.average)
+
+    def before_train(self):  # not right after validation: what is saved after an epoch is to be what was validated
+        if self.kept is not None:
+            self.learn.model.load_state_dict(self.kept)
+            self.kept = None
+
+    def after_fit(self):
+        self.learn.model.load_state_dict(self.average)
+        self.average = None
+
+
+class Windows(Callback):
+    """Train the first epochs on windows cut from the images, and the rest on whole ones: small first, then large.
+
+    A window is `share` of each side of the image. Three of four lie about a labelled foreground pixel of their image
+    drawn at random, so that small objects are seen often; the others lie anywhere. Validation sees whole images.
+    """
+
+    order = -1  # before MixUp mixes what is seen
+
+    def __init__(self, share: float, epochs: int, background: int | None, anywhere: float = 0.25):
+        self.share, self.epochs, self.background, self.anywhere = share, epochs, background, anywhere
+
+    def before_batch(self):
+        if not self.training or self.epoch >= self.epochs:
+            return
+        x, y = self.learn.xb[0], self.learn.yb[0]
+        height, width = (max(32, round(side * self.share / 32) * 32) for side in x.shape[-2:])
+        if height >= x.shape[-2] and width >= x.shape[-1]:
+            return
+        places = [self._place(codes, height, width) for codes in y]
+        cut = [(slice(top, top + height), slice(left, left + width)) for top, left in places]
+        self.learn.xb = (type(x)(torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(x, cut)])),)
+        self.learn.yb = (type(y)(torch.stack([codes[rows, columns] for codes, (rows, columns) in zip(y, cut)])),)
+
+    def _place(self, codes: torch.Tensor, height: int, width: int) -> tuple[int, int]:
+        room = max(0, codes.shape[0] - height), max(0, codes.shape[1] - width)
+        if torch.rand(()) >= self.anywhere:
+            shown = codes != IGNORE if self.background is None else (codes != IGNORE) & (codes != self.background)
+            found = shown.as_subclass(torch.Tensor).nonzero()
+            if len(found):
+                centre = found[int(torch.randint(len(found), ()))].tolist()
+                offsets = [int(torch.randint(side // 4, side - side // 4, ())) for side in (height, width)]
+                return tuple(min(max(0, c - o), r) for c, o, r in zip(centre, offsets, room))
+        return int(torch.randint(room[0] + 1, ())), int(torch.randint(room[1] + 1, ()))
+
+
+class HalfSize(Callback):
+    """Train the first epochs on images of half the size, at a quarter of the cost, and the rest at the whole."""
+
+    order = -1
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def before_batch(self):
+        if not self.training or self.epoch >= self.epochs:
+            return
+        x, y = self.learn.xb[0], self.learn.yb[0]
+        size = [max(32, side // 2) for side in x.shape[-2:]]
+        self.learn.xb = (type(x)(F.interpolate(x.as_subclass(torch.Tensor), size, mode="bilinear", align_corners=False, antialias=True)),)
+        if y.ndim == 3:
+            codes = F.interpolate(y.as_subclass(torch.Tensor)[:, None].float(), size, mode="nearest-exact")
+            self.learn.yb = (type(y)(codes[:, 0].long()),)
+
+
+class TimeBudget(Callback):
+    """End a one-cycle within `seconds` from now: where epochs take longer than planned, the cycle is shortened to fit."""
+
+    order = -5  # before the schedule reads how much of the training is done
+
+    def __init__(self, seconds: float):
+        self.end = time.monotonic() + seconds
+
+    def before_fit(self):
+        self.start, self.last, self.since = time.monotonic(), self.n_epoch, (0, 0.0)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first epoch began, of which a checkpoint tells the run that goes on."""
+        return time.monotonic() - self.start
+
+    @elapsed.setter
+    def elapsed(self, seconds: float):
+        self.start = time.monotonic() - seconds
+
+    def before_batch(self):
+        if self.training:  # fastai counts towards n_epoch; the schedule must reach its end at the last affordable epoch
+            epoch, done = self.since
+            self.learn.pct_train = done + (1 - done) * (self.epoch + self.iter / self.n_iter - epoch) / (self.last - epoch)
+
+    def after_epoch(self):
+        count = self.epoch + 1
+        spent = (time.monotonic() - self.start) / count
+        affordable = count + max(0, int((self.end - time.monotonic()) / spent))
+        if affordable < self.last:
+            log.info("an epoch takes %.1f s, longer than planned: training ends after %d instead of %d", spent, affordable, self.last)
+            self.since, self.last = (count, self.learn.pct_train), affordable
+
+    def before_epoch(self):
+        if self.epoch >= self.last:  # not in after_epoch: the epoch that ended is still to be recorded
+            raise CancelFitException
+
+
+class Reporter(Callback):
+    """Show a progress bar over all batches of all epochs, and one line an epoch, on standard error."""
+
+    order = 60
+
+    def before_fit(self):
+        self.shown = not hasattr(self.learn, "lr_finder")
+        if not self.shown:
+            return
+        self.frozen_head = self.opt.frozen_idx > 0
+        self.bar = bar()
+        self.bar.start()
+        self.task = self.bar.add_task("training", total=self.n_epoch * (len(self.dls.train) + len(self.dls.valid)))
+        self.logger, self.learn.logger = self.learn.logger, self._line
+
+    def after_batch(self):
+        if self.shown:
+            part = "head only, epoch" if self.frozen_head else "epoch"
+            self.bar.update(self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}")
+
+    def after_fit(self):
+        if self.shown:
+            self.bar.stop()
+            self.learn.logger = self.logger
+
+    after_cancel_fit = after_fit
+
+    def _line(self, values: Sequence):
+        names = ["frozen epoch" if self.frozen_head and name == "epoch" else name for name in self.recorder.metric_names]
+        values = [f"{values[0] + 1}/{self.n_epoch}", *values[1:]]
+        parts = [f"{name} {value:.4f}" if isinstance(value, float) and math.isfinite(value) else f"{name} {value}"
+                 for name, value in zip(names, values) if value is not None]
+        console.print("  ".join(parts), highlight=False, soft_wrap=True)

@@ -1,0 +1,117 @@
+"""What a training needs to go on where it stopped, written after each epoch: weights, optimizer, schedule, random numbers, history."""
+from __future__ import annotations
+
+import io
+import os
+import random
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from fastcore.foundation import L
+
+from ..errors import DataError, brief
+from ..utils.io import atomic_file
+
+# What callbacks know of the epochs before: by class, the attributes that are kept.
+KNOWN = {"AverageWeights": ("steps", "average"), "SaveModelCallback": ("best",), "EarlyStoppingCallback": ("best", "wait"),
+         "TimeBudget": ("last", "since", "elapsed")}
+
+
+class Checkpoint(Callback):
+    """Write `path` after each epoch of one stage of a training, and begin where `saved`, what `read` returned, ends.
+
+    `before` is what was known before this stage, its rate and its history; the training began at `began`, a time of
+    `time.monotonic` that leaves out the interruptions. `rows(learn)` gives this stage's own rows of history.
+    """
+
+    order = 90  # after all that an epoch changes: metrics, averages, the best weights so far
+
+    def __init__(self, path: Path, stage: int, saved: Mapping | None, before: Mapping, began: float, rows: Callable):
+        self.path, self.stage, self.saved, self.before, self.began, self.rows = path, stage, saved, before, began, rows
+
+    def __call__(self, event_name: str):
+        if event_name in ("before_fit", "after_epoch"):
+            getattr(self, event_name)()  # fastai's own call would rewrite the message of an error, such as that of a full disk
+
+    def before_fit(self):
+        if self.saved is None:
+            return
+        learn, saved = self.learn, self.saved
+        learn.model.load_state_dict(saved["model"])
+        state = dict(saved["opt"])
+        learn.opt.load_state_dict({**state, "hypers": L(state["hypers"])})
+        for callback in learn.cbs:
+            for name, value in saved["callbacks"].get(type(callback).__name__, {}).items():
+                setattr(callback, name, value)
+        learn.recorder.smooth_loss.count, learn.recorder.smooth_loss.val = saved["smooth_loss"]
+        _set_random(saved["random"], learn)
+
+    def after_epoch(self):
+        averaged = next((cb for cb in self.learn.cbs if getattr(cb, "kept", None) is not None), None)
+        write(self.path, {
+            "stage": self.stage, "epoch": self.epoch + 1, "lr": self.before["lr"], "seconds": time.monotonic() - self.began,
+            "precision": getattr(self.learn.model, "precision", None), "history": [*self.before["history"], *self.rows(self.learn)],
+            "model": averaged.kept if averaged else self.learn.model.state_dict(),  # the average is only shown to the validation
+            "opt": self.learn.opt.state_dict(), "random": _random(self.learn),
+            "smooth_loss": (self.recorder.smooth_loss.count, self.recorder.smooth_loss.val),  # the training loss that is reported
+            "callbacks": {type(cb).__name__: {name: getattr(cb, name) for name in KNOWN[type(cb).__name__]}
+                          for cb in self.learn.cbs if type(cb).__name__ in KNOWN}})
+
+
+def write(path: Path, state: Mapping) -> None:
+    """Write a checkpoint, whole or not at all, and onto the disk itself: it is to survive a power cut."""
+    buffer = io.BytesIO()  # torch's own writer cannot say that a disk is full
+    torch.save(_plain(state), buffer)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path, device: torch.device) -> dict | None:
+    """Return what a checkpoint holds, or None if there is none. No code in it is run. Raises `DataError` if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums that it writes
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} has another checksum than it was written with")
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damaged files fail in zip, pickle or torch
+        raise DataError(f"{path}: cannot be read ({brief(error)}); start anew with --no-resume") from None
+
+
+def _plain(value):
+    """Return a value of plain containers, tensors and numbers, which load without running code."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().as_subclass(torch.Tensor)
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, L)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(entry) for entry in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _random(learn) -> dict:
+    kind, keys, *rest = np.random.get_state()
+    return {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest), "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "loaders": [loader.rng.getstate() for loader in learn.dls.loaders]}
+
+
+def _set_random(state: Mapping, learn) -> None:
+    kind, keys, *rest = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([entry.cpu() for entry in state["cuda"]])
+    for loader, kept in zip(learn.dls.loaders, state["loaders"]):
+        loader.rng.setstate(kept)
