@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .data.images import IGNORE
+from .types import IGNORE
 from .utils.choices import loss_parts
 
 # Published defaults: Dice (arXiv:1606.04797), focal (arXiv:1708.02002), Lovasz (arXiv:1705.08790),

@@ -5,8 +5,9 @@ from PIL import Image
 
 from fastseg import tasks
 from fastseg.data.decoding import decode_codes, match_colours, ranges
-from fastseg.data.images import IGNORE, codes_to_colours, read_image
+from fastseg.data.images import codes_to_colours, read_image
 from fastseg.errors import DataError, TaskError
+from fastseg.types import IGNORE
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 LAYOUT = (tasks.Layout("images", "masks"),)

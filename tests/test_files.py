@@ -11,7 +11,7 @@ from PIL import Image
 import fastseg
 from fastseg import tasks
 from fastseg.data import images as masks
-from fastseg.utils.io import IMAGE_SUFFIXES, image_files, is_image
+from fastseg.data.pairing import IMAGE_SUFFIXES, image_files, is_image
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from .. import __version__
 from ..data.decoding import is_lossy
 from ..data.depth import depth_of, largest_values, misfit
 from ..data.issues import KINDS, Fault
+from ..data.pairing import IMAGE_SUFFIXES, pairing_note
 from ..errors import DataError
 from ..tasks import Item, Task, get
-from ..utils.io import IMAGE_SUFFIXES, pairing_note
 from ..utils.journal import Journal, ahead, claimed, resumed, stamp
 from ..utils.progress import track
 from .image import Finding, examine

@@ -12,10 +12,10 @@ from PIL import Image
 from scipy import ndimage
 
 from ..data import images
-from ..data.images import IGNORE
 from ..data.issues import Fault
 from ..errors import DataError
 from ..tasks import SegmentationTask, Task
+from ..types import IGNORE
 
 SIDE, REACH, NEAR = 192, 24, 3  # px: longest side at which alignment is judged, how far masks are moved, what counts as in place
 FEW_EDGES = 80  # px of outline in it, below which nothing can be said: a few small circles fit many places

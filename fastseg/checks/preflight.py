@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import IGNORE
 from ..data.issues import Fault, refuse
+from ..data.pairing import pairing_note
 from ..errors import DataError
 from ..tasks import Item, Task, get
-from ..utils.io import pairing_note
+from ..types import IGNORE
 from ..utils.journal import ahead
 from ..utils.progress import track
 

@@ -13,10 +13,11 @@ from scipy import ndimage
 
 from ..data import images as masks
 from ..data.issues import Fault
+from ..data.pairing import image_files
 from ..errors import DataError
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from ..tasks.base import MADE
-from ..utils.io import atomic_folder, image_files, name_below, require_folder, write_rows
+from ..utils.io import atomic_folder, name_below, require_folder, write_rows
 from ..utils.journal import claimed
 from ..utils.progress import track
 from .dataset import Audit, check

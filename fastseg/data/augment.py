@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from fastai.torch_core import TensorCategory, TensorImage, TensorMask
 from fastai.vision.augment import RandTransform
 
-from ..tasks.base import Recipe
-from .images import IGNORE
+from ..types import IGNORE, Recipe
 from .mirror import mirrored
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .images import IGNORE, Colour, read_image, read_raw
+from ..types import IGNORE, Colour
+from .images import read_image, read_raw
 from .issues import Fault, refuse
 
 STRAY_SHARE = 1e-4  # masks drawn by hand hold a few wrong pixels; up to this share they count as unlabelled

@@ -4,18 +4,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from os import cpu_count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import DataError
 from ..utils.journal import ahead
 from ..utils.progress import track
 from .images import bits_of, largest_value
-
-if TYPE_CHECKING:
-    from ..tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +78,3 @@ def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
         log.warning("images of more than 8 bits that do not fit the %d-bit range that they are scaled by: %d of %d; %s: %s; save them in "
                     "that range, or as 8 bits", found, len(misfits), len(largest), name, why)
     return found
-
-
-def scaled(task: Task, files: Iterable[Path]) -> Task:
-    """Return `task` with the bit depth that `chosen` gives for these image files."""
-    depth = chosen(task.depth, largest_values(files))
-    return task if depth == task.depth else replace(task, depth=depth)

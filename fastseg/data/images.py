@@ -14,13 +14,11 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from ..errors import DataError
+from ..types import IGNORE, Colour
 from ..utils.io import atomic_file
 
 log = logging.getLogger(__name__)
 
-Colour = tuple[int, int, int]
-
-IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
 UNLABELLED_COLOUR = (240, 240, 240)
 DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that cameras and scanners keep in 16-bit files
 BAND = 512  # rows that are mixed at a time: floats of 12 megapixels would take half a gigabyte

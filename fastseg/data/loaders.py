@@ -17,12 +17,12 @@ from fasttransform import Transform
 from PIL.Image import Image
 from torch import Tensor
 
-from ..tasks import Item, Task
-from ..tasks.base import splitter
+from ..types import Dataset, Item
 from ..utils.choices import check_size
 from ..utils.device import cache_bytes, device_of
 from .augment import Augment
 from .images import resized, resized_codes
+from .split import splitter
 
 
 class Pixels:
@@ -31,7 +31,7 @@ class Pixels:
     Pickles without what it keeps, so that exports hold no image. Threads may share it.
     """
 
-    def __init__(self, task: Task, size: tuple[int, int], budget: int | None = None):
+    def __init__(self, task: Dataset, size: tuple[int, int], budget: int | None = None):
         self.task, self.size, self.budget = task, tuple(size), cache_bytes() if budget is None else budget
         self._forget()
 
@@ -76,7 +76,7 @@ class Pixels:
         return small
 
 
-def datablock(task: Task, size: tuple[int, int], seed: int = 42, augment: bool = True, pixels: Pixels | None = None,
+def datablock(task: Dataset, size: tuple[int, int], seed: int = 42, augment: bool = True, pixels: Pixels | None = None,
               fold: tuple[int, int] | None = None) -> DataBlock:
     """Return a task's `DataBlock`: items from a folder, pixels at `size`, labels by the task, grouped split, augmentation.
 
@@ -120,12 +120,12 @@ class Opened(Transform):
         return PILImage.create(self.pixels.image(source) if isinstance(source, (Path, str)) else source)
 
 
-def labelled(task: Task, data: Path | str) -> list[Item]:
+def labelled(task: Dataset, data: Path | str) -> list[Item]:
     """Return the items that a fit may see: all but those of a test folder."""
     return [item for item in task.items(data) if item.split != "test"]
 
 
-def dataloaders(task: Task, data: Path | str, pixels: Pixels, bs: int, seed: int = 42, device: str | None = None,
+def dataloaders(task: Dataset, data: Path | str, pixels: Pixels, bs: int, seed: int = 42, device: str | None = None,
                 fold: tuple[int, int] | None = None) -> DataLoaders:
     """Return the task's `DataLoaders` on `device`; the last incomplete training batch is kept unless it holds one image.
 

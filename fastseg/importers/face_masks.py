@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from .. import __version__
 from ..data.images import overlay, read_image, save_image
 from ..data.issues import Fault, refuse
+from ..data.pairing import by_stem, image_files
 from ..errors import DataError, TaskError, brief, choose
 from ..tasks import Task, get
 from ..tasks.base import MADE
-from ..utils.io import atomic_file, by_stem, image_files, require_folder, write_json, write_rows
+from ..utils.io import atomic_file, require_folder, write_json, write_rows
 from ..utils.journal import Journal, ahead, claimed, resumed, stamp
 from ..utils.progress import track
 from .landmarks import Face, Finder, mask

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.images import IGNORE, read_image, read_raw, save_image
+from ..data.images import read_image, read_raw, save_image
+from ..data.pairing import image_files
 from ..errors import DataError, TaskError, brief
 from ..tasks import Task, get
 from ..tasks.surfaces import mapping
-from ..utils.io import atomic_folder, image_files, require_folder
+from ..types import IGNORE
+from ..utils.io import atomic_folder, require_folder
 from ..utils.journal import claimed
 from ..utils.progress import track
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import __version__
 from ..data.images import save_image
+from ..data.pairing import IMAGE_SUFFIXES, image_files, is_image
 from ..errors import DataError, TaskError
 from ..exports.card import CARD, Card
 from ..exports.folder import card_of, find
@@ -23,7 +24,7 @@ from ..metrics.trust import ERROR_RATE, review_threshold
 from ..tasks import Task, get
 from ..tasks.base import MADE
 from ..utils.choices import check_engine
-from ..utils.io import IMAGE_SUFFIXES, atomic_file, image_files, is_image, write_rows
+from ..utils.io import atomic_file, write_rows
 from ..utils.journal import Journal, claimed, resumed, stamp
 from ..utils.progress import track
 

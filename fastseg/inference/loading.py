@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ExportError, ModelError
+from ..errors import ExportError, ModelError, brief
 from ..exports.card import MODEL, ONNX, PICKLE, Card, sha256
 from ..exports.folder import card_of, network_of, verified
 from ..exports.onnx import Sessions
@@ -120,6 +120,10 @@ def _load_pickle(path: Path, card: Card, where: torch.device, trust: bool, tta: 
         log.warning("%s: opened on trust; it is not the pickle that its card names", path)
     with importing():
         from fastai.learner import load_learner
-    network = load_learner(path).model
+    try:
+        network = load_learner(path).model
+    except (AttributeError, ImportError, NameError) as error:  # a pickle names modules; fastai turns ImportError into NameError
+        raise ExportError(f"{path}: was written by another version of fastseg ({brief(error)}); load the folder {path.parent}, which "
+                          "every later version reads", "old-pickle") from error
     asked = precision or getattr(network, "precision", None)  # the one that its training was asked to have
     return Predictor(card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta)

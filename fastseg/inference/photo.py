@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.depth import scaled
 from ..data.images import save_image
 from ..errors import ExportError, FetchError
 from ..exports.folder import card_of, find
 from ..tasks import Task, get
+from ..tasks.base import scaled
 from ..utils.choices import check_engine
 from .download import fetch_image
 from .tiling import tiles_for

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.depth import scaled
 from ..data.mirror import mirrored
 from ..errors import DataError
 from ..exports.card import Card
 from ..metrics.trust import described, expected_error
 from ..tasks import Item, Task, get
+from ..tasks.base import scaled
 from ..utils.device import device_of
 from ..utils.journal import ahead
 from ..utils.speed import Option, seconds_of

@@ -21,6 +21,7 @@ from fastai.vision import learner as fastai_vision
 
 from ..checks.preflight import survey
 from ..data.loaders import Pixels, dataloaders
+from ..data.split import splitter
 from ..errors import ModelError
 from ..exports.card import Card
 from ..exports.folder import network_of
@@ -28,7 +29,6 @@ from ..losses import Loss, class_weights
 from ..metrics import figures as metrics
 from ..models import network as backbones
 from ..tasks import Task
-from ..tasks.base import splitter
 from ..utils import device as machine
 from ..utils.speed import training_precision
 

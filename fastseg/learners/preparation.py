@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.issues import Fault, refuse
+from ..data.split import splitter
 from ..errors import DataError, ExportError, ModelError, choose
 from ..exports.card import Card, read_card
 from ..tasks import Item, Task, get
-from ..tasks.base import splitter
 from ..utils.choices import DECODERS, OPTIMIZERS, asked_precision, check_size, check_weights, loss_parts
 from ..utils.imports import importing
 from ..utils.journal import ahead

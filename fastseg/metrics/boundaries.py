@@ -5,7 +5,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 
-from ..data.images import IGNORE
+from ..types import IGNORE
 
 TOLERANCE = 2.0  # px within which an outline counts as met
 COLUMNS = ("met_predicted", "predicted", "met_true", "true", "hausdorff95", "mean_distance")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..data.images import IGNORE
+from ..types import IGNORE
 
 Tree = dict[str, "np.ndarray | Tree"]  # named figures, in groups
 

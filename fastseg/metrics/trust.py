@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.images import IGNORE
 from ..errors import TaskError
+from ..types import IGNORE
 
 if TYPE_CHECKING:
     import torch

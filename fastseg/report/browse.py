@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.depth import scaled
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, judged
 from ..exports.folder import card_of, find
 from ..metrics.trust import actual_error
 from ..tasks import Item, Task, get
+from ..tasks.base import scaled
 from ..utils.io import require_folder
 from . import panels as plots
 from .html import address, css_colour, environment, write_page

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from ..data.images import Colour
+from ..types import Colour
 from ..utils.io import atomic_file
 
 

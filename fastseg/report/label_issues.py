@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..data.images import IGNORE
+from ..types import IGNORE
 
 with warnings.catch_warnings():  # here, not where it is used: threads that import it at once can lock each other out
     warnings.simplefilter("ignore")

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import spearmanr
 
-from ..data.images import IGNORE, resized
+from ..data.images import resized
 from ..evaluation.run import trained_on
 from ..exports.card import HISTORY, read_history
 from ..metrics.figures import FIGURES
 from ..metrics.trust import ERROR_RATE, review_threshold
+from ..types import IGNORE
 from . import charts, panels
 from .evidence import evidence
 from .html import address, css_colour, data_address, environment, write_page

@@ -18,9 +18,10 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from ..data import images
-from ..data.images import IGNORE, UNLABELLED_COLOUR, Colour, codes_to_colours
+from ..data.images import UNLABELLED_COLOUR, codes_to_colours
 from ..errors import DataError
 from ..tasks import Task
+from ..types import IGNORE, Colour
 from ..utils.io import atomic_file
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.images import IGNORE
 from ..errors import TaskError
 from ..evaluation.run import items_of, judged, require_free
 from ..evaluation.scores import SAMPLES, Scores
@@ -17,6 +16,7 @@ from ..exports.folder import card_of, find
 from ..metrics import figures as metrics
 from ..metrics.trust import ERROR_RATE, actual_error, review_threshold
 from ..tasks import Item, Task, get
+from ..types import IGNORE
 from ..utils.choices import check_engine
 from ..utils.io import name_below, write_rows
 from . import charts, panels

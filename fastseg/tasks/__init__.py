@@ -6,7 +6,8 @@ import pkgutil
 from importlib import import_module
 
 from ..errors import TaskError, choose
-from .base import Item, Recipe, Task
+from ..types import Item, Recipe
+from .base import Task
 from .classification import ClassificationTask
 from .segmentation import Layout, SegmentationTask
 

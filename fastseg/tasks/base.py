@@ -5,13 +5,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.issues import Fault, refuse
 from ..errors import DataError, TaskError
 from ..formats.recognise import advice
+from ..types import Drawing, Item, Recipe
 from ..utils.io import read_json
 
 if TYPE_CHECKING:
@@ -19,50 +19,6 @@ if TYPE_CHECKING:
     from fastai.data.block import DataBlock
 
 MADE = "masks.json"  # beside masks that were made, not drawn: how
-Drawing = tuple["np.ndarray", "np.ndarray | int"]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
-
-
-@dataclass(frozen=True)
-class Item:
-    """One labelled image. `group` names what must stay on one side of the split; `source` which layout it came from."""
-
-    image: Path
-    label: Path | int
-    split: str | None = None  # "train", "valid", "test", or None: drawn by seed
-    group: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The training defaults of a task: what `fastseg fit TASK` does when nothing else is said."""
-
-    size: tuple[int, int]  # (height, width) in px at which the model sees images
-    arch: str = "mobilenetv2_100"
-    decoder: str = "light"
-    decoder_options: Mapping[str, object] = field(default_factory=dict)  # arguments of the decoder's class
-    epochs: int = 12
-    freeze_epochs: int = 1  # head-only epochs before the rest, when the backbone is pretrained
-    lr: float = 2e-3
-    bs: int = 8
-    loss: str = "ce+dice"
-    opt: str = "adamw"
-    ema: float = 0.0  # share of the running average of weights that each step keeps; 0: no averaging
-    windows: float = 0.0  # share of the epochs, the first ones, that see windows of half the image's height and width
-    progressive: float = 0.0  # share of the epochs, the first ones, that see the images at half size
-    mixup: float = 0.0  # alpha of the beta distribution by which two images are mixed
-    resize: str = "squish"  # "squish" resamples to `size`; "crop" crops or zero-pads, for labels that resampling would change
-    flip: bool = True
-    flip_shift: int = 0  # px by which mirrored masks move right: -1 where annotation cut coordinates down to whole pixels
-    rotate: float = 10.0  # degrees
-    zoom: float = 0.2  # scale drawn from 1 - zoom to 1 + zoom
-    light: float = 0.2  # brightness and contrast change by up to this share
-    colour: float = 0.0  # saturation changes by up to this share, and each channel by up to half of it
-    cutout: float = 0.0  # side of a grey box laid over each training image, as a share of the image's
-    blur_share: float = 0.0  # share of training images that are blurred and labelled `blur_class`: where sharpness is the label
-    blur_sigma: tuple[float, float] = (0.4, 2.0)  # px, of the Gaussian
-    blur_class: int = 0
-    tta: bool = False  # whether prediction averages the image's and its mirror image's probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +63,6 @@ class Task:
         """Return the task as the data need it: with the bit depth of all labelled 16-bit images, which is logged, and with what
         masks.json, where a tool made the masks, says of how they may be mirrored.
         """
-        from ..data.depth import scaled
         note = Path(data) / MADE
         shift = read_json(note).get("flip_shift") if note.is_file() else None
         task = self if shift is None else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
@@ -240,6 +195,8 @@ def with_depth(name: str, depth: int) -> Task:
     return replace(get(name), depth=depth)
 
 
-def splitter(task: Task, seed: int, fold: tuple[int, int] | None = None) -> Callable:
-    """Return what divides items into training and validation: the task's split, or part `fold[0]` of `fold[1]`."""
-    return partial(task.split, seed=seed) if fold is None else partial(task.fold, number=fold[0], folds=fold[1], seed=seed)
+def scaled(task: Task, files: Iterable[Path]) -> Task:
+    """Return `task` with the bit depth that `chosen` gives for these image files."""
+    from ..data.depth import chosen, largest_values
+    depth = chosen(task.depth, largest_values(files))
+    return task if depth == task.depth else replace(task, depth=depth)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.issues import Fault
+from ..data.pairing import by_stem, image_files
 from ..errors import TaskError, brief
-from ..utils.io import atomic_file, by_stem, image_files
-from .base import Item, Task
+from ..types import Item
+from ..utils.io import atomic_file
+from .base import Task
 
 
 @dataclass(frozen=True, kw_only=True)

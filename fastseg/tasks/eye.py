@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Drawing, Recipe
+from ..types import Drawing, Recipe
 from .segmentation import Layout, SegmentationTask
 
 if TYPE_CHECKING:

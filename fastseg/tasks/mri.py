@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Drawing, Recipe
+from ..types import Drawing, Recipe
 from .classification import ClassificationTask
 
 if TYPE_CHECKING:

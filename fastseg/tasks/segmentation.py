@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from ..data.issues import Fault
+from ..data.pairing import image_files, pairs
 from ..errors import TaskError
 from ..formats.recognise import advice
-from ..utils.io import image_files, pairs
-from .base import Drawing, Item, Task
+from ..types import IGNORE, Drawing, Item, Painted
+from .base import Task
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..data.decoding import Decoded
-    from ..data.images import Colour
-    from ..inference.predictor import Prediction
+    from ..types import Colour
 
-IGNORE = 255  # as in `masks`, which needs numpy
 MaskValue = Union[int, tuple[int, int, int]]  # a code, or a colour
 
 # The methods that touch pixels import numpy themselves: listing tasks and files stays quick without it.
@@ -237,7 +236,7 @@ class SegmentationTask(Task):
         """The suffix of the files that predict writes."""
         return ".jpg" if self.output == "overlay" else ".png"
 
-    def render(self, prediction: Prediction) -> np.ndarray:
+    def render(self, prediction: Painted) -> np.ndarray:
         """Return what predict writes for one image: uint8 codes (H, W), colours or overlay (H, W, 3)."""
         from ..data.images import codes_to_colours
         if self.output == "overlay":

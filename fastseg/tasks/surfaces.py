@@ -5,7 +5,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base import Drawing, Recipe
+from ..types import Drawing, Recipe
 from .segmentation import Layout, SegmentationTask
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import CancelFitException
 
-from ..data.images import IGNORE
+from ..types import IGNORE
 from ..utils.progress import bar, console
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,110 @@
+"""Which files of a folder are images, and which mask belongs to which image, by their names alone. No numpy here."""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from .issues import Fault
+
+# What Pillow reads of photographs, scans, frames and masks. Not of it: icons, textures, vectors, and the layered files that masks
+# are drawn in and that lie beside them.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".mpo", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif",
+                  ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi",
+                  ".sgi", ".ras")
+
+SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a path is named as an image, by its suffix alone, and is not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files directly in `folder`, sorted by name; hidden files are skipped."""
+    return sorted(filter(is_image, folder.iterdir()))
+
+
+def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
+    """Return files by stem, the first of each; the others are added to `faults`."""
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            faults.append(Fault("doubled name", str(file), f"has the same name as {found[file.stem].name}", "keep one, or rename it"))
+        found.setdefault(file.stem, file)
+    return found
+
+
+def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Path]]:
+    """Return (image, mask) files of equal stems, sorted; nothing if either folder has none. Files without a partner go to `faults`.
+
+    When both are one folder, PNG files are masks and the others images. A mask whose name has one word more is a partner too
+    (7.jpg and 7_mask.png), and where no stem has an equal, so are stems that are equal without what all images, and all masks,
+    begin or end with (img_7.jpg and gt_7.png).
+    """
+    files, mask_files = image_files(images), image_files(masks)
+    if images == masks:
+        mask_files = [f for f in files if f.suffix.lower() == ".png"]
+        files = [f for f in files if f.suffix.lower() != ".png"]
+        if not files or not mask_files:
+            return []
+    left, right = by_stem(files, faults), by_stem(mask_files, faults)
+    right = by_word(left, right)
+    if not left.keys() & right.keys():
+        left, right = without_affixes(left, right)
+    for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
+        faults += [Fault("no partner", str(ours[stem]), f"has no {what} of the same name in {where}", "add it, or remove the file")
+                   for stem in sorted(ours.keys() - theirs.keys())]
+    return [(left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())]
+
+
+def by_word(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
+    """Return masks by stem, those that are named like an image with one more word (7_mask for 7) by that image's.
+
+    Masks of images that have one of the same name, or several such masks, keep their own stems.
+    """
+    found: dict[str, list[str]] = {}
+    for stem in masks.keys() - images.keys():
+        cuts = [match.span() for match in SEPARATOR.finditer(stem)]
+        parts = [(stem[:start], stem[end:]) for start, end in reversed(cuts)] + [(stem[end:], stem[:start]) for start, end in cuts]
+        image = next((name for name, word in parts if name in images and not any(c.isdigit() for c in word)), None)
+        if image is not None and image not in masks:
+            found.setdefault(image, []).append(stem)
+    renamed = {stems[0]: image for image, stems in found.items() if len(stems) == 1}
+    return {renamed.get(stem, stem): file for stem, file in masks.items()}
+
+
+def without_affixes(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return images and masks by stem without a common beginning or end, such as _mask, if that pairs any of them."""
+    best, most = (images, masks), 0
+    for image_affix in _affixes(list(images)):
+        shortened = {_cut(stem, image_affix): file for stem, file in images.items()}
+        for mask_affix in _affixes(list(masks)):
+            labels = {_cut(stem, mask_affix): file for stem, file in masks.items()}
+            matches = len(shortened.keys() & labels.keys())
+            if matches > most and len(shortened) == len(images) and len(labels) == len(masks):
+                best, most = (shortened, labels), matches
+    return best
+
+
+def _affixes(stems: list[str]) -> list[tuple[str, str]]:
+    """Return the (beginning, end) that all stems share, cut at separators, the shortest first; ("", "") among them."""
+    beginning = os.path.commonprefix(stems)
+    end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
+    beginnings = ["", *(beginning[: match.end()] for match in SEPARATOR.finditer(beginning))]
+    ends = ["", *(end[match.start():] for match in reversed(list(SEPARATOR.finditer(end))))]
+    return sorted(((first, last) for first in beginnings for last in ends if all(len(first) + len(last) < len(stem) for stem in stems)),
+                  key=lambda pair: len(pair[0]) + len(pair[1]))
+
+
+def _cut(stem: str, affix: tuple[str, str]) -> str:
+    beginning, end = affix
+    return stem[len(beginning): len(stem) - len(end)]
+
+
+def pairing_note(items: Sequence) -> str | None:
+    """Say by which names images and masks were paired, if they are not equal; None if they are."""
+    item = next((item for item in items if isinstance(item.label, Path) and item.label.stem != item.image.stem), None)
+    return item and f"masks are paired with images by parts of their names: {item.label.name} with {item.image.name}"
