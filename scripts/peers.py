@@ -99,7 +99,7 @@ class PlainLoop:
         return (x.flip(-1), y.flip(-1)) if flip and torch.rand(()) < 0.5 else (x, y)
 
     def loader(self, files: list[Path], train: bool) -> torch.utils.data.DataLoader:
-        """Return a DataLoader that reads the files anew in each epoch."""
+        """Return a DataLoader that reads the files again in each epoch."""
         class Pairs(torch.utils.data.Dataset):
             def __len__(_):
                 return len(files)

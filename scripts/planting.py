@@ -30,7 +30,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def rewritten(path: Path, values: np.ndarray | Image.Image, suffix: str = "", **options) -> Path:
-    """Write a file anew, perhaps under another suffix."""
+    """Write a file again, perhaps under another suffix."""
     target = path.with_suffix(suffix or path.suffix)
     path.unlink()
     image = values if isinstance(values, Image.Image) else Image.fromarray(values)

@@ -1,4 +1,4 @@
-"""The audit: planted faults of every kind are found where they are, nothing else is told, and the mended copy is clean."""
+"""The audit: planted faults of every kind are found where they are, nothing else is told, and the repaired copy is clean."""
 import json
 import os
 import shutil
@@ -34,12 +34,12 @@ def test_planted_faults_are_found_and_mended(name, tmp_path):
     result = planting.judge(name, data, planted, set())
     assert result["missed"] == [] and result["false alarms"] == []
     assert all(fault.file and fault.detail and fault.remedy for fault in result["audit"].faults)
-    log = fix(result["audit"], tmp_path / "mended")
+    log = fix(result["audit"], tmp_path / "repaired")
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before  # the source stays
-    assert fastseg.check(name, tmp_path / "mended").faults == []
+    assert fastseg.check(name, tmp_path / "repaired").faults == []
     changed = log.log.read_text()
     assert all(Path(file).stem.removeprefix("again_") in changed for _, file in planted)
-    tasks.get(name).split(tasks.get(name).items(tmp_path / "mended"))  # a fit would take it
+    tasks.get(name).split(tasks.get(name).items(tmp_path / "repaired"))  # a fit would take it
 
 
 def test_kinds_that_concern_the_whole(tmp_path):
@@ -105,7 +105,7 @@ def test_a_repair_is_whole_or_not_there(samples, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("fastseg.checks.repair.shutil.copyfile", fails)
     with pytest.raises(DataError, match="No space left"):
-        fix(audit, tmp_path / "mended")
+        fix(audit, tmp_path / "repaired")
     assert [path.name for path in tmp_path.iterdir()] == ["eye"]
 
 
@@ -117,10 +117,10 @@ def test_what_is_no_file_does_not_stop_a_repair(samples, run, tmp_path):
     first.symlink_to("nowhere.jpg")
     second.mkdir()
     shutil.copyfile(third, third.with_name(".hidden.jpg"))
-    found = run("check", "eye", "--data", data, "--fix", "mended")
+    found = run("check", "eye", "--data", data, "--fix", "repaired")
     assert "1 image files whose names begin with a dot" in found.err and "unreadable (2)" in found.out
-    assert "left out: it is no file" in Path("mended/changes.csv").read_text()
-    assert "14 labelled images" in run("check", "eye", "--data", "mended").out
+    assert "left out: it is no file" in Path("repaired/changes.csv").read_text()
+    assert "14 labelled images" in run("check", "eye", "--data", "repaired").out
     assert "cannot be written" in run("check", "eye", "--data", data, "--fix", "/proc/x", code=1).err
 
 
@@ -147,7 +147,7 @@ def _kinds(task, folder):
 
 
 def test_side_by_side_images_keep_their_names_apart_from_masks(tmp_path):
-    """An image mended as PNG would take its mask's name."""
+    """An image repaired as PNG would take its mask's name."""
     root = tasks.get("kitchen").sample(tmp_path / "data", 12)
     for folder in ("train", "val"):
         images, labels = sorted((root / folder / "images").iterdir()), sorted((root / folder / "masks").iterdir())
@@ -157,9 +157,9 @@ def test_side_by_side_images_keep_their_names_apart_from_masks(tmp_path):
     image = sorted((root / "train").glob("*.jpg"))[0]
     Image.open(image).convert("CMYK").save(image)
     assert _kinds("kitchen", root) >= {"image mode"}
-    repair.fix(dataset.check("kitchen", root), tmp_path / "mended")
-    assert not dataset.check("kitchen", tmp_path / "mended").stops
-    assert len(tasks.get("kitchen").items(tmp_path / "mended")) == len(tasks.get("kitchen").items(root))
+    repair.fix(dataset.check("kitchen", root), tmp_path / "repaired")
+    assert not dataset.check("kitchen", tmp_path / "repaired").stops
+    assert len(tasks.get("kitchen").items(tmp_path / "repaired")) == len(tasks.get("kitchen").items(root))
 
 
 def test_groups_move_to_the_folders_that_the_data_use(tmp_path):
@@ -177,12 +177,12 @@ def test_groups_move_to_the_folders_that_the_data_use(tmp_path):
     before = {file.name: file.read_bytes() for file in (tmp_path / "data" / "train" / "images").iterdir()}
     audit = dataset.check(task, tmp_path / "data")
     assert "group on both sides" in audit.kinds
-    mended = tmp_path / "mended"
+    repaired = tmp_path / "repaired"
     with unittest.mock.patch.object(repair, "get", lambda name: task):  # it lives in no file
-        repair.fix(audit, mended)
-    after = {file.name: file.read_bytes() for file in (mended / "train" / "images").iterdir()}
+        repair.fix(audit, repaired)
+    after = {file.name: file.read_bytes() for file in (repaired / "train" / "images").iterdir()}
     assert before.items() <= after.items() and set(after) - set(before) == {"set_1_3.png"}
-    assert (mended / "set_aside" / "val" / "images" / "set_1_1.png").is_file() and not dataset.check(task, mended).stops
+    assert (repaired / "set_aside" / "val" / "images" / "set_1_1.png").is_file() and not dataset.check(task, repaired).stops
 
 
 def test_label_maps_with_255_are_unlabelled_there(tmp_path):
@@ -230,10 +230,10 @@ def test_turned_images_of_every_kind_are_mended(suffix, mode, tmp_path):
     image.unlink()
     picture.save(image.with_suffix(suffix), exif=exif)  # stored as it was: only the note says to turn it
     assert "exif rotation" in _kinds("eye", root)
-    repair.fix(dataset.check("eye", root), tmp_path / "mended")
-    assert not _kinds("eye", tmp_path / "mended") & {"exif rotation", "size mismatch", "image mode"}
-    mended = next((tmp_path / "mended").glob(f"imgs_small/{image.stem}.*"))
-    assert np.abs(masks.read_image(mended).astype(int) - np.asarray(picture.convert("RGB"))).mean() < 6  # JPEG noise
+    repair.fix(dataset.check("eye", root), tmp_path / "repaired")
+    assert not _kinds("eye", tmp_path / "repaired") & {"exif rotation", "size mismatch", "image mode"}
+    repaired = next((tmp_path / "repaired").glob(f"imgs_small/{image.stem}.*"))
+    assert np.abs(masks.read_image(repaired).astype(int) - np.asarray(picture.convert("RGB"))).mean() < 6  # JPEG noise
 
 
 def test_a_square_image_to_be_turned_is_in_doubt(tmp_path):
@@ -289,5 +289,5 @@ def test_a_copy_in_which_mending_makes_two_the_same_is_clean(name, tmp_path):
         shutil.copy(one.label, other.label)
     audit = dataset.check(name, root)
     assert "image mode" in audit.kinds
-    repair.fix(audit, tmp_path / "mended")
-    assert dataset.check(name, tmp_path / "mended").kinds == {}
+    repair.fix(audit, tmp_path / "repaired")
+    assert dataset.check(name, tmp_path / "repaired").kinds == {}

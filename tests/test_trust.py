@@ -1,4 +1,4 @@
-"""Calibration, the promise of the review flag, labels in doubt, evidence maps, and what predict writes of them."""
+"""Calibration, the promise of the review flag, suspected label errors, evidence maps, and what predict writes of them."""
 import json
 
 import numpy as np

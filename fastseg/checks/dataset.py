@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 BITS = 10  # of 256 that the perceptual hashes of one picture may differ in: re-saved, resized or relit
 BANDS = 16  # hashes that differ in fewer bits than there are bands agree in one of them
 OFFSET, SPREAD = 1.75, 4.0  # misalignment to be told: at least this, and so many quartile ranges above the data's own median
-FEW, FEW_SHARE, MANY_SHARE = 2, 0.01, 0.1  # images of a rare class; more outlier sizes than this are the data's own way
+FEW, FEW_SHARE, MANY_SHARE = 2, 0.01, 0.1  # images of a rare class; more outlier sizes than this are normal for this dataset
 SMALL, LONG = 4.0, 1.5  # times the median area, and the median shape, beyond which a size is an outlier
 UNEVEN = {"segment": 100.0, "classify": 10.0}  # how many times the commonest class may exceed the rarest
 

@@ -114,10 +114,10 @@ def _mode_of(path: Path) -> tuple[str, int]:
 
 
 def _unreadable(path: Path, error: DataError) -> Fault:
-    return Fault("unreadable", str(path), _told(path, error), "replace or remove it")
+    return Fault("unreadable", str(path), _reason(path, error), "replace or remove it")
 
 
-def _told(path: Path, error: DataError) -> str:
+def _reason(path: Path, error: DataError) -> str:
     """Return an error's message without the file's name and the remedy."""
     return str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
 

@@ -1,4 +1,4 @@
-"""A repaired copy of a dataset: what can be mended is mended, the rest set aside, and every change is written down. The source stays."""
+"""A repaired copy of a dataset: what can be repaired is, the rest is set aside, every change is listed. The source stays as it is."""
 from __future__ import annotations
 
 import shutil
@@ -25,7 +25,7 @@ from .dataset import Audit, check
 BACK = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270}  # what undoes an EXIF orientation that turns
 ASIDE, LOG = "set_aside", "changes.csv"
-MENDABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
+REPAIRABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
 HARMLESS = {"rare class", "imbalance", "table", "split", "one class"}  # what concerns no image of its own
 LEFT = {"bit depth"}  # one odd image makes all others misfits: which of them to change is for a person to say
 
@@ -46,7 +46,7 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
 
     Codes of grey pictures are remapped, stray codes and blended colours take the nearest class, images of odd modes become 8-bit
     RGB PNG, EXIF orientations that the mask does not follow are removed, tables lose the lines that cannot be used, and images of
-    groups on both sides of the split go to training. What cannot be mended, and pictures that are there twice, lie in
+    groups on both sides of the split go to training. What cannot be repaired, and pictures that are there twice, lie in
     set_aside/, where no fit looks. The copy is written atomically. Raises `DataError` if `out` holds something or lies in the
     data, or if the data are 0/255 masks of more than two classes: which class 255 stands for cannot be known.
     """
@@ -85,7 +85,7 @@ def _change(file: str, fault: str, change: str) -> dict[str, str]:
 
 
 def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[str, str]]:
-    """Copy or mend every item, set the others aside, and yield what was changed."""
+    """Copy or repair every item, set the others aside, and yield what was changed."""
     faults: dict[str, list[Fault]] = defaultdict(list)
     for fault in audit.faults:
         faults[fault.file].append(fault)
@@ -100,7 +100,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
         if binary and isinstance(item.label, Path):
             own.append(Fault("0/255 mask", str(item.label), "", ""))
         copied |= {item.image, item.label}
-        reasons = [fault for fault in own if fault.kind not in MENDABLE | HARMLESS | LEFT | {"group on both sides"}]
+        reasons = [fault for fault in own if fault.kind not in REPAIRABLE | HARMLESS | LEFT | {"group on both sides"}]
         if item.group in both_sides and item.split == "valid" and isinstance(task, ClassificationTask):
             reasons += [Fault("group on both sides", str(item.image), "", "")]
         if reasons:
@@ -114,7 +114,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
                 continue
             folder = tuple(out / name_below(root, file.parent) for file in (there.image, there.label))
             yield _change(str(item.image), "group on both sides", "moved to training with the rest of its group")
-        yield from _mended(replace(task, depth=audit.depth), item, root, out, own, folder)
+        yield from _repaired(replace(task, depth=audit.depth), item, root, out, own, folder)
         if isinstance(task, ClassificationTask):
             tables[out / name_below(root, item.image.parent)][item.image.stem] = int(item.label)
     if isinstance(task, ClassificationTask):
@@ -131,7 +131,7 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
 
 
 def _the_same_now(task: Task, root: Path, part: Path) -> Iterator[dict[str, str]]:
-    """Set aside, in the copy, pictures that mending made the same as others: turned ones, or ones in other modes, hide it."""
+    """Set aside, in the copy, pictures that repairs made the same as others: turned ones, or ones in other modes, hide it."""
     audit = check(task, part)
     tables = {item.image.parent: {} for item in audit.items}
     twice = {fault.file: fault for fault in audit.faults if fault.kind.startswith("duplicate")}
@@ -144,7 +144,7 @@ def _the_same_now(task: Task, root: Path, part: Path) -> Iterator[dict[str, str]
             target = part / ASIDE / name_below(part, file)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.rename(target)
-            yield _change(str(root / name_below(part, file)), fault.kind, "set aside: mended, it is another picture's equal")
+            yield _change(str(root / name_below(part, file)), fault.kind, "set aside: repaired, it is another picture's equal")
     if isinstance(task, ClassificationTask) and twice:
         for folder, rows in tables.items():
             task.write_table(folder / task.table, rows)
@@ -177,9 +177,9 @@ def _aside(item: Item, root: Path, out: Path, fault: Fault) -> Iterator[dict[str
         yield _set_aside(file, root, out, fault.kind, fault.detail)
 
 
-def _mended(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], folders: tuple[Path, Path] | None
+def _repaired(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], folders: tuple[Path, Path] | None
             ) -> Iterator[dict[str, str]]:
-    """Write an item's image and mask, mended where they need it."""
+    """Write an item's image and mask, repaired where they need it."""
     kinds = {(fault.kind, fault.file) for fault in faults}
     image = (folders[0] if folders else out / name_below(root, item.image.parent)) / item.image.name
     image.parent.mkdir(parents=True, exist_ok=True)
@@ -201,12 +201,12 @@ def _mended(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], 
     mask = (folders[1] if folders else out / name_below(root, item.label.parent)) / item.label.name
     mask.parent.mkdir(parents=True, exist_ok=True)
     own = {kind for kind, file in kinds if file == str(item.label)}
-    if not own & MENDABLE:
+    if not own & REPAIRABLE:
         shutil.copyfile(item.label, mask)
         return
     values, change = _values(task, item, own)
     masks.save_image(mask.with_suffix(".png"), values)
-    yield _change(str(item.label), ", ".join(sorted(own & MENDABLE)), change)
+    yield _change(str(item.label), ", ".join(sorted(own & REPAIRABLE)), change)
 
 
 def _values(task: SegmentationTask, item: Item, kinds: set[str]) -> tuple[np.ndarray, str]:

@@ -37,7 +37,7 @@ class Commands(typer.core.TyperGroup):
             if ctx.meta.get("as_json"):
                 console.as_json({"error": {"code": error.code, "message": str(error)}})
         except KeyboardInterrupt:
-            console.say("interrupted; what was finished before is whole, nothing else was written", "yellow")
+            console.say("interrupted; finished files are complete, nothing else was written", "yellow")
             raise typer.Exit(130) from None
         except MemoryError:
             console.say("error: out of memory; lower --size, or --bs where the command has it", "red")
@@ -99,7 +99,7 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
         package.addHandler(console.Lines())
         package.propagate = False
     package.setLevel(logging.INFO)
-    # Deprecations inside the libraries are nothing that a user of the command line can mend.
+    # Deprecations inside the libraries are nothing that a user of the command line can correct.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm|huggingface_hub")
 
@@ -216,8 +216,8 @@ def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder =
         cache: Annotated[Optional[int], typer.Option("--cache", min=0, metavar="MB", help="Memory for decoded images "
                                                      "[default: a quarter of the machine's].")] = None,
         out: Annotated[Optional[Path], typer.Option("--out", help="Export folder to write [default: exports/TASK].")] = None,
-        resume: Annotated[Optional[bool], typer.Option("--resume/--no-resume", help="Go on with an interrupted fit, by its own options, "
-                                                       "or give it up.", show_default=False)] = None,
+        resume: Annotated[Optional[bool], typer.Option("--resume/--no-resume", help="Resume an interrupted fit with its own options, "
+                                                       "or discard it.", show_default=False)] = None,
         as_json: Json = False) -> None:
     """Train on a task's data by one-cycle and write the export: model, card, history, metrics, pictures."""
     size = console.size(size)

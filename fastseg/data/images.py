@@ -234,7 +234,7 @@ def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alp
 
 
 def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options) -> Path:
-    """Write an image whole or not at all; the format follows the suffix."""
+    """Write an image atomically; the format follows the suffix."""
     path = Path(path)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     if path.suffix.lower() in (".jpg", ".jpeg"):

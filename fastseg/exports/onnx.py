@@ -48,7 +48,7 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     try:
         network.precision = "float32"
         deployed = Deployed().cpu().eval()
-        # The exporter prints the whole graph when it fails: nothing that a user can mend.
+        # The exporter prints the whole graph when it fails: nothing that a user can correct.
         with warnings.catch_warnings(), torch.inference_mode(), redirect_stdout(None), _exportable_pools(deployed):
             warnings.simplefilter("ignore")
             expected = deployed(images).numpy()

@@ -41,7 +41,7 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class _Way:
+class MaskOptions:
     """How masks are made of pictures."""
 
     task: Task
@@ -69,16 +69,17 @@ def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None
     if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise TaskError(f"shares of {valid:g} to validate and {test:g} to test: give shares between 0 and 1 that leave some to train, "
                         "such as --valid 0.2 --test 0.1")
-    way = _Way(task, Path(out or f"data/{task.name}"), region, edge, rounding, preview)
+    options = MaskOptions(task, Path(out or f"data/{task.name}"), region, edge, rounding, preview)
     placed = _placed(task, Path(data), seed)
-    if Path(data).resolve() in (way.out.resolve(), *way.out.resolve().parents) or way.out.resolve() in Path(data).resolve().parents:
-        raise DataError(f"{way.out}: lies in or around the pictures themselves; choose another --out")
-    require_folder(way.out)
-    journal = Journal("masks", __version__, str(Path(data).resolve()), str(way.out.resolve()), region, edge, rounding, preview, valid, test,
+    source, target = Path(data).resolve(), options.out.resolve()
+    if source in (target, *target.parents) or target in source.parents:
+        raise DataError(f"{options.out}: lies in or around the pictures themselves; choose another --out")
+    require_folder(options.out)
+    journal = Journal("masks", __version__, str(source), str(target), region, edge, rounding, preview, valid, test,
                       seed)
-    if way.out.is_dir() and any(p for p in way.out.iterdir() if p.name != "README.md") and not journal.path.is_file():
-        raise DataError(f"{way.out}: is not empty; masks are never mixed into other data: choose another --out")
-    with claimed(way.out), journal:
+    if options.out.is_dir() and any(p for p in options.out.iterdir() if p.name != "README.md") and not journal.path.is_file():
+        raise DataError(f"{options.out}: is not empty; masks are never mixed into other data: choose another --out")
+    with claimed(options.out), journal:
         rejected, made, eyes = [], Counter(), 0
 
         def split_of(own: str | None) -> str:  # those that are accepted are divided: rejects are not spread evenly
@@ -86,7 +87,7 @@ def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None
             due = [split for split, share in (("valid", valid), ("test", test)) if int(n * share + 0.5) > made[split]]
             return own or (due or ["train"])[0]
 
-        for (file, _), row in zip(placed, track(_finished(way, placed, journal, split_of), "finding eyes", len(placed))):
+        for (file, _), row in zip(placed, track(_finished(options, placed, journal, split_of), "finding eyes", len(placed))):
             if isinstance(row, DataError):
                 row = {"reason": "unreadable", "face": "", "value": brief(str(row).removeprefix(f"{file}: ")), "limit": ""}
             if "reason" in row:
@@ -95,11 +96,11 @@ def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None
                 made[row["split"]] += 1
                 eyes += row["eyes"]
         if rejected:
-            write_rows(way.out / REJECTED, sorted(rejected, key=lambda row: row["image"]))
+            write_rows(options.out / REJECTED, sorted(rejected, key=lambda row: row["image"]))
         # Masks in whole pixels lie half a pixel to the left on average, and the task expects it; those drawn with care do not.
-        write_json(way.out / MADE, {"fastseg": __version__, "region": region, "edge": edge, "rounding": rounding,
+        write_json(options.out / MADE, {"fastseg": __version__, "region": region, "edge": edge, "rounding": rounding,
                                     **({"flip_shift": 0} if rounding == "subpixel" else {})})
-    return Masked(way.out, dict(made), eyes, dict(Counter(row["reason"] for row in rejected)))
+    return Masked(options.out, dict(made), eyes, dict(Counter(row["reason"] for row in rejected)))
 
 
 def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
@@ -117,10 +118,10 @@ def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
     return own or [(file, None) for file in files]
 
 
-def _finished(way: _Way, placed: list[tuple[Path, str | None]], journal: Journal, split_of: Callable[[str | None], str]
+def _finished(options: MaskOptions, placed: list[tuple[Path, str | None]], journal: Journal, split_of: Callable[[str | None], str]
               ) -> Iterator[dict | DataError]:
     """Yield what became of each picture, in order: {"eyes": n, "split": where it lies}, or why it was rejected."""
-    folders = {layout.split: (way.out / layout.images, way.out / layout.masks) for layout in way.task.layouts}
+    folders = {layout.split: (options.out / layout.images, options.out / layout.masks) for layout in options.task.layouts}
     keys = [stamp(file) for file, _ in placed]
     for key, (file, _) in zip(keys, placed):
         row = journal.done.get(key, {})
@@ -131,7 +132,7 @@ def _finished(way: _Way, placed: list[tuple[Path, str | None]], journal: Journal
     def one(i: int) -> tuple[dict | DataError, np.ndarray | None]:
         if not hasattr(own, "finder"):
             own.finder = Finder()
-        return _one(way, own.finder, placed[i][0])
+        return _one(options, own.finder, placed[i][0])
 
     def work(left: list[int]) -> Iterator[dict | DataError]:
         for i, (row, grey) in zip(left, ahead((pool.submit(one, i) for i in left), 2 * workers)):
@@ -150,7 +151,7 @@ def _finished(way: _Way, placed: list[tuple[Path, str | None]], journal: Journal
         yield from resumed(journal, keys, work)
 
 
-def _one(way: _Way, finder: Finder, file: Path) -> tuple[dict | DataError, np.ndarray | None]:
+def _one(options: MaskOptions, finder: Finder, file: Path) -> tuple[dict | DataError, np.ndarray | None]:
     """Return {"eyes": n} and the mask of a picture, uint8 (H, W), or why there is none, and None."""
     try:
         image = read_image(file)
@@ -159,12 +160,12 @@ def _one(way: _Way, finder: Finder, file: Path) -> tuple[dict | DataError, np.nd
     faces, missed = finder.faces(image)
     row = _rejection(faces, missed, image.shape[:2])
     eyes = [eye for face in faces for eye in face.eyes]
-    covered = mask([] if row else eyes, image.shape[:2], way.region, way.rounding)
-    grey = np.round(255 * covered).astype(np.uint8) if way.edge == "soft" else np.where(covered > 0.5, np.uint8(255), np.uint8(0))
+    covered = mask([] if row else eyes, image.shape[:2], options.region, options.rounding)
+    grey = np.round(255 * covered).astype(np.uint8) if options.edge == "soft" else np.where(covered > 0.5, np.uint8(255), np.uint8(0))
     if row is None and not (grey > 127).any():
         row = {"reason": "eyes too small", "face": "", "value": round(max(eye.radius for eye in eyes), 2), "limit": 1}
-    if way.preview:
-        save_image(way.out / PREVIEW / f"{file.stem}.jpg", _preview(way.task, image, faces, grey, row))
+    if options.preview:
+        save_image(options.out / PREVIEW / f"{file.stem}.jpg", _preview(options.task, image, faces, grey, row))
     return (row, None) if row else ({"eyes": len(eyes)}, grey)
 
 

@@ -153,7 +153,7 @@ def _transforms(files: dict[str, Path | None]) -> tuple[tuple[int, int], tuple[f
                 scale = float(step.get("max_pixel_value", 255)) / 255
                 mean, std = (tuple(float(v) * scale for v in step[key]) for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
-        raise ModelError(f"{files[TRANSFORMS]}: cannot be read as the model's pipeline ({brief(error)}); remove it, or mend it") from error
+        raise ModelError(f"{files[TRANSFORMS]}: cannot be read as the model's pipeline ({brief(error)}); correct or remove it") from error
     return size, mean, std
 
 

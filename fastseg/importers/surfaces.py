@@ -41,7 +41,7 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
     OpenSurfaces: photos/, photos-labels/ (object names in the green channel) and label-name-colors.csv, as its own script
     makes them. Open Images: images of any folder below `data`, masks/ and a ...annotations-object-segmentation.csv. Pixels that neither
     labels are 255, so that what they leave open teaches nothing; pictures without a wall, floor or dining table are left out.
-    `out` is whole or not there. Raises `TaskError`, `DataError`.
+    `out` is written atomically. Raises `TaskError`, `DataError`.
     """
     task = get(task)
     if task.name != "surfaces":
@@ -91,14 +91,14 @@ def _opensurfaces(data: Path) -> Labelled:
         except (ValueError, IndexError):
             raise DataError(f"{data / NAMES}: green_color is {brief(row['green_color'])}, not a number from 1 to 255") from None
     masks = {file.stem: file for file in _images(data / "photos-labels")}
-    return [(photo, partial(_green, masks[photo.stem], lookup)) for photo in _images(data / "photos") if photo.stem in masks]
+    return [(photo, partial(_opensurfaces_codes, masks[photo.stem], lookup)) for photo in _images(data / "photos") if photo.stem in masks]
 
 
-def _green(mask: Path, lookup: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _opensurfaces_codes(mask: Path, lookup: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     values = read_raw(mask)
     if values.ndim != 3 or values.shape[2] < 3:
         raise DataError(f"{mask}: is not in colours; OpenSurfaces keeps the object's name in the green channel")
-    return _at(lookup[values[..., 1]], size)
+    return _resize_codes(lookup[values[..., 1]], size)
 
 
 def _openimages(data: Path, tables: list[Path]) -> Labelled:
@@ -117,11 +117,11 @@ def _openimages(data: Path, tables: list[Path]) -> Labelled:
 def _instances(labelled: list[tuple[int, Path]], size: tuple[int, int]) -> np.ndarray:
     codes = np.full(size, IGNORE, dtype=np.uint8)
     for code, mask in sorted(labelled, key=lambda pair: pair[0] in (1, 2, 3)):  # what we look for last, over what stands on it
-        codes[_at((read_image(mask)[..., 0] > 127).astype(np.uint8), size) > 0] = code
+        codes[_resize_codes((read_image(mask)[..., 0] > 127).astype(np.uint8), size) > 0] = code
     return codes
 
 
-def _at(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize_codes(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return codes at `size`, (height, width): both sources label smaller copies of their pictures."""
     return codes if codes.shape == size else np.asarray(Image.fromarray(codes).resize(size[::-1], Image.NEAREST))
 

@@ -83,7 +83,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
             overlay, probabilities, str(out), os.getcwd(), task.depth]
     if path is not None:
         with claimed(path), Journal(*what) as journal:
-            return Written(_write_table(task, files, path, _Pass(predictor, files, bs, journal, lambda _, prediction: (
+            return Written(_write_table(task, files, path, PredictionRun(predictor, files, bs, journal, lambda _, prediction: (
                 {"label": prediction.index, **prediction.described(threshold)}, []))), skipped)
 
     def write(file: Path, prediction: Prediction) -> tuple[dict, list[Path]]:
@@ -93,7 +93,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     with ExitStack() as stack:
         for folder in sorted({target if _is_one_file(out) else target.parent for target in targets.values()}):
             stack.enter_context(claimed(folder))
-        found = _Pass(predictor, files, bs, stack.enter_context(Journal(*what)), write)
+        found = PredictionRun(predictor, files, bs, stack.enter_context(Journal(*what)), write)
         rows, failures = defaultdict(list), defaultdict(list)
         for file, row in found:
             folder = targets[file].parent
@@ -111,7 +111,7 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
 
 
 @dataclass
-class _Pass:
+class PredictionRun:
     """One pass over files: yields (file, row or the `DataError` why there is none) in order; `written` lists what lies on disk.
 
     What the journal of an interrupted pass names is not done again, if it is on the disk as that pass wrote it.
@@ -290,7 +290,7 @@ def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Pa
     return path
 
 
-def _write_table(task: Task, files: Sequence[Path], path: Path, found: _Pass) -> list[Path]:
+def _write_table(task: Task, files: Sequence[Path], path: Path, found: PredictionRun) -> list[Path]:
     """Write one row an image, and predictions.csv; where the images' folder has a table, its order of rows is kept."""
     labels: dict[str, int] = {}
     rows: dict[str, dict] = {}

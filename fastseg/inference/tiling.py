@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-DETAIL = 0.25  # weight of the tiles beside the whole: they decide where it is in doubt. Alone they cost 0.15 Dice on 9 rooms, so none
+DETAIL = 0.25  # weight of the tiles beside the whole: they decide where it is uncertain. Alone they cost 0.15 Dice on 9 rooms, so none
 BATCH = 1  # tiles at a time: memory stays that of one image
 FINEST = 2  # objects twice as large as in training are still known to a model; beyond, a tile shows little but texture
 

@@ -52,7 +52,7 @@ class Network(nn.Module):
         self.precision: str | None = None  # "float32", "bfloat16", or None: the machine's best
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if type(x).__module__.startswith("fastai"):  # its subclasses stop at the door: torch.export and compile refuse them
+        if type(x).__module__.startswith("fastai"):  # unwrap fastai tensor subclasses: torch.export refuses them
             x = x.as_subclass(torch.Tensor)
         height, width = x.shape[-2:]
         down, right = -height % self.spec.stride, -width % self.spec.stride

@@ -35,7 +35,7 @@ def data_address(kind: str, buffer: io.BytesIO) -> str:
 
 
 def write_page(page: str, path: Path) -> Path:
-    """Write a page whole or not at all; bytes of file names that are not UTF-8 become question marks."""
+    """Write a page atomically; bytes of file names that are not UTF-8 become question marks."""
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     return path

@@ -1,4 +1,4 @@
-"""Labels that the model contradicts with confidence: images ranked by cleanlab, and in each the region most in doubt."""
+"""Labels that the model contradicts with confidence: images ranked by cleanlab, and in each the most suspect region."""
 from __future__ import annotations
 
 import warnings
@@ -14,13 +14,13 @@ with warnings.catch_warnings():  # here, not where it is used: threads that impo
     from cleanlab.rank import get_label_quality_scores as class_quality
     from cleanlab.segmentation.rank import get_label_quality_scores as mask_quality
 
-CONFIDENT = 0.5  # by which the predicted class's probability must exceed the labelled one's for a pixel to be in doubt
-SPARE = 0.002  # share of an image's pixels that may be in doubt where there is no foreground: a few of them prove nothing
+CONFIDENT = 0.5  # by which the predicted class's probability must exceed the labelled one's for a pixel to be suspect
+SPARE = 0.002  # share of an image's pixels that may be suspect where there is no foreground: a few of them prove nothing
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """How far an image's label is in doubt. `quality` is from 0, surely wrong, to 1; without a region, `box` is None."""
+    """How suspect an image's label is. `quality` is from 0, surely wrong, to 1; without a region, `box` is None."""
 
     quality: float
     labelled: str = ""
@@ -35,7 +35,7 @@ def of_image(probabilities: np.ndarray, label: np.ndarray | int, classes: tuple[
     Quality is cleanlab's: the probability of the label (Northcutt et al., JAIR 2021), for masks the soft minimum of it over
     the pixels (Lad and Mueller 2023, arXiv:2307.05080), times the soft Dice of the whole foreground (see `_agreement`), which
     finds shifted and emptied masks that a model has half learnt. The region is the largest connected one where another class
-    is more probable than the labelled one by `CONFIDENT`. Unlabelled pixels are in no doubt.
+    is more probable than the labelled one by `CONFIDENT`. Unlabelled pixels are never suspect.
     """
     if probabilities.ndim == 1:
         quality = float(class_quality(np.array([label]), probabilities[None].astype(np.float64))[0])

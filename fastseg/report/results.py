@@ -95,7 +95,7 @@ class Interpretation:
         return {"best": order[:k], "median": order[middle:middle + k], "worst": order[::-1][:k]}
 
     def suspects(self) -> list[Insight]:
-        """Return all images, the one whose label is most in doubt first."""
+        """Return all images, the most suspect label first."""
         return sorted(self.images, key=lambda image: image.suspicion.quality)
 
     def needing_review(self, error_rate: float = ERROR_RATE) -> list[Insight]:
@@ -155,7 +155,7 @@ def interpret(task: str | Task | None = None, data: Path | str | None = None, *,
 
     Writes into `out`, by default the export's folder: report.html; show_results.png (best, median and worst images),
     top_losses.png, confusion_matrix.png, per_class.png and reliability.png, no side longer than 2400 px; images.csv, with loss,
-    error, expected error, confidence, entropy and the review flag of each image, and suspects.csv, labels in doubt first.
+    error, expected error, confidence, entropy and the review flag of each image, and suspects.csv, suspected label errors first.
     Memory grows by a few hundred bytes an image. `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     check_engine(engine, precision)

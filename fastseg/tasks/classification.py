@@ -98,7 +98,7 @@ class ClassificationTask(Task):
         return self.classes[self.label(item)]
 
     def write_table(self, path: Path, rows: Mapping[str, int | str]) -> Path:
-        """Write {name: label} with this task's columns, whole or not at all."""
+        """Write {name: label} with this task's columns atomically."""
         with atomic_file(path) as temporary:
             lines = ["\t".join(self.columns)] + [f"{name}\t{label}" for name, label in rows.items()]
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -42,7 +42,7 @@ def read_plan(work: Path) -> dict | None:
 def planned(learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]], Learner], seconds: float) -> tuple[Learner, Course]:
     """Return a learner and a course that take `seconds` from now, with the closing measurement.
 
-    Where fewer than `FEWEST_EPOCHS` would fit, `rebuilt` makes the learner anew at a smaller size, at least half.
+    Where fewer than `FEWEST_EPOCHS` would fit, `rebuilt` rebuilds the learner at a smaller size, at least half.
     Raises `ModelError` if not even one epoch fits then.
     """
     deadline, size = time.monotonic() + seconds, learn.origin.size

@@ -64,7 +64,7 @@ class Checkpoint(Callback):
 
 
 def write(path: Path, state: Mapping) -> None:
-    """Write a checkpoint, whole or not at all, and onto the disk itself: it is to survive a power cut."""
+    """Write a checkpoint atomically, and flush it to the disk: it must survive a power cut."""
     buffer = io.BytesIO()  # torch's own writer cannot say that a disk is full
     torch.save(_plain(state), buffer)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
@@ -83,7 +83,7 @@ def read(path: Path, device: torch.device) -> dict | None:
                 raise ValueError(f"{damaged} has another checksum than it was written with")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files fail in zip, pickle or torch
-        raise DataError(f"{path}: cannot be read ({brief(error)}); start anew with --no-resume") from None
+        raise DataError(f"{path}: cannot be read ({brief(error)}); start again with --no-resume") from None
 
 
 def _plain(value):

@@ -51,7 +51,7 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
     validation images at original size; temperature and review thresholds from them go into the card. An earlier export in
     `out` stays until the new one is whole.
     Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` goes on from it, with the arguments of the
-    interrupted fit, to the same weights that it would have reached; False starts anew; None refuses to lose one.
+    interrupted fit, to the same weights that it would have reached; False starts again; None refuses to lose one.
     Raises `FastsegError` kinds.
     """
     task = get(task)

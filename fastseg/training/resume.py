@@ -46,10 +46,10 @@ def interruptible(out: Path, task: Task, given: Mapping, resume: bool | None) ->
         raise ModelError(f"{out}: no interrupted fit to go on with; leave --resume out")
     if unfinished and resume is None:
         raise ModelError(f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits here: go on with --resume, "
-                         "or give it up with --no-resume")
+                         "or discard it with --no-resume")
     data = Path(os.path.abspath(given["data"] or f"data/{task.name}"))  # the run that goes on may be started elsewhere
     if resume:
-        arguments = _goes_on(work, task, given, data)
+        arguments = _load_interrupted_arguments(work, task, given, data)
     else:
         shutil.rmtree(work, ignore_errors=True)
         arguments = {**given, "data": data}
@@ -102,7 +102,7 @@ def _listing(items: list) -> str:
     return listing(path for item in items for path in (item.image, item.label) if isinstance(path, Path))
 
 
-def _goes_on(work: Path, task: Task, given: Mapping, data: Path) -> dict:
+def _load_interrupted_arguments(work: Path, task: Task, given: Mapping, data: Path) -> dict:
     try:
         asked = read_json(work / ASKED)
         before = dict(asked["given"])
@@ -110,16 +110,16 @@ def _goes_on(work: Path, task: Task, given: Mapping, data: Path) -> dict:
         if asked["digest"] != _digest(before):
             raise ValueError("it was changed by hand")
     except (DataError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{work}: what was asked for cannot be read ({error}); start anew with --no-resume") from None
+        raise ModelError(f"{work}: what was asked for cannot be read ({error}); start again with --no-resume") from None
     if asked["task"] != task.name:
-        raise ModelError(f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; give it up with --no-resume")
+        raise ModelError(f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; discard it with --no-resume")
     now = _plain(given, data if given["data"] else Path(before["data"]))
     other = sorted(name for name, value in now.items() if before.get(name, _default(name)) != value)
     if other:
         raise ModelError(f"{', '.join('--' + name.replace('_', '-') for name in other)}: another value than the interrupted fit had "
-                         f"({', '.join(str(before.get(name, 'none')) for name in other)}); leave it out, or start anew with --no-resume")
+                         f"({', '.join(str(before.get(name, 'none')) for name in other)}); leave it out, or start again with --no-resume")
     if _listing(task.items(Path(before["data"]))) != files:
-        raise ModelError(f"{before['data']}: the images or masks changed since the fit was interrupted; start anew with --no-resume")
+        raise ModelError(f"{before['data']}: the images or masks changed since the fit was interrupted; start again with --no-resume")
     if made != versions():
         log.warning("libraries changed since the fit was interrupted: its result may differ from an uninterrupted one")
     before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}

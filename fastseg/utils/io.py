@@ -75,7 +75,7 @@ def exchanged(one: Path, other: Path) -> bool:
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `out`; it takes the place of `out`, which holds nothing worth keeping, on success, and goes on failure.
+    """Yield a hidden folder beside `out`; replace `out` by it on success, delete it on failure.
 
     `out` is to be claimed before. Raises `DataError` if nothing can be written there.
     """
@@ -96,7 +96,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: object) -> Path:
-    """Write a value as JSON, whole or not at all."""
+    """Write a value as JSON atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     return path
@@ -114,7 +114,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
-    """Write rows as CSV under the names of the first one's columns, nan as an empty field, whole or not at all.
+    """Write rows as CSV atomically, under the names of the first one's columns, nan as an empty field.
 
     File names that are not UTF-8 are written as the bytes that they are.
     """

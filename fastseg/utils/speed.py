@@ -93,12 +93,12 @@ def quickest(options: Sequence[T], speeds: Speeds, key: Callable[[T], str], meas
     best = min(known, key=total)
     if total(best) > MARGIN * total(first):
         best = first
-    others = [f"{option} {_told(seconds)}" + (" after a longer start" if seconds < MARGIN * known[best] else "")
+    others = [f"{option} {_formatted(seconds)}" + (" after a longer start" if seconds < MARGIN * known[best] else "")
               for option, seconds in known.items() if option != best]
-    return best, ", ".join([f"{best}: {_told(known[best])} {unit} here", *others])
+    return best, ", ".join([f"{best}: {_formatted(known[best])} {unit} here", *others])
 
 
-def _told(seconds: float) -> str:
+def _formatted(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "fails"
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
