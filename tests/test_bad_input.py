@@ -1,4 +1,5 @@
 """Whatever is wrong with the input: one line naming file, value and remedy, exit 1, nothing half-written."""
+import json
 import shutil
 
 import numpy as np
@@ -243,7 +244,7 @@ def test_batches_of_one_and_diverging_rates(run, samples):
     base = ["fit", "eye", "--data", samples["eye"], "--arch", ARCH, "--weights", "none", "--size", "64"]
     assert "raise --bs" in run(*base, "--epochs", "1", "--bs", "1", "--decoder", "deeplabv3", code=1).err
     assert "diverged at --lr 1e+30" in run(*base, "--epochs", "1", "--lr", "1e30", code=1).err
-    assert "no epoch was trained" in run(*base, "--epochs", "0", code=1).err
+    assert json.loads(run(*base, "--epochs", "0", "--json", code=1).out)["error"]["code"] == "no-epoch"
 
 
 def test_linked_images_are_fine(run, samples, tmp_path):
