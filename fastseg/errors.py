@@ -2,16 +2,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class FastsegError(Exception):
     """A mistake that the user can correct. The CLI prints it on one line and exits with 1.
 
     `code` is a short stable name of what is wrong, such as "unknown-codes". Scripts and tests compare it; messages may change.
+    `details` is what `--json` prints beside it: results of the part that succeeded.
     """
 
     code = "error"
+    details: Mapping[str, object] = {}
 
     def __init__(self, message: object = "", code: str | None = None):
         super().__init__(message)

@@ -126,3 +126,12 @@ def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_
     monkeypatch.setattr(batch, "_write_masks", write)
     fastseg.predict("eye", images, out, export=exports("eye"), bs=1)
     assert first.read_bytes() == before
+
+
+def test_what_is_skipped_and_written_is_listed_beside_a_failure(exports, samples, run, tmp_path):
+    folder = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "mixed")
+    (folder / "notes.txt").write_text("x")
+    (folder / "broken.jpg").write_bytes(b"")
+    result = json.loads(run("predict", "eye", folder, "--export", exports("eye"), "--json", code=1).out)
+    assert result["skipped"] == [str(folder / "notes.txt")] and result["error"]["code"] == "unreadable-image"
+    assert len([path for path in result["written"] if path.endswith(".png")]) == 16

@@ -35,7 +35,7 @@ class Commands(typer.core.TyperGroup):
         except FastsegError as error:
             console.say(f"error: {error}", "red")
             if ctx.meta.get("as_json"):
-                console.as_json({"error": {"code": error.code, "message": str(error)}})
+                console.as_json({"error": {"code": error.code, "message": str(error)}, **error.details})
         except KeyboardInterrupt:
             console.say("interrupted; finished files are complete, nothing else was written", "yellow")
             raise typer.Exit(130) from None

@@ -83,8 +83,8 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
             overlay, probabilities, str(out), os.getcwd(), task.depth]
     if path is not None:
         with claimed(path), Journal(*what) as journal:
-            return Written(_write_table(task, files, path, PredictionRun(predictor, files, bs, journal, lambda _, prediction: (
-                {"label": prediction.index, **prediction.described(threshold)}, []))), skipped)
+            return _write_table(task, files, path, PredictionRun(predictor, files, bs, journal, lambda _, prediction: (
+                {"label": prediction.index, **prediction.described(threshold)}, [])), skipped)
 
     def write(file: Path, prediction: Prediction) -> tuple[dict, list[Path]]:
         written = _write_masks(task, prediction, targets[file], overlay, probabilities)
@@ -104,10 +104,10 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
         written = list(found.written)
         if not _is_one_file(out):
             written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
-            _end(len(files), {target.parent / FAILED: failures.get(target.parent, []) for target in targets.values()})
+            tables = {target.parent / FAILED: failures.get(target.parent, []) for target in targets.values()}
         else:
-            _end(1, {Path(out): rows for rows in failures.values()})
-    return Written(written, skipped)
+            tables = {Path(out): rows for rows in failures.values()}
+        return _finished(len(files), tables, Written(written, skipped))
 
 
 @dataclass
@@ -149,8 +149,11 @@ def _failure(file: Path, error: DataError) -> dict[str, str]:
     return {"image": str(file), "reason": str(error).removeprefix(f"{file}: ")}
 
 
-def _end(count: int, failures: Mapping[Path, list[dict]]) -> None:
-    """Write each failed.csv, remove what an earlier run wrote there, and raise `DataError` if any of `count` images failed."""
+def _finished(count: int, failures: Mapping[Path, list[dict]], written: Written) -> Written:
+    """Return `written` after writing each failed.csv, or removing what an earlier run wrote there.
+
+    Raises `DataError` if any of `count` images failed; its details name what was written and skipped.
+    """
     for path, rows in failures.items():
         if rows and count > 1:
             write_rows(path, rows)
@@ -158,11 +161,13 @@ def _end(count: int, failures: Mapping[Path, list[dict]]) -> None:
             path.unlink(missing_ok=True)
     reasons = [f"{row['image']}: {row['reason']}" for rows in failures.values() for row in rows]
     if not reasons:
-        return
+        return written
     more = f" ({len(reasons) - 1} more could not be read)" if len(reasons) > 1 else ""
     done = f"; the other {count - len(reasons)} images are done" if count > len(reasons) else ""
     listed = f"; all are listed in {', '.join(str(path) for path, rows in failures.items() if rows)}" if count > 1 else ""
-    raise DataError(f"{reasons[0]}{more}{done}{listed}")
+    error = DataError(f"{reasons[0]}{more}{done}{listed}", "unreadable-image")
+    error.details = {"written": list(map(str, written)), "skipped": list(map(str, written.skipped))}
+    raise error
 
 
 def _threshold(card: Card, error_rate: float) -> float | None:
@@ -290,7 +295,7 @@ def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Pa
     return path
 
 
-def _write_table(task: Task, files: Sequence[Path], path: Path, found: PredictionRun) -> list[Path]:
+def _write_table(task: Task, files: Sequence[Path], path: Path, found: PredictionRun, skipped: list[Path]) -> Written:
     """Write one row an image, and predictions.csv; where the images' folder has a table, its order of rows is kept."""
     labels: dict[str, int] = {}
     rows: dict[str, dict] = {}
@@ -308,5 +313,4 @@ def _write_table(task: Task, files: Sequence[Path], path: Path, found: Predictio
     prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
     written = [task.write_table(path, {name: labels[name] for name in order}),
                write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order))] if rows else []
-    _end(len(files), {path.with_name(prefix + FAILED): failures})
-    return written
+    return _finished(len(files), {path.with_name(prefix + FAILED): failures}, Written(written, skipped))
