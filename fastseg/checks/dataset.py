@@ -52,7 +52,7 @@ class Audit:
     @property
     def kinds(self) -> dict[str, int]:
         """How many files have a fault of each kind."""
-        counts = Counter({fault.kind: 0 for fault in self.faults})
+        counts: Counter[str] = Counter()
         for fault in self.faults:
             counts[fault.kind] += fault.count
         return {kind: counts[kind] for kind in KINDS if counts[kind]}

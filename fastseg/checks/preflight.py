@@ -80,7 +80,7 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
     if stray:
         facts.warnings.append(f"masks with a few stray pixels outside the classes: {len(stray)}, such as {stray[0].label}; "
                               "these pixels count as unlabelled")
-    if binary and not all(task.meaning(item.source).get(IGNORE) != IGNORE for item in binary):
+    if any(task.meaning(item.source).get(IGNORE) == IGNORE for item in binary):
         facts.warnings.append(f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].label}; 255 counts as unlabelled, "
                               "since other masks hold other codes: if it means a class there, remap it")
     note = pairing_note(items)
@@ -121,7 +121,7 @@ def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
         if keep:
             keep(item, image, label)
         return _Look(item, (height, width), np.eye(len(task.classes), dtype=int)[label])
-    faults = [fault for fault in decoded.faults if fault.stops]
+    faults = decoded.stopping
     if decoded.codes.shape != (height, width):
         faults.append(Fault("size mismatch", str(item.label), f"is {decoded.codes.shape[1]}x{decoded.codes.shape[0]} px, but its image "
                             f"{item.image.name} is {width}x{height}", "export the mask at the image's size"))

@@ -37,9 +37,14 @@ class Decoded:
     values: tuple[int, ...] = ()  # the codes that the file holds, ascending, the first `VALUES`; nothing for colours and greys
     unknown: np.ndarray | None = None  # bool (H, W): pixels without a meaning, which count as unlabelled
 
+    @property
+    def stopping(self) -> list[Fault]:
+        """The faults that a fit refuses."""
+        return [fault for fault in self.faults if fault.stops]
+
     def accepted(self) -> np.ndarray:
         """Return `codes`. Raises `DataError` with the first fault that a fit refuses."""
-        refuse([fault for fault in self.faults if fault.stops])
+        refuse(self.stopping)
         return self.codes
 
 
@@ -130,12 +135,12 @@ def decode_colours(path: Path | str, classes: Sequence[str], palette: Sequence[C
     detail = f"holds {pixels} px ({pixels / codes.size:.2%}) in {len(away)} colours that no class has: {listed}"
     y, x = np.argwhere(_packed(rgb) == _packed(np.array(away[0][0])))[0]
     place = f"first at x {x}, y {y}"
+    unknown = _unknown_colours(rgb, away)
     if unknown_pixels <= STRAY_SHARE * codes.size:
-        return Decoded(codes, [Fault("blended colours", str(path), detail, "save masks as PNG without smoothing", place)],
-                       unknown=_unknown_colours(rgb, away))
+        return Decoded(codes, [Fault("blended colours", str(path), detail, "save masks as PNG without smoothing", place)], unknown=unknown)
     worst = next(colour for colour, _, known in away if not known)
     remedy = f"recolour them, or declare them in the task: codes={{{worst}: CLASS}}, or ignore=({worst},) for unlabelled"
-    return Decoded(codes, [Fault("unknown colours", str(path), detail, remedy, place)], unknown=_unknown_colours(rgb, away))
+    return Decoded(codes, [Fault("unknown colours", str(path), detail, remedy, place)], unknown=unknown)
 
 
 def match_colours(rgb: np.ndarray, palette: Sequence[Colour], declared: Mapping[Colour, int] | None = None

@@ -109,9 +109,8 @@ def first_look(task: Task, data: Path, items: Sequence[Item], seconds: float = L
             faults[i] = error
             return
         values[i] = set(decoded.values)
-        fault = next((fault for fault in decoded.faults if fault.stops), None)
-        if fault:
-            faults[i] = fault
+        if decoded.stopping:
+            faults[i] = decoded.stopping[0]
 
     with ThreadPoolExecutor(workers) as pool:
         for _ in ahead((pool.submit(look, i) for i in order if time.monotonic() < end), 2 * workers):
