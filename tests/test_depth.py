@@ -373,3 +373,4 @@ def test_images_that_all_fit_a_smaller_range_are_told(caplog):
     caplog.clear()
     assert chosen(14, {"a.png": 4095}) == 14 and not caplog.records
     assert chosen(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14 and not caplog.records
+    assert chosen(14, {**{f"{i}.png": 4095 for i in range(20)}, "b.png": 9000}) == 14 and not caplog.records

@@ -68,7 +68,7 @@ def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
         log.info("images of more than 8 bits: %d, with %d-bit values (largest %d): scaled by %d", len(largest), found,
                  max(largest.values()), 2**found - 1)
     values = [value for value in largest.values() if value]
-    smaller = depth_of(largest) if depth is not None and len(values) >= MANY else None
+    smaller = bits_of(max(values)) if depth is not None and len(values) >= MANY else None
     if smaller is not None and smaller < found and not any(misfit(value, found) for value in values):
         log.warning("all %d images of more than 8 bits hold %d-bit values (largest %d), but the model was trained on %d-bit ones: they "
                     "look darker to it; save them in that range, or as 8 bits", len(values), smaller, max(values), found)
