@@ -1,4 +1,5 @@
 """Packaging of fastseg. Lower bounds are versions below which something is known to break."""
+
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -41,9 +42,23 @@ setup(
         "imagehash>=4.3.1",  # pictures that are the same again
         "platformdirs>=4",
     ],
-    extras_require={"face": ["mediapipe==0.10.21; python_version < '3.13'"],  # the last that carries its models in the wheel
-                    "test": ["pytest>=8", "pytest-xdist>=3", "scikit-learn>=1.4", "torchmetrics>=1.4", "monai>=1.4",
-                             "hypothesis>=6.100", "import-linter>=2.4"]},
+    extras_require={
+        "face": [
+            "mediapipe==0.10.21; python_version < '3.13'"
+        ],  # the last that carries its models in the wheel
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "scikit-learn>=1.4",
+            "torchmetrics>=1.4",
+            "monai>=1.4",
+            "hypothesis>=6.100",
+            "import-linter>=2.4",
+        ],
+    },
     entry_points={"console_scripts": ["fastseg=fastseg.cli:main"]},
-    classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3"],
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+    ],
 )

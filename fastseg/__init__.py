@@ -1,4 +1,5 @@
 """fastseg: from a few hundred labelled images to a trained, explained, deployable fastai learner."""
+
 from __future__ import annotations
 
 import os

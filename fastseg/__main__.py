@@ -1,4 +1,5 @@
 """`python -m fastseg` is `fastseg`."""
+
 from .cli import main
 
 main()

@@ -1,4 +1,5 @@
 """The errors that fastseg raises. Each message is one line: what is wrong, in which file, what to do."""
+
 from __future__ import annotations
 
 import difflib
@@ -54,10 +55,18 @@ class FetchError(FastsegError):
 def brief(text: object) -> str:
     """Return a text from outside as messages quote it: one line of at most 100 characters that print."""
     line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "?" for c in line[:100]) + ("..." if len(line) > 100 else "")
+    return "".join(c if c.isprintable() else "?" for c in line[:100]) + (
+        "..." if len(line) > 100 else ""
+    )
 
 
-def choose(kind: str, name: str, valid: Iterable[str], error: type[FastsegError] = ModelError, listed: int = 40) -> str:
+def choose(
+    kind: str,
+    name: str,
+    valid: Iterable[str],
+    error: type[FastsegError] = ModelError,
+    listed: int = 40,
+) -> str:
     """Return `name` if it is one of `valid`, else raise `error` naming the nearest (and, if few, all) valid names."""
     names = sorted(valid)
     if name in names:
@@ -65,4 +74,7 @@ def choose(kind: str, name: str, valid: Iterable[str], error: type[FastsegError]
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     every = f" (valid: {', '.join(names)})" if len(names) <= listed else ""
-    raise error(f"unknown {kind} '{name}'{hint}{every}", f"unknown-{kind.split(' in ')[0].replace(' ', '-')}")
+    raise error(
+        f"unknown {kind} '{name}'{hint}{every}",
+        f"unknown-{kind.split(' in ')[0].replace(' ', '-')}",
+    )

@@ -2,6 +2,7 @@
 
 "wce" is cross-entropy with class weights from the data.
 """
+
 from __future__ import annotations
 
 from functools import partial
@@ -21,7 +22,9 @@ _REGIONAL = {
     "dice": partial(smp_losses.DiceLoss, "multiclass", ignore_index=IGNORE),
     "focal": partial(smp_losses.FocalLoss, "multiclass", ignore_index=IGNORE),
     "lovasz": partial(smp_losses.LovaszLoss, "multiclass", ignore_index=IGNORE),
-    "tversky": partial(smp_losses.TverskyLoss, "multiclass", ignore_index=IGNORE, alpha=0.3, beta=0.7),
+    "tversky": partial(
+        smp_losses.TverskyLoss, "multiclass", ignore_index=IGNORE, alpha=0.3, beta=0.7
+    ),
 }
 
 
@@ -37,13 +40,17 @@ class Loss(nn.Module):
         super().__init__()
         self.name, self.reduction = name, "mean"
         self.parts = loss_parts(name)
-        self.regional = nn.ModuleList([_REGIONAL[part]() for part in self.parts if part in _REGIONAL])
+        self.regional = nn.ModuleList(
+            [_REGIONAL[part]() for part in self.parts if part in _REGIONAL]
+        )
         self.register_buffer("weight", weight)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits, target = logits.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor).long()
         if self.reduction == "none":
-            return torch.stack([self._sum(logits[i:i + 1], target[i:i + 1]) for i in range(len(logits))])
+            return torch.stack(
+                [self._sum(logits[i : i + 1], target[i : i + 1]) for i in range(len(logits))]
+            )
         return self._sum(logits, target)
 
     def _sum(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -72,4 +79,6 @@ def class_weights(counts: np.ndarray) -> torch.Tensor:
     """
     counts = np.asarray(counts, dtype=np.float64)
     median = np.median(counts[counts > 0]) if (counts > 0).any() else 1.0
-    return torch.tensor(np.where(counts > 0, median / np.maximum(counts, 1), 1.0), dtype=torch.float32)
+    return torch.tensor(
+        np.where(counts > 0, median / np.maximum(counts, 1), 1.0), dtype=torch.float32
+    )

@@ -1,4 +1,5 @@
 """The plain types that rooms share: an image with its label, a recipe, colours, and what a task and a prediction look like to others."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 Colour = tuple[int, int, int]
 
 IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
-Drawing = tuple["np.ndarray", "np.ndarray | int"]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
+Drawing = tuple[
+    "np.ndarray", "np.ndarray | int"
+]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,22 @@ class Recipe:
     size: tuple[int, int]  # (height, width) in px at which the model sees images
     arch: str = "mobilenetv2_100"
     decoder: str = "light"
-    decoder_options: Mapping[str, object] = field(default_factory=dict)  # arguments of the decoder's class
+    decoder_options: Mapping[str, object] = field(
+        default_factory=dict
+    )  # arguments of the decoder's class
     epochs: int = 12
     freeze_epochs: int = 1  # head-only epochs before the rest, when the backbone is pretrained
     lr: float = 2e-3
     bs: int = 8
     loss: str = "ce+dice"
     opt: str = "adamw"
-    ema: float = 0.0  # share of the running average of weights that each step keeps; 0: no averaging
+    ema: float = (
+        0.0  # share of the running average of weights that each step keeps; 0: no averaging
+    )
     windows: float = 0.0  # share of the epochs, the first ones, that see windows of half the image's height and width
-    progressive: float = 0.0  # share of the epochs, the first ones, that see the images at half size
+    progressive: float = (
+        0.0  # share of the epochs, the first ones, that see the images at half size
+    )
     mixup: float = 0.0  # alpha of the beta distribution by which two images are mixed
     resize: str = "squish"  # "squish" resamples to `size`; "crop" crops or zero-pads, for labels that resampling would change
     flip: bool = True
@@ -50,12 +59,18 @@ class Recipe:
     rotate: float = 10.0  # degrees
     zoom: float = 0.2  # scale drawn from 1 - zoom to 1 + zoom
     light: float = 0.2  # brightness and contrast change by up to this share
-    colour: float = 0.0  # saturation changes by up to this share, and each channel by up to half of it
-    cutout: float = 0.0  # side of a grey box laid over each training image, as a share of the image's
+    colour: float = (
+        0.0  # saturation changes by up to this share, and each channel by up to half of it
+    )
+    cutout: float = (
+        0.0  # side of a grey box laid over each training image, as a share of the image's
+    )
     blur_share: float = 0.0  # share of training images that are blurred and labelled `blur_class`: where sharpness is the label
     blur_sigma: tuple[float, float] = (0.4, 2.0)  # px, of the Gaussian
     blur_class: int = 0
-    tta: bool = False  # whether prediction averages the image's and its mirror image's probabilities
+    tta: bool = (
+        False  # whether prediction averages the image's and its mirror image's probabilities
+    )
 
 
 class Dataset(Protocol):
@@ -71,7 +86,9 @@ class Dataset(Protocol):
     def label(self, item: Item) -> np.ndarray | int: ...
     def class_name(self, item: Item) -> str: ...
     def split(self, items: Sequence[Item], seed: int = 42) -> tuple[list[int], list[int]]: ...
-    def fold(self, items: Sequence[Item], number: int, folds: int, seed: int = 42) -> tuple[list[int], list[int]]: ...
+    def fold(
+        self, items: Sequence[Item], number: int, folds: int, seed: int = 42
+    ) -> tuple[list[int], list[int]]: ...
 
 
 class Painted(Protocol):

@@ -9,6 +9,7 @@ contestant; 1,000 against 10,000 images), `quality` (score reached within the sa
 megapixels), `gpu` (step and predict on an accelerator).
 Contestants take turns; the table gives medians, spreads and ratios. Real eyes are read from FASTSEG_SHARED where it is set.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -44,15 +45,24 @@ PRECISIONS = ("float32", "bfloat16")
 def eyes(folder: Path, n: int, size: tuple[int, int] | None = None) -> Path:
     """Copy `n` real eyes into `folder` (synthetic ones where the real data are absent), resized to (height, width)."""
     task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
-    items = task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=min(n, 100)))
+    items = task.items(
+        source if source.is_dir() else task.sample(folder / "synthetic", n=min(n, 100))
+    )
     for number in range(n):
         item = items[number % len(items)]
-        for kind, pixels, suffix in (("images", task.image(item), ".jpg"), ("masks", task.label(item), ".png")):
+        for kind, pixels, suffix in (
+            ("images", task.image(item), ".jpg"),
+            ("masks", task.label(item), ".png"),
+        ):
             target = folder / kind / f"eye_{number:05d}{suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            image = Image.fromarray(np.where(pixels == 255, 0, pixels) if kind == "masks" else pixels)
+            image = Image.fromarray(
+                np.where(pixels == 255, 0, pixels) if kind == "masks" else pixels
+            )
             if size:
-                image = image.resize(size[::-1], Image.NEAREST if kind == "masks" else Image.BILINEAR)
+                image = image.resize(
+                    size[::-1], Image.NEAREST if kind == "masks" else Image.BILINEAR
+                )
             image.save(target, **({"quality": 92} if kind == "images" else {}))
     return folder
 
@@ -66,13 +76,17 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
     """One training step on a ready batch: forward, backward, optimizer."""
     data = eyes(folder, 16, SIZE)
     torch.manual_seed(0)
-    x, y = torch.randn(BATCH, 3, *SIZE, device=device), torch.randint(0, CLASSES, (BATCH, *SIZE), device=device)
+    x, y = (
+        torch.randn(BATCH, 3, *SIZE, device=device),
+        torch.randint(0, CLASSES, (BATCH, *SIZE), device=device),
+    )
 
     def settled(run: Callable[[], object]) -> Callable[[], None]:
         def whole() -> None:
             run()
             if device != "cpu":
                 torch.cuda.synchronize()
+
         return whole
 
     def learner_step(learn) -> Callable[[], None]:
@@ -85,14 +99,17 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
             learn.loss_func(learn.model(x), y).backward()
             learn.opt.step()
             learn.opt.zero_grad()
+
         return settled(run)
 
     plain = peers.PlainLoop(device=device)
-    contestants = {"fastai unet_learner(resnet18)": learner_step(peers.notebook_learner(data, device=device)),
-                   "smp.Unet(resnet18) loop": settled(lambda: plain.step(x, y)),
-                   "fastseg resnet18": learner_step(learner(data, device=device)),
-                   "fastseg resnet18, plain unet": learner_step(learner(data, decoder="unet", device=device)),
-                   "fastseg default backbone": learner_step(learner(data, "mobilenetv2_100", device=device))}
+    contestants = {
+        "fastai unet_learner(resnet18)": learner_step(peers.notebook_learner(data, device=device)),
+        "smp.Unet(resnet18) loop": settled(lambda: plain.step(x, y)),
+        "fastseg resnet18": learner_step(learner(data, device=device)),
+        "fastseg resnet18, plain unet": learner_step(learner(data, decoder="unet", device=device)),
+        "fastseg default backbone": learner_step(learner(data, "mobilenetv2_100", device=device)),
+    }
     for run in contestants.values():  # the first step allocates
         run()
     return interleaved(contestants, repeats)
@@ -109,23 +126,37 @@ def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
         learn.unfreeze()
         learn.create_opt()
         x, y = torch.randn(BATCH, 3, *SIZE), torch.randint(0, CLASSES, (BATCH, *SIZE))
-        ways = {"onnx float32": {"engine": "onnx"}, **{f"torch {name}": {"engine": "torch", "precision": name} for name in PRECISIONS}}
+        ways = {
+            "onnx float32": {"engine": "onnx"},
+            **{f"torch {name}": {"engine": "torch", "precision": name} for name in PRECISIONS},
+        }
         contestants: dict[str, Callable[[], object]] = {}
         for count in (1, BATCH):
             batch = rng.integers(0, 256, (count, *SIZE, 3), dtype=np.uint8)
-            contestants |= {f"{arch} {way}, batch of {count}": partial(fastseg.load(export, "cpu", **options).logits, batch)
-                            for way, options in ways.items()}
+            contestants |= {
+                f"{arch} {way}, batch of {count}": partial(
+                    fastseg.load(export, "cpu", **options).logits, batch
+                )
+                for way, options in ways.items()
+            }
 
         def step(precision: str, learn=learn, x=x, y=y) -> None:
             learn.model.train().precision = precision
             learn.loss_func(learn.model(x), y).backward()
             learn.opt.step()
             learn.opt.zero_grad()
-        contestants |= {f"{arch} training step, {precision}": partial(step, precision) for precision in PRECISIONS}
+
+        contestants |= {
+            f"{arch} training step, {precision}": partial(step, precision)
+            for precision in PRECISIONS
+        }
         for run in contestants.values():  # the first one allocates
             run()
         times = interleaved(contestants, max(repeats, 5))
-        seconds |= {name: [t / BATCH for t in values] if name.endswith(f"batch of {BATCH}") else values for name, values in times.items()}
+        seconds |= {
+            name: [t / BATCH for t in values] if name.endswith(f"batch of {BATCH}") else values
+            for name, values in times.items()
+        }
     return seconds
 
 
@@ -139,6 +170,7 @@ def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
         def run() -> None:
             with learn.no_bar(), learn.no_logging():
                 learn.fit(1, 1e-3)
+
         return run
 
     def batches() -> None:
@@ -146,9 +178,16 @@ def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
             for _ in dl:
                 pass
 
-    return interleaved({"fastai DataBlock + aug_transforms": one(theirs), "smp loop": lambda: plain.epoch(files[:77], files[77:]),
-                        "fastseg resnet18": one(ours), "fastseg default backbone": one(learner(data, "mobilenetv2_100")),
-                        "of it, fastseg's data and augmentation": batches}, repeats)
+    return interleaved(
+        {
+            "fastai DataBlock + aug_transforms": one(theirs),
+            "smp loop": lambda: plain.epoch(files[:77], files[77:]),
+            "fastseg resnet18": one(ours),
+            "fastseg default backbone": one(learner(data, "mobilenetv2_100")),
+            "of it, fastseg's data and augmentation": batches,
+        },
+        repeats,
+    )
 
 
 def exported(folder: Path, device: str | None = None, arch: str = "resnet18") -> tuple[Path, Path]:
@@ -157,11 +196,17 @@ def exported(folder: Path, device: str | None = None, arch: str = "resnet18") ->
     return small, fastseg.save(learner(small, arch, device=device), folder / f"export_{arch}")
 
 
-def predict(repeats: int, folder: Path, device: str = "cpu", count: int = 64) -> dict[str, list[float]]:
+def predict(
+    repeats: int, folder: Path, device: str = "cpu", count: int = 64
+) -> dict[str, list[float]]:
     """JPEG files to original-size PNG masks, seconds an image, at 640x480 and 816x816."""
     small, export = exported(folder, device)
     _, default = exported(folder, device, "mobilenetv2_100")
-    theirs, plain, yolo = peers.notebook_learner(small, device=device), peers.PlainLoop(device=device), peers.ultralytics_predict(SIZE[0])
+    theirs, plain, yolo = (
+        peers.notebook_learner(small, device=device),
+        peers.PlainLoop(device=device),
+        peers.ultralytics_predict(SIZE[0]),
+    )
     predictor, ready = fastseg.load(default, device), np.zeros((BATCH, *SIZE, 3), dtype=np.uint8)
     out = folder / "out"
     out.mkdir()
@@ -169,15 +214,32 @@ def predict(repeats: int, folder: Path, device: str = "cpu", count: int = 64) ->
     def at(height: int, width: int) -> dict[str, list[float]]:
         files = sorted((eyes(folder / f"{width}", count, (height, width)) / "images").iterdir())
         few, some = files[:8], files[:16]  # slow ones: a part of the images tells
-        contestants = {"fastai learn.predict loop": (lambda: peers.notebook_predict(theirs, few, out), len(few)),
-                       "fastai get_preds": (lambda: peers.notebook_get_preds(theirs, some, out), len(some)),
-                       "smp loop": (lambda: plain.predict(some, out), len(some)),
-                       **({"ultralytics": (lambda: yolo(files, out), count)} if yolo else {}),
-                       "fastseg": (lambda: fastseg.predict("eye", files, out, export=default, device=device), count),
-                       "of it, the model alone": (lambda: [predictor.logits(ready) for _ in range(count // BATCH)], count),
-                       "fastseg resnet18": (lambda: fastseg.predict("eye", files, out, export=export, device=device), count)}
+        contestants = {
+            "fastai learn.predict loop": (
+                lambda: peers.notebook_predict(theirs, few, out),
+                len(few),
+            ),
+            "fastai get_preds": (lambda: peers.notebook_get_preds(theirs, some, out), len(some)),
+            "smp loop": (lambda: plain.predict(some, out), len(some)),
+            **({"ultralytics": (lambda: yolo(files, out), count)} if yolo else {}),
+            "fastseg": (
+                lambda: fastseg.predict("eye", files, out, export=default, device=device),
+                count,
+            ),
+            "of it, the model alone": (
+                lambda: [predictor.logits(ready) for _ in range(count // BATCH)],
+                count,
+            ),
+            "fastseg resnet18": (
+                lambda: fastseg.predict("eye", files, out, export=export, device=device),
+                count,
+            ),
+        }
         seconds = interleaved({name: run for name, (run, _) in contestants.items()}, repeats)
-        return {f"{name}, {width}x{height}": [t / contestants[name][1] for t in times] for name, times in seconds.items()}
+        return {
+            f"{name}, {width}x{height}": [t / contestants[name][1] for t in times]
+            for name, times in seconds.items()
+        }
 
     return at(480, 640) | at(816, 816)
 
@@ -200,41 +262,85 @@ def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
 
     def process(*arguments: object, code: int = 0) -> Callable[[], None]:
         def run() -> None:
-            done = subprocess.run([sys.executable, "-W", "ignore", *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", *map(str, arguments)],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+            )
             if done.returncode != code:
-                raise RuntimeError(f"{arguments}: exit code {done.returncode}, not {code}: {done.stderr}")
+                raise RuntimeError(
+                    f"{arguments}: exit code {done.returncode}, not {code}: {done.stderr}"
+                )
+
         return run
 
     def command(*arguments: object, code: int = 0) -> Callable[[], None]:
         return process("-m", "fastseg", *arguments, code=code)
 
-    fit = ("fit", "eye", "--epochs", 1, "--size", 96, "--weights", "none", "--out", folder / "tiny", "--data")
-    return interleaved({
-        "import fastai.vision.all": process("-c", "import fastai.vision.all"),
-        "fastseg predict, one image": command("predict", "eye", image, "--export", export),
-        "fastseg fit, 60 images, 1 epoch, 96 px": command(*fit, sixty),
-        "fastseg tasks": command("tasks"), "fastseg --help": command("--help"),
-        "mistake: two images for one mask": command("predict", "eye", both, "--export", export, code=1),
-        "mistake: no such export": command("predict", "eye", image, "--export", "nowhere", code=1),
-        "mistake: misspelt task": command("predict", "eyes", image, code=1),
-        "mistake: misspelt folder of a layout": command("fit", "kitchen", "--data", kitchen, code=1),
-        "mistake: masks with an unknown code": command(*fit, void, code=1)}, repeats)
+    fit = (
+        "fit",
+        "eye",
+        "--epochs",
+        1,
+        "--size",
+        96,
+        "--weights",
+        "none",
+        "--out",
+        folder / "tiny",
+        "--data",
+    )
+    return interleaved(
+        {
+            "import fastai.vision.all": process("-c", "import fastai.vision.all"),
+            "fastseg predict, one image": command("predict", "eye", image, "--export", export),
+            "fastseg fit, 60 images, 1 epoch, 96 px": command(*fit, sixty),
+            "fastseg tasks": command("tasks"),
+            "fastseg --help": command("--help"),
+            "mistake: two images for one mask": command(
+                "predict", "eye", both, "--export", export, code=1
+            ),
+            "mistake: no such export": command(
+                "predict", "eye", image, "--export", "nowhere", code=1
+            ),
+            "mistake: misspelt task": command("predict", "eyes", image, code=1),
+            "mistake: misspelt folder of a layout": command(
+                "fit", "kitchen", "--data", kitchen, code=1
+            ),
+            "mistake: masks with an unknown code": command(*fit, void, code=1),
+        },
+        repeats,
+    )
 
 
 def memory(repeats: int, folder: Path) -> dict[str, list[float]]:
     """Peak memory in MB, each in a fresh process: contestants on 64 images of 640x480; fastseg on 1,000 and on 10,000 of 320x240."""
     small, export = exported(folder, arch="mobilenetv2_100")
-    tiny = fastseg.save(fastseg.learner("eye", small, arch="test_resnet", weights="none", size=64), folder / "tiny")
+    tiny = fastseg.save(
+        fastseg.learner("eye", small, arch="test_resnet", weights="none", size=64), folder / "tiny"
+    )
     source = eyes(folder / "64", 64, (480, 640))
     files = sorted((eyes(folder / "small", 64, (240, 320)) / "images").iterdir())
     peaks: dict[str, list[float]] = {}
 
     def peak(label: str, *arguments: object) -> None:
         command = [sys.executable, "-W", "ignore", __file__, "--peak", *map(str, arguments)]
-        peaks[label] = [float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout.split()[-1])
-                        for _ in range(repeats)]
+        peaks[label] = [
+            float(
+                subprocess.run(
+                    command, check=True, capture_output=True, text=True, cwd=folder
+                ).stdout.split()[-1]
+            )
+            for _ in range(repeats)
+        ]
 
-    kinds = {"fastai learn.predict loop": "loop", "fastai get_preds": "get_preds", "smp loop": "smp", "fastseg": "predict"}
+    kinds = {
+        "fastai learn.predict loop": "loop",
+        "fastai get_preds": "get_preds",
+        "smp loop": "smp",
+        "fastseg": "predict",
+    }
     for label, kind in kinds.items():
         peak(f"{label}, 64 images", kind, source, export)
     for count in (1_000, 10_000):
@@ -253,6 +359,7 @@ def memory(repeats: int, folder: Path) -> dict[str, list[float]]:
 def photo(repeats: int, folder: Path) -> dict[str, list[float]]:
     """One photograph of 1,024 px through SegFormer-B0 with 150 classes, as its page has it and adopted; random weights take as long."""
     import segmentation_models_pytorch as smp
+
     model = smp.Segformer("mit_b0", encoder_weights=None, classes=150).eval()
     model.save_pretrained(folder / "ready")
     export = fastseg.adopt("surfaces", folder / "ready", folder / "export").export
@@ -264,13 +371,27 @@ def photo(repeats: int, folder: Path) -> dict[str, list[float]]:
 
     @torch.inference_mode()
     def plain() -> None:
-        x = torch.from_numpy(np.array(Image.fromarray(image).resize((512, 512)))).permute(2, 0, 1)[None] / 255
-        torch.nn.functional.interpolate(model(x), image.shape[:2], mode="bilinear").argmax(1).numpy()
+        x = (
+            torch.from_numpy(np.array(Image.fromarray(image).resize((512, 512)))).permute(2, 0, 1)[
+                None
+            ]
+            / 255
+        )
+        torch.nn.functional.interpolate(model(x), image.shape[:2], mode="bilinear").argmax(
+            1
+        ).numpy()
 
     command = [sys.executable, "-W", "ignore", __file__, "--peak", "photo", str(large), str(export)]
-    peak = float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout.split()[-1])
+    peak = float(
+        subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=folder
+        ).stdout.split()[-1]
+    )
     print(f"photo    4,000 x 3,000 px: {peak:.0f} MB at most")
-    return interleaved({"smp segformer-b0": plain, "fastseg, adopted": lambda: predictor.predict(image).codes}, max(repeats, 5))
+    return interleaved(
+        {"smp segformer-b0": plain, "fastseg, adopted": lambda: predictor.predict(image).codes},
+        max(repeats, 5),
+    )
 
 
 def peak_of(kind: str, data: Path, export: Path) -> float:
@@ -301,7 +422,11 @@ def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
         print("gpu      no accelerator here")
         return {}
     from torch.utils.flop_counter import FlopCounterMode
-    seconds = {f"step, {name}": times for name, times in step(max(repeats, 20), folder / "step", "cuda").items()}
+
+    seconds = {
+        f"step, {name}": times
+        for name, times in step(max(repeats, 20), folder / "step", "cuda").items()
+    }
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     a @ a
     torch.cuda.synchronize()
@@ -314,23 +439,49 @@ def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
     with FlopCounterMode(display=False) as counter:
         model(torch.randn(BATCH, 3, *SIZE, device="cuda")).sum().backward()
     median = statistics.median(seconds["step, fastseg resnet18"])
-    print(f"gpu      matrix product {ceiling / 1e12:.0f} TFLOPS in bfloat16; a fastseg step reaches "
-          f"{counter.get_total_flops() / median / ceiling:.1%} of it, {BATCH / median:.0f} images/s")
+    print(
+        f"gpu      matrix product {ceiling / 1e12:.0f} TFLOPS in bfloat16; a fastseg step reaches "
+        f"{counter.get_total_flops() / median / ceiling:.1%} of it, {BATCH / median:.0f} images/s"
+    )
     predicted = predict(repeats, folder / "predict", "cuda")
-    print(*(f"gpu      {name}: {1 / statistics.median(times):.0f} images/s" for name, times in predicted.items()), sep="\n")
+    print(
+        *(
+            f"gpu      {name}: {1 / statistics.median(times):.0f} images/s"
+            for name, times in predicted.items()
+        ),
+        sep="\n",
+    )
     return seconds | {f"predict, {name}": times for name, times in predicted.items()}
 
 
-SECTIONS = {"step": step, "engines": engines, "epoch": epoch, "predict": predict, "memory": memory, "quality": quality, "blur": blur,
-            "startup": startup, "photo": photo, "gpu": gpu}
+SECTIONS = {
+    "step": step,
+    "engines": engines,
+    "epoch": epoch,
+    "predict": predict,
+    "memory": memory,
+    "quality": quality,
+    "blur": blur,
+    "startup": startup,
+    "photo": photo,
+    "gpu": gpu,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sections", nargs="*", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS)
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=300.0, help="training seconds of each contestant in quality")
-    parser.add_argument("--json", type=Path, help="write the rows and the machine's description here")
+    parser.add_argument(
+        "--budget", type=float, default=300.0, help="training seconds of each contestant in quality"
+    )
+    parser.add_argument(
+        "--json", type=Path, help="write the rows and the machine's description here"
+    )
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
@@ -345,9 +496,18 @@ def main() -> None:
     for name in arguments.sections:
         with tempfile.TemporaryDirectory() as folder:
             options = {"budget": arguments.budget} if name == "quality" else {}
-            rows += table(name, SECTIONS[name](1 if name in ("quality", "blur", "memory") else arguments.repeats, Path(folder), **options))
+            rows += table(
+                name,
+                SECTIONS[name](
+                    1 if name in ("quality", "blur", "memory") else arguments.repeats,
+                    Path(folder),
+                    **options,
+                ),
+            )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": description, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps({"machine": description, "rows": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python scripts/landmarks.py MADE PUBLISHED [--sheet worst.png]
 """
+
 import argparse
 from pathlib import Path
 
@@ -29,19 +30,34 @@ def main() -> None:
         if ours is not None:
             rows.append((theirs, *compared(task.label(ours) > 0, task.label(theirs) > 0)))
     overlap, same = np.array([row[1] for row in rows]), np.array([row[2] == row[3] for row in rows])
-    print(f"{len(rows)} pictures have both masks: IoU median {np.median(overlap):.3f}, mean {overlap.mean():.3f}; "
-          f"{same.mean():.1%} have the same number of eyes; IoU above 0.95: {(overlap > 0.95).mean():.1%}, "
-          f"below 0.5: {(overlap < 0.5).mean():.1%}")
+    print(
+        f"{len(rows)} pictures have both masks: IoU median {np.median(overlap):.3f}, mean {overlap.mean():.3f}; "
+        f"{same.mean():.1%} have the same number of eyes; IoU above 0.95: {(overlap > 0.95).mean():.1%}, "
+        f"below 0.5: {(overlap < 0.5).mean():.1%}"
+    )
     if arguments.sheet:
         worst = sorted(rows, key=lambda row: row[1])[:SHOWN]
-        sheet([(row[0].image, task.label(made[row[0].image.name]) > 0, task.label(row[0]) > 0,
-                f"{row[0].image.name}  IoU {row[1]:.2f}  eyes {row[2]}, published {row[3]}") for row in worst]).save(arguments.sheet)
+        sheet(
+            [
+                (
+                    row[0].image,
+                    task.label(made[row[0].image.name]) > 0,
+                    task.label(row[0]) > 0,
+                    f"{row[0].image.name}  IoU {row[1]:.2f}  eyes {row[2]}, published {row[3]}",
+                )
+                for row in worst
+            ]
+        ).save(arguments.sheet)
 
 
 def compared(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, int]:
     """Return the IoU of two masks, bool (H, W), 1 for two empty ones, and the number of eyes in each."""
     union = (ours | theirs).sum()
-    return float((ours & theirs).sum() / union) if union else 1.0, ndimage.label(ours)[1], ndimage.label(theirs)[1]
+    return (
+        float((ours & theirs).sum() / union) if union else 1.0,
+        ndimage.label(ours)[1],
+        ndimage.label(theirs)[1],
+    )
 
 
 def sheet(cells: list) -> Image.Image:
@@ -49,7 +65,11 @@ def sheet(cells: list) -> Image.Image:
     font = ImageFont.load_default(13)
     drawn = []
     for file, ours, theirs, words in cells:
-        pixels = np.asarray(Image.fromarray(read_image(file)).resize((ours.shape[1] * SCALE, ours.shape[0] * SCALE), Image.BICUBIC)).copy()
+        pixels = np.asarray(
+            Image.fromarray(read_image(file)).resize(
+                (ours.shape[1] * SCALE, ours.shape[0] * SCALE), Image.BICUBIC
+            )
+        ).copy()
         for mask, colour in ((ours, (86, 180, 233)), (theirs, (255, 140, 0))):
             large = np.kron(mask, np.ones((SCALE, SCALE), dtype=bool))
             pixels[large & ~ndimage.binary_erosion(large)] = colour

@@ -1,4 +1,5 @@
 """What a user would otherwise write, for the benchmark: fastai's notebook, a plain loop over segmentation_models_pytorch, ultralytics."""
+
 from __future__ import annotations
 
 import os
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-SHARED = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))  # real data, if any
+SHARED = Path(
+    os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared")
+)  # real data, if any
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -34,10 +37,20 @@ def notebook_learner(data: Path, size: int = 256, batch: int = 8, device: str = 
         resnet18,
         unet_learner,
     )
-    block = DataBlock(blocks=(ImageBlock, MaskBlock(codes=list("abcd"))), get_items=get_image_files, get_y=mask_of,
-                      splitter=RandomSplitter(seed=42), item_tfms=Resize(size),
-                      batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)])
-    return unet_learner(block.dataloaders(data / "images", bs=batch, device=torch.device(device)), resnet18, pretrained=False)
+
+    block = DataBlock(
+        blocks=(ImageBlock, MaskBlock(codes=list("abcd"))),
+        get_items=get_image_files,
+        get_y=mask_of,
+        splitter=RandomSplitter(seed=42),
+        item_tfms=Resize(size),
+        batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)],
+    )
+    return unet_learner(
+        block.dataloaders(data / "images", bs=batch, device=torch.device(device)),
+        resnet18,
+        pretrained=False,
+    )
 
 
 def notebook_predict(learn, files: list[Path], out: Path) -> None:
@@ -45,7 +58,9 @@ def notebook_predict(learn, files: list[Path], out: Path) -> None:
     with learn.no_bar():
         for file in files:
             mask = np.asarray(learn.predict(file)[0], dtype=np.uint8)
-            Image.fromarray(mask).resize(Image.open(file).size, Image.NEAREST).save(out / f"{file.stem}.png")
+            Image.fromarray(mask).resize(Image.open(file).size, Image.NEAREST).save(
+                out / f"{file.stem}.png"
+            )
 
 
 def notebook_get_preds(learn, files: list[Path], out: Path) -> None:
@@ -54,7 +69,9 @@ def notebook_get_preds(learn, files: list[Path], out: Path) -> None:
         scores = learn.get_preds(dl=learn.dls.test_dl(files))[0]
     for file, score in zip(files, scores):
         mask = torch.as_tensor(score).argmax(0).byte().numpy()
-        Image.fromarray(mask).resize(Image.open(file).size, Image.NEAREST).save(out / f"{file.stem}.png")
+        Image.fromarray(mask).resize(Image.open(file).size, Image.NEAREST).save(
+            out / f"{file.stem}.png"
+        )
 
 
 class PlainLoop:
@@ -63,13 +80,23 @@ class PlainLoop:
     `weights` is a .safetensors file for the encoder, a timm backbone then. The loss is Dice + cross-entropy.
     """
 
-    def __init__(self, data: Path | None = None, size: tuple[int, int] = (256, 256), arch: str = "resnet18", classes: int = 4,
-                 weights: Path | None = None, device: str = "cpu", batch: int = 8):
+    def __init__(
+        self,
+        data: Path | None = None,
+        size: tuple[int, int] = (256, 256),
+        arch: str = "resnet18",
+        classes: int = 4,
+        weights: Path | None = None,
+        device: str = "cpu",
+        batch: int = 8,
+    ):
         import segmentation_models_pytorch as smp
+
         self.size, self.data, self.device, self.batch = size, data, device, batch
         self.model = smp.Unet(arch, encoder_weights=None, classes=classes).to(device)
         if weights:
             from safetensors.torch import load_file
+
             state = {f"model.{name}": value for name, value in load_file(weights).items()}
             missing = self.model.encoder.load_state_dict(state, strict=False).missing_keys
             assert not missing, missing
@@ -88,24 +115,30 @@ class PlainLoop:
     def read(self, path: Path) -> torch.Tensor:
         """Return an image at the model's size, normalised."""
         image = Image.open(path).convert("RGB").resize(self.size[::-1], Image.BILINEAR)
-        return (torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255 - MEAN) / STD
+        return (
+            torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255 - MEAN
+        ) / STD
 
     def pair(self, path: Path, flip: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Return an image and its codes at the model's size, mirrored half of the time."""
         mask = np.asarray(Image.open(mask_of(path)))
-        mask = Image.fromarray(mask[..., 0] if mask.ndim == 3 else mask).resize(self.size[::-1], Image.NEAREST)
+        mask = Image.fromarray(mask[..., 0] if mask.ndim == 3 else mask).resize(
+            self.size[::-1], Image.NEAREST
+        )
         x, y = self.read(path), torch.from_numpy(np.asarray(mask).copy()).long()
         y[y > 3] = 255
         return (x.flip(-1), y.flip(-1)) if flip and torch.rand(()) < 0.5 else (x, y)
 
     def loader(self, files: list[Path], train: bool) -> torch.utils.data.DataLoader:
         """Return a DataLoader that reads the files again in each epoch."""
+
         class Pairs(torch.utils.data.Dataset):
             def __len__(_):
                 return len(files)
 
             def __getitem__(_, i):
                 return self.pair(files[i], train)
+
         return torch.utils.data.DataLoader(Pairs(), self.batch, shuffle=train, drop_last=train)
 
     def epoch(self, train: list[Path], valid: list[Path]) -> None:
@@ -115,13 +148,23 @@ class PlainLoop:
         self.model.eval()
         with torch.inference_mode():
             for x, y in self.loader(valid, False):
-                torch.nn.functional.cross_entropy(self.model(x.to(self.device)), y.to(self.device), ignore_index=255)
+                torch.nn.functional.cross_entropy(
+                    self.model(x.to(self.device)), y.to(self.device), ignore_index=255
+                )
 
-    def fit(self, train: list[Path], valid: list[Path], epochs: int, lr: float,
-            score: Callable[[PlainLoop], float]) -> list[tuple[float, float]]:
+    def fit(
+        self,
+        train: list[Path],
+        valid: list[Path],
+        epochs: int,
+        lr: float,
+        score: Callable[[PlainLoop], float],
+    ) -> list[tuple[float, float]]:
         """Train by one-cycle; return (seconds since the start without scoring, score) after each epoch."""
         steps = max(1, len(train) // self.batch)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps * epochs)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, lr, total_steps=steps * epochs
+        )
         spent, reached = 0.0, []
         for _ in range(epochs):
             start = time.perf_counter()
@@ -137,7 +180,9 @@ class PlainLoop:
         self.model.eval()
         with torch.inference_mode():
             width, height = Image.open(path).size
-            scores = torch.nn.functional.interpolate(self.model(self.read(path)[None].to(self.device)), (height, width), mode="bilinear")
+            scores = torch.nn.functional.interpolate(
+                self.model(self.read(path)[None].to(self.device)), (height, width), mode="bilinear"
+            )
             return scores.argmax(1)[0].byte().cpu().numpy()
 
     def predict(self, files: list[Path], out: Path) -> None:
@@ -155,11 +200,21 @@ def ultralytics_predict(size: int) -> Callable[[list[Path], Path], None] | None:
     model = YOLO("yolo11n-seg.yaml")
 
     def run(files: list[Path], out: Path) -> None:
-        for result, file in zip(model.predict([str(f) for f in files], imgsz=size, stream=True, verbose=False), files):
+        for result, file in zip(
+            model.predict([str(f) for f in files], imgsz=size, stream=True, verbose=False), files
+        ):
             height, width = result.orig_shape
             mask = np.zeros((height, width), dtype=np.uint8)
             if result.masks is not None:
-                for polygon, kind in zip(result.masks.data.cpu().numpy(), result.boxes.cls.tolist()):
-                    mask[np.asarray(Image.fromarray(polygon.astype(np.uint8)).resize((width, height))) > 0] = int(kind) + 1
+                for polygon, kind in zip(
+                    result.masks.data.cpu().numpy(), result.boxes.cls.tolist()
+                ):
+                    mask[
+                        np.asarray(
+                            Image.fromarray(polygon.astype(np.uint8)).resize((width, height))
+                        )
+                        > 0
+                    ] = int(kind) + 1
             Image.fromarray(mask).save(out / f"{file.stem}.png")
+
     return run

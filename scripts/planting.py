@@ -3,6 +3,7 @@
 python scripts/planting.py [TASK ...] [--faults 200] [--files 2000]: on synthetic samples, and on the real data below
 FASTSEG_SHARED where that is set. Every fault lies in a file of its own.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,7 +21,9 @@ import fastseg
 from fastseg.checks.repair import fix
 from fastseg.tasks import Item, get
 
-Plant = Callable[[Item, np.random.Generator], tuple[str, Path]]  # damages an item; returns the fault's kind and the file it is in
+Plant = Callable[
+    [Item, np.random.Generator], tuple[str, Path]
+]  # damages an item; returns the fault's kind and the file it is in
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -34,14 +37,22 @@ def rewritten(path: Path, values: np.ndarray | Image.Image, suffix: str = "", **
     target = path.with_suffix(suffix or path.suffix)
     path.unlink()
     image = values if isinstance(values, Image.Image) else Image.fromarray(values)
-    image.save(target, **({"quality": 95} if target.suffix == ".jpg" and "quality" not in options else {}), **options)
+    image.save(
+        target,
+        **({"quality": 95} if target.suffix == ".jpg" and "quality" not in options else {}),
+        **options,
+    )
     return target
 
 
 def truncated(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     file = item.label if isinstance(item.label, Path) and rng.random() < 0.5 else item.image
     data = file.read_bytes()
-    file.write_bytes((data[: int(len(data) * rng.uniform(0.05, 0.9))], b"", b"<html>not found</html>")[rng.integers(3)])
+    file.write_bytes(
+        (data[: int(len(data) * rng.uniform(0.05, 0.9))], b"", b"<html>not found</html>")[
+            rng.integers(3)
+        ]
+    )
     return "unreadable", file
 
 
@@ -89,7 +100,7 @@ def binary(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 def foreign_codes(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     values = pixels(item.label).copy()
     y, x = (int(rng.integers(0, side - 30)) for side in values.shape[:2])
-    values[y:y + 30, x:x + 30] = rng.integers(10, 200)
+    values[y : y + 30, x : x + 30] = rng.integers(10, 200)
     return "unknown codes", rewritten(item.label, values)
 
 
@@ -109,14 +120,18 @@ def painted(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 
 def smoothed(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     image = Image.fromarray(pixels(item.label))
-    small = image.resize((image.width * 2, image.height * 2), Image.BICUBIC).resize(image.size, Image.BOX)
+    small = image.resize((image.width * 2, image.height * 2), Image.BICUBIC).resize(
+        image.size, Image.BOX
+    )
     return "blended colours", rewritten(item.label, small)
 
 
 def odd_mode(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     rgb = Image.fromarray(pixels(item.image)).convert("RGB")
     if not isinstance(item.label, Path):
-        return "image mode", rewritten(item.image, Image.fromarray(pixels(item.image).astype(np.float32)), ".tif")
+        return "image mode", rewritten(
+            item.image, Image.fromarray(pixels(item.image).astype(np.float32)), ".tif"
+        )
     kind = rng.integers(4)
     if kind == 0:
         return "image mode", rewritten(item.image, rgb.convert("CMYK"), ".jpg")
@@ -126,19 +141,25 @@ def odd_mode(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
         return "image mode", rewritten(item.image, clear, ".png")
     if kind == 2:
         return "image mode", rewritten(item.image, rgb.convert("P", palette=Image.ADAPTIVE), ".png")
-    return "image mode", rewritten(item.image, Image.fromarray(np.asarray(rgb.convert("L"), dtype=np.float32)), ".tif")
+    return "image mode", rewritten(
+        item.image, Image.fromarray(np.asarray(rgb.convert("L"), dtype=np.float32)), ".tif"
+    )
 
 
 def blank(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     values = pixels(item.label)
-    green = values.ndim == 3 and (values == (0, 255, 0)).all(axis=2).any()  # the kitchen's background
+    green = (
+        values.ndim == 3 and (values == (0, 255, 0)).all(axis=2).any()
+    )  # the kitchen's background
     return "empty mask", rewritten(item.label, np.full_like(values, (0, 255, 0) if green else 0))
 
 
 def moved(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     values = pixels(item.label)
     step = int(max(values.shape[:2]) * 0.09)
-    return "misaligned mask", rewritten(item.label, np.roll(values, rng.choice([-step, step], 2), (0, 1)))
+    return "misaligned mask", rewritten(
+        item.label, np.roll(values, rng.choice([-step, step], 2), (0, 1))
+    )
 
 
 def again(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
@@ -148,7 +169,9 @@ def again(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
         shutil.copyfile(item.image, twin)
     else:
         rgb = Image.fromarray(pixels(item.image))
-        rgb.point(lambda v: min(255, v * 1.06)).save(twin, **({"quality": 70} if twin.suffix == ".jpg" else {}))
+        rgb.point(lambda v: min(255, v * 1.06)).save(
+            twin, **({"quality": 70} if twin.suffix == ".jpg" else {})
+        )
     if isinstance(item.label, Path):
         shutil.copyfile(item.label, item.label.with_stem(f"again_{item.label.stem}"))
     else:
@@ -158,7 +181,10 @@ def again(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 
 def tiny(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     image, mask = pixels(item.image), pixels(item.label)
-    side = slice(image.shape[0] // 3, image.shape[0] // 3 * 2), slice(image.shape[1] // 3, image.shape[1] // 3 * 2)
+    side = (
+        slice(image.shape[0] // 3, image.shape[0] // 3 * 2),
+        slice(image.shape[1] // 3, image.shape[1] // 3 * 2),
+    )
     rewritten(item.label, mask[side].copy())
     return "outlier size", rewritten(item.image, image[side].copy())
 
@@ -175,7 +201,9 @@ def bad_line(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     lines = table.read_text().splitlines()
     where = next(i for i, line in enumerate(lines) if line.split("\t")[0] == item.image.stem)
     kind = rng.integers(4)
-    lines[where] = (f"{item.image.stem}\t7", f"{item.image.stem}\t", lines[where], lines[where])[kind]
+    lines[where] = (f"{item.image.stem}\t7", f"{item.image.stem}\t", lines[where], lines[where])[
+        kind
+    ]
     if kind == 2:
         lines.append(lines[where])
     if kind == 3:
@@ -186,7 +214,11 @@ def bad_line(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 
 def on_both_sides(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
     """A subject of the training is in the validation, too, with another slice."""
-    other = item.image.parent.parent / ("validation" if item.split == "train" else "train") / item.image.name
+    other = (
+        item.image.parent.parent
+        / ("validation" if item.split == "train" else "train")
+        / item.image.name
+    )
     Image.fromarray(np.flipud(255 - pixels(item.image))).save(other)
     table = other.parent / "subjects.tsv"
     table.write_text(table.read_text() + f"{item.image.stem}\t{item.label}\n")
@@ -194,11 +226,64 @@ def on_both_sides(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 
 
 PLANTS: dict[str, tuple[Plant, ...]] = {
-    "eye": (truncated, lone, named_twice, small_mask, turned, upside_down, binary, foreign_codes, speck, painted, odd_mode, blank, moved,
-            again, tiny),
-    "kitchen": (truncated, lone, named_twice, small_mask, turned, upside_down, painted, smoothed, odd_mode, blank, moved, again, tiny),
-    "face": (truncated, lone, named_twice, small_mask, turned, upside_down, binary, odd_mode, blank, again, tiny),
-    "surfaces": (truncated, lone, named_twice, small_mask, turned, upside_down, painted, odd_mode, moved, again, tiny),
+    "eye": (
+        truncated,
+        lone,
+        named_twice,
+        small_mask,
+        turned,
+        upside_down,
+        binary,
+        foreign_codes,
+        speck,
+        painted,
+        odd_mode,
+        blank,
+        moved,
+        again,
+        tiny,
+    ),
+    "kitchen": (
+        truncated,
+        lone,
+        named_twice,
+        small_mask,
+        turned,
+        upside_down,
+        painted,
+        smoothed,
+        odd_mode,
+        blank,
+        moved,
+        again,
+        tiny,
+    ),
+    "face": (
+        truncated,
+        lone,
+        named_twice,
+        small_mask,
+        turned,
+        upside_down,
+        binary,
+        odd_mode,
+        blank,
+        again,
+        tiny,
+    ),
+    "surfaces": (
+        truncated,
+        lone,
+        named_twice,
+        small_mask,
+        turned,
+        upside_down,
+        painted,
+        odd_mode,
+        moved,
+        again,
+        tiny,
+    ),
     "mri": (truncated, lone, named_twice, odd_mode, again, bad_line, on_both_sides),
 }
 
@@ -212,30 +297,53 @@ def plant(task: str, data: Path, faults: int, seed: int = 0) -> list[tuple[str, 
     return [ways[number % len(ways)](items[i], rng) for number, i in enumerate(chosen)]
 
 
-def judge(task: str, data: Path, planted: list[tuple[str, Path]], before: set[tuple[str, str]]) -> dict:
+def judge(
+    task: str, data: Path, planted: list[tuple[str, Path]], before: set[tuple[str, str]]
+) -> dict:
     """Return what `check` finds of what was planted, and what it finds besides that was not there `before`."""
     audit = fastseg.check(task, data)
     found = Counter((fault.kind, fault.file) for fault in audit.faults)
     missed, explained = [], set()
     for kind, file in planted:
         kinds = ("duplicate", "duplicate across the split") if kind == "duplicate" else (kind,)
-        names = {str(file), str(file.with_stem(file.stem.removeprefix("again_")))} if kind == "duplicate" else {str(file)}
+        names = (
+            {str(file), str(file.with_stem(file.stem.removeprefix("again_")))}
+            if kind == "duplicate"
+            else {str(file)}
+        )
         hit = next(((k, n) for k in kinds for n in names if found[k, n]), None)
         if hit:
             found[hit] -= 1
         else:
             missed.append((kind, str(file)))
         explained |= {(file.parent.name, file.stem.removeprefix("again_"))}
-    false = [(kind, file) for (kind, file), count in found.items() if count and (kind, file) not in before
-             and (Path(file).parent.name, Path(file).stem) not in explained and kind not in ("rare class", "imbalance")]
+    false = [
+        (kind, file)
+        for (kind, file), count in found.items()
+        if count
+        and (kind, file) not in before
+        and (Path(file).parent.name, Path(file).stem) not in explained
+        and kind not in ("rare class", "imbalance")
+    ]
     stems = {stem for _, stem in explained}
-    false = [(kind, file) for kind, file in false if Path(file).stem.removeprefix("again_") not in stems]  # the damaged item's partner
-    return {"task": task, "images": audit.images, "planted": len(planted), "found": len(planted) - len(missed), "missed": missed,
-            "false alarms": false, "audit": audit}
+    false = [
+        (kind, file) for kind, file in false if Path(file).stem.removeprefix("again_") not in stems
+    ]  # the damaged item's partner
+    return {
+        "task": task,
+        "images": audit.images,
+        "planted": len(planted),
+        "found": len(planted) - len(missed),
+        "missed": missed,
+        "false alarms": false,
+        "audit": audit,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tasks", nargs="*", default=sorted(PLANTS))
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--files", type=int, default=2000)
@@ -253,9 +361,12 @@ def main() -> None:
                 before = {(fault.kind, fault.file) for fault in fastseg.check(task, data).faults}
                 planted = plant(task, data, min(arguments.faults, count // 5))
                 result = judge(task, data, planted, before)
-                print(f"{task:9} {'real     ' if real else 'synthetic'} {count * share:5} files, {len(before)} faults of their own; "
-                      f"planted {result['planted']}, found {result['found']} ({result['found'] / result['planted']:.1%}), "
-                      f"false alarms {len(result['false alarms'])} ({len(result['false alarms']) / count:.2%} of the images)", flush=True)
+                print(
+                    f"{task:9} {'real     ' if real else 'synthetic'} {count * share:5} files, {len(before)} faults of their own; "
+                    f"planted {result['planted']}, found {result['found']} ({result['found'] / result['planted']:.1%}), "
+                    f"false alarms {len(result['false alarms'])} ({len(result['false alarms']) / count:.2%} of the images)",
+                    flush=True,
+                )
                 for kind, file in result["missed"]:
                     print("    missed:", kind, Path(file).name)
                 for kind, file in result["false alarms"][:10]:

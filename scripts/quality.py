@@ -1,4 +1,5 @@
 """Sections of the benchmark that measure how good the models are: scores on data that training never saw."""
+
 from __future__ import annotations
 
 import random
@@ -26,9 +27,13 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
     start from the same ImageNet weights where they are there.
     """
     from fastseg.metrics import figures
+
     task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
-    items = [i for i in task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=100))
-             if not source.is_dir() or i.image.stem.startswith("r")]
+    items = [
+        i
+        for i in task.items(source if source.is_dir() else task.sample(folder / "synthetic", n=100))
+        if not source.is_dir() or i.image.stem.startswith("r")
+    ]
     held_out = {i.image for i in random.Random(0).sample(items, len(items) // 5)}
     weights = WEIGHTS if WEIGHTS.is_file() else None
     for item in items:  # held-out photographs are nowhere below the training folder
@@ -39,7 +44,10 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
     tests = task.items(folder / "test")
 
     def score(predicted: Callable[[Path], np.ndarray]) -> float:
-        counts = sum(figures.confusion(task.label(item), predicted(item.image), len(task.classes)) for item in tests)
+        counts = sum(
+            figures.confusion(task.label(item), predicted(item.image), len(task.classes))
+            for item in tests
+        )
         return float(figures.mean(figures.per_class(counts)["iou"], task.background))
 
     files = sorted((folder / "train" / "images").iterdir())
@@ -53,10 +61,22 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
         seconds = (time.perf_counter() - start) * (len(files) // BATCH) * 1.05
         reached = plain.fit(files, files, max(1, int(budget / seconds)), 2e-3, lambda loop: 0.0)
         scores["smp loop"].append(score(plain.mask))
-        print(f"smp loop: {len(reached)} epochs in {reached[-1][0]:.0f} s, IoU {scores['smp loop'][-1]:.4f}", flush=True)
-        result = fastseg.fit("eye", folder / "train", weights=weights or "none", time_budget=budget, out=folder / "export")
+        print(
+            f"smp loop: {len(reached)} epochs in {reached[-1][0]:.0f} s, IoU {scores['smp loop'][-1]:.4f}",
+            flush=True,
+        )
+        result = fastseg.fit(
+            "eye",
+            folder / "train",
+            weights=weights or "none",
+            time_budget=budget,
+            out=folder / "export",
+        )
         scores["fastseg"].append(score(partial(codes_of, fastseg.load(folder / "export"))))
-        print(f"fastseg: {len(result['history'])} epochs in {result['seconds']:.0f} s, IoU {scores['fastseg'][-1]:.4f}", flush=True)
+        print(
+            f"fastseg: {len(result['history'])} epochs in {result['seconds']:.0f} s, IoU {scores['fastseg'][-1]:.4f}",
+            flush=True,
+        )
     return scores
 
 
@@ -73,27 +93,43 @@ def blur(repeats: int, folder: Path, folds: int = 5) -> dict[str, list[float]]:
     (Pech-Pacheco et al., ICPR 2000).
     """
     from fastseg.training.loop import Course, train
+
     task, source = fastseg.tasks.get("mri"), SHARED / "data" / "mri"
     data = source if source.is_dir() else task.sample(folder / "mri", n=60)
     items = task.items(data)
-    found: dict[str, list[float]] = {f"{who}, sigma {sigma}": [] for sigma in SIGMAS for who in ("variance of Laplacian", "fastseg")}
+    found: dict[str, list[float]] = {
+        f"{who}, sigma {sigma}": []
+        for sigma in SIGMAS
+        for who in ("variance of Laplacian", "fastseg")
+    }
     right, seconds = {"variance of Laplacian": 0, "fastseg": 0}, []
     for number in range(folds):
         start = time.perf_counter()
-        learn = fastseg.learner("mri", data, weights=WEIGHTS if WEIGHTS.is_file() else "none", fold=(number, folds))
+        learn = fastseg.learner(
+            "mri", data, weights=WEIGHTS if WEIGHTS.is_file() else "none", fold=(number, folds)
+        )
         train(learn, Course.of(task))
         seconds.append(time.perf_counter() - start)
         predictor = fastseg.load(fastseg.save(learn, folder / f"fold_{number}"))
         parts = [[items[i] for i in part] for part in task.fold(items, number, folds)]
-        variances, labels = (np.array([f(item) for item in parts[0]]) for f in (lambda i: laplacian(task.image(i)), task.label))
+        variances, labels = (
+            np.array([f(item) for item in parts[0]])
+            for f in (lambda i: laplacian(task.image(i)), task.label)
+        )
         threshold = max(variances, key=lambda t: ((variances >= t) == labels).mean())
-        right["fastseg"] += sum(p.index == task.label(item) for item, p in predictor.stream(parts[1]))
-        right["variance of Laplacian"] += sum((laplacian(task.image(item)) >= threshold) == task.label(item) for item in parts[1])
+        right["fastseg"] += sum(
+            p.index == task.label(item) for item, p in predictor.stream(parts[1])
+        )
+        right["variance of Laplacian"] += sum(
+            (laplacian(task.image(item)) >= threshold) == task.label(item) for item in parts[1]
+        )
         sharp = [task.image(item) for item in parts[1] if task.label(item) == 1]
         for sigma in SIGMAS:
             images = [ndimage.gaussian_filter(image, (sigma, sigma, 0)) for image in sharp]
             found[f"fastseg, sigma {sigma}"] += [p.index == 0 for _, p in predictor.stream(images)]
-            found[f"variance of Laplacian, sigma {sigma}"] += [laplacian(image) < threshold for image in images]
+            found[f"variance of Laplacian, sigma {sigma}"] += [
+                laplacian(image) < threshold for image in images
+            ]
     for who, count in right.items():
         print(f"{who}: {count} of {len(items)} right over {folds} folds", flush=True)
     print(f"seconds a fold: {', '.join(f'{s:.0f}' for s in seconds)}", flush=True)

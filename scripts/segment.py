@@ -1,4 +1,5 @@
 """`python scripts/segment.py --url URL` is `fastseg segment --url URL`."""
+
 import sys
 
 from fastseg.cli.app import app

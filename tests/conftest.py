@@ -1,4 +1,5 @@
 """Shared fixtures: each task's own synthetic sample, and one tiny learner a task, trained once."""
+
 from __future__ import annotations
 
 import csv
@@ -19,7 +20,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a hub
 torch.set_num_threads(1)  # two workers on two cores
 
 shared = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).parents[2] / "shared"))
-needs_shared = pytest.mark.skipif(not (shared / "data").is_dir(), reason=f"no real data in {shared}; set FASTSEG_SHARED")
+needs_shared = pytest.mark.skipif(
+    not (shared / "data").is_dir(), reason=f"no real data in {shared}; set FASTSEG_SHARED"
+)
 
 
 def rows_of(path: Path | str) -> list[dict[str, str]]:
@@ -32,7 +35,12 @@ class Result:
     """What a command did: exit code, standard output, standard error."""
 
     def __init__(self, result):
-        self.code, self.out, self.err, self.exception = result.exit_code, result.stdout, result.stderr, result.exception
+        self.code, self.out, self.err, self.exception = (
+            result.exit_code,
+            result.stdout,
+            result.stderr,
+            result.exception,
+        )
 
 
 @pytest.fixture
@@ -63,7 +71,9 @@ def fails(run, tmp_path):
         assert len(lines) == 1 and result.err.strip().endswith(lines[0]), result.err
         for word in words:
             assert str(word) in lines[0], f"'{word}' is not in: {lines[0]}"
-        assert {p for p in tmp_path.rglob("*") if p.parent != tmp_path / "exports"} - {tmp_path / "exports"} <= before
+        assert {p for p in tmp_path.rglob("*") if p.parent != tmp_path / "exports"} - {
+            tmp_path / "exports"
+        } <= before
         assert not list(tmp_path.glob("exports/*"))
 
     return call
@@ -80,11 +90,21 @@ def samples(tmp_path_factory):
 def exports(samples, tmp_path_factory):
     """An export of each task, trained for one epoch at 64 px, made on first use: `exports("eye")`."""
     from fastseg import fit
+
     root, made = tmp_path_factory.mktemp("exports"), {}
 
     def export(name: str) -> Path:
         if name not in made:
-            fit(name, samples[name], arch=ARCH, weights="none", size=64, bs=4, epochs=1, out=root / name)
+            fit(
+                name,
+                samples[name],
+                arch=ARCH,
+                weights="none",
+                size=64,
+                bs=4,
+                epochs=1,
+                out=root / name,
+            )
             made[name] = root / name
         return made[name]
 

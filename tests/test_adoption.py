@@ -1,4 +1,5 @@
 """Ready ADE20K models taken over: classes merged by the one table, and an export that everything accepts."""
+
 import csv
 import json
 import os
@@ -33,9 +34,18 @@ def ready(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ready") / "ade"
     model = smp.Unet(f"tu-{ARCH}", encoder_weights=None, classes=150).eval()
     model.save_pretrained(folder)
-    steps = [{"__class_fullname__": "Resize", "height": 64, "width": 96},
-             {"__class_fullname__": "Normalize", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "max_pixel_value": 255.0}]
-    (folder / "albumentations_config_eval.json").write_text(json.dumps({"transform": {"transforms": steps}}))
+    steps = [
+        {"__class_fullname__": "Resize", "height": 64, "width": 96},
+        {
+            "__class_fullname__": "Normalize",
+            "mean": [0.5, 0.4, 0.3],
+            "std": [0.2, 0.25, 0.3],
+            "max_pixel_value": 255.0,
+        },
+    ]
+    (folder / "albumentations_config_eval.json").write_text(
+        json.dumps({"transform": {"transforms": steps}})
+    )
     return folder, model
 
 
@@ -47,15 +57,30 @@ def adopted(ready, tmp_path_factory):
 def test_probabilities_are_sums_over_the_table(ready, adopted, monkeypatch):
     monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     predictor = fastseg.load(adopted.export, "cpu")
-    assert predictor.card.size == [64, 96] and predictor.card.mean == [0.5, 0.4, 0.3] and predictor.card.std == [0.2, 0.25, 0.3]
+    assert (
+        predictor.card.size == [64, 96]
+        and predictor.card.mean == [0.5, 0.4, 0.3]
+        and predictor.card.std == [0.2, 0.25, 0.3]
+    )
     image = np.random.default_rng(1).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     with torch.inference_mode():
-        x = (torch.tensor(image).permute(2, 0, 1)[None] / 255 - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) \
-            / torch.tensor([0.2, 0.25, 0.3])[:, None, None]
+        x = (
+            torch.tensor(image).permute(2, 0, 1)[None] / 255
+            - torch.tensor([0.5, 0.4, 0.3])[:, None, None]
+        ) / torch.tensor([0.2, 0.25, 0.3])[:, None, None]
         theirs = ready[1](x).softmax(1)[0].numpy()
-    expected = np.stack([theirs[[i for i in range(150) if mapping("ade20k").get(str(i + 1), 0) == ours]].sum(0) for ours in range(4)])
+    expected = np.stack(
+        [
+            theirs[[i for i in range(150) if mapping("ade20k").get(str(i + 1), 0) == ours]].sum(0)
+            for ours in range(4)
+        ]
+    )
     assert np.allclose(predictor.predict(image).probabilities, expected, atol=1e-4)
-    assert np.allclose(fastseg.load(adopted.export / "export.pkl", "cpu").predict(image).probabilities, expected, atol=1e-4)
+    assert np.allclose(
+        fastseg.load(adopted.export / "export.pkl", "cpu").predict(image).probabilities,
+        expected,
+        atol=1e-4,
+    )
 
 
 def test_a_model_that_knows_only_floors(tmp_path):
@@ -66,8 +91,12 @@ def test_a_model_that_knows_only_floors(tmp_path):
         model.segmentation_head[0].bias[3] = 9  # floor;flooring is code 4
     model.save_pretrained(tmp_path / "ade")
     made = adopt("surfaces", tmp_path / "ade" / "model.safetensors", tmp_path / "out")
-    assert made.licence == "mit" and "UPerNet" in made.model and (made.export / "model.onnx").is_file()
-    assert (fastseg.load(made.export, "cpu").predict(np.zeros((50, 70, 3), dtype=np.uint8)).codes == 2).all()
+    assert (
+        made.licence == "mit" and "UPerNet" in made.model and (made.export / "model.onnx").is_file()
+    )
+    assert (
+        fastseg.load(made.export, "cpu").predict(np.zeros((50, 70, 3), dtype=np.uint8)).codes == 2
+    ).all()
 
 
 def test_segformer_is_taken_over_with_its_licence(tmp_path):
@@ -75,34 +104,91 @@ def test_segformer_is_taken_over_with_its_licence(tmp_path):
     made = adopt("surfaces", tmp_path / "b0", tmp_path / "out")
     card = json.loads((made.export / "card.json").read_text())
     assert made.licence == card["licence"] == NON_COMMERCIAL
-    assert fastseg.load(made.export, "cpu").predict(np.zeros((50, 70, 3), dtype=np.uint8)).codes.shape == (50, 70)
+    assert fastseg.load(made.export, "cpu").predict(
+        np.zeros((50, 70, 3), dtype=np.uint8)
+    ).codes.shape == (50, 70)
 
 
 def test_everything_accepts_it(adopted, samples, run, tmp_path):
     common = ["--export", adopted.export, "--data", samples["surfaces"], "--device", "cpu"]
     images = sorted(samples["surfaces"].glob("images/*"))
-    assert "2 files" in run("predict", "surfaces", *images[:2], "--export", adopted.export, "--out", tmp_path / "masks").out
-    result = json.loads(run("evaluate", "surfaces", *common, "--out", tmp_path / "judged", "--json").out)
+    assert (
+        "2 files"
+        in run(
+            "predict",
+            "surfaces",
+            *images[:2],
+            "--export",
+            adopted.export,
+            "--out",
+            tmp_path / "masks",
+        ).out
+    )
+    result = json.loads(
+        run("evaluate", "surfaces", *common, "--out", tmp_path / "judged", "--json").out
+    )
     assert result["images"] == len(images)  # none of them trained it: all are fair
-    assert run("interpret", "surfaces", *common, "--out", tmp_path / "report").code == 0 and (tmp_path / "report" / "report.html").is_file()
-    run("fit", "surfaces", "--data", samples["surfaces"], "--weights", adopted.export, "--epochs", "1", "--out", tmp_path / "tuned",
-        "--device", "cpu")
+    assert (
+        run("interpret", "surfaces", *common, "--out", tmp_path / "report").code == 0
+        and (tmp_path / "report" / "report.html").is_file()
+    )
+    run(
+        "fit",
+        "surfaces",
+        "--data",
+        samples["surfaces"],
+        "--weights",
+        adopted.export,
+        "--epochs",
+        "1",
+        "--out",
+        tmp_path / "tuned",
+        "--device",
+        "cpu",
+    )
     card = json.loads((tmp_path / "tuned" / "card.json").read_text())
-    assert card["licence"] == "mit" and card["size"] == [64, 96] and "export" in card["weights_origin"] and card["valid_files"]
+    assert (
+        card["licence"] == "mit"
+        and card["size"] == [64, 96]
+        and "export" in card["weights_origin"]
+        and card["valid_files"]
+    )
     assert card["network"]["options"]["merge"] and not card["training"].get("adopted_from")
-    refused = run("fit", "surfaces", "--data", samples["surfaces"], "--weights", adopted.export, "--arch", ARCH, code=1).err
+    refused = run(
+        "fit",
+        "surfaces",
+        "--data",
+        samples["surfaces"],
+        "--weights",
+        adopted.export,
+        "--arch",
+        ARCH,
+        code=1,
+    ).err
     assert "leave out --arch" in refused
-    assert "holds an export that was trained" in run("adopt", "surfaces", "--from", adopted.export, "--out", tmp_path / "tuned", code=1).err
+    assert (
+        "holds an export that was trained"
+        in run(
+            "adopt", "surfaces", "--from", adopted.export, "--out", tmp_path / "tuned", code=1
+        ).err
+    )
 
 
 def test_training_on_changes_the_network_that_was_adopted(adopted, samples):
-    learn = fastseg.learner("surfaces", samples["surfaces"], weights=adopted.export, device="cpu", bs=4)
+    learn = fastseg.learner(
+        "surfaces", samples["surfaces"], weights=adopted.export, device="cpu", bs=4
+    )
     before = {name: value.clone() for name, value in learn.model.state_dict().items()}
     learn.unfreeze()
     learn.fit_one_cycle(1, 1e-3)
     after = learn.model.state_dict()
-    assert all(not torch.equal(before[name], after[name]) for name in ("model.model.segmentation_head.0.weight",
-                                                                       "model.model.encoder.model.conv1.0.weight"))
+    assert all(
+        not torch.equal(before[name], after[name])
+        for name in (
+            "model.model.segmentation_head.0.weight",
+            "model.model.encoder.model.conv1.0.weight",
+        )
+    )
 
 
 def test_what_cannot_be_adopted(ready, tmp_path, monkeypatch):
@@ -117,21 +203,31 @@ def test_what_cannot_be_adopted(ready, tmp_path, monkeypatch):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(ready[0], folder)
         config = {**json.loads((folder / "config.json").read_text()), **values}
-        (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "without"}))
+        (folder / "config.json").write_text(
+            json.dumps({key: value for key, value in config.items() if value != "without"})
+        )
         return folder
 
-    for values, words in (({"classes": 21}, "classes is 21; a model of ADE20K has 150"), ({"in_channels": 4}, "in_channels is 4"),
-                          ({"_model_class": "create_model"}, "cannot be adopted"),
-                          ({"encoder_name": "tu-hf_hub:evil/model"}, "cannot be adopted"), ({"encoder_name": "resnet18"}, "does not fit"),
-                          ({"_model_class": "without"}, "names no _model_class"),
-                          ({"decoder_channels": "many"}, "config.json: no network can be built")):
+    for values, words in (
+        ({"classes": 21}, "classes is 21; a model of ADE20K has 150"),
+        ({"in_channels": 4}, "in_channels is 4"),
+        ({"_model_class": "create_model"}, "cannot be adopted"),
+        ({"encoder_name": "tu-hf_hub:evil/model"}, "cannot be adopted"),
+        ({"encoder_name": "resnet18"}, "does not fit"),
+        ({"_model_class": "without"}, "names no _model_class"),
+        ({"decoder_channels": "many"}, "config.json: no network can be built"),
+    ):
         with pytest.raises(ModelError, match=words):
             adopt("surfaces", changed(**values))
     (changed() / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="does not fit its config.json"):
         adopt("surfaces", tmp_path / "changed")
-    for pipeline in ({"transform": [1, 2]}, {"transform": {"transforms": [3]}}, {}, {"transform": {"transforms": [
-            {"__class_fullname__": "Resize", "height": 0, "width": -3}]}}):
+    for pipeline in (
+        {"transform": [1, 2]},
+        {"transform": {"transforms": [3]}},
+        {},
+        {"transform": {"transforms": [{"__class_fullname__": "Resize", "height": 0, "width": -3}]}},
+    ):
         (changed() / "albumentations_config_eval.json").write_text(json.dumps(pipeline))
         with pytest.raises(ModelError, match=r"albumentations_config_eval\.json: cannot be read"):
             adopt("surfaces", tmp_path / "changed")
@@ -143,7 +239,12 @@ def test_what_cannot_be_adopted(ready, tmp_path, monkeypatch):
 
 def test_a_card_with_false_groups_is_refused(adopted, tmp_path):
     folder = shutil.copytree(adopted.export, tmp_path / "export")
-    for change in ({"merge": [[0], [1], [2], [2]]}, {"merge": [[0], [1]]}, {"merge": "all"}, {"encoder_name": "tu-hf_hub:evil/model"}):
+    for change in (
+        {"merge": [[0], [1], [2], [2]]},
+        {"merge": [[0], [1]]},
+        {"merge": "all"},
+        {"encoder_name": "tu-hf_hub:evil/model"},
+    ):
         card = json.loads((adopted.export / "card.json").read_text())
         card["network"]["options"] |= change
         (folder / "card.json").write_text(json.dumps(card))
@@ -156,8 +257,11 @@ def test_merging_is_exact_and_learnable(precision):
     network = build(Spec("segment", ARCH, 3, "unet", 32, {"merge": groups})).eval()
     x = torch.rand(1, 3, 64, 64)
     many = network.model.model(x.contiguous(memory_format=torch.channels_last)).softmax(1)
-    assert torch.allclose(network(x).softmax(1), torch.stack([many[:, group].sum(1) for group in groups], 1),
-                          atol={"float32": 1e-5, "bfloat16": 1e-2}[precision])
+    assert torch.allclose(
+        network(x).softmax(1),
+        torch.stack([many[:, group].sum(1) for group in groups], 1),
+        atol={"float32": 1e-5, "bfloat16": 1e-2}[precision],
+    )
     assert network.body is network.model.model.encoder
 
 
@@ -188,20 +292,38 @@ def _hub(folder):
 
 def test_from_a_hub_and_without_one(ready, tmp_path):
     server = _hub(ready[0])
-    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": str(tmp_path / "cache"),
-                   "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
     def called(*arguments):
-        return subprocess.run([sys.executable, "-W", "ignore", "-m", "fastseg", *arguments], env=environment, cwd=tmp_path,
-                              capture_output=True, text=True, timeout=240)
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "fastseg", *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
 
     done = called("adopt", "surfaces", "--from", "somebody/ade")
     server.shutdown()
     server.server_close()
     assert done.returncode == 0 and "licence of its weights: mit" in done.stdout, done.stderr
-    assert json.loads((tmp_path / "exports" / "surfaces" / "card.json").read_text())["training"] == {"adopted_from": "somebody/ade"}
+    assert json.loads((tmp_path / "exports" / "surfaces" / "card.json").read_text())[
+        "training"
+    ] == {"adopted_from": "somebody/ade"}
     failed = called("adopt", "surfaces", "--from", "somebody/else", "--out", "exports/second")
-    assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "the hub does not answer" in failed.stderr
+    assert (
+        failed.returncode == 1
+        and failed.stderr.count("\n") == 1
+        and "the hub does not answer" in failed.stderr
+    )
     assert "--from DIR" in failed.stderr and not (tmp_path / "exports" / "second").exists()
 
 
@@ -214,8 +336,14 @@ def test_the_table_is_readable_and_complete():
     with TABLE.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert {row["source"] for row in rows} == {"ade20k", "cocostuff", "opensurfaces", "openimages"}
-    assert all(row["why"] for row in rows if row["class"] in ("other", "unlabelled"))  # what is left out is left out for a reason
-    assert mapping("opensurfaces")["wall"] == 1 and mapping("openimages")["/m/0h8n5zk"] == 3 and mapping("openimages")["/m/04bcr3"] == 255
+    assert all(
+        row["why"] for row in rows if row["class"] in ("other", "unlabelled")
+    )  # what is left out is left out for a reason
+    assert (
+        mapping("opensurfaces")["wall"] == 1
+        and mapping("openimages")["/m/0h8n5zk"] == 3
+        and mapping("openimages")["/m/04bcr3"] == 255
+    )
 
 
 @needs_shared
@@ -248,14 +376,22 @@ def test_the_table_against_real_label_maps():
 
 def _opensurfaces(root):
     root.mkdir()
-    lines = ["name_id,name_name,green_color", "11,Wall,7", "12,Rug/carpet,8", "13,Sofa,9", "14,Dining table,10"]
+    lines = [
+        "name_id,name_name,green_color",
+        "11,Wall,7",
+        "12,Rug/carpet,8",
+        "13,Sofa,9",
+        "14,Dining table,10",
+    ]
     (root / "label-name-colors.csv").write_text("\n".join(lines) + "\n")
     for number in (1, 2):
         save_image(root / "photos" / f"{number}.jpg", np.full((120, 160, 3), 90, dtype=np.uint8))
-        label = np.zeros((60, 80, 3), dtype=np.uint8)  # drawn smaller than the photograph, as it is distributed
+        label = np.zeros(
+            (60, 80, 3), dtype=np.uint8
+        )  # drawn smaller than the photograph, as it is distributed
         if number == 1:
             for row, green in enumerate((7, 8, 9, 10)):
-                label[10 * row:10 * row + 10, :, 1] = green
+                label[10 * row : 10 * row + 10, :, 1] = green
         save_image(root / "photos-labels" / f"{number}.png", label)
 
 
@@ -265,22 +401,35 @@ def _openimages(root):
         save_image(root / "train" / f"{name}.jpg", np.full((120, 160, 3), 90, dtype=np.uint8))
         for i, label in enumerate(labels):
             mask = np.zeros((60, 80), dtype=np.uint8)
-            mask[20 * i:20 * i + 15] = 255
+            mask[20 * i : 20 * i + 15] = 255
             save_image(root / "masks" / f"{name}_{label}_1.png", mask)
             lines.append(f"{name}_{label}_1.png,{name},/m/{label[1:]},1")
     (root / "train-annotations-object-segmentation.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("make, image, expected", [(_opensurfaces, "1", [(10, 1), (30, 2), (50, 0), (70, 3), (110, 255)]),
-                                                   (_openimages, "aa", [(10, 3), (35, 255), (50, 0), (90, 255)])])
+@pytest.mark.parametrize(
+    "make, image, expected",
+    [
+        (_opensurfaces, "1", [(10, 1), (30, 2), (50, 0), (70, 3), (110, 255)]),
+        (_openimages, "aa", [(10, 3), (35, 255), (50, 0), (90, 255)]),
+    ],
+)
 def test_other_datasets_are_brought_into_our_codes(make, image, expected, run, tmp_path):
     make(tmp_path / "source")
-    told = json.loads(run("gather", "surfaces", tmp_path / "source", "--out", tmp_path / "data", "--json").out)
+    told = json.loads(
+        run("gather", "surfaces", tmp_path / "source", "--out", tmp_path / "data", "--json").out
+    )
     assert told["images"] == 1  # the other picture has none of the classes
-    item, = SURFACES.items(tmp_path / "data")
+    (item,) = SURFACES.items(tmp_path / "data")
     codes = SURFACES.label(item)
     assert item.image.stem == image and codes.shape == (120, 160)
     assert [int(codes[row, 5]) for row, _ in expected] == [code for _, code in expected]
-    assert "is not empty" in run("gather", "surfaces", tmp_path / "source", "--out", tmp_path / "data", code=1).err
-    assert "holds neither" in run("gather", "surfaces", tmp_path / "data", "--out", tmp_path / "more", code=1).err
+    assert (
+        "is not empty"
+        in run("gather", "surfaces", tmp_path / "source", "--out", tmp_path / "data", code=1).err
+    )
+    assert (
+        "holds neither"
+        in run("gather", "surfaces", tmp_path / "data", "--out", tmp_path / "more", code=1).err
+    )
     assert not (tmp_path / "more").exists()

@@ -1,4 +1,5 @@
 """timm backbones by name: families, sizes, decoders, weights."""
+
 import logging
 
 import pytest
@@ -10,15 +11,58 @@ from fastseg.losses import Loss
 from fastseg.models import network as backbones
 
 FAMILIES = [
-    "resnet18", "resnetv2_50", "ecaresnet26t", "res2net50_26w_4s", "resnest14d", "densenet121", "vgg11_bn",
-    "mobilenetv2_100", "mobilenetv3_small_050", "mobilenetv4_conv_small", "efficientnet_b0", "lcnet_050",
-    "tinynet_e", "hardcorenas_a", "ghostnet_050", "rexnet_100", "regnetx_002", "dla34", "hrnet_w18_small",
-    "cspdarknet53", "selecsls42b", "tresnet_m", "nf_regnet_b0", "repvgg_a0", "hgnetv2_b0", "convnext_atto",
-    "convnextv2_atto", "xception41", "inception_v3", "inception_next_atto", "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256", "pvt_v2_b0", "poolformer_s12", "edgenext_xx_small", "efficientvit_b0",
-    "fastvit_t8", "mobilevit_xxs", "mvitv2_tiny", "repghostnet_050", "repvit_m0_9", "rdnet_tiny", "starnet_s1",
-    "davit_tiny", "mambaout_femto", "ese_vovnet19b_dw", "skresnet18", "halonet26t", "legacy_seresnet18", "dpn68",
-    "fasternet_t0", "lambda_resnet26t",
+    "resnet18",
+    "resnetv2_50",
+    "ecaresnet26t",
+    "res2net50_26w_4s",
+    "resnest14d",
+    "densenet121",
+    "vgg11_bn",
+    "mobilenetv2_100",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small",
+    "efficientnet_b0",
+    "lcnet_050",
+    "tinynet_e",
+    "hardcorenas_a",
+    "ghostnet_050",
+    "rexnet_100",
+    "regnetx_002",
+    "dla34",
+    "hrnet_w18_small",
+    "cspdarknet53",
+    "selecsls42b",
+    "tresnet_m",
+    "nf_regnet_b0",
+    "repvgg_a0",
+    "hgnetv2_b0",
+    "convnext_atto",
+    "convnextv2_atto",
+    "xception41",
+    "inception_v3",
+    "inception_next_atto",
+    "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256",
+    "pvt_v2_b0",
+    "poolformer_s12",
+    "edgenext_xx_small",
+    "efficientvit_b0",
+    "fastvit_t8",
+    "mobilevit_xxs",
+    "mvitv2_tiny",
+    "repghostnet_050",
+    "repvit_m0_9",
+    "rdnet_tiny",
+    "starnet_s1",
+    "davit_tiny",
+    "mambaout_femto",
+    "ese_vovnet19b_dw",
+    "skresnet18",
+    "halonet26t",
+    "legacy_seresnet18",
+    "dpn68",
+    "fasternet_t0",
+    "lambda_resnet26t",
 ]
 
 WITHOUT_PYRAMID = ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s16_224"]
@@ -43,13 +87,16 @@ def _tried(arch, device):
 
 def test_there_are_at_least_40_families():
     import timm
+
     modules = {timm.models.model_entrypoint(arch).__module__ for arch in FAMILIES}
     assert len(FAMILIES) >= 40 and len(modules) >= 35
 
 
 @pytest.mark.parametrize("arch", WITHOUT_PYRAMID)
 def test_backbones_without_pyramid_are_refused_with_suggestions(arch):
-    with pytest.raises(ModelError, match=f"'{arch}' has no feature pyramid.*try one of mobilenetv2_100"):
+    with pytest.raises(
+        ModelError, match=f"'{arch}' has no feature pyramid.*try one of mobilenetv2_100"
+    ):
         backbones.segmenter(arch, 4)
 
 
@@ -94,8 +141,12 @@ def test_unknown_decoder_and_option():
 def test_weights_from_a_file(tmp_path, caplog, suffix, prefix):
     import timm
     from safetensors.torch import save_file
+
     torch.manual_seed(1)
-    state = {prefix + k: v for k, v in timm.create_model("test_convnext", pretrained=False).state_dict().items()}
+    state = {
+        prefix + k: v
+        for k, v in timm.create_model("test_convnext", pretrained=False).state_dict().items()
+    }
     path = tmp_path / f"w{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
     with caplog.at_level(logging.INFO, "fastseg"):
@@ -103,7 +154,9 @@ def test_weights_from_a_file(tmp_path, caplog, suffix, prefix):
     wanted = len(network.body.state_dict())
     assert origin == f"w{suffix} ({wanted} of {wanted} backbone tensors)"
     assert "0 of the backbone without a match" in caplog.text
-    assert torch.equal(network.body.state_dict()["model.stem_0.weight"], state[prefix + "stem.0.weight"])
+    assert torch.equal(
+        network.body.state_dict()["model.stem_0.weight"], state[prefix + "stem.0.weight"]
+    )
 
 
 def test_weights_that_do_not_fit(tmp_path):
@@ -133,10 +186,13 @@ def test_pickled_code_in_weights_is_not_run(tmp_path):
 
 def test_hub_out_of_reach(monkeypatch, caplog):
     from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING, "fastseg"):
         network, origin = backbones.segmenter("mobilenetv2_100", 3, weights="auto")
-    assert origin.startswith("random") and len(caplog.records) == 1 and "--weights FILE" in caplog.text
+    assert (
+        origin.startswith("random") and len(caplog.records) == 1 and "--weights FILE" in caplog.text
+    )
     with pytest.raises(ModelError, match="--weights FILE.*--weights none"):
         backbones.segmenter("mobilenetv2_100", 3, weights="imagenet")
 
@@ -159,9 +215,14 @@ def test_networks_export_with_torch():
 def first_losses(decoder: str, steps: int) -> list[float]:
     """Train a network with random weights on one batch of 64 px by Adam at 2e-3; return the loss at each step."""
     torch.manual_seed(0)
-    network, _ = backbones.segmenter("resnet18" if decoder == "fastai" else ARCH, 4, decoder, size=(64, 64))
+    network, _ = backbones.segmenter(
+        "resnet18" if decoder == "fastai" else ARCH, 4, decoder, size=(64, 64)
+    )
     network.precision = "float32"
-    images, loss = torch.nn.functional.interpolate(torch.randn(4, 3, 4, 4), size=64, mode="bilinear"), Loss("ce+dice")
+    images, loss = (
+        torch.nn.functional.interpolate(torch.randn(4, 3, 4, 4), size=64, mode="bilinear"),
+        Loss("ce+dice"),
+    )
     codes = (images.mean(1) * 9).long().clamp(0, 3)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     losses = []
@@ -181,12 +242,17 @@ def test_training_from_random_weights_starts_low_and_stays_low(decoder):
     FPN and PAN add up what they find at several scales, so their first logits are larger.
     """
     losses = first_losses(decoder, 12)
-    assert losses[0] < {"fpn": 9, "pan": 5}.get(decoder, 3) and max(losses) < 12 and losses[-1] < losses[0]
+    assert (
+        losses[0] < {"fpn": 9, "pan": 5}.get(decoder, 3)
+        and max(losses) < 12
+        and losses[-1] < losses[0]
+    )
 
 
 def test_a_fastai_decoder_of_an_earlier_export_is_built_as_it_was():
     from fastai.vision.learner import create_unet_model
     from torchvision.models import resnet18
+
     earlier = backbones.Spec("segment", "resnet18", 3, "fastai", 32, {"size": [64, 64]})
     state = create_unet_model(resnet18, 3, (64, 64), pretrained=False).state_dict()
     backbones.build(earlier).model.load_state_dict(state)

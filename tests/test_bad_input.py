@@ -1,4 +1,5 @@
 """Whatever is wrong with the input: one line naming file, value and remedy, exit 1, nothing half-written."""
+
 import json
 import shutil
 
@@ -38,7 +39,12 @@ def test_missing_and_empty_data_folder(fails, tmp_path, name):
 def test_image_without_mask_and_mask_without_image(fails, data):
     folder = data("eye")
     first(folder, "masks_small/*").unlink()
-    fails("fit", "eye", *FIT, words=["imgs_small/set_0_frame_0.jpg", "has no mask", "add it, or remove"])
+    fails(
+        "fit",
+        "eye",
+        *FIT,
+        words=["imgs_small/set_0_frame_0.jpg", "has no mask", "add it, or remove"],
+    )
     first(folder, "imgs_small/*").unlink()
     first(folder, "imgs_small/*").unlink()
     fails("fit", "eye", *FIT, words=["masks_small/set_0_frame_1.png", "has no image"])
@@ -59,13 +65,17 @@ def test_codes_outside_the_classes(fails, data):
 
 def test_colour_mask_for_codes_and_unknown_colours(fails, data):
     mask = first(data("eye"), "masks_small/*")
-    Image.fromarray(np.dstack([np.asarray(Image.open(mask)) * 60, np.zeros((240, 320, 2), np.uint8)])).save(mask)
+    Image.fromarray(
+        np.dstack([np.asarray(Image.open(mask)) * 60, np.zeros((240, 320, 2), np.uint8)])
+    ).save(mask)
     fails("fit", "eye", *FIT, code="unknown-colours", words=[mask.name, "(60, 0, 0)"])
     mask = first(data("kitchen"), "train/masks/*")
     pixels = np.array(Image.open(mask))
     pixels[:10, :10] = (255, 255, 255)
     Image.fromarray(pixels).save(mask)
-    fails("fit", "kitchen", *FIT, code="unknown-colours", words=[mask.name, "(255, 255, 255) (100 px"])
+    fails(
+        "fit", "kitchen", *FIT, code="unknown-colours", words=[mask.name, "(255, 255, 255) (100 px"]
+    )
 
 
 @pytest.mark.parametrize("folder", ["imgs_small", "masks_small"])
@@ -73,27 +83,34 @@ def test_colour_mask_for_codes_and_unknown_colours(fails, data):
 def test_damaged_files(fails, data, folder, damage):
     file = first(data("eye"), f"{folder}/*")
     content = file.read_bytes()
-    file.write_bytes({"truncated": content[: len(content) // 2], "zero": b"", "text": b"not an image"}[damage])
+    file.write_bytes(
+        {"truncated": content[: len(content) // 2], "zero": b"", "text": b"not an image"}[damage]
+    )
     fails("fit", "eye", *FIT, words=[file.name, "cannot be read as an image", "replace or remove"])
 
 
-@pytest.mark.parametrize("table,words", [
-    ("Name\tLabel\nx\t0\n", ["column Subject missing"]),
-    ("Subject,Label\nx,0\n", ["column Subject and Label missing", "separated by tabs"]),
-    ("{rows}{first}\t0\n", ["listed twice"]),
-    ("{rows}nobody\t1\n", ["nobody has no image"]),
-    ("{without_first}", ["not listed in"]),
-    ("{without_first}{first}\t\n", ["has no label", "0 (blurred) or 1 (sharp)"]),
-    ("{without_first}{first}\t2\n", ["has label '2'"]),
-    (None, ["no such table"]),
-])
+@pytest.mark.parametrize(
+    "table,words",
+    [
+        ("Name\tLabel\nx\t0\n", ["column Subject missing"]),
+        ("Subject,Label\nx,0\n", ["column Subject and Label missing", "separated by tabs"]),
+        ("{rows}{first}\t0\n", ["listed twice"]),
+        ("{rows}nobody\t1\n", ["nobody has no image"]),
+        ("{without_first}", ["not listed in"]),
+        ("{without_first}{first}\t\n", ["has no label", "0 (blurred) or 1 (sharp)"]),
+        ("{without_first}{first}\t2\n", ["has label '2'"]),
+        (None, ["no such table"]),
+    ],
+)
 def test_faulty_tables(fails, data, table, words):
     path = data("mri") / "train" / "subjects.tsv"
     rows = path.read_text()
     name = rows.splitlines()[1].split("\t")[0]
     path.unlink()
     if table is not None:
-        without = "".join(line for line in rows.splitlines(keepends=True) if not line.startswith(f"{name}\t"))
+        without = "".join(
+            line for line in rows.splitlines(keepends=True) if not line.startswith(f"{name}\t")
+        )
         path.write_text(table.format(rows=rows, first=name, without_first=without))
     fails("fit", "mri", *FIT, words=["subjects.tsv", *words])
 
@@ -121,14 +138,59 @@ def test_one_class_only(fails, data):
 def test_backbones_sizes_names(fails, data):
     data("eye")
     rest = ["--weights", "none", "--epochs", "1"]
-    fails("fit", "eye", "--arch", "resnt34", *rest, words=["unknown backbone 'resnt34'", "did you mean resnet34"])
-    fails("fit", "eye", "--arch", "test_vit", *rest, words=["'test_vit' has no feature pyramid", "try one of"])
-    fails("fit", "eye", "--arch", ARCH, "--size", "16", *rest, words=["size 16x16 is too small", "32 px"])
+    fails(
+        "fit",
+        "eye",
+        "--arch",
+        "resnt34",
+        *rest,
+        words=["unknown backbone 'resnt34'", "did you mean resnet34"],
+    )
+    fails(
+        "fit",
+        "eye",
+        "--arch",
+        "test_vit",
+        *rest,
+        words=["'test_vit' has no feature pyramid", "try one of"],
+    )
+    fails(
+        "fit",
+        "eye",
+        "--arch",
+        ARCH,
+        "--size",
+        "16",
+        *rest,
+        words=["size 16x16 is too small", "32 px"],
+    )
     fails("fit", "eye", *FIT, "--decoder", "unett", words=["unknown decoder", "did you mean unet"])
     fails("fit", "eye", *FIT, "--loss", "dicee", words=["unknown loss", "did you mean dice"])
     fails("fit", "eye", *FIT, "--lr", "fast", words=["learning rate 'fast'", "1e-3"])
-    fails("fit", "eye", "--arch", ARCH, "--weights", "gone.pth", "--epochs", "1", words=["gone.pth: no such weights file"])
-    fails("fit", "eye", "--arch", ARCH, "--weights", "none", "--epochs", "0", "--freeze-epochs", "0", words=["trains nothing"])
+    fails(
+        "fit",
+        "eye",
+        "--arch",
+        ARCH,
+        "--weights",
+        "gone.pth",
+        "--epochs",
+        "1",
+        words=["gone.pth: no such weights file"],
+    )
+    fails(
+        "fit",
+        "eye",
+        "--arch",
+        ARCH,
+        "--weights",
+        "none",
+        "--epochs",
+        "0",
+        "--freeze-epochs",
+        "0",
+        words=["trains nothing"],
+    )
 
 
 def test_not_enough_images_to_split(fails, data):
@@ -140,14 +202,38 @@ def test_not_enough_images_to_split(fails, data):
 
 
 def test_no_export_foreign_export_and_wrong_folder(fails, run, exports, tmp_path, samples):
-    for command in (["predict", "eye", samples["eye"] / "imgs_small"], ["evaluate", "eye"], ["interpret", "eye"]):
+    for command in (
+        ["predict", "eye", samples["eye"] / "imgs_small"],
+        ["evaluate", "eye"],
+        ["interpret", "eye"],
+    ):
         fails(*command, words=["no export", "fastseg fit eye"])
     fails("interpret", words=["no export yet", "fastseg fit"])
-    fails("segment", samples["eye"] / "imgs_small" / "set_0_frame_0.jpg", words=["no export", "fastseg fit surfaces"])
-    fails("predict", "face", samples["eye"] / "imgs_small", "--export", exports("eye"), words=["export of task eye, not face"])
+    fails(
+        "segment",
+        samples["eye"] / "imgs_small" / "set_0_frame_0.jpg",
+        words=["no export", "fastseg fit surfaces"],
+    )
+    fails(
+        "predict",
+        "face",
+        samples["eye"] / "imgs_small",
+        "--export",
+        exports("eye"),
+        words=["export of task eye, not face"],
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file.txt").write_text("precious")
-    fails("fit", "eye", *FIT, "--data", samples["eye"], "--out", "mine", words=["mine: exists and is not an export"])
+    fails(
+        "fit",
+        "eye",
+        *FIT,
+        "--data",
+        samples["eye"],
+        "--out",
+        "mine",
+        words=["mine: exists and is not an export"],
+    )
 
 
 def test_predict_without_images(fails, exports, tmp_path):
@@ -157,7 +243,9 @@ def test_predict_without_images(fails, exports, tmp_path):
     fails("predict", "eye", "test/", *export, words=["test: holds no images"])
     fails("predict", "eye", "nowhere/", *export, words=["nowhere: no such file or folder"])
     fails("predict", "eye", "*.jpg", *export, words=["*.jpg: no such file", "pattern"])
-    fails("predict", "eye", "test/notes.txt", *export, words=["notes.txt: cannot be read as an image"])
+    fails(
+        "predict", "eye", "test/notes.txt", *export, words=["notes.txt: cannot be read as an image"]
+    )
 
 
 def test_predict_never_overwrites_inputs_or_mixes_names(fails, exports, samples, tmp_path):
@@ -165,17 +253,43 @@ def test_predict_never_overwrites_inputs_or_mixes_names(fails, exports, samples,
     folder.mkdir()
     for suffix in (".jpg", ".png"):
         Image.new("RGB", (40, 40)).save(folder / f"a{suffix}")
-    fails("predict", "eye", "both", "--export", exports("eye"), words=["a.jpg", "a.png", "both would be written to"])
-    fails("predict", "eye", "both/a.png", "--export", exports("eye"), "--out", "both",
-          words=["both: holds input images", "choose another --out"])
-    fails("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--overlay", words=["takes no --overlay"])
+    fails(
+        "predict",
+        "eye",
+        "both",
+        "--export",
+        exports("eye"),
+        words=["a.jpg", "a.png", "both would be written to"],
+    )
+    fails(
+        "predict",
+        "eye",
+        "both/a.png",
+        "--export",
+        exports("eye"),
+        "--out",
+        "both",
+        words=["both: holds input images", "choose another --out"],
+    )
+    fails(
+        "predict",
+        "mri",
+        samples["mri"] / "validation",
+        "--export",
+        exports("mri"),
+        "--overlay",
+        words=["takes no --overlay"],
+    )
 
 
 def test_one_damaged_image_does_not_stop_the_others(run, exports, samples, tmp_path):
     folder = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "test")
     (folder / "set_3_frame_0.jpg").write_bytes(b"")
     error = run("predict", "eye", "test", "--export", exports("eye"), code=1).err
-    assert "set_3_frame_0.jpg: cannot be read as an image (the file is empty)" in error and "the other 15 images are done" in error
+    assert (
+        "set_3_frame_0.jpg: cannot be read as an image (the file is empty)" in error
+        and "the other 15 images are done" in error
+    )
     assert len(list((tmp_path / "test_inf_masks").glob("*.png"))) == 15
 
 
@@ -183,13 +297,34 @@ def test_evaluate_on_other_data(fails, exports, data, samples, tmp_path):
     other = tasks.get("eye").sample(tmp_path / "other", n=4)
     for file in other.rglob("*.*"):
         file.rename(file.with_name(f"x{file.name}"))
-    fails("evaluate", "eye", "--data", other, "--export", exports("eye"), words=["none of the images", "--split all"])
-    fails("evaluate", "eye", "--split", "half", "--export", exports("eye"), words=["unknown split 'half'", "valid"])
+    fails(
+        "evaluate",
+        "eye",
+        "--data",
+        other,
+        "--export",
+        exports("eye"),
+        words=["none of the images", "--split all"],
+    )
+    fails(
+        "evaluate",
+        "eye",
+        "--split",
+        "half",
+        "--export",
+        exports("eye"),
+        words=["unknown split 'half'", "valid"],
+    )
 
 
 def test_missing_mask_folder(fails, data):
     shutil.rmtree(data("kitchen") / "val" / "masks")
-    fails("fit", "kitchen", *FIT, words=["val/images: holds", "val/masks does not exist", "add their masks"])
+    fails(
+        "fit",
+        "kitchen",
+        *FIT,
+        words=["val/images: holds", "val/masks does not exist", "add their masks"],
+    )
 
 
 def test_one_class_in_the_training_part(fails, data):
@@ -201,29 +336,68 @@ def test_one_class_in_the_training_part(fails, data):
 def test_codes_that_a_foreign_label_map_does_not_have(fails, data):
     mask = first(data("surfaces"), "annotations/*")
     Image.fromarray(np.full((240, 320), 200, np.uint8)).save(mask)
-    fails("fit", "surfaces", *FIT, code="unknown-codes", words=[mask.name, "200 (76800 px)", "0 to 150"])
+    fails(
+        "fit",
+        "surfaces",
+        *FIT,
+        code="unknown-codes",
+        words=[mask.name, "200 (76800 px)", "0 to 150"],
+    )
 
 
 @pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99"])
 def test_devices_that_are_not_there(fails, exports, samples, device):
     words = [f"device '{device}' is not available here", "choose cpu"]
     fails("fit", "eye", *FIT, "--data", samples["eye"], "--device", device, words=words)
-    fails("predict", "eye", samples["eye"] / "imgs_small", "--export", exports("eye"), "--device", device, words=words)
+    fails(
+        "predict",
+        "eye",
+        samples["eye"] / "imgs_small",
+        "--export",
+        exports("eye"),
+        "--device",
+        device,
+        words=words,
+    )
 
 
 def test_nothing_is_written_over_inputs_or_labels(fails, exports, data, samples, tmp_path):
-    fails("predict", "eye", samples["eye"] / "imgs_small", "--export", exports("eye"), "--out", exports("eye"), words=["holds an export"])
+    fails(
+        "predict",
+        "eye",
+        samples["eye"] / "imgs_small",
+        "--export",
+        exports("eye"),
+        "--out",
+        exports("eye"),
+        words=["holds an export"],
+    )
     eye, mri = data("eye"), data("mri")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    for arguments in (["eye", eye / "imgs_small", "--out", eye / "imgs_small"],
-                      ["eye", eye / "imgs_small", "--out", eye / "masks_small"],
-                      ["mri", mri / "train", "--out", mri / "validation"], ["mri", mri / "train", "--out", mri / "train"],
-                      ["mri", mri / "train", "--out", first(mri / "train", "*.png")]):
+    for arguments in (
+        ["eye", eye / "imgs_small", "--out", eye / "imgs_small"],
+        ["eye", eye / "imgs_small", "--out", eye / "masks_small"],
+        ["mri", mri / "train", "--out", mri / "validation"],
+        ["mri", mri / "train", "--out", mri / "train"],
+        ["mri", mri / "train", "--out", first(mri / "train", "*.png")],
+    ):
         words = ["name it" if arguments[-1].suffix else "choose another --out"]
         fails("predict", *arguments, "--export", exports(arguments[0]), words=words)
-    fails("show", "eye", "--out", first(eye, "masks_small/*"), words=["is one of the images or masks"])
+    fails(
+        "show", "eye", "--out", first(eye, "masks_small/*"), words=["is one of the images or masks"]
+    )
     shutil.move(eye / "imgs_small", tmp_path / "x" / "overlays")
-    fails("predict", "eye", "x/overlays", "--out", "x", "--overlay", "--export", exports("eye"), words=["x/overlays: holds input images"])
+    fails(
+        "predict",
+        "eye",
+        "x/overlays",
+        "--out",
+        "x",
+        "--overlay",
+        "--export",
+        exports("eye"),
+        words=["x/overlays: holds input images"],
+    )
     shutil.move(tmp_path / "x" / "overlays", eye / "imgs_small")
     assert {p: p.read_bytes() for p in before} == before
 
@@ -233,18 +407,43 @@ def test_exports_of_other_tasks_and_own_files_survive_a_fit(run, exports, sample
     (folder / "notes.txt").write_text("mine")
     run("fit", "eye", *FIT, "--data", samples["eye"], "--out", "out")
     assert (folder / "notes.txt").read_text() == "mine"
-    assert "export of task eye" in run("fit", "mri", *FIT, "--data", samples["mri"], "--out", "out", code=1).err
-    assert "current folder" in run("fit", "eye", *FIT, "--data", samples["eye"], "--out", ".", code=1).err
+    assert (
+        "export of task eye"
+        in run("fit", "mri", *FIT, "--data", samples["mri"], "--out", "out", code=1).err
+    )
+    assert (
+        "current folder"
+        in run("fit", "eye", *FIT, "--data", samples["eye"], "--out", ".", code=1).err
+    )
     (tmp_path / "link").symlink_to(folder)
     run("fit", "eye", *FIT, "--data", samples["eye"], "--out", "link")
-    assert (tmp_path / "link").is_symlink() and sorted(p.name for p in tmp_path.iterdir()) == ["link", "out"]
+    assert (tmp_path / "link").is_symlink() and sorted(p.name for p in tmp_path.iterdir()) == [
+        "link",
+        "out",
+    ]
 
 
 def test_batches_of_one_and_diverging_rates(run, samples):
-    base = ["fit", "eye", "--data", samples["eye"], "--arch", ARCH, "--weights", "none", "--size", "64"]
-    assert "raise --bs" in run(*base, "--epochs", "1", "--bs", "1", "--decoder", "deeplabv3", code=1).err
+    base = [
+        "fit",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--arch",
+        ARCH,
+        "--weights",
+        "none",
+        "--size",
+        "64",
+    ]
+    assert (
+        "raise --bs"
+        in run(*base, "--epochs", "1", "--bs", "1", "--decoder", "deeplabv3", code=1).err
+    )
     assert "diverged at --lr 1e+30" in run(*base, "--epochs", "1", "--lr", "1e30", code=1).err
-    assert json.loads(run(*base, "--epochs", "0", "--json", code=1).out)["error"]["code"] == "no-epoch"
+    assert (
+        json.loads(run(*base, "--epochs", "0", "--json", code=1).out)["error"]["code"] == "no-epoch"
+    )
 
 
 def test_linked_images_are_fine(run, samples, tmp_path):
@@ -262,17 +461,34 @@ def test_terminated_fit_leaves_what_it_learnt_and_no_more(samples, tmp_path):
     import subprocess
     import sys
     import time
-    command = [sys.executable, "-m", "fastseg", "fit", "eye", *FIT[:-1], "500", "--data", str(samples["eye"])]
+
+    command = [
+        sys.executable,
+        "-m",
+        "fastseg",
+        "fit",
+        "eye",
+        *FIT[:-1],
+        "500",
+        "--data",
+        str(samples["eye"]),
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("epoch 1/500"):
             break
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("exports/.eye.fit/**/checkpoint.pt")) and time.monotonic() < deadline:
+    while (
+        not list(tmp_path.glob("exports/.eye.fit/**/checkpoint.pt")) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)  # the epoch is printed before its checkpoint is written
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "Traceback" not in error and "go on with: fastseg fit eye --resume" in error
+    assert (
+        process.returncode == 130
+        and "Traceback" not in error
+        and "go on with: fastseg fit eye --resume" in error
+    )
     assert [path.name for path in tmp_path.glob("exports/*")] == [".eye.fit"]
 
 
@@ -287,15 +503,38 @@ def test_masks_of_another_dataset_are_not_overwritten(run, exports, samples, dat
 
 
 def test_empty_arguments_name_no_folder(run, exports):
-    for arguments in (["predict", "eye", ""], ["predict", "eye", "x.jpg", "--out", ""], ["predict", "eye", "x.jpg", "--device", ""]):
+    for arguments in (
+        ["predict", "eye", ""],
+        ["predict", "eye", "x.jpg", "--out", ""],
+        ["predict", "eye", "x.jpg", "--device", ""],
+    ):
         assert "an argument is empty" in run(*arguments, "--export", exports("eye"), code=2).err
 
 
 def test_weights_of_another_backbone_are_refused(fails, data, exports, tmp_path):
     folder = data("eye")
-    fails("fit", "eye", *FIT[:1], "test_vit2", *FIT[4:], "--decoder", "unet", words=["feature pyramid"])
-    fails("fit", "eye", "--data", folder, "--arch", "resnet18", "--weights", exports("eye") / "model.safetensors", *FIT[4:],
-          words=["model.safetensors", "tensors fit", "another backbone"])
+    fails(
+        "fit",
+        "eye",
+        *FIT[:1],
+        "test_vit2",
+        *FIT[4:],
+        "--decoder",
+        "unet",
+        words=["feature pyramid"],
+    )
+    fails(
+        "fit",
+        "eye",
+        "--data",
+        folder,
+        "--arch",
+        "resnet18",
+        "--weights",
+        exports("eye") / "model.safetensors",
+        *FIT[4:],
+        words=["model.safetensors", "tensors fit", "another backbone"],
+    )
 
 
 def test_a_loss_named_twice(fails, data):

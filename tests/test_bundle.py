@@ -1,4 +1,5 @@
 """The export folder: what is in it, who may open it, that it loads anywhere."""
+
 import json
 import pickle
 import shutil
@@ -27,10 +28,22 @@ def edit(folder, **changes):
 @pytest.mark.parametrize("name", tasks.names())
 def test_export_holds_what_the_design_names(name, exports):
     folder = exports(name)
-    assert {"export.pkl", "model.safetensors", "card.json", "history.csv", "metrics.json", "loss_curve.png",
-            "show_results.png"} <= {p.name for p in folder.iterdir()}
+    assert {
+        "export.pkl",
+        "model.safetensors",
+        "card.json",
+        "history.csv",
+        "metrics.json",
+        "loss_curve.png",
+        "show_results.png",
+    } <= {p.name for p in folder.iterdir()}
     card = json.loads((folder / "card.json").read_text())
-    assert card["task"] == name and card["schema"] == SCHEMA and card["weights_origin"] == "random" and card["valid_files"]
+    assert (
+        card["task"] == name
+        and card["schema"] == SCHEMA
+        and card["weights_origin"] == "random"
+        and card["valid_files"]
+    )
     assert card["sha256"]["model.safetensors"] == sha256(folder / "model.safetensors")
     assert card["sha256"]["export.pkl"] == sha256(folder / "export.pkl")
     assert card["metrics"] == json.loads((folder / "metrics.json").read_text())
@@ -41,14 +54,18 @@ def test_export_holds_what_the_design_names(name, exports):
 def test_loads_in_a_fresh_process_elsewhere_without_data(name, exports, samples, tmp_path):
     folder = copied(exports(name), tmp_path)
     item = tasks.get(name).items(samples[name])[0]
-    code = ("import sys, fastseg\n"
-            f"p = fastseg.load({str(folder)!r}).predict({str(item.image)!r})\n"
-            "assert 'fastai.vision.all' not in sys.modules\n"
-            "print(p.label if p.codes is None else p.codes.shape)\n"
-            "from fastai.learner import load_learner\n"
-            f"learn = load_learner({str(folder / 'export.pkl')!r})\n"
-            f"with learn.no_bar(): print(len(learn.predict({str(item.image)!r})))\n")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    code = (
+        "import sys, fastseg\n"
+        f"p = fastseg.load({str(folder)!r}).predict({str(item.image)!r})\n"
+        "assert 'fastai.vision.all' not in sys.modules\n"
+        "print(p.label if p.codes is None else p.codes.shape)\n"
+        "from fastai.learner import load_learner\n"
+        f"learn = load_learner({str(folder / 'export.pkl')!r})\n"
+        f"with learn.no_bar(): print(len(learn.predict({str(item.image)!r})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("3")
 
@@ -57,14 +74,19 @@ def test_safe_twin_and_pickle_agree(exports, samples, monkeypatch):
     monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     folder = exports("eye")
     item = tasks.get("eye").items(samples["eye"])[0]
-    safe, pickled = fastseg.load(folder).predict(item.image), fastseg.load(folder / "export.pkl").predict(item.image)
+    safe, pickled = (
+        fastseg.load(folder).predict(item.image),
+        fastseg.load(folder / "export.pkl").predict(item.image),
+    )
     assert np.allclose(safe.probabilities, pickled.probabilities, atol=1e-5)
 
 
 def test_segmenting_needs_no_fastai(exports, samples, tmp_path):
     item = tasks.get("eye").items(samples["eye"])[0]
-    code = (f"import sys, fastseg; fastseg.load({str(exports('eye'))!r}).predict({str(item.image)!r});"
-            "assert not any(m.startswith('fastai') for m in sys.modules)")
+    code = (
+        f"import sys, fastseg; fastseg.load({str(exports('eye'))!r}).predict({str(item.image)!r});"
+        "assert not any(m.startswith('fastai') for m in sys.modules)"
+    )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
 
 
@@ -112,6 +134,7 @@ def test_damaged_weights(exports, tmp_path):
 
 def test_python_learner_saves_and_loads(samples, tmp_path):
     from conftest import ARCH
+
     learn = fastseg.learner("face", samples["face"], arch=ARCH, weights="none", size=64, bs=4)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1)
@@ -127,11 +150,16 @@ def test_python_learner_saves_and_loads(samples, tmp_path):
 
 
 def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
-    learn = fastseg.learner("eye", samples["eye"], arch="resnet18", decoder="fastai", weights="none", size=64, bs=4)
+    learn = fastseg.learner(
+        "eye", samples["eye"], arch="resnet18", decoder="fastai", weights="none", size=64, bs=4
+    )
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1)
     folder = fastseg.save(learn, tmp_path / "out")
-    twin, pickled = (folder / "model.safetensors").stat().st_size, (folder / "export.pkl").stat().st_size
+    twin, pickled = (
+        (folder / "model.safetensors").stat().st_size,
+        (folder / "export.pkl").stat().st_size,
+    )
     assert pickled < twin * 1.05 + 2e6
     assert fastseg.load(folder).predict(learn.dls.valid_ds.items[0].image).codes.shape == (240, 320)
 
@@ -146,15 +174,41 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
 
     monkeypatch.setattr(fit, "judged", fail)
     with pytest.raises(KeyboardInterrupt):
-        fit.fit("eye", samples["eye"], arch="test_resnet", weights="none", size=64, bs=8, epochs=1, out=folder)
+        fit.fit(
+            "eye",
+            samples["eye"],
+            arch="test_resnet",
+            weights="none",
+            size=64,
+            bs=8,
+            epochs=1,
+            out=folder,
+        )
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert {p.name for p in tmp_path.iterdir()} == {"copy", ".copy.fit"}  # what was learnt waits for --resume
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "copy",
+        ".copy.fit",
+    }  # what was learnt waits for --resume
 
 
-@pytest.mark.parametrize("changes", [
-    {"size": ["a", "b"]}, {"size": [0, 0]}, {"size": [10**9, 10**9]}, {"mean": ["x", 1, 1]}, {"std": [0, 0, 0]}, {"valid_files": None},
-    {"data": 5}, {"network": {}}, {"training": 5}, {"weights_origin": None}, {"resize": "nonsense"}, {"versions": 5}, {"kind": "none"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": ["a", "b"]},
+        {"size": [0, 0]},
+        {"size": [10**9, 10**9]},
+        {"mean": ["x", 1, 1]},
+        {"std": [0, 0, 0]},
+        {"valid_files": None},
+        {"data": 5},
+        {"network": {}},
+        {"training": 5},
+        {"weights_origin": None},
+        {"resize": "nonsense"},
+        {"versions": 5},
+        {"kind": "none"},
+    ],
+)
 def test_cards_with_wrong_values(exports, tmp_path, changes):
     folder = copied(exports("eye"), tmp_path)
     edit(folder, **changes)
@@ -183,7 +237,12 @@ def test_a_missing_onnx_file_is_made_up_for(exports, samples, tmp_path, monkeypa
 
 def test_arrays_that_are_no_image_are_refused(exports):
     predictor = fastseg.load(exports("eye"))
-    for array in (np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)):
+    for array in (
+        np.zeros((5, 5), np.uint8),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((5, 5, 3)),
+        np.zeros((0, 5, 3), np.uint8),
+    ):
         with pytest.raises(fastseg.FastsegError, match="uint8 \\(height, width, 3\\)"):
             predictor.predict(array)
 
@@ -199,7 +258,9 @@ def test_a_card_of_another_size_is_one_line(exports, samples, tmp_path):
         assert "does the card fit it" in str(error)
 
 
-@pytest.mark.parametrize("arch", ["hf_hub:evil/x", "hf-hub:evil/x", "local-dir:/tmp/x", "../x", "a" * 200, 7])
+@pytest.mark.parametrize(
+    "arch", ["hf_hub:evil/x", "hf-hub:evil/x", "local-dir:/tmp/x", "../x", "a" * 200, 7]
+)
 def test_a_card_names_no_place_to_fetch_from(exports, tmp_path, arch):
     folder = copied(exports("eye"), tmp_path)
     network = json.loads((folder / "card.json").read_text())["network"]
@@ -213,9 +274,15 @@ def test_exports_of_the_first_version_load(tmp_path):
     y, x = np.mgrid[:121, :121]
     image = np.repeat((x * y % 256).astype(np.uint8)[..., None], 3, axis=2)
     found = fastseg.load(Path(__file__).parent / "golden" / "mri_0.1.0").predict(image)
-    assert found.label == "blurred" and found.probabilities == pytest.approx([0.5608, 0.4392], abs=1e-3)
-    assert fastseg.predict("mri", tasks.get("mri").sample(tmp_path / "mri", n=8) / "train", tmp_path / "out.tsv",
-                           export=Path(__file__).parent / "golden" / "mri_0.1.0")
+    assert found.label == "blurred" and found.probabilities == pytest.approx(
+        [0.5608, 0.4392], abs=1e-3
+    )
+    assert fastseg.predict(
+        "mri",
+        tasks.get("mri").sample(tmp_path / "mri", n=8) / "train",
+        tmp_path / "out.tsv",
+        export=Path(__file__).parent / "golden" / "mri_0.1.0",
+    )
 
 
 def test_a_pickle_is_used_from_the_command_line(exports, samples, run, tmp_path):
@@ -225,6 +292,19 @@ def test_a_pickle_is_used_from_the_command_line(exports, samples, run, tmp_path)
     edit(folder, sha256={})
     assert "pass trust=True (--trust)" in run(*common, "--out", "doubtful", code=1).err
     assert "opened on trust" in run(*common, "--out", "trusted", "--trust").err
-    trusted, vouched = ({p.name: p.read_bytes() for p in Path(folder).glob("*.png")} for folder in ("trusted", "vouched"))
+    trusted, vouched = (
+        {p.name: p.read_bytes() for p in Path(folder).glob("*.png")}
+        for folder in ("trusted", "vouched")
+    )
     assert trusted == vouched
-    run("evaluate", "eye", "--data", samples["eye"], "--export", folder / "export.pkl", "--trust", "--split", "all")
+    run(
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        folder / "export.pkl",
+        "--trust",
+        "--split",
+        "all",
+    )

@@ -1,4 +1,5 @@
 """The audit: planted faults of every kind are found where they are, nothing else is told, and the repaired copy is clean."""
+
 import json
 import os
 import shutil
@@ -35,7 +36,9 @@ def test_planted_faults_are_found_and_mended(name, tmp_path):
     assert result["missed"] == [] and result["false alarms"] == []
     assert all(fault.file and fault.detail and fault.remedy for fault in result["audit"].faults)
     log = fix(result["audit"], tmp_path / "repaired")
-    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before  # the source stays
+    assert {
+        path: path.read_bytes() for path in data.rglob("*") if path.is_file()
+    } == before  # the source stays
     assert fastseg.check(name, tmp_path / "repaired").faults == []
     changed = log.log.read_text()
     assert all(Path(file).stem.removeprefix("again_") in changed for _, file in planted)
@@ -50,7 +53,10 @@ def test_kinds_that_concern_the_whole(tmp_path):
         if number == 4:
             values[100:103, 100:103] = 3
         planting.rewritten(mask, values)
-    assert Counter(fault.kind for fault in fastseg.check("eye", eye).faults) == {"rare class": 1, "imbalance": 1}
+    assert Counter(fault.kind for fault in fastseg.check("eye", eye).faults) == {
+        "rare class": 1,
+        "imbalance": 1,
+    }
     mri = tasks.get("mri").sample(tmp_path / "mri", n=80)
     table = mri / "train/subjects.tsv"
     lines = table.read_text().splitlines()
@@ -76,7 +82,10 @@ def test_check_on_the_command_line(samples, run, tmp_path):
     run("check", "eye", "--data", data, "--fix", "better")
     assert "nothing is wrong" in run("check", "eye", "--data", "better").out
     assert "is not empty" in run("check", "eye", "--data", data, "--fix", "better", code=1).err
-    assert "lies in the data" in run("check", "eye", "--data", data, "--fix", data / "better", code=1).err
+    assert (
+        "lies in the data"
+        in run("check", "eye", "--data", data, "--fix", data / "better", code=1).err
+    )
     assert "does not exist" in run("check", "eye", "--data", "nowhere", code=1).err
 
 
@@ -88,6 +97,7 @@ def test_an_interrupted_check_goes_on(samples, tmp_path, monkeypatch):
         if len(seen) == 10:
             raise KeyboardInterrupt
         return examine(*arguments)
+
     whole = fastseg.check("eye", data).plain()
     monkeypatch.setattr(dataset, "examine", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -103,6 +113,7 @@ def test_a_repair_is_whole_or_not_there(samples, tmp_path, monkeypatch):
 
     def fails(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("fastseg.checks.repair.shutil.copyfile", fails)
     with pytest.raises(DataError, match="No space left"):
         fix(audit, tmp_path / "repaired")
@@ -118,10 +129,14 @@ def test_what_is_no_file_does_not_stop_a_repair(samples, run, tmp_path):
     second.mkdir()
     shutil.copyfile(third, third.with_name(".hidden.jpg"))
     found = run("check", "eye", "--data", data, "--fix", "repaired")
-    assert "1 image files whose names begin with a dot" in found.err and "unreadable (2)" in found.out
+    assert (
+        "1 image files whose names begin with a dot" in found.err and "unreadable (2)" in found.out
+    )
     assert "left out: it is no file" in Path("repaired/changes.csv").read_text()
     assert "14 labelled images" in run("check", "eye", "--data", "repaired").out
-    assert "cannot be written" in run("check", "eye", "--data", data, "--fix", "/proc/x", code=1).err
+    assert (
+        "cannot be written" in run("check", "eye", "--data", data, "--fix", "/proc/x", code=1).err
+    )
 
 
 def test_misalignment_says_where_the_mask_belongs():
@@ -129,7 +144,11 @@ def test_misalignment_says_where_the_mask_belongs():
     image, codes = task.draw(np.random.default_rng(1))
     moved = np.roll(codes, (-20, 30), (0, 1))
     score, (x, y) = examination.misalignment(image, moved)
-    assert score > dataset.OFFSET > examination.misalignment(image, codes)[0] and abs(x + 30) < 6 and abs(y - 20) < 6
+    assert (
+        score > dataset.OFFSET > examination.misalignment(image, codes)[0]
+        and abs(x + 30) < 6
+        and abs(y - 20) < 6
+    )
     assert examination.misalignment(image, np.zeros_like(codes)) == (0.0, (0, 0))
 
 
@@ -138,7 +157,9 @@ def test_frames_of_one_recording_may_look_alike(samples, tmp_path):
     first = sorted((data / "imgs_small").iterdir())[0]
     with Image.open(first) as image:
         image.save(first.with_stem(f"{first.stem}77"), quality=60)
-    shutil.copyfile(data / "masks_small" / f"{first.stem}.png", data / "masks_small" / f"{first.stem}77.png")
+    shutil.copyfile(
+        data / "masks_small" / f"{first.stem}.png", data / "masks_small" / f"{first.stem}77.png"
+    )
     assert fastseg.check("eye", data).faults == []
 
 
@@ -150,7 +171,10 @@ def test_side_by_side_images_keep_their_names_apart_from_masks(tmp_path):
     """An image repaired as PNG would take its mask's name."""
     root = tasks.get("kitchen").sample(tmp_path / "data", 12)
     for folder in ("train", "val"):
-        images, labels = sorted((root / folder / "images").iterdir()), sorted((root / folder / "masks").iterdir())
+        images, labels = (
+            sorted((root / folder / "images").iterdir()),
+            sorted((root / folder / "masks").iterdir()),
+        )
         for file in images + labels:
             shutil.move(file, root / folder / file.name)
         (root / folder / "images").rmdir(), (root / folder / "masks").rmdir()
@@ -159,22 +183,38 @@ def test_side_by_side_images_keep_their_names_apart_from_masks(tmp_path):
     assert _kinds("kitchen", root) >= {"image mode"}
     repair.fix(dataset.check("kitchen", root), tmp_path / "repaired")
     assert not dataset.check("kitchen", tmp_path / "repaired").stops
-    assert len(tasks.get("kitchen").items(tmp_path / "repaired")) == len(tasks.get("kitchen").items(root))
+    assert len(tasks.get("kitchen").items(tmp_path / "repaired")) == len(
+        tasks.get("kitchen").items(root)
+    )
 
 
 def test_groups_move_to_the_folders_that_the_data_use(tmp_path):
-    layouts = (tasks.Layout("valid/images", "valid/masks", "valid"), tasks.Layout("val/images", "val/masks", "valid"),
-               tasks.Layout("train/images", "train/masks", "train"))
+    layouts = (
+        tasks.Layout("valid/images", "valid/masks", "valid"),
+        tasks.Layout("val/images", "val/masks", "valid"),
+        tasks.Layout("train/images", "train/masks", "train"),
+    )
     eye = tasks.get("eye")
-    task = tasks.SegmentationTask(name="eye", classes=eye.classes, palette=eye.palette, layouts=layouts, group=r"set_\d+(?=_)",
-                                  recipe=eye.recipe)
+    task = tasks.SegmentationTask(
+        name="eye",
+        classes=eye.classes,
+        palette=eye.palette,
+        layouts=layouts,
+        group=r"set_\d+(?=_)",
+        recipe=eye.recipe,
+    )
     rng = np.random.default_rng(0)
-    for part, names in (("train", ("set_1_1", "set_1_2", "set_2_1", "set_3_1")), ("val", ("set_1_1", "set_1_3", "set_4_1"))):
+    for part, names in (
+        ("train", ("set_1_1", "set_1_2", "set_2_1", "set_3_1")),
+        ("val", ("set_1_1", "set_1_3", "set_4_1")),
+    ):
         for name in names:
             image, codes = eye.draw(np.random.default_rng(int(rng.integers(1 << 30))))
             for kind, pixels in (("images", image), ("masks", codes)):
                 save_image(tmp_path / "data" / part / kind / f"{name}.png", pixels)
-    before = {file.name: file.read_bytes() for file in (tmp_path / "data" / "train" / "images").iterdir()}
+    before = {
+        file.name: file.read_bytes() for file in (tmp_path / "data" / "train" / "images").iterdir()
+    }
     audit = dataset.check(task, tmp_path / "data")
     assert "group on both sides" in audit.kinds
     repaired = tmp_path / "repaired"
@@ -182,7 +222,9 @@ def test_groups_move_to_the_folders_that_the_data_use(tmp_path):
         repair.fix(audit, repaired)
     after = {file.name: file.read_bytes() for file in (repaired / "train" / "images").iterdir()}
     assert before.items() <= after.items() and set(after) - set(before) == {"set_1_3.png"}
-    assert (repaired / "set_aside" / "val" / "images" / "set_1_1.png").is_file() and not dataset.check(task, repaired).stops
+    assert (
+        repaired / "set_aside" / "val" / "images" / "set_1_1.png"
+    ).is_file() and not dataset.check(task, repaired).stops
 
 
 def test_label_maps_with_255_are_unlabelled_there(tmp_path):
@@ -204,7 +246,9 @@ def test_masks_whose_images_are_gone_are_told(gone, tmp_path):
     if gone == "removed":
         (root / "val" / "images").rmdir()
     audit = dataset.check("kitchen", root)
-    assert audit.kinds == {"no partner": len(list((root / "val" / "masks").iterdir()))} and audit.faults[0].file.endswith("val/masks")
+    assert audit.kinds == {
+        "no partner": len(list((root / "val" / "masks").iterdir()))
+    } and audit.faults[0].file.endswith("val/masks")
     with pytest.raises(DataError, match="val/masks: holds"):
         tasks.get("kitchen").items(root)
 
@@ -228,12 +272,21 @@ def test_turned_images_of_every_kind_are_mended(suffix, mode, tmp_path):
     if mode == "RGBA":
         picture.putalpha(128)
     image.unlink()
-    picture.save(image.with_suffix(suffix), exif=exif)  # stored as it was: only the note says to turn it
+    picture.save(
+        image.with_suffix(suffix), exif=exif
+    )  # stored as it was: only the note says to turn it
     assert "exif rotation" in _kinds("eye", root)
     repair.fix(dataset.check("eye", root), tmp_path / "repaired")
-    assert not _kinds("eye", tmp_path / "repaired") & {"exif rotation", "size mismatch", "image mode"}
+    assert not _kinds("eye", tmp_path / "repaired") & {
+        "exif rotation",
+        "size mismatch",
+        "image mode",
+    }
     repaired = next((tmp_path / "repaired").glob(f"imgs_small/{image.stem}.*"))
-    assert np.abs(masks.read_image(repaired).astype(int) - np.asarray(picture.convert("RGB"))).mean() < 6  # JPEG noise
+    assert (
+        np.abs(masks.read_image(repaired).astype(int) - np.asarray(picture.convert("RGB"))).mean()
+        < 6
+    )  # JPEG noise
 
 
 def test_a_square_image_to_be_turned_is_in_doubt(tmp_path):
@@ -248,18 +301,54 @@ def test_a_square_image_to_be_turned_is_in_doubt(tmp_path):
 
 
 def _as_codes(mask):
-    Image.fromarray((np.asarray(Image.open(mask).convert("L")) > 127).astype(np.uint8)).save(mask.with_suffix(".png"))
+    Image.fromarray((np.asarray(Image.open(mask).convert("L")) > 127).astype(np.uint8)).save(
+        mask.with_suffix(".png")
+    )
     mask.unlink()
 
 
-@pytest.mark.parametrize("name, spoil, kind", [
-    ("eye", lambda root: [file.rename(file.with_name(f"set_1_frame_{i}{file.suffix}")) for folder in ("imgs_small", "masks_small")
-                          for i, file in enumerate(sorted((root / folder).iterdir()))], "split"),
-    ("eye", lambda root: [Image.new("L", Image.open(file).size).save(file) for file in root.glob("masks_small/*")], "one class"),
-    ("mri", lambda root: [table.write_text(table.read_text().replace("\t0", "\t1")) for table in root.glob("*/subjects.tsv")], "one class"),
-    ("face", lambda root: [shutil.rmtree(root / f"Dataset_Faces{part}_training") for part in ("", "_Mask")], "split"),
-    ("face", lambda root: _as_codes(sorted(root.glob("Dataset_Faces_Mask_training/*"))[0]), "0/255 mask"),
-])
+@pytest.mark.parametrize(
+    "name, spoil, kind",
+    [
+        (
+            "eye",
+            lambda root: [
+                file.rename(file.with_name(f"set_1_frame_{i}{file.suffix}"))
+                for folder in ("imgs_small", "masks_small")
+                for i, file in enumerate(sorted((root / folder).iterdir()))
+            ],
+            "split",
+        ),
+        (
+            "eye",
+            lambda root: [
+                Image.new("L", Image.open(file).size).save(file)
+                for file in root.glob("masks_small/*")
+            ],
+            "one class",
+        ),
+        (
+            "mri",
+            lambda root: [
+                table.write_text(table.read_text().replace("\t0", "\t1"))
+                for table in root.glob("*/subjects.tsv")
+            ],
+            "one class",
+        ),
+        (
+            "face",
+            lambda root: [
+                shutil.rmtree(root / f"Dataset_Faces{part}_training") for part in ("", "_Mask")
+            ],
+            "split",
+        ),
+        (
+            "face",
+            lambda root: _as_codes(sorted(root.glob("Dataset_Faces_Mask_training/*"))[0]),
+            "0/255 mask",
+        ),
+    ],
+)
 def test_check_and_fit_agree(name, spoil, kind, tmp_path):
     root = tasks.get(name).sample(tmp_path / "data", 16)
     spoil(root)
@@ -284,7 +373,9 @@ def test_a_copy_in_which_mending_makes_two_the_same_is_clean(name, tmp_path):
     other.image.unlink()
     exif = Image.Exif()
     exif[0x0112] = 6
-    pixels.convert("CMYK").save(other.image.with_suffix(".tif"), **({"exif": exif} if name == "eye" else {}))
+    pixels.convert("CMYK").save(
+        other.image.with_suffix(".tif"), **({"exif": exif} if name == "eye" else {})
+    )
     if name == "eye":
         shutil.copy(one.label, other.label)
     audit = dataset.check(name, root)

@@ -1,4 +1,5 @@
 """Engine and precision: measured where it pays, kept, forced by options, told apart by journals and cards, kept by a resumed fit."""
+
 import json
 import shutil
 import threading
@@ -31,12 +32,15 @@ def a_cpu_with_units(monkeypatch):
 @pytest.fixture
 def seconds(monkeypatch):
     """Let options take so many seconds an image; `measured` lists what was measured, and at which batch size."""
+
     def table(*, measured=None, **by_option):
         def took(self, bs):
             if measured is not None:
                 measured.append((self.engine, self.precision, bs))
             return by_option[f"{self.engine}_{self.precision}"]
+
         monkeypatch.setattr(Predictor, "seconds", took)
+
     return table
 
 
@@ -52,14 +56,21 @@ def test_what_is_measured_is_kept(exports, seconds):
     assert measured == [(*ONNX, 4), (*FLOAT, 4), (*HALF, 4)]
     seconds(onnx_float32=0.1, torch_float32=9, torch_bfloat16=9, measured=measured)
     assert option_of(exports("eye"), images=1000) == HALF and len(measured) == 3
-    assert option_of(exports("eye"), images=1000, bs=8) == ONNX  # another batch size is another question
-    assert option_of(exports("eye"), images=4) == ONNX  # what torch wins is less than it takes to start
+    assert (
+        option_of(exports("eye"), images=1000, bs=8) == ONNX
+    )  # another batch size is another question
+    assert (
+        option_of(exports("eye"), images=4) == ONNX
+    )  # what torch wins is less than it takes to start
 
 
 def test_nothing_is_measured_where_it_cannot_pay(exports, seconds):
     measured = []
     seconds(onnx_float32=0.01, torch_float32=0.001, torch_bfloat16=0.001, measured=measured)
-    assert option_of(exports("eye")) == option_of(exports("eye"), images=speed.FEW - 1) == ONNX and measured == []
+    assert (
+        option_of(exports("eye")) == option_of(exports("eye"), images=speed.FEW - 1) == ONNX
+        and measured == []
+    )
     assert option_of(exports("eye"), images=100) == ONNX and measured == [(*ONNX, 4)]
 
 
@@ -68,30 +79,75 @@ def test_a_small_difference_keeps_the_default(exports, seconds):
     assert option_of(exports("eye"), images=1000) == ONNX
 
 
-def test_a_long_fit_measures_its_export_for_single_images_and_streams(samples, seconds, tmp_path, monkeypatch):
+def test_a_long_fit_measures_its_export_for_single_images_and_streams(
+    samples, seconds, tmp_path, monkeypatch
+):
     measured = []
     monkeypatch.setattr("fastseg.inference.loading.PAYS", 0)
     seconds(onnx_float32=0.5, torch_float32=0.1, torch_bfloat16=0.2, measured=measured)
     fastseg.fit("eye", samples["eye"], **OPTIONS, epochs=1, device="cpu", out=tmp_path / "e")
-    assert sorted(measured, key=str) == sorted(((*o, bs) for o in (ONNX, FLOAT, HALF) for bs in (None, 4)), key=str)
-    assert option_of(tmp_path / "e") == option_of(tmp_path / "e", images=1000) == FLOAT and len(measured) == 6
+    assert sorted(measured, key=str) == sorted(
+        ((*o, bs) for o in (ONNX, FLOAT, HALF) for bs in (None, 4)), key=str
+    )
+    assert (
+        option_of(tmp_path / "e") == option_of(tmp_path / "e", images=1000) == FLOAT
+        and len(measured) == 6
+    )
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ({"engine": "onnx"}, ONNX), ({"engine": "torch", "precision": "float32"}, FLOAT), ({"engine": "torch", "precision": "bfloat16"}, HALF),
-    ({"precision": "float32"}, ONNX), ({"precision": "bfloat16"}, HALF)])
-def test_what_is_asked_for_is_done_and_nothing_measured(given, expected, exports, samples, run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"engine": "onnx"}, ONNX),
+        ({"engine": "torch", "precision": "float32"}, FLOAT),
+        ({"engine": "torch", "precision": "bfloat16"}, HALF),
+        ({"precision": "float32"}, ONNX),
+        ({"precision": "bfloat16"}, HALF),
+    ],
+)
+def test_what_is_asked_for_is_done_and_nothing_measured(
+    given, expected, exports, samples, run, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Predictor, "seconds", lambda *_: pytest.fail("measured"))
     assert option_of(exports("eye"), images=1000, **given) == expected
     used = []
     for kind, name in ((onnx.Session, "onnx"), (fastseg.models.network.Network, "torch")):
         call = "forward" if name == "torch" else "__call__"
         before = getattr(kind, call)
-        monkeypatch.setattr(kind, call, lambda self, x, before=before, name=name: (used.append(
-            (name, getattr(self, "precision", "float32"))), before(self, x))[1])
+        monkeypatch.setattr(
+            kind,
+            call,
+            lambda self, x, before=before, name=name: (
+                used.append((name, getattr(self, "precision", "float32"))),
+                before(self, x),
+            )[1],
+        )
     options = [word for name, value in given.items() for word in (f"--{name}", value)]
-    run("predict", "eye", samples["eye"] / "imgs_small", "--export", exports("eye"), "--out", "masks", "--device", "cpu", *options)
-    run("evaluate", "eye", "--data", samples["eye"], "--export", exports("eye"), "--out", "found", "--device", "cpu", *options)
+    run(
+        "predict",
+        "eye",
+        samples["eye"] / "imgs_small",
+        "--export",
+        exports("eye"),
+        "--out",
+        "masks",
+        "--device",
+        "cpu",
+        *options,
+    )
+    run(
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        exports("eye"),
+        "--out",
+        "found",
+        "--device",
+        "cpu",
+        *options,
+    )
     assert set(used) == {expected}
 
 
@@ -112,25 +168,49 @@ def test_what_does_not_go_together(exports, samples, run, fails, tmp_path):
     folder = shutil.copytree(exports("eye"), tmp_path / "copy")
     (folder / "model.onnx").unlink()
     common = ["evaluate", "eye", "--data", samples["eye"], "--out", tmp_path / "found", "--export"]
-    fails(*common, exports("eye"), "--engine", "onnx", "--precision", "bfloat16", code="engine-precision")
+    fails(
+        *common,
+        exports("eye"),
+        "--engine",
+        "onnx",
+        "--precision",
+        "bfloat16",
+        code="engine-precision",
+    )
     fails(*common, folder, "--engine", "onnx", code="no-onnx")
     fails(*common, exports("eye") / "export.pkl", "--engine", "onnx", code="no-onnx")
     fails(*common, exports("eye"), "--engine", "tensorflow", code="unknown-engine")
     fails(*common, exports("eye"), "--precision", "float12", code="unknown-precision")
     with pytest.raises(FastsegError) as caught:
-        fastseg.load(exports("eye"), "meta" if not torch.cuda.is_available() else "cuda", engine="onnx")
+        fastseg.load(
+            exports("eye"), "meta" if not torch.cuda.is_available() else "cuda", engine="onnx"
+        )
     assert caught.value.code in ("engine-device", "model")
-    assert option_of(folder) == FLOAT and option_of(folder, engine="torch", precision="bfloat16") == HALF
+    assert (
+        option_of(folder) == FLOAT
+        and option_of(folder, engine="torch", precision="bfloat16") == HALF
+    )
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_an_interrupted_run_does_not_go_on_by_another_engine(command, samples, exports, tmp_path, monkeypatch):
+def test_an_interrupted_run_does_not_go_on_by_another_engine(
+    command, samples, exports, tmp_path, monkeypatch
+):
     export = exports("eye")
 
     def call(**options):
         if command == "predict":
-            return fastseg.predict("eye", samples["eye"] / "imgs_small", tmp_path / "out", export=export, bs=2, **options)
-        return fastseg.evaluate("eye", samples["eye"], split="all", export=export, out=tmp_path / "out", bs=2, **options)
+            return fastseg.predict(
+                "eye",
+                samples["eye"] / "imgs_small",
+                tmp_path / "out",
+                export=export,
+                bs=2,
+                **options,
+            )
+        return fastseg.evaluate(
+            "eye", samples["eye"], split="all", export=export, out=tmp_path / "out", bs=2, **options
+        )
 
     class PulledPlug(Exception):
         pass
@@ -142,27 +222,53 @@ def test_an_interrupted_run_does_not_go_on_by_another_engine(command, samples, e
         if len(seen) == 9:
             raise PulledPlug
         return expected_error.fget(self)
+
     monkeypatch.setattr(prediction.Prediction, "expected_error", property(counted))
-    monkeypatch.setattr("fastseg.evaluation.run.judge", lambda task, item, name, found, truth, judge=fastseg.evaluation.run.judge: (
-        found.expected_error, judge(task, item, name, found, truth))[1])
+    monkeypatch.setattr(
+        "fastseg.evaluation.run.judge",
+        lambda task, item, name, found, truth, judge=fastseg.evaluation.run.judge: (
+            found.expected_error,
+            judge(task, item, name, found, truth),
+        )[1],
+    )
 
     def calls(**options) -> int:
         before = len(seen)
         call(device="cpu", **options)
         return len({str(source) for source in seen[before:]})
+
     with pytest.raises(PulledPlug):
         calls(engine="onnx")
-    assert calls(engine="torch", precision="float32") == calls(engine="torch", precision="bfloat16") == 16
+    assert (
+        calls(engine="torch", precision="float32")
+        == calls(engine="torch", precision="bfloat16")
+        == 16
+    )
     # evaluate goes on; predict finds the masks that torch wrote since, and does them all again
     assert calls(engine="onnx") == 16 if command == "predict" else calls(engine="onnx") < 16
 
 
 def test_the_card_has_the_precision(samples, tmp_path):
     for precision in ("float32", "bfloat16"):
-        fastseg.fit("eye", samples["eye"], **OPTIONS, epochs=1, precision=precision, out=tmp_path / precision)
-        assert json.loads((tmp_path / precision / "card.json").read_text())["training"]["precision"] == precision
-    fastseg.fit("eye", samples["eye"], **OPTIONS, epochs=1, device="cpu", folds=2, out=tmp_path / "joined")
-    assert json.loads((tmp_path / "joined" / "card.json").read_text())["training"]["precision"] == "float32"  # too short to measure
+        fastseg.fit(
+            "eye",
+            samples["eye"],
+            **OPTIONS,
+            epochs=1,
+            precision=precision,
+            out=tmp_path / precision,
+        )
+        assert (
+            json.loads((tmp_path / precision / "card.json").read_text())["training"]["precision"]
+            == precision
+        )
+    fastseg.fit(
+        "eye", samples["eye"], **OPTIONS, epochs=1, device="cpu", folds=2, out=tmp_path / "joined"
+    )
+    assert (
+        json.loads((tmp_path / "joined" / "card.json").read_text())["training"]["precision"]
+        == "float32"
+    )  # too short to measure
 
 
 @pytest.fixture
@@ -176,19 +282,30 @@ def steps(monkeypatch):
                 measured.append(network.precision)
             whole(network, *batch)
             return by_precision[network.precision]
+
         monkeypatch.setattr(speed, "step_seconds", took)
+
     return table
 
 
-@pytest.mark.parametrize("name", ["eye", "mri"])  # the classifier has dropout, which draws random numbers
+@pytest.mark.parametrize(
+    "name", ["eye", "mri"]
+)  # the classifier has dropout, which draws random numbers
 def test_measuring_a_step_leaves_no_trace(name, samples, steps):
     measured = []
     steps(float32=9, bfloat16=1, measured=measured)
     states = []
     for precision in ("float32", None):
         learn = fastseg.learner(name, samples[name], **OPTIONS, device="cpu", precision=precision)
-        states.append(({key: value.clone() for key, value in learn.model.state_dict().items()}, torch.get_rng_state(),
-                       [p.requires_grad for p in learn.model.parameters()], learn.model.training, learn.dls.train.rng.getstate()))
+        states.append(
+            (
+                {key: value.clone() for key, value in learn.model.state_dict().items()},
+                torch.get_rng_state(),
+                [p.requires_grad for p in learn.model.parameters()],
+                learn.model.training,
+                learn.dls.train.rng.getstate(),
+            )
+        )
         assert all(p.grad is None for p in learn.model.parameters())
     assert learn.model.precision == "bfloat16" and measured == ["float32", "bfloat16"]
     assert all(torch.equal(states[0][0][key], states[1][0][key]) for key in states[0][0])
@@ -199,19 +316,34 @@ def test_measuring_a_step_leaves_no_trace(name, samples, steps):
     assert len(measured) == 4  # of another size, it is not
 
 
-def test_a_measured_precision_trains_to_the_same_weights_as_that_precision(samples, steps, tmp_path):
+def test_a_measured_precision_trains_to_the_same_weights_as_that_precision(
+    samples, steps, tmp_path
+):
     steps(float32=1, bfloat16=9)
     for name, precision in (("asked", "float32"), ("measured", None)):
-        fastseg.fit("eye", samples["eye"], **OPTIONS, epochs=1, device="cpu", precision=precision, out=tmp_path / name)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("asked", "measured"))
+        fastseg.fit(
+            "eye",
+            samples["eye"],
+            **OPTIONS,
+            epochs=1,
+            device="cpu",
+            precision=precision,
+            out=tmp_path / name,
+        )
+    one, other = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("asked", "measured")
+    )
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_a_model_that_cannot_be_measured_trains_in_float32(samples, monkeypatch):
     def fails(*_):
         raise RuntimeError("not implemented for 'BFloat16'")
+
     monkeypatch.setattr(speed, "step_seconds", fails)
-    assert fastseg.learner("eye", samples["eye"], **OPTIONS, device="cpu").model.precision == "float32"
+    assert (
+        fastseg.learner("eye", samples["eye"], **OPTIONS, device="cpu").model.precision == "float32"
+    )
 
 
 def test_a_resumed_fit_keeps_its_precision(samples, steps, tmp_path, monkeypatch):
@@ -223,6 +355,7 @@ def test_a_resumed_fit_keeps_its_precision(samples, steps, tmp_path, monkeypatch
     def pulled(path, state):
         write(path, state)
         raise KeyboardInterrupt
+
     monkeypatch.setattr(checkpoint, "write", pulled)
     with pytest.raises(KeyboardInterrupt):
         fastseg.fit("eye", samples["eye"], out=tmp_path / "cut", **common)
@@ -233,7 +366,10 @@ def test_a_resumed_fit_keeps_its_precision(samples, steps, tmp_path, monkeypatch
     one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "cut"))
     assert all(torch.equal(one[key], other[key]) for key in one)
     for folder in ("whole", "cut"):
-        assert json.loads((tmp_path / folder / "card.json").read_text())["training"]["precision"] == "bfloat16"
+        assert (
+            json.loads((tmp_path / folder / "card.json").read_text())["training"]["precision"]
+            == "bfloat16"
+        )
 
 
 def test_a_session_is_made_once_whichever_thread_asks(exports, monkeypatch):
@@ -243,12 +379,14 @@ def test_a_session_is_made_once_whichever_thread_asks(exports, monkeypatch):
     def counted(self, path, threads=0):
         made.append(threads)
         whole(self, path, threads)
+
     monkeypatch.setattr(onnx.Session, "__init__", counted)
     sessions, found = onnx.Sessions(exports("eye") / "model.onnx"), []
 
     def ask():
         started.wait()
         found.append(sessions(1))
+
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -278,19 +416,38 @@ def test_seconds_are_those_of_an_image(exports):
 def test_a_stream_is_the_same_alone_and_in_a_batch(exports):
     """One image is computed with all threads, many with one each: the masks are the same."""
     images = list(np.random.default_rng(0).integers(0, 256, (5, 80, 90, 3), dtype=np.uint8))
-    alone, many = fastseg.load(exports("eye"), engine="onnx", images=1), fastseg.load(exports("eye"), engine="onnx", images=5)
+    alone, many = (
+        fastseg.load(exports("eye"), engine="onnx", images=1),
+        fastseg.load(exports("eye"), engine="onnx", images=5),
+    )
     for image, (_, found) in zip(images, many.stream(images, 2)):
         assert torch.allclose(next(alone.stream([image]))[1].logits, found.logits, atol=1e-4)
 
 
-def test_compared_exports_are_computed_in_one_precision(exports, samples, seconds, tmp_path, monkeypatch):
+def test_compared_exports_are_computed_in_one_precision(
+    exports, samples, seconds, tmp_path, monkeypatch
+):
     measured, loaded = [], []
     seconds(onnx_float32=9, torch_float32=9, torch_bfloat16=1, measured=measured)
     monkeypatch.setattr("fastseg.inference.loading.FEW", 1)
     load = fastseg.inference.loading.load
-    monkeypatch.setattr(fastseg.inference.loading, "load", lambda *given, **options: loaded.append(load(*given, **options)) or loaded[-1])
+    monkeypatch.setattr(
+        fastseg.inference.loading,
+        "load",
+        lambda *given, **options: loaded.append(load(*given, **options)) or loaded[-1],
+    )
     card = json.loads((exports("eye") / "card.json").read_text())
     other = shutil.copytree(exports("eye"), tmp_path / "other")
-    (other / "card.json").write_text(json.dumps({**card, "size": [96, 96]}))  # what was measured for one does not hold for the other
-    fastseg.evaluate("eye", samples["eye"], split="all", export=exports("eye"), compare=other, device="cpu", out=tmp_path / "found")
+    (other / "card.json").write_text(
+        json.dumps({**card, "size": [96, 96]})
+    )  # what was measured for one does not hold for the other
+    fastseg.evaluate(
+        "eye",
+        samples["eye"],
+        split="all",
+        export=exports("eye"),
+        compare=other,
+        device="cpu",
+        out=tmp_path / "found",
+    )
     assert [(p.engine, p.precision) for p in loaded] == [HALF, HALF] and len(measured) == 3

@@ -1,4 +1,5 @@
 """The command line by hand: every command on every task, what it writes and what it says."""
+
 import csv
 import json
 import re
@@ -15,8 +16,22 @@ import fastseg
 from fastseg import tasks
 from fastseg.cli.app import app
 
-COMMANDS = ["tasks", "sample", "show", "check", "lr", "fit", "evaluate", "study", "predict", "interpret", "segment",
-            "masks", "adopt", "gather"]
+COMMANDS = [
+    "tasks",
+    "sample",
+    "show",
+    "check",
+    "lr",
+    "fit",
+    "evaluate",
+    "study",
+    "predict",
+    "interpret",
+    "segment",
+    "masks",
+    "adopt",
+    "gather",
+]
 SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]
 segmenting = [name for name in tasks.names() if tasks.get(name).kind == "segment"]
 
@@ -30,19 +45,27 @@ def test_every_command_has_help_with_an_example(run):
         assert f"Example: fastseg {command}" in text and len(text.split("Usage:")[1]) > 80
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["fit", "--help"], ["sample", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["tasks"], ["fit", "--help"], ["sample", "--help"]]
+)
 def test_light_commands_import_no_torch(arguments, tmp_path):
-    code = (f"import sys; sys.argv = ['fastseg', *{arguments}]\n"
-            "from fastseg.cli import main\n"
-            "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
-            "heavy = {'torch', 'fastai', 'timm', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    code = (
+        f"import sys; sys.argv = ['fastseg', *{arguments}]\n"
+        "from fastseg.cli import main\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        "heavy = {'torch', 'fastai', 'timm', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_python_dash_m(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "fastseg", "--version"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastseg", "--version"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout.strip() == f"fastseg {fastseg.__version__}"
 
 
@@ -73,17 +96,32 @@ def test_a_newcomers_first_commands(run, tmp_path):
     suggestion = re.search(r"suggested learning rate: ([\d.e+-]+)", run("lr", "eye", *SMALL).out)
     assert 0 < float(suggestion[1]) < 10 and Image.open("eye_lr_find.png").width > 300
     fitted = run("fit", "eye", *SMALL, "--epochs", "2", "--lr", "auto")
-    assert "foreground" in fitted.out and "export: exports/eye" in fitted.out and "epoch 2/2" in fitted.err
+    assert (
+        "foreground" in fitted.out
+        and "export: exports/eye" in fitted.out
+        and "epoch 2/2" in fitted.err
+    )
     result = json.loads(run("evaluate", "eye", "--json").out)
     assert result["metrics"] if "metrics" in result else result["classes"]["iris"]["pixels"] > 0
-    assert run("predict", "eye", "data/eye/imgs_small").out.strip() == "12 files in imgs_small_inf_masks"
+    assert (
+        run("predict", "eye", "data/eye/imgs_small").out.strip()
+        == "12 files in imgs_small_inf_masks"
+    )
     listed = run("interpret").out
-    for name in ("show_results.png", "top_losses.png", "confusion_matrix.png", "per_class.png", "report.html"):
+    for name in (
+        "show_results.png",
+        "top_losses.png",
+        "confusion_matrix.png",
+        "per_class.png",
+        "report.html",
+    ):
         assert (tmp_path / "exports" / "eye" / name).is_file() and f"exports/eye/{name}" in listed
 
 
 @pytest.mark.parametrize("name", segmenting)
-def test_predict_writes_masks_of_the_images_own_sizes_in_the_tasks_format(name, exports, run, tmp_path):
+def test_predict_writes_masks_of_the_images_own_sizes_in_the_tasks_format(
+    name, exports, run, tmp_path
+):
     task = tasks.get(name)
     (tmp_path / "test").mkdir()
     sizes = {"a": (50, 70), "b": (131, 64), "c": (240, 320)}
@@ -93,9 +131,13 @@ def test_predict_writes_masks_of_the_images_own_sizes_in_the_tasks_format(name, 
     before = {p: p.read_bytes() for p in (tmp_path / "test").iterdir()}
     run("predict", name, "test/", "--export", exports(name), "--overlay")
     for stem, size in sizes.items():
-        mask = Image.open(tmp_path / "test_inf_masks" / f"{stem}{'.jpg' if task.output == 'overlay' else '.png'}")
+        mask = Image.open(
+            tmp_path / "test_inf_masks" / f"{stem}{'.jpg' if task.output == 'overlay' else '.png'}"
+        )
         assert mask.size == size[::-1]
-        assert Image.open(tmp_path / "test_inf_masks" / "overlays" / f"{stem}.jpg").size == size[::-1]
+        assert (
+            Image.open(tmp_path / "test_inf_masks" / "overlays" / f"{stem}.jpg").size == size[::-1]
+        )
         if task.output == "colours":
             assert {tuple(c) for c in np.asarray(mask).reshape(-1, 3)} <= set(task.palette)
         if task.output == "codes":
@@ -111,21 +153,32 @@ def test_predict_takes_files_folders_globs_and_one_output_file(exports, samples,
     assert len(list((tmp_path / "two").glob("*.png"))) == 2
     rows = list(csv.DictReader((tmp_path / "two" / "predictions.csv").read_text().splitlines()))
     assert [row["image"] for row in rows] == [str(file) for file in files[:2]]
-    assert sum(float(rows[0][f"share_{name}"]) for name in tasks.get("eye").classes) == pytest.approx(1, abs=1e-5)
+    assert sum(
+        float(rows[0][f"share_{name}"]) for name in tasks.get("eye").classes
+    ) == pytest.approx(1, abs=1e-5)
     assert {row["needs_review"] for row in rows} <= {"True", "False"}
     run("predict", "eye", folder / "set_1_*.jpg", *export, "--out", "globbed")
-    assert {p.stem for p in (tmp_path / "globbed").glob("*.png")} == {f.stem for f in files if f.stem.startswith("set_1_")}
+    assert {p.stem for p in (tmp_path / "globbed").glob("*.png")} == {
+        f.stem for f in files if f.stem.startswith("set_1_")
+    }
     run("predict", "eye", files[0], *export, "--out", "one.png")
-    assert (np.asarray(Image.open("one.png")) == np.asarray(Image.open(tmp_path / "two" / f"{files[0].stem}.png"))).all()
+    assert (
+        np.asarray(Image.open("one.png"))
+        == np.asarray(Image.open(tmp_path / "two" / f"{files[0].stem}.png"))
+    ).all()
     listed = json.loads(run("predict", "eye", folder, *export, "--json").out)
-    assert len(listed["written"]) == len(files) + 1 and listed["written"][-1].endswith("predictions.csv")
+    assert len(listed["written"]) == len(files) + 1 and listed["written"][-1].endswith(
+        "predictions.csv"
+    )
 
 
 def test_mri_table_has_the_columns_and_order_of_the_folders(exports, samples, run):
     folder = samples["mri"] / "validation"
     run("predict", "mri", folder, "--export", exports("mri"))
-    written, true = ([*csv.reader(Path(p).read_text().splitlines(), delimiter="\t")]
-                     for p in ("validation_inf_subjects.tsv", folder / "subjects.tsv"))
+    written, true = (
+        [*csv.reader(Path(p).read_text().splitlines(), delimiter="\t")]
+        for p in ("validation_inf_subjects.tsv", folder / "subjects.tsv")
+    )
     assert written[0] == ["Subject", "Label"] and [r[0] for r in written] == [r[0] for r in true]
     assert {r[1] for r in written[1:]} <= {"0", "1"}
 
@@ -137,25 +190,63 @@ def test_evaluate_and_interpret_each_task(name, exports, samples, run, tmp_path)
     counts = np.array(result["confusion"])
     if tasks.get(name).kind == "segment":
         assert result["pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
-    everything = json.loads(run("evaluate", name, "--data", samples[name], "--split", "all", "--export", exports(name), "--json").out)
+    everything = json.loads(
+        run(
+            "evaluate",
+            name,
+            "--data",
+            samples[name],
+            "--split",
+            "all",
+            "--export",
+            exports(name),
+            "--json",
+        ).out
+    )
     assert everything["images"] > result["images"]
-    listed = json.loads(run("interpret", name, "--export", exports(name), "--out", "look", "--json").out)
+    listed = json.loads(
+        run("interpret", name, "--export", exports(name), "--out", "look", "--json").out
+    )
     for file in listed["files"]:
         assert (tmp_path / file).stat().st_size > 0
     assert len(listed["losses"]) == result["images"]
     page = (tmp_path / "look" / "report.html").read_text()
-    assert not re.search(r"https?:|//", re.sub(r"data:image/[a-z+]+;base64,[^\")]*", "", page)) and "random weights" in page
+    assert (
+        not re.search(r"https?:|//", re.sub(r"data:image/[a-z+]+;base64,[^\")]*", "", page))
+        and "random weights" in page
+    )
 
 
 def test_metrics_against_scikit_learn(exports, samples, run):
     from sklearn.metrics import f1_score, jaccard_score
+
     task = tasks.get("eye")
-    result = json.loads(run("evaluate", "eye", "--split", "all", "--data", samples["eye"], "--export", exports("eye"), "--json").out)
+    result = json.loads(
+        run(
+            "evaluate",
+            "eye",
+            "--split",
+            "all",
+            "--data",
+            samples["eye"],
+            "--export",
+            exports("eye"),
+            "--json",
+        ).out
+    )
     run("predict", "eye", samples["eye"] / "imgs_small", "--export", exports("eye"))
     items = task.items(samples["eye"])
     truth = np.concatenate([task.label(i).reshape(-1) for i in items])
-    said = np.concatenate([np.asarray(Image.open(f"imgs_small_inf_masks/{i.image.stem}.png")).reshape(-1) for i in items])
-    dice, iou = f1_score(truth, said, average=None, labels=range(4)), jaccard_score(truth, said, average=None, labels=range(4))
+    said = np.concatenate(
+        [
+            np.asarray(Image.open(f"imgs_small_inf_masks/{i.image.stem}.png")).reshape(-1)
+            for i in items
+        ]
+    )
+    dice, iou = (
+        f1_score(truth, said, average=None, labels=range(4)),
+        jaccard_score(truth, said, average=None, labels=range(4)),
+    )
     for code, name in enumerate(task.classes):
         assert result["classes"][name]["iou"] == pytest.approx(iou[code])
         assert result["classes"][name]["dice"] == pytest.approx(dice[code])
@@ -165,7 +256,9 @@ def test_metrics_against_scikit_learn(exports, samples, run):
 
 def test_segment_a_file(exports, samples, run):
     image = tasks.get("surfaces").items(samples["surfaces"])[0].image
-    out = run("segment", image, "--export", exports("surfaces"), "--surname", "Doe", "--name", "Jane/..").out
+    out = run(
+        "segment", image, "--export", exports("surfaces"), "--surname", "Doe", "--name", "Jane/.."
+    ).out
     path = out.strip().splitlines()[-1]
     assert re.fullmatch(r"output/Doe_Jane__\d{8}-\d{6}\.jpg", path)
     assert Image.open(path).size == Image.open(image).size
@@ -175,5 +268,10 @@ def test_segment_a_file(exports, samples, run):
 
 def test_segment_script_is_the_command(tmp_path):
     script = Path(__file__).parents[1] / "scripts" / "segment.py"
-    done = subprocess.run([sys.executable, script, "--url", "ftp://x/y.jpg"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script, "--url", "ftp://x/y.jpg"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "error:" in done.stderr and "Traceback" not in done.stderr

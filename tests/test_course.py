@@ -1,4 +1,5 @@
 """What a course adds to fastai's loop: averages, windows, budgets, folds, views; and what keeps pixels in memory."""
+
 from __future__ import annotations
 
 import json
@@ -39,7 +40,9 @@ def test_pixels_are_decoded_once_and_never_exported(samples, monkeypatch):
     items = task.items(samples["eye"])
     pixels = Pixels(task, (64, 80))
     first = pixels.image(items[0]), pixels.label(items[0])
-    assert first[0].shape == (64, 80, 3) and first[1].shape == (64, 80) and first[1].dtype == np.uint8
+    assert (
+        first[0].shape == (64, 80, 3) and first[1].shape == (64, 80) and first[1].dtype == np.uint8
+    )
     monkeypatch.setattr(type(task), "image", lambda *_: pytest.fail("decoded again"))
     assert pixels.image(items[0]) is first[0] and pixels.label(items[0]) is first[1]
     assert not pickle.loads(pickle.dumps(pixels)).kept
@@ -56,8 +59,12 @@ def test_pixels_keep_to_their_budget(samples):
 
 
 def test_a_fit_without_memory_for_pixels_learns_the_same(samples, tmp_path):
-    losses = [fastseg.fit("eye", samples["eye"], **SMALL, epochs=1, cache=cache, out=tmp_path / str(cache))["history"][0]["train_loss"]
-              for cache in (0, None)]
+    losses = [
+        fastseg.fit(
+            "eye", samples["eye"], **SMALL, epochs=1, cache=cache, out=tmp_path / str(cache)
+        )["history"][0]["train_loss"]
+        for cache in (0, None)
+    ]
     assert losses[0] == losses[1]
 
 
@@ -74,15 +81,24 @@ def test_average_is_what_is_validated_and_kept(learn):
                 self.steps += 1
                 keep = min(0.9, (1 + self.steps) / (10 + self.steps))
                 for key, value in self.learn.model.state_dict().items():
-                    self.expected[key] = (self.expected[key] * keep + value * (1 - keep)) if value.is_floating_point() else value.clone()
+                    self.expected[key] = (
+                        (self.expected[key] * keep + value * (1 - keep))
+                        if value.is_floating_point()
+                        else value.clone()
+                    )
             elif not self.checked:
                 self.checked = 1
-                self.same = all(torch.allclose(v, self.expected[k], atol=1e-5) for k, v in self.learn.model.state_dict().items())
+                self.same = all(
+                    torch.allclose(v, self.expected[k], atol=1e-5)
+                    for k, v in self.learn.model.state_dict().items()
+                )
 
     watch = Watch()
     learn.fit(2, 1e-2, cbs=[AverageWeights(0.9), watch])
     assert watch.checked and watch.same
-    assert all(torch.allclose(v, watch.expected[k], atol=1e-5) for k, v in learn.model.state_dict().items())
+    assert all(
+        torch.allclose(v, watch.expected[k], atol=1e-5) for k, v in learn.model.state_dict().items()
+    )
 
 
 def test_windows_come_first_and_hold_the_foreground(learn):
@@ -93,14 +109,20 @@ def test_windows_come_first_and_hold_the_foreground(learn):
 
         def before_batch(self):
             if self.training:
-                shares = [(codes.as_subclass(torch.Tensor) > 0).float().mean() for codes in self.yb[0]]
-                seen.append((self.epoch, tuple(self.xb[0].shape[-2:]), float(torch.stack(shares).mean())))
+                shares = [
+                    (codes.as_subclass(torch.Tensor) > 0).float().mean() for codes in self.yb[0]
+                ]
+                seen.append(
+                    (self.epoch, tuple(self.xb[0].shape[-2:]), float(torch.stack(shares).mean()))
+                )
                 assert self.xb[0].shape[-2:] == self.yb[0].shape[-2:]
 
     learn.fit(8, 1e-3, cbs=[Windows(0.5, 4, background=0), Watch()])
     first = [entry for entry in seen if entry[0] < 4]
     later = [entry for entry in seen if entry[0] >= 4]
-    assert {shape for _, shape, _ in first} == {(32, 32)} and {shape for _, shape, _ in later} == {(64, 64)}
+    assert {shape for _, shape, _ in first} == {(32, 32)} and {shape for _, shape, _ in later} == {
+        (64, 64)
+    }
     assert np.mean([share for *_, share in first]) > 1.3 * np.mean([share for *_, share in later])
 
 
@@ -115,6 +137,7 @@ def test_windows_show_the_same_place_in_image_and_mask():
 
 def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
     from fastseg.training import callbacks
+
     clock = [0.0]
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
 
@@ -129,14 +152,42 @@ def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
 
 def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkeypatch):
     from fastseg.training import budget
-    result = fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "a")
+
+    result = fastseg.fit(
+        "eye",
+        samples["eye"],
+        arch=ARCH,
+        weights="none",
+        size=64,
+        bs=4,
+        time_budget=20,
+        out=tmp_path / "a",
+    )
     assert 1 <= len(result["history"]) and result["seconds"] < 20
     monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 6.0 * learn.origin.size[0] / 64)
-    result = fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "b")
+    result = fastseg.fit(
+        "eye",
+        samples["eye"],
+        arch=ARCH,
+        weights="none",
+        size=64,
+        bs=4,
+        time_budget=20,
+        out=tmp_path / "b",
+    )
     assert json.loads((tmp_path / "b" / "card.json").read_text())["size"] == [32, 32]
     monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 100.0)
     with pytest.raises(ModelError, match="too long for what loading left of the time budget"):
-        fastseg.fit("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, time_budget=20, out=tmp_path / "c")
+        fastseg.fit(
+            "eye",
+            samples["eye"],
+            arch=ARCH,
+            weights="none",
+            size=64,
+            bs=4,
+            time_budget=20,
+            out=tmp_path / "c",
+        )
     assert not (tmp_path / "c").exists()
 
 
@@ -151,7 +202,9 @@ def test_folds_hold_every_image_out_once(name, samples):
     task = tasks.get(name)
     items = task.items(samples[name])
     parts = [task.fold(items, k, 4, seed=1) for k in range(4)]
-    assert sorted(i for _, valid in parts for i in valid) == [i for i, item in enumerate(items) if item.split != "test"]
+    assert sorted(i for _, valid in parts for i in valid) == [
+        i for i, item in enumerate(items) if item.split != "test"
+    ]
     for train, valid in parts:
         assert not set(train) & set(valid)
         assert not {items[i].group for i in train} & {items[i].group for i in valid}
@@ -164,7 +217,11 @@ def test_folds_hold_every_image_out_once(name, samples):
 def test_an_ensemble_averages_its_members_and_loads(name, precision, samples, tmp_path, run):
     result = fastseg.fit(name, samples[name], **SMALL, epochs=1, folds=2, out=tmp_path / "e")
     card = json.loads((tmp_path / "e" / "card.json").read_text())
-    assert card["network"]["members"] == 2 and card["valid_files"] == [] and card["training"]["folds"] == 2
+    assert (
+        card["network"]["members"] == 2
+        and card["valid_files"] == []
+        and card["training"]["folds"] == 2
+    )
     task = tasks.get(name)
     counted = np.array(result["metrics"]["confusion"]).sum()
     items = [item for item in task.items(samples[name]) if item.split != "test"]
@@ -172,11 +229,15 @@ def test_an_ensemble_averages_its_members_and_loads(name, precision, samples, tm
     assert counted == whole  # every image was measured, by the learner that never saw it
     predictor = fastseg.load(tmp_path / "e")
     batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    x = (torch.from_numpy(batch).permute(0, 3, 1, 2) / 255 - torch.tensor(predictor.card.mean).view(1, 3, 1, 1)) / torch.tensor(
-        predictor.card.std).view(1, 3, 1, 1)
+    x = (
+        torch.from_numpy(batch).permute(0, 3, 1, 2) / 255
+        - torch.tensor(predictor.card.mean).view(1, 3, 1, 1)
+    ) / torch.tensor(predictor.card.std).view(1, 3, 1, 1)
     with torch.inference_mode():
         mean = torch.stack([m(x).softmax(1) for m in predictor.network.model.models]).mean(0)
-    assert torch.allclose(predictor.logits(batch).exp(), mean, atol={"float32": 1e-4, "bfloat16": 2e-2}[precision])
+    assert torch.allclose(
+        predictor.logits(batch).exp(), mean, atol={"float32": 1e-4, "bfloat16": 2e-2}[precision]
+    )
     assert fastseg.load(tmp_path / "e" / "export.pkl", trust=True).logits(batch).shape == mean.shape
     said = run("evaluate", name, "--data", samples[name], "--export", tmp_path / "e", code=1).err
     assert "joins 2 learners" in said
@@ -188,12 +249,24 @@ def test_one_fold_is_refused(samples, tmp_path):
         fastseg.fit("eye", samples["eye"], folds=1, out=tmp_path / "e")
 
 
-@pytest.mark.parametrize("options", [{"mixup": 0.3}, {"ema": 0.9, "windows": 0.5}, {"progressive": 0.5}, {"patience": 1},
-                                     {"loss": "wce+lovasz"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mixup": 0.3},
+        {"ema": 0.9, "windows": 0.5},
+        {"progressive": 0.5},
+        {"patience": 1},
+        {"loss": "wce+lovasz"},
+    ],
+)
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_options_of_a_course(name, options, samples, tmp_path):
     if name == "mri":  # which gives no pixel a class
-        options = {"loss": "wce"} if "loss" in options else {k: v for k, v in options.items() if k not in ("windows", "progressive")}
+        options = (
+            {"loss": "wce"}
+            if "loss" in options
+            else {k: v for k, v in options.items() if k not in ("windows", "progressive")}
+        )
     result = fastseg.fit(name, samples[name], **SMALL, epochs=2, out=tmp_path / "e", **options)
     assert all(np.isfinite(row["valid_loss"]) for row in result["history"])
     recorded = json.loads((tmp_path / "e" / "card.json").read_text())["training"]
@@ -201,8 +274,16 @@ def test_options_of_a_course(name, options, samples, tmp_path):
 
 
 def test_wrong_options_of_a_course(run, samples):
-    for option, value in (("--ema", "1.5"), ("--windows", "-1"), ("--mixup", "99"), ("--precision", "float12")):
-        assert option.strip("-") in run("fit", "eye", "--data", samples["eye"], option, value, code=1).err
+    for option, value in (
+        ("--ema", "1.5"),
+        ("--windows", "-1"),
+        ("--mixup", "99"),
+        ("--precision", "float12"),
+    ):
+        assert (
+            option.strip("-")
+            in run("fit", "eye", "--data", samples["eye"], option, value, code=1).err
+        )
 
 
 def test_the_precision_can_be_forced(samples, monkeypatch):
@@ -210,7 +291,10 @@ def test_the_precision_can_be_forced(samples, monkeypatch):
     for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
         monkeypatch.setenv("FASTSEG_PRECISION", name)
         assert autocast_dtype(device) is dtype
-        assert autocast_dtype(device, "bfloat16") is torch.bfloat16 and autocast_dtype(device, "float32") is None
+        assert (
+            autocast_dtype(device, "bfloat16") is torch.bfloat16
+            and autocast_dtype(device, "float32") is None
+        )
     monkeypatch.setenv("FASTSEG_PRECISION", "float12")
     with pytest.raises(ModelError) as caught:
         fastseg.learner("eye", samples["eye"], **SMALL)
@@ -232,7 +316,9 @@ def test_half_size_comes_first(samples):
 
         def before_batch(self):
             if self.training:
-                seen.append((self.epoch, tuple(self.xb[0].shape[-2:]), tuple(self.yb[0].shape[-2:])))
+                seen.append(
+                    (self.epoch, tuple(self.xb[0].shape[-2:]), tuple(self.yb[0].shape[-2:]))
+                )
 
     learn.fit(2, 1e-3, cbs=[HalfSize(1), Watch()])
     assert set(seen) == {(0, (48, 48), (48, 48)), (1, (96, 96), (96, 96))}
@@ -241,6 +327,7 @@ def test_half_size_comes_first(samples):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_patience_keeps_the_best_weights(learn, ema):
     from fastseg.training.loop import Course, train
+
     train(learn, Course(epochs=6, lr=0.5, patience=2, ema=ema))
     scores = [row["dice"] for row in learn.history]
     assert abs(float(learn.validate()[1]) - max(scores)) < 1e-6
@@ -251,24 +338,35 @@ def test_mirroring_twice_gives_all_but_the_rim_back():
     for shift in (-2, 0, 1):
         inner = slice(abs(shift), 9 - abs(shift))
         assert torch.equal(mirrored(mirrored(x, shift), shift)[..., inner], x[..., inner])
-    assert mirrored(torch.arange(5), -1).tolist() == [3, 2, 1, 0, 0] and mirrored(torch.arange(5), 1).tolist() == [4, 4, 3, 2, 1]
+    assert mirrored(torch.arange(5), -1).tolist() == [3, 2, 1, 0, 0] and mirrored(
+        torch.arange(5), 1
+    ).tolist() == [4, 4, 3, 2, 1]
 
 
 def test_mirrored_masks_move_and_images_do_not():
     from fastai.torch_core import TensorImage, TensorMask
+
     torch.manual_seed(0)
     codes = torch.arange(12).expand(16, 8, 12)
-    x, y = Augment(flip=True, flip_shift=-1)((TensorImage(codes[:, None].float()), TensorMask(codes)), split_idx=0)
+    x, y = Augment(flip=True, flip_shift=-1)(
+        (TensorImage(codes[:, None].float()), TensorMask(codes)), split_idx=0
+    )
     flipped = [bool(image[0, 0, 0] == 11) for image in x]
     assert any(flipped) and not all(flipped)
     for mask, is_flipped in zip(y, flipped):
-        assert mask[0].tolist() == ([10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0] if is_flipped else list(range(12)))
+        assert mask[0].tolist() == (
+            [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0] if is_flipped else list(range(12))
+        )
 
 
 def test_cutout_covers_the_image_and_keeps_the_mask():
     from fastai.torch_core import TensorImage, TensorMask
+
     torch.manual_seed(0)
-    x, y = Augment(flip=False, cutout=0.5)((TensorImage(torch.ones(64, 3, 32, 32)), TensorMask(torch.ones(64, 32, 32).long())), split_idx=0)
+    x, y = Augment(flip=False, cutout=0.5)(
+        (TensorImage(torch.ones(64, 3, 32, 32)), TensorMask(torch.ones(64, 32, 32).long())),
+        split_idx=0,
+    )
     covered = (x[:, 0] == 0.5).float().mean(dim=(1, 2))
     assert 0.05 < covered.mean() < 0.25 and covered.max() <= 0.26 and (y == 1).all()
 
@@ -278,15 +376,20 @@ def test_blurred_slices_are_labelled_so():
     from scipy.ndimage import gaussian_filter
 
     from fastseg.data.augment import blur
+
     torch.manual_seed(0)
     x = torch.rand(40, 3, 48, 48)
     for sigma in (0.5, 1.5):
         expected = gaussian_filter(x[:2].numpy(), (0, 0, sigma, sigma), mode="nearest")
         assert np.abs(blur(x[:2], torch.full((2,), sigma)).numpy() - expected).max() < 1e-3
-    seen, labels = Augment(flip=False, blur_share=0.5)((TensorImage(x), TensorCategory(torch.ones(40).long())), split_idx=0)
+    seen, labels = Augment(flip=False, blur_share=0.5)(
+        (TensorImage(x), TensorCategory(torch.ones(40).long())), split_idx=0
+    )
     changed = (torch.Tensor(seen) != x).flatten(1).any(1)
     assert 5 < changed.sum() < 35 and torch.equal(torch.as_tensor(labels.tolist()) == 0, changed)
-    valid = Augment(flip=False, blur_share=0.5)((TensorImage(x), TensorCategory(torch.ones(40).long())), split_idx=1)
+    valid = Augment(flip=False, blur_share=0.5)(
+        (TensorImage(x), TensorCategory(torch.ones(40).long())), split_idx=1
+    )
     assert torch.equal(torch.Tensor(valid[0]), x) and set(valid[1].tolist()) == {1}
 
 
@@ -301,7 +404,10 @@ def test_views_are_averaged_at_the_right_place(exports):
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_onnx_and_torch_agree(name, exports):
-    quick, slow = fastseg.load(exports(name), engine="onnx"), fastseg.load(exports(name), "cpu", engine="torch", precision="float32")
+    quick, slow = (
+        fastseg.load(exports(name), engine="onnx"),
+        fastseg.load(exports(name), "cpu", engine="torch", precision="float32"),
+    )
     batch = np.random.default_rng(0).integers(0, 256, (3, *quick.card.size, 3), dtype=np.uint8)
     assert torch.allclose(quick.logits(batch), slow.logits(batch), atol=1e-3)
     rough = fastseg.load(exports(name), "cpu", engine="torch", precision="bfloat16")
@@ -310,6 +416,7 @@ def test_onnx_and_torch_agree(name, exports):
 
 def test_exchanged_onnx_is_noticed(exports, tmp_path):
     import shutil
+
     folder = shutil.copytree(exports("eye"), tmp_path / "e")
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"x")
     with pytest.raises(ExportError, match="not the file that its card names"):
@@ -327,17 +434,21 @@ def test_class_weights_are_median_frequency():
 
 def test_small_decoding_gives_nearly_the_same_picture(tmp_path):
     from fastseg.data.images import read_image, read_near, resized, save_image
+
     image, _ = tasks.get("eye").draw(np.random.default_rng(2))
     big = np.asarray(__import__("PIL.Image").Image.fromarray(image).resize((1280, 960)))
     path = save_image(tmp_path / "big.jpg", big)
     near, own = read_near(path, (240, 320))
     assert own == (960, 1280) and near.shape[0] in range(240, 960)
-    difference = resized(near, (240, 320), "squish").astype(int) - resized(read_image(path), (240, 320), "squish")
+    difference = resized(near, (240, 320), "squish").astype(int) - resized(
+        read_image(path), (240, 320), "squish"
+    )
     assert np.abs(difference).mean() < 2
 
 
 def test_light_decoder_strides():
     from fastseg.models import network as backbones
+
     for stride in (1, 2, 4):
         network, _ = backbones.segmenter(ARCH, 3, "light", stride=stride)
         assert network.eval()(torch.rand(1, 3, 70, 90)).shape == (1, 3, 70, 90)
@@ -345,8 +456,28 @@ def test_light_decoder_strides():
         backbones.segmenter(ARCH, 3, "light", stride=3)
 
 
-@pytest.mark.parametrize("options", [["--windows", "1"], ["--progressive", "1"], ["--patience", "1"]])
+@pytest.mark.parametrize(
+    "options", [["--windows", "1"], ["--progressive", "1"], ["--patience", "1"]]
+)
 def test_mixup_goes_with_the_other_options_and_json_stays_clean(run, samples, options):
-    said = run("fit", "eye", "--data", samples["eye"], "--arch", "test_resnet", "--weights", "none", "--size", "64", "--bs", "4",
-               "--epochs", "2", "--mixup", "0.2", *options, "--json").out
+    said = run(
+        "fit",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--arch",
+        "test_resnet",
+        "--weights",
+        "none",
+        "--size",
+        "64",
+        "--bs",
+        "4",
+        "--epochs",
+        "2",
+        "--mixup",
+        "0.2",
+        *options,
+        "--json",
+    ).out
     assert len(json.loads(said)["history"]) >= 1

@@ -1,4 +1,5 @@
 """What mask values mean: codes, colours, greys; what is declared, what is ignored, and what a fit refuses."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,8 +16,13 @@ LAYOUT = (tasks.Layout("images", "masks"),)
 
 def task(classes=3, **declared):
     options = {"layouts": LAYOUT, **declared}
-    return tasks.SegmentationTask(name="x", classes=tuple("abcdefgh"[:classes]), palette=tuple((60 * i, 90, 200) for i in range(classes)),
-                                  recipe=tasks.Recipe(size=(64, 64)), **options)
+    return tasks.SegmentationTask(
+        name="x",
+        classes=tuple("abcdefgh"[:classes]),
+        palette=tuple((60 * i, 90, 200) for i in range(classes)),
+        recipe=tasks.Recipe(size=(64, 64)),
+        **options,
+    )
 
 
 def painted(rng):
@@ -25,8 +31,15 @@ def painted(rng):
 
 
 def colour_task(**declared):
-    return tasks.SegmentationTask(name="x", classes=("a", "b", "c"), palette=PALETTE, masks="colours", layouts=LAYOUT,
-                                  recipe=tasks.Recipe(size=(64, 64)), **declared)
+    return tasks.SegmentationTask(
+        name="x",
+        classes=("a", "b", "c"),
+        palette=PALETTE,
+        masks="colours",
+        layouts=LAYOUT,
+        recipe=tasks.Recipe(size=(64, 64)),
+        **declared,
+    )
 
 
 def test_exact_colours():
@@ -75,7 +88,9 @@ def test_few_stray_codes_are_unlabelled_and_many_an_error(tmp_path):
         codes[0, :count] = 9
         Image.fromarray(codes).save(path)
         found = decode_codes(path, {0: 0, 1: 1, 255: 255})
-        assert [fault.stops for fault in found.faults] == [refused] and (found.codes[0, :count] == IGNORE).all()
+        assert [fault.stops for fault in found.faults] == [refused] and (
+            found.codes[0, :count] == IGNORE
+        ).all()
         assert found.unknown.sum() == count
 
 
@@ -99,20 +114,36 @@ def test_a_declaration_of_one_mapping_alone_is_enough(tmp_path):
 
 
 def test_layouts_may_declare_codes_of_their_own(tmp_path):
-    layouts = (tasks.Layout("a", "b", source="theirs", codes={3: 0, 4: 1, 9: 2}, ignore=(0,)), tasks.Layout("c", "d"))
+    layouts = (
+        tasks.Layout("a", "b", source="theirs", codes={3: 0, 4: 1, 9: 2}, ignore=(0,)),
+        tasks.Layout("c", "d"),
+    )
     Image.fromarray(np.array([[0, 3, 4, 9]], np.uint8)).save(tmp_path / "m.png")
-    assert task(layouts=layouts).decode(tmp_path / "m.png", "theirs").tolist() == [[IGNORE, 0, 1, 2]]
+    assert task(layouts=layouts).decode(tmp_path / "m.png", "theirs").tolist() == [
+        [IGNORE, 0, 1, 2]
+    ]
     with pytest.raises(DataError):
         task(layouts=layouts).decode(tmp_path / "m.png")
 
 
-@pytest.mark.parametrize("declared", [
-    {"ignore": (2,)}, {"codes": {0: 0, 1: 1, 2: 3}}, {"codes": {0: 0, 1: 1}}, {"codes": {0: 0, 1: 1, 2: 2}, "ignore": (2,)},
-    {"ignore": (70000,)}, {"ignore": ((0, 0, 0),)}, {"codes": {"0": 0, 1: 1, 2: 2}}, {"codes": {-1: 0, 1: 1, 2: 2}},
-    {"masks": "colors"}, {"masks": "colours", "ignore": (3,)}, {"masks": "colours", "ignore": ((0, 90, 200),)},
-    {"masks": "threshold", "ignore": (3,)},
-    {"layouts": (tasks.Layout("a", "b", ignore=(9,)), tasks.Layout("c", "d", ignore=(8,)))},
-])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"ignore": (2,)},
+        {"codes": {0: 0, 1: 1, 2: 3}},
+        {"codes": {0: 0, 1: 1}},
+        {"codes": {0: 0, 1: 1, 2: 2}, "ignore": (2,)},
+        {"ignore": (70000,)},
+        {"ignore": ((0, 0, 0),)},
+        {"codes": {"0": 0, 1: 1, 2: 2}},
+        {"codes": {-1: 0, 1: 1, 2: 2}},
+        {"masks": "colors"},
+        {"masks": "colours", "ignore": (3,)},
+        {"masks": "colours", "ignore": ((0, 90, 200),)},
+        {"masks": "threshold", "ignore": (3,)},
+        {"layouts": (tasks.Layout("a", "b", ignore=(9,)), tasks.Layout("c", "d", ignore=(8,)))},
+    ],
+)
 def test_declarations_that_contradict_themselves_are_refused(declared):
     with pytest.raises(TaskError) as caught:
         task(**declared)
@@ -120,4 +151,8 @@ def test_declarations_that_contradict_themselves_are_refused(declared):
 
 
 def test_ranges():
-    assert ranges([0, 1, 2, 3, 255]) == "0 to 3, 255" and ranges([0, 1, 5]) == "0, 1, 5" and ranges([7]) == "7"
+    assert (
+        ranges([0, 1, 2, 3, 255]) == "0 to 3, 255"
+        and ranges([0, 1, 5]) == "0, 1, 5"
+        and ranges([7]) == "7"
+    )

@@ -1,4 +1,5 @@
 """The demo's promise: 40 synthetic eyes are enough for a foreground Dice of 0.9 on fresh ones."""
+
 import json
 import re
 import shlex
@@ -9,11 +10,21 @@ DEMO = (Path(__file__).parents[1] / "scripts" / "demo.sh").read_text()
 
 def test_the_demo_learns(run):
     commands = re.findall(r"^(?:\[ .* \|\| )?fastseg (.*)$", DEMO, re.M)
-    assert [c.split()[0] for c in commands] == ["sample", "sample", "fit", "predict", "evaluate", "interpret"]
+    assert [c.split()[0] for c in commands] == [
+        "sample",
+        "sample",
+        "fit",
+        "predict",
+        "evaluate",
+        "interpret",
+    ]
     for command in commands:
         arguments = shlex.split(command.replace("$data", "data/demo"))
         result = run(*arguments, *(["--json"] if arguments[0] == "evaluate" else []))
         if arguments[0] == "evaluate":
             scores = json.loads(result.out)
     assert scores["images"] == 12 and scores["mean_foreground"]["dice"] >= 0.9
-    assert len(list(Path("demo_inf_masks").glob("*.png"))) == 12 and Path("exports/demo/report.html").is_file()
+    assert (
+        len(list(Path("demo_inf_masks").glob("*.png"))) == 12
+        and Path("exports/demo/report.html").is_file()
+    )

@@ -1,4 +1,5 @@
 """16-bit images of 8 to 16 bits: one range for a dataset, found, stated, kept in the card, and used by every command alike."""
+
 import json
 import pickle
 import shutil
@@ -26,33 +27,63 @@ GOLDEN = Path(__file__).parent / "golden" / "mri_0.1.0"
 
 def png(values: np.ndarray, exif: bytes = b"") -> bytes:
     """Return a 16-bit PNG of values (H, W) or (H, W, 2 to 4): Pillow writes none with several channels."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0))
-            + (chunk(b"eXIf", exif) if exif else b"") + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(
+            b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+        )
+        + (chunk(b"eXIf", exif) if exif else b"")
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def tiff(values: np.ndarray, order: str = "<", compression: int = 1, planar: int = 1) -> bytes:
     """Return a 16-bit TIFF of values (H, W, 3 or 4), in either byte order, plain (1) or deflated (8), interleaved (1) or not (2)."""
     height, width, channels = values.shape
     planes = [values] if planar == 1 else np.moveaxis(values, 2, 0)
-    strips = [zlib.compress(data) if compression == 8 else data for data in (plane.astype(f"{order}u2").tobytes() for plane in planes)]
+    strips = [
+        zlib.compress(data) if compression == 8 else data
+        for data in (plane.astype(f"{order}u2").tobytes() for plane in planes)
+    ]
     extra, entries = b"", b""
-    longs = {256: [width], 257: [height], 273: None, 278: [height], 279: [len(strip) for strip in strips]}
-    shorts = {258: [16] * channels, 259: [compression], 262: [2], 277: [channels], 284: [planar], 339: [1] * channels}
+    longs = {
+        256: [width],
+        257: [height],
+        273: None,
+        278: [height],
+        279: [len(strip) for strip in strips],
+    }
+    shorts = {
+        258: [16] * channels,
+        259: [compression],
+        262: [2],
+        277: [channels],
+        284: [planar],
+        339: [1] * channels,
+    }
     shorts |= {338: [2]} if channels == 4 else {}  # alpha
     count = len(longs) + len(shorts)
     start = 8 + 2 + 12 * count + 4  # of what does not fit into the entries
     strips_at = start + 4 * channels + (8 * len(strips) if len(strips) > 1 else 0)
     longs[273] = [strips_at + sum(map(len, strips[:i])) for i in range(len(strips))]
-    for tag, kind, numbers in sorted([(t, "I", n) for t, n in longs.items()] + [(t, "H", n) for t, n in shorts.items()]):
+    for tag, kind, numbers in sorted(
+        [(t, "I", n) for t, n in longs.items()] + [(t, "H", n) for t, n in shorts.items()]
+    ):
         data = struct.pack(order + kind * len(numbers), *numbers)
         if len(data) > 4:
             data, extra = struct.pack(order + "I", start + len(extra)), extra + data
-        entries += struct.pack(order + "HHI", tag, 4 if kind == "I" else 3, len(numbers)) + data.ljust(4, b"\0")
+        entries += struct.pack(
+            order + "HHI", tag, 4 if kind == "I" else 3, len(numbers)
+        ) + data.ljust(4, b"\0")
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, count)
     return head + entries + bytes(4) + extra.ljust(strips_at - start, b"\0") + b"".join(strips)
 
@@ -70,7 +101,10 @@ def to_8(values: np.ndarray, top: int = TOP) -> np.ndarray:
 def deepened(source: Path, out: Path, colour: bool = False) -> tuple[Path, Path]:
     """Copy a dataset twice: its images as 8-bit PNGs (grey, or colour), and as 12-bit values in 16-bit PNGs. Other files stay."""
     eight, twelve = out / "eight", out / "twelve"
-    images = {item.image for item in tasks.get("eye" if (source / "imgs_small").is_dir() else "mri").items(source)}
+    images = {
+        item.image
+        for item in tasks.get("eye" if (source / "imgs_small").is_dir() else "mri").items(source)
+    }
     for folder in (eight, twelve):
         shutil.copytree(source, folder)
         for image in images:
@@ -80,7 +114,9 @@ def deepened(source: Path, out: Path, colour: bool = False) -> tuple[Path, Path]
             if folder == eight:
                 Image.fromarray(pixels).save(file.with_suffix(".png"))
             else:
-                file.with_suffix(".png").write_bytes(png((pixels.astype(np.float64) * TOP / 255).round()))
+                file.with_suffix(".png").write_bytes(
+                    png((pixels.astype(np.float64) * TOP / 255).round())
+                )
     return eight, twelve
 
 
@@ -99,7 +135,9 @@ def trained(eyes, tmp_path_factory):
 
 
 def warnings(result) -> list[str]:
-    return [line for line in result.err.splitlines() if line.startswith("warning:") and "bits" in line]
+    return [
+        line for line in result.err.splitlines() if line.startswith("warning:") and "bits" in line
+    ]
 
 
 def masks_in(folder: Path) -> dict[str, np.ndarray]:
@@ -107,23 +145,39 @@ def masks_in(folder: Path) -> dict[str, np.ndarray]:
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and len(one) > 0 and all((one[name] == other[name]).all() for name in one)
+    return (
+        one.keys() == other.keys()
+        and len(one) > 0
+        and all((one[name] == other[name]).all() for name in one)
+    )
 
 
-@pytest.mark.parametrize("kind", ["L", "LA", "RGB", "RGBA", "tif", "tif MM", "tif RGBA", "tif deflate", "tif deflate RGBA MM"])
+@pytest.mark.parametrize(
+    "kind",
+    ["L", "LA", "RGB", "RGBA", "tif", "tif MM", "tif RGBA", "tif deflate", "tif deflate RGBA MM"],
+)
 def test_all_bits_of_16_bit_images_are_read(kind, tmp_path):
     channels = {"L": 1, "LA": 2}.get(kind, 4 if "RGBA" in kind else 3)
     values = twelve_bits((20, 30, channels) if channels > 1 else (20, 30))
     if channels in (2, 4):
         values[..., -1] = 65535  # opaque: alpha is no part of the range
     path = tmp_path / ("x.tif" if "tif" in kind else "x.png")
-    path.write_bytes(tiff(values, ">" if "MM" in kind else "<", 8 if "deflate" in kind else 1) if "tif" in kind else png(values))
-    colours = values[..., :3] if channels > 2 else np.repeat(values.reshape(20, 30, -1)[..., :1], 3, axis=2)
+    path.write_bytes(
+        tiff(values, ">" if "MM" in kind else "<", 8 if "deflate" in kind else 1)
+        if "tif" in kind
+        else png(values)
+    )
+    colours = (
+        values[..., :3]
+        if channels > 2
+        else np.repeat(values.reshape(20, 30, -1)[..., :1], 3, axis=2)
+    )
     for found in (read_image(path, 12), read_image(path), read_near(path, (20, 30), 12)[0]):
         assert found.dtype == np.uint8 and (found == to_8(colours)).all()
     assert largest_values([path]) == {path: TOP}
     if path.suffix == ".png":
         from torchvision.io import ImageReadMode, decode_image
+
         peer = decode_image(str(path), ImageReadMode.UNCHANGED).numpy().transpose(1, 2, 0)
         assert (peer[..., :3] == colours if channels > 2 else peer[..., 0] == colours[..., 0]).all()
 
@@ -145,7 +199,10 @@ def test_16_bit_channels_stored_one_after_the_other_are_refused(compression, tmp
     assert caught.value.code == "unreadable-image" and "PNG" in str(caught.value)
 
 
-@pytest.mark.parametrize("largest,bits", [(0, 8), (255, 8), (256, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16), (70000, 16)])
+@pytest.mark.parametrize(
+    "largest,bits",
+    [(0, 8), (255, 8), (256, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16), (70000, 16)],
+)
 def test_the_fewest_bits_that_hold_a_value(largest, bits):
     assert bits_of(largest) == bits
 
@@ -157,7 +214,14 @@ def test_values_beyond_the_range_are_clipped():
 
 
 def test_what_fits_a_range():
-    assert [bool(misfit(value, 12)) for value in (0, 1, 511, 512, 4095, 4096)] == [False, True, True, False, False, True]
+    assert [bool(misfit(value, 12)) for value in (0, 1, 511, 512, 4095, 4096)] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_the_depth_stays_in_the_pickle():
@@ -165,6 +229,7 @@ def test_the_depth_stays_in_the_pickle():
     assert pickle.loads(pickle.dumps(eye)) is eye  # named as earlier versions named it
     assert pickle.loads(pickle.dumps(eye.adapted)).__self__ is eye
     from dataclasses import replace
+
     assert pickle.loads(pickle.dumps(replace(eye, depth=12))).depth == 12
 
 
@@ -173,7 +238,10 @@ def test_check_states_the_depth(eyes, run):
     plain = json.loads(run("check", "eye", "--data", eyes[0], "--json").out)
     assert found["depth"] == 12 and plain["depth"] is None
     assert found["faults"] == [] and found["kinds"] == plain["kinds"]
-    assert "12-bit" in run("check", "eye", "--data", eyes[1]).out and "-bit" not in run("check", "eye", "--data", eyes[0]).out
+    assert (
+        "12-bit" in run("check", "eye", "--data", eyes[1]).out
+        and "-bit" not in run("check", "eye", "--data", eyes[0]).out
+    )
 
 
 @pytest.mark.parametrize("colour", [False, True])
@@ -186,10 +254,14 @@ def test_a_fixed_copy_is_not_black(colour, samples, tmp_path, run):
     pixels = np.asarray(Image.open(eight / "imgs_small" / files[0].name)).astype(np.float64)
     values = (pixels * TOP / 255).round()
     files[0].write_bytes(png(values, exif.tobytes().removeprefix(b"Exif\0\0")))
-    pixels = np.asarray(Image.open(eight / "imgs_small" / files[1].name).convert("RGB")).astype(np.float64)
+    pixels = np.asarray(Image.open(eight / "imgs_small" / files[1].name).convert("RGB")).astype(
+        np.float64
+    )
     alpha = np.full((*pixels.shape[:2], 1), 30_000)
     files[1].write_bytes(png(np.concatenate([(pixels * TOP / 255).round(), alpha], axis=2)))
-    kinds = json.loads(run("check", "eye", "--data", twelve, "--json", "--fix", tmp_path / "fixed").out)["kinds"]
+    kinds = json.loads(
+        run("check", "eye", "--data", twelve, "--json", "--fix", tmp_path / "fixed").out
+    )["kinds"]
     assert kinds == {"exif rotation": 1, "image mode": 1}
     fixed = tmp_path / "fixed"
     again = json.loads(run("check", "eye", "--data", fixed, "--json").out)
@@ -214,7 +286,16 @@ def test_a_fit_states_the_depth_and_a_fit_without_16_bits_does_not(eyes, run):
 def test_predictions_of_12_bits_are_those_of_8(trained, eyes, run, tmp_path):
     """The same pixels in both: masks are equal, without tolerance."""
     for data in eyes:
-        result = run("predict", "eye", data / "imgs_small", "--export", trained, "--overlay", "--out", data.name)
+        result = run(
+            "predict",
+            "eye",
+            data / "imgs_small",
+            "--export",
+            trained,
+            "--overlay",
+            "--out",
+            data.name,
+        )
         assert warnings(result) == []
     assert same(masks_in(tmp_path / "eight"), masks_in(tmp_path / "twelve"))
     first = sorted((eyes[1] / "imgs_small").iterdir())[0]
@@ -228,7 +309,19 @@ def test_evaluate_interpret_and_show_read_12_bits_as_8(trained, eyes, run, tmp_p
         run("evaluate", *common, "--out", tmp_path / f"evaluated_{data.name}")
         run("interpret", *common, "--out", tmp_path / f"interpreted_{data.name}")
         run("show", "eye", "--data", data, "--out", f"{data.name}.png", "--rows", 2)
-        run("show", "eye", "--data", data, "--export", trained, "--wrong", "--out", f"wrong_{data.name}.png", "--rows", 2)
+        run(
+            "show",
+            "eye",
+            "--data",
+            data,
+            "--export",
+            trained,
+            "--wrong",
+            "--out",
+            f"wrong_{data.name}.png",
+            "--rows",
+            2,
+        )
     for name in ("evaluated_{}/per_image.csv", "interpreted_{}/images.csv"):
         one, other = (rows_of(tmp_path / name.format(data.name)) for data in eyes)
         assert one == other and one
@@ -253,12 +346,16 @@ def test_fastai_reads_files_alike(trained, eyes, tmp_path):
     assert (batch == other).all()
 
 
-def test_an_export_that_saw_no_16_bits_finds_the_depth_of_what_it_is_given(exports, eyes, run, tmp_path):
+def test_an_export_that_saw_no_16_bits_finds_the_depth_of_what_it_is_given(
+    exports, eyes, run, tmp_path
+):
     assert read_card(exports("eye")).depth is None
     dim = tmp_path / "photos"
     shutil.copytree(eyes[1] / "imgs_small", dim)
     first = sorted(dim.iterdir())[0]
-    values = np.asarray(Image.open(first)).astype(int) // 6  # alone it would be taken for one of 10 bits
+    values = (
+        np.asarray(Image.open(first)).astype(int) // 6
+    )  # alone it would be taken for one of 10 bits
     first.write_bytes(png(values))
     plain = tmp_path / "plain"
     shutil.copytree(eyes[0] / "imgs_small", plain)
@@ -288,12 +385,35 @@ def test_images_of_another_depth_in_a_dataset(eyes, run, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(eyes[1], root)
     file = sorted((root / "imgs_small").iterdir())[0]
-    file.write_bytes(png(np.asarray(Image.open(file)).astype(int) * 16))  # one of 16 images does not make the others dark
+    file.write_bytes(
+        png(np.asarray(Image.open(file)).astype(int) * 16)
+    )  # one of 16 images does not make the others dark
     found = json.loads(run("check", "eye", "--data", root, "--json", "--fix", "fixed").out)
     names = {path.name: path.read_bytes() for path in (root / "imgs_small").iterdir()}
-    assert found["depth"] == 12 and not found["stops"] and [fault["file"] for fault in found["faults"]] == [str(file)]
-    assert {path.name: path.read_bytes() for path in (tmp_path / "fixed" / "imgs_small").iterdir()} == names  # for a person to decide
-    result = run("lr", "eye", "--data", root, "--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--out", "x.png")
+    assert (
+        found["depth"] == 12
+        and not found["stops"]
+        and [fault["file"] for fault in found["faults"]] == [str(file)]
+    )
+    assert {
+        path.name: path.read_bytes() for path in (tmp_path / "fixed" / "imgs_small").iterdir()
+    } == names  # for a person to decide
+    result = run(
+        "lr",
+        "eye",
+        "--data",
+        root,
+        "--arch",
+        ARCH,
+        "--weights",
+        "none",
+        "--size",
+        "64",
+        "--bs",
+        "4",
+        "--out",
+        "x.png",
+    )
     assert len(warnings(result)) == 1
 
 
@@ -318,7 +438,10 @@ def test_a_card_with_a_wrong_depth_is_refused(depth, trained, tmp_path):
 
 
 def test_classification_learns_from_12_bits_what_it_learns_from_8(samples, tmp_path):
-    eight, twelve = (fastseg.learner("mri", data, arch=ARCH, weights="none", size=64, bs=4) for data in deepened(samples["mri"], tmp_path))
+    eight, twelve = (
+        fastseg.learner("mri", data, arch=ARCH, weights="none", size=64, bs=4)
+        for data in deepened(samples["mri"], tmp_path)
+    )
     assert (eight.origin.depth, twelve.origin.depth) == (None, 12)
     for (one, label), (other, same_label) in zip(eight.dls.valid_ds, twelve.dls.valid_ds):
         assert label == same_label and (np.asarray(one) == np.asarray(other)).all()
@@ -330,16 +453,22 @@ def test_segment_reads_12_bits_as_8(exports, samples, tmp_path, monkeypatch):
     Image.fromarray(pixels).save(eight)
     twelve.write_bytes(png((pixels.astype(np.float64) * TOP / 255).round()))
     monkeypatch.setattr(download, "_download", lambda url, allow_private: twelve.read_bytes())
-    one, other, fetched = (fastseg.segment(*file, url=url, out=tmp_path / "out", export=exports("surfaces"))
-                           for file, url in (((eight,), None), ((twelve,), None), ((), "https://example.org/x.png")))
+    one, other, fetched = (
+        fastseg.segment(*file, url=url, out=tmp_path / "out", export=exports("surfaces"))
+        for file, url in (((eight,), None), ((twelve,), None), ((), "https://example.org/x.png"))
+    )
     for found in (other, fetched):
-        assert (found.prediction.codes == one.prediction.codes).all() and (found.prediction.image == one.prediction.image).all()
+        assert (found.prediction.codes == one.prediction.codes).all() and (
+            found.prediction.image == one.prediction.image
+        ).all()
 
 
 def test_a_fetched_image_of_a_given_depth(monkeypatch):
     values = twelve_bits((20, 30, 3))
     monkeypatch.setattr(download, "_download", lambda url, allow_private: png(values))
-    assert (download.fetch_image("https://example.org/x.png", depth=16) == to_8(values, 65535)).all()
+    assert (
+        download.fetch_image("https://example.org/x.png", depth=16) == to_8(values, 65535)
+    ).all()
     assert (download.fetch_image("https://example.org/x.png") == to_8(values)).all()
 
 
@@ -355,22 +484,32 @@ def test_what_is_damaged_is_told_by_what_reads_it(trained, eyes, run, tmp_path):
     file = sorted(folder.iterdir())[0]
     file.write_bytes(png(twelve_bits((40, 50, 3)))[:2000])
     run("predict", "eye", folder, "--export", trained, "--out", "out", code=1)
-    assert [Path(row["image"]).name for row in rows_of(tmp_path / "out" / "failed.csv")] == [file.name]
+    assert [Path(row["image"]).name for row in rows_of(tmp_path / "out" / "failed.csv")] == [
+        file.name
+    ]
 
 
 def test_one_hot_pixel_does_not_make_the_others_dark(caplog):
     from fastseg.data.depth import chosen, depth_of
+
     values = {f"{i}.png": 4000 for i in range(19)} | {"hot.png": 65535}
     assert depth_of(values) == 12 and depth_of({"a": 4000, "b": 65535}) == 16
     assert chosen(None, values) == 12
-    warning, = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert "hot.png" in warning and "1 of 20" in warning
 
 
 def test_images_that_all_fit_a_smaller_range_are_told(caplog):
     from fastseg.data.depth import chosen
+
     assert chosen(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1
     caplog.clear()
     assert chosen(14, {"a.png": 4095}) == 14 and not caplog.records
-    assert chosen(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14 and not caplog.records
-    assert chosen(14, {**{f"{i}.png": 4095 for i in range(20)}, "b.png": 9000}) == 14 and not caplog.records
+    assert (
+        chosen(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14
+        and not caplog.records
+    )
+    assert (
+        chosen(14, {**{f"{i}.png": 4095 for i in range(20)}, "b.png": 9000}) == 14
+        and not caplog.records
+    )

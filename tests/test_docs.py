@@ -1,4 +1,5 @@
 """What the README and the data notes say is so."""
+
 import re
 import shlex
 import subprocess
@@ -22,25 +23,41 @@ def test_every_command_and_task_is_documented():
     assert [t for t in tasks.names() if f"data/{t}/README.md" not in README] == []
 
 
-@pytest.mark.parametrize("line", sorted(set(re.findall(r"^\$ (fastseg .*?)(?:\s+#.*)?$", README, re.M))))
+@pytest.mark.parametrize(
+    "line", sorted(set(re.findall(r"^\$ (fastseg .*?)(?:\s+#.*)?$", README, re.M)))
+)
 def test_transcript_lines_parse(line):
     arguments = shlex.split(line)[1:]
     command = typer.main.get_command(app)
     context = command.make_context("fastseg", list(arguments), resilient_parsing=True)
-    after = next(i for i, word in enumerate(arguments) if word in COMMANDS)  # before it stand the group's own options
+    after = next(
+        i for i, word in enumerate(arguments) if word in COMMANDS
+    )  # before it stand the group's own options
     name, found, rest = command.resolve_command(context, arguments[after:])
     found.make_context(name, rest)
 
 
 def test_python_block_runs(samples, tmp_path):
     block = re.search(r"```python\n(import fastseg.*?)```", README, re.S)[1]
-    small = block.replace('"resnet34"', f'"{ARCH}", weights="none", size=64, bs=4').replace("fit_one_cycle(8", "fit_one_cycle(1")
+    small = block.replace('"resnet34"', f'"{ARCH}", weights="none", size=64, bs=4').replace(
+        "fit_one_cycle(8", "fit_one_cycle(1"
+    )
     assert small != block
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "eye").symlink_to(samples["eye"])
     (tmp_path / "one.jpg").symlink_to(next((samples["eye"] / "imgs_small").iterdir()))
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", "import matplotlib; matplotlib.use('Agg')\n" + small], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            "import matplotlib; matplotlib.use('Agg')\n" + small,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -51,6 +68,7 @@ def test_links_and_pictures_exist():
 
 def test_versions_agree():
     import fastseg
+
     assert f'version="{fastseg.__version__}"' in (ROOT / "setup.py").read_text()
     assert f"## {fastseg.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
@@ -64,9 +82,26 @@ def test_data_notes_name_the_layout(name, samples):
 
 
 def test_top_level_is_as_promised():
-    visible = {p for p in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split() if p[0] != "."}
+    visible = {
+        p
+        for p in subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.split()
+        if p[0] != "."
+    }
     tops = {p.split("/")[0] for p in visible}
-    assert tops <= {"fastseg", "scripts", "data", "exports", "tests", "setup.py", "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}
+    assert tops <= {
+        "fastseg",
+        "scripts",
+        "data",
+        "exports",
+        "tests",
+        "setup.py",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "pyproject.toml",
+    }
 
 
 @pytest.mark.parametrize("script", ["setup.sh", "demo.sh", "test.sh"])
@@ -76,6 +111,14 @@ def test_scripts_parse(script):
 
 def test_scripts_say_in_one_line_what_is_missing(tmp_path):
     """An active environment without a python is the one fault that a test can make without touching the machine."""
-    done = subprocess.run(["bash", ROOT / "scripts" / "demo.sh"], capture_output=True, text=True,
-                          env={"PATH": "/usr/bin:/bin", "VIRTUAL_ENV": str(tmp_path)})
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "has no python" in done.stderr
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "demo.sh"],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "VIRTUAL_ENV": str(tmp_path)},
+    )
+    assert (
+        done.returncode == 1
+        and len(done.stderr.strip().splitlines()) == 1
+        and "has no python" in done.stderr
+    )

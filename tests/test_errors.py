@@ -1,4 +1,5 @@
 """Errors carry a short stable code, which `--json` prints; the message stays one line on standard error."""
+
 import json
 
 from fastseg.data.issues import Fault, refuse
@@ -6,11 +7,18 @@ from fastseg.errors import DataError, FastsegError, TaskError
 
 
 def test_an_error_has_its_kind_as_code_unless_it_is_given_one():
-    assert (FastsegError("x").code, DataError("x").code, TaskError("x", "unknown-task").code) == ("error", "data", "unknown-task")
+    assert (FastsegError("x").code, DataError("x").code, TaskError("x", "unknown-task").code) == (
+        "error",
+        "data",
+        "unknown-task",
+    )
 
 
 def test_refusing_faults_keeps_the_code_of_the_first():
-    for fault, code in ((Fault("size mismatch", "f", "d", "r"), "size-mismatch"), (DataError("x", "unknown-codes"), "unknown-codes")):
+    for fault, code in (
+        (Fault("size mismatch", "f", "d", "r"), "size-mismatch"),
+        (DataError("x", "unknown-codes"), "unknown-codes"),
+    ):
         try:
             refuse([fault, fault])
         except DataError as error:

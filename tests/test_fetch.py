@@ -1,4 +1,5 @@
 """Downloading one image: what is refused, and that nothing else gets through. A server on 127.0.0.1 plays the web."""
+
 import contextlib
 import gzip
 import io
@@ -42,9 +43,14 @@ class Handler(BaseHTTPRequestHandler):
             return
         if path == "missing":
             return self.send_error(404)
-        body, kind = {"image.jpg": (jpeg(), "image/jpeg"), "page": (b"<html></html>", "text/html"),
-                      "lie.jpg": (b"<html></html>", "image/jpeg"), "half.jpg": (jpeg((400, 300))[:900], "image/jpeg"),
-                      "large.jpg": (b"x" * 5000, "image/jpeg"), "wide.png": (WIDE, "image/png")}[path]
+        body, kind = {
+            "image.jpg": (jpeg(), "image/jpeg"),
+            "page": (b"<html></html>", "text/html"),
+            "lie.jpg": (b"<html></html>", "image/jpeg"),
+            "half.jpg": (jpeg((400, 300))[:900], "image/jpeg"),
+            "large.jpg": (b"x" * 5000, "image/jpeg"),
+            "wide.png": (WIDE, "image/png"),
+        }[path]
         self.send_response(200)
         self.send_header("Content-Type", kind)
         if path != "large.jpg":
@@ -77,11 +83,19 @@ def test_an_image_arrives_and_redirects_are_followed(server):
     assert not any("Cookie" in headers or "Authorization" in headers for headers in server.seen)
 
 
-@pytest.mark.parametrize("path,words", [
-    ("page", "is text/html, not an image"), ("lie.jpg", "is not an image that can be read"), ("half.jpg", "is not an image"),
-    ("missing", "answered 404"), ("loop", "more than 5 redirects"), ("redirect5", "more than 5 redirects"),
-    ("file", "only http and https"), ("wide.png", "too large|too many pixels"),
-])
+@pytest.mark.parametrize(
+    "path,words",
+    [
+        ("page", "is text/html, not an image"),
+        ("lie.jpg", "is not an image that can be read"),
+        ("half.jpg", "is not an image"),
+        ("missing", "answered 404"),
+        ("loop", "more than 5 redirects"),
+        ("redirect5", "more than 5 redirects"),
+        ("file", "only http and https"),
+        ("wide.png", "too large|too many pixels"),
+    ],
+)
 def test_what_is_refused(server, path, words):
     with pytest.raises(FetchError, match=words):
         download.fetch_image(f"{server.url}/{path}", allow_private=True)
@@ -93,15 +107,24 @@ def test_too_many_bytes(server, monkeypatch):
         download.fetch_image(f"{server.url}/large.jpg", allow_private=True)
 
 
-@pytest.mark.parametrize("url,words", [
-    ("file:///etc/passwd", "only http and https"), ("ftp://example.org/a.jpg", "only http and https"), ("room.jpg", "only http"),
-    ("http://user:secret@example.org/a.jpg", "user name or password"), ("http://127.0.0.1/a.jpg", "private address"),
-    ("http://[::1]/a.jpg", "private address"), ("http://[64:ff9b::7f00:1]/a.jpg", "private address"),
-    ("http://[::ffff:10.0.0.1]/a.jpg", "private address"), ("http://[2002:7f00:1::]/a.jpg", "private address"),
-    ("http://10.1.2.3/a.jpg", "private address"),
-    ("http://169.254.169.254/latest", "private address"), ("http://nowhere.invalid/a.jpg", "cannot be reached"),
-    ("http://[bad/a.jpg", "not an address"),
-])
+@pytest.mark.parametrize(
+    "url,words",
+    [
+        ("file:///etc/passwd", "only http and https"),
+        ("ftp://example.org/a.jpg", "only http and https"),
+        ("room.jpg", "only http"),
+        ("http://user:secret@example.org/a.jpg", "user name or password"),
+        ("http://127.0.0.1/a.jpg", "private address"),
+        ("http://[::1]/a.jpg", "private address"),
+        ("http://[64:ff9b::7f00:1]/a.jpg", "private address"),
+        ("http://[::ffff:10.0.0.1]/a.jpg", "private address"),
+        ("http://[2002:7f00:1::]/a.jpg", "private address"),
+        ("http://10.1.2.3/a.jpg", "private address"),
+        ("http://169.254.169.254/latest", "private address"),
+        ("http://nowhere.invalid/a.jpg", "cannot be reached"),
+        ("http://[bad/a.jpg", "not an address"),
+    ],
+)
 def test_addresses_that_are_not_fetched(url, words):
     with pytest.raises(FetchError, match=words) as caught:
         download.fetch_image(url)
@@ -117,7 +140,9 @@ def test_segment_a_url(server, exports, run):
     arguments = ["segment", "--url", f"{server.url}/image.jpg", "--export", exports("surfaces")]
     assert "private address" in run(*arguments, code=1).err
     written = json.loads(run(*arguments, "--allow-private", "--json").out)
-    assert Image.open(written["file"]).size == (40, 30) and sum(written["shares"].values()) == pytest.approx(1)
+    assert Image.open(written["file"]).size == (40, 30) and sum(
+        written["shares"].values()
+    ) == pytest.approx(1)
 
 
 class Hostile(Handler):
@@ -152,8 +177,12 @@ class Hostile(Handler):
             self.send_header("Location", "/x.jpg\x1b[2J")
             self.end_headers()
         else:
-            body = {"svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "vast": vast_png(),
-                    "polyglot": b"<html><script>alert(1)</script>" + jpeg(), "polyglot.jpg": jpeg() + b"<script>alert(1)</script>"}[path]
+            body = {
+                "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+                "vast": vast_png(),
+                "polyglot": b"<html><script>alert(1)</script>" + jpeg(),
+                "polyglot.jpg": jpeg() + b"<script>alert(1)</script>",
+            }[path]
             self.begin("image/svg+xml" if path == "svg" else "image/png")
             self.wfile.write(body)
 
@@ -171,10 +200,18 @@ class Hostile(Handler):
 
 def vast_png():
     """A PNG of 50,000 x 50,000 px in a few bytes: header, and pixels that never come."""
+
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)) + chunk(
-        b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +223,20 @@ def hostile():
     httpd.shutdown()
 
 
-@pytest.mark.parametrize("path,words", [
-    ("slow-head", "took longer than 2 seconds"), ("slow-body", "took longer than 2 seconds"), ("endless", "too large|took longer"),
-    ("short", "cannot be reached"), ("bomb", "too large|took longer|not an image"), ("svg", "is not an image"),
-    ("vast", "too many pixels|too large"), ("polyglot", "is not an image"), ("lines", "cannot be reached|not an address|answered")])
+@pytest.mark.parametrize(
+    "path,words",
+    [
+        ("slow-head", "took longer than 2 seconds"),
+        ("slow-body", "took longer than 2 seconds"),
+        ("endless", "too large|took longer"),
+        ("short", "cannot be reached"),
+        ("bomb", "too large|took longer|not an image"),
+        ("svg", "is not an image"),
+        ("vast", "too many pixels|too large"),
+        ("polyglot", "is not an image"),
+        ("lines", "cannot be reached|not an address|answered"),
+    ],
+)
 def test_hostile_servers(hostile, monkeypatch, path, words):
     monkeypatch.setattr(download, "MAX_SECONDS", 2.0)
     started = time.monotonic()
@@ -199,7 +246,15 @@ def test_hostile_servers(hostile, monkeypatch, path, words):
 
 
 def test_a_polyglot_is_only_its_picture(hostile, exports, run):
-    arguments = ["segment", "--url", f"{hostile}/polyglot.jpg", "--export", exports("surfaces"), "--allow-private", "--json"]
+    arguments = [
+        "segment",
+        "--url",
+        f"{hostile}/polyglot.jpg",
+        "--export",
+        exports("surfaces"),
+        "--allow-private",
+        "--json",
+    ]
     written = json.loads(run(*arguments).out)
     assert b"script" not in Path(written["file"]).read_bytes()
 
@@ -214,7 +269,15 @@ def test_a_name_that_changes_its_address_is_refused(server, monkeypatch):
 
 
 def test_names_are_sanitized(hostile, exports, run, tmp_path):
-    arguments = ["segment", "--url", f"{hostile}/polyglot.jpg", "--export", exports("surfaces"), "--allow-private", "--json"]
+    arguments = [
+        "segment",
+        "--url",
+        f"{hostile}/polyglot.jpg",
+        "--export",
+        exports("surfaces"),
+        "--allow-private",
+        "--json",
+    ]
     for surname, name in (("../../x", "..\\y"), ("-rf", "\n;rm"), ("<script>", "é" * 300)):
         path = Path(json.loads(run(*arguments, "--surname", surname, "--name", name).out)["file"])
         assert path.parent == Path("output") and path.is_file() and not path.name.startswith("-")

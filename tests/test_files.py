@@ -1,4 +1,5 @@
 """Which files are images: one rule for folders, datasets and files that are named; what is skipped is counted and named."""
+
 import json
 import logging
 import shutil
@@ -23,7 +24,14 @@ def folder(samples, tmp_path):
     for suffix in (".jpg", ".gif", ".jp2", ".ppm", ".tga"):
         eye.save(folder / f"eye_{suffix[1:]}{suffix}")
     shutil.copy(folder / "eye_jpg.jpg", folder / ".hidden.jpg")
-    for name in ("notes.txt", "Thumbs.db", "README.md", "masks.json", "predictions.csv", "failed.csv"):
+    for name in (
+        "notes.txt",
+        "Thumbs.db",
+        "README.md",
+        "masks.json",
+        "predictions.csv",
+        "failed.csv",
+    ):
         (folder / name).write_text("x")
     for name in ("more", "overlays", "mixed_inf_masks"):
         (folder / name).mkdir()
@@ -33,11 +41,15 @@ def folder(samples, tmp_path):
 def test_suffixes_are_those_that_pillow_reads():
     Image.init()
     known = Image.registered_extensions()
-    assert set(IMAGE_SUFFIXES) - {".mpo"} <= {suffix for suffix, kind in known.items() if kind in Image.OPEN}
+    assert set(IMAGE_SUFFIXES) - {".mpo"} <= {
+        suffix for suffix, kind in known.items() if kind in Image.OPEN
+    }
     formats = {"JPEG", "PNG", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "PPM"}
     assert {known[suffix] for suffix in IMAGE_SUFFIXES} >= formats
     left_out = {".avifs", ".jps"}  # animations alone
-    assert {suffix for suffix, kind in known.items() if kind in formats} - left_out <= set(IMAGE_SUFFIXES)
+    assert {suffix for suffix, kind in known.items() if kind in formats} - left_out <= set(
+        IMAGE_SUFFIXES
+    )
 
 
 def test_a_folder_is_predicted_as_its_files_are_when_they_are_named(folder, run, exports, tmp_path):
@@ -48,11 +60,15 @@ def test_a_folder_is_predicted_as_its_files_are_when_they_are_named(folder, run,
     skipped = ["Thumbs.db", "notes.txt", ".hidden.jpg", "more"]
     assert sorted(json.loads(said.out)["skipped"]) == sorted(str(folder / name) for name in skipped)
     warning = next(line for line in said.err.splitlines() if "skipped" in line)
-    assert "4" in warning and all(name in warning for name in skipped) and "README.md" not in warning
+    assert (
+        "4" in warning and all(name in warning for name in skipped) and "README.md" not in warning
+    )
     for name in written:
         file = next(folder.glob(f"{name}.*"))
         run("predict", "eye", file, *export, "--out", "named")
-        assert (tmp_path / "named" / f"{name}.png").read_bytes() == (tmp_path / "whole" / f"{name}.png").read_bytes()
+        assert (tmp_path / "named" / f"{name}.png").read_bytes() == (
+            tmp_path / "whole" / f"{name}.png"
+        ).read_bytes()
 
 
 def test_many_skipped_files_are_counted_in_one_line(folder, exports, caplog, tmp_path):
@@ -74,7 +90,9 @@ def test_nothing_is_said_where_nothing_is_skipped(run, exports, samples):
 def test_a_damaged_gif_is_listed_among_the_failed(folder, run, exports, tmp_path):
     (folder / "eye_gif.gif").write_bytes(b"GIF89a")
     run("predict", "eye", folder, "--export", exports("eye"), "--out", "out", code=1)
-    assert [row["image"] for row in rows_of(tmp_path / "out" / "failed.csv")] == [str(folder / "eye_gif.gif")]
+    assert [row["image"] for row in rows_of(tmp_path / "out" / "failed.csv")] == [
+        str(folder / "eye_gif.gif")
+    ]
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
@@ -82,13 +100,21 @@ def test_a_damaged_gif_is_listed_among_the_failed(folder, run, exports, tmp_path
 def test_of_several_frames_the_first_is_used_and_said_so_once(suffix, tmp_path, caplog):
     frames = [Image.fromarray(np.full((16, 20, 3), value, np.uint8)) for value in (10, 200, 90)]
     file = tmp_path / f"frames{suffix}"
-    frames[0].save(file, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == ".webp" else {}))
+    frames[0].save(
+        file,
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if suffix == ".webp" else {}),
+    )
     frames[0].save(tmp_path / f"one{suffix}")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert abs(int(masks.read_image(file).max()) - 10) < 3
         masks.read_image(tmp_path / f"one{suffix}")
-    assert [str(file) in record.getMessage() and "3 frames" in record.getMessage() for record in caplog.records] == [True]
+    assert [
+        str(file) in record.getMessage() and "3 frames" in record.getMessage()
+        for record in caplog.records
+    ] == [True]
 
 
 def test_datasets_read_the_same_files(samples, tmp_path):
@@ -100,14 +126,21 @@ def test_datasets_read_the_same_files(samples, tmp_path):
             target.parent.mkdir(exist_ok=True)
             Image.open(file).save(target)
     items = task.items(tmp_path)
-    assert len(items) == 3 and all(is_image(item.label) for item in items) and image_files(tmp_path / "masks")
+    assert (
+        len(items) == 3
+        and all(is_image(item.label) for item in items)
+        and image_files(tmp_path / "masks")
+    )
     before = task.items(samples["eye"])[:3]
     assert all((task.label(item) == task.label(old)).all() for item, old in zip(items, before))
 
 
-def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_one(exports, samples, tmp_path, monkeypatch):
+def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_one(
+    exports, samples, tmp_path, monkeypatch
+):
     import fastseg
     from fastseg.inference import batch
+
     out, images = tmp_path / "out", samples["eye"] / "imgs_small"
     write, done = batch._write_masks, []
 
@@ -132,6 +165,11 @@ def test_what_is_skipped_and_written_is_listed_beside_a_failure(exports, samples
     folder = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "mixed")
     (folder / "notes.txt").write_text("x")
     (folder / "broken.jpg").write_bytes(b"")
-    result = json.loads(run("predict", "eye", folder, "--export", exports("eye"), "--json", code=1).out)
-    assert result["skipped"] == [str(folder / "notes.txt")] and result["error"]["code"] == "unreadable-image"
+    result = json.loads(
+        run("predict", "eye", folder, "--export", exports("eye"), "--json", code=1).out
+    )
+    assert (
+        result["skipped"] == [str(folder / "notes.txt")]
+        and result["error"]["code"] == "unreadable-image"
+    )
     assert len([path for path in result["written"] if path.endswith(".png")]) == 16

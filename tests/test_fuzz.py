@@ -2,6 +2,7 @@
 
 A short run by default; HYPOTHESIS_PROFILE=long tries 2,000 cases of each test and more.
 """
+
 from __future__ import annotations
 
 import io
@@ -33,15 +34,25 @@ from fastseg.inference.loading import load
 from fastseg.training import checkpoint
 from fastseg.utils.io import read_json
 
-COMMON = dict(deadline=timedelta(seconds=10), suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+COMMON = dict(
+    deadline=timedelta(seconds=10),
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    print_blob=True,
+)
 settings.register_profile("short", max_examples=25, derandomize=True, **COMMON)
 settings.register_profile("long", max_examples=2000, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 GOLDEN = Path(__file__).parent / "golden" / "mri_0.1.0"
 EYE, MRI, KITCHEN = (tasks.get(name) for name in ("eye", "mri", "kitchen"))
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4), max_leaves=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
 
 
 @st.composite
@@ -56,9 +67,9 @@ def damaged(draw, data: bytes) -> bytes:
             case "cut":
                 del found[where:]
             case "drop":
-                del found[where:where + draw(st.integers(1, 64))]
+                del found[where : where + draw(st.integers(1, 64))]
             case "repeat":
-                found[where:where] = found[where:where + draw(st.integers(1, 64))]
+                found[where:where] = found[where : where + draw(st.integers(1, 64))]
             case _:
                 found[where:where] = draw(st.binary(min_size=1, max_size=16))
     return bytes(found)
@@ -70,7 +81,13 @@ def picture(kind: str) -> bytes:
     image, codes = EYE.draw(np.random.default_rng(0))
     whole = Image.fromarray(image[::4, ::4].copy())
     buffer = io.BytesIO()
-    forms = {"JPEG": whole, "PNG": Image.fromarray(codes[::4, ::4].copy()), "TIFF": whole, "WEBP": whole, "BMP": whole.convert("L")}
+    forms = {
+        "JPEG": whole,
+        "PNG": Image.fromarray(codes[::4, ::4].copy()),
+        "TIFF": whole,
+        "WEBP": whole,
+        "BMP": whole.convert("L"),
+    }
     forms[kind].save(buffer, kind)
     return buffer.getvalue()
 
@@ -83,7 +100,13 @@ def test_damaged_images(data, kind):
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / f"x{KINDS[kind]}"
         path.write_bytes(content := data.draw(damaged(picture(kind))))
-        for read in (read_image, read_raw, lambda p: read_near(p, (32, 32))[0], EYE.decode, KITCHEN.decode):
+        for read in (
+            read_image,
+            read_raw,
+            lambda p: read_near(p, (32, 32))[0],
+            EYE.decode,
+            KITCHEN.decode,
+        ):
             try:
                 assert read(path).dtype == np.uint8
             except DataError as error:
@@ -101,7 +124,9 @@ def test_damaged_images_among_whole_ones(data):
         images = Path(name) / "images"
         images.mkdir()
         Image.fromarray(MRI.draw(np.random.default_rng(1), 1)[0]).save(images / "whole.png")
-        (images / "damaged.png").write_bytes(data.draw(damaged((images / "whole.png").read_bytes())))
+        (images / "damaged.png").write_bytes(
+            data.draw(damaged((images / "whole.png").read_bytes()))
+        )
         before = {path.name: path.read_bytes() for path in images.iterdir()}
         out = Path(name) / "out" / "subjects.tsv"
         try:
@@ -160,7 +185,9 @@ def test_cards_with_any_values(data, name, value):
 @given(st.data())
 def test_damaged_cards(data):
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "card.json").write_bytes(data.draw(damaged((GOLDEN / "card.json").read_bytes())))
+        (Path(folder) / "card.json").write_bytes(
+            data.draw(damaged((GOLDEN / "card.json").read_bytes()))
+        )
         try:
             assert isinstance(read_card(folder), Card)
         except ExportError as error:
@@ -199,7 +226,9 @@ def test_damaged_pickles_are_never_opened(data):
 def checkpoint_bytes() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pt"
-        checkpoint.write(path, {"epoch": 1, "model": {"a": torch.ones(3)}, "random": (1, (2, 3), None)})
+        checkpoint.write(
+            path, {"epoch": 1, "model": {"a": torch.ones(3)}, "random": (1, (2, 3), None)}
+        )
         return path.read_bytes()
 
 
@@ -251,8 +280,15 @@ def test_any_json(value):
             assert "\n" not in str(error)
 
 
-@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=60).filter(
-    lambda name: name not in (".", "..") and not name.startswith(".") and len(name.encode()) < 240))
+@given(
+    st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=60
+    ).filter(
+        lambda name: (
+            name not in (".", "..") and not name.startswith(".") and len(name.encode()) < 240
+        )
+    )
+)
 def test_names_of_any_text_go_the_whole_way(name):
     """Predict, its tables, and a look: every name survives, on the page as text."""
     with tempfile.TemporaryDirectory() as root:
@@ -260,14 +296,19 @@ def test_names_of_any_text_go_the_whole_way(name):
         data.mkdir(parents=True)
         rows = []
         for stem in (name, "other", "third", "fourth"):
-            Image.fromarray(MRI.draw(np.random.default_rng(len(rows)), len(rows) % 2)[0]).save(data / f"{stem}.png")
+            Image.fromarray(MRI.draw(np.random.default_rng(len(rows)), len(rows) % 2)[0]).save(
+                data / f"{stem}.png"
+            )
             rows.append(f"{stem}\t{len(rows) % 2}")
         (data / "subjects.tsv").write_text("Subject\tLabel\n" + "\n".join(rows) + "\n", newline="")
         try:
             written = fastseg.predict("mri", data, Path(root) / "out.tsv", export=GOLDEN)
             assert all(path.is_file() for path in written)
             page = fastseg.show("mri", data.parent, out=Path(root) / "page.html", rows=2)
-            assert "<script" not in page.read_text().replace("<script>\n", "", 1) or "<script" not in name
+            assert (
+                "<script" not in page.read_text().replace("<script>\n", "", 1)
+                or "<script" not in name
+            )
         except FastsegError as error:
             assert "\n" not in str(error).strip()
         assert (data / f"{name}.png").is_file()
@@ -276,6 +317,7 @@ def test_names_of_any_text_go_the_whole_way(name):
 @given(st.text(max_size=40))
 def test_varied_of_any_text(text):
     import typer
+
     try:
         name, values = varied(text)
         assert name and values

@@ -1,4 +1,5 @@
 """ImageNet weights from timm's hub: a server on 127.0.0.1 plays the hub for a fresh process."""
+
 import hashlib
 import os
 import subprocess
@@ -39,12 +40,26 @@ def test_auto_fetches_imagenet_weights(tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = ("from fastseg.models import network as backbones\n"
-            f"network, origin = backbones.segmenter({ARCH!r}, 3, weights='imagenet')\n"
-            "print(origin, float(network.body.state_dict()['model.conv1.0.weight'].sum()))")
-    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": str(tmp_path),
-                   "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    code = (
+        "from fastseg.models import network as backbones\n"
+        f"network, origin = backbones.segmenter({ARCH!r}, 3, weights='imagenet')\n"
+        "print(origin, float(network.body.state_dict()['model.conv1.0.weight'].sum()))"
+    )
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     server.shutdown()
     assert done.returncode == 0, done.stderr
     *origin, total = done.stdout.split()

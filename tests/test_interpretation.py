@@ -1,4 +1,5 @@
 """interpret's object, page and tables; show's pages; study."""
+
 import json
 import os
 import shutil
@@ -20,22 +21,45 @@ TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_the_object_is_like_fastais_interpretation(name, exports, tmp_path):
     found = fastseg.interpret(name, export=exports(name), out=tmp_path / "look")
-    for figure in (found.plot_confusion_matrix(), found.plot_top_losses(2), found.plot_reliability(), found.plot_per_class()):
+    for figure in (
+        found.plot_confusion_matrix(),
+        found.plot_top_losses(2),
+        found.plot_reliability(),
+        found.plot_per_class(),
+    ):
         assert isinstance(figure, Figure)
     confused = found.most_confused()
-    assert confused == sorted(confused, key=lambda entry: -entry[2]) and all(true != said for true, said, _ in confused)
-    assert [image.loss for image in found.top_losses(3)] == sorted(found.losses.values(), reverse=True)[:3]
+    assert confused == sorted(confused, key=lambda entry: -entry[2]) and all(
+        true != said for true, said, _ in confused
+    )
+    assert [image.loss for image in found.top_losses(3)] == sorted(
+        found.losses.values(), reverse=True
+    )[:3]
     ranked = found.ranked()
     assert max(i.error for i in ranked["best"]) <= min(i.error for i in ranked["worst"])
     suspected = rows_of(tmp_path / "look" / "suspects.csv")
     assert [row["image"] for row in suspected] == [image.name for image in found.suspects()]
     images = {row["image"]: row for row in rows_of(tmp_path / "look" / "images.csv")}
-    assert {name for name, row in images.items() if row["needs_review"] == "True"} == {i.name for i in found.needing_review()}
+    assert {name for name, row in images.items() if row["needs_review"] == "True"} == {
+        i.name for i in found.needing_review()
+    }
     assert found.reliability[:, 0].sum() == (sum(map(sum, found.metrics["confusion"])))
 
 
 def test_every_split_can_be_interpreted(exports, samples, run):
-    said = json.loads(run("interpret", "eye", "--export", exports("eye"), "--split", "all", "--out", "look", "--json").out)
+    said = json.loads(
+        run(
+            "interpret",
+            "eye",
+            "--export",
+            exports("eye"),
+            "--split",
+            "all",
+            "--out",
+            "look",
+            "--json",
+        ).out
+    )
     assert len(said["losses"]) == 16 and "flatter" in Path("look/report.html").read_text()
 
 
@@ -61,9 +85,19 @@ def test_the_page_works_in_a_browser(name, exports, tmp_path):
     document.title = "probe " + seen.join(" ");
     }</script>"""
     (tmp_path / "probe.html").write_text(page.replace("</body>", f"{probe}</body>"))
-    arguments = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-                 "--enable-logging=stderr", "--v=0", "--window-size=500,900", "--virtual-time-budget=4000", "--dump-dom",
-                 f"file://{tmp_path / 'probe.html'}"]
+    arguments = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--window-size=500,900",
+        "--virtual-time-budget=4000",
+        "--dump-dom",
+        f"file://{tmp_path / 'probe.html'}",
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     title = done.stdout.partition("<title>")[2].partition("</title>")[0]
     assert title.startswith("probe ") and "false" not in title, title
@@ -71,35 +105,93 @@ def test_the_page_works_in_a_browser(name, exports, tmp_path):
 
 
 def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
-    run("show", "eye", "--data", samples["eye"], "--class", "pupil", "--rows", "3", "--out", "eye.html")
+    run(
+        "show",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--class",
+        "pupil",
+        "--rows",
+        "3",
+        "--out",
+        "eye.html",
+    )
     page = Path("eye.html").read_text()
     assert page.count('class="line"') == 3 and "http" not in page.replace("http-equiv", "")
     run("show", "eye", "--wrong", "--export", exports("eye"), "--rows", "2", "--out", "wrong.html")
     assert Path("wrong.html").read_text().count("errors") >= 2
     run("show", "mri", "--data", samples["mri"], "--class", "sharp", "--rows", "1")
-    assert "did you mean" in run("show", "eye", "--data", samples["eye"], "--class", "pupl", code=1).err
+    assert (
+        "did you mean"
+        in run("show", "eye", "--data", samples["eye"], "--class", "pupl", code=1).err
+    )
 
 
 def test_study_trains_compares_and_goes_on(samples, run, tmp_path):
-    common = ["study", "eye", "--data", samples["eye"], "--vary", "opt=adamw,sgd", "--vary", "lr=1e-3,1e-2", *TINY]
+    common = [
+        "study",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--vary",
+        "opt=adamw,sgd",
+        "--vary",
+        "lr=1e-3,1e-2",
+        *TINY,
+    ]
     first = json.loads(run(*common, "--together", "--seeds", "1", "--json").out)
-    assert set(first["settings"]) == {"opt=adamw,lr=0.001", "opt=sgd,lr=0.01"} and len(first["verdicts"]) == 1
-    cards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("exports/eye_study/*/*/card.json")}
+    assert (
+        set(first["settings"]) == {"opt=adamw,lr=0.001", "opt=sgd,lr=0.01"}
+        and len(first["verdicts"]) == 1
+    )
+    cards = {
+        path: path.stat().st_mtime_ns for path in tmp_path.glob("exports/eye_study/*/*/card.json")
+    }
     assert len(cards) == 2
     more = json.loads(run(*common, "--together", "--seeds", "2", "--json").out)
     assert all(len(row["values"]) == 2 for row in more["settings"].values())
     assert {path: path.stat().st_mtime_ns for path in cards} == cards  # not trained again
-    assert "interval" in more["verdicts"][0] and more["comparisons"][0]["interval"][0] <= more["comparisons"][0]["difference"]
+    assert (
+        "interval" in more["verdicts"][0]
+        and more["comparisons"][0]["interval"][0] <= more["comparisons"][0]["difference"]
+    )
     assert Path("exports/eye_study/study.png").stat().st_size > 10_000
     assert len(Path("exports/eye_study/study.csv").read_text().splitlines()) == 5
     assert "other data or options" in run(*common, "--vary", "bs=2", code=1).err
 
 
 def test_a_setting_that_diverges_does_not_end_the_study(samples, run):
-    common = ["study", "eye", "--data", samples["eye"], "--vary", "lr=1e-3,1e30", "--seeds", "1", *TINY]
+    common = [
+        "study",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--vary",
+        "lr=1e-3,1e30",
+        "--seeds",
+        "1",
+        *TINY,
+    ]
     found = json.loads(run(*common, "--json").out)
-    assert list(found["settings"]) == ["lr=0.001"] and "lr=1e+30 failed with seed 1: training diverged" in found["verdicts"][1]
-    run("study", "eye", "--data", samples["eye"], "--vary", "lr=1e29,1e30", "--seeds", "1", "--out", "none", *TINY, code=1)
+    assert (
+        list(found["settings"]) == ["lr=0.001"]
+        and "lr=1e+30 failed with seed 1: training diverged" in found["verdicts"][1]
+    )
+    run(
+        "study",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--vary",
+        "lr=1e29,1e30",
+        "--seeds",
+        "1",
+        "--out",
+        "none",
+        *TINY,
+        code=1,
+    )
 
 
 def test_errors_are_drawn_by_their_kind():
@@ -107,19 +199,34 @@ def test_errors_are_drawn_by_their_kind():
     kinds = panels.wrong_pixels(truth, codes, 0)
     assert [list(np.flatnonzero(where)) for where in kinds.values()] == [[2], [1], [3]]
     drawn = panels.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
-    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(panels.ERRORS.values()) and (drawn[0, [0, 4]] == 150).all()
+    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(panels.ERRORS.values()) and (
+        drawn[0, [0, 4]] == 150
+    ).all()
 
 
 def test_study_refuses_in_one_line(samples, run):
     common = ["study", "eye", "--data", samples["eye"]]
     assert "did you mean lr" in run(*common, "--vary", "lrr=1,2", code=1).err
     assert "one setting" in run(*common, "--vary", "lr=1e-3,1e-3", code=1).err
-    for values in ("bs=4,x", "bs=0,4", "mixup=true,0.2", "epochs=1.5,1", "patience=-1,2", "loss=ce,nope", "arch=1,2", "opt=adamw,foo",
-                   "decoder=light,none", "weights=none,missing.safetensors",
-                   "lr=0.0012345671,0.0012345672,0.1"):
+    for values in (
+        "bs=4,x",
+        "bs=0,4",
+        "mixup=true,0.2",
+        "epochs=1.5,1",
+        "patience=-1,2",
+        "loss=ce,nope",
+        "arch=1,2",
+        "opt=adamw,foo",
+        "decoder=light,none",
+        "weights=none,missing.safetensors",
+        "lr=0.0012345671,0.0012345672,0.1",
+    ):
         run(*common, "--vary", values, code=1)
     run(*common, "--vary", "lr=1,2", "--vary", "lr=3,4", code=2)
-    assert "not of one length" in run(*common, "--vary", "lr=1,2", "--vary", "bs=1,2,3", "--together", code=1).err
+    assert (
+        "not of one length"
+        in run(*common, "--vary", "lr=1,2", "--vary", "bs=1,2,3", "--together", code=1).err
+    )
     assert "--seeds" in run(*common, "--vary", "seed=1,2", code=1).err
     assert "folds" in run(*common, "--vary", "folds=2,3", code=1).err
     run(*common, "--vary", "lr", code=2)
@@ -135,9 +242,12 @@ def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path)
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     before = sorted(data.rglob("*"))
     common = ["eye", "--data", data, "--export", exports("eye"), "--split", "all", "--out"]
-    for command in (["interpret", *common, data / "imgs_small"], ["evaluate", *common, data / "masks_small"],
-                    ["evaluate", *common, exports("mri")],
-                    ["show", "eye", "--data", data, "--out", data / "imgs_small" / "grid.png"]):
+    for command in (
+        ["interpret", *common, data / "imgs_small"],
+        ["evaluate", *common, data / "masks_small"],
+        ["evaluate", *common, exports("mri")],
+        ["show", "eye", "--data", data, "--out", data / "imgs_small" / "grid.png"],
+    ):
         assert "choose another --out" in run(*command, code=1).err
     assert sorted(data.rglob("*")) == before
 
@@ -146,9 +256,12 @@ def test_dollar_signs_and_class_names_are_taken_literally(capsys):
     from fastseg.cli import console
     from fastseg.metrics import figures
     from fastseg.report import charts
+
     figure = charts.confusion([[3, 1], [0, 2]], ["$x^", "cost $"], "pixels")
     figure.savefig("/dev/null", format="png")
-    panels.grid([[panels.Panel(np.zeros((9, 9, 3), np.uint8), "$\\frac$.jpg")]], title="$a$").savefig("/dev/null", format="png")
+    panels.grid(
+        [[panels.Panel(np.zeros((9, 9, 3), np.uint8), "$\\frac$.jpg")]], title="$a$"
+    ).savefig("/dev/null", format="png")
     counts = np.array([[5, 1, 0], [0, 7, 0], [2, 0, 9]])
     classes = ("background", "foreground", "mean")
     tree = figures.plain(figures.segmentation(counts, np.zeros((3, 8)), classes, 0))

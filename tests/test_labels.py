@@ -1,4 +1,5 @@
 """Labels as people keep them: void pixels, 0/255 masks, JPEG masks, colours, suffixes, label files of other tools."""
+
 import json
 import shutil
 
@@ -87,10 +88,14 @@ def test_one_0_255_mask_beside_codes_is_unlabelled_and_named(data, tmp_path):
     root = data(as_binary, only=slice(0, 1))
     mask = sorted((root / "masks_small").iterdir())[0]
     audit = check("eye", root)
-    assert not audit.stops and [(fault.kind, fault.file) for fault in audit.faults] == [("empty mask", str(mask))]
+    assert not audit.stops and [(fault.kind, fault.file) for fault in audit.faults] == [
+        ("empty mask", str(mask))
+    ]
     assert any(str(mask) in warning for warning in survey("eye", root).warnings)
     fix(audit, tmp_path / "repaired")
-    assert not list((tmp_path / "repaired" / "masks_small").glob(mask.name))  # what 255 means there is not guessed
+    assert not list(
+        (tmp_path / "repaired" / "masks_small").glob(mask.name)
+    )  # what 255 means there is not guessed
 
 
 def test_0_255_masks_of_more_than_two_classes_are_refused_and_never_guessed(data, fails, tmp_path):
@@ -105,7 +110,9 @@ def test_0_255_masks_of_two_classes_are_named_and_rewritten(roof, fails, run, tm
     root = roof()
     fails("fit", "roof", *FIT, code="0/255-mask", words=["255 is roof"])
     run("check", "roof", "--fix", "repaired")
-    assert set(np.unique(np.asarray(Image.open(next((tmp_path / "repaired" / "masks").iterdir()))))) == {0, 1}
+    assert set(
+        np.unique(np.asarray(Image.open(next((tmp_path / "repaired" / "masks").iterdir()))))
+    ) == {0, 1}
     assert check("roof", tmp_path / "repaired").faults == []
     assert check("roof", root).kinds == {"0/255 mask": 10}
 
@@ -123,7 +130,11 @@ def test_a_declared_void_code(roof):
         codes[:10] = 11
         Image.fromarray(codes).save(mask)
     audit = check("roof", root)
-    assert audit.faults == [] and audit.unlabelled > 0 and survey("roof", root).unlabelled == audit.unlabelled
+    assert (
+        audit.faults == []
+        and audit.unlabelled > 0
+        and survey("roof", root).unlabelled == audit.unlabelled
+    )
 
 
 def test_jpeg_masks_of_codes_are_named_all_of_them(data, fails):
@@ -135,7 +146,13 @@ def test_jpeg_masks_of_codes_are_named_all_of_them(data, fails):
 
 def test_colour_masks_in_a_task_of_codes_list_their_colours(data, fails):
     data(lambda codes: COLOURS[codes])
-    fails("fit", "eye", *FIT, code="unknown-colours", words=["(255, 0, 0)", "(0, 0, 255)", 'masks="colours"'])
+    fails(
+        "fit",
+        "eye",
+        *FIT,
+        code="unknown-colours",
+        words=["(255, 0, 0)", "(0, 0, 255)", 'masks="colours"'],
+    )
 
 
 def test_16_bit_masks_of_codes_are_read_as_they_are(data):
@@ -143,7 +160,12 @@ def test_16_bit_masks_of_codes_are_read_as_they_are(data):
 
 
 def test_a_transparent_mask_is_told_to_become_grey_not_rgb(data):
-    fault, = check("eye", data(lambda codes: np.dstack([codes, codes, codes, np.full_like(codes, 9)]), only=slice(0, 1))).faults
+    (fault,) = check(
+        "eye",
+        data(
+            lambda codes: np.dstack([codes, codes, codes, np.full_like(codes, 9)]), only=slice(0, 1)
+        ),
+    ).faults
     assert fault.kind == "image mode" and "grey" in fault.remedy and "RGB" not in fault.remedy
 
 
@@ -182,12 +204,31 @@ def test_kitchen_takes_one_folder_of_each_and_a_black_background(tmp_path):
     assert not check("kitchen", tmp_path).stops and survey("kitchen", tmp_path).images == 8
 
 
-@pytest.mark.parametrize("tool, name, text", [
-    ("LabelMe", "{}.json", '{{"version": "5.0", "flags": {{}}, "shapes": [], "imagePath": "{}.jpg"}}'),
-    ("COCO", "instances.json", '{{"info": {{}}, "images": [], "annotations": [], "categories": []}}'),
-    ("CVAT", "annotations.xml", '<?xml version="1.0"?><annotations><version>1.1</version></annotations>'),
-    ("Label Studio", "project.json", '[{{"id": 1, "annotations": [{{"result": []}}], "data": {{"image": "a.jpg"}}}}]'),
-])
+@pytest.mark.parametrize(
+    "tool, name, text",
+    [
+        (
+            "LabelMe",
+            "{}.json",
+            '{{"version": "5.0", "flags": {{}}, "shapes": [], "imagePath": "{}.jpg"}}',
+        ),
+        (
+            "COCO",
+            "instances.json",
+            '{{"info": {{}}, "images": [], "annotations": [], "categories": []}}',
+        ),
+        (
+            "CVAT",
+            "annotations.xml",
+            '<?xml version="1.0"?><annotations><version>1.1</version></annotations>',
+        ),
+        (
+            "Label Studio",
+            "project.json",
+            '[{{"id": 1, "annotations": [{{"result": []}}], "data": {{"image": "a.jpg"}}}}]',
+        ),
+    ],
+)
 def test_label_files_of_other_tools_are_named(samples, fails, tmp_path, tool, name, text):
     root = tmp_path / "data" / "eye"
     shutil.copytree(samples["eye"] / "imgs_small", root / "imgs_small")
@@ -201,7 +242,13 @@ def test_label_files_of_other_tools_are_named(samples, fails, tmp_path, tool, na
 @needs_shared
 def test_real_label_files_are_recognised():
     root = shared / "data" / "formats"
-    tools = {"labelme": "LabelMe", "coco": "COCO", "coco_crowd": "COCO", "cvat": "CVAT", "label_studio": "Label Studio"}
+    tools = {
+        "labelme": "LabelMe",
+        "coco": "COCO",
+        "coco_crowd": "COCO",
+        "cvat": "CVAT",
+        "label_studio": "Label Studio",
+    }
     for folder, tool in tools.items():
         assert list(recognise(root / folder)) == [tool]
 
@@ -228,8 +275,12 @@ def test_sizes_are_described_as_they_are(samples, run, tmp_path):
         size = (100, 400) if number == 0 else (200 + number, 100 + number)
         for file in pair:
             Image.open(file).resize(size, Image.NEAREST).save(file)
-    fault, = (fault for fault in check("eye", root).faults if fault.kind == "outlier size")
-    assert "100x400" in fault.detail and fault.detail.count("100x400") == 1 and "208x108" in fault.detail
+    (fault,) = (fault for fault in check("eye", root).faults if fault.kind == "outlier size")
+    assert (
+        "100x400" in fault.detail
+        and fault.detail.count("100x400") == 1
+        and "208x108" in fault.detail
+    )
     told = run("check", "eye", "--data", root).out.splitlines()[-1]
     assert "most of them" not in told and "16 labelled images, all of different sizes" in told
 
@@ -254,8 +305,12 @@ def test_code_masks_in_a_task_of_colours_are_named(tmp_path):
     task, rng = tasks.get("kitchen"), np.random.default_rng(0)
     _, codes = task.draw(rng)
     Image.fromarray(codes).save(tmp_path / "m.png")
-    fault, = task.examine_mask(tmp_path / "m.png").faults
-    assert fault.stops and "0, 1, 2" in fault.detail.replace("0 to 2", "0, 1, 2") and 'masks="codes"' in fault.remedy
+    (fault,) = task.examine_mask(tmp_path / "m.png").faults
+    assert (
+        fault.stops
+        and "0, 1, 2" in fault.detail.replace("0 to 2", "0, 1, 2")
+        and 'masks="codes"' in fault.remedy
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -263,13 +318,15 @@ def test_soft_0_255_masks_are_named(suffix, tmp_path):
     y, x = np.mgrid[:60, :60]
     grey = np.clip(127 + 20 * (20 - np.hypot(x - 30, y - 30)), 0, 255).astype(np.uint8)
     Image.fromarray(grey).save(tmp_path / f"m{suffix}")
-    fault, = tasks.get("eye").examine_mask(tmp_path / f"m{suffix}").faults
+    (fault,) = tasks.get("eye").examine_mask(tmp_path / f"m{suffix}").faults
     assert fault.kind == "unknown codes" and 'masks="threshold"' in fault.remedy
 
 
 def test_codes_multiplied_by_257_are_named(tmp_path):
-    Image.fromarray((np.arange(4).repeat(25).reshape(10, 10) * 257).astype(np.uint16)).save(tmp_path / "m.png")
-    fault, = tasks.get("eye").examine_mask(tmp_path / "m.png").faults
+    Image.fromarray((np.arange(4).repeat(25).reshape(10, 10) * 257).astype(np.uint16)).save(
+        tmp_path / "m.png"
+    )
+    (fault,) = tasks.get("eye").examine_mask(tmp_path / "m.png").faults
     assert fault.stops and "divide them by 257" in fault.remedy
 
 
@@ -289,7 +346,9 @@ def test_label_files_beside_some_images_are_named(samples, fails, tmp_path):
     root = shutil.copytree(samples["eye"], tmp_path / "data" / "eye")
     first = sorted((root / "imgs_small").iterdir())[0]
     (root / "masks_small" / f"{first.stem}.png").unlink()
-    first.with_suffix(".json").write_text('{"version": "5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg"}')
+    first.with_suffix(".json").write_text(
+        '{"version": "5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
+    )
     fails("fit", "eye", *FIT, code="no-partner", words=["LabelMe"])
 
 
@@ -303,12 +362,27 @@ def test_a_repair_counts_what_is_set_aside(samples, run, tmp_path):
     assert "None" not in run("check", "eye", "--data", root, "--fix", "none", code=1).err
 
 
-@pytest.mark.parametrize("wrong", [
-    ", ignore=11", ", codes=[0, 1]", ", codes=None", ", background=9", ', group="("', ', masks="threshold", codes={1: 1}',
-    ", code_counts={}", ", unlabelled={}"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ", ignore=11",
+        ", codes=[0, 1]",
+        ", codes=None",
+        ", background=9",
+        ', group="("',
+        ', masks="threshold", codes={1: 1}',
+        ", code_counts={}",
+        ", unlabelled={}",
+    ],
+)
 def test_slips_in_a_task_file_are_one_line(wrong, run, tmp_path, monkeypatch):
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "slip.py").write_text(ROOF.replace('"roof"', '"slip"', 1).format(more=wrong))
+    (tmp_path / "tasks" / "slip.py").write_text(
+        ROOF.replace('"roof"', '"slip"', 1).format(more=wrong)
+    )
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "tasks")])
     result = run("check", "slip", "--json", code=1)
-    assert json.loads(result.out)["error"]["code"].startswith("task") and len(result.err.strip().splitlines()) == 1
+    assert (
+        json.loads(result.out)["error"]["code"].startswith("task")
+        and len(result.err.strip().splitlines()) == 1
+    )

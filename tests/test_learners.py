@@ -1,4 +1,5 @@
 """Learners are plain fastai Learners: what fastai promises of one works on ours."""
+
 import warnings
 
 import numpy as np
@@ -31,7 +32,9 @@ def test_everything_fastai_promises_works(learn, samples, tmp_path, monkeypatch)
         learn.fit_one_cycle(1, slice(1e-4, 1e-3))
         learn.fine_tune(1)
         predictions, targets = learn.get_preds()
-        assert predictions.shape == (len(learn.dls.valid_ds), 4, 64, 64) and torch.allclose(predictions.sum(1), torch.ones(()), atol=1e-4)
+        assert predictions.shape == (len(learn.dls.valid_ds), 4, 64, 64) and torch.allclose(
+            predictions.sum(1), torch.ones(()), atol=1e-4
+        )
         learn.show_results(max_n=2)
         mask, _, probabilities = learn.predict(learn.dls.valid_ds.items[0].image)
         assert mask.shape == (64, 64) and probabilities.shape == (4, 64, 64)
@@ -51,7 +54,9 @@ def test_everything_fastai_promises_works(learn, samples, tmp_path, monkeypatch)
 def test_three_parameter_groups_cover_the_model(learn):
     groups = network.parameter_groups(learn.model)
     assert len(groups) == 3 and all(groups)
-    assert sum(p.numel() for g in groups for p in g) == sum(p.numel() for p in learn.model.parameters())
+    assert sum(p.numel() for g in groups for p in g) == sum(
+        p.numel() for p in learn.model.parameters()
+    )
 
 
 def test_vision_learner_takes_fastai_head_arguments(samples):
@@ -59,7 +64,10 @@ def test_vision_learner_takes_fastai_head_arguments(samples):
     learn = fastseg.vision_learner(dls, ARCH, pretrained=False, ps=0.1, lin_ftrs=[32])
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1)
-        assert learn.predict(samples["mri"] / "train" / "sub-OASIS10000.png")[0] in ("blurred", "sharp")
+        assert learn.predict(samples["mri"] / "train" / "sub-OASIS10000.png")[0] in (
+            "blurred",
+            "sharp",
+        )
     with pytest.raises(ModelError, match="cut has no meaning"):
         fastseg.vision_learner(dls, ARCH, pretrained=False, cut=-2)
     with pytest.raises(ModelError, match="no_such_option"):
@@ -68,6 +76,7 @@ def test_vision_learner_takes_fastai_head_arguments(samples):
 
 def test_callables_are_passed_on_to_fastai(samples):
     from torchvision.models import resnet18
+
     dls = tasks.get("eye").datablock(size=(64, 64)).dataloaders(samples["eye"], bs=2, num_workers=0)
     learn = fastseg.unet_learner(dls, resnet18, pretrained=False)
     assert type(learn.model).__name__ == "DynamicUnet"
@@ -85,12 +94,17 @@ def test_normalisation_comes_from_the_backbone(samples):
     learn = fastseg.unet_learner(dls, "inception_v3", weights="none")
     assert learn.model.mean == (0.5, 0.5, 0.5)
     normalize = [t for t in dls.after_batch.fs if type(t).__name__ == "Normalize"]
-    assert len(normalize) == 1 and torch.allclose(normalize[0].mean.flatten().cpu(), torch.tensor([0.5, 0.5, 0.5]))
+    assert len(normalize) == 1 and torch.allclose(
+        normalize[0].mean.flatten().cpu(), torch.tensor([0.5, 0.5, 0.5])
+    )
 
 
-@pytest.mark.parametrize("loss", ["ce", "dice", "focal", "lovasz", "tversky", "ce+dice", "focal+lovasz"])
+@pytest.mark.parametrize(
+    "loss", ["ce", "dice", "focal", "lovasz", "tversky", "ce+dice", "focal+lovasz"]
+)
 def test_losses_learn_and_ignore_unlabelled_pixels(loss):
     from fastseg.losses import Loss
+
     torch.manual_seed(0)
     target = torch.randint(0, 3, (2, 16, 16))
     good = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2).float() * 8
@@ -119,10 +133,13 @@ def test_augmentation_moves_image_and_mask_together():
     from fastai.torch_core import TensorImage, TensorMask
 
     from fastseg.data.augment import Augment
+
     torch.manual_seed(3)
     codes = torch.zeros(8, 64, 64, dtype=torch.long)
     codes[:, 20:44, 12:30] = 1
-    x, y = Augment(flip=True, rotate=25, zoom=0.3)((TensorImage(codes[:, None].float().repeat(1, 3, 1, 1)), TensorMask(codes)), split_idx=0)
+    x, y = Augment(flip=True, rotate=25, zoom=0.3)(
+        (TensorImage(codes[:, None].float().repeat(1, 3, 1, 1)), TensorMask(codes)), split_idx=0
+    )
     inside = y != 255
     agree = ((x[:, 0] > 0.5).long() == y)[inside].float().mean()
     assert agree > 0.98 and (y != codes).any()
@@ -132,8 +149,12 @@ def test_flips_are_exact_and_mri_is_never_resampled(samples):
     from fastai.torch_core import TensorImage
 
     from fastseg.data.augment import Augment
+
     task = tasks.get("mri")
-    assert task.recipe.rotate == task.recipe.zoom == task.recipe.light == 0 and task.recipe.resize == "crop"
+    assert (
+        task.recipe.rotate == task.recipe.zoom == task.recipe.light == 0
+        and task.recipe.resize == "crop"
+    )
     image = torch.rand(16, 3, 9, 11)
     out = Augment(flip=True)((TensorImage(image), torch.zeros(16)), split_idx=0)[0]
     assert all((o == i).all() or (o == i.flip(-1)).all() for o, i in zip(out, image))
@@ -142,10 +163,13 @@ def test_flips_are_exact_and_mri_is_never_resampled(samples):
 
 def test_same_seed_same_learner(samples):
     def weights():
-        learn = fastseg.learner("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, seed=7)
+        learn = fastseg.learner(
+            "eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4, seed=7
+        )
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(1)
         return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+
     assert torch.equal(weights(), weights())
 
 
@@ -158,8 +182,12 @@ def test_metric_is_over_the_dataset_not_the_batch():
     from types import SimpleNamespace
 
     from fastseg.learners.build import ForegroundMetric
+
     metric = ForegroundMetric("dice", 2, 0)
-    batches = [(np.array([[1, 1, 1, 1]]), np.array([[1, 1, 1, 1]])), (np.array([[1, 0, 0, 0]]), np.array([[0, 1, 0, 0]]))]
+    batches = [
+        (np.array([[1, 1, 1, 1]]), np.array([[1, 1, 1, 1]])),
+        (np.array([[1, 0, 0, 0]]), np.array([[0, 1, 0, 0]])),
+    ]
     for predicted, truth in batches:
         scores = torch.nn.functional.one_hot(torch.tensor(predicted), 2).permute(0, 2, 1).float()
         metric.accumulate(SimpleNamespace(pred=scores, y=torch.tensor(truth)))

@@ -1,4 +1,5 @@
 """Reading, decoding, resizing and writing of pixels."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +10,10 @@ from fastseg.utils.io import atomic_file
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
-@pytest.mark.parametrize("mode,value", [("L", 200), ("RGBA", (9, 8, 7, 0)), ("CMYK", (0, 0, 0, 0)), ("I;16", 65535), ("P", 1)])
+@pytest.mark.parametrize(
+    "mode,value",
+    [("L", 200), ("RGBA", (9, 8, 7, 0)), ("CMYK", (0, 0, 0, 0)), ("I;16", 65535), ("P", 1)],
+)
 def test_images_of_every_mode_become_rgb(tmp_path, mode, value):
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     Image.new(mode, (5, 4), value).save(path)
@@ -29,6 +33,7 @@ def test_exif_rotation_is_applied(tmp_path):
 def test_squish_and_crop_equal_fastai(tmp_path):
     from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
     from fastai.vision.core import PILImage
+
     image = np.random.default_rng(0).integers(0, 255, (57, 80, 3), dtype=np.uint8)
     for size in ((32, 40), (57, 81), (60, 33), (121, 121)):
         theirs = Resize(size, method=ResizeMethod.Squish)(PILImage.create(image), split_idx=1)

@@ -1,4 +1,5 @@
 """Every figure against a hand-made case and an independent library; intervals, comparisons and groups."""
+
 import json
 from pathlib import Path
 
@@ -21,7 +22,9 @@ C = len(TASK.classes)
 def blobs(seed: int, size=(60, 80)) -> np.ndarray:
     """Smooth random codes with all classes."""
     rng = np.random.default_rng(seed)
-    return ndimage.gaussian_filter(rng.normal(size=(C, *size)), (0, 4, 4)).argmax(0).astype(np.uint8)
+    return (
+        ndimage.gaussian_filter(rng.normal(size=(C, *size)), (0, 4, 4)).argmax(0).astype(np.uint8)
+    )
 
 
 def pairs(n: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -29,52 +32,89 @@ def pairs(n: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
     for seed in range(n):
         truth = blobs(seed)
         kept = np.random.default_rng(seed).random(truth.shape) < 0.9
-        found.append((truth, np.where(kept, np.roll(truth, seed, 1), blobs(seed + 100)).astype(np.uint8)))
+        found.append(
+            (truth, np.where(kept, np.roll(truth, seed, 1), blobs(seed + 100)).astype(np.uint8))
+        )
     truth, predicted = found[-1]
-    found.append((np.where(truth == 3, 0, truth), predicted))  # a class that is absent from the truth
+    found.append(
+        (np.where(truth == 3, 0, truth), predicted)
+    )  # a class that is absent from the truth
     return found
 
 
 def scores(found, task=TASK) -> Scores:
-    return Scores(task, [ImageScore(Item(Path(f"set_{i % 2}_frame_{i}.jpg"), Path("m.png"), None, f"set_{i % 2}"), f"image_{i}",
-                                    figures.confusion(t, p, C), boundaries.distances(t, p, C)) for i, (t, p) in enumerate(found)])
+    return Scores(
+        task,
+        [
+            ImageScore(
+                Item(Path(f"set_{i % 2}_frame_{i}.jpg"), Path("m.png"), None, f"set_{i % 2}"),
+                f"image_{i}",
+                figures.confusion(t, p, C),
+                boundaries.distances(t, p, C),
+            )
+            for i, (t, p) in enumerate(found)
+        ],
+    )
 
 
 def test_counts_agree_with_torchmetrics_and_scikit_learn():
     from torchmetrics import classification as tm
+
     found = pairs()
     truth, predicted = (np.concatenate([pair[i].reshape(-1) for pair in found]) for i in (0, 1))
     got = scores(found).metrics()
     arguments = dict(num_classes=C, average="none")
-    for name, metric in (("iou", tm.MulticlassJaccardIndex(**arguments)), ("dice", tm.MulticlassF1Score(**arguments)),
-                         ("precision", tm.MulticlassPrecision(**arguments)), ("recall", tm.MulticlassRecall(**arguments)),
-                         ("specificity", tm.MulticlassSpecificity(**arguments))):
+    for name, metric in (
+        ("iou", tm.MulticlassJaccardIndex(**arguments)),
+        ("dice", tm.MulticlassF1Score(**arguments)),
+        ("precision", tm.MulticlassPrecision(**arguments)),
+        ("recall", tm.MulticlassRecall(**arguments)),
+        ("specificity", tm.MulticlassSpecificity(**arguments)),
+    ):
         theirs = metric(torch.from_numpy(predicted), torch.from_numpy(truth))
-        assert [values[name] for values in got["classes"].values()] == pytest.approx(theirs.tolist(), abs=1e-6), name
+        assert [values[name] for values in got["classes"].values()] == pytest.approx(
+            theirs.tolist(), abs=1e-6
+        ), name
     assert got["confusion"] == sk.confusion_matrix(truth, predicted).tolist()
     assert got["pixel_accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted))
-    assert got["frequency_weighted_iou"] == pytest.approx(sk.jaccard_score(truth, predicted, average="weighted"))
+    assert got["frequency_weighted_iou"] == pytest.approx(
+        sk.jaccard_score(truth, predicted, average="weighted")
+    )
     for code, values in enumerate(got["classes"].values()):
-        assert values["pixel_accuracy"] == pytest.approx(sk.accuracy_score(truth == code, predicted == code))
-    assert got["mean_foreground"]["iou"] == pytest.approx(np.mean(sk.jaccard_score(truth, predicted, average=None)[1:]))
+        assert values["pixel_accuracy"] == pytest.approx(
+            sk.accuracy_score(truth == code, predicted == code)
+        )
+    assert got["mean_foreground"]["iou"] == pytest.approx(
+        np.mean(sk.jaccard_score(truth, predicted, average=None)[1:])
+    )
 
 
 @pytest.mark.parametrize("number", range(7))
 def test_distances_agree_with_monai_and_scipy(number):
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
     truth, predicted = pairs()[number]
     ours = boundaries.distances(truth, predicted, C)
-    hot = [torch.nn.functional.one_hot(torch.from_numpy(codes.astype(np.int64)), C).movedim(-1, 0)[None] for codes in (predicted, truth)]
+    hot = [
+        torch.nn.functional.one_hot(torch.from_numpy(codes.astype(np.int64)), C).movedim(-1, 0)[
+            None
+        ]
+        for codes in (predicted, truth)
+    ]
     far = compute_hausdorff_distance(*hot, include_background=True, percentile=95)[0].numpy()
-    near = compute_average_surface_distance(*hot, include_background=True, symmetric=True)[0].numpy()
+    near = compute_average_surface_distance(*hot, include_background=True, symmetric=True)[
+        0
+    ].numpy()
     for code in range(C):
         if not (truth == code).any():
             assert np.isnan(ours[code, 4:]).all()
             continue
         assert ours[code, 4:] == pytest.approx((far[code], near[code]), abs=1e-4)
         edges = [boundaries.outlines(codes) & (codes == code) for codes in (predicted, truth)]
-        theirs = [(ndimage.distance_transform_edt(~there)[here] <= boundaries.TOLERANCE).mean()
-                  for here, there in (edges, edges[::-1])]
+        theirs = [
+            (ndimage.distance_transform_edt(~there)[here] <= boundaries.TOLERANCE).mean()
+            for here, there in (edges, edges[::-1])
+        ]
         f1 = figures.boundary(figures.boundary_sums(ours))["boundary_f1"][code]
         assert f1 == pytest.approx(2 * theirs[0] * theirs[1] / sum(theirs))
 
@@ -83,15 +123,31 @@ def test_hand_made_squares():
     truth, predicted = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
     truth[10:20, 10:20], predicted[10:20, 15:25] = 1, 1  # half of each overlaps
     got = scores([(truth, predicted)]).metrics()["classes"]
-    assert got["sclera"]["iou"] == pytest.approx(50 / 150) and got["sclera"]["dice"] == pytest.approx(0.5)
+    assert got["sclera"]["iou"] == pytest.approx(50 / 150) and got["sclera"][
+        "dice"
+    ] == pytest.approx(0.5)
     assert got["sclera"]["precision"] == got["sclera"]["recall"] == 0.5
     assert got["sclera"]["specificity"] == pytest.approx(1450 / 1500)
     assert got["sclera"]["hausdorff95"] == 5
-    assert got["iris"]["iou"] is None and got["iris"]["boundary_f1"] is None and got["iris"]["specificity"] == 1
+    assert (
+        got["iris"]["iou"] is None
+        and got["iris"]["boundary_f1"] is None
+        and got["iris"]["specificity"] == 1
+    )
     same = scores([(truth, truth)]).metrics()["classes"]["sclera"]
-    assert (same["iou"], same["boundary_f1"], same["hausdorff95"], same["mean_surface_distance"]) == (1, 1, 0, 0)
+    assert (
+        same["iou"],
+        same["boundary_f1"],
+        same["hausdorff95"],
+        same["mean_surface_distance"],
+    ) == (1, 1, 0, 0)
     missed = scores([(truth, np.zeros_like(truth))]).metrics()["classes"]["sclera"]
-    assert (missed["iou"], missed["boundary_f1"], missed["precision"], missed["hausdorff95"]) == (0, 0, None, None)
+    assert (missed["iou"], missed["boundary_f1"], missed["precision"], missed["hausdorff95"]) == (
+        0,
+        0,
+        None,
+        None,
+    )
 
 
 def test_unlabelled_pixels_count_nowhere():
@@ -110,13 +166,16 @@ def test_absent_classes_are_left_out_of_an_images_mean():
     rows = [row for row in scores(found).rows() if row["image"] == "image_6"]
     by_class = {row["class"]: row for row in rows}
     assert np.isnan(by_class["pupil"]["dice"]) and by_class["pupil"]["predicted_pixels"] > 0
-    assert by_class["foreground mean"]["dice"] == pytest.approx((by_class["sclera"]["dice"] + by_class["iris"]["dice"]) / 2)
+    assert by_class["foreground mean"]["dice"] == pytest.approx(
+        (by_class["sclera"]["dice"] + by_class["iris"]["dice"]) / 2
+    )
     means = [row["dice"] for row in scores(found).rows() if row["class"] == "foreground mean"]
     assert scores(found).metrics()["mean_of_images"]["dice"] == pytest.approx(np.mean(means))
 
 
 def test_classification_agrees_with_scikit_learn_and_torchmetrics():
     from torchmetrics.classification import MulticlassCalibrationError
+
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 200)
     logits = rng.normal(size=(200, 2)) + np.eye(2)[truth]
@@ -128,14 +187,22 @@ def test_classification_agrees_with_scikit_learn_and_torchmetrics():
     assert got["pr_auc"] == pytest.approx(sk.average_precision_score(truth, p[:, 1]))
     assert got["brier"] == pytest.approx(sk.brier_score_loss(truth, p[:, 1]))
     assert got["classes"]["sharp"]["f1"] == pytest.approx(sk.f1_score(truth, p.argmax(1)))
-    theirs = MulticlassCalibrationError(2, n_bins=figures.BINS, norm="l1")(torch.tensor(p), torch.tensor(truth))
+    theirs = MulticlassCalibrationError(2, n_bins=figures.BINS, norm="l1")(
+        torch.tensor(p), torch.tensor(truth)
+    )
     assert got["expected_calibration_error"] == pytest.approx(float(theirs), abs=1e-6)
-    one_class = figures.plain(figures.classification(np.ones(5, dtype=int), p[:5], ("blurred", "sharp"), np.ones(5)))
+    one_class = figures.plain(
+        figures.classification(np.ones(5, dtype=int), p[:5], ("blurred", "sharp"), np.ones(5))
+    )
     assert one_class["roc_auc"] is None and one_class["pr_auc"] is None
     weights = rng.integers(0, 4, 200).astype(float)
     weighted = figures.plain(figures.classification(truth, p, ("blurred", "sharp"), weights))
-    assert weighted["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, p[:, 1], sample_weight=weights))
-    assert weighted["pr_auc"] == pytest.approx(sk.average_precision_score(truth, p[:, 1], sample_weight=weights))
+    assert weighted["roc_auc"] == pytest.approx(
+        sk.roc_auc_score(truth, p[:, 1], sample_weight=weights)
+    )
+    assert weighted["pr_auc"] == pytest.approx(
+        sk.average_precision_score(truth, p[:, 1], sample_weight=weights)
+    )
 
 
 def test_intervals_are_seeded_and_hold_the_figure():
@@ -153,9 +220,18 @@ def test_intervals_cover_the_truth():
     """Of 150 data sets of 40 images, each right with probability 0.8, about 95% have 0.8 in their interval."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(150):
-        images = [ImageScore(Item(Path("a.png"), 1), "a", truth=1, probabilities=np.array([0.2, 0.8] if right else [0.8, 0.2]))
-                  for right in rng.random(40) < 0.8]
-        low, high = figures.intervals(Scores(fastseg.tasks.get("mri"), images).resampled(100, 0))["accuracy"]
+        images = [
+            ImageScore(
+                Item(Path("a.png"), 1),
+                "a",
+                truth=1,
+                probabilities=np.array([0.2, 0.8] if right else [0.8, 0.2]),
+            )
+            for right in rng.random(40) < 0.8
+        ]
+        low, high = figures.intervals(Scores(fastseg.tasks.get("mri"), images).resampled(100, 0))[
+            "accuracy"
+        ]
         held += low <= 0.8 <= high
     assert 130 <= held <= 149
 
@@ -190,6 +266,7 @@ def test_groups_and_rows(tmp_path):
 def test_a_mask_of_another_size_is_named():
     class Half:
         codes = np.zeros((5, 5), np.uint8)
+
     with pytest.raises(DataError, match="m.png.*not of its image's size"):
         judge(TASK, Item(Path("a.jpg"), Path("m.png")), "a.jpg", Half(), np.zeros((4, 4), np.uint8))
 
@@ -197,53 +274,152 @@ def test_a_mask_of_another_size_is_named():
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_evaluate_writes_and_compares(name, exports, samples, run, tmp_path):
     data = samples[name]
-    said = json.loads(run("evaluate", name, "--data", data, "--export", exports(name), "--split", "all", "--compare", exports(name),
-                          "--by", "group", "--out", "judged", "--json").out)
-    assert "no clear difference" in said["comparison"]["verdict"] and said["comparison"]["difference"]
+    said = json.loads(
+        run(
+            "evaluate",
+            name,
+            "--data",
+            data,
+            "--export",
+            exports(name),
+            "--split",
+            "all",
+            "--compare",
+            exports(name),
+            "--by",
+            "group",
+            "--out",
+            "judged",
+            "--json",
+        ).out
+    )
+    assert (
+        "no clear difference" in said["comparison"]["verdict"] and said["comparison"]["difference"]
+    )
     assert sum(part["images"] for part in said["by"].values()) == said["images"]
     written = json.loads(Path("judged/metrics.json").read_text())
     assert written["intervals"] == said["intervals"]
     rows = Path("judged/per_image.csv").read_text().splitlines()
-    assert len(rows) == 1 + said["images"] * (len(fastseg.tasks.get(name).classes) + 1 if name == "eye" else 1)
-    text = run("evaluate", name, "--data", data, "--export", exports(name), "--split", "all", "--by", r"\d+$", "--out", "judged").out
+    assert len(rows) == 1 + said["images"] * (
+        len(fastseg.tasks.get(name).classes) + 1 if name == "eye" else 1
+    )
+    text = run(
+        "evaluate",
+        name,
+        "--data",
+        data,
+        "--export",
+        exports(name),
+        "--split",
+        "all",
+        "--by",
+        r"\d+$",
+        "--out",
+        "judged",
+    ).out
     assert " to " in text
     table = Path("ages.csv")
     items = fastseg.tasks.get(name).items(data)
-    table.write_text("image,age\n" + "\n".join(f"{item.image.name},{i % 3}" for i, item in enumerate(items)))
-    by_age = json.loads(run("evaluate", name, "--data", data, "--export", exports(name), "--split", "all", "--by", "age", "--table", table,
-                            "--out", "judged", "--json").out)["by"]
+    table.write_text(
+        "image,age\n" + "\n".join(f"{item.image.name},{i % 3}" for i, item in enumerate(items))
+    )
+    by_age = json.loads(
+        run(
+            "evaluate",
+            name,
+            "--data",
+            data,
+            "--export",
+            exports(name),
+            "--split",
+            "all",
+            "--by",
+            "age",
+            "--table",
+            table,
+            "--out",
+            "judged",
+            "--json",
+        ).out
+    )["by"]
     assert set(by_age) == {"0", "1", "2"}
     assert ",group," in Path("judged/per_image.csv").read_text().splitlines()[0]
 
 
 def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
-    common = ["evaluate", "eye", "--data", samples["eye"], "--export", exports("eye"), "--split", "all", "--out", "judged"]
+    common = [
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        exports("eye"),
+        "--split",
+        "all",
+        "--out",
+        "judged",
+    ]
     names = [item.image for item in fastseg.tasks.get("eye").items(samples["eye"])]
-    for text, words in ((f"image,age\n{names[0].name},1\n{names[0].name},2\n", ["lists", "twice"]),
-                        ("image,age\nothers.jpg,1\n", ["names none of these images"]),
-                        ("image\na.jpg\n", ["no column age", "one column only"])):
+    for text, words in (
+        (f"image,age\n{names[0].name},1\n{names[0].name},2\n", ["lists", "twice"]),
+        ("image,age\nothers.jpg,1\n", ["names none of these images"]),
+        ("image\na.jpg\n", ["no column age", "one column only"]),
+    ):
         Path("ages.csv").write_text(text)
         fails(*common, "--by", "age", "--table", "ages.csv", words=words)
     Path("ages.csv").write_text(f"image,age\n{names[0].stem},1,\n{names[1].name},,\n")
     found = run(*common, "--by", "age", "--table", "ages.csv", "--json")
     by_age = json.loads(found.out)["by"]
-    assert {name: part["images"] for name, part in by_age.items()} == {"1": 1, "empty": 1, "not listed": len(names) - 2}
+    assert {name: part["images"] for name, part in by_age.items()} == {
+        "1": 1,
+        "empty": 1,
+        "not listed": len(names) - 2,
+    }
     assert "does not list" in found.err
-    Path("ages.csv").write_text(f" image , age \nC:/elsewhere/{names[0].name}, 7\n")  # as predictions.csv lists paths
-    assert json.loads(run(*common, "--by", "age", "--table", "ages.csv", "--json").out)["by"]["7"]["images"] == 1
-    for text, words in (("", ["no column age"]), ("image,age,age\na,1,2\n", ["two columns age"]),
-                        ('image,age\n"a\x1b[31m', ["names none"])):
+    Path("ages.csv").write_text(
+        f" image , age \nC:/elsewhere/{names[0].name}, 7\n"
+    )  # as predictions.csv lists paths
+    assert (
+        json.loads(run(*common, "--by", "age", "--table", "ages.csv", "--json").out)["by"]["7"][
+            "images"
+        ]
+        == 1
+    )
+    for text, words in (
+        ("", ["no column age"]),
+        ("image,age,age\na,1,2\n", ["two columns age"]),
+        ('image,age\n"a\x1b[31m', ["names none"]),
+    ):
         Path("ages.csv").write_text(text)
         fails(*common, "--by", "age", "--table", "ages.csv", words=words)
     fails(*common, "--by", "gruop", words=["neither group", "nor found"])
     Path("one.png").touch()
-    fails("evaluate", "eye", "--data", samples["eye"], "--export", exports("eye"), "--out", "one.png", words=["is a file, not a folder"])
+    fails(
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        exports("eye"),
+        "--out",
+        "one.png",
+        words=["is a file, not a folder"],
+    )
     assert by_age["1"]["intervals"]["mean_foreground"]["dice"] is None  # one image shows no spread
     assert by_age["not listed"]["intervals"]["mean_foreground"]["dice"]
 
 
 def test_evaluate_refuses_in_one_line(exports, samples, fails):
-    common = ["evaluate", "eye", "--data", samples["eye"], "--export", exports("eye"), "--split", "all"]
+    common = [
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        exports("eye"),
+        "--split",
+        "all",
+    ]
     fails(*common, "--by", "(", words=["neither group", "regular expression"])
     fails(*common, "--by", "age", "--table", "none.csv", words=["none.csv", "cannot be read"])
     fails(*common, "--compare", exports("mri"), words=["mri", "not eye"])

@@ -1,4 +1,5 @@
 """The real data, where they are: layouts read, labels decoded."""
+
 import numpy as np
 from conftest import needs_shared, shared
 
@@ -26,7 +27,11 @@ def test_face_and_mri_splits():
     assert [sum(i.split == s for i in items) for s in ("train", "valid")] == [800, 200]
     assert 20 < tasks.get("face").label(items[0]).sum() < 1000
     facts = survey("mri", DATA / "mri")
-    assert facts.splits == {"train": 400, "valid": 16} and facts.sizes == {(121, 121): 416} and facts.classes["sharp"] == 208
+    assert (
+        facts.splits == {"train": 400, "valid": 16}
+        and facts.sizes == {(121, 121): 416}
+        and facts.classes["sharp"] == 208
+    )
 
 
 def test_palette_masks_decode_to_the_code_masks_of_the_same_photographs():
@@ -39,8 +44,14 @@ def test_palette_masks_decode_to_the_code_masks_of_the_same_photographs():
 def test_surfaces_from_both_sources_together_and_alone():
     task = tasks.get("surfaces")
     both = task.items(DATA / "surfaces")
-    assert {i.source: sum(j.source == i.source for j in both) for i in both} == {"ade20k": 3, "cocostuff": 21}
-    assert len(task.items(DATA / "surfaces" / "ade20k")) == 3 and len(task.items(DATA / "surfaces" / "cocostuff")) == 21
+    assert {i.source: sum(j.source == i.source for j in both) for i in both} == {
+        "ade20k": 3,
+        "cocostuff": 21,
+    }
+    assert (
+        len(task.items(DATA / "surfaces" / "ade20k")) == 3
+        and len(task.items(DATA / "surfaces" / "cocostuff")) == 21
+    )
     train, valid = task.split(both)
     assert len(train) + len(valid) == 24 and valid
     totals = sum(np.bincount(task.label(i).ravel(), minlength=256) for i in both)

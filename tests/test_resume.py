@@ -1,4 +1,5 @@
 """Interrupted fits go on to the same end; nothing that was learnt is lost by chance; one run at a time writes to a place."""
+
 import json
 import shutil
 import signal
@@ -44,16 +45,26 @@ def plug(monkeypatch):
             whole(path, state)
             if len(calls) == count:
                 raise PulledPlug
+
         monkeypatch.setattr(checkpoint, "write", write)
         return lambda: monkeypatch.setattr(checkpoint, "write", whole)
+
     return pull
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("eye", {"epochs": 4, "ema": 0.9, "patience": 3}), ("eye", {"epochs": 3, "opt": "ranger", "mixup": 0.2, "windows": 0.6}),
-    ("mri", {"epochs": 3}), ("eye", {"epochs": 2, "folds": 2})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("eye", {"epochs": 4, "ema": 0.9, "patience": 3}),
+        ("eye", {"epochs": 3, "opt": "ranger", "mixup": 0.2, "windows": 0.6}),
+        ("mri", {"epochs": 3}),
+        ("eye", {"epochs": 2, "folds": 2}),
+    ],
+)
 @pytest.mark.parametrize("before", [False, True])
-def test_an_interrupted_fit_ends_as_an_uninterrupted_one(name, options, before, samples, tmp_path, plug):
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(
+    name, options, before, samples, tmp_path, plug
+):
     fastseg.fit(name, samples[name], out=tmp_path / "whole", **OPTIONS, **options)
     mend = plug(3, before)
     with pytest.raises(PulledPlug):
@@ -64,7 +75,9 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(name, options, before, 
     result = fastseg.fit(name, out=tmp_path / "cut", resume=True)
     one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "cut"))
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert (tmp_path / "whole/history.csv").read_text() == (tmp_path / "cut/history.csv").read_text()
+    assert (tmp_path / "whole/history.csv").read_text() == (
+        tmp_path / "cut/history.csv"
+    ).read_text()
     assert json.loads((tmp_path / "whole/metrics.json").read_text()) == result["metrics"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
 
@@ -110,7 +123,10 @@ def test_an_interrupted_fit_is_not_lost_by_chance(samples, tmp_path, plug, monke
 def test_damaged_checkpoints_are_one_line_and_run_no_code(tmp_path):
     path = tmp_path / "checkpoint.pt"
     checkpoint.write(path, {"epoch": 3})
-    assert checkpoint.read(path, torch.device("cpu")) == {"epoch": 3} and checkpoint.read(tmp_path / "none", torch.device("cpu")) is None
+    assert (
+        checkpoint.read(path, torch.device("cpu")) == {"epoch": 3}
+        and checkpoint.read(tmp_path / "none", torch.device("cpu")) is None
+    )
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="--no-resume"):
         checkpoint.read(path, torch.device("cpu"))
@@ -127,10 +143,13 @@ def test_a_full_disk_keeps_the_earlier_export_and_what_was_learnt(samples, tmp_p
 
     def fails(*_):
         raise full
+
     monkeypatch.setattr("fastseg.exports.folder.write_onnx", fails)
     with pytest.raises(ExportError, match="No space left"):
         fastseg.fit("eye", samples["eye"], epochs=2, out=out, **OPTIONS)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before and resume.is_unfinished(out)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before and resume.is_unfinished(
+        out
+    )
     monkeypatch.undo()
     assert len(fastseg.fit("eye", out=out, resume=True)["history"]) == 2
 
@@ -151,14 +170,25 @@ def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
         shutil.rmtree(one)
         shutil.rmtree(other)
     out.rename(tmp_path / ".out.old")
-    assert fastseg.evaluate("eye", export=out)["images"] and (out / "model.safetensors").read_bytes() == weights
+    assert (
+        fastseg.evaluate("eye", export=out)["images"]
+        and (out / "model.safetensors").read_bytes() == weights
+    )
 
 
 def test_one_run_at_a_time_writes_to_a_place(samples, run, tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", "import sys, time; from pathlib import Path\n"
-                               "from fastseg.utils.journal import claimed\n"
-                               "with claimed(Path('exports/eye')):\n print('held', flush=True); time.sleep(60)"], cwd=tmp_path,
-                              stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path\n"
+            "from fastseg.utils.journal import claimed\n"
+            "with claimed(Path('exports/eye')):\n print('held', flush=True); time.sleep(60)",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert holder.stdout.readline().strip() == "held"
         assert "another fastseg run" in run("fit", "eye", "--data", samples["eye"], code=1).err
@@ -185,13 +215,21 @@ def test_a_journal_knows_what_is_done(tmp_path):
 
 
 def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
-    assert device.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not device.is_out_of_memory(RuntimeError("shape"))
+    assert device.is_out_of_memory(
+        torch.OutOfMemoryError("CUDA out of memory")
+    ) and not device.is_out_of_memory(RuntimeError("shape"))
     learn = fastseg.learner("eye", samples["eye"], **OPTIONS)
 
     def full(*_):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        )
+
     monkeypatch.setattr(learn.model, "forward", full)
-    with pytest.raises(ModelError, match="out of memory with batches of 4 images of 64x64 px: lower --bs first, to 2"):
+    with pytest.raises(
+        ModelError,
+        match="out of memory with batches of 4 images of 64x64 px: lower --bs first, to 2",
+    ):
         loop.train(learn, loop.Course.of(fastseg.tasks.get("eye"), epochs=1))
 
 
@@ -201,8 +239,13 @@ def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, mon
     count = len(list(images.glob("*.*g")))
 
     def results(out: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (out if out.is_dir() else out.parent).iterdir()}
-    whole, cut = (tmp_path / folder / ("" if name == "eye" else "out.tsv") for folder in ("whole", "cut"))
+        return {
+            path.name: path.read_bytes() for path in (out if out.is_dir() else out.parent).iterdir()
+        }
+
+    whole, cut = (
+        tmp_path / folder / ("" if name == "eye" else "out.tsv") for folder in ("whole", "cut")
+    )
     fastseg.predict(name, images, whole, export=exports(name))
     described, seen = predictor.Prediction.described, []
 
@@ -211,6 +254,7 @@ def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, mon
         if len(seen) == 9:
             raise PulledPlug
         return described(self, threshold)
+
     monkeypatch.setattr(predictor.Prediction, "described", dies)
     with pytest.raises(PulledPlug):
         fastseg.predict(name, images, cut, export=exports(name), bs=2)
@@ -219,7 +263,9 @@ def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, mon
     fastseg.predict(name, images, cut, export=exports(name), bs=2)
     assert count - before <= len(seen) - before < count and results(cut) == results(whole)
     seen[:] = range(100)
-    fastseg.predict(name, images, cut, export=exports(name), bs=2)  # one that was finished is done again when asked for
+    fastseg.predict(
+        name, images, cut, export=exports(name), bs=2
+    )  # one that was finished is done again when asked for
     assert len(seen) == 100 + count
 
 
@@ -233,6 +279,7 @@ def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypat
         if len(seen) == 9:
             raise PulledPlug
         return judge(*arguments)
+
     monkeypatch.setattr(evaluation, "judge", dies)
     with pytest.raises(PulledPlug):
         fastseg.evaluate("eye", out=tmp_path / "cut", **common)
@@ -240,32 +287,59 @@ def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypat
     before = len(seen)
     cut = fastseg.evaluate("eye", out=tmp_path / "cut", **common)
     assert len(seen) - before < 16 and {**cut, "written": 0} == {**whole, "written": 0}
-    assert (tmp_path / "cut/per_image.csv").read_text() == (tmp_path / "whole/per_image.csv").read_text()
+    assert (tmp_path / "cut/per_image.csv").read_text() == (
+        tmp_path / "whole/per_image.csv"
+    ).read_text()
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_unreadable_images_are_listed_and_tried_again(name, samples, exports, run, tmp_path):
-    images = shutil.copytree({"eye": samples["eye"] / "imgs_small", "mri": samples["mri"] / "train"}[name], tmp_path / "images")
+    images = shutil.copytree(
+        {"eye": samples["eye"] / "imgs_small", "mri": samples["mri"] / "train"}[name],
+        tmp_path / "images",
+    )
     first, second = sorted(images.glob("*.*g"))[:2]
     whole = first.read_bytes()
     first.write_bytes(b"")
     second.write_bytes(second.read_bytes()[:200])
     out = tmp_path / ("out" if name == "eye" else "out/subjects.tsv")
     told = run("predict", name, images, "--export", exports(name), "--out", out, code=1).err
-    assert first.name in told and "1 more could not be read" in told and "failed.csv" in told and "the other" in told
+    assert (
+        first.name in told
+        and "1 more could not be read" in told
+        and "failed.csv" in told
+        and "the other" in told
+    )
     rows = rows_of("out/failed.csv")
-    assert [Path(row["image"]).name for row in rows] == [first.name, second.name] and "the file is empty" in rows[0]["reason"]
+    assert [Path(row["image"]).name for row in rows] == [
+        first.name,
+        second.name,
+    ] and "the file is empty" in rows[0]["reason"]
     first.write_bytes(whole)
     second.unlink()
-    run("predict", name, images, "--export", exports(name), "--out", out if name == "eye" else "out/again.tsv")
+    run(
+        "predict",
+        name,
+        images,
+        "--export",
+        exports(name),
+        "--out",
+        out if name == "eye" else "out/again.tsv",
+    )
     assert not Path("out/failed.csv").exists() or name == "mri"
 
 
 def test_a_disk_that_fills_up_while_learning_is_one_line(samples, tmp_path, monkeypatch):
     """torch's writer names a file of its own, not the disk."""
+
     def full(*_, **__):
-        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 1868352 vs 1868248")
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc:671] . unexpected pos 1868352 vs 1868248"
+        )
+
     monkeypatch.setattr("fastai.learner.Learner.save", full)
     with pytest.raises(DataError, match="no space left on the disk"):
         fastseg.fit("eye", samples["eye"], epochs=2, patience=2, out=tmp_path / "out", **OPTIONS)
-    assert io.is_disk_full(OSError(28, "No space left on device")) and not io.is_disk_full(RuntimeError("shape"))
+    assert io.is_disk_full(OSError(28, "No space left on device")) and not io.is_disk_full(
+        RuntimeError("shape")
+    )

@@ -1,4 +1,5 @@
 """A sixth dataset is one file: written here as the README shows it, and used through the command line."""
+
 import os
 import re
 import subprocess
@@ -21,8 +22,13 @@ def cli(tmp_path):
     (folder / "roof.py").write_text(block[1])
 
     def call(*arguments, code=0):
-        done = subprocess.run([sys.executable, "-m", "fastseg", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True,
-                              env={**os.environ, "FASTSEG_TASKS": str(folder)})
+        done = subprocess.run(
+            [sys.executable, "-m", "fastseg", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "FASTSEG_TASKS": str(folder)},
+        )
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
@@ -40,14 +46,24 @@ def test_a_task_in_one_file(cli, tmp_path):
     assert len(masks) == 8 and Image.open(masks[0]).size == (160, 120)
     assert "report.html" in cli("interpret")
     cli("show", "roof")
-    code = ("from fastai.learner import load_learner; from fastseg.learners import roof_learner\n"
-            "print(load_learner('exports/roof/export.pkl').origin.task)")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "FASTSEG_TASKS": str(tmp_path / "my_tasks")})
+    code = (
+        "from fastai.learner import load_learner; from fastseg.learners import roof_learner\n"
+        "print(load_learner('exports/roof/export.pkl').origin.task)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FASTSEG_TASKS": str(tmp_path / "my_tasks")},
+    )
     assert done.stdout.strip() == "roof", done.stderr
 
 
 def test_a_faulty_task_file_is_named(cli, tmp_path):
     (tmp_path / "my_tasks" / "roof.py").write_text("tasks = 1\n")
     error = cli("fit", "roof", code=1)
-    assert "roof.py: must define task = SegmentationTask(name='roof'" in error and "Traceback" not in error
+    assert (
+        "roof.py: must define task = SegmentationTask(name='roof'" in error
+        and "Traceback" not in error
+    )

@@ -1,4 +1,5 @@
 """Mistakes are found before torch is imported, what a start imports is bounded, and a process ends quickly with its exit code."""
+
 import gc
 import json
 import os
@@ -17,11 +18,42 @@ from fastseg.models import network
 from fastseg.utils import choices
 from fastseg.utils.imports import importing
 
-LIGHT = ["checks.dataset", "checks.repair", "cli.console", "cli.status", "evaluation.run", "evaluation.scores", "exports.folder",
-         "importers.face_masks", "importers.smp_hub", "importers.surfaces", "inference.batch", "inference.photo", "learners.preparation",
-         "metrics.trust", "report.browse", "report.results", "training.budget", "training.course", "training.fit", "training.resume",
-         "training.study", "utils.choices"]
-HEAVY = {"torch", "fastai", "timm", "torchvision", "segmentation_models_pytorch", "onnxruntime", "pandas", "sklearn", "cleanlab", "captum"}
+LIGHT = [
+    "checks.dataset",
+    "checks.repair",
+    "cli.console",
+    "cli.status",
+    "evaluation.run",
+    "evaluation.scores",
+    "exports.folder",
+    "importers.face_masks",
+    "importers.smp_hub",
+    "importers.surfaces",
+    "inference.batch",
+    "inference.photo",
+    "learners.preparation",
+    "metrics.trust",
+    "report.browse",
+    "report.results",
+    "training.budget",
+    "training.course",
+    "training.fit",
+    "training.resume",
+    "training.study",
+    "utils.choices",
+]
+HEAVY = {
+    "torch",
+    "fastai",
+    "timm",
+    "torchvision",
+    "segmentation_models_pytorch",
+    "onnxruntime",
+    "pandas",
+    "sklearn",
+    "cleanlab",
+    "captum",
+}
 
 # Runs each of the commands read from standard input in one process; prints what each left in sys.modules, its exit code and its last line.
 RUNNER = """
@@ -42,7 +74,9 @@ print(json.dumps(rows))
 
 
 def python(*arguments, cwd, given="") -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, input=given, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, input=given, capture_output=True, text=True
+    )
 
 
 @pytest.fixture
@@ -50,7 +84,9 @@ def mistakes(samples, exports, tmp_path):
     """Commands that cannot work, in a folder with what they name."""
     for folder, masks in (("void", "masks_small"), ("few", "masks_small")):
         shutil.copytree(samples["eye"], tmp_path / folder)
-        for file in sorted((tmp_path / folder / masks).iterdir())[:None if folder == "void" else 1]:
+        for file in sorted((tmp_path / folder / masks).iterdir())[
+            : None if folder == "void" else 1
+        ]:
             codes = np.array(Image.open(file))
             codes[:40] = 200
             Image.fromarray(codes).save(file)
@@ -62,33 +98,68 @@ def mistakes(samples, exports, tmp_path):
         Image.new("RGB", (40, 40)).save(tmp_path / "both" / f"ok{suffix}")
     eye, fine = ["--export", str(exports("eye"))], ["--data", str(samples["eye"])]
     return [
-        ["predict", "eye", "both", *eye], ["predict", "eyes", "both"], ["predict", "eye", "nowhere", *eye],
-        ["predict", "eye", "both/ok.jpg"], ["predict", "eye", "both/ok.jpg", "--export", "nowhere"],
+        ["predict", "eye", "both", *eye],
+        ["predict", "eyes", "both"],
+        ["predict", "eye", "nowhere", *eye],
+        ["predict", "eye", "both/ok.jpg"],
+        ["predict", "eye", "both/ok.jpg", "--export", "nowhere"],
         ["predict", "face", "both/ok.jpg", *eye],
-        ["predict", "eye", "both/ok.jpg", *eye, "--out", "both"], ["predict", "eye", "both/ok.jpg", *eye, "--error-rate", "0.9"],
+        ["predict", "eye", "both/ok.jpg", *eye, "--out", "both"],
+        ["predict", "eye", "both/ok.jpg", *eye, "--error-rate", "0.9"],
         ["--threads", "1", "predict", "eye", "both", *eye],
-        ["fit", "eyes"], ["fit", "eye"], ["fit", "kitchen", "--data", "kit"], ["fit", "eye", "--data", "void"],
+        ["fit", "eyes"],
+        ["fit", "eye"],
+        ["fit", "kitchen", "--data", "kit"],
+        ["fit", "eye", "--data", "void"],
         ["fit", "eye", "--data", "few"],
-        ["fit", "eye", *fine, "--decoder", "unett"], ["fit", "eye", *fine, "--loss", "dicee"], ["fit", "eye", *fine, "--opt", "addam"],
-        ["fit", "eye", *fine, "--size", "16"], ["fit", "eye", *fine, "--lr", "fast"],
+        ["fit", "eye", *fine, "--decoder", "unett"],
+        ["fit", "eye", *fine, "--loss", "dicee"],
+        ["fit", "eye", *fine, "--opt", "addam"],
+        ["fit", "eye", *fine, "--size", "16"],
+        ["fit", "eye", *fine, "--lr", "fast"],
         ["fit", "eye", *fine, "--epochs", "0", "--freeze-epochs", "0"],
-        ["fit", "eye", *fine, "--weights", "gone.pth"], ["fit", "eye", *fine, "--weights", "both"], ["fit", "eye", *fine, "--folds", "1"],
-        ["fit", "eye", *fine, "--out", "both"], ["fit", "eye", *fine, "--out", "both/ok.jpg/x"], ["fit", "eye", *fine, "--resume"],
-        ["lr", "kitchen", "--data", "kit"], ["lr", "eye", "--data", "void"], ["lr", "eye", *fine, "--out", "lr.txt"],
-        ["evaluate", "eye"], ["evaluate", "eye", *eye, "--split", "half"], ["evaluate", "eye", *eye, "--data", "nowhere"],
-        ["evaluate", "eye", *eye, "--by", "("], ["evaluate", "eye", *eye, "--compare", "nowhere"],
+        ["fit", "eye", *fine, "--weights", "gone.pth"],
+        ["fit", "eye", *fine, "--weights", "both"],
+        ["fit", "eye", *fine, "--folds", "1"],
+        ["fit", "eye", *fine, "--out", "both"],
+        ["fit", "eye", *fine, "--out", "both/ok.jpg/x"],
+        ["fit", "eye", *fine, "--resume"],
+        ["lr", "kitchen", "--data", "kit"],
+        ["lr", "eye", "--data", "void"],
+        ["lr", "eye", *fine, "--out", "lr.txt"],
+        ["evaluate", "eye"],
+        ["evaluate", "eye", *eye, "--split", "half"],
+        ["evaluate", "eye", *eye, "--data", "nowhere"],
+        ["evaluate", "eye", *eye, "--by", "("],
+        ["evaluate", "eye", *eye, "--compare", "nowhere"],
         ["evaluate", "eye", *eye, "--out", "both/ok.jpg"],
-        ["interpret"], ["interpret", "eye"], ["interpret", "eye", *eye, "--data", "nowhere"],
-        ["show", "kitchen", "--data", "kit"], ["show", "eye", *fine, "--class", "lid"], ["show", "eye", "--wrong"],
-        ["check", "kitchen", "--data", "kit"], ["check", "kitchn"],
-        ["study", "eye", "--vary", "opt=adam,addam"], ["study", "eye", "--vary", "losss=ce,dice"],
+        ["interpret"],
+        ["interpret", "eye"],
+        ["interpret", "eye", *eye, "--data", "nowhere"],
+        ["show", "kitchen", "--data", "kit"],
+        ["show", "eye", *fine, "--class", "lid"],
+        ["show", "eye", "--wrong"],
+        ["check", "kitchen", "--data", "kit"],
+        ["check", "kitchn"],
+        ["study", "eye", "--vary", "opt=adam,addam"],
+        ["study", "eye", "--vary", "losss=ce,dice"],
         ["study", "eye", "--vary", "loss=ce,dic"],
-        ["segment", "both/ok.jpg"], ["segment", "both/ok.jpg", *eye], ["adopt", "eye"], ["masks", "eye", "both"], ["gather", "eye", "both"],
+        ["segment", "both/ok.jpg"],
+        ["segment", "both/ok.jpg", *eye],
+        ["adopt", "eye"],
+        ["masks", "eye", "both"],
+        ["gather", "eye", "both"],
     ]
 
 
 def test_mistakes_that_need_no_torch_are_told_without_it(mistakes, tmp_path):
-    done = python("-c", RUNNER, json.dumps(sorted(HEAVY - {"pandas", "sklearn"})), cwd=tmp_path, given=json.dumps(mistakes))
+    done = python(
+        "-c",
+        RUNNER,
+        json.dumps(sorted(HEAVY - {"pandas", "sklearn"})),
+        cwd=tmp_path,
+        given=json.dumps(mistakes),
+    )
     assert done.returncode == 0, done.stderr
     for arguments, (heavy, code, said) in zip(mistakes, json.loads(done.stdout)):
         assert code == 1, f"{arguments}: exit code {code}: {said}"
@@ -96,18 +167,22 @@ def test_mistakes_that_need_no_torch_are_told_without_it(mistakes, tmp_path):
 
 
 def test_the_modules_of_commands_import_nothing_heavy(tmp_path):
-    code = (f"import sys\nfrom importlib import import_module\nfor name in {LIGHT}:\n    import_module(f'fastseg.{{name}}')\n"
-            f"    assert not {HEAVY} & set(sys.modules), (name, {HEAVY} & set(sys.modules))")
+    code = (
+        f"import sys\nfrom importlib import import_module\nfor name in {LIGHT}:\n    import_module(f'fastseg.{{name}}')\n"
+        f"    assert not {HEAVY} & set(sys.modules), (name, {HEAVY} & set(sys.modules))"
+    )
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_python_finds_the_same_mistakes_as_early(mistakes, samples, tmp_path):
-    code = ("import sys, fastseg\n"
-            "try:\n    fastseg.learner('eye', 'void')\nexcept fastseg.FastsegError: pass\nelse: sys.exit('no error')\n"
-            f"try:\n    fastseg.learner('eye', {str(samples['eye'])!r}, decoder='unett')\n"
-            "except fastseg.FastsegError as error: assert error.code == 'unknown-decoder', error.code\nelse: sys.exit('no error')\n"
-            "assert 'torch' not in sys.modules")
+    code = (
+        "import sys, fastseg\n"
+        "try:\n    fastseg.learner('eye', 'void')\nexcept fastseg.FastsegError: pass\nelse: sys.exit('no error')\n"
+        f"try:\n    fastseg.learner('eye', {str(samples['eye'])!r}, decoder='unett')\n"
+        "except fastseg.FastsegError as error: assert error.code == 'unknown-decoder', error.code\nelse: sys.exit('no error')\n"
+        "assert 'torch' not in sys.modules"
+    )
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -120,6 +195,7 @@ def test_names_known_without_torch_are_those_that_work():
 
 def test_the_first_look_sees_all_masks_that_it_has_time_for(samples, monkeypatch):
     from fastseg.learners.preparation import first_look
+
     task, seen = tasks.get("eye"), []
     items, examine = task.items(samples["eye"]), tasks.SegmentationTask.examine_mask
 
@@ -136,18 +212,27 @@ def test_the_first_look_sees_all_masks_that_it_has_time_for(samples, monkeypatch
 
 
 def test_a_fit_says_something_before_it_imports_torch(samples, tmp_path):
-    code = ("import sys, logging\nfrom fastseg.learners import preparation\n"
-            "class First(logging.Handler):\n    def emit(self, record):\n        raise SystemExit('torch' in sys.modules)\n"
-            "logging.getLogger('fastseg').addHandler(First())\nlogging.getLogger('fastseg').setLevel(logging.INFO)\n"
-            f"preparation.learner('eye', {str(samples['eye'])!r})\nsys.exit('nothing was said')")
+    code = (
+        "import sys, logging\nfrom fastseg.learners import preparation\n"
+        "class First(logging.Handler):\n    def emit(self, record):\n        raise SystemExit('torch' in sys.modules)\n"
+        "logging.getLogger('fastseg').addHandler(First())\nlogging.getLogger('fastseg').setLevel(logging.INFO)\n"
+        f"preparation.learner('eye', {str(samples['eye'])!r})\nsys.exit('nothing was said')"
+    )
     assert python("-c", code, cwd=tmp_path).returncode == 0
 
 
 def test_threads_are_those_asked_for(samples, tmp_path):
-    code = (f"import sys\nsys.argv = ['fastseg', '--threads', '1', 'fit', 'eye', '--data', {str(samples['eye'])!r}, '--arch', 'nothing']\n"
-            "from fastseg.cli.app import app\ntry: app()\nexcept SystemExit: pass\nimport torch\nassert torch.get_num_threads() == 1")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"})
+    code = (
+        f"import sys\nsys.argv = ['fastseg', '--threads', '1', 'fit', 'eye', '--data', {str(samples['eye'])!r}, '--arch', 'nothing']\n"
+        "from fastseg.cli.app import app\ntry: app()\nexcept SystemExit: pass\nimport torch\nassert torch.get_num_threads() == 1"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -161,17 +246,32 @@ threading.Thread(target=lambda: (time.sleep(0.5), os.mkdir("waited"))).start()
 """
 
 
-@pytest.mark.parametrize("arguments,code,made", [(["tasks", "--json"], 0, {"called", "waited"}), (["fit", "late"], 1, {"called", "waited"}),
-                                                 (["fit"], 2, set())])
+@pytest.mark.parametrize(
+    "arguments,code,made",
+    [
+        (["tasks", "--json"], 0, {"called", "waited"}),
+        (["fit", "late"], 1, {"called", "waited"}),
+        (["fit"], 2, set()),
+    ],
+)
 def test_the_end_is_quick_and_whole(arguments, code, made, tmp_path):
     """Threads are waited for, what is registered for the end is called, output and exit code arrive; modules are not taken apart."""
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "late.py").write_text(AT_THE_END)
-    done = subprocess.run([sys.executable, "-m", "fastseg", *arguments], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "FASTSEG_TASKS": str(tmp_path / "tasks")})
+    done = subprocess.run(
+        [sys.executable, "-m", "fastseg", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FASTSEG_TASKS": str(tmp_path / "tasks")},
+    )
     assert done.returncode == code, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"tasks", *made}
-    assert {row["task"] for row in json.loads(done.stdout)} > set(tasks.names()) if code == 0 else done.stderr
+    assert (
+        {row["task"] for row in json.loads(done.stdout)} > set(tasks.names())
+        if code == 0
+        else done.stderr
+    )
 
 
 def test_a_program_that_calls_main_keeps_its_own_exit_code(tmp_path):

@@ -1,4 +1,5 @@
 """Every task, the built-in and any later one: sample, layout, labels, split, DataBlock."""
+
 import hashlib
 from types import SimpleNamespace
 
@@ -13,7 +14,11 @@ segmenting = [name for name in tasks.names() if tasks.get(name).kind == "segment
 
 
 def digest(folder):
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def test_the_five_tasks_are_there():
@@ -23,9 +28,15 @@ def test_the_five_tasks_are_there():
 @pytest.mark.parametrize("name", tasks.names())
 def test_sample_is_deterministic_different_and_refuses_to_mix(name, tmp_path):
     task = tasks.get(name)
-    first, again, other = (digest(task.sample(tmp_path / str(i), n=6, seed=seed)) for i, seed in enumerate((1, 1, 2)))
+    first, again, other = (
+        digest(task.sample(tmp_path / str(i), n=6, seed=seed)) for i, seed in enumerate((1, 1, 2))
+    )
     assert first == again and first != other
-    pictures = [value for path, value in first.items() if "ask" not in path and "annotations" not in path and "tsv" not in path]
+    pictures = [
+        value
+        for path, value in first.items()
+        if "ask" not in path and "annotations" not in path and "tsv" not in path
+    ]
     assert len(set(pictures)) == len(pictures)
     with pytest.raises(DataError, match="not empty"):
         task.sample(tmp_path / "0", n=6)
@@ -46,7 +57,11 @@ def test_items_labels_and_split(name, samples):
             assert set(np.unique(label)) <= {*range(len(task.classes)), 255}
         else:
             assert label in range(len(task.classes))
-    seen = {int(v) for item in items for v in (np.unique(task.label(item)) if task.kind == "segment" else [task.label(item)])}
+    seen = {
+        int(v)
+        for item in items
+        for v in (np.unique(task.label(item)) if task.kind == "segment" else [task.label(item)])
+    }
     assert seen - {255} == set(range(len(task.classes)))
 
 
@@ -73,12 +88,17 @@ def test_frames_of_one_set_stay_together(tmp_path):
         assert len(valid) == 6
 
 
-@pytest.mark.parametrize("subfolders", [("images", "masks"), ("images", "annotations"), ("images", "labels"), ("", "")])
+@pytest.mark.parametrize(
+    "subfolders", [("images", "masks"), ("images", "annotations"), ("images", "labels"), ("", "")]
+)
 def test_kitchen_layouts(tmp_path, subfolders):
     task = tasks.get("kitchen")
     image, codes = task.draw(np.random.default_rng(0))
     for split in ("train", "val"):
-        for folder, pixels, suffix in ((subfolders[0], image, ".jpg"), (subfolders[1], task.sample_mask(codes, "")[0], ".png")):
+        for folder, pixels, suffix in (
+            (subfolders[0], image, ".jpg"),
+            (subfolders[1], task.sample_mask(codes, "")[0], ".png"),
+        ):
             path = tmp_path / split / folder / f"upma4_671{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
@@ -107,7 +127,9 @@ def test_surfaces_table_maps_both_sources(tmp_path):
     task = tasks.get("surfaces")
     Image.fromarray(np.array([[0, 1, 4, 16, 2, 29]], np.uint8)).save(tmp_path / "a.png")
     assert task.decode(tmp_path / "a.png", "ade20k").tolist() == [[255, 1, 2, 3, 0, 2]]
-    Image.fromarray(np.array([[255, 170, 176, 113, 117, 66, 100, 0]], np.uint8)).save(tmp_path / "c.png")
+    Image.fromarray(np.array([[255, 170, 176, 113, 117, 66, 100, 0]], np.uint8)).save(
+        tmp_path / "c.png"
+    )
     assert task.decode(tmp_path / "c.png", "cocostuff").tolist() == [[255, 1, 1, 2, 2, 3, 2, 0]]
 
 
@@ -124,9 +146,12 @@ def test_small_sample_is_refused(tmp_path):
 @pytest.mark.parametrize("name", segmenting)
 def test_written_masks_read_back_as_the_same_codes(name, tmp_path):
     from fastseg.data.images import save_image
+
     task = tasks.get(name)
     image, codes = task.draw(np.random.default_rng(5))
-    path = save_image(tmp_path / f"m{task.suffix}", task.render(SimpleNamespace(image=image, codes=codes)))
+    path = save_image(
+        tmp_path / f"m{task.suffix}", task.render(SimpleNamespace(image=image, codes=codes))
+    )
     if task.output == "overlay":
         assert Image.open(path).size == image.shape[1::-1]
     elif task.masks == "threshold":

@@ -1,4 +1,5 @@
 """Calibration, the promise of the review flag, suspected label errors, evidence maps, and what predict writes of them."""
+
 import json
 
 import numpy as np
@@ -70,14 +71,21 @@ def test_planted_label_errors_come_first(samples):
     for number, label in enumerate(labels):
         logits = 4 * np.eye(4)[label].transpose(2, 0, 1) + rng.normal(0, 1, (4, *label.shape))
         probabilities = torch.tensor(logits, dtype=torch.float32).softmax(0).numpy()
-        found.append(label_issues.of_image(probabilities, planted.get(number, label), EYE.classes, EYE.background))
+        found.append(
+            label_issues.of_image(
+                probabilities, planted.get(number, label), EYE.classes, EYE.background
+            )
+        )
     order = sorted(range(16), key=lambda i: found[i].quality)
     assert set(order[:3]) == set(planted)
     emptied = found[9]
     assert emptied.labelled == "background" and emptied.predicted in ("sclera", "iris", "pupil")
     rows, columns = np.nonzero(labels[9])
     left, top, right, bottom = emptied.box
-    assert columns.min() - 2 <= left < right <= columns.max() + 3 and rows.min() - 2 <= top < bottom <= rows.max() + 3
+    assert (
+        columns.min() - 2 <= left < right <= columns.max() + 3
+        and rows.min() - 2 <= top < bottom <= rows.max() + 3
+    )
 
 
 def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
@@ -86,25 +94,39 @@ def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
     probabilities[1, 10:20, 10:20] = 0.4
     probabilities[0] = 1 - probabilities[1]
     label = (probabilities[1] > 0).astype(np.uint8)
-    emptied, good, empty = (label_issues.of_image(p, mask, ("face", "eye"), 0).quality for p, mask in (
-        (probabilities, np.zeros_like(label)), (probabilities, label), (np.stack([np.ones_like(label), np.zeros_like(label)]).astype(float),
-                                                                        np.zeros_like(label))))
+    emptied, good, empty = (
+        label_issues.of_image(p, mask, ("face", "eye"), 0).quality
+        for p, mask in (
+            (probabilities, np.zeros_like(label)),
+            (probabilities, label),
+            (
+                np.stack([np.ones_like(label), np.zeros_like(label)]).astype(float),
+                np.zeros_like(label),
+            ),
+        )
+    )
     assert emptied < 0.1 < good < empty
 
 
 def test_unlabelled_pixels_are_in_no_doubt():
     probabilities = np.zeros((4, 10, 10), dtype=np.float32)
     probabilities[1] = 1
-    assert label_issues.of_image(probabilities, np.full((10, 10), 255, np.uint8), EYE.classes).quality == pytest.approx(1)
+    assert label_issues.of_image(
+        probabilities, np.full((10, 10), 255, np.uint8), EYE.classes
+    ).quality == pytest.approx(1)
     sure = label_issues.of_image(np.array([0.1, 0.9]), 0, ("blurred", "sharp"))
     assert (sure.quality, sure.labelled, sure.predicted) == (pytest.approx(0.1), "blurred", "sharp")
 
 
 def test_fit_puts_temperature_and_thresholds_into_the_card(exports):
     card = json.loads((exports("eye") / "card.json").read_text())
-    assert 0.2 <= card["temperature"] <= 10 and set(card["review"]) == {str(rate) for rate in trust.RATES}
+    assert 0.2 <= card["temperature"] <= 10 and set(card["review"]) == {
+        str(rate) for rate in trust.RATES
+    }
     values = list(card["review"].values())
-    assert values == sorted(values) and values[0] == -1  # a higher rate never sends more images to review
+    assert (
+        values == sorted(values) and values[0] == -1
+    )  # a higher rate never sends more images to review
 
 
 def test_predict_writes_probabilities_and_review_flags(exports, samples, run):
@@ -113,19 +135,45 @@ def test_predict_writes_probabilities_and_review_flags(exports, samples, run):
     first = sorted(folder.iterdir())[0]
     found = np.load(f"out/probabilities/{first.stem}.npz")
     p, mask = found["probabilities"], np.asarray(Image.open(f"out/{first.stem}.png"))
-    assert p.dtype == np.float16 and p.shape == (4, *mask.shape) and list(found["classes"]) == list(EYE.classes)
+    assert (
+        p.dtype == np.float16
+        and p.shape == (4, *mask.shape)
+        and list(found["classes"]) == list(EYE.classes)
+    )
     assert np.abs(p.astype(np.float32).sum(0) - 1).max() < 5e-3
     assert (p.argmax(0) == mask).mean() > 0.999
     rows = rows_of("out/predictions.csv")
     threshold = json.loads((exports("eye") / "card.json").read_text())["review"]["0.1"]
-    assert [row["needs_review"] for row in rows] == [str(float(row["expected_error"]) > threshold) for row in rows]
-    warned = run("predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.01", "--out", "out").err
-    assert "too few" in warned and all(row["needs_review"] == "True" for row in rows_of("out/predictions.csv"))
-    assert "0.01 to 0.5" in run("predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.7", code=1).err
+    assert [row["needs_review"] for row in rows] == [
+        str(float(row["expected_error"]) > threshold) for row in rows
+    ]
+    warned = run(
+        "predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.01", "--out", "out"
+    ).err
+    assert "too few" in warned and all(
+        row["needs_review"] == "True" for row in rows_of("out/predictions.csv")
+    )
+    assert (
+        "0.01 to 0.5"
+        in run(
+            "predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.7", code=1
+        ).err
+    )
     run("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"))
     rows = rows_of("validation_inf_predictions.csv")
-    assert all(float(row["p_blurred"]) + float(row["p_sharp"]) == pytest.approx(1, abs=1e-5) for row in rows)
-    refused = run("predict", "mri", samples["mri"] / "validation", "--export", exports("mri"), "--probabilities", code=1).err
+    assert all(
+        float(row["p_blurred"]) + float(row["p_sharp"]) == pytest.approx(1, abs=1e-5)
+        for row in rows
+    )
+    refused = run(
+        "predict",
+        "mri",
+        samples["mri"] / "validation",
+        "--export",
+        exports("mri"),
+        "--probabilities",
+        code=1,
+    ).err
     assert "takes no --overlay" in refused
 
 
@@ -135,7 +183,9 @@ def test_calibration_changes_no_mask(exports, samples):
     plain = predictor.predict(image)
     predictor.card.temperature = 3.0
     warm = predictor.predict(image)
-    assert (plain.codes == warm.codes).all() and warm.probabilities.max(0).mean() < plain.probabilities.max(0).mean()
+    assert (plain.codes == warm.codes).all() and warm.probabilities.max(
+        0
+    ).mean() < plain.probabilities.max(0).mean()
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])

@@ -1,4 +1,5 @@
 """The audit of a dataset: every file decoded whole, every fault named with its place and its remedy, none of it fatal to the audit."""
+
 from __future__ import annotations
 
 import logging
@@ -24,12 +25,27 @@ from .image import Finding, examine
 
 log = logging.getLogger(__name__)
 
-BITS = 10  # of 256 that the perceptual hashes of one picture may differ in: re-saved, resized or relit
+BITS = (
+    10  # of 256 that the perceptual hashes of one picture may differ in: re-saved, resized or relit
+)
 BANDS = 16  # hashes that differ in fewer bits than there are bands agree in one of them
-OFFSET, SPREAD = 1.75, 4.0  # misalignment to be told: at least this, and so many quartile ranges above the data's own median
-FEW, FEW_SHARE, MANY_SHARE = 2, 0.01, 0.1  # images of a rare class; more outlier sizes than this are normal for this dataset
-SMALL, LONG = 4.0, 1.5  # times the median area, and the median shape, beyond which a size is an outlier
-UNEVEN = {"segment": 100.0, "classify": 10.0}  # how many times the commonest class may exceed the rarest
+OFFSET, SPREAD = (
+    1.75,
+    4.0,
+)  # misalignment to be told: at least this, and so many quartile ranges above the data's own median
+FEW, FEW_SHARE, MANY_SHARE = (
+    2,
+    0.01,
+    0.1,
+)  # images of a rare class; more outlier sizes than this are normal for this dataset
+SMALL, LONG = (
+    4.0,
+    1.5,
+)  # times the median area, and the median shape, beyond which a size is an outlier
+UNEVEN = {
+    "segment": 100.0,
+    "classify": 10.0,
+}  # how many times the commonest class may exceed the rarest
 
 
 @dataclass
@@ -44,7 +60,9 @@ class Audit:
     unlabelled: int  # pixels, in the same labels
     counted: int  # labels that a fit would take
     sizes: dict[str, int]  # "width x height" -> images, commonest first
-    depth: int | None = None  # bits of the values of the images of more than 8 bits, by which a fit scales them; None: there are none
+    depth: int | None = (
+        None  # bits of the values of the images of more than 8 bits, by which a fit scales them; None: there are none
+    )
     deep: int = 0  # how many images have more than 8 bits
     findings: list[Finding] = field(repr=False, default_factory=list)
     items: list[Item] = field(repr=False, default_factory=list)
@@ -64,10 +82,30 @@ class Audit:
 
     def plain(self) -> dict:
         """Return it as JSON can hold it."""
-        return {"task": self.task, "data": self.data, "images": self.images, "kinds": self.kinds, "stops": self.stops,
-                "classes": self.classes, "unlabelled": self.unlabelled, "counted": self.counted, "sizes": self.sizes, "depth": self.depth,
-                "faults": [{"kind": f.kind, "stops": f.stops, "file": f.file, "place": f.place, "detail": f.detail, "remedy": f.remedy,
-                            "count": f.count} for f in self.faults]}
+        return {
+            "task": self.task,
+            "data": self.data,
+            "images": self.images,
+            "kinds": self.kinds,
+            "stops": self.stops,
+            "classes": self.classes,
+            "unlabelled": self.unlabelled,
+            "counted": self.counted,
+            "sizes": self.sizes,
+            "depth": self.depth,
+            "faults": [
+                {
+                    "kind": f.kind,
+                    "stops": f.stops,
+                    "file": f.file,
+                    "place": f.place,
+                    "detail": f.detail,
+                    "remedy": f.remedy,
+                    "count": f.count,
+                }
+                for f in self.faults
+            ],
+        }
 
 
 def check(task: str | Task, data: Path | str | None = None) -> Audit:
@@ -83,37 +121,74 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
         task.items(root)  # says what was expected
     largest = largest_values(item.image for item in items)
     task = replace(task, depth=task.depth or depth_of(largest))
-    with claimed(root.resolve() / ".check"), Journal("check", __version__, task.name, str(root.resolve()), task.depth) as journal:
+    with (
+        claimed(root.resolve() / ".check"),
+        Journal("check", __version__, task.name, str(root.resolve()), task.depth) as journal,
+    ):
         findings = list(_examined(task, items, journal))
-    hidden = sum(file.name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES
-                 for folder in {item.image.parent for item in items} for file in folder.iterdir())
+    hidden = sum(
+        file.name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES
+        for folder in {item.image.parent for item in items}
+        for file in folder.iterdir()
+    )
     if hidden:
-        log.warning("%s: %d image files whose names begin with a dot are not looked at, here or by fit; rename them if they belong",
-                    root, hidden)
+        log.warning(
+            "%s: %d image files whose names begin with a dot are not looked at, here or by fit; rename them if they belong",
+            root,
+            hidden,
+        )
     note = pairing_note(items)
     if note:
         log.info(note)
     faults += _binary(task, root, items, findings)
     _refuse_all_jpegs(findings)
     faults += [fault for finding in findings for fault in finding.faults]
-    faults += [Fault("bit depth", str(file), why, "save it in the range of the others, or as 8 bits, if it is not meant")
-               for file, value in largest.items() if (why := misfit(value, task.depth))]
-    faults += [*_doubled(items, findings), *_misaligned(findings), *_outliers(findings), *_uneven(task, root, findings),
-               *_shared(task, items)]
+    faults += [
+        Fault(
+            "bit depth",
+            str(file),
+            why,
+            "save it in the range of the others, or as 8 bits, if it is not meant",
+        )
+        for file, value in largest.items()
+        if (why := misfit(value, task.depth))
+    ]
+    faults += [
+        *_doubled(items, findings),
+        *_misaligned(findings),
+        *_outliers(findings),
+        *_uneven(task, root, findings),
+        *_shared(task, items),
+    ]
     faults += _undividable(task, root, items, findings, faults)
     order = list(KINDS)
     faults.sort(key=lambda fault: (order.index(fault.kind), fault.file, fault.place))
     counted = [f.counts for f in findings if len(f.counts)]
     counts = np.sum(counted or [np.zeros(len(task.classes))], axis=0)
     sizes = Counter(f"{f.size[1]} x {f.size[0]}" for f in findings if f.size[0])
-    return Audit(task.name, str(root), len(items), faults, {name: int(n) for name, n in zip(task.classes, counts)},
-                 sum(f.unlabelled for f in findings), len(counted), dict(sizes.most_common()), task.depth if largest else None,
-                 len(largest), findings, items)
+    return Audit(
+        task.name,
+        str(root),
+        len(items),
+        faults,
+        {name: int(n) for name, n in zip(task.classes, counts)},
+        sum(f.unlabelled for f in findings),
+        len(counted),
+        dict(sizes.most_common()),
+        task.depth if largest else None,
+        len(largest),
+        findings,
+        items,
+    )
 
 
-def _binary(task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding]) -> list[Fault]:
+def _binary(
+    task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding]
+) -> list[Fault]:
     """Return a fault for each source whose masks are 0/255 masks, which shows over all of them only; nothing is counted in these."""
-    found = task.binary_faults(root, ((item.source, finding.values) for item, finding in zip(items, findings)))
+    found = task.binary_faults(
+        root, ((item.source, finding.values) for item, finding in zip(items, findings))
+    )
     for item, finding in zip(items, findings):
         if item.source in found:
             finding.counts, finding.unlabelled = (), 0
@@ -124,17 +199,32 @@ def _binary(task: Task, root: Path, items: Sequence[Item], findings: Sequence[Fi
 def _refuse_all_jpegs(findings: Sequence[Finding]) -> None:
     """Where JPEG compression changed the codes of some masks, it changed others too, into codes that have a meaning."""
     jpegs = [finding for finding in findings if finding.values and is_lossy(str(finding.label))]
-    lossy = next((finding for finding in jpegs if any(fault.kind == "lossy mask" for fault in finding.faults)), None)
+    lossy = next(
+        (
+            finding
+            for finding in jpegs
+            if any(fault.kind == "lossy mask" for fault in finding.faults)
+        ),
+        None,
+    )
     for finding in jpegs if lossy else []:
         if not any(fault.stops for fault in finding.faults):
-            finding.faults.append(Fault("lossy mask", str(finding.label), "is a JPEG, whose compression changes codes, as it did in "
-                                        f"{Path(str(lossy.label)).name}", "export masks of codes as PNG"))
+            finding.faults.append(
+                Fault(
+                    "lossy mask",
+                    str(finding.label),
+                    "is a JPEG, whose compression changes codes, as it did in "
+                    f"{Path(str(lossy.label)).name}",
+                    "export masks of codes as PNG",
+                )
+            )
             finding.counts, finding.unlabelled = (), 0
 
 
 def _examined(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
     workers = cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
+
         def work(left: list[int]) -> Iterator[dict]:
             chosen = (items[i] for i in left)
             return ahead((pool.submit(_plainly, task, item) for item in chosen), 2 * workers)
@@ -172,7 +262,9 @@ def _doubled(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fau
                 distance = np.unpackbits(bits[others] ^ bits[row], axis=1).sum(axis=1)
                 for other in others[distance <= BITS]:
                     one, two = items[unique[row]], items[unique[other]]
-                    labelled_apart = isinstance(one.label, int) and one.label != two.label  # sharp and blurred look alike to a hash
+                    labelled_apart = (
+                        isinstance(one.label, int) and one.label != two.label
+                    )  # sharp and blurred look alike to a hash
                     if (one.group != two.group or one.split != two.split) and not labelled_apart:
                         told.add(row)
                         yield _again(one, two, "looks the same as")
@@ -182,8 +274,13 @@ def _doubled(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fau
 
 def _again(item: Item, other: Item, how: str) -> Fault:
     crosses = item.split != other.split
-    return Fault("duplicate across the split" if crosses else "duplicate", str(item.image), f"{how} {other.image}",
-                 "keep one of them" + (f": one trains, the other judges ({item.split} and {other.split})" if crosses else ""))
+    return Fault(
+        "duplicate across the split" if crosses else "duplicate",
+        str(item.image),
+        f"{how} {other.image}",
+        "keep one of them"
+        + (f": one trains, the other judges ({item.split} and {other.split})" if crosses else ""),
+    )
 
 
 def _misaligned(findings: Sequence[Finding]) -> Iterator[Fault]:
@@ -195,13 +292,22 @@ def _misaligned(findings: Sequence[Finding]) -> Iterator[Fault]:
     for finding in findings:
         if finding.offset > limit:
             x, y = finding.shift
-            yield Fault("misaligned mask", str(finding.label), f"its outlines fit the image's edges better {abs(x)} px to the "
-                        f"{'right' if x >= 0 else 'left'} and {abs(y)} px {'down' if y >= 0 else 'up'} (score {finding.offset:.1f}, "
-                        f"limit {limit:.1f})", "look at both: the mask may be another image's, or moved")
+            yield Fault(
+                "misaligned mask",
+                str(finding.label),
+                f"its outlines fit the image's edges better {abs(x)} px to the "
+                f"{'right' if x >= 0 else 'left'} and {abs(y)} px {'down' if y >= 0 else 'up'} (score {finding.offset:.1f}, "
+                f"limit {limit:.1f})",
+                "look at both: the mask may be another image's, or moved",
+            )
 
 
 def _outliers(findings: Sequence[Finding]) -> Iterator[Fault]:
-    known = [finding for finding in findings if finding.size[0] and not any(fault.stops for fault in finding.faults)]
+    known = [
+        finding
+        for finding in findings
+        if finding.size[0] and not any(fault.stops for fault in finding.faults)
+    ]
     if len(known) < 10:
         return
     sizes = np.array([finding.size for finding in known], dtype=float)
@@ -210,11 +316,22 @@ def _outliers(findings: Sequence[Finding]) -> Iterator[Fault]:
     away = (np.maximum(area, 1 / area) > SMALL) | (np.maximum(shape, 1 / shape) > LONG)
     if away.mean() > MANY_SHARE:
         return
-    (commonest, count), = Counter(finding.size for finding in known).most_common(1)
-    height, width = commonest if count > len(known) / 2 else np.median(sizes, axis=0).round().astype(int)
-    usual = f"most are {width}x{height}" if count > len(known) / 2 else f"the median is {width}x{height}"
+    ((commonest, count),) = Counter(finding.size for finding in known).most_common(1)
+    height, width = (
+        commonest if count > len(known) / 2 else np.median(sizes, axis=0).round().astype(int)
+    )
+    usual = (
+        f"most are {width}x{height}"
+        if count > len(known) / 2
+        else f"the median is {width}x{height}"
+    )
     for finding in (known[i] for i in np.flatnonzero(away)):
-        yield Fault("outlier size", finding.image, f"is {finding.size[1]}x{finding.size[0]} px, {usual}", "look whether it belongs here")
+        yield Fault(
+            "outlier size",
+            finding.image,
+            f"is {finding.size[1]}x{finding.size[0]} px, {usual}",
+            "look whether it belongs here",
+        )
 
 
 def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:
@@ -225,19 +342,36 @@ def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fau
     has = (known > 0).sum(axis=0)
     for i in classes:
         if has[i] <= max(FEW - 1, FEW_SHARE * len(known)) and len(known) > FEW:
-            yield Fault("rare class", str(root), f"{'no image has' if not has[i] else f'only {has[i]} of {len(known)} images have'} "
-                        f"{task.classes[i]}", "label more of it, or expect nothing of it", f"class {task.classes[i]}")
+            yield Fault(
+                "rare class",
+                str(root),
+                f"{'no image has' if not has[i] else f'only {has[i]} of {len(known)} images have'} "
+                f"{task.classes[i]}",
+                "label more of it, or expect nothing of it",
+                f"class {task.classes[i]}",
+            )
     there = [i for i in classes if has[i]]
     counts = known.sum(axis=0)
     if len(there) > 1:
         most, least = max(there, key=lambda i: counts[i]), min(there, key=lambda i: counts[i])
         if counts[most] > UNEVEN[task.kind] * counts[least]:
-            yield Fault("imbalance", str(root), f"there is {counts[most] / counts[least]:.0f} times as much {task.classes[most]} as "
-                        f"{task.classes[least]}", "label more of the rarer one; fit weighs classes, but cannot make examples",
-                        f"class {task.classes[least]}")
+            yield Fault(
+                "imbalance",
+                str(root),
+                f"there is {counts[most] / counts[least]:.0f} times as much {task.classes[most]} as "
+                f"{task.classes[least]}",
+                "label more of the rarer one; fit weighs classes, but cannot make examples",
+                f"class {task.classes[least]}",
+            )
 
 
-def _undividable(task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding], faults: Sequence[Fault]) -> Iterator[Fault]:
+def _undividable(
+    task: Task,
+    root: Path,
+    items: Sequence[Item],
+    findings: Sequence[Finding],
+    faults: Sequence[Fault],
+) -> Iterator[Fault]:
     """Yield why no fit can divide the items, or learn from the part to train on, unless other faults say it already."""
     if any(fault.stops for fault in faults):
         return
@@ -250,7 +384,12 @@ def _undividable(task: Task, root: Path, items: Sequence[Item], findings: Sequen
     present = {i for index in train for i, count in enumerate(findings[index].counts) if count}
     if len(present) < 2:
         named = ", ".join(task.classes[i] for i in present) or "none"
-        yield Fault("one class", str(root), f"every label to train on is of one class ({named})", "add labels of another class")
+        yield Fault(
+            "one class",
+            str(root),
+            f"every label to train on is of one class ({named})",
+            "add labels of another class",
+        )
 
 
 def _shared(task: Task, items: Sequence[Item]) -> Iterator[Fault]:
@@ -263,5 +402,9 @@ def _shared(task: Task, items: Sequence[Item]) -> Iterator[Fault]:
             sides[item.group].setdefault(item.split, item)
     for group, sides_of in sides.items():
         if len(sides_of) > 1:
-            yield Fault("group on both sides", str(sides_of["valid"].image), f"{group} is in training, too ({sides_of['train'].image})",
-                        "keep each subject or set on one side of the split")
+            yield Fault(
+                "group on both sides",
+                str(sides_of["valid"].image),
+                f"{group} is in training, too ({sides_of['train'].image})",
+                "keep each subject or set on one side of the split",
+            )

@@ -1,4 +1,5 @@
 """One look at a labelled image: decoded whole, and each thing that is wrong with it told."""
+
 from __future__ import annotations
 
 import hashlib
@@ -17,8 +18,14 @@ from ..errors import DataError
 from ..tasks import SegmentationTask, Task
 from ..types import IGNORE
 
-SIDE, REACH, NEAR = 192, 24, 3  # px: longest side at which alignment is judged, how far masks are moved, what counts as in place
-FEW_EDGES = 80  # px of outline in it, below which nothing can be said: a few small circles fit many places
+SIDE, REACH, NEAR = (
+    192,
+    24,
+    3,
+)  # px: longest side at which alignment is judged, how far masks are moved, what counts as in place
+FEW_EDGES = (
+    80  # px of outline in it, below which nothing can be said: a few small circles fit many places
+)
 
 
 @dataclass
@@ -44,8 +51,14 @@ class Finding:
     @classmethod
     def of(cls, plain: dict) -> Finding:
         """Return the finding that `plain` was made from."""
-        return cls(**{**plain, "faults": [Fault(**fault) for fault in plain["faults"]], "size": tuple(plain["size"]),
-                      "shift": tuple(plain["shift"])})
+        return cls(
+            **{
+                **plain,
+                "faults": [Fault(**fault) for fault in plain["faults"]],
+                "size": tuple(plain["size"]),
+                "shift": tuple(plain["shift"]),
+            }
+        )
 
 
 def examine(task: Task, image: Path, label: Path | int, source: str = "") -> Finding:
@@ -72,10 +85,20 @@ def examine(task: Task, image: Path, label: Path | int, source: str = "") -> Fin
     codes, found.values = decoded.codes, decoded.values
     found.faults += _of_mask_mode(task, label, mask_mode)
     if codes.shape != picture.shape[:2]:
-        found.faults.append(_of_size(image, label, codes.shape, picture.shape[:2], raw, orientation))
-    elif turned == 1 and (orientation in (2, 3, 4) or (orientation > 4 and picture.shape[0] == picture.shape[1])):
-        found.faults.append(Fault("exif flip", str(image), "viewers turn or mirror it, and its mask is not turned so",
-                                  "look whether they fit, and remove the orientation from the image's EXIF if not"))
+        found.faults.append(
+            _of_size(image, label, codes.shape, picture.shape[:2], raw, orientation)
+        )
+    elif turned == 1 and (
+        orientation in (2, 3, 4) or (orientation > 4 and picture.shape[0] == picture.shape[1])
+    ):
+        found.faults.append(
+            Fault(
+                "exif flip",
+                str(image),
+                "viewers turn or mirror it, and its mask is not turned so",
+                "look whether they fit, and remove the orientation from the image's EXIF if not",
+            )
+        )
     found.faults += decoded.faults
     if any(fault.stops for fault in found.faults):
         return found
@@ -90,10 +113,18 @@ def examine(task: Task, image: Path, label: Path | int, source: str = "") -> Fin
 
 def _empty(mask: Path, codes: np.ndarray, values: Sequence[int]) -> Fault:
     if set(values) == {0, IGNORE}:
-        return Fault("empty mask", str(mask), "holds 0 and 255 only, and 255 counts as unlabelled, since other masks hold other codes",
-                     "if 255 means a class here, write that class's code; else keep it if there is nothing to see")
-    return Fault("empty mask", str(mask), "has no foreground" if (codes != IGNORE).any() else "is unlabelled throughout",
-                 "label it, or keep it if there is nothing to see")
+        return Fault(
+            "empty mask",
+            str(mask),
+            "holds 0 and 255 only, and 255 counts as unlabelled, since other masks hold other codes",
+            "if 255 means a class here, write that class's code; else keep it if there is nothing to see",
+        )
+    return Fault(
+        "empty mask",
+        str(mask),
+        "has no foreground" if (codes != IGNORE).any() else "is unlabelled throughout",
+        "label it, or keep it if there is nothing to see",
+    )
 
 
 def _decoded(path: Path, depth: int | None = None) -> tuple[np.ndarray, str, int, tuple[int, int]]:
@@ -101,7 +132,12 @@ def _decoded(path: Path, depth: int | None = None) -> tuple[np.ndarray, str, int
     pixels = images.read_image(path, depth)
     mode, orientation = _mode_of(path)
     height, width = pixels.shape[:2]
-    return pixels, mode, orientation, (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    return (
+        pixels,
+        mode,
+        orientation,
+        (width, height) if orientation in (5, 6, 7, 8) else (height, width),
+    )
 
 
 def _mode_of(path: Path) -> tuple[str, int]:
@@ -122,10 +158,22 @@ def _reason(path: Path, error: DataError) -> str:
     return str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
 
 
-def _of_mode(path: Path, mode: str, remedy: str = "save it as 8-bit RGB, and check that the picture is still right") -> Iterator[Fault]:
-    what = ("16 or 32 bits a pixel" if mode.startswith("I") or mode == "F" else
-            {"CMYK": "inks (CMYK)", "RGBA": "transparent pixels", "LA": "transparent pixels", "PA": "transparent pixels",
-             "P": "a palette"}.get(mode))
+def _of_mode(
+    path: Path,
+    mode: str,
+    remedy: str = "save it as 8-bit RGB, and check that the picture is still right",
+) -> Iterator[Fault]:
+    what = (
+        "16 or 32 bits a pixel"
+        if mode.startswith("I") or mode == "F"
+        else {
+            "CMYK": "inks (CMYK)",
+            "RGBA": "transparent pixels",
+            "LA": "transparent pixels",
+            "PA": "transparent pixels",
+            "P": "a palette",
+        }.get(mode)
+    )
     if what:
         yield Fault("image mode", str(path), f"has {what}", remedy)
 
@@ -134,17 +182,31 @@ def _of_mask_mode(task: SegmentationTask, mask: Path, mode: str) -> Iterator[Fau
     """Yield what is odd about a mask's mode: palettes are usual, and 16-bit codes are read as they are."""
     if mode == "P" or (task.masks == "codes" and mode.startswith("I")):
         return
-    remedy = {"codes": "save it as 8-bit grey, one code a pixel", "colours": "save it as 8-bit RGB, in the palette's colours",
-              "threshold": "save it as 8-bit grey"}[task.masks]
+    remedy = {
+        "codes": "save it as 8-bit grey, one code a pixel",
+        "colours": "save it as 8-bit RGB, in the palette's colours",
+        "threshold": "save it as 8-bit grey",
+    }[task.masks]
     yield from _of_mode(mask, mode, remedy)
 
 
-def _of_size(image: Path, mask: Path, mask_size: tuple, size: tuple, stored: tuple, orientation: int) -> Fault:
+def _of_size(
+    image: Path, mask: Path, mask_size: tuple, size: tuple, stored: tuple, orientation: int
+) -> Fault:
     if orientation != 1 and mask_size == stored:
-        return Fault("exif rotation", str(image), f"its EXIF says to turn it to {size[1]}x{size[0]} px, but its mask is {mask_size[1]}x"
-                     f"{mask_size[0]}, as it is stored", "remove the orientation from the image's EXIF, or turn the mask")
-    return Fault("size mismatch", str(mask), f"is {mask_size[1]}x{mask_size[0]} px, but its image {image.name} is {size[1]}x{size[0]}",
-                 "export the mask at the image's size")
+        return Fault(
+            "exif rotation",
+            str(image),
+            f"its EXIF says to turn it to {size[1]}x{size[0]} px, but its mask is {mask_size[1]}x"
+            f"{mask_size[0]}, as it is stored",
+            "remove the orientation from the image's EXIF, or turn the mask",
+        )
+    return Fault(
+        "size mismatch",
+        str(mask),
+        f"is {mask_size[1]}x{mask_size[0]} px, but its image {image.name} is {size[1]}x{size[0]}",
+        "export the mask at the image's size",
+    )
 
 
 def misalignment(image: np.ndarray, codes: np.ndarray) -> tuple[float, tuple[int, int]]:
@@ -156,10 +218,14 @@ def misalignment(image: np.ndarray, codes: np.ndarray) -> tuple[float, tuple[int
     height, width = codes.shape
     scale = SIDE / max(height, width)
     size = max(8, round(width * scale)), max(8, round(height * scale))
-    grey = ndimage.gaussian_filter(np.asarray(Image.fromarray(image).convert("L").resize(size, Image.BOX), dtype=np.float32), 1)
+    grey = ndimage.gaussian_filter(
+        np.asarray(Image.fromarray(image).convert("L").resize(size, Image.BOX), dtype=np.float32), 1
+    )
     small = np.asarray(Image.fromarray(codes).resize(size, Image.NEAREST))
     strength = np.log1p(np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)))
-    strength -= ndimage.gaussian_filter(strength, 12)  # edges against their surroundings: busy backgrounds attract no outline
+    strength -= ndimage.gaussian_filter(
+        strength, 12
+    )  # edges against their surroundings: busy backgrounds attract no outline
     outline = np.zeros(small.shape, dtype=bool)
     outline[:, 1:] |= small[:, 1:] != small[:, :-1]
     outline[1:] |= small[1:] != small[:-1]
@@ -167,8 +233,14 @@ def misalignment(image: np.ndarray, codes: np.ndarray) -> tuple[float, tuple[int
     if outline.sum() < FEW_EDGES:
         return 0.0, (0, 0)
     padded = 2 * np.array(small.shape)
-    fit = np.fft.irfft2(np.fft.rfft2(strength, padded) * np.conj(np.fft.rfft2(outline.astype(np.float32), padded)), padded)
+    fit = np.fft.irfft2(
+        np.fft.rfft2(strength, padded) * np.conj(np.fft.rfft2(outline.astype(np.float32), padded)),
+        padded,
+    )
     fit = np.roll(fit, (REACH, REACH), (0, 1))[: 2 * REACH + 1, : 2 * REACH + 1]
-    here = fit[REACH - NEAR:REACH + NEAR + 1, REACH - NEAR:REACH + NEAR + 1].max()
+    here = fit[REACH - NEAR : REACH + NEAR + 1, REACH - NEAR : REACH + NEAR + 1].max()
     y, x = np.unravel_index(fit.argmax(), fit.shape)
-    return float((fit.max() - here) / max(fit.std(), 1e-9)), (round((x - REACH) / scale), round((y - REACH) / scale))
+    return float((fit.max() - here) / max(fit.std(), 1e-9)), (
+        round((x - REACH) / scale),
+        round((y - REACH) / scale),
+    )

@@ -1,4 +1,5 @@
 """The quick look before a training: every image and mask decoded whole and kept; the first fault ends it."""
+
 from __future__ import annotations
 
 import logging
@@ -30,15 +31,26 @@ class Facts:
     """What a check found: counts over all labelled images of one data folder."""
 
     images: int = 0
-    splits: dict[str, int] = field(default_factory=dict)  # images to train and to validate, by the seed
+    splits: dict[str, int] = field(
+        default_factory=dict
+    )  # images to train and to validate, by the seed
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # (height, width) -> images
-    classes: dict[str, int] = field(default_factory=dict)  # class -> pixels, or images for classification
-    learnt: np.ndarray = field(default_factory=lambda: np.zeros(0))  # as `classes`, in the training part alone: int64 (classes,)
+    classes: dict[str, int] = field(
+        default_factory=dict
+    )  # class -> pixels, or images for classification
+    learnt: np.ndarray = field(
+        default_factory=lambda: np.zeros(0)
+    )  # as `classes`, in the training part alone: int64 (classes,)
     unlabelled: int = 0  # pixels
     warnings: list[str] = field(default_factory=list)
 
 
-def survey(task: str | Task, data: Path | str | None = None, split: Split | int = 42, keep: Keep | None = None) -> Facts:
+def survey(
+    task: str | Task,
+    data: Path | str | None = None,
+    split: Split | int = 42,
+    keep: Keep | None = None,
+) -> Facts:
     """Decode every image and label of a task's data and return the facts.
 
     `split` divides the items into training and validation: the seed of the task's own split, or a function of the items.
@@ -49,7 +61,12 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
     data = Path(data or f"data/{task.name}")
     items = task.items(data)
     train, valid = task.split(items, split) if isinstance(split, int) else split(items)
-    facts = Facts(len(items), {"train": len(train), "valid": len(valid)}, Counter(), Counter({c: 0 for c in task.classes}))
+    facts = Facts(
+        len(items),
+        {"train": len(train), "valid": len(valid)},
+        Counter(),
+        Counter({c: 0 for c in task.classes}),
+    )
     learnt = np.zeros(len(task.classes), dtype=np.int64)
     in_training = {items[i].image for i in train}
     faults: list[Fault | DataError] = []
@@ -73,16 +90,25 @@ def survey(task: str | Task, data: Path | str | None = None, split: Split | int 
     facts.learnt = learnt
     present = [name for name, count in zip(task.classes, learnt) if count]
     if len(present) < 2:
-        raise DataError(f"{data}: every label to train on is of one class ({', '.join(present) or 'none'}); "
-                        "there is nothing to tell apart: add labels of another class", "one-class")
+        raise DataError(
+            f"{data}: every label to train on is of one class ({', '.join(present) or 'none'}); "
+            "there is nothing to tell apart: add labels of another class",
+            "one-class",
+        )
     for name in sorted(set(task.classes) - set(present)):
-        facts.warnings.append(f"{data}: class {name} never occurs in the training part; it cannot be learnt")
+        facts.warnings.append(
+            f"{data}: class {name} never occurs in the training part; it cannot be learnt"
+        )
     if stray:
-        facts.warnings.append(f"masks with a few stray pixels outside the classes: {len(stray)}, such as {stray[0].label}; "
-                              "these pixels count as unlabelled")
+        facts.warnings.append(
+            f"masks with a few stray pixels outside the classes: {len(stray)}, such as {stray[0].label}; "
+            "these pixels count as unlabelled"
+        )
     if any(task.meaning(item.source).get(IGNORE) == IGNORE for item in binary):
-        facts.warnings.append(f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].label}; 255 counts as unlabelled, "
-                              "since other masks hold other codes: if it means a class there, remap it")
+        facts.warnings.append(
+            f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].label}; 255 counts as unlabelled, "
+            "since other masks hold other codes: if it means a class there, remap it"
+        )
     note = pairing_note(items)
     if note:
         log.info(note)
@@ -97,7 +123,9 @@ class _Look:
 
     item: Item
     size: tuple[int, int] = (0, 0)
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of each code (256,), or of each class
+    counts: np.ndarray = field(
+        default_factory=lambda: np.zeros(0)
+    )  # of each code (256,), or of each class
     values: set[int] = field(default_factory=set)  # the codes that the mask file holds
     is_stray: bool = False
     fault: Fault | DataError | None = None
@@ -106,7 +134,11 @@ class _Look:
 def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Look]:
     workers = min(8, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        yield from track(ahead((pool.submit(_examine, task, item, keep) for item in items), 2 * workers), "checking the data", len(items))
+        yield from track(
+            ahead((pool.submit(_examine, task, item, keep) for item in items), 2 * workers),
+            "checking the data",
+            len(items),
+        )
 
 
 def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
@@ -123,11 +155,24 @@ def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
         return _Look(item, (height, width), np.eye(len(task.classes), dtype=int)[label])
     faults = decoded.stopping
     if decoded.codes.shape != (height, width):
-        faults.append(Fault("size mismatch", str(item.label), f"is {decoded.codes.shape[1]}x{decoded.codes.shape[0]} px, but its image "
-                            f"{item.image.name} is {width}x{height}", "export the mask at the image's size"))
+        faults.append(
+            Fault(
+                "size mismatch",
+                str(item.label),
+                f"is {decoded.codes.shape[1]}x{decoded.codes.shape[0]} px, but its image "
+                f"{item.image.name} is {width}x{height}",
+                "export the mask at the image's size",
+            )
+        )
     if faults:
         return _Look(item, (height, width), fault=faults[0])
     if keep:
         keep(item, image, decoded.codes)
-    return _Look(item, (height, width), np.bincount(decoded.codes.reshape(-1), minlength=256), set(decoded.values),
-                 decoded.unknown is not None and any(fault.kind == "stray codes" for fault in decoded.faults))
+    return _Look(
+        item,
+        (height, width),
+        np.bincount(decoded.codes.reshape(-1), minlength=256),
+        set(decoded.values),
+        decoded.unknown is not None
+        and any(fault.kind == "stray codes" for fault in decoded.faults),
+    )

@@ -1,4 +1,5 @@
 """A repaired copy of a dataset: what can be repaired is, the rest is set aside, every change is listed. The source stays as it is."""
+
 from __future__ import annotations
 
 import shutil
@@ -22,12 +23,24 @@ from ..utils.journal import claimed
 from ..utils.progress import track
 from .dataset import Audit, check
 
-BACK = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270}  # what undoes an EXIF orientation that turns
+BACK = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # what undoes an EXIF orientation that turns
 ASIDE, LOG = "set_aside", "changes.csv"
 REPAIRABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
-HARMLESS = {"rare class", "imbalance", "table", "split", "one class"}  # what concerns no image of its own
-LEFT = {"bit depth"}  # one odd image makes all others misfits: which of them to change is for a person to say
+HARMLESS = {
+    "rare class",
+    "imbalance",
+    "table",
+    "split",
+    "one class",
+}  # what concerns no image of its own
+LEFT = {
+    "bit depth"
+}  # one odd image makes all others misfits: which of them to change is for a person to say
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,14 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         raise DataError(f"{out}: is not empty; the repaired copy needs a new folder")
     if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(f"{out}: lies in the data themselves; choose a folder beside them")
-    guess = next((fault for fault in audit.faults if fault.kind == "0/255 mask" and fault.file == audit.data), None)
+    guess = next(
+        (
+            fault
+            for fault in audit.faults
+            if fault.kind == "0/255 mask" and fault.file == audit.data
+        ),
+        None,
+    )
     if guess is not None and len(task.classes) > 2:
         raise DataError(f"{guess}", "0/255-mask")
     require_folder(out)
@@ -63,7 +83,9 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         changes = list(_copied(task, audit, root, part))
         if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
             changes += _the_same_now(task, root, part)
-        write_rows(part / LOG, changes or [_change("", "", "nothing was wrong: the copy is the source")])
+        write_rows(
+            part / LOG, changes or [_change("", "", "nothing was wrong: the copy is the source")]
+        )
         if (root / MADE).is_file():
             shutil.copyfile(root / MADE, part / MADE)
         left, _ = task.listed(part)
@@ -89,19 +111,38 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
     faults: dict[str, list[Fault]] = defaultdict(list)
     for fault in audit.faults:
         faults[fault.file].append(fault)
-    both_sides = {item.group for item in audit.items if any(fault.kind == "group on both sides" for fault in faults[str(item.image)])}
+    both_sides = {
+        item.group
+        for item in audit.items
+        if any(fault.kind == "group on both sides" for fault in faults[str(item.image)])
+    }
     tables: dict[Path, dict[str, int]] = defaultdict(dict)
-    training = {(item.image.parent, item.image.stem) for item in audit.items if item.split == "train"}
-    train_of = {item.group: item for item in reversed(audit.items) if item.split == "train"}  # the first of each group
+    training = {
+        (item.image.parent, item.image.stem) for item in audit.items if item.split == "train"
+    }
+    train_of = {
+        item.group: item for item in reversed(audit.items) if item.split == "train"
+    }  # the first of each group
     binary = any(fault.kind == "0/255 mask" for fault in faults[str(root)])
     copied = set()
     for item in track(audit.items, "copying", len(audit.items)):
-        own = [*faults[str(item.image)], *(faults[str(item.label)] if isinstance(item.label, Path) else [])]
+        own = [
+            *faults[str(item.image)],
+            *(faults[str(item.label)] if isinstance(item.label, Path) else []),
+        ]
         if binary and isinstance(item.label, Path):
             own.append(Fault("0/255 mask", str(item.label), "", ""))
         copied |= {item.image, item.label}
-        reasons = [fault for fault in own if fault.kind not in REPAIRABLE | HARMLESS | LEFT | {"group on both sides"}]
-        if item.group in both_sides and item.split == "valid" and isinstance(task, ClassificationTask):
+        reasons = [
+            fault
+            for fault in own
+            if fault.kind not in REPAIRABLE | HARMLESS | LEFT | {"group on both sides"}
+        ]
+        if (
+            item.group in both_sides
+            and item.split == "valid"
+            and isinstance(task, ClassificationTask)
+        ):
             reasons += [Fault("group on both sides", str(item.image), "", "")]
         if reasons:
             yield from _aside(item, root, out, reasons[0])
@@ -110,19 +151,37 @@ def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[st
         if item.group in both_sides and item.split == "valid":
             there = train_of[item.group]
             if (there.image.parent, item.image.stem) in training:
-                yield from _aside(item, root, out, Fault("group on both sides", str(item.image), "a training image has its name", ""))
+                yield from _aside(
+                    item,
+                    root,
+                    out,
+                    Fault(
+                        "group on both sides", str(item.image), "a training image has its name", ""
+                    ),
+                )
                 continue
-            folder = tuple(out / name_below(root, file.parent) for file in (there.image, there.label))
-            yield _change(str(item.image), "group on both sides", "moved to training with the rest of its group")
+            folder = tuple(
+                out / name_below(root, file.parent) for file in (there.image, there.label)
+            )
+            yield _change(
+                str(item.image),
+                "group on both sides",
+                "moved to training with the rest of its group",
+            )
         yield from _repaired(replace(task, depth=audit.depth), item, root, out, own, folder)
         if isinstance(task, ClassificationTask):
             tables[out / name_below(root, item.image.parent)][item.image.stem] = int(item.label)
     if isinstance(task, ClassificationTask):
         for folder, rows in tables.items():
             task.write_table(folder / task.table, rows)
-        yield from (_change(fault.file, "table", f"{fault.place}: {fault.detail}: left out")
-                    for fault in audit.faults if fault.kind == "table")
-    for fault in audit.faults:  # images and masks that are no item: without partner, or of a name that is there twice
+        yield from (
+            _change(fault.file, "table", f"{fault.place}: {fault.detail}: left out")
+            for fault in audit.faults
+            if fault.kind == "table"
+        )
+    for fault in (
+        audit.faults
+    ):  # images and masks that are no item: without partner, or of a name that is there twice
         file = Path(fault.file)
         if fault.kind in ("no partner", "doubled name") and file not in copied:
             for lone in image_files(file) if file.is_dir() else [file]:
@@ -140,11 +199,17 @@ def _the_same_now(task: Task, root: Path, part: Path) -> Iterator[dict[str, str]
         if fault is None:
             tables[item.image.parent][item.image.stem] = item.label
             continue
-        for file in dict.fromkeys(file for file in (item.image, item.label) if isinstance(file, Path)):
+        for file in dict.fromkeys(
+            file for file in (item.image, item.label) if isinstance(file, Path)
+        ):
             target = part / ASIDE / name_below(part, file)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.rename(target)
-            yield _change(str(root / name_below(part, file)), fault.kind, "set aside: repaired, it is another picture's equal")
+            yield _change(
+                str(root / name_below(part, file)),
+                fault.kind,
+                "set aside: repaired, it is another picture's equal",
+            )
     if isinstance(task, ClassificationTask) and twice:
         for folder, rows in tables.items():
             task.write_table(folder / task.table, rows)
@@ -177,8 +242,14 @@ def _aside(item: Item, root: Path, out: Path, fault: Fault) -> Iterator[dict[str
         yield _set_aside(file, root, out, fault.kind, fault.detail)
 
 
-def _repaired(task: Task, item: Item, root: Path, out: Path, faults: list[Fault], folders: tuple[Path, Path] | None
-            ) -> Iterator[dict[str, str]]:
+def _repaired(
+    task: Task,
+    item: Item,
+    root: Path,
+    out: Path,
+    faults: list[Fault],
+    folders: tuple[Path, Path] | None,
+) -> Iterator[dict[str, str]]:
     """Write an item's image and mask, repaired where they need it."""
     kinds = {(fault.kind, fault.file) for fault in faults}
     image = (folders[0] if folders else out / name_below(root, item.image.parent)) / item.image.name
@@ -190,7 +261,9 @@ def _repaired(task: Task, item: Item, root: Path, out: Path, faults: list[Fault]
     else:
         shutil.copyfile(item.image, image)
     if "image mode" in own:
-        side_by_side = isinstance(item.label, Path) and item.label.parent == item.image.parent  # PNG files are masks there
+        side_by_side = (
+            isinstance(item.label, Path) and item.label.parent == item.image.parent
+        )  # PNG files are masks there
         target = image.with_suffix(".tif" if side_by_side else ".png")
         masks.save_image(target, masks.read_image(image, task.depth))
         if target != image:
@@ -213,8 +286,17 @@ def _values(task: SegmentationTask, item: Item, kinds: set[str]) -> tuple[np.nda
     """Return a mask's repaired values and what was done."""
     decoded = task.examine_mask(item.label, item.source)
     if task.masks == "colours":
-        void = next((colour for colour, index in task.meaning(item.source).items() if index == masks.IGNORE), masks.UNLABELLED_COLOUR)
-        codes = decoded.codes if decoded.unknown is None else _filled(decoded.codes, decoded.unknown)
+        void = next(
+            (
+                colour
+                for colour, index in task.meaning(item.source).items()
+                if index == masks.IGNORE
+            ),
+            masks.UNLABELLED_COLOUR,
+        )
+        codes = (
+            decoded.codes if decoded.unknown is None else _filled(decoded.codes, decoded.unknown)
+        )
         painted = masks.codes_to_colours(codes, task.palette)
         painted[codes == masks.IGNORE] = void
         return painted, "each pixel took the nearest class's colour"
@@ -238,7 +320,9 @@ def _filled(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Return codes with those at `where` replaced by the nearest others."""
     if not where.any():
         return codes
-    rows, columns = ndimage.distance_transform_edt(where, return_distances=False, return_indices=True)
+    rows, columns = ndimage.distance_transform_edt(
+        where, return_distances=False, return_indices=True
+    )
     return codes[rows, columns]
 
 
@@ -247,8 +331,12 @@ def _unturned(source: Path, target: Path, depth: int | None) -> str:
     with Image.open(source) as image:
         exif = image.getexif()
         orientation = exif.get(0x0112, 1)
-        if masks.is_deep(image) and not image.mode.startswith("I"):  # Pillow cannot write 16-bit colours
-            Image.fromarray(masks.read_image(source, depth)).transpose(BACK[orientation]).save(target)
+        if masks.is_deep(image) and not image.mode.startswith(
+            "I"
+        ):  # Pillow cannot write 16-bit colours
+            Image.fromarray(masks.read_image(source, depth)).transpose(BACK[orientation]).save(
+                target
+            )
             return ", and it is written as 8-bit RGB"
         if image.format == "TIFF":  # Pillow turns these on its own when it loads them
             image.load()

@@ -7,4 +7,5 @@ Nothing heavy is imported until a command needs it, and no command does what Pyt
 def main() -> None:
     """Run the command line (`app.main`)."""
     from .app import main as run
+
     run()

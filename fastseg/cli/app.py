@@ -1,4 +1,5 @@
 """The command line: each command parses, makes one public call, and prints. Nothing heavy is imported for help."""
+
 from __future__ import annotations
 
 import atexit
@@ -35,57 +36,158 @@ class Commands(typer.core.TyperGroup):
         except FastsegError as error:
             console.say(f"error: {error}", "red")
             if ctx.meta.get("as_json"):
-                console.as_json({"error": {"code": error.code, "message": str(error)}, **error.details})
+                console.as_json(
+                    {"error": {"code": error.code, "message": str(error)}, **error.details}
+                )
         except KeyboardInterrupt:
-            console.say("interrupted; finished files are complete, nothing else was written", "yellow")
+            console.say(
+                "interrupted; finished files are complete, nothing else was written", "yellow"
+            )
             raise typer.Exit(130) from None
         except MemoryError:
-            console.say("error: out of memory; lower --size, or --bs where the command has it", "red")
+            console.say(
+                "error: out of memory; lower --size, or --bs where the command has it", "red"
+            )
         except RuntimeError as error:
-            if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
+            if (
+                "out of memory" not in str(error).lower()
+                and "can't allocate memory" not in str(error).lower()
+            ):
                 raise
-            console.say("error: out of memory; lower --size, or --bs where the command has it", "red")
+            console.say(
+                "error: out of memory; lower --size, or --bs where the command has it", "red"
+            )
         raise typer.Exit(1)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-                  rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Train, judge and use segmenters and classifiers for small vision datasets.\n\n"
-                       "Start with: fastseg sample eye, fastseg fit eye, fastseg interpret.")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, judge and use segmenters and classifiers for small vision datasets.\n\n"
+    "Start with: fastseg sample eye, fastseg fit eye, fastseg interpret.",
+)
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="A task's name; fastseg tasks lists them.")]
-Data = Annotated[Optional[Path], typer.Option("--data", help="Folder with the labelled images [default: data/TASK].")]
-TrainedData = Annotated[Optional[Path], typer.Option("--data", help="Folder with the labelled images [default: the one "
-                                                     "the export was trained on, data/TASK unless fit was told otherwise].")]
-Export = Annotated[Optional[Path], typer.Option("--export", help="Export folder [default: exports/TASK].")]
-Trust = Annotated[bool, typer.Option("--trust", help="Open an --export FILE.pkl that its card does not vouch for: a pickle can run "
-                                     "any code.")]
-Arch = Annotated[Optional[str], typer.Option("--arch", help="Backbone: any timm name [default: the task's recipe].")]
-Decoder = Annotated[Optional[str], typer.Option("--decoder", help="light, unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, "
-                                                "deeplabv3plus, pan, upernet, segformer or fastai [default: the task's recipe].")]
-Weights = Annotated[str, typer.Option("--weights", help="auto (ImageNet, or random with a warning if out of reach), imagenet, "
-                                      "none, a .safetensors or .pth file, or an export's folder to train on from it.")]
-Size = Annotated[Optional[str], typer.Option("--size", metavar="N|HxW", help="Size in px at which the model sees images "
-                                             "[default: the task's recipe].")]
-BatchSize = Annotated[Optional[int], typer.Option("--bs", min=1, help="Images in a batch [default: the task's recipe].")]
-LossName = Annotated[Optional[str], typer.Option("--loss", help="ce, wce (class weights from the data), dice, focal, lovasz, tversky, "
-                                                 "or a sum such as ce+dice [default: the task's recipe].")]
-Opt = Annotated[Optional[str], typer.Option("--opt", help="adam, adamw, sgd, ranger, radam, lamb or rmsprop "
-                                            "[default: the task's recipe].")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of split, weights and augmentation.")]
-Device = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda, cuda:1, mps [default: the best there is].")]
-Precision = Annotated[Optional[str], typer.Option("--precision", help="float32 or bfloat16 [default: the quicker one here].")]
-Engine = Annotated[str, typer.Option("--engine", help="onnx, torch, or auto: the one that is measured to be quicker here.")]
-Tta = Annotated[Optional[bool], typer.Option("--tta/--no-tta", help="Average each image with its mirror image "
-                                           "[default: the task's recipe].")]
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="A task's name; fastseg tasks lists them.")
+]
+Data = Annotated[
+    Optional[Path],
+    typer.Option("--data", help="Folder with the labelled images [default: data/TASK]."),
+]
+TrainedData = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--data",
+        help="Folder with the labelled images [default: the one "
+        "the export was trained on, data/TASK unless fit was told otherwise].",
+    ),
+]
+Export = Annotated[
+    Optional[Path], typer.Option("--export", help="Export folder [default: exports/TASK].")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Open an --export FILE.pkl that its card does not vouch for: a pickle can run "
+        "any code.",
+    ),
+]
+Arch = Annotated[
+    Optional[str],
+    typer.Option("--arch", help="Backbone: any timm name [default: the task's recipe]."),
+]
+Decoder = Annotated[
+    Optional[str],
+    typer.Option(
+        "--decoder",
+        help="light, unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, "
+        "deeplabv3plus, pan, upernet, segformer or fastai [default: the task's recipe].",
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="auto (ImageNet, or random with a warning if out of reach), imagenet, "
+        "none, a .safetensors or .pth file, or an export's folder to train on from it.",
+    ),
+]
+Size = Annotated[
+    Optional[str],
+    typer.Option(
+        "--size",
+        metavar="N|HxW",
+        help="Size in px at which the model sees images [default: the task's recipe].",
+    ),
+]
+BatchSize = Annotated[
+    Optional[int],
+    typer.Option("--bs", min=1, help="Images in a batch [default: the task's recipe]."),
+]
+LossName = Annotated[
+    Optional[str],
+    typer.Option(
+        "--loss",
+        help="ce, wce (class weights from the data), dice, focal, lovasz, tversky, "
+        "or a sum such as ce+dice [default: the task's recipe].",
+    ),
+]
+Opt = Annotated[
+    Optional[str],
+    typer.Option(
+        "--opt",
+        help="adam, adamw, sgd, ranger, radam, lamb or rmsprop [default: the task's recipe].",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of split, weights and augmentation."),
+]
+Device = Annotated[
+    Optional[str],
+    typer.Option("--device", help="cpu, cuda, cuda:1, mps [default: the best there is]."),
+]
+Precision = Annotated[
+    Optional[str],
+    typer.Option("--precision", help="float32 or bfloat16 [default: the quicker one here]."),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine", help="onnx, torch, or auto: the one that is measured to be quicker here."
+    ),
+]
+Tta = Annotated[
+    Optional[bool],
+    typer.Option(
+        "--tta/--no-tta",
+        help="Average each image with its mirror image [default: the task's recipe].",
+    ),
+]
 Split = Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")
+]
 
 
 @app.callback(invoke_without_command=True)
-def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-          threads: Annotated[Optional[int], typer.Option("--threads", min=1, max=1024, help="Processor threads to compute with "
-                                                         "[default: all cores].")] = None) -> None:
+def start(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    threads: Annotated[
+        Optional[int],
+        typer.Option(
+            "--threads",
+            min=1,
+            max=1024,
+            help="Processor threads to compute with [default: all cores].",
+        ),
+    ] = None,
+) -> None:
     if version:
         typer.echo(f"fastseg {__version__}")
         raise typer.Exit()
@@ -101,50 +203,106 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
     package.setLevel(logging.INFO)
     # Deprecations inside the libraries are nothing that a user of the command line can correct.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm|huggingface_hub")
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="torch|fastai|timm|huggingface_hub"
+    )
 
 
 @app.command(epilog="Example: fastseg tasks")
 def tasks(as_json: Json = False) -> None:
     """List the tasks: classes, where their data is expected and whether it is there, newest export."""
     from .status import overview
+
     rows = overview()
     if as_json:
         return console.as_json(rows)
-    console.table(("task", "kind", "classes", "data", "export"),
-           [(r["task"], r["kind"], ", ".join(r["classes"]), r["data_state"], r["export"] or "none yet") for r in rows])
+    console.table(
+        ("task", "kind", "classes", "data", "export"),
+        [
+            (
+                r["task"],
+                r["kind"],
+                ", ".join(r["classes"]),
+                r["data_state"],
+                r["export"] or "none yet",
+            )
+            for r in rows
+        ],
+    )
 
 
 @app.command(epilog="Example: fastseg sample eye --n 40")
-def sample(task: TaskName, folder: Annotated[Optional[Path], typer.Argument(metavar="[DIR]", help="Where to [default: data/TASK].")] = None,
-           n: Annotated[int, typer.Option("--n", help="How many images.")] = 40,
-           seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same images.")] = 0,
-           as_json: Json = False) -> None:
+def sample(
+    task: TaskName,
+    folder: Annotated[
+        Optional[Path], typer.Argument(metavar="[DIR]", help="Where to [default: data/TASK].")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="How many images.")] = 40,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same images."),
+    ] = 0,
+    as_json: Json = False,
+) -> None:
     """Write a synthetic dataset in the task's real layout, to try everything before real data are there."""
     from ..tasks import get
+
     found = get(task)
     folder = found.sample(folder or Path("data") / found.name, n, seed)
     if as_json:
         return console.as_json({"task": found.name, "folder": str(folder), "images": n})
-    typer.echo(f"{n} synthetic {found.name} images are in {folder}; next: fastseg fit {found.name}"
-               + (f" --data {folder}" if folder != Path("data") / found.name else ""))
+    typer.echo(
+        f"{n} synthetic {found.name} images are in {folder}; next: fastseg fit {found.name}"
+        + (f" --data {folder}" if folder != Path("data") / found.name else "")
+    )
 
 
 @app.command(epilog="Example: fastseg show eye --class iris --out eye.html --open")
-def show(task: TaskName, data: Data = None,
-         out: Annotated[Optional[Path], typer.Option("--out", help="PNG file, or an HTML page to scroll through [default: "
-                                                     "TASK_show.png].")] = None,
-         rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of the grid.")] = 6,
-         only: Annotated[Optional[str], typer.Option("--class", help="Only images that have this class.")] = None,
-         wrong: Annotated[bool, typer.Option("--wrong", help="The held-out images that an export gets most wrong, of the data "
-                                                          "that it was trained on.")] = False,
-         export: Export = None, device: Device = None,
-         open_it: Annotated[bool, typer.Option("--open", help="Open it in this machine's viewer.")] = False,
-         seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which images are drawn.")] = 0,
-         as_json: Json = False) -> None:
+def show(
+    task: TaskName,
+    data: Data = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out", help="PNG file, or an HTML page to scroll through [default: TASK_show.png]."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of the grid.")] = 6,
+    only: Annotated[
+        Optional[str], typer.Option("--class", help="Only images that have this class.")
+    ] = None,
+    wrong: Annotated[
+        bool,
+        typer.Option(
+            "--wrong",
+            help="The held-out images that an export gets most wrong, of the data "
+            "that it was trained on.",
+        ),
+    ] = False,
+    export: Export = None,
+    device: Device = None,
+    open_it: Annotated[
+        bool, typer.Option("--open", help="Open it in this machine's viewer.")
+    ] = False,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which images are drawn.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
     """Look through a dataset: images, masks in visible colours, overlays, legend; or what an export gets wrong."""
     from ..report.browse import show as call
-    picture = call(task, data, out=out, rows=rows, seed=seed, only=only, wrong=wrong, export=export, device=device)
+
+    picture = call(
+        task,
+        data,
+        out=out,
+        rows=rows,
+        seed=seed,
+        only=only,
+        wrong=wrong,
+        export=export,
+        device=device,
+    )
     if open_it and typer.launch(str(picture)):
         console.say(f"no viewer was found here; open {picture} yourself")
     if as_json:
@@ -153,19 +311,36 @@ def show(task: TaskName, data: Data = None,
 
 
 @app.command(epilog="Example: fastseg check eye --fix data/eye_repaired")
-def check(task: TaskName, data: Data = None,
-          fix: Annotated[Optional[Path], typer.Option("--fix", metavar="OUT", help="Write a repaired copy to this new folder, with "
-                                                      "changes.csv; the data stay as they are.")] = None,
-          as_json: Json = False) -> None:
+def check(
+    task: TaskName,
+    data: Data = None,
+    fix: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--fix",
+            metavar="OUT",
+            help="Write a repaired copy to this new folder, with "
+            "changes.csv; the data stay as they are.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Look for all that is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a fit would refuse it."""
     from ..checks.dataset import check as call
+
     audit = call(task, data)
     copy = None
     if fix:
         from ..checks.repair import fix as repair
+
         copy = repair(audit, fix)
     if as_json:
-        console.as_json({**audit.plain(), **({"changes": str(copy.log), "remaining": copy.remaining} if copy else {})})
+        console.as_json(
+            {
+                **audit.plain(),
+                **({"changes": str(copy.log), "remaining": copy.remaining} if copy else {}),
+            }
+        )
     else:
         console.faults(audit)
     if copy:
@@ -175,85 +350,274 @@ def check(task: TaskName, data: Data = None,
 
 
 @app.command(epilog="Example: fastseg lr eye --bs 4")
-def lr(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder = None, weights: Weights = "auto",
-       size: Size = None, bs: BatchSize = None, loss: LossName = None, opt: Opt = None, seed: Seed = 42,
-       device: Device = None, out: Annotated[Optional[Path], typer.Option("--out", help="PNG file [default: TASK_lr_find.png].")] = None,
-       as_json: Json = False) -> None:
+def lr(
+    task: TaskName,
+    data: Data = None,
+    arch: Arch = None,
+    decoder: Decoder = None,
+    weights: Weights = "auto",
+    size: Size = None,
+    bs: BatchSize = None,
+    loss: LossName = None,
+    opt: Opt = None,
+    seed: Seed = 42,
+    device: Device = None,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="PNG file [default: TASK_lr_find.png].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Find a learning rate with fastai's range test: prints the suggestion, saves the plot."""
     size = console.size(size)
     from ..training.fit import find_lr
-    suggestion, plot = find_lr(task, data, out=out, arch=arch, decoder=decoder, weights=weights, size=size, bs=bs,
-                               loss=loss, opt=opt, seed=seed, device=device)
+
+    suggestion, plot = find_lr(
+        task,
+        data,
+        out=out,
+        arch=arch,
+        decoder=decoder,
+        weights=weights,
+        size=size,
+        bs=bs,
+        loss=loss,
+        opt=opt,
+        seed=seed,
+        device=device,
+    )
     if as_json:
         return console.as_json({"lr": suggestion, "plot": str(plot)})
-    typer.echo(f"suggested learning rate: {suggestion:.2e}  (plot: {plot}; use it with: fastseg fit {task} --lr {suggestion:.2e})")
+    typer.echo(
+        f"suggested learning rate: {suggestion:.2e}  (plot: {plot}; use it with: fastseg fit {task} --lr {suggestion:.2e})"
+    )
 
 
 @app.command(epilog="Example: fastseg fit eye --arch resnet34 --epochs 8")
-def fit(task: TaskName, data: Data = None, arch: Arch = None, decoder: Decoder = None, weights: Weights = "auto",
-        epochs: Annotated[Optional[int], typer.Option("--epochs", min=0, help="Epochs of the whole network "
-                                                      "[default: the task's recipe].")] = None,
-        lr: Annotated[Optional[str], typer.Option("--lr", help="Highest learning rate, or auto for the range test's "
-                                                  "[default: the task's recipe].")] = None,
-        freeze_epochs: Annotated[Optional[int], typer.Option("--freeze-epochs", min=0, help="Epochs of the head alone before them, "
-                                                             "with pretrained weights [default: the task's recipe].")] = None,
-        time_budget: Annotated[Optional[str], typer.Option("--time-budget", metavar="TIME", help="Time for it all, such as 90s, 10m or 1h, "
-                                                           "in place of --epochs: a measured step plans epochs and size.")] = None,
-        folds: Annotated[int, typer.Option("--folds", min=0, max=100, help="Train this many learners, each on another part held "
-                                           "out, and export their ensemble.")] = 0,
-        ema: Annotated[Optional[float], typer.Option("--ema", help="Average the weights over training steps: the share a step "
-                                                     "keeps, such as 0.99 [default: the task's recipe].")] = None,
-        windows: Annotated[Optional[float], typer.Option("--windows", help="Share of the epochs that see windows of half the image's "
-                                                         "sides: quicker, for small objects [default: the task's recipe].")] = None,
-        progressive: Annotated[Optional[float], typer.Option("--progressive", help="Share of the epochs that see the images at half size "
-                                                             "[default: the task's recipe].")] = None,
-        mixup: Annotated[Optional[float], typer.Option("--mixup", help="Mix pairs of images by a share drawn with this alpha, such as 0.2 "
-                                                       "[default: the task's recipe].")] = None,
-        patience: Annotated[Optional[int], typer.Option("--patience", min=0, help="End after so many epochs without a better score, "
-                                                        "with the best weights [default: never].")] = None,
-        size: Size = None, bs: BatchSize = None, loss: LossName = None, opt: Opt = None, seed: Seed = 42, device: Device = None,
-        precision: Precision = None,
-        cache: Annotated[Optional[int], typer.Option("--cache", min=0, metavar="MB", help="Memory for decoded images "
-                                                     "[default: a quarter of the machine's].")] = None,
-        out: Annotated[Optional[Path], typer.Option("--out", help="Export folder to write [default: exports/TASK].")] = None,
-        resume: Annotated[Optional[bool], typer.Option("--resume/--no-resume", help="Resume an interrupted fit with its own options, "
-                                                       "or discard it.", show_default=False)] = None,
-        as_json: Json = False) -> None:
+def fit(
+    task: TaskName,
+    data: Data = None,
+    arch: Arch = None,
+    decoder: Decoder = None,
+    weights: Weights = "auto",
+    epochs: Annotated[
+        Optional[int],
+        typer.Option(
+            "--epochs", min=0, help="Epochs of the whole network [default: the task's recipe]."
+        ),
+    ] = None,
+    lr: Annotated[
+        Optional[str],
+        typer.Option(
+            "--lr",
+            help="Highest learning rate, or auto for the range test's "
+            "[default: the task's recipe].",
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        Optional[int],
+        typer.Option(
+            "--freeze-epochs",
+            min=0,
+            help="Epochs of the head alone before them, "
+            "with pretrained weights [default: the task's recipe].",
+        ),
+    ] = None,
+    time_budget: Annotated[
+        Optional[str],
+        typer.Option(
+            "--time-budget",
+            metavar="TIME",
+            help="Time for it all, such as 90s, 10m or 1h, "
+            "in place of --epochs: a measured step plans epochs and size.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            "--folds",
+            min=0,
+            max=100,
+            help="Train this many learners, each on another part held "
+            "out, and export their ensemble.",
+        ),
+    ] = 0,
+    ema: Annotated[
+        Optional[float],
+        typer.Option(
+            "--ema",
+            help="Average the weights over training steps: the share a step "
+            "keeps, such as 0.99 [default: the task's recipe].",
+        ),
+    ] = None,
+    windows: Annotated[
+        Optional[float],
+        typer.Option(
+            "--windows",
+            help="Share of the epochs that see windows of half the image's "
+            "sides: quicker, for small objects [default: the task's recipe].",
+        ),
+    ] = None,
+    progressive: Annotated[
+        Optional[float],
+        typer.Option(
+            "--progressive",
+            help="Share of the epochs that see the images at half size "
+            "[default: the task's recipe].",
+        ),
+    ] = None,
+    mixup: Annotated[
+        Optional[float],
+        typer.Option(
+            "--mixup",
+            help="Mix pairs of images by a share drawn with this alpha, such as 0.2 "
+            "[default: the task's recipe].",
+        ),
+    ] = None,
+    patience: Annotated[
+        Optional[int],
+        typer.Option(
+            "--patience",
+            min=0,
+            help="End after so many epochs without a better score, "
+            "with the best weights [default: never].",
+        ),
+    ] = None,
+    size: Size = None,
+    bs: BatchSize = None,
+    loss: LossName = None,
+    opt: Opt = None,
+    seed: Seed = 42,
+    device: Device = None,
+    precision: Precision = None,
+    cache: Annotated[
+        Optional[int],
+        typer.Option(
+            "--cache",
+            min=0,
+            metavar="MB",
+            help="Memory for decoded images [default: a quarter of the machine's].",
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Export folder to write [default: exports/TASK]."),
+    ] = None,
+    resume: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--resume/--no-resume",
+            help="Resume an interrupted fit with its own options, or discard it.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Train on a task's data by one-cycle and write the export: model, card, history, metrics, pictures."""
     size = console.size(size)
     budget = console.seconds(time_budget)
     if budget is not None and epochs is not None:
         raise typer.BadParameter("give either --epochs or --time-budget")
     from ..training.fit import fit as call
+
     if budget is not None:
-        budget = max(0.1, budget - (time.monotonic() - STARTED))  # importing the libraries takes seconds, too
-    result = call(task, data, arch=arch, decoder=decoder, weights=weights, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs,
-                  time_budget=budget, folds=folds, ema=ema, windows=windows, progressive=progressive, mixup=mixup, patience=patience,
-                  size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device, precision=precision,
-                  cache=None if cache is None else cache * 2**20, out=out, resume=resume)
+        budget = max(
+            0.1, budget - (time.monotonic() - STARTED)
+        )  # importing the libraries takes seconds, too
+    result = call(
+        task,
+        data,
+        arch=arch,
+        decoder=decoder,
+        weights=weights,
+        epochs=epochs,
+        lr=lr,
+        freeze_epochs=freeze_epochs,
+        time_budget=budget,
+        folds=folds,
+        ema=ema,
+        windows=windows,
+        progressive=progressive,
+        mixup=mixup,
+        patience=patience,
+        size=size,
+        bs=bs,
+        loss=loss,
+        opt=opt,
+        seed=seed,
+        device=device,
+        precision=precision,
+        cache=None if cache is None else cache * 2**20,
+        out=out,
+        resume=resume,
+    )
     if as_json:
         return console.as_json(result)
     console.figures(result["metrics"])
-    typer.echo(f"weights: {result['weights']}; trained for {result['seconds']:.0f} s; export: {result['export']}")
+    typer.echo(
+        f"weights: {result['weights']}; trained for {result['seconds']:.0f} s; export: {result['export']}"
+    )
 
 
 @app.command(epilog="Example: fastseg evaluate eye --compare exports/eye_sgd --by group")
-def evaluate(task: TaskName, data: TrainedData = None, split: Split = "valid", export: Export = None,
-             compare: Annotated[Optional[Path], typer.Option("--compare", metavar="EXPORT", help="Another export: is the difference on "
-                                                             "these images real?")] = None,
-             by: Annotated[Optional[str], typer.Option("--by", metavar="COLUMN|group", help="Results by group (eye set, subject), source, "
-                                                       "split, folder, a column of --table, or what a regular expression finds in the "
-                                                       "file's name.")] = None,
-             table: Annotated[Optional[Path], typer.Option("--table", help="CSV or TSV file for --by, whose first column names "
-                                                           "images.")] = None,
-             out: Annotated[Optional[Path], typer.Option("--out", help="Folder for metrics.json and per_image.csv "
-                                                         "[default: evaluation in the export].")] = None,
-             device: Device = None, engine: Engine = "auto", precision: Precision = None, tta: Tta = None, trust: Trust = False,
-             as_json: Json = False) -> None:
+def evaluate(
+    task: TaskName,
+    data: TrainedData = None,
+    split: Split = "valid",
+    export: Export = None,
+    compare: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--compare",
+            metavar="EXPORT",
+            help="Another export: is the difference on these images real?",
+        ),
+    ] = None,
+    by: Annotated[
+        Optional[str],
+        typer.Option(
+            "--by",
+            metavar="COLUMN|group",
+            help="Results by group (eye set, subject), source, "
+            "split, folder, a column of --table, or what a regular expression finds in the "
+            "file's name.",
+        ),
+    ] = None,
+    table: Annotated[
+        Optional[Path],
+        typer.Option("--table", help="CSV or TSV file for --by, whose first column names images."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out",
+            help="Folder for metrics.json and per_image.csv [default: evaluation in the export].",
+        ),
+    ] = None,
+    device: Device = None,
+    engine: Engine = "auto",
+    precision: Precision = None,
+    tta: Tta = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
     """Measure an export on labelled images, at original size: each class's figures over the dataset, with 95% intervals."""
     from ..evaluation.run import evaluate as call
-    result = call(task, data, split=split, export=export, compare=compare, by=by, table=table, out=out, device=device,
-                  engine=engine, precision=precision, tta=tta, trust=trust)
+
+    result = call(
+        task,
+        data,
+        split=split,
+        export=export,
+        compare=compare,
+        by=by,
+        table=table,
+        out=out,
+        device=device,
+        engine=engine,
+        precision=precision,
+        tta=tta,
+        trust=trust,
+    )
     if as_json:
         return console.as_json(result)
     console.figures(result)
@@ -261,164 +625,430 @@ def evaluate(task: TaskName, data: TrainedData = None, split: Split = "valid", e
         console.groups(result["by"], by)
     if compare:
         typer.echo(result["comparison"]["verdict"])
-    typer.echo(f"{result['images']} images ({result['split']}) of {result['data']}; export: {result['export']}; "
-               f"weights: {result['weights']}\n" + "\n".join(result["written"]))
+    typer.echo(
+        f"{result['images']} images ({result['split']}) of {result['data']}; export: {result['export']}; "
+        f"weights: {result['weights']}\n" + "\n".join(result["written"])
+    )
 
 
-@app.command(epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 --together --seeds 3")
-def study(task: TaskName, data: Data = None,
-          vary: Annotated[list[str], typer.Option("--vary", metavar="OPTION=A,B,...", help="An option of fit and its values, such as "
-                                                  "opt=adamw,sgd; can be repeated. One value holds the option at it.")] = ...,
-          together: Annotated[bool, typer.Option("--together", help="First values with first values, not all combinations.")] = False,
-          seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")] = 3,
-          weights: Weights = "auto",
-          epochs: Annotated[Optional[int], typer.Option("--epochs", min=0, help="Epochs [default: the task's recipe].")] = None,
-          size: Size = None, device: Device = None,
-          out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the study [default: exports/TASK_study].")] = None,
-          as_json: Json = False) -> None:
+@app.command(
+    epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 --together --seeds 3"
+)
+def study(
+    task: TaskName,
+    data: Data = None,
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            metavar="OPTION=A,B,...",
+            help="An option of fit and its values, such as "
+            "opt=adamw,sgd; can be repeated. One value holds the option at it.",
+        ),
+    ] = ...,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="First values with first values, not all combinations."),
+    ] = False,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")
+    ] = 3,
+    weights: Weights = "auto",
+    epochs: Annotated[
+        Optional[int], typer.Option("--epochs", min=0, help="Epochs [default: the task's recipe].")
+    ] = None,
+    size: Size = None,
+    device: Device = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder of the study [default: exports/TASK_study]."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Train a grid of settings with several seeds and say which one won, and whether the difference is real; goes on where it stopped."""
     fixed = {"weights": weights, "epochs": epochs, "size": console.size(size), "device": device}
     given = [console.varied(text) for text in vary]
     if len({name for name, _ in given}) < len(given):
-        raise typer.BadParameter("an option is given twice; give all its values at once, such as lr=1e-4,1e-3", param_hint="--vary")
+        raise typer.BadParameter(
+            "an option is given twice; give all its values at once, such as lr=1e-4,1e-3",
+            param_hint="--vary",
+        )
     fixed |= {name: values[0] for name, values in given if len(values) == 1}
     from ..training.study import study as call
-    result = call(task, data, vary={name: values for name, values in given if len(values) > 1}, together=together, seeds=seeds, out=out,
-                  **{name: value for name, value in fixed.items() if value is not None})
+
+    result = call(
+        task,
+        data,
+        vary={name: values for name, values in given if len(values) > 1},
+        together=together,
+        seeds=seeds,
+        out=out,
+        **{name: value for name, value in fixed.items() if value is not None},
+    )
     if as_json:
-        return console.as_json({"settings": result.settings, "comparisons": result.comparisons, "verdicts": result.verdicts,
-                                "files": [str(file) for file in result.files]})
-    console.table(("setting", "mean", "std over seeds", "seeds"),
-                  [(name, row["mean"], row["std"], ", ".join(f"{v:.4f}" for v in row["values"])) for name, row in result.settings.items()])
+        return console.as_json(
+            {
+                "settings": result.settings,
+                "comparisons": result.comparisons,
+                "verdicts": result.verdicts,
+                "files": [str(file) for file in result.files],
+            }
+        )
+    console.table(
+        ("setting", "mean", "std over seeds", "seeds"),
+        [
+            (name, row["mean"], row["std"], ", ".join(f"{v:.4f}" for v in row["values"]))
+            for name, row in result.settings.items()
+        ],
+    )
     typer.echo("\n".join([*result.verdicts, *map(str, result.files)]))
 
 
 @app.command(epilog="Example: fastseg predict kitchen test/")
-def predict(task: TaskName, paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")],
-            out: Annotated[Optional[Path], typer.Option("--out", help="Folder for masks and predictions.csv, or file for one mask alone or "
-                                                        "the table "
-                                                        "[default: FOLDER_inf_masks, or FOLDER_inf_subjects.tsv].")] = None,
-            overlay: Annotated[bool, typer.Option("--overlay", help="Write overlays too, in the subfolder overlays.")] = False,
-            probabilities: Annotated[bool, typer.Option("--probabilities", help="Write calibrated probabilities too, float16, as npz files "
-                                                        "in the subfolder probabilities.")] = False,
-            error_rate: Annotated[float, typer.Option("--error-rate", help="Mean error that masks let through without review may have, "
-                                                      "0.01 to 0.5; sets the needs_review column of predictions.csv.")] = 0.1,
-            export: Export = None, device: Device = None, engine: Engine = "auto", precision: Precision = None, tta: Tta = None,
-            trust: Trust = False, as_json: Json = False) -> None:
+def predict(
+    task: TaskName,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")
+    ],
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--out",
+            help="Folder for masks and predictions.csv, or file for one mask alone or "
+            "the table "
+            "[default: FOLDER_inf_masks, or FOLDER_inf_subjects.tsv].",
+        ),
+    ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Write overlays too, in the subfolder overlays.")
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Write calibrated probabilities too, float16, as npz files "
+            "in the subfolder probabilities.",
+        ),
+    ] = False,
+    error_rate: Annotated[
+        float,
+        typer.Option(
+            "--error-rate",
+            help="Mean error that masks let through without review may have, "
+            "0.01 to 0.5; sets the needs_review column of predictions.csv.",
+        ),
+    ] = 0.1,
+    export: Export = None,
+    device: Device = None,
+    engine: Engine = "auto",
+    precision: Precision = None,
+    tta: Tta = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
     """Write a mask for each image, at its own size and under its own name, in the task's own format, and predictions.csv."""
     from ..inference.batch import predict as call
-    written = call(task, paths, out, overlay=overlay, probabilities=probabilities, error_rate=error_rate, export=export, device=device,
-                   engine=engine, precision=precision, tta=tta, trust=trust)
+
+    written = call(
+        task,
+        paths,
+        out,
+        overlay=overlay,
+        probabilities=probabilities,
+        error_rate=error_rate,
+        export=export,
+        device=device,
+        engine=engine,
+        precision=precision,
+        tta=tta,
+        trust=trust,
+    )
     if as_json:
-        return console.as_json({"written": [str(path) for path in written], "skipped": [str(path) for path in written.skipped]})
-    listed = {path.parent for path in written if path.suffix == ".csv"} or {path.parent for path in written[:1]}
+        return console.as_json(
+            {
+                "written": [str(path) for path in written],
+                "skipped": [str(path) for path in written.skipped],
+            }
+        )
+    listed = {path.parent for path in written if path.suffix == ".csv"} or {
+        path.parent for path in written[:1]
+    }
     masks = [path for path in written if path.parent in listed and path.suffix != ".csv"]
     folders = sorted({str(path.parent) for path in masks})
-    typer.echo((str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")
-               + (f", overlays in {masks[0].parent / 'overlays'}" if overlay else "")
-               + (f", probabilities in {masks[0].parent / 'probabilities'}" if probabilities else ""))
+    typer.echo(
+        (str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")
+        + (f", overlays in {masks[0].parent / 'overlays'}" if overlay else "")
+        + (f", probabilities in {masks[0].parent / 'probabilities'}" if probabilities else "")
+    )
 
 
 @app.command(epilog="Example: fastseg interpret eye")
-def interpret(task: Annotated[Optional[str], typer.Argument(metavar="[TASK]", help="A task's name [default: the newest export's].")] = None,
-              data: TrainedData = None, export: Export = None, split: Split = "valid",
-              out: Annotated[Optional[Path], typer.Option("--out", help="Folder for page and pictures [default: the export's].")] = None,
-              device: Device = None, engine: Engine = "auto", precision: Precision = None, as_json: Json = False) -> None:
+def interpret(
+    task: Annotated[
+        Optional[str],
+        typer.Argument(metavar="[TASK]", help="A task's name [default: the newest export's]."),
+    ] = None,
+    data: TrainedData = None,
+    export: Export = None,
+    split: Split = "valid",
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder for page and pictures [default: the export's]."),
+    ] = None,
+    device: Device = None,
+    engine: Engine = "auto",
+    precision: Precision = None,
+    as_json: Json = False,
+) -> None:
     """Show where an export is right and wrong, and which labels may be: a report page, pictures for papers, tables."""
     from ..report.results import interpret as call
-    result = call(task, data, export=export, split=split, out=out, device=device, engine=engine, precision=precision)
+
+    result = call(
+        task,
+        data,
+        export=export,
+        split=split,
+        out=out,
+        device=device,
+        engine=engine,
+        precision=precision,
+    )
     if as_json:
-        return console.as_json({"export": str(result.folder), "files": [str(f) for f in result.files], "metrics": result.metrics,
-                      "losses": result.losses})
-    review = f"{len(result.needing_review())} of which a person should look at" if result.card.review else "with no review thresholds"
+        return console.as_json(
+            {
+                "export": str(result.folder),
+                "files": [str(f) for f in result.files],
+                "metrics": result.metrics,
+                "losses": result.losses,
+            }
+        )
+    review = (
+        f"{len(result.needing_review())} of which a person should look at"
+        if result.card.review
+        else "with no review thresholds"
+    )
     typer.echo(f"{len(result.images)} images ({split}), {review}")
     for true, predicted, share in result.most_confused(0.001)[:3]:
-        typer.echo(f"  {share:.1%} of {console.printable(true)} is taken for {console.printable(predicted)}")
+        typer.echo(
+            f"  {share:.1%} of {console.printable(true)} is taken for {console.printable(predicted)}"
+        )
     for file in result.files:
         typer.echo(file)
 
 
 @app.command(epilog="Example: fastseg segment room.jpg --surname Doe --name Jane")
-def segment(file: Annotated[Optional[Path], typer.Argument(metavar="[FILE]", help="An image file.")] = None,
-            url: Annotated[Optional[str], typer.Option("--url", help="An image's http or https address, instead of FILE.")] = None,
-            out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("output"),
-            surname: Annotated[Optional[str], typer.Option("--surname", help="First part of the file name.")] = None,
-            name: Annotated[Optional[str], typer.Option("--name", help="Second part of the file name.")] = None,
-            export: Annotated[Optional[Path], typer.Option("--export", help="Export folder [default: exports/surfaces].")] = None,
-            device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
-            engine: Engine = "auto", precision: Precision = None,
-            allow_private: Annotated[bool, typer.Option("--allow-private", help="Let --url reach private addresses.")] = False,
-            tiles: Annotated[Optional[int], typer.Option("--tiles", min=1, max=8, help="Tiles a side to see it in: finer outlines of "
-                                                         "large photographs [default: by its size].")] = None,
-            as_json: Json = False) -> None:
+def segment(
+    file: Annotated[Optional[Path], typer.Argument(metavar="[FILE]", help="An image file.")] = None,
+    url: Annotated[
+        Optional[str],
+        typer.Option("--url", help="An image's http or https address, instead of FILE."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the picture.")] = Path("output"),
+    surname: Annotated[
+        Optional[str], typer.Option("--surname", help="First part of the file name.")
+    ] = None,
+    name: Annotated[
+        Optional[str], typer.Option("--name", help="Second part of the file name.")
+    ] = None,
+    export: Annotated[
+        Optional[Path], typer.Option("--export", help="Export folder [default: exports/surfaces].")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    engine: Engine = "auto",
+    precision: Precision = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Let --url reach private addresses.")
+    ] = False,
+    tiles: Annotated[
+        Optional[int],
+        typer.Option(
+            "--tiles",
+            min=1,
+            max=8,
+            help="Tiles a side to see it in: finer outlines of "
+            "large photographs [default: by its size].",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Lay walls, floor and dining tables over one photograph; prints each class's share, and with --json each region."""
     if (file is None) == (url is None):
         raise typer.BadParameter("give either FILE or --url")
     from ..inference.photo import segment as call
-    result = call(file, url=url, out=out, surname=surname, name=name, export=export, device=device, allow_private=allow_private,
-                  tiles=tiles, engine=engine, precision=precision)
+
+    result = call(
+        file,
+        url=url,
+        out=out,
+        surname=surname,
+        name=name,
+        export=export,
+        device=device,
+        allow_private=allow_private,
+        tiles=tiles,
+        engine=engine,
+        precision=precision,
+    )
     if as_json:
-        return console.as_json({"file": str(result.path), "height": result.size[0], "width": result.size[1], "shares": result.shares,
-                                "regions": [region.plain() for region in result.regions()]})
+        return console.as_json(
+            {
+                "file": str(result.path),
+                "height": result.size[0],
+                "width": result.size[1],
+                "shares": result.shares,
+                "regions": [region.plain() for region in result.regions()],
+            }
+        )
     for label, share in result.shares.items():
         typer.echo(f"{label:14} {share:6.1%}")
     typer.echo(result.path)
 
 
 @app.command(epilog="Example: fastseg masks face photos/ --preview")
-def masks(task: TaskName, folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures of faces, or in the task's own "
-                                                                 "layout.")],
-          out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the dataset to make [default: data/TASK].")] = None,
-          region: Annotated[str, typer.Option("--region", help="iris: whole circles; eye: what lies between the lids.")] = "iris",
-          edge: Annotated[str, typer.Option("--edge", help="hard: 0 and 255; soft: how much of each pixel is covered.")] = "hard",
-          rounding: Annotated[str, typer.Option("--rounding", help="subpixel, or published: truncated to whole pixels, as the published "
-                                                "masks of this task were.")] = "subpixel",
-          preview: Annotated[bool, typer.Option("--preview", help="Write picture, landmarks and mask side by side, in the subfolder "
-                                                "preview.")] = False,
-          valid: Annotated[float, typer.Option("--valid", help="Share of the pictures to validate with.")] = 0.2,
-          test: Annotated[float, typer.Option("--test", help="Share of the pictures for a test folder.")] = 0.0,
-          seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which pictures go where.")] = 42,
-          as_json: Json = False) -> None:
+def masks(
+    task: TaskName,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder of pictures of faces, or in the task's own layout."
+        ),
+    ],
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder of the dataset to make [default: data/TASK]."),
+    ] = None,
+    region: Annotated[
+        str, typer.Option("--region", help="iris: whole circles; eye: what lies between the lids.")
+    ] = "iris",
+    edge: Annotated[
+        str,
+        typer.Option("--edge", help="hard: 0 and 255; soft: how much of each pixel is covered."),
+    ] = "hard",
+    rounding: Annotated[
+        str,
+        typer.Option(
+            "--rounding",
+            help="subpixel, or published: truncated to whole pixels, as the published "
+            "masks of this task were.",
+        ),
+    ] = "subpixel",
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Write picture, landmarks and mask side by side, in the subfolder preview.",
+        ),
+    ] = False,
+    valid: Annotated[
+        float, typer.Option("--valid", help="Share of the pictures to validate with.")
+    ] = 0.2,
+    test: Annotated[
+        float, typer.Option("--test", help="Share of the pictures for a test folder.")
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which pictures go where.")
+    ] = 42,
+    as_json: Json = False,
+) -> None:
     """Make masks of the eyes in pictures of faces by mediapipe's landmarks, split and ready to fit; needs the extra face."""
     from ..importers.face_masks import make_masks
-    made = make_masks(task, folder, out, region=region, edge=edge, rounding=rounding, preview=preview, valid=valid, test=test, seed=seed)
+
+    made = make_masks(
+        task,
+        folder,
+        out,
+        region=region,
+        edge=edge,
+        rounding=rounding,
+        preview=preview,
+        valid=valid,
+        test=test,
+        seed=seed,
+    )
     if as_json:
-        return console.as_json({"out": str(made.out), "splits": made.splits, "eyes": made.eyes, "rejected": made.rejected})
+        return console.as_json(
+            {
+                "out": str(made.out),
+                "splits": made.splits,
+                "eyes": made.eyes,
+                "rejected": made.rejected,
+            }
+        )
     if made.rejected:
-        typer.echo(f"{sum(made.rejected.values())} pictures have no mask, see {made.out / 'rejected.csv'}: "
-                   + ", ".join(f"{count} {reason}" for reason, count in sorted(made.rejected.items())))
-    typer.echo(f"{made.eyes} eyes in {sum(made.splits.values())} pictures are in {made.out} ("
-               + ", ".join(f"{count} {split}" for split, count in made.splits.items()) + f"); next: fastseg fit {task} --data {made.out}")
+        typer.echo(
+            f"{sum(made.rejected.values())} pictures have no mask, see {made.out / 'rejected.csv'}: "
+            + ", ".join(f"{count} {reason}" for reason, count in sorted(made.rejected.items()))
+        )
+    typer.echo(
+        f"{made.eyes} eyes in {sum(made.splits.values())} pictures are in {made.out} ("
+        + ", ".join(f"{count} {split}" for split, count in made.splits.items())
+        + f"); next: fastseg fit {task} --data {made.out}"
+    )
 
 
 @app.command(epilog="Example: fastseg adopt surfaces")
-def adopt(task: TaskName,
-          source: Annotated[Optional[str], typer.Option("--from", metavar="ID|DIR|FILE", help="Model on the hub, or a folder (or the "
-                                                        "safetensors file in one) that segmentation-models-pytorch's save_pretrained wrote "
-                                                        "[default: smp-hub/upernet-convnext-tiny].")] = None,
-          out: Annotated[Optional[Path], typer.Option("--out", help="Export folder to write [default: exports/TASK].")] = None,
-          as_json: Json = False) -> None:
+def adopt(
+    task: TaskName,
+    source: Annotated[
+        Optional[str],
+        typer.Option(
+            "--from",
+            metavar="ID|DIR|FILE",
+            help="Model on the hub, or a folder (or the "
+            "safetensors file in one) that segmentation-models-pytorch's save_pretrained wrote "
+            "[default: smp-hub/upernet-convnext-tiny].",
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Export folder to write [default: exports/TASK]."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Take a ready ADE20K model over as an export, its 150 classes merged to the task's: useful before anything is trained."""
     from ..importers.smp_hub import FREE
     from ..importers.smp_hub import adopt as call
+
     result = call(task, source or FREE, out)
     if as_json:
-        return console.as_json({"export": str(result.export), "model": result.model, "licence": result.licence})
-    typer.echo(f"{result.export}: {result.model}, from {source or FREE}; licence of its weights: {result.licence}\n"
-               f"next: fastseg segment FILE, or train on from it: fastseg fit {task} --weights {result.export} --out exports/{task}_tuned")
+        return console.as_json(
+            {"export": str(result.export), "model": result.model, "licence": result.licence}
+        )
+    typer.echo(
+        f"{result.export}: {result.model}, from {source or FREE}; licence of its weights: {result.licence}\n"
+        f"next: fastseg segment FILE, or train on from it: fastseg fit {task} --weights {result.export} --out exports/{task}_tuned"
+    )
 
 
 @app.command(epilog="Example: fastseg gather surfaces opensurfaces/ --out data/opensurfaces")
-def gather(task: TaskName, folder: Annotated[Path, typer.Argument(metavar="DIR", help="OpenSurfaces or Open Images as distributed.")],
-           out: Annotated[Optional[Path], typer.Option("--out", help="Folder of the dataset to make [default: data/TASK].")] = None,
-           as_json: Json = False) -> None:
+def gather(
+    task: TaskName,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="OpenSurfaces or Open Images as distributed.")
+    ],
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder of the dataset to make [default: data/TASK]."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Bring OpenSurfaces or Open Images into the task's own codes, with all that they leave open unlabelled."""
     from ..importers.surfaces import gather as call
+
     made = call(task, folder, out)
     if as_json:
-        return console.as_json({"out": str(made.out), "source": made.source, "images": made.images, "pixels": made.pixels})
+        return console.as_json(
+            {
+                "out": str(made.out),
+                "source": made.source,
+                "images": made.images,
+                "pixels": made.pixels,
+            }
+        )
     counts = ", ".join(f"{name} {count:,} px" for name, count in made.pixels.items())
-    typer.echo(f"{made.images} pictures of {made.source} are in {made.out} ({counts}); next: fastseg fit {task} --data {made.out}")
+    typer.echo(
+        f"{made.images} pictures of {made.source} are in {made.out} ({counts}); next: fastseg fit {task} --data {made.out}"
+    )
 
 
 def main() -> None:

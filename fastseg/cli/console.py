@@ -1,4 +1,5 @@
 """What the command line reads and prints: sizes and times, tables, figures with their intervals, lines of the log."""
+
 from __future__ import annotations
 
 import json
@@ -14,9 +15,15 @@ if TYPE_CHECKING:
     from ..checks.dataset import Audit
     from ..checks.repair import Repaired
 
-SUMMARY = {"accuracy": "accuracy", "pixel_accuracy": "pixel accuracy", "frequency_weighted_iou": "frequency-weighted IoU",
-           "roc_auc": "ROC AUC", "pr_auc": "precision-recall AUC", "brier": "Brier score",
-           "expected_calibration_error": "expected calibration error"}
+SUMMARY = {
+    "accuracy": "accuracy",
+    "pixel_accuracy": "pixel accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "roc_auc": "ROC AUC",
+    "pr_auc": "precision-recall AUC",
+    "brier": "Brier score",
+    "expected_calibration_error": "expected calibration error",
+}
 
 
 def size(text: str | None) -> tuple[int, int] | None:
@@ -25,7 +32,10 @@ def size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
     if not match:
-        raise typer.BadParameter(f"'{text}' is neither a side such as 256 nor a height x width such as 240x320", param_hint="--size")
+        raise typer.BadParameter(
+            f"'{text}' is neither a side such as 256 nor a height x width such as 240x320",
+            param_hint="--size",
+        )
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -35,7 +45,9 @@ def seconds(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text.strip())
     if not match or not float(match[1]):
-        raise typer.BadParameter(f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget")
+        raise typer.BadParameter(
+            f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget"
+        )
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
@@ -43,8 +55,12 @@ def varied(text: str) -> tuple[str, list]:
     """Parse "lr=1e-4,1e-2" into an option's name and its values: numbers, sizes such as 240x320, true or false, or words."""
     name, found, values = text.partition("=")
     if not found or not name.strip() or not all(value.strip() for value in values.split(",")):
-        raise typer.BadParameter(f"'{text}' is not an option and its values, such as lr=1e-4,1e-2", param_hint="--vary")
-    return name.strip().replace("-", "_"), [_value(name.strip(), value.strip()) for value in values.split(",")]
+        raise typer.BadParameter(
+            f"'{text}' is not an option and its values, such as lr=1e-4,1e-2", param_hint="--vary"
+        )
+    return name.strip().replace("-", "_"), [
+        _value(name.strip(), value.strip()) for value in values.split(",")
+    ]
 
 
 def _value(name: str, text: str) -> int | float | str | tuple[int, int]:
@@ -73,7 +89,14 @@ class Lines(logging.Handler):
 def say(text: str, style: str | None = None) -> None:
     """Print one line on standard error."""
     from ..utils.progress import console
-    console.print(printable(" ".join(text.split())), style=style, markup=False, highlight=False, soft_wrap=True)
+
+    console.print(
+        printable(" ".join(text.split())),
+        style=style,
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def as_json(value: Any) -> None:
@@ -85,7 +108,10 @@ def table(header: tuple[str, ...], rows: list[tuple], title: str | None = None) 
     """Print a table on standard output; None reads "absent"."""
     from rich.console import Console
     from rich.table import Table
-    drawn = Table(*header, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+
+    drawn = Table(
+        *header, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left"
+    )
     for row in rows:
         drawn.add_row(*(_text(value) for value in row))
     console = Console(markup=False, emoji=False)  # names are printed as they are
@@ -101,41 +127,84 @@ def _text(value: Any) -> str:
 def figures(result: dict, title: str | None = None) -> None:
     """Print the metrics of an evaluation: one row a figure, one column a class, 95% intervals beneath where there are any."""
     from ..metrics.figures import FIGURES
+
     ends = result.get("intervals", {})
-    columns = [(name, values, ends.get("classes", {}).get(name, {})) for name, values in result["classes"].items()]
-    for key, name in (("mean_foreground", "foreground mean"), ("mean_with_background", "mean of all"), ("mean", "mean")):
+    columns = [
+        (name, values, ends.get("classes", {}).get(name, {}))
+        for name, values in result["classes"].items()
+    ]
+    for key, name in (
+        ("mean_foreground", "foreground mean"),
+        ("mean_with_background", "mean of all"),
+        ("mean", "mean"),
+    ):
         if key in result:
             columns.append((name, result[key], ends.get(key, {})))
     first = columns[0][1]
     unit = next(key for key in first if key in ("pixels", "images"))
     rows = [(unit, *(values.get(unit, "") for _, values, _ in columns))]
-    rows += [(name, *(_with_interval(values.get(key), interval.get(key)) for _, values, interval in columns))
-             for key, (name, _) in FIGURES.items() if key in first]
+    rows += [
+        (
+            name,
+            *(
+                _with_interval(values.get(key), interval.get(key))
+                for _, values, interval in columns
+            ),
+        )
+        for key, (name, _) in FIGURES.items()
+        if key in first
+    ]
     table(("", *(name for name, _, _ in columns)), rows, title)
     shown = [(name, result[key], ends.get(key)) for key, name in SUMMARY.items() if key in result]
-    typer.echo("\n".join(f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in shown))
+    typer.echo(
+        "\n".join(
+            f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in shown
+        )
+    )
     if unit == "images":
         if result["accuracy"] == 1 and ends:  # resampling images without an error shows none
-            typer.echo(f"no error among {result['images']} images: by the rule of three, error rates of up to "
-                       f"{min(1.0, 3 / result['images']):.0%} are not excluded")
+            typer.echo(
+                f"no error among {result['images']} images: by the rule of three, error rates of up to "
+                f"{min(1.0, 3 / result['images']):.0%} are not excluded"
+            )
         names = list(result["classes"])
-        typer.echo("; ".join(f"{true}: " + ", ".join(f"{count} called {said}" for said, count in zip(names, row))
-                             for true, row in zip(names, result["confusion"])))
+        typer.echo(
+            "; ".join(
+                f"{true}: " + ", ".join(f"{count} called {said}" for said, count in zip(names, row))
+                for true, row in zip(names, result["confusion"])
+            )
+        )
 
 
 def faults(audit: Audit, shown: int = 5) -> None:
     """Print what an audit found: the first faults of each kind in full, then how many there are of each."""
     from ..data.issues import KINDS
+
     for kind, count in audit.kinds.items():
         stops, what = KINDS[kind]
-        typer.echo(f"{kind} ({count}): {what}" + ("" if stops else " (warning only; training still runs)"))
+        typer.echo(
+            f"{kind} ({count}): {what}" + ("" if stops else " (warning only; training still runs)")
+        )
         found = [fault for fault in audit.faults if fault.kind == kind]
         for fault in found[:shown]:
             typer.echo(f"  {printable(str(fault))}")
         if len(found) > shown:
             typer.echo(f"  and {len(found) - shown} more (--json lists all)")
-    deep = f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {2**audit.depth - 1}" if audit.deep else ""
-    typer.echo("; ".join([_images(audit), _labels(audit), *([deep] if deep else []), *([] if audit.kinds else ["nothing is wrong"])]))
+    deep = (
+        f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {2**audit.depth - 1}"
+        if audit.deep
+        else ""
+    )
+    typer.echo(
+        "; ".join(
+            [
+                _images(audit),
+                _labels(audit),
+                *([deep] if deep else []),
+                *([] if audit.kinds else ["nothing is wrong"]),
+            ]
+        )
+    )
 
 
 def _images(audit: Audit) -> str:
@@ -149,7 +218,11 @@ def _images(audit: Audit) -> str:
         return f"{images} of {size} px"
     if count > measured / 2:
         return f"{images}, {count:,} of them {size} px"
-    return f"{images} of {len(audit.sizes)} sizes, most often {size} px ({count:,})" if count > 1 else f"{images}, all of different sizes"
+    return (
+        f"{images} of {len(audit.sizes)} sizes, most often {size} px ({count:,})"
+        if count > 1
+        else f"{images}, all of different sizes"
+    )
 
 
 def _labels(audit: Audit) -> str:
@@ -158,23 +231,35 @@ def _labels(audit: Audit) -> str:
         return "no label can be used" if audit.images else "nothing to count"
     counts = {**audit.classes, **({"unlabelled": audit.unlabelled} if audit.unlabelled else {})}
     left = audit.images - audit.counted
-    return (", ".join(f"{printable(name)} {count:,}" for name, count in counts.items())
-            + (f" (in the {audit.counted:,} labels that can be used)" if left else ""))
+    return ", ".join(f"{printable(name)} {count:,}" for name, count in counts.items()) + (
+        f" (in the {audit.counted:,} labels that can be used)" if left else ""
+    )
 
 
 def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
     """Say what a repaired copy holds and what comes next; beside JSON, only what is wrong with it."""
     if not copy.remaining:
-        what = f"none of the {copy.images} labelled images remains" if copy.images else "there is no labelled image to repair"
-        say(f"error: {what}: {copy.set_aside} files are in {folder / 'set_aside'}, with the reasons in {copy.log}; "
-            "correct them in the original data", "red")
+        what = (
+            f"none of the {copy.images} labelled images remains"
+            if copy.images
+            else "there is no labelled image to repair"
+        )
+        say(
+            f"error: {what}: {copy.set_aside} files are in {folder / 'set_aside'}, with the reasons in {copy.log}; "
+            "correct them in the original data",
+            "red",
+        )
     elif copy.unusable:
-        say(f"error: {copy.remaining} of {copy.images} labelled images remain in {folder}, but a fit would refuse them: {copy.unusable}",
-            "red")
+        say(
+            f"error: {copy.remaining} of {copy.images} labelled images remain in {folder}, but a fit would refuse them: {copy.unusable}",
+            "red",
+        )
     elif not as_json:
         aside = f", {copy.set_aside} files are set aside" if copy.set_aside else ""
-        typer.echo(f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images remain{aside}; "
-                   f"the changes are listed in {copy.log}; next: fastseg check {task} --data {folder}")
+        typer.echo(
+            f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images remain{aside}; "
+            f"the changes are listed in {copy.log}; next: fastseg check {task} --data {folder}"
+        )
 
 
 def printable(text: str) -> str:
@@ -185,17 +270,31 @@ def printable(text: str) -> str:
 def groups(parts: dict[str, dict], by: str) -> None:
     """Print the main figures of each group of images, with their intervals."""
     from ..metrics.figures import FIGURES
-    keys = ("dice", "iou", "boundary_f1") if "mean_foreground" in next(iter(parts.values())) else ("accuracy", "roc_auc")
+
+    keys = (
+        ("dice", "iou", "boundary_f1")
+        if "mean_foreground" in next(iter(parts.values()))
+        else ("accuracy", "roc_auc")
+    )
 
     def cell(part: dict, key: str) -> str:
         values, ends = part.get("mean_foreground", part), part.get("intervals", {})
         return _with_interval(values[key], ends.get("mean_foreground", ends).get(key), " ")
 
-    table((by, "images", *(SUMMARY.get(key) or f"foreground {FIGURES[key][0]}" for key in keys)),
-          [(name, part["images"], *(cell(part, key) for key in keys)) for name, part in parts.items()])
+    table(
+        (by, "images", *(SUMMARY.get(key) or f"foreground {FIGURES[key][0]}" for key in keys)),
+        [
+            (name, part["images"], *(cell(part, key) for key in keys))
+            for name, part in parts.items()
+        ],
+    )
 
 
 def _with_interval(value: float | None, ends: list[float] | None, between: str = "\n") -> str:
     digits = 4 if value is None or abs(value) < 2 else 2
-    return "absent" if value is None else f"{value:.{digits}f}" + (
-        f"{between}({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else "")
+    return (
+        "absent"
+        if value is None
+        else f"{value:.{digits}f}"
+        + (f"{between}({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else "")
+    )

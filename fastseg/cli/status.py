@@ -1,4 +1,5 @@
 """What there is: each task with the state of its data and its newest export. No torch here."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +18,15 @@ def _row(name: str) -> dict:
     try:
         task = get(name)
     except TaskError as error:
-        return {"task": name, "kind": "faulty", "classes": [], "data": "", "data_state": str(error), "images": {}, "export": None}
+        return {
+            "task": name,
+            "kind": "faulty",
+            "classes": [],
+            "data": "",
+            "data_state": str(error),
+            "images": {},
+            "export": None,
+        }
     folder = Path("data") / name
     counts: dict[str, int] = {}
     try:
@@ -28,8 +37,15 @@ def _row(name: str) -> dict:
     except FastsegError as error:
         there = folder.is_dir() and any(p.name != "README.md" for p in folder.iterdir())
         state = f"{folder}: faulty ({error})" if there else f"{folder}: not there"
-    return {"task": name, "kind": task.kind, "classes": list(task.classes), "data": str(folder), "data_state": state,
-            "images": counts, "export": _newest_export(name)}
+    return {
+        "task": name,
+        "kind": task.kind,
+        "classes": list(task.classes),
+        "data": str(folder),
+        "data_state": state,
+        "images": counts,
+        "export": _newest_export(name),
+    }
 
 
 def _newest_export(name: str) -> str | None:

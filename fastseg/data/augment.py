@@ -1,4 +1,5 @@
 """Random flips, affine maps and light, on whole batches: one exact flip and at most one resampling an image."""
+
 from __future__ import annotations
 
 import math
@@ -25,19 +26,45 @@ class Augment(RandTransform):
 
     split_idx, order = 0, 20
 
-    def __init__(self, flip: bool = True, rotate: float = 0.0, zoom: float = 0.0, light: float = 0.0, colour: float = 0.0,
-                 flip_shift: int = 0, cutout: float = 0.0, blur_share: float = 0.0, blur_sigma: tuple[float, float] = (0.4, 2.0),
-                 blur_class: int = 0):
+    def __init__(
+        self,
+        flip: bool = True,
+        rotate: float = 0.0,
+        zoom: float = 0.0,
+        light: float = 0.0,
+        colour: float = 0.0,
+        flip_shift: int = 0,
+        cutout: float = 0.0,
+        blur_share: float = 0.0,
+        blur_sigma: tuple[float, float] = (0.4, 2.0),
+        blur_class: int = 0,
+    ):
         super().__init__(p=1.0)
         self.blur_share, self.blur_sigma, self.blur_class = blur_share, blur_sigma, blur_class
-        self.flip, self.rotate, self.zoom, self.light, self.colour = flip, rotate, zoom, light, colour
+        self.flip, self.rotate, self.zoom, self.light, self.colour = (
+            flip,
+            rotate,
+            zoom,
+            light,
+            colour,
+        )
         self.flip_shift, self.cutout = flip_shift, cutout
 
     @classmethod
     def of(cls, recipe: Recipe) -> Augment:
         """Return what a recipe asks for."""
-        return cls(recipe.flip, recipe.rotate, recipe.zoom, recipe.light, recipe.colour, recipe.flip_shift, recipe.cutout,
-                   recipe.blur_share, recipe.blur_sigma, recipe.blur_class)
+        return cls(
+            recipe.flip,
+            recipe.rotate,
+            recipe.zoom,
+            recipe.light,
+            recipe.colour,
+            recipe.flip_shift,
+            recipe.cutout,
+            recipe.blur_share,
+            recipe.blur_sigma,
+            recipe.blur_class,
+        )
 
     def before_call(self, b, split_idx: int) -> None:
         self.do = True
@@ -58,28 +85,52 @@ class Augment(RandTransform):
             angle, scale = uniform(math.radians(self.rotate)), 1 / (1 + uniform(self.zoom))
             shift = (torch.rand(count, 2, device=device) - 0.5) * self.zoom
             cos, sin, aspect = angle.cos() * scale, angle.sin() * scale, height / width
-            theta = torch.stack([torch.stack([cos, -sin * aspect, shift[:, 0]], 1),
-                                 torch.stack([sin / aspect, cos, shift[:, 1]], 1)], 1)
+            theta = torch.stack(
+                [
+                    torch.stack([cos, -sin * aspect, shift[:, 0]], 1),
+                    torch.stack([sin / aspect, cos, shift[:, 1]], 1),
+                ],
+                1,
+            )
             self.grid = F.affine_grid(theta, (count, 1, height, width), align_corners=False)
         if self.cutout:
-            rows = torch.arange(height, device=device) / height - torch.rand(count, 1, device=device) * (1 + self.cutout) + self.cutout
-            columns = torch.arange(width, device=device) / width - torch.rand(count, 1, device=device) * (1 + self.cutout) + self.cutout
+            rows = (
+                torch.arange(height, device=device) / height
+                - torch.rand(count, 1, device=device) * (1 + self.cutout)
+                + self.cutout
+            )
+            columns = (
+                torch.arange(width, device=device) / width
+                - torch.rand(count, 1, device=device) * (1 + self.cutout)
+                + self.cutout
+            )
             inside = [(places >= 0) & (places < self.cutout) for places in (rows, columns)]
             self.box = (inside[0][:, :, None] & inside[1][:, None])[:, None]
 
     def encodes(self, x: TensorImage):
         pixels = self._flip(x.as_subclass(torch.Tensor))
         if self.grid is not None:
-            pixels = F.grid_sample(pixels, self.grid.to(pixels.dtype), mode="bilinear", padding_mode="reflection",
-                                   align_corners=False)
+            pixels = F.grid_sample(
+                pixels,
+                self.grid.to(pixels.dtype),
+                mode="bilinear",
+                padding_mode="reflection",
+                align_corners=False,
+            )
         if self.blur_share:
             pixels = torch.where(self.blurred.view(-1, 1, 1, 1), blur(pixels, self.sigma), pixels)
         if self.colour:
             grey = pixels.mean(dim=1, keepdim=True)
-            pixels = ((pixels - grey) * self.saturation.view(-1, 1, 1, 1) + grey) * self.gains[:, :, None, None]
+            pixels = ((pixels - grey) * self.saturation.view(-1, 1, 1, 1) + grey) * self.gains[
+                :, :, None, None
+            ]
         if self.light:
             mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-            pixels = (pixels - mean) * self.contrast.view(-1, 1, 1, 1) + mean + self.brightness.view(-1, 1, 1, 1)
+            pixels = (
+                (pixels - mean) * self.contrast.view(-1, 1, 1, 1)
+                + mean
+                + self.brightness.view(-1, 1, 1, 1)
+            )
         if self.colour or self.light:
             pixels = pixels.clamp(0, 1)
         if self.box is not None:
@@ -90,12 +141,18 @@ class Augment(RandTransform):
         codes = self._flip(x.as_subclass(torch.Tensor), self.flip_shift)
         if self.grid is not None:  # beyond the border nothing is known: unlabelled, not reflected
             shifted = (codes.float() - IGNORE)[:, None]
-            codes = F.grid_sample(shifted, self.grid, mode="nearest", padding_mode="zeros", align_corners=False)
+            codes = F.grid_sample(
+                shifted, self.grid, mode="nearest", padding_mode="zeros", align_corners=False
+            )
             codes = (codes[:, 0] + IGNORE).round().long()
         return TensorMask(codes)
 
     def encodes(self, x: TensorCategory):  # noqa: F811
-        return TensorCategory(torch.where(self.blurred, self.blur_class, x.as_subclass(torch.Tensor))) if self.blur_share else x
+        return (
+            TensorCategory(torch.where(self.blurred, self.blur_class, x.as_subclass(torch.Tensor)))
+            if self.blur_share
+            else x
+        )
 
     def _flip(self, x: torch.Tensor, shift: int = 0) -> torch.Tensor:
         return torch.where(self.flipped.view(-1, *[1] * (x.ndim - 1)), mirrored(x, shift), x)
@@ -108,6 +165,10 @@ def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     places = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = (-0.5 * (places / sigma[:, None]) ** 2).exp()
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None]
-    x = F.pad(x, (radius,) * 4, mode="replicate").reshape(1, count * channels, height + 2 * radius, width + 2 * radius)
+    x = F.pad(x, (radius,) * 4, mode="replicate").reshape(
+        1, count * channels, height + 2 * radius, width + 2 * radius
+    )
     x = F.conv2d(x, kernel[..., None], groups=count * channels)
-    return F.conv2d(x, kernel[..., None, :], groups=count * channels).view(count, channels, height, width)
+    return F.conv2d(x, kernel[..., None, :], groups=count * channels).view(
+        count, channels, height, width
+    )

@@ -1,4 +1,5 @@
 """The bit depth of 16-bit images: one range for all images of a dataset or command, found, stated, and compared with each image's."""
+
 from __future__ import annotations
 
 import logging
@@ -28,7 +29,11 @@ def largest_values(files: Iterable[Path]) -> dict[Path, int]:
     """
     files, workers = list(files), min(8, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        found = track(ahead((pool.submit(_largest_value, file) for file in files), 8 * workers), "reading headers", len(files))
+        found = track(
+            ahead((pool.submit(_largest_value, file) for file in files), 8 * workers),
+            "reading headers",
+            len(files),
+        )
         return {file: value for file, value in zip(files, found) if value is not None}
 
 
@@ -55,7 +60,11 @@ def misfit(largest: int, depth: int) -> str:
     top = 2**depth - 1
     if largest > top:
         return f"its values reach {largest} and are clipped at {top}"
-    return f"its largest value is {largest} of {top}, so it looks nearly black" if 0 < largest * DARK <= top else ""
+    return (
+        f"its largest value is {largest} of {top}, so it looks nearly black"
+        if 0 < largest * DARK <= top
+        else ""
+    )
 
 
 def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
@@ -65,16 +74,38 @@ def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
     """
     found = depth or depth_of(largest)
     if depth is None and largest:
-        log.info("images of more than 8 bits: %d, with %d-bit values (largest %d): scaled by %d", len(largest), found,
-                 max(largest.values()), 2**found - 1)
+        log.info(
+            "images of more than 8 bits: %d, with %d-bit values (largest %d): scaled by %d",
+            len(largest),
+            found,
+            max(largest.values()),
+            2**found - 1,
+        )
     values = [value for value in largest.values() if value]
     smaller = bits_of(max(values)) if depth is not None and len(values) >= MANY else None
-    if smaller is not None and smaller < found and not any(misfit(value, found) for value in values):
-        log.warning("all %d images of more than 8 bits hold %d-bit values (largest %d), but the model was trained on %d-bit ones: they "
-                    "look darker to it; save them in that range, or as 8 bits", len(values), smaller, max(values), found)
+    if (
+        smaller is not None
+        and smaller < found
+        and not any(misfit(value, found) for value in values)
+    ):
+        log.warning(
+            "all %d images of more than 8 bits hold %d-bit values (largest %d), but the model was trained on %d-bit ones: they "
+            "look darker to it; save them in that range, or as 8 bits",
+            len(values),
+            smaller,
+            max(values),
+            found,
+        )
     misfits = [(name, why) for name, value in largest.items() if (why := misfit(value, found))]
     if misfits:
         name, why = misfits[0]
-        log.warning("images of more than 8 bits that do not fit the %d-bit range that they are scaled by: %d of %d; %s: %s; save them in "
-                    "that range, or as 8 bits", found, len(misfits), len(largest), name, why)
+        log.warning(
+            "images of more than 8 bits that do not fit the %d-bit range that they are scaled by: %d of %d; %s: %s; save them in "
+            "that range, or as 8 bits",
+            found,
+            len(misfits),
+            len(largest),
+            name,
+            why,
+        )
     return found

@@ -1,4 +1,5 @@
 """Images and masks as numpy arrays: reading, resizing, codes <-> colours, overlays. No torch here."""
+
 from __future__ import annotations
 
 import io
@@ -26,8 +27,14 @@ OUTLINE = 800  # px of an image's shorter side for each px that outlines widen t
 # Pillow has no mode for 16 bits in each of several channels, and keeps each value's high byte. Asked for the other byte order, it
 # keeps the low byte. Grey with alpha is asked for as four bytes.
 _SWAPPED = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
-LOW_BYTE = {**{f"{mode};{order}": f"{mode};{other}" for mode in ("RGB", "RGBA", "RGBX") for order, other in _SWAPPED.items()},
-            "LA;16B": "RGBA"}
+LOW_BYTE = {
+    **{
+        f"{mode};{order}": f"{mode};{other}"
+        for mode in ("RGB", "RGBA", "RGBX")
+        for order, other in _SWAPPED.items()
+    },
+    "LA;16B": "RGBA",
+}
 
 Picture = Image.Image | np.ndarray  # what a decoded file is; an array is uint16 (H, W, 3) or (H, W)
 
@@ -41,7 +48,9 @@ def read_image(path: Path | str, depth: int | None = None) -> np.ndarray:
     return as_rgb(_open(path)[0], depth)
 
 
-def read_near(path: Path | str, size: tuple[int, int], depth: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+def read_near(
+    path: Path | str, size: tuple[int, int], depth: int | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image as `read_image` does, but no larger than it need be for `size`, (height, width); return its own size too.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least `size`: two to five times quicker.
@@ -91,7 +100,9 @@ def upright(image: Image.Image, source: Path | str | io.BytesIO) -> Picture:
     Raises the decoder's own errors, and `ValueError` for such images that are stored plane by plane.
     """
     if _is_planar(image):  # Pillow reads these wrongly, or has their high bytes only
-        raise ValueError("its 16-bit channels are stored one after the other: save it interleaved, or as PNG")
+        raise ValueError(
+            "its 16-bit channels are stored one after the other: save it interleaved, or as PNG"
+        )
     low = LOW_BYTE.get(_raw_mode(image))
     tiles = [_with_raw_mode(tile, low) for tile in image.tile] if low else []
     image.load()
@@ -126,24 +137,35 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _with_raw_mode(tile: tuple, raw_mode: str) -> tuple:
     args = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
-    return tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)  # a plain tuple before Pillow 11.1
+    return (
+        tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)
+    )  # a plain tuple before Pillow 11.1
 
 
 def read_raw(path: Path | str) -> np.ndarray:
     """Read a mask's values as they are stored, upright: (H, W) or (H, W, channels), uint8, or int32 up to 65535 for 16 bits and more."""
     values = np.asarray(_open(path)[0])
-    return values.astype(np.uint8) if values.dtype in (np.uint8, bool) else np.nan_to_num(values).clip(0, 65535).astype(np.int32)
+    return (
+        values.astype(np.uint8)
+        if values.dtype in (np.uint8, bool)
+        else np.nan_to_num(values).clip(0, 65535).astype(np.int32)
+    )
 
 
 def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Picture, tuple[int, int]]:
     """Return the upright image and its own (height, width)."""
     with _decoding(path), Image.open(path) as image:
-        if near is not None and image.format in ("JPEG", "MPO"):  # the formats that can be decoded smaller than they are
+        if near is not None and image.format in (
+            "JPEG",
+            "MPO",
+        ):  # the formats that can be decoded smaller than they are
             own = _upright_size(image)
             image.draft(None, near[::-1] if own == image.size[::-1] else near)
             return upright(image, path), own
         picture = upright(image, path)
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO is a photograph with previews
+        if (
+            image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+        ):  # an MPO is a photograph with previews
             _first_of(str(path), image.n_frames)
         return picture, picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
 
@@ -157,15 +179,28 @@ def _decoding(path: Path | str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; check the path", "no-such-image") from None
-    except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
-        reason = "the file is empty" if Path(path).is_file() and not Path(path).stat().st_size else _one_line(error)
-        raise DataError(f"{path}: cannot be read as an image ({reason}); replace or remove it", "unreadable-image") from None
+    except (
+        Exception
+    ) as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
+        reason = (
+            "the file is empty"
+            if Path(path).is_file() and not Path(path).stat().st_size
+            else _one_line(error)
+        )
+        raise DataError(
+            f"{path}: cannot be read as an image ({reason}); replace or remove it",
+            "unreadable-image",
+        ) from None
 
 
 @cache
 def _first_of(path: str, count: int) -> None:
     """Warn, once for each file, that more than one picture is in it."""
-    log.warning("%s: holds %d frames or pages, of which the first one is used; save the others as files of their own", path, count)
+    log.warning(
+        "%s: holds %d frames or pages, of which the first one is used; save the others as files of their own",
+        path,
+        count,
+    )
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -188,13 +223,17 @@ def resized_codes(codes: np.ndarray, size: tuple[int, int], how: str) -> np.ndar
     return _brought_to(codes, size, how, Image.NEAREST, IGNORE)
 
 
-def _brought_to(pixels: np.ndarray, size: tuple[int, int], how: str, filter: int, fill: int) -> np.ndarray:
+def _brought_to(
+    pixels: np.ndarray, size: tuple[int, int], how: str, filter: int, fill: int
+) -> np.ndarray:
     if pixels.shape[:2] == tuple(size):
         return pixels
     if how == "squish":
         return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
     out = np.full((*size, *pixels.shape[2:]), fill, dtype=np.uint8)
-    (from_y, to_y), (from_x, to_x) = (_centred(have, want) for have, want in zip(pixels.shape, size))
+    (from_y, to_y), (from_x, to_x) = (
+        _centred(have, want) for have, want in zip(pixels.shape, size)
+    )
     out[to_y, to_x] = pixels[from_y, from_x]
     return out
 
@@ -211,8 +250,13 @@ def codes_to_colours(codes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray
     return lookup[codes]
 
 
-def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alpha: float = 0.45,
-            hide: int | None = None) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    codes: np.ndarray,
+    palette: Sequence[Colour],
+    alpha: float = 0.45,
+    hide: int | None = None,
+) -> np.ndarray:
     """Lay the painted codes over `image` (uint8, H, W, 3): semi-transparent areas with crisp outlines.
 
     `hide` is a code (the background) whose pixels stay as they are.
@@ -221,7 +265,9 @@ def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alp
     edge = np.zeros(codes.shape, dtype=bool)
     edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
     edge[1:] |= codes[1:] != codes[:-1]
-    wide = round(min(codes.shape) / OUTLINE)  # seen at the size of a screen, a line of 1 px on 12 megapixels vanishes
+    wide = round(
+        min(codes.shape) / OUTLINE
+    )  # seen at the size of a screen, a line of 1 px on 12 megapixels vanishes
     weight[ndimage.maximum_filter(edge, 2 * wide + 1) if wide else edge] = 1.0
     weight[codes == IGNORE] = 0.0
     if hide is not None:
@@ -229,7 +275,9 @@ def overlay(image: np.ndarray, codes: np.ndarray, palette: Sequence[Colour], alp
     mixed = np.empty_like(image)
     for rows in (slice(top, top + BAND) for top in range(0, len(image), BAND)):
         share = weight[rows, :, None]
-        mixed[rows] = (image[rows] * (1 - share) + codes_to_colours(codes[rows], palette) * share).round()
+        mixed[rows] = (
+            image[rows] * (1 - share) + codes_to_colours(codes[rows], palette) * share
+        ).round()
     return mixed
 
 

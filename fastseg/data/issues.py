@@ -1,4 +1,5 @@
 """What can be wrong with a dataset: the kinds of faults, and a fault with its file, its place and its remedy."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ KINDS = {  # kind -> (does it stop a fit?, what it is)
     "doubled name": (True, "files of one name in one folder"),
     "size mismatch": (True, "masks that are not of their image's size"),
     "exif rotation": (True, "images that viewers turn, and masks that were drawn on them unturned"),
-    "exif flip": (False, "images that viewers turn upside down or mirror, and masks that say nothing of it"),
+    "exif flip": (
+        False,
+        "images that viewers turn upside down or mirror, and masks that say nothing of it",
+    ),
     "0/255 mask": (True, "0/255 masks where class codes are expected, or the other way round"),
     "lossy mask": (True, "masks of codes saved as JPEG, which changes codes"),
     "unknown codes": (True, "masks with codes outside the classes"),
@@ -21,14 +25,26 @@ KINDS = {  # kind -> (does it stop a fit?, what it is)
     "split": (True, "data that cannot be divided into training and validation"),
     "one class": (True, "labels to train on that are all of one class"),
     "group on both sides": (True, "subjects or sets in training and validation"),
-    "image mode": (False, "images of floats, inks, transparency or a palette, masks of 16 bits: they are converted"),
-    "bit depth": (False, "16-bit images that do not fit the range of the others: they are clipped, or look nearly black"),
+    "image mode": (
+        False,
+        "images of floats, inks, transparency or a palette, masks of 16 bits: they are converted",
+    ),
+    "bit depth": (
+        False,
+        "16-bit images that do not fit the range of the others: they are clipped, or look nearly black",
+    ),
     "stray codes": (False, "a few pixels of codes outside the classes: they count as unlabelled"),
-    "blended colours": (False, "masks with colours between those of the classes: the nearest one counts"),
+    "blended colours": (
+        False,
+        "masks with colours between those of the classes: the nearest one counts",
+    ),
     "empty mask": (False, "masks without any foreground"),
     "misaligned mask": (False, "masks whose outlines lie beside the edges of the image"),
     "duplicate": (False, "the same picture again"),
-    "duplicate across the split": (False, "the same picture in training and validation: scores flatter"),
+    "duplicate across the split": (
+        False,
+        "the same picture in training and validation: scores flatter",
+    ),
     "outlier size": (False, "images of another size or shape than the rest"),
     "rare class": (False, "classes that no image, or hardly any, has"),
     "imbalance": (False, "classes with far less area, or images, than others"),
@@ -52,7 +68,9 @@ class Fault:
         return KINDS[self.kind][0]
 
     def __str__(self) -> str:
-        return f"{self.file}{f' ({self.place})' if self.place else ''}: {self.detail}; {self.remedy}"
+        return (
+            f"{self.file}{f' ({self.place})' if self.place else ''}: {self.detail}; {self.remedy}"
+        )
 
 
 def refuse(faults: Sequence[Fault | DataError | str]) -> None:
@@ -62,5 +80,13 @@ def refuse(faults: Sequence[Fault | DataError | str]) -> None:
     """
     if faults:
         first = faults[0]
-        code = first.code if isinstance(first, DataError) else first.kind.replace(" ", "-") if isinstance(first, Fault) else None
-        raise DataError(f"{first}" + (f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""), code)
+        code = (
+            first.code
+            if isinstance(first, DataError)
+            else first.kind.replace(" ", "-")
+            if isinstance(first, Fault)
+            else None
+        )
+        raise DataError(
+            f"{first}" + (f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""), code
+        )

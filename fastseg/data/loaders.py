@@ -1,4 +1,5 @@
 """From a task and a folder to fastai DataBlocks and DataLoaders, with decoded images kept in memory."""
+
 from __future__ import annotations
 
 import os
@@ -32,7 +33,11 @@ class Pixels:
     """
 
     def __init__(self, task: Dataset, size: tuple[int, int], budget: int | None = None):
-        self.task, self.size, self.budget = task, tuple(size), cache_bytes() if budget is None else budget
+        self.task, self.size, self.budget = (
+            task,
+            tuple(size),
+            cache_bytes() if budget is None else budget,
+        )
         self._forget()
 
     def _forget(self) -> None:
@@ -68,30 +73,58 @@ class Pixels:
         if found is not None:
             return found
         how = self.task.recipe.resize
-        small = resized(read(), self.size, how) if part == "image" else resized_codes(read(), self.size, how)
+        small = (
+            resized(read(), self.size, how)
+            if part == "image"
+            else resized_codes(read(), self.size, how)
+        )
         with self._lock:
-            if isinstance(item, Item) and key not in self.kept and self.used + small.nbytes <= self.budget:
+            if (
+                isinstance(item, Item)
+                and key not in self.kept
+                and self.used + small.nbytes <= self.budget
+            ):
                 self.kept[key] = small
                 self.used += small.nbytes
         return small
 
 
-def datablock(task: Dataset, size: tuple[int, int], seed: int = 42, augment: bool = True, pixels: Pixels | None = None,
-              fold: tuple[int, int] | None = None) -> DataBlock:
+def datablock(
+    task: Dataset,
+    size: tuple[int, int],
+    seed: int = 42,
+    augment: bool = True,
+    pixels: Pixels | None = None,
+    fold: tuple[int, int] | None = None,
+) -> DataBlock:
     """Return a task's `DataBlock`: items from a folder, pixels at `size`, labels by the task, grouped split, augmentation.
 
     `size` is (height, width) in px. Raises `DataError` for sizes below 32 px.
     """
     check_size(size)
     recipe, pixels = task.recipe, pixels or Pixels(task, size)
-    labels = (MaskBlock(codes=list(task.classes)) if task.kind == "segment"
-              else CategoryBlock(vocab=list(task.classes), sort=False))
+    labels = (
+        MaskBlock(codes=list(task.classes))
+        if task.kind == "segment"
+        else CategoryBlock(vocab=list(task.classes), sort=False)
+    )
     changes = [Augment.of(recipe)] if augment else []
     # What `Pixels` reads is at that size already; this is for the arrays and pictures that fastai's own predict is given.
-    resize = Resize(size, method=ResizeMethod.Squish) if recipe.resize == "squish" else CropPad(size, pad_mode=PadMode.Zeros)
+    resize = (
+        Resize(size, method=ResizeMethod.Squish)
+        if recipe.resize == "squish"
+        else CropPad(size, pad_mode=PadMode.Zeros)
+    )
     images = TransformBlock(type_tfms=Opened(pixels), batch_tfms=IntToFloatTensor)
-    return DataBlock(blocks=(images, labels), get_items=partial(labelled, task), get_x=Read(pixels, "image"),
-                     get_y=Read(pixels, "label"), splitter=splitter(task, seed, fold), item_tfms=resize, batch_tfms=changes)
+    return DataBlock(
+        blocks=(images, labels),
+        get_items=partial(labelled, task),
+        get_x=Read(pixels, "image"),
+        get_y=Read(pixels, "label"),
+        splitter=splitter(task, seed, fold),
+        item_tfms=resize,
+        batch_tfms=changes,
+    )
 
 
 class Read:
@@ -110,14 +143,23 @@ class Opened(Transform):
     fastai opens files itself, as 8-bit images and without EXIF. Here they are read as the task reads them.
     """
 
-    input_types = (Path, str, Tensor, np.ndarray, bytes, Image)  # from which of them a prediction can start
+    input_types = (
+        Path,
+        str,
+        Tensor,
+        np.ndarray,
+        bytes,
+        Image,
+    )  # from which of them a prediction can start
 
     def __init__(self, pixels: Pixels):
         super().__init__()
         self.pixels = pixels
 
     def encodes(self, source):
-        return PILImage.create(self.pixels.image(source) if isinstance(source, (Path, str)) else source)
+        return PILImage.create(
+            self.pixels.image(source) if isinstance(source, (Path, str)) else source
+        )
 
 
 def labelled(task: Dataset, data: Path | str) -> list[Item]:
@@ -125,8 +167,15 @@ def labelled(task: Dataset, data: Path | str) -> list[Item]:
     return [item for item in task.items(data) if item.split != "test"]
 
 
-def dataloaders(task: Dataset, data: Path | str, pixels: Pixels, bs: int, seed: int = 42, device: str | None = None,
-                fold: tuple[int, int] | None = None) -> DataLoaders:
+def dataloaders(
+    task: Dataset,
+    data: Path | str,
+    pixels: Pixels,
+    bs: int,
+    seed: int = 42,
+    device: str | None = None,
+    fold: tuple[int, int] | None = None,
+) -> DataLoaders:
     """Return the task's `DataLoaders` on `device`; the last incomplete training batch is kept unless it holds one image.
 
     Worker processes decode only where the images do not fit into memory and a GPU leaves the cores free for them.
@@ -138,4 +187,6 @@ def dataloaders(task: Dataset, data: Path | str, pixels: Pixels, bs: int, seed: 
     bs = min(bs, len(train))
     cached = all(("image", item.image) in pixels.kept for item in items)
     workers = 0 if where.type == "cpu" or cached else min(8, os.cpu_count() or 1)
-    return block.dataloaders(data, bs=bs, val_bs=bs, device=where, drop_last=len(train) % bs == 1, num_workers=workers)
+    return block.dataloaders(
+        data, bs=bs, val_bs=bs, device=where, drop_last=len(train) % bs == 1, num_workers=workers
+    )

@@ -1,4 +1,5 @@
 """Views of an image that a prediction can be averaged over, with their exact inverses."""
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,5 @@
 """Which files of a folder are images, and which mask belongs to which image, by their names alone. No numpy here."""
+
 from __future__ import annotations
 
 import os
@@ -10,9 +11,38 @@ from .issues import Fault
 
 # What Pillow reads of photographs, scans, frames and masks. Not of it: icons, textures, vectors, and the layered files that masks
 # are drawn in and that lie beside them.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".mpo", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif",
-                  ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tga", ".pcx", ".qoi",
-                  ".sgi", ".ras")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".mpo",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".avif",
+    ".jp2",
+    ".j2k",
+    ".j2c",
+    ".jpc",
+    ".jpf",
+    ".jpx",
+    ".pbm",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+    ".pfm",
+    ".tga",
+    ".pcx",
+    ".qoi",
+    ".sgi",
+    ".ras",
+)
 
 SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
 
@@ -32,7 +62,14 @@ def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in files:
         if file.stem in found:
-            faults.append(Fault("doubled name", str(file), f"has the same name as {found[file.stem].name}", "keep one, or rename it"))
+            faults.append(
+                Fault(
+                    "doubled name",
+                    str(file),
+                    f"has the same name as {found[file.stem].name}",
+                    "keep one, or rename it",
+                )
+            )
         found.setdefault(file.stem, file)
     return found
 
@@ -55,8 +92,15 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
     if not left.keys() & right.keys():
         left, right = without_affixes(left, right)
     for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
-        faults += [Fault("no partner", str(ours[stem]), f"has no {what} of the same name in {where}", "add it, or remove the file")
-                   for stem in sorted(ours.keys() - theirs.keys())]
+        faults += [
+            Fault(
+                "no partner",
+                str(ours[stem]),
+                f"has no {what} of the same name in {where}",
+                "add it, or remove the file",
+            )
+            for stem in sorted(ours.keys() - theirs.keys())
+        ]
     return [(left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())]
 
 
@@ -68,15 +112,22 @@ def by_word(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
     found: dict[str, list[str]] = {}
     for stem in masks.keys() - images.keys():
         cuts = [match.span() for match in SEPARATOR.finditer(stem)]
-        parts = [(stem[:start], stem[end:]) for start, end in reversed(cuts)] + [(stem[end:], stem[:start]) for start, end in cuts]
-        image = next((name for name, word in parts if name in images and not any(c.isdigit() for c in word)), None)
+        parts = [(stem[:start], stem[end:]) for start, end in reversed(cuts)] + [
+            (stem[end:], stem[:start]) for start, end in cuts
+        ]
+        image = next(
+            (name for name, word in parts if name in images and not any(c.isdigit() for c in word)),
+            None,
+        )
         if image is not None and image not in masks:
             found.setdefault(image, []).append(stem)
     renamed = {stems[0]: image for image, stems in found.items() if len(stems) == 1}
     return {renamed.get(stem, stem): file for stem, file in masks.items()}
 
 
-def without_affixes(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+def without_affixes(
+    images: dict[str, Path], masks: dict[str, Path]
+) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return images and masks by stem without a common beginning or end, such as _mask, if that pairs any of them."""
     best, most = (images, masks), 0
     for image_affix in _affixes(list(images)):
@@ -94,17 +145,34 @@ def _affixes(stems: list[str]) -> list[tuple[str, str]]:
     beginning = os.path.commonprefix(stems)
     end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
     beginnings = ["", *(beginning[: match.end()] for match in SEPARATOR.finditer(beginning))]
-    ends = ["", *(end[match.start():] for match in reversed(list(SEPARATOR.finditer(end))))]
-    return sorted(((first, last) for first in beginnings for last in ends if all(len(first) + len(last) < len(stem) for stem in stems)),
-                  key=lambda pair: len(pair[0]) + len(pair[1]))
+    ends = ["", *(end[match.start() :] for match in reversed(list(SEPARATOR.finditer(end))))]
+    return sorted(
+        (
+            (first, last)
+            for first in beginnings
+            for last in ends
+            if all(len(first) + len(last) < len(stem) for stem in stems)
+        ),
+        key=lambda pair: len(pair[0]) + len(pair[1]),
+    )
 
 
 def _cut(stem: str, affix: tuple[str, str]) -> str:
     beginning, end = affix
-    return stem[len(beginning): len(stem) - len(end)]
+    return stem[len(beginning) : len(stem) - len(end)]
 
 
 def pairing_note(items: Sequence) -> str | None:
     """Say by which names images and masks were paired, if they are not equal; None if they are."""
-    item = next((item for item in items if isinstance(item.label, Path) and item.label.stem != item.image.stem), None)
-    return item and f"masks are paired with images by parts of their names: {item.label.name} with {item.image.name}"
+    item = next(
+        (
+            item
+            for item in items
+            if isinstance(item.label, Path) and item.label.stem != item.image.stem
+        ),
+        None,
+    )
+    return (
+        item
+        and f"masks are paired with images by parts of their names: {item.label.name} with {item.image.name}"
+    )

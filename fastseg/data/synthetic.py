@@ -1,4 +1,5 @@
 """Brushes for the synthetic samples: shapes as boolean masks, textures as float arrays. numpy and Pillow only."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,12 +16,16 @@ def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def ellipse(size: Size, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> np.ndarray:
+def ellipse(
+    size: Size, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0
+) -> np.ndarray:
     """Return a filled ellipse, bool (H, W); `centre` and `radii` are (x, y) in px, `angle` is in radians."""
     return radius(size, centre, radii, angle) <= 1
 
 
-def radius(size: Size, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> np.ndarray:
+def radius(
+    size: Size, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0
+) -> np.ndarray:
     """Return each pixel's elliptic radius, float32 (H, W): 0 at `centre`, 1 on the ellipse."""
     x, y = grid(size)
     x, y = x - centre[0], y - centre[1]
@@ -35,20 +40,35 @@ def polygon(size: Size, points: Sequence[Sequence[float]]) -> np.ndarray:
     return np.array(canvas)
 
 
-def bar(size: Size, start: np.ndarray, angle: float, near: float, far: float, half: float) -> np.ndarray:
+def bar(
+    size: Size, start: np.ndarray, angle: float, near: float, far: float, half: float
+) -> np.ndarray:
     """Return a straight bar, bool (H, W), from `near` to `far` px along `angle` (radians), 2 * `half` px wide."""
-    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-    return polygon(size, [start + along * t + across * half * s for t, s in ((near, 1), (far, 1), (far, -1), (near, -1))])
+    along, across = (
+        np.array([np.cos(angle), np.sin(angle)]),
+        np.array([-np.sin(angle), np.cos(angle)]),
+    )
+    return polygon(
+        size,
+        [
+            start + along * t + across * half * s
+            for t, s in ((near, 1), (far, 1), (far, -1), (near, -1))
+        ],
+    )
 
 
 def clouds(size: Size, rng: np.random.Generator, scale: float) -> np.ndarray:
     """Return smooth noise, float32 (H, W) from 0 to 1, whose blotches are about `scale` px wide."""
     small = [max(2, int(side / scale) + 2) for side in size]
-    noise = Image.fromarray((rng.random(small) * 255).astype(np.uint8)).resize(size[::-1], Image.BICUBIC)
+    noise = Image.fromarray((rng.random(small) * 255).astype(np.uint8)).resize(
+        size[::-1], Image.BICUBIC
+    )
     return np.asarray(noise, dtype=np.float32) / 255
 
 
-def mix(image: np.ndarray, colour: Sequence[float] | np.ndarray, weight: np.ndarray | float) -> np.ndarray:
+def mix(
+    image: np.ndarray, colour: Sequence[float] | np.ndarray, weight: np.ndarray | float
+) -> np.ndarray:
     """Blend `colour` into `image`, float (H, W, 3), by `weight`, (H, W) from 0 to 1."""
     weight = np.asarray(weight, dtype=np.float32)[..., None]
     return image * (1 - weight) + np.asarray(colour, dtype=np.float32) * weight
@@ -65,12 +85,19 @@ def soften(mask: np.ndarray, sigma: float = 0.8) -> np.ndarray:
     return blur(mask * np.uint8(255), sigma) / 255
 
 
-def strokes(size: Size, lines: Sequence[tuple[Sequence[Sequence[float]], float]], sigma: float = 0.6) -> np.ndarray:
+def strokes(
+    size: Size, lines: Sequence[tuple[Sequence[Sequence[float]], float]], sigma: float = 0.6
+) -> np.ndarray:
     """Return drawn lines as weights, float32 (H, W); each line is (points, width in px)."""
     canvas = Image.new("L", size[::-1])
     pen = ImageDraw.Draw(canvas)
     for points, width in lines:
-        pen.line([(float(px), float(py)) for px, py in points], fill=255, width=max(1, round(width)), joint="curve")
+        pen.line(
+            [(float(px), float(py)) for px, py in points],
+            fill=255,
+            width=max(1, round(width)),
+            joint="curve",
+        )
     return blur(np.asarray(canvas), sigma) / 255
 
 

@@ -1,4 +1,5 @@
 """Metrics of an export over a labelled dataset, at the images' own sizes, in one streamed pass."""
+
 from __future__ import annotations
 
 import csv
@@ -34,10 +35,24 @@ T = TypeVar("T")
 Look = Callable[[Item, "Prediction", "np.ndarray | int"], T]
 
 
-def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "valid", export: Path | str | None = None,
-             compare: Path | str | None = None, by: str | None = None, table: Path | str | None = None, out: Path | str | None = None,
-             device: str | None = None, bs: int = 4, tta: bool | None = None, samples: int = SAMPLES, trust: bool = False,
-             engine: str = "auto", precision: str | None = None) -> dict:
+def evaluate(
+    task: str | Task,
+    data: Path | str | None = None,
+    *,
+    split: str = "valid",
+    export: Path | str | None = None,
+    compare: Path | str | None = None,
+    by: str | None = None,
+    table: Path | str | None = None,
+    out: Path | str | None = None,
+    device: str | None = None,
+    bs: int = 4,
+    tta: bool | None = None,
+    samples: int = SAMPLES,
+    trust: bool = False,
+    engine: str = "auto",
+    precision: str | None = None,
+) -> dict:
     """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write them to `out`.
 
     The dict has the figures of `metrics.figures.segmentation` or `.classification`, and "intervals" of the same shape, from `samples`
@@ -62,24 +77,47 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     require_free(out, items, root)
     if (out / CARD).is_file():
-        raise DataError(f"{out}: holds an export, and its metrics.json is of the training; choose another --out")
+        raise DataError(
+            f"{out}: holds an export, and its metrics.json is of the training; choose another --out"
+        )
     from ..inference.loading import load
+
     predictor = load(folder, device, trust, tta, engine, precision, images=len(items), bs=bs)
-    other = load(compared, device, engine=engine, precision=predictor.precision, images=len(items), bs=bs) if compared else None
+    other = (
+        load(
+            compared, device, engine=engine, precision=predictor.precision, images=len(items), bs=bs
+        )
+        if compared
+        else None
+    )
     seen = trained_on(other.card, items, root) if other else 0
     if seen:
-        log.warning("%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
-                    compare, seen, len(items))
+        log.warning(
+            "%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
+            compare,
+            seen,
+            len(items),
+        )
     with claimed(out):
         scores = _scored(predictor, items, root, bs)
         theirs = _scored(other, items, root, bs) if other else None
-    result = {"task": task.name, "export": str(folder), "data": str(root), "split": split,
-              "weights": predictor.card.weights_origin, **scores.metrics(samples)}
+    result = {
+        "task": task.name,
+        "export": str(folder),
+        "data": str(root),
+        "split": split,
+        "weights": predictor.card.weights_origin,
+        **scores.metrics(samples),
+    }
     if group_of:
         result["by"] = scores.by(group_of, samples)
     if theirs:
         difference = scores.compare(theirs, samples)
-        result["comparison"] = {"with": str(compare), "verdict": verdict(task, str(folder), str(compare), difference), **difference}
+        result["comparison"] = {
+            "with": str(compare),
+            "verdict": verdict(task, str(folder), str(compare), difference),
+            **difference,
+        }
     write_json(out / METRICS, result)
     write_rows(out / PER_IMAGE, scores.rows(group_of))
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
@@ -87,26 +125,48 @@ def evaluate(task: str | Task, data: Path | str | None = None, *, split: str = "
 
 def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores:
     """Return the scores of the items; those that an interrupted evaluation of the same export had judged are not judged again."""
+
     def work(left: list[int]) -> Iterator[list]:
         return (score.plain() for score, _ in judged(predictor, [items[i] for i in left], root, bs))
 
     predictor.adapt(items)
-    with Journal("evaluate", __version__, predictor.card.sha256, predictor.engine, predictor.precision, predictor.tta,
-                 str(root.resolve()), predictor.task.depth) as journal:
+    with Journal(
+        "evaluate",
+        __version__,
+        predictor.card.sha256,
+        predictor.engine,
+        predictor.precision,
+        predictor.tta,
+        str(root.resolve()),
+        predictor.task.depth,
+    ) as journal:
         plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
-        return Scores(predictor.task, [ImageScore.of(item, name_below(root, item.image), score) for item, score in zip(items, plain)])
+        return Scores(
+            predictor.task,
+            [
+                ImageScore.of(item, name_below(root, item.image), score)
+                for item, score in zip(items, plain)
+            ],
+        )
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
     """Raise `DataError` if `out` cannot be a folder, or holds the data, or images or masks: results would spoil them."""
     if out.resolve() in {root.resolve()} | data_folders(items):
-        raise DataError(f"{out}: holds the data, and results are not written among them; choose another --out")
+        raise DataError(
+            f"{out}: holds the data, and results are not written among them; choose another --out"
+        )
     require_folder(out)
 
 
 def data_folders(items: Sequence[Item]) -> set[Path]:
     """Return the folders, resolved, that hold the items' images and masks."""
-    return {path.resolve().parent for item in items for path in (item.image, item.label) if isinstance(path, Path)}
+    return {
+        path.resolve().parent
+        for item in items
+        for path in (item.image, item.label)
+        if isinstance(path, Path)
+    }
 
 
 def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
@@ -124,7 +184,9 @@ def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
     return f"no clear difference: {ours} minus {theirs} is {value:+.4f} {name} ({span.format(low, high)}, which includes 0)"
 
 
-def main_figure(task: Task, figures: Mapping, intervals: Mapping) -> tuple[float | None, list[float] | None, str]:
+def main_figure(
+    task: Task, figures: Mapping, intervals: Mapping
+) -> tuple[float | None, list[float] | None, str]:
     """Return the value, interval and name of a task's main figure: foreground mean Dice, or accuracy."""
     if task.kind == "classify":
         return figures["accuracy"], intervals["accuracy"], "accuracy"
@@ -136,10 +198,14 @@ def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
     if Path(card.data).resolve() != root.resolve():
         return 0
     held_out = set(card.valid_files)
-    return sum(name_below(root, item.image) not in held_out and item.split != "test" for item in items)
+    return sum(
+        name_below(root, item.image) not in held_out and item.split != "test" for item in items
+    )
 
 
-def _grouping(by: str, table: Path | str | None, items: Sequence[Item], root: Path) -> Callable[[Item], str]:
+def _grouping(
+    by: str, table: Path | str | None, items: Sequence[Item], root: Path
+) -> Callable[[Item], str]:
     if table is not None:
         return _column(Path(table), by, items, root)
     if by in ("group", "source", "split"):
@@ -149,14 +215,21 @@ def _grouping(by: str, table: Path | str | None, items: Sequence[Item], root: Pa
     try:
         pattern = re.compile(by)
     except re.error as error:
-        raise TaskError(f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})") from None
+        raise TaskError(
+            f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})"
+        ) from None
     if not any(pattern.search(item.image.stem) for item in items):
-        raise TaskError(f"--by {by}: is neither group, source, split or folder, nor found in any file's name, such as "
-                        f"{items[0].image.stem}")
+        raise TaskError(
+            f"--by {by}: is neither group, source, split or folder, nor found in any file's name, such as "
+            f"{items[0].image.stem}"
+        )
 
     def matched(item: Item) -> str:
         match = pattern.search(item.image.stem)
-        return "no match" if not match else match.group(1) or "" if pattern.groups else match.group()
+        return (
+            "no match" if not match else match.group(1) or "" if pattern.groups else match.group()
+        )
+
     return matched
 
 
@@ -166,40 +239,72 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
         with table.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
-            lines = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=max(",\t;", key=first.count)) if row]
+            lines = [
+                [cell.strip() for cell in row]
+                for row in csv.reader(file, delimiter=max(",\t;", key=first.count))
+                if row
+            ]
     except OSError as error:
         raise DataError(f"{table}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8") from None
+        raise DataError(
+            f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8"
+        ) from None
     header, rows = lines[0] if lines else [], lines[1:]
     if header[1:].count(name) != 1:
-        others = f"it has {', '.join(header[1:])} beside the image in the first column" if len(header) > 1 else "it has one column only"
-        raise DataError(f"{table}: has {'two columns' if name in header[1:] else 'no column'} {name}; {brief(others)}; "
-                        "columns are parted by commas, tabs or semicolons")
+        others = (
+            f"it has {', '.join(header[1:])} beside the image in the first column"
+            if len(header) > 1
+            else "it has one column only"
+        )
+        raise DataError(
+            f"{table}: has {'two columns' if name in header[1:] else 'no column'} {name}; {brief(others)}; "
+            "columns are parted by commas, tabs or semicolons"
+        )
     column = header.index(name, 1)
     values: dict[str, str] = {}
     for row in rows:
         value = row[column] if column < len(row) else ""
         if values.setdefault(row[0], value) != value:
             both = f"'{brief(values[row[0]])}' and '{brief(value)}'"
-            raise DataError(f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image")
-    bare = Counter(Path(key).name for key in values)  # a path, for instance from predictions.csv, where its file name is the only one
-    values |= {Path(key).name: value for key, value in values.items() if bare[Path(key).name] == 1 and Path(key).name not in values}
+            raise DataError(
+                f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image"
+            )
+    bare = Counter(
+        Path(key).name for key in values
+    )  # a path, for instance from predictions.csv, where its file name is the only one
+    values |= {
+        Path(key).name: value
+        for key, value in values.items()
+        if bare[Path(key).name] == 1 and Path(key).name not in values
+    }
 
     def listed(item: Item) -> str | None:
         relative = name_below(root, item.image)
-        return next((values[key] for key in (relative, item.image.name, item.image.stem) if key in values), None)
+        return next(
+            (values[key] for key in (relative, item.image.name, item.image.stem) if key in values),
+            None,
+        )
 
     found = [listed(item) for item in items]
     if not any(value is not None for value in found):
-        raise DataError(f"{table}: names none of these images in its first column (one of them is {items[0].image.name}, the table "
-                        f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there")
+        raise DataError(
+            f"{table}: names none of these images in its first column (one of them is {items[0].image.name}, the table "
+            f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there"
+        )
     if None in found:
-        log.warning("%s: does not list %d of these %d images; they are the group 'not listed'", table, found.count(None), len(found))
+        log.warning(
+            "%s: does not list %d of these %d images; they are the group 'not listed'",
+            table,
+            found.count(None),
+            len(found),
+        )
     return lambda item: "not listed" if (value := listed(item)) is None else value or "empty"
 
 
-def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tuple[list[Item], Path]:
+def items_of(
+    card: Card, task: Task, data: Path | str | None, split: str
+) -> tuple[list[Item], Path]:
     """Return the labelled items of a split, and the data folder. Validation items are those the card names."""
     if split not in SPLITS:
         raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
@@ -207,13 +312,17 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     if data is None and not root.is_dir():
         root = Path("data") / task.name
         if not root.is_dir():
-            raise DataError(f"{card.data or root}: the data that this export was trained on are not there; name them with --data")
+            raise DataError(
+                f"{card.data or root}: the data that this export was trained on are not there; name them with --data"
+            )
     items = task.items(root)
     held_out = set(card.valid_files)
     names = [name_below(root, item.image) for item in items]
     if card.is_adopted and split in ("valid", "all"):
-        log.warning("this model was adopted as it is (%s): whether its own training saw these images is not known here",
-                    card.training["adopted_from"])
+        log.warning(
+            "this model was adopted as it is (%s): whether its own training saw these images is not known here",
+            card.training["adopted_from"],
+        )
         return items, root
     if split == "all":
         return items, root
@@ -223,20 +332,28 @@ def items_of(card: Card, task: Task, data: Path | str | None, split: str) -> tup
     elif split == "valid":
         chosen = [item for item, name in zip(items, names) if name in held_out]
         folds = card.training.get("folds")
-        remedy = (f"this export joins {folds} learners, and every image trained some of them; its metrics.json holds the scores "
-                  "of each image by the learner that never saw it; judge it on other data with --split all" if folds else
-                  "none of the images that this export's training held out is here; use the data it was trained on (evaluate and "
-                  "interpret take any data with --split all)")
+        remedy = (
+            f"this export joins {folds} learners, and every image trained some of them; its metrics.json holds the scores "
+            "of each image by the learner that never saw it; judge it on other data with --split all"
+            if folds
+            else "none of the images that this export's training held out is here; use the data it was trained on (evaluate and "
+            "interpret take any data with --split all)"
+        )
     else:
-        chosen = [item for item, name in zip(items, names) if name not in held_out and item.split != "test"]
+        chosen = [
+            item
+            for item, name in zip(items, names)
+            if name not in held_out and item.split != "test"
+        ]
         remedy = "no training images are here"
     if not chosen:
         raise DataError(f"{root}: {remedy}")
     return chosen, root
 
 
-def judged(predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4, look: Look | None = None
-           ) -> Iterator[tuple[ImageScore, T | None]]:
+def judged(
+    predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4, look: Look | None = None
+) -> Iterator[tuple[ImageScore, T | None]]:
     """Yield each item's score and what `look(item, prediction, truth)` returns, in order; both are worked out on threads.
 
     Raises `DataError` for the first image or mask that cannot be read.
@@ -245,8 +362,10 @@ def judged(predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4,
 
     def finish(item: Item, prediction: Prediction) -> tuple[ImageScore, T | None]:
         truth = task.label(item)
-        return (judge(task, item, name_below(root, item.image), prediction, truth),
-                look(item, prediction, truth) if look else None)
+        return (
+            judge(task, item, name_below(root, item.image), prediction, truth),
+            look(item, prediction, truth) if look else None,
+        )
 
     for _, result in track(predictor.stream(items, bs, finish), "evaluating", len(items)):
         if isinstance(result, DataError):

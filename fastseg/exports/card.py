@@ -1,4 +1,5 @@
 """The card of an export: what its model is, checked field by field, since cards come from strangers."""
+
 from __future__ import annotations
 
 import csv
@@ -14,9 +15,17 @@ from typing import Any
 from ..errors import ExportError, brief
 from ..utils.io import write_json
 
-EARLIER_DEPTH = 16  # bits by which versions that kept no depth in the card scaled every 16-bit image
+EARLIER_DEPTH = (
+    16  # bits by which versions that kept no depth in the card scaled every 16-bit image
+)
 SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
-CARD, MODEL, PICKLE, METRICS, HISTORY = "card.json", "model.safetensors", "export.pkl", "metrics.json", "history.csv"
+CARD, MODEL, PICKLE, METRICS, HISTORY = (
+    "card.json",
+    "model.safetensors",
+    "export.pkl",
+    "metrics.json",
+    "history.csv",
+)
 ONNX = "model.onnx"
 
 
@@ -46,9 +55,13 @@ class Card:
     licence: str = ""  # of the weights that training began with, where it is known
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
-    depth: int | None = None  # bits of the values of 16-bit images that it was trained on; None: there were none
+    depth: int | None = (
+        None  # bits of the values of 16-bit images that it was trained on; None: there were none
+    )
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
-    review: dict[str, float] = field(default_factory=dict)  # error rate -> expected error above which a person should look
+    review: dict[str, float] = field(
+        default_factory=dict
+    )  # error rate -> expected error above which a person should look
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -61,6 +74,7 @@ class Card:
 def versions() -> dict[str, str]:
     """Return the versions that an export's behaviour depends on."""
     from importlib.metadata import version
+
     names = ("fastai", "torch", "timm", "segmentation_models_pytorch", "numpy", "pillow")
     return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
 
@@ -70,25 +84,43 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+        return [
+            {key: float(value or "nan") for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def seal(card: Card, folder: Path) -> None:
     """Write the card with the sha256 of the files that it vouches for."""
-    card.sha256 = {name: sha256(folder / name) for name in (MODEL, ONNX, PICKLE, HISTORY, METRICS) if (folder / name).is_file()}
+    card.sha256 = {
+        name: sha256(folder / name)
+        for name in (MODEL, ONNX, PICKLE, HISTORY, METRICS)
+        if (folder / name).is_file()
+    }
     write_json(folder / CARD, asdict(card))
 
 
 def sha256(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
-            hashlib.sha256(file.read()).hexdigest())
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else (hashlib.sha256(file.read()).hexdigest())
+        )
 
 
-def _numbers(count: int, low: float, high: float, kind: type | tuple = (int, float)) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, list) and len(v) == count and all(type(n) in (kind if isinstance(kind, tuple) else (kind,))
-                                                                     and low <= n <= high for n in v)
+def _numbers(
+    count: int, low: float, high: float, kind: type | tuple = (int, float)
+) -> Callable[[Any], bool]:
+    return lambda v: (
+        isinstance(v, list)
+        and len(v) == count
+        and all(
+            type(n) in (kind if isinstance(kind, tuple) else (kind,)) and low <= n <= high
+            for n in v
+        )
+    )
 
 
 def _strings(value: Any) -> bool:
@@ -101,38 +133,72 @@ def _is_arch(value: Any) -> bool:
 
 
 def _is_classes(value: Any) -> bool:
-    return _strings(value) and 1 <= len(value) <= 255 and all(0 < len(name) <= 200 for name in value)
+    return (
+        _strings(value) and 1 <= len(value) <= 255 and all(0 < len(name) <= 200 for name in value)
+    )
 
 
 def _is_merge(value: Any, count: Any) -> bool:
     """Return whether a value is nothing, or `count` groups of class indices: each index once and none left out."""
     if value is None:
         return True
-    if not (isinstance(value, list) and len(value) == count and all(isinstance(group, list) and group for group in value)):
+    if not (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(group, list) and group for group in value)
+    ):
         return False
     indices = [index for group in value for index in group]
-    return len(indices) <= 10_000 and all(type(i) is int for i in indices) and sorted(indices) == list(range(len(indices)))
+    return (
+        len(indices) <= 10_000
+        and all(type(i) is int for i in indices)
+        and sorted(indices) == list(range(len(indices)))
+    )
 
 
 def _is_network(value: Any) -> bool:
-    return (isinstance(value, dict) and set(value) - {"members"} == {"kind", "arch", "n_out", "decoder", "stride", "options"}
-            and type(value.get("members", 1)) is int and 1 <= value.get("members", 1) <= 100
-            and _is_arch(value["arch"]) and isinstance(value["options"], dict) and _is_arch(value["options"].get("encoder_name", "x"))
-            and _is_merge(value["options"].get("merge"), value["n_out"]) and type(value["n_out"]) is int
-            and 1 <= value["n_out"] <= 255 and type(value["stride"]) is int and 1 <= value["stride"] <= 1024)
+    return (
+        isinstance(value, dict)
+        and set(value) - {"members"} == {"kind", "arch", "n_out", "decoder", "stride", "options"}
+        and type(value.get("members", 1)) is int
+        and 1 <= value.get("members", 1) <= 100
+        and _is_arch(value["arch"])
+        and isinstance(value["options"], dict)
+        and _is_arch(value["options"].get("encoder_name", "x"))
+        and _is_merge(value["options"].get("merge"), value["n_out"])
+        and type(value["n_out"]) is int
+        and 1 <= value["n_out"] <= 255
+        and type(value["stride"]) is int
+        and 1 <= value["stride"] <= 1024
+    )
 
 
 # What each field of a card must be: cards come from strangers, and nothing in one may crash or exhaust the reader.
 _FORMS: dict[str, Callable[[Any], bool]] = {
-    "task": lambda v: isinstance(v, str), "kind": lambda v: v in ("segment", "classify"), "classes": _is_classes,
-    "palette": lambda v: v is None or (isinstance(v, list) and all(_numbers(3, 0, 255, int)(c) for c in v)),
-    "network": _is_network, "size": _numbers(2, 1, 8192, int), "resize": lambda v: v in ("squish", "crop"),
-    "mean": _numbers(3, -10, 10), "std": _numbers(3, 1e-6, 10), "data": lambda v: isinstance(v, str),
-    "train_images": lambda v: type(v) is int, "valid_files": _strings, "weights_origin": lambda v: isinstance(v, str),
+    "task": lambda v: isinstance(v, str),
+    "kind": lambda v: v in ("segment", "classify"),
+    "classes": _is_classes,
+    "palette": lambda v: (
+        v is None or (isinstance(v, list) and all(_numbers(3, 0, 255, int)(c) for c in v))
+    ),
+    "network": _is_network,
+    "size": _numbers(2, 1, 8192, int),
+    "resize": lambda v: v in ("squish", "crop"),
+    "mean": _numbers(3, -10, 10),
+    "std": _numbers(3, 1e-6, 10),
+    "data": lambda v: isinstance(v, str),
+    "train_images": lambda v: type(v) is int,
+    "valid_files": _strings,
+    "weights_origin": lambda v: isinstance(v, str),
     "licence": lambda v: isinstance(v, str) and len(v) <= 500,
-    "seed": lambda v: type(v) is int, "training": lambda v: isinstance(v, dict), "fastseg": lambda v: isinstance(v, str),
-    "versions": lambda v: isinstance(v, dict), "created": lambda v: isinstance(v, str), "metrics": lambda v: isinstance(v, dict),
-    "tta": lambda v: type(v) is bool, "flip_shift": lambda v: type(v) is int and abs(v) < 32,
+    "seed": lambda v: type(v) is int,
+    "training": lambda v: isinstance(v, dict),
+    "fastseg": lambda v: isinstance(v, str),
+    "versions": lambda v: isinstance(v, dict),
+    "created": lambda v: isinstance(v, str),
+    "metrics": lambda v: isinstance(v, dict),
+    "tta": lambda v: type(v) is bool,
+    "flip_shift": lambda v: type(v) is int and abs(v) < 32,
     "depth": lambda v: v is None or (type(v) is int and 1 <= v <= 16),
     "temperature": lambda v: type(v) in (int, float) and 0.01 <= v <= 100,
     "review": lambda v: isinstance(v, dict) and _numbers(len(v), -1, 1)(list(v.values())),
@@ -145,15 +211,19 @@ def read_card(folder: Path | str) -> Card:
     path = Path(folder) / CARD
     if not path.is_file():
         name = Path(folder).name
-        raise ExportError(f"{folder}: no export here (no {CARD}); train one with: fastseg fit {name}")
+        raise ExportError(
+            f"{folder}: no export here (no {CARD}); train one with: fastseg fit {name}"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         schema = int(values["schema"])
         if schema < 1:
             raise ValueError(f"there is no card version {schema}")
         if schema > SCHEMA:
-            raise ExportError(f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
-                              f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later")
+            raise ExportError(
+                f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
+                f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later"
+            )
         values.setdefault("depth", EARLIER_DEPTH)
         card = Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
         faulty = [name for name, is_right in _FORMS.items() if not is_right(getattr(card, name))]

@@ -1,4 +1,5 @@
 """The export folder: written, found, replaced in one step, and its network read from model.safetensors + card.json."""
+
 from __future__ import annotations
 
 import logging
@@ -15,7 +16,20 @@ from ..tasks import Task, get
 from ..utils.imports import importing
 from ..utils.io import exchanged, name_below
 from ..utils.journal import claimed
-from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, SCHEMA, Card, read_card, seal, sha256, versions
+from .card import (
+    CARD,
+    HISTORY,
+    METRICS,
+    MODEL,
+    ONNX,
+    PICKLE,
+    SCHEMA,
+    Card,
+    read_card,
+    seal,
+    sha256,
+    versions,
+)
 from .onnx import write_onnx
 
 if TYPE_CHECKING:
@@ -26,8 +40,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What fit, evaluate and interpret write, and a new fit replaces.
-WRITTEN = {CARD, MODEL, ONNX, PICKLE, METRICS, HISTORY, "loss_curve.png", "show_results.png", "top_losses.png", "confusion_matrix.png",
-           "per_class.png", "reliability.png", "losses.csv", "images.csv", "suspects.csv", "report.html", "evaluation"}
+WRITTEN = {
+    CARD,
+    MODEL,
+    ONNX,
+    PICKLE,
+    METRICS,
+    HISTORY,
+    "loss_curve.png",
+    "show_results.png",
+    "top_losses.png",
+    "confusion_matrix.png",
+    "per_class.png",
+    "reliability.png",
+    "losses.csv",
+    "images.csv",
+    "suspects.csv",
+    "report.html",
+    "evaluation",
+}
 
 
 def save(learn: Learner, out: Path | str) -> Path:
@@ -42,7 +73,9 @@ def save(learn: Learner, out: Path | str) -> Path:
 
 def _origin(learn: Learner):
     if not hasattr(learn, "origin"):
-        raise ExportError("only learners made by fastseg.learner can be saved as an export; use learn.export() for others")
+        raise ExportError(
+            "only learners made by fastseg.learner can be saved as an export; use learn.export() for others"
+        )
     return learn.origin
 
 
@@ -50,15 +83,26 @@ def write(learn: Learner, folder: Path) -> Card:
     """Write export.pkl, model.safetensors, model.onnx, history.csv and card.json of `learn` into an existing folder."""
     import pandas as pd
     from safetensors.torch import save_file
+
     _origin(learn)
     _drop_activations(learn.model)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in learn.model.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in learn.model.state_dict().items()
+    }
     save_file(state, folder / MODEL)
-    (folder / MODEL).chmod((folder / MODEL).stat().st_mode | 0o044)  # safetensors writes for the owner alone
+    (folder / MODEL).chmod(
+        (folder / MODEL).stat().st_mode | 0o044
+    )  # safetensors writes for the owner alone
     _export_pickle(learn, folder)
-    history = getattr(learn, "history", None) or [  # trained by hand: the last fit is what fastai remembers
-        dict(zip(learn.recorder.metric_names[1:-1], map(float, row)))
-        for row in getattr(learn.recorder, "values", []) if None not in list(row)]
+    history = (
+        getattr(learn, "history", None)
+        or [  # trained by hand: the last fit is what fastai remembers
+            dict(zip(learn.recorder.metric_names[1:-1], map(float, row)))
+            for row in getattr(learn.recorder, "values", [])
+            if None not in list(row)
+        ]
+    )
     pd.DataFrame(history).rename_axis("epoch").to_csv(folder / HISTORY)
     card = _card(learn, epochs=len(history))
     write_onnx(learn.model, card, folder / ONNX)
@@ -67,11 +111,20 @@ def write(learn: Learner, folder: Path) -> Card:
 
 
 def _export_pickle(learn: Learner, folder: Path) -> None:
-    kept = learn.path, {name: learn.__dict__.pop(name) for name in ("history", "fitted") if name in learn.__dict__}
+    kept = (
+        learn.path,
+        {
+            name: learn.__dict__.pop(name)
+            for name in ("history", "fitted")
+            if name in learn.__dict__
+        },
+    )
     precision = learn.model.precision
     try:
         learn.path = Path(".")
-        learn.model.precision = learn.origin.precision  # what was measured holds on this machine alone
+        learn.model.precision = (
+            learn.origin.precision
+        )  # what was measured holds on this machine alone
         learn.export((folder / PICKLE).resolve())
     finally:
         learn.path, learn.model.precision = kept[0], precision
@@ -89,18 +142,39 @@ def _drop_activations(model) -> None:
 def _card(learn: Learner, epochs: int) -> Card:
     from .. import __version__
     from ..utils.device import precision_of
+
     origin, task = learn.origin, get(learn.origin.task)
     return Card(
-        schema=SCHEMA, fastseg=__version__, task=task.name, kind=task.kind, classes=list(task.classes),
-        palette=[list(c) for c in task.palette] if task.kind == "segment" else None, network=learn.model.spec.to_dict(),
-        size=list(origin.size), resize=task.recipe.resize, mean=list(learn.model.mean), std=list(learn.model.std),
-        data=origin.data, train_images=len(learn.dls.train_ds),
+        schema=SCHEMA,
+        fastseg=__version__,
+        task=task.name,
+        kind=task.kind,
+        classes=list(task.classes),
+        palette=[list(c) for c in task.palette] if task.kind == "segment" else None,
+        network=learn.model.spec.to_dict(),
+        size=list(origin.size),
+        resize=task.recipe.resize,
+        mean=list(learn.model.mean),
+        std=list(learn.model.std),
+        data=origin.data,
+        train_images=len(learn.dls.train_ds),
         valid_files=[name_below(origin.data, item.image) for item in learn.dls.valid_ds.items],
-        weights_origin=learn.weights_origin, seed=origin.seed,
-        training={"loss": origin.loss, "opt": origin.opt, "bs": origin.bs,
-                  "precision": precision_of(learn.dls.device, learn.model.precision), **getattr(learn, "fitted", {"epochs": epochs})},
-        versions=versions(), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        licence=getattr(learn, "licence", ""), tta=task.recipe.tta, flip_shift=origin.flip_shift, depth=origin.depth)
+        weights_origin=learn.weights_origin,
+        seed=origin.seed,
+        training={
+            "loss": origin.loss,
+            "opt": origin.opt,
+            "bs": origin.bs,
+            "precision": precision_of(learn.dls.device, learn.model.precision),
+            **getattr(learn, "fitted", {"epochs": epochs}),
+        },
+        versions=versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        licence=getattr(learn, "licence", ""),
+        tta=task.recipe.tta,
+        flip_shift=origin.flip_shift,
+        depth=origin.depth,
+    )
 
 
 def card_of(export: Path | str) -> Card:
@@ -119,12 +193,15 @@ def network_of(export: Path, card: Card) -> Network:
     from safetensors.torch import load_file
 
     from ..models.network import Spec, build
+
     path = verified(export / MODEL, card)
     try:
         with importing():  # timm and the decoders
             network = build(Spec(**card.network))
         network.load_state_dict(load_file(path))
-    except Exception as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
+    except (
+        Exception
+    ) as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
         raise ExportError(f"{path}: does not fit its card ({brief(error)}); fit again") from error
     network.mean, network.std = tuple(card.mean), tuple(card.std)
     return network
@@ -135,7 +212,9 @@ def verified(path: Path, card: Card) -> Path:
     if not path.is_file():
         raise ExportError(f"{path}: missing; fit again")
     if card.sha256.get(path.name) != sha256(path):
-        raise ExportError(f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again")
+        raise ExportError(
+            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again"
+        )
     return path
 
 
@@ -143,12 +222,18 @@ def _task_of(card: Card) -> Task:
     try:
         task = get(card.task)
     except TaskError as error:
-        raise ExportError(f"the export is of task '{card.task}', which is not installed here ({error})") from None
+        raise ExportError(
+            f"the export is of task '{card.task}', which is not installed here ({error})"
+        ) from None
     if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):
-        raise ExportError(f"the export of task {card.task} is of another kind than the task here; fit again")
+        raise ExportError(
+            f"the export of task {card.task} is of another kind than the task here; fit again"
+        )
     if list(task.classes) != card.classes:
-        raise ExportError(f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the task here has "
-                          f"{', '.join(task.classes)}; fit again")
+        raise ExportError(
+            f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the task here has "
+            f"{', '.join(task.classes)}; fit again"
+        )
     return task
 
 
@@ -161,18 +246,24 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     if export is None and name is None:
         found = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise ExportError("exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)")
+            raise ExportError(
+                "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)"
+            )
         return found[-1].parent
     folder = Path(export) if export else Path("exports") / name
     if folder.suffix == ".pkl":  # `load` opens it on trust only
         return find(task, folder.parent) / folder.name
     recover(folder)
     if not (folder / CARD).is_file():
-        raise ExportError(f"{folder}: no export here; train one with: fastseg fit {name or 'TASK'}"
-                          + (f" --out {folder}" if export else ""))
+        raise ExportError(
+            f"{folder}: no export here; train one with: fastseg fit {name or 'TASK'}"
+            + (f" --out {folder}" if export else "")
+        )
     found = read_card(folder).task
     if name and found != name:
-        raise ExportError(f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}")
+        raise ExportError(
+            f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}"
+        )
     return folder
 
 
@@ -187,22 +278,32 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
     recover(target)
     if target == Path.cwd() or target in Path.cwd().parents:
         raise ExportError(f"{out}: is the current folder; name a new one with --out")
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CARD).is_file())):
+    if target.exists() and (
+        not target.is_dir() or (any(target.iterdir()) and not (target / CARD).is_file())
+    ):
         raise ExportError(f"{out}: exists and is not an export; choose another folder with --out")
     if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
-        raise ExportError(f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out")
+        raise ExportError(
+            f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out"
+        )
     try:
         folder = target.with_name(f".{target.name}.part")
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed: `out` is claimed, so nobody else writes there
+        shutil.rmtree(
+            folder, ignore_errors=True
+        )  # of a run that was killed: `out` is claimed, so nobody else writes there
         folder.mkdir(parents=True)
     except OSError as error:
-        raise ExportError(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
+        raise ExportError(
+            f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
+        ) from None
     try:
         yield folder
         folder.chmod(0o755)
         _swap(folder, target)
     except OSError as error:
-        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); what was there is unchanged") from error
+        raise ExportError(
+            f"{out}: cannot be written ({error.strerror or error}); what was there is unchanged"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not existed and not any(target.parent.iterdir()):

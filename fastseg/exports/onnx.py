@@ -1,4 +1,5 @@
 """The network as ONNX: a deployable file, and on CPUs often two to three times quicker than torch, for single images above all."""
+
 from __future__ import annotations
 
 import logging
@@ -44,16 +45,31 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
             return self.network((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
     kept = network.training, network.precision, next(network.parameters()).device
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *card.size, 3), dtype=np.uint8))
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (2, *card.size, 3), dtype=np.uint8)
+    )
     try:
         network.precision = "float32"
         deployed = Deployed().cpu().eval()
         # The exporter prints the whole graph when it fails: nothing that a user can correct.
-        with warnings.catch_warnings(), torch.inference_mode(), redirect_stdout(None), _exportable_pools(deployed):
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(),
+            redirect_stdout(None),
+            _exportable_pools(deployed),
+        ):
             warnings.simplefilter("ignore")
             expected = deployed(images).numpy()
-            torch.onnx.export(deployed, (images,), str(path), input_names=["images"], output_names=["logits"], opset_version=OPSET,
-                              dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}}, dynamo=False)
+            torch.onnx.export(
+                deployed,
+                (images,),
+                str(path),
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
+                dynamo=False,
+            )
             difference = float(np.abs(Session(path)(images.numpy()) - expected).max())
         if difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise ValueError(f"ONNX and torch differ by {difference:.3g}")
@@ -78,15 +94,23 @@ def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
             self.size = size
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            rows, columns = (_shares(int(have), want or int(have)) for have, want in zip(x.shape[-2:], self.size))
+            rows, columns = (
+                _shares(int(have), want or int(have)) for have, want in zip(x.shape[-2:], self.size)
+            )
             return torch.from_numpy(rows) @ x @ torch.from_numpy(columns.T.copy())
 
-    swapped = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-               if isinstance(child, torch.nn.AdaptiveAvgPool2d)]
+    swapped = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, torch.nn.AdaptiveAvgPool2d)
+    ]
     try:
         for parent, name, child in swapped:
             size = child.output_size
-            setattr(parent, name, Pool(tuple(size) if isinstance(size, (tuple, list)) else (size, size)))
+            setattr(
+                parent, name, Pool(tuple(size) if isinstance(size, (tuple, list)) else (size, size))
+            )
         yield
     finally:
         for parent, name, child in swapped:
@@ -120,19 +144,30 @@ class Session:
 
     def __init__(self, path: Path, threads: int = 0):
         import onnxruntime
+
         self._path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves decoding and writing
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # spinning starves decoding and writing
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # damaged files fail in the runtime's own ways
-            raise ExportError(f"{path}: cannot be read as ONNX ({brief(error)}); fit again") from error
+            raise ExportError(
+                f"{path}: cannot be read as ONNX ({brief(error)}); fit again"
+            ) from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         try:
             return self._session.run(None, {"images": images})[0]
-        except Exception as error:  # the runtime's own kinds: a card that names another size, out of memory
-            raise ExportError(f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "
-                              f"({brief(error)}); does the card fit it? Fit again") from error
+        except (
+            Exception
+        ) as error:  # the runtime's own kinds: a card that names another size, out of memory
+            raise ExportError(
+                f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "
+                f"({brief(error)}); does the card fit it? Fit again"
+            ) from error

@@ -1,4 +1,5 @@
 """Label files of other tools, known by what they contain: an error can then say which tool's export to use."""
+
 from __future__ import annotations
 
 import re
@@ -14,7 +15,13 @@ LIST = r"\s*:\s*\["
 PATTERNS = {  # tool -> (suffix, patterns that a file must all match)
     "LabelMe": (".json", (rf'"shapes"{LIST}', r'"(imagePath|imageData|flags)"\s*:')),
     "COCO": (".json", (rf'"images"{LIST}', rf'"(annotations|categories)"{LIST}')),
-    "Label Studio": (".json", (r"^\s*\[", rf'"(annotations|completions|result)"{LIST}|"(polygonlabels|brushlabels|rectanglelabels)"')),
+    "Label Studio": (
+        ".json",
+        (
+            r"^\s*\[",
+            rf'"(annotations|completions|result)"{LIST}|"(polygonlabels|brushlabels|rectanglelabels)"',
+        ),
+    ),
     "CVAT": (".xml", (r"<annotations[\s>]", r"<(image|meta|track|version)[\s>]")),
     "Pascal VOC": (".xml", (r"<annotation[\s>]", r"<object[\s>]")),
 }
@@ -75,5 +82,9 @@ def tool_of(file: Path) -> str | None:
 
 def advice(folder: Path) -> str:
     """Say in a few words which tools' label files lie below `folder` and how to turn them into masks; "" for none."""
-    return "; ".join(f"label files of {tool} are there ({files[0].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-                     + f"), which fastseg does not read: {EXPORTS[tool]}" for tool, files in recognise(folder).items())
+    return "; ".join(
+        f"label files of {tool} are there ({files[0].name}"
+        + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+        + f"), which fastseg does not read: {EXPORTS[tool]}"
+        for tool, files in recognise(folder).items()
+    )

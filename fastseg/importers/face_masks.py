@@ -1,4 +1,5 @@
 """A folder of faces made into a labelled dataset: masks by landmarks, split into the task's own folders, rejects listed."""
+
 from __future__ import annotations
 
 import shutil
@@ -52,8 +53,19 @@ class MaskOptions:
     preview: bool
 
 
-def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None, *, region: str = "iris", edge: str = "hard",
-               rounding: str = "subpixel", preview: bool = False, valid: float = 0.2, test: float = 0.0, seed: int = 42) -> Masked:
+def make_masks(
+    task: str | Task,
+    data: Path | str,
+    out: Path | str | None = None,
+    *,
+    region: str = "iris",
+    edge: str = "hard",
+    rounding: str = "subpixel",
+    preview: bool = False,
+    valid: float = 0.2,
+    test: float = 0.0,
+    seed: int = 42,
+) -> Masked:
     """Find the eyes in every picture of the folder `data` and write pictures and masks to `out` (default: data/face), ready to fit.
 
     Masks are PNG greys, 0 to 255, above 127 an eye: hard ones hold 0 and 255, soft ones how much of each pixel is covered.
@@ -65,31 +77,70 @@ def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None
     task = get(task)
     if task.name != "face":
         raise TaskError(f"masks are made by landmarks for face only, not for {task.name}")
-    choose("region", region, REGIONS, TaskError), choose("edge", edge, EDGES, TaskError), choose("rounding", rounding, ROUNDINGS, TaskError)
+    (
+        choose("region", region, REGIONS, TaskError),
+        choose("edge", edge, EDGES, TaskError),
+        choose("rounding", rounding, ROUNDINGS, TaskError),
+    )
     if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
-        raise TaskError(f"shares of {valid:g} to validate and {test:g} to test: give shares between 0 and 1 that leave some to train, "
-                        "such as --valid 0.2 --test 0.1")
+        raise TaskError(
+            f"shares of {valid:g} to validate and {test:g} to test: give shares between 0 and 1 that leave some to train, "
+            "such as --valid 0.2 --test 0.1"
+        )
     options = MaskOptions(task, Path(out or f"data/{task.name}"), region, edge, rounding, preview)
     placed = _placed(task, Path(data), seed)
     source, target = Path(data).resolve(), options.out.resolve()
     if source in (target, *target.parents) or target in source.parents:
-        raise DataError(f"{options.out}: lies in or around the pictures themselves; choose another --out")
+        raise DataError(
+            f"{options.out}: lies in or around the pictures themselves; choose another --out"
+        )
     require_folder(options.out)
-    journal = Journal("masks", __version__, str(source), str(target), region, edge, rounding, preview, valid, test,
-                      seed)
-    if options.out.is_dir() and any(p for p in options.out.iterdir() if p.name != "README.md") and not journal.path.is_file():
-        raise DataError(f"{options.out}: is not empty; masks are never mixed into other data: choose another --out")
+    journal = Journal(
+        "masks",
+        __version__,
+        str(source),
+        str(target),
+        region,
+        edge,
+        rounding,
+        preview,
+        valid,
+        test,
+        seed,
+    )
+    if (
+        options.out.is_dir()
+        and any(p for p in options.out.iterdir() if p.name != "README.md")
+        and not journal.path.is_file()
+    ):
+        raise DataError(
+            f"{options.out}: is not empty; masks are never mixed into other data: choose another --out"
+        )
     with claimed(options.out), journal:
         rejected, made, eyes = [], Counter(), 0
 
-        def split_of(own: str | None) -> str:  # those that are accepted are divided: rejects are not spread evenly
+        def split_of(
+            own: str | None,
+        ) -> str:  # those that are accepted are divided: rejects are not spread evenly
             n = sum(made.values()) + 1
-            due = [split for split, share in (("valid", valid), ("test", test)) if int(n * share + 0.5) > made[split]]
+            due = [
+                split
+                for split, share in (("valid", valid), ("test", test))
+                if int(n * share + 0.5) > made[split]
+            ]
             return own or (due or ["train"])[0]
 
-        for (file, _), row in zip(placed, track(_finished(options, placed, journal, split_of), "finding eyes", len(placed))):
+        for (file, _), row in zip(
+            placed,
+            track(_finished(options, placed, journal, split_of), "finding eyes", len(placed)),
+        ):
             if isinstance(row, DataError):
-                row = {"reason": "unreadable", "face": "", "value": brief(str(row).removeprefix(f"{file}: ")), "limit": ""}
+                row = {
+                    "reason": "unreadable",
+                    "face": "",
+                    "value": brief(str(row).removeprefix(f"{file}: ")),
+                    "limit": "",
+                }
             if "reason" in row:
                 rejected.append({"image": str(file), **row})
             else:
@@ -98,8 +149,16 @@ def make_masks(task: str | Task, data: Path | str, out: Path | str | None = None
         if rejected:
             write_rows(options.out / REJECTED, sorted(rejected, key=lambda row: row["image"]))
         # Masks in whole pixels lie half a pixel to the left on average, and the task expects it; those drawn with care do not.
-        write_json(options.out / MADE, {"fastseg": __version__, "region": region, "edge": edge, "rounding": rounding,
-                                    **({"flip_shift": 0} if rounding == "subpixel" else {})})
+        write_json(
+            options.out / MADE,
+            {
+                "fastseg": __version__,
+                "region": region,
+                "edge": edge,
+                "rounding": rounding,
+                **({"flip_shift": 0} if rounding == "subpixel" else {}),
+            },
+        )
     return Masked(options.out, dict(made), eyes, dict(Counter(row["reason"] for row in rejected)))
 
 
@@ -108,20 +167,33 @@ def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
     if not data.is_dir():
         raise DataError(f"{data}: is no folder; give a folder of pictures of faces")
     faults: list[Fault] = []
-    own = [(file, layout.split) for layout in task.layouts if (data / layout.images).is_dir()
-           for file in by_stem(image_files(data / layout.images), faults).values()]
+    own = [
+        (file, layout.split)
+        for layout in task.layouts
+        if (data / layout.images).is_dir()
+        for file in by_stem(image_files(data / layout.images), faults).values()
+    ]
     files = sorted(by_stem(image_files(data), faults).values())
     refuse(faults)
     if not own and len(files) < 2:
-        raise DataError(f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as image files")
+        raise DataError(
+            f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as image files"
+        )
     Random(seed).shuffle(files)
     return own or [(file, None) for file in files]
 
 
-def _finished(options: MaskOptions, placed: list[tuple[Path, str | None]], journal: Journal, split_of: Callable[[str | None], str]
-              ) -> Iterator[dict | DataError]:
+def _finished(
+    options: MaskOptions,
+    placed: list[tuple[Path, str | None]],
+    journal: Journal,
+    split_of: Callable[[str | None], str],
+) -> Iterator[dict | DataError]:
     """Yield what became of each picture, in order: {"eyes": n, "split": where it lies}, or why it was rejected."""
-    folders = {layout.split: (options.out / layout.images, options.out / layout.masks) for layout in options.task.layouts}
+    folders = {
+        layout.split: (options.out / layout.images, options.out / layout.masks)
+        for layout in options.task.layouts
+    }
     keys = [stamp(file) for file, _ in placed]
     for key, (file, _) in zip(keys, placed):
         row = journal.done.get(key, {})
@@ -151,7 +223,9 @@ def _finished(options: MaskOptions, placed: list[tuple[Path, str | None]], journ
         yield from resumed(journal, keys, work)
 
 
-def _one(options: MaskOptions, finder: Finder, file: Path) -> tuple[dict | DataError, np.ndarray | None]:
+def _one(
+    options: MaskOptions, finder: Finder, file: Path
+) -> tuple[dict | DataError, np.ndarray | None]:
     """Return {"eyes": n} and the mask of a picture, uint8 (H, W), or why there is none, and None."""
     try:
         image = read_image(file)
@@ -161,25 +235,48 @@ def _one(options: MaskOptions, finder: Finder, file: Path) -> tuple[dict | DataE
     row = _rejection(faces, missed, image.shape[:2])
     eyes = [eye for face in faces for eye in face.eyes]
     covered = mask([] if row else eyes, image.shape[:2], options.region, options.rounding)
-    grey = np.round(255 * covered).astype(np.uint8) if options.edge == "soft" else np.where(covered > 0.5, np.uint8(255), np.uint8(0))
+    grey = (
+        np.round(255 * covered).astype(np.uint8)
+        if options.edge == "soft"
+        else np.where(covered > 0.5, np.uint8(255), np.uint8(0))
+    )
     if row is None and not (grey > 127).any():
-        row = {"reason": "eyes too small", "face": "", "value": round(max(eye.radius for eye in eyes), 2), "limit": 1}
+        row = {
+            "reason": "eyes too small",
+            "face": "",
+            "value": round(max(eye.radius for eye in eyes), 2),
+            "limit": 1,
+        }
     if options.preview:
-        save_image(options.out / PREVIEW / f"{file.stem}.jpg", _preview(options.task, image, faces, grey, row))
+        save_image(
+            options.out / PREVIEW / f"{file.stem}.jpg",
+            _preview(options.task, image, faces, grey, row),
+        )
     return (row, None) if row else ({"eyes": len(eyes)}, grey)
 
 
 def _rejection(faces: list[Face], missed: int, size: tuple[int, int]) -> dict | None:
     """Return why a picture gets no mask: a mask that leaves an eye out would teach that there is none."""
     if not faces:
-        return {"reason": "low confidence" if missed else "no face", "face": "", "value": missed, "limit": ""}
+        return {
+            "reason": "low confidence" if missed else "no face",
+            "face": "",
+            "value": missed,
+            "limit": "",
+        }
     for number, face in enumerate(faces, 1):
         if fault := face.fault(size):
             return dict(zip(("reason", "face", "value", "limit"), (fault[0], number, *fault[1:])))
-    return {"reason": "low confidence", "face": len(faces) + 1, "value": missed, "limit": ""} if missed else None
+    return (
+        {"reason": "low confidence", "face": len(faces) + 1, "value": missed, "limit": ""}
+        if missed
+        else None
+    )
 
 
-def _preview(task: Task, image: np.ndarray, faces: list[Face], grey: np.ndarray, row: dict | None) -> Image.Image:
+def _preview(
+    task: Task, image: np.ndarray, faces: list[Face], grey: np.ndarray, row: dict | None
+) -> Image.Image:
     """Return picture, landmarks and mask side by side, enlarged where they are small; a rejected one says why."""
     scale = max(1, round(400 / image.shape[0]))
     size = image.shape[1] * scale, image.shape[0] * scale
@@ -189,16 +286,24 @@ def _preview(task: Task, image: np.ndarray, faces: list[Face], grey: np.ndarray,
     for face in faces:
         for eye in face.eyes:
             line = max(1, scale // 2)
-            pen.line([tuple(point * scale) for point in (*eye.lids, eye.lids[0])], fill=(86, 180, 233), width=line)
+            pen.line(
+                [tuple(point * scale) for point in (*eye.lids, eye.lids[0])],
+                fill=(86, 180, 233),
+                width=line,
+            )
             ends = (*((eye.centre - eye.radius) * scale), *((eye.centre + eye.radius) * scale))
             pen.ellipse(ends, outline=(230, 159, 0), width=line)
     codes = np.asarray(Image.fromarray((grey > 127).astype(np.uint8)).resize(size, Image.NEAREST))
     painted = Image.fromarray(overlay(np.asarray(plain), codes, task.palette, hide=task.background))
     if row:
-        words = f"rejected: {row['reason']}" + (f" ({row['value']}, limit {row['limit']})" if row["limit"] != "" else "")
+        words = f"rejected: {row['reason']}" + (
+            f" ({row['value']}, limit {row['limit']})" if row["limit"] != "" else ""
+        )
         pen = ImageDraw.Draw(painted)
         font = ImageFont.load_default(max(12, size[0] // 22))
-        pen.rectangle((0, 0, *(np.array(pen.textbbox((0, 0), words, font=font)[2:]) + 8)), fill=(0, 0, 0))
+        pen.rectangle(
+            (0, 0, *(np.array(pen.textbbox((0, 0), words, font=font)[2:]) + 8)), fill=(0, 0, 0)
+        )
         pen.text((4, 2), words, fill=(255, 255, 255), font=font)
     row_of = Image.new("RGB", (3 * size[0] + 16, size[1]), (255, 255, 255))
     for i, picture in enumerate((plain, marked, painted)):

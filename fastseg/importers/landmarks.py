@@ -2,6 +2,7 @@
 
 Needs the extra `face`: mediapipe 0.10.21 is the last that carries its models in the wheel.
 """
+
 from __future__ import annotations
 
 import os
@@ -18,7 +19,10 @@ from ..errors import ModelError, brief
 
 INSTALL = 'pip install "mediapipe==0.10.21"'
 FACES = 16  # found in one picture at most, by the first look
-CONFIDENCE, FAINT = 0.5, 0.2  # of a face: below the first, a picture is rejected; below the second, there is none
+CONFIDENCE, FAINT = (
+    0.5,
+    0.2,
+)  # of a face: below the first, a picture is rejected; below the second, there is none
 TURNED = 40.0  # degrees by which a face may look to the side: beyond, the far eye is hidden
 CLOSED = 0.2  # share of an iris that the lids must leave open
 FINE = 8  # steps a px in which outlines are drawn before they are averaged
@@ -27,8 +31,10 @@ PART = 300  # px: pictures are cut into halves, quarters and so on, down to this
 MARGIN = 0.6  # of a face's box, around it, that is looked at again where the first look missed it
 
 # Indices of the face mesh's 478 landmarks, for the eye on the left and on the right of the picture of a face looking at us.
-LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
-        (362, 382, 381, 380, 374, 373, 390, 249, 263, 466, 388, 387, 386, 385, 384, 398))
+LIDS = (
+    (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
+    (362, 382, 381, 380, 374, 373, 390, 249, 263, 466, 388, 387, 386, 385, 384, 398),
+)
 IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))  # the centre first
 CHEEKS = (234, 454)
 
@@ -98,13 +104,25 @@ class Finder:
             mediapipe = _mediapipe()
             from mediapipe.python.solution_base import SolutionBase
             from mediapipe.python.solutions import face_mesh
+
             names = "facedetectionshortrangecpu__facedetectionshortrange__facedetection__TensorsToDetectionsCalculator.min_score_thresh"
             # As FaceMesh builds it, but with the detections, whose scores FaceMesh keeps to itself.
             self._mesh = SolutionBase(
-                binary_graph_path=face_mesh._BINARYPB_FILE_PATH, outputs=["multi_face_landmarks", "face_detections"],
-                side_inputs={"num_faces": FACES, "with_attention": True, "use_prev_landmarks": False},
-                calculator_params={names: FAINT, "facelandmarkcpu__ThresholdingCalculator.threshold": 0.5})
-            self._far = mediapipe.solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=CONFIDENCE)
+                binary_graph_path=face_mesh._BINARYPB_FILE_PATH,
+                outputs=["multi_face_landmarks", "face_detections"],
+                side_inputs={
+                    "num_faces": FACES,
+                    "with_attention": True,
+                    "use_prev_landmarks": False,
+                },
+                calculator_params={
+                    names: FAINT,
+                    "facelandmarkcpu__ThresholdingCalculator.threshold": 0.5,
+                },
+            )
+            self._far = mediapipe.solutions.face_detection.FaceDetection(
+                model_selection=1, min_detection_confidence=CONFIDENCE
+            )
             self.faces(np.zeros((64, 64, 3), dtype=np.uint8))  # what it has to say, it says now
 
     def faces(self, image: np.ndarray) -> tuple[list[Face], int]:
@@ -117,18 +135,36 @@ class Finder:
         near = [box for box in boxes if box[4] >= CONFIDENCE]
         missed = 0
         for left, top, width, height, _ in [*near, *self._distant(image)]:
-            if any(_is_within(face, (left, top, width, height)) or _is_near(face, (left + width / 2, top + height / 2)) for face in found):
+            if any(
+                _is_within(face, (left, top, width, height))
+                or _is_near(face, (left + width / 2, top + height / 2))
+                for face in found
+            ):
                 continue
             x, y = max(0, int(left - MARGIN * width)), max(0, int(top - MARGIN * height))
-            part = np.ascontiguousarray(image[y:int(top + (1 + MARGIN) * height), x:int(left + (1 + MARGIN) * width)])
-            again = [_moved(face, (x, y)) for face in (self._look(part)[0] if min(part.shape[:2]) > 16 else [])]
+            part = np.ascontiguousarray(
+                image[y : int(top + (1 + MARGIN) * height), x : int(left + (1 + MARGIN) * width)]
+            )
+            again = [
+                _moved(face, (x, y))
+                for face in (self._look(part)[0] if min(part.shape[:2]) > 16 else [])
+            ]
             again = [face for face in again if _is_within(face, (left, top, width, height))]
             found += again[:1]
             missed += not again
         if any(face.confidence < SURE for face in found):
             other = self._look(np.ascontiguousarray(image[::-1, ::-1]))[0]
-            found = [replace(face, is_upright=not any(_is_near(face, np.array(image.shape[1::-1]) - turned.middle)
-                                                      and turned.confidence > face.confidence for turned in other)) for face in found]
+            found = [
+                replace(
+                    face,
+                    is_upright=not any(
+                        _is_near(face, np.array(image.shape[1::-1]) - turned.middle)
+                        and turned.confidence > face.confidence
+                        for turned in other
+                    ),
+                )
+                for face in found
+            ]
         return found, missed
 
     def _distant(self, image: np.ndarray) -> Iterator[tuple]:
@@ -139,9 +175,16 @@ class Finder:
             part = height // sides, width // sides
             for y in np.linspace(0, height - part[0], 2 * sides - 1).astype(int):
                 for x in np.linspace(0, width - part[1], 2 * sides - 1).astype(int):
-                    for detection in self._far.process(np.ascontiguousarray(image[y:y + part[0], x:x + part[1]])).detections or []:
+                    for detection in (
+                        self._far.process(
+                            np.ascontiguousarray(image[y : y + part[0], x : x + part[1]])
+                        ).detections
+                        or []
+                    ):
                         left, top, wide, high, score = _box(detection, part)
-                        if sides == 1 or (left > 0 and top > 0 and left + wide < part[1] and top + high < part[0]):  # not cut off
+                        if sides == 1 or (
+                            left > 0 and top > 0 and left + wide < part[1] and top + high < part[0]
+                        ):  # not cut off
                             yield left + x, top + y, wide, high, score
             sides *= 2
 
@@ -151,16 +194,25 @@ class Finder:
         faces = []
         for landmarks in result.multi_face_landmarks or []:
             height, width = image.shape[:2]
-            points = np.array([(point.x, point.y, point.z) for point in landmarks.landmark]) * (width, height, width)
+            points = np.array([(point.x, point.y, point.z) for point in landmarks.landmark]) * (
+                width,
+                height,
+                width,
+            )
             across = points[CHEEKS[1]] - points[CHEEKS[0]]
-            eyes = tuple(Eye(points[list(lids), :2], points[iris[0], :2], points[list(iris[1:]), :2]) for lids, iris in zip(LIDS, IRISES))
+            eyes = tuple(
+                Eye(points[list(lids), :2], points[iris[0], :2], points[list(iris[1:]), :2])
+                for lids, iris in zip(LIDS, IRISES)
+            )
             face = Face(eyes, 0.0, float(np.degrees(np.arctan2(across[2], across[0]))))
             confidence = max((box[4] for box in boxes if _is_within(face, box[:4])), default=0.0)
             faces.append(Face(eyes, confidence, face.yaw))
         return faces, boxes
 
 
-def mask(eyes: list[Eye], size: tuple[int, int], region: str = "iris", rounding: str = "subpixel") -> np.ndarray:
+def mask(
+    eyes: list[Eye], size: tuple[int, int], region: str = "iris", rounding: str = "subpixel"
+) -> np.ndarray:
     """Return how much of each pixel the eyes cover, 0 to 1, float32 (H, W).
 
     `region` is "iris", whole circles whether lids cover them or not, or "eye", what lies between the lids. `rounding` "published"
@@ -171,13 +223,18 @@ def mask(eyes: list[Eye], size: tuple[int, int], region: str = "iris", rounding:
         if rounding == "published":
             drawn = _published(eye, size, region)
         else:
-            drawn = _disc(eye.centre, eye.radius, size) if region == "iris" else _polygon(eye.lids, size)
+            drawn = (
+                _disc(eye.centre, eye.radius, size)
+                if region == "iris"
+                else _polygon(eye.lids, size)
+            )
         np.maximum(covered, drawn, out=covered)
     return covered
 
 
 def _published(eye: Eye, size: tuple[int, int], region: str) -> np.ndarray:
     import cv2
+
     drawn = np.zeros(size, dtype=np.uint8)
     if region == "iris":
         (x, y), radius = cv2.minEnclosingCircle(eye.rim.astype(np.int32))
@@ -188,13 +245,21 @@ def _published(eye: Eye, size: tuple[int, int], region: str) -> np.ndarray:
 
 
 def _disc(centre: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
-    return _drawn(size, centre - radius, centre + radius, lambda pen, at: pen.ellipse(
-        [*at(centre - radius), *(at(centre + radius) - 1)], fill=255))  # Pillow draws the last row and column, too
+    return _drawn(
+        size,
+        centre - radius,
+        centre + radius,
+        lambda pen, at: pen.ellipse([*at(centre - radius), *(at(centre + radius) - 1)], fill=255),
+    )  # Pillow draws the last row and column, too
 
 
 def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return _drawn(size, points.min(axis=0), points.max(axis=0), lambda pen, at: pen.polygon(
-        [tuple(at(point)) for point in points], fill=255))
+    return _drawn(
+        size,
+        points.min(axis=0),
+        points.max(axis=0),
+        lambda pen, at: pen.polygon([tuple(at(point)) for point in points], fill=255),
+    )
 
 
 def _drawn(size: tuple[int, int], low: np.ndarray, high: np.ndarray, draw) -> np.ndarray:
@@ -212,7 +277,13 @@ def _drawn(size: tuple[int, int], low: np.ndarray, high: np.ndarray, draw) -> np
 def _box(detection, shape: tuple[int, ...]) -> tuple[float, float, float, float, float]:
     """Return a detection's left, top, width and height in px, and its score."""
     box = detection.location_data.relative_bounding_box
-    return box.xmin * shape[1], box.ymin * shape[0], box.width * shape[1], box.height * shape[0], detection.score[0]
+    return (
+        box.xmin * shape[1],
+        box.ymin * shape[0],
+        box.width * shape[1],
+        box.height * shape[0],
+        detection.score[0],
+    )
 
 
 def _is_within(face: Face, box: tuple[float, float, float, float]) -> bool:
@@ -226,7 +297,9 @@ def _is_near(face: Face, point: tuple[float, float] | np.ndarray) -> bool:
 
 
 def _moved(face: Face, by: tuple[int, int]) -> Face:
-    return replace(face, eyes=tuple(Eye(eye.lids + by, eye.centre + by, eye.rim + by) for eye in face.eyes))
+    return replace(
+        face, eyes=tuple(Eye(eye.lids + by, eye.centre + by, eye.rim + by) for eye in face.eyes)
+    )
 
 
 def _mediapipe():
@@ -234,10 +307,13 @@ def _mediapipe():
         import mediapipe
     except ImportError as error:
         python = ", on Python 3.10 to 3.12" if sys.version_info >= (3, 13) else ""
-        raise ModelError(f"masks are made with mediapipe, which is not here ({brief(error)}); install the extra face, or: {INSTALL}{python}"
-                         ) from None
+        raise ModelError(
+            f"masks are made with mediapipe, which is not here ({brief(error)}); install the extra face, or: {INSTALL}{python}"
+        ) from None
     if not hasattr(mediapipe, "solutions"):
-        raise ModelError(f"mediapipe {mediapipe.__version__} brings no face mesh of its own any more; install the one that does: {INSTALL}")
+        raise ModelError(
+            f"mediapipe {mediapipe.__version__} brings no face mesh of its own any more; install the one that does: {INSTALL}"
+        )
     return mediapipe
 
 

@@ -1,4 +1,5 @@
 """OpenSurfaces and Open Images as a surfaces dataset: their labels brought into our codes, what they leave open unlabelled."""
+
 from __future__ import annotations
 
 import csv
@@ -22,7 +23,10 @@ from ..utils.io import atomic_folder, require_folder
 from ..utils.journal import claimed
 from ..utils.progress import track
 
-NAMES, INSTANCES = "label-name-colors.csv", "*annotations-object-segmentation.csv"  # what tells OpenSurfaces and Open Images apart
+NAMES, INSTANCES = (
+    "label-name-colors.csv",
+    "*annotations-object-segmentation.csv",
+)  # what tells OpenSurfaces and Open Images apart
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,24 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
         raise TaskError(f"only surfaces has other datasets to gather from, not {task.name}")
     data, out = Path(data), Path(out or f"data/{task.name}")
     if not data.is_dir():
-        raise DataError(f"{data}: is no folder; give the one that holds {NAMES} or a file such as train-{INSTANCES.lstrip('*')}")
-    if out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if p.name != "README.md")):
-        raise DataError(f"{out}: is not empty; gather into a new folder with --out, and train on it with --data")
+        raise DataError(
+            f"{data}: is no folder; give the one that holds {NAMES} or a file such as train-{INSTANCES.lstrip('*')}"
+        )
+    if out.exists() and (
+        not out.is_dir() or any(p for p in out.iterdir() if p.name != "README.md")
+    ):
+        raise DataError(
+            f"{out}: is not empty; gather into a new folder with --out, and train on it with --data"
+        )
     tables = sorted(data.rglob(INSTANCES))
     if (data / NAMES).is_file():
         source, found = "opensurfaces", _opensurfaces(data)
     elif tables:
         source, found = "openimages", _openimages(data, tables)
     else:
-        raise DataError(f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as train-{INSTANCES.lstrip('*')} (Open Images)")
+        raise DataError(
+            f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as train-{INSTANCES.lstrip('*')} (Open Images)"
+        )
     require_folder(out)
     counts = np.zeros(len(task.classes), dtype=np.int64)
     images = 0
@@ -75,10 +87,14 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
             raise DataError(f"{data}: none of its pictures has a wall, a floor or a dining table")
         if (out / "README.md").is_file():
             shutil.copyfile(out / "README.md", part / "README.md")
-    return Gathered(out, source, images, {name: int(count) for name, count in zip(task.classes, counts)})
+    return Gathered(
+        out, source, images, {name: int(count) for name, count in zip(task.classes, counts)}
+    )
 
 
-Labelled = list[tuple[Path, Callable[[tuple[int, int]], np.ndarray]]]  # picture, and what gives its codes at a size (height, width)
+Labelled = list[
+    tuple[Path, Callable[[tuple[int, int]], np.ndarray]]
+]  # picture, and what gives its codes at a size (height, width)
 
 
 def _opensurfaces(data: Path) -> Labelled:
@@ -87,17 +103,27 @@ def _opensurfaces(data: Path) -> Labelled:
     for row in _rows(data / NAMES, ("name_name", "green_color")):
         parts = [part.strip().lower() for part in row["name_name"].split("/")]
         try:
-            lookup[int(row["green_color"])] = next((known[part] for part in parts if part in known), 0)
+            lookup[int(row["green_color"])] = next(
+                (known[part] for part in parts if part in known), 0
+            )
         except (ValueError, IndexError):
-            raise DataError(f"{data / NAMES}: green_color is {brief(row['green_color'])}, not a number from 1 to 255") from None
+            raise DataError(
+                f"{data / NAMES}: green_color is {brief(row['green_color'])}, not a number from 1 to 255"
+            ) from None
     masks = {file.stem: file for file in _images(data / "photos-labels")}
-    return [(photo, partial(_opensurfaces_codes, masks[photo.stem], lookup)) for photo in _images(data / "photos") if photo.stem in masks]
+    return [
+        (photo, partial(_opensurfaces_codes, masks[photo.stem], lookup))
+        for photo in _images(data / "photos")
+        if photo.stem in masks
+    ]
 
 
 def _opensurfaces_codes(mask: Path, lookup: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     values = read_raw(mask)
     if values.ndim != 3 or values.shape[2] < 3:
-        raise DataError(f"{mask}: is not in colours; OpenSurfaces keeps the object's name in the green channel")
+        raise DataError(
+            f"{mask}: is not in colours; OpenSurfaces keeps the object's name in the green channel"
+        )
     return _resize_codes(lookup[values[..., 1]], size)
 
 
@@ -109,26 +135,42 @@ def _openimages(data: Path, tables: list[Path]) -> Labelled:
     pictures = {file.stem: file for file in data.rglob("*.jpg") if file.is_file()}
     masks = {file.name: file for file in data.rglob("*.png") if file.is_file()}
     known = mapping("openimages")
-    return [(pictures[name], partial(_instances, [(known.get(label, 0), masks[path]) for label, path in labelled if path in masks]))
-            for name, labelled in sorted(instances.items())
-            if name in pictures and any(known.get(label) in (1, 2, 3) for label, _ in labelled)]
+    return [
+        (
+            pictures[name],
+            partial(
+                _instances,
+                [(known.get(label, 0), masks[path]) for label, path in labelled if path in masks],
+            ),
+        )
+        for name, labelled in sorted(instances.items())
+        if name in pictures and any(known.get(label) in (1, 2, 3) for label, _ in labelled)
+    ]
 
 
 def _instances(labelled: list[tuple[int, Path]], size: tuple[int, int]) -> np.ndarray:
     codes = np.full(size, IGNORE, dtype=np.uint8)
-    for code, mask in sorted(labelled, key=lambda pair: pair[0] in (1, 2, 3)):  # what we look for last, over what stands on it
+    for code, mask in sorted(
+        labelled, key=lambda pair: pair[0] in (1, 2, 3)
+    ):  # what we look for last, over what stands on it
         codes[_resize_codes((read_image(mask)[..., 0] > 127).astype(np.uint8), size) > 0] = code
     return codes
 
 
 def _resize_codes(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return codes at `size`, (height, width): both sources label smaller copies of their pictures."""
-    return codes if codes.shape == size else np.asarray(Image.fromarray(codes).resize(size[::-1], Image.NEAREST))
+    return (
+        codes
+        if codes.shape == size
+        else np.asarray(Image.fromarray(codes).resize(size[::-1], Image.NEAREST))
+    )
 
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: does not exist; OpenSurfaces has photos/ and photos-labels/, which its own script makes")
+        raise DataError(
+            f"{folder}: does not exist; OpenSurfaces has photos/ and photos-labels/, which its own script makes"
+        )
     return image_files(folder)
 
 
@@ -138,7 +180,9 @@ def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             rows = csv.DictReader(file)
             missing = [column for column in columns if column not in (rows.fieldnames or [])]
             if missing:
-                raise DataError(f"{table}: has no column {' and '.join(missing)}; is it the file that the dataset ships?")
+                raise DataError(
+                    f"{table}: has no column {' and '.join(missing)}; is it the file that the dataset ships?"
+                )
             yield from rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read ({brief(error)}); fetch it again") from None

@@ -1,4 +1,5 @@
 """From files to masks, tables, overlays and probabilities on disk, each image at its own size."""
+
 from __future__ import annotations
 
 import glob
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DESCRIBED, FAILED = "predictions.csv", "failed.csv"
-MASKS, OVERLAYS, PROBABILITIES = "_inf_masks", "overlays", "probabilities"  # what folders of results are called, or end with
+MASKS, OVERLAYS, PROBABILITIES = (
+    "_inf_masks",
+    "overlays",
+    "probabilities",
+)  # what folders of results are called, or end with
 NAMED = 5  # files that a line names
 
 
@@ -46,10 +51,22 @@ class Written(list):
         self.skipped = list(skipped)
 
 
-def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None, *,
-            overlay: bool = False, probabilities: bool = False, error_rate: float = ERROR_RATE, export: Path | str | None = None,
-            device: str | None = None, bs: int = 4, tta: bool | None = None, trust: bool = False, engine: str = "auto",
-            precision: str | None = None) -> Written:
+def predict(
+    task: str | Task,
+    paths: Sequence[Path | str] | Path | str,
+    out: Path | str | None = None,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    error_rate: float = ERROR_RATE,
+    export: Path | str | None = None,
+    device: str | None = None,
+    bs: int = 4,
+    tta: bool | None = None,
+    trust: bool = False,
+    engine: str = "auto",
+    precision: str | None = None,
+) -> Written:
     """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
 
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
@@ -67,31 +84,69 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
     task = get(task)
     files, skipped = expand([paths] if isinstance(paths, (str, Path)) else paths, task)
     if (overlay or probabilities) and task.kind != "segment":
-        raise TaskError(f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}",
-                        "no-overlay")
+        raise TaskError(
+            f"{task.name} classifies whole images: it takes no --overlay, and its probabilities are always in {DESCRIBED}",
+            "no-overlay",
+        )
     check_engine(engine, precision)
     source = find(task, export)
     card = card_of(source)
     targets = _targets(task, files, out, overlay) if task.kind == "segment" else {}
     path = _table_path(task, files, out) if task.kind == "classify" else None
     threshold = _threshold(card, error_rate)
-    from .loading import load  # torch is imported here, after all that can be wrong with names and folders
+    from .loading import (
+        load,
+    )  # torch is imported here, after all that can be wrong with names and folders
+
     predictor = load(source, device, trust, tta, engine, precision, images=len(files), bs=bs)
     predictor.adapt(files)
     task = predictor.task
-    what = ["predict", __version__, task.name, predictor.card.sha256, predictor.engine, predictor.precision, predictor.tta, threshold,
-            overlay, probabilities, str(out), os.getcwd(), task.depth]
+    what = [
+        "predict",
+        __version__,
+        task.name,
+        predictor.card.sha256,
+        predictor.engine,
+        predictor.precision,
+        predictor.tta,
+        threshold,
+        overlay,
+        probabilities,
+        str(out),
+        os.getcwd(),
+        task.depth,
+    ]
     if path is not None:
         with claimed(path), Journal(*what) as journal:
-            return _write_table(task, files, path, PredictionRun(predictor, files, bs, journal, lambda _, prediction: (
-                {"label": prediction.index, **prediction.described(threshold)}, [])), skipped)
+            return _write_table(
+                task,
+                files,
+                path,
+                PredictionRun(
+                    predictor,
+                    files,
+                    bs,
+                    journal,
+                    lambda _, prediction: (
+                        {"label": prediction.index, **prediction.described(threshold)},
+                        [],
+                    ),
+                ),
+                skipped,
+            )
 
     def write(file: Path, prediction: Prediction) -> tuple[dict, list[Path]]:
         written = _write_masks(task, prediction, targets[file], overlay, probabilities)
-        return {"image": str(file), "mask": targets[file].name, **prediction.described(threshold)}, written
+        return {
+            "image": str(file),
+            "mask": targets[file].name,
+            **prediction.described(threshold),
+        }, written
 
     with ExitStack() as stack:
-        for folder in sorted({target if _is_one_file(out) else target.parent for target in targets.values()}):
+        for folder in sorted(
+            {target if _is_one_file(out) else target.parent for target in targets.values()}
+        ):
             stack.enter_context(claimed(folder))
         found = PredictionRun(predictor, files, bs, stack.enter_context(Journal(*what)), write)
         rows, failures = defaultdict(list), defaultdict(list)
@@ -103,8 +158,13 @@ def predict(task: str | Task, paths: Sequence[Path | str] | Path | str, out: Pat
                 rows[folder].append(row)
         written = list(found.written)
         if not _is_one_file(out):
-            written += [write_rows(folder / DESCRIBED, described) for folder, described in rows.items()]
-            tables = {target.parent / FAILED: failures.get(target.parent, []) for target in targets.values()}
+            written += [
+                write_rows(folder / DESCRIBED, described) for folder, described in rows.items()
+            ]
+            tables = {
+                target.parent / FAILED: failures.get(target.parent, [])
+                for target in targets.values()
+            }
         else:
             tables = {Path(out): rows for rows in failures.values()}
         return _finished(len(files), tables, Written(written, skipped))
@@ -125,7 +185,11 @@ class PredictionRun:
     written: list[Path] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[Path, dict | DataError]]:
-        for key in [key for key, (_, paths, stamps) in self.journal.done.items() if [stamp(Path(path)) for path in paths] != stamps]:
+        for key in [
+            key
+            for key, (_, paths, stamps) in self.journal.done.items()
+            if [stamp(Path(path)) for path in paths] != stamps
+        ]:
             del self.journal.done[key]  # removed since, or written over by another run
 
         def finish(file: Path, prediction: Prediction) -> list:
@@ -133,7 +197,12 @@ class PredictionRun:
             return [row, list(map(str, paths)), list(map(stamp, paths))]
 
         def work(left: list[int]) -> Iterator[list | DataError]:
-            return (result for _, result in self.predictor.stream([self.files[i] for i in left], self.bs, finish))
+            return (
+                result
+                for _, result in self.predictor.stream(
+                    [self.files[i] for i in left], self.bs, finish
+                )
+            )
 
         results = resumed(self.journal, [stamp(file) for file in self.files], work)
         for file, result in zip(self.files, track(results, "predicting", len(self.files))):
@@ -164,7 +233,11 @@ def _finished(count: int, failures: Mapping[Path, list[dict]], written: Written)
         return written
     more = f" ({len(reasons) - 1} more could not be read)" if len(reasons) > 1 else ""
     done = f"; the other {count - len(reasons)} images are done" if count > len(reasons) else ""
-    listed = f"; all are listed in {', '.join(str(path) for path, rows in failures.items() if rows)}" if count > 1 else ""
+    listed = (
+        f"; all are listed in {', '.join(str(path) for path, rows in failures.items() if rows)}"
+        if count > 1
+        else ""
+    )
     error = DataError(f"{reasons[0]}{more}{done}{listed}", "unreadable-image")
     error.details = {"written": list(map(str, written)), "skipped": list(map(str, written.skipped))}
     raise error
@@ -174,11 +247,16 @@ def _threshold(card: Card, error_rate: float) -> float | None:
     """Return the expected error above which an image needs review, or None for a card without thresholds."""
     threshold = review_threshold(card.review, error_rate)
     if threshold is None:
-        log.warning("this export has no review thresholds (an earlier fastseg wrote it, or it was adopted): "
-                    "needs_review stays empty; a fit gives them")
+        log.warning(
+            "this export has no review thresholds (an earlier fastseg wrote it, or it was adopted): "
+            "needs_review stays empty; a fit gives them"
+        )
     if threshold is not None and threshold < 0:
-        log.warning("the validation images are too few, or their masks too faulty, to promise an error rate of %g: "
-                    "every image is marked for review; raise --error-rate", error_rate)
+        log.warning(
+            "the validation images are too few, or their masks too faulty, to promise an error rate of %g: "
+            "every image is marked for review; raise --error-rate",
+            error_rate,
+        )
     return threshold
 
 
@@ -196,21 +274,40 @@ def expand(paths: Sequence[Path | str], task: Task) -> tuple[list[Path], list[Pa
         if path.is_dir():
             files = image_files(path)
             if not files:
-                raise DataError(f"{path}: holds no images; give a folder with image files (.jpg, .png, .tif and others that Pillow reads)",
-                                "no-images")
-            skipped.update(dict.fromkeys(sorted(p for p in path.iterdir() if not is_image(p) and not _is_ours(p, task))))
+                raise DataError(
+                    f"{path}: holds no images; give a folder with image files (.jpg, .png, .tif and others that Pillow reads)",
+                    "no-images",
+                )
+            skipped.update(
+                dict.fromkeys(
+                    sorted(p for p in path.iterdir() if not is_image(p) and not _is_ours(p, task))
+                )
+            )
         elif path.exists():
             files = [path]
         else:
             files = [f for f in sorted(map(Path, glob.glob(str(path)))) if f.is_file()]
             if not files:
-                raise DataError(f"{path}: no such file or folder, and no file matches it as a pattern; check the path", "no-such-path")
+                raise DataError(
+                    f"{path}: no such file or folder, and no file matches it as a pattern; check the path",
+                    "no-such-path",
+                )
         found.update(dict.fromkeys(files))
     left_out = [path for path in skipped if path not in found]
     if left_out:
-        what = "entry that is hidden or not named as an image" if len(left_out) == 1 else "entries that are hidden or not named as images"
+        what = (
+            "entry that is hidden or not named as an image"
+            if len(left_out) == 1
+            else "entries that are hidden or not named as images"
+        )
         names = ", ".join(f"{path}/" if path.is_dir() else str(path) for path in left_out[:NAMED])
-        log.warning("skipped %d %s: %s%s", len(left_out), what, names, f" and {len(left_out) - NAMED} more" * (len(left_out) > NAMED))
+        log.warning(
+            "skipped %d %s: %s%s",
+            len(left_out),
+            what,
+            names,
+            f" and {len(left_out) - NAMED} more" * (len(left_out) > NAMED),
+        )
     return list(found), left_out
 
 
@@ -223,27 +320,38 @@ def _is_ours(path: Path, task: Task) -> bool:
     return name in ("README.md", MADE, table) or name.endswith((f"_inf_{table}", DESCRIBED, FAILED))
 
 
-def _targets(task: Task, files: Sequence[Path], out: Path | str | None, overlay: bool) -> dict[Path, Path]:
+def _targets(
+    task: Task, files: Sequence[Path], out: Path | str | None, overlay: bool
+) -> dict[Path, Path]:
     """Return each image's mask path; no two are equal, and none lies where inputs or true masks do."""
     targets: dict[Path, Path] = {}
     owners: dict[Path, Path] = {}
     single = _is_one_file(out)
     taken = _labelled_folders(task, files, out and (Path(out).parent if single else Path(out)))
     if single and len(files) > 1:
-        raise DataError(f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out")
+        raise DataError(
+            f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out"
+        )
     if single and Path(out).suffix.lower() != task.suffix:
-        raise DataError(f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}")
+        raise DataError(
+            f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}"
+        )
     for file in files:
         folder = Path(out) if out else Path(f"{_folder_name(file)}{MASKS}")
         target = folder if single else folder / f"{file.stem}{task.suffix}"
         if target in owners:
-            raise DataError(f"{file} and {owners[target]}: both would be written to {target}; predict them into "
-                            "different folders (--out), or give a glob such as 'images/*.jpg'", "same-target")
+            raise DataError(
+                f"{file} and {owners[target]}: both would be written to {target}; predict them into "
+                "different folders (--out), or give a glob such as 'images/*.jpg'",
+                "same-target",
+            )
         if (target.parent / CARD).is_file():
             raise DataError(f"{target.parent}: holds an export; choose another --out")
         for place in (target.parent, *([target.parent / OVERLAYS] if overlay else [])):
             if place.resolve() in taken:
-                raise DataError(f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out")
+                raise DataError(
+                    f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out"
+                )
         targets[file], owners[target] = target, file
     return targets
 
@@ -255,7 +363,11 @@ def _is_one_file(out: Path | str | None) -> bool:
 def _labelled_folders(task: Task, files: Sequence[Path], out: Path | None) -> set[Path]:
     """Return the folders of the inputs, and those around them and around `out` that hold true masks in one of the task's layouts."""
     folders = {file.resolve().parent for file in files}
-    roots = {root for folder in folders | ({out.resolve()} if out else set()) for root in (folder, *list(folder.parents)[:3])}
+    roots = {
+        root
+        for folder in folders | ({out.resolve()} if out else set())
+        for root in (folder, *list(folder.parents)[:3])
+    }
     masks = {root / layout.masks for root in roots for layout in task.layouts}
     return folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)}
 
@@ -264,7 +376,9 @@ def _folder_name(file: Path) -> str:
     return file.resolve().parent.name or "images"
 
 
-def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay: bool, with_probabilities: bool) -> list[Path]:
+def _write_masks(
+    task: Task, prediction: Prediction, target: Path, with_overlay: bool, with_probabilities: bool
+) -> list[Path]:
     # Masks are runs of one value: run-length matching at the lowest level is five times quicker than the default, and no larger.
     quick = {"compress_level": 1, "compress_type": zlib.Z_RLE} if task.suffix == ".png" else {}
     written = [save_image(target, task.render(prediction), **quick)]
@@ -273,7 +387,11 @@ def _write_masks(task: Task, prediction: Prediction, target: Path, with_overlay:
         written.append(save_image(overlay_path, task.overlay(prediction.image, prediction.codes)))
     if with_probabilities:
         with atomic_file(target.parent / PROBABILITIES / f"{target.stem}.npz") as temporary:
-            np.savez_compressed(temporary, probabilities=prediction.probabilities.astype(np.float16), classes=np.array(task.classes))
+            np.savez_compressed(
+                temporary,
+                probabilities=prediction.probabilities.astype(np.float16),
+                classes=np.array(task.classes),
+            )
         written.append(target.parent / PROBABILITIES / f"{target.stem}.npz")
     return written
 
@@ -283,19 +401,27 @@ def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Pa
     stems = Counter(file.stem for file in files)
     twice = next((file for file in files if stems[file.stem] > 1), None)
     if twice is not None:
-        raise DataError(f"{twice}: another image has the same name, and the table holds one row a name; predict their folders one by one",
-                        "same-target")
+        raise DataError(
+            f"{twice}: another image has the same name, and the table holds one row a name; predict their folders one by one",
+            "same-target",
+        )
     path = Path(out) if out else Path(f"{_folder_name(files[0])}_inf_{task.table}")
     if path.is_dir() or not path.suffix:
         path = path / task.table
     if path.suffix.lower() not in (".tsv", ".txt"):
-        raise DataError(f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder")
+        raise DataError(
+            f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder"
+        )
     if path.exists() and image_files(path.parent):
-        raise DataError(f"{path}: lies among images and may hold their true labels; choose another --out")
+        raise DataError(
+            f"{path}: lies among images and may hold their true labels; choose another --out"
+        )
     return path
 
 
-def _write_table(task: Task, files: Sequence[Path], path: Path, found: PredictionRun, skipped: list[Path]) -> Written:
+def _write_table(
+    task: Task, files: Sequence[Path], path: Path, found: PredictionRun, skipped: list[Path]
+) -> Written:
     """Write one row an image, and predictions.csv; where the images' folder has a table, its order of rows is kept."""
     labels: dict[str, int] = {}
     rows: dict[str, dict] = {}
@@ -305,12 +431,29 @@ def _write_table(task: Task, files: Sequence[Path], path: Path, found: Predictio
             failures.append(_failure(file, row))
             continue
         labels[file.stem] = row["label"]
-        rows[file.stem] = {"image": str(file), **{key: value for key, value in row.items() if key != "label"}}
-    tables = [table for table in dict.fromkeys(file.parent / task.table for file in files) if table.is_file()]
-    listed = [name for table in tables for name in task.read_table(table, []) or {} if name in labels]
+        rows[file.stem] = {
+            "image": str(file),
+            **{key: value for key, value in row.items() if key != "label"},
+        }
+    tables = [
+        table
+        for table in dict.fromkeys(file.parent / task.table for file in files)
+        if table.is_file()
+    ]
+    listed = [
+        name for table in tables for name in task.read_table(table, []) or {} if name in labels
+    ]
     order = [*listed, *sorted(labels.keys() - set(listed))]
     usual = Path(task.table).stem
     prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
-    written = [task.write_table(path, {name: labels[name] for name in order}),
-               write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order))] if rows else []
-    return _finished(len(files), {path.with_name(prefix + FAILED): failures}, Written(written, skipped))
+    written = (
+        [
+            task.write_table(path, {name: labels[name] for name in order}),
+            write_rows(path.with_name(prefix + DESCRIBED), (rows[name] for name in order)),
+        ]
+        if rows
+        else []
+    )
+    return _finished(
+        len(files), {path.with_name(prefix + FAILED): failures}, Written(written, skipped)
+    )

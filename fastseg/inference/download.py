@@ -1,4 +1,5 @@
 """Guarded download of one image: http(s) only, public addresses, bounded time, bytes and pixels, every redirect checked."""
+
 from __future__ import annotations
 
 import io
@@ -37,24 +38,40 @@ def fetch_image(url: str, allow_private: bool = False, depth: int | None = None)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise FetchError(f"{url}: {image.width}x{image.height} px is too large; the limit is "
-                                     f"{MAX_PIXELS // 10**6} megapixels")
+                    raise FetchError(
+                        f"{url}: {image.width}x{image.height} px is too large; the limit is "
+                        f"{MAX_PIXELS // 10**6} megapixels"
+                    )
                 has_depth = is_deep(image)
                 picture = upright(image, io.BytesIO(content))
-                return as_rgb(picture, chosen(depth, {url: int(np.asarray(picture).max())}) if has_depth else None)
+                return as_rgb(
+                    picture,
+                    chosen(depth, {url: int(np.asarray(picture).max())}) if has_depth else None,
+                )
     except FetchError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise FetchError(f"{url}: too many pixels; the limit is {MAX_PIXELS // 10**6} megapixels") from None
+        raise FetchError(
+            f"{url}: too many pixels; the limit is {MAX_PIXELS // 10**6} megapixels"
+        ) from None
     except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise FetchError(f"{url}: is not an image that can be read; give the address of a JPEG, PNG or WebP file") from error
+        raise FetchError(
+            f"{url}: is not an image that can be read; give the address of a JPEG, PNG or WebP file"
+        ) from error
 
 
 def _download(url: str, allow_private: bool) -> bytes:
     guard = _Guard(url, allow_private)
     # trust_env=False: a ~/.netrc would send credentials
-    with guard, httpx.Client(follow_redirects=False, timeout=httpx.Timeout(10), trust_env=False,
-                             headers={"User-Agent": "fastseg", "Accept": "image/*", "Accept-Encoding": "identity"}) as client:
+    with (
+        guard,
+        httpx.Client(
+            follow_redirects=False,
+            timeout=httpx.Timeout(10),
+            trust_env=False,
+            headers={"User-Agent": "fastseg", "Accept": "image/*", "Accept-Encoding": "identity"},
+        ) as client,
+    ):
         for _ in range(MAX_REDIRECTS + 1):
             _require_public(url, allow_private)
             try:
@@ -70,7 +87,9 @@ def _download(url: str, allow_private: bool) -> bytes:
                 if guard.is_late:
                     raise FetchError(f"{url}: took longer than {MAX_SECONDS:.0f} seconds") from None
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise FetchError(f"{url}: cannot be reached ({reason}); check the address and the network") from None
+                raise FetchError(
+                    f"{url}: cannot be reached ({reason}); check the address and the network"
+                ) from None
     raise FetchError(f"{url}: more than {MAX_REDIRECTS} redirects")
 
 
@@ -109,9 +128,15 @@ class _Guard:
 
 def _body(response: httpx.Response, url: str) -> bytes:
     if response.status_code != 200:
-        raise FetchError(f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip())
+        raise FetchError(
+            f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip()
+        )
     kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind and not kind.startswith("image/") and kind not in ("application/octet-stream", "binary/octet-stream"):
+    if (
+        kind
+        and not kind.startswith("image/")
+        and kind not in ("application/octet-stream", "binary/octet-stream")
+    ):
         raise FetchError(f"{url}: is {kind}, not an image; give the address of the image itself")
     if int(response.headers.get("content-length") or 0) > MAX_BYTES:
         raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB")
@@ -132,9 +157,13 @@ def _require_public(url: str, allow_private: bool) -> None:
     if parts.scheme not in ("http", "https") or not host:
         raise FetchError(f"{url}: only http and https addresses are fetched")
     if parts.username or parts.password:
-        raise FetchError(f"{parts.scheme}://{host}: an address with a user name or password is not fetched")
+        raise FetchError(
+            f"{parts.scheme}://{host}: an address with a user name or password is not fetched"
+        )
     try:
-        found = socket.getaddrinfo(host, port or (443 if parts.scheme == "https" else 80), type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(
+            host, port or (443 if parts.scheme == "https" else 80), type=socket.SOCK_STREAM
+        )
     except (OSError, UnicodeError):
         raise FetchError(f"{url}: cannot be reached (no such host, or no network)") from None
     for *_, address in found:

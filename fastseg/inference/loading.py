@@ -1,4 +1,5 @@
 """An export made ready to predict: by the engine and in the precision that are asked for, or quickest on this machine."""
+
 from __future__ import annotations
 
 import logging
@@ -23,8 +24,17 @@ from .predictor import Predictor
 log = logging.getLogger(__name__)
 
 
-def load(export: Path | str, device: str | None = None, trust: bool = False, tta: bool | None = None, engine: str = "auto",
-         precision: str | None = None, *, images: int | None = None, bs: int = 4) -> Predictor:
+def load(
+    export: Path | str,
+    device: str | None = None,
+    trust: bool = False,
+    tta: bool | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+    *,
+    images: int | None = None,
+    bs: int = 4,
+) -> Predictor:
     """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or model.safetensors.
 
     `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None: what of them is not given is what was
@@ -39,27 +49,44 @@ def load(export: Path | str, device: str | None = None, trust: bool = False, tta
     where = device_of(device or ("cpu" if engine == "onnx" else None))
     if export.suffix == ".pkl":
         return _load_pickle(export, card, where, trust, tta, engine, precision)
-    verified(export / MODEL, card)  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
+    verified(
+        export / MODEL, card
+    )  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
     options = _options(export, card, where, engine, precision)
     sessions = Sessions(verified(export / ONNX, card)) if options[0].engine == "onnx" else None
-    option, why = options[0], f"{options[0]} on {where}" + (", as asked" if engine != "auto" or asked_precision(precision) else "")
+    option, why = (
+        options[0],
+        f"{options[0]} on {where}"
+        + (", as asked" if engine != "auto" or asked_precision(precision) else ""),
+    )
     alone = images in (None, 1)
     if len(options) > 1:
         batch = None if alone else bs
-        seconds = partial(_seconds(export, card, sessions), batch) if images and images >= FEW else None
-        option, why = quickest(options, _speeds(card), partial(_key, batch), seconds, images or math.inf, "an image")
+        seconds = (
+            partial(_seconds(export, card, sessions), batch) if images and images >= FEW else None
+        )
+        option, why = quickest(
+            options, _speeds(card), partial(_key, batch), seconds, images or math.inf, "an image"
+        )
     if images:
         log.info("%s", why)
-    return Predictor(card, partial(network_of, export, card), option, str(where), tta, sessions, alone)
+    return Predictor(
+        card, partial(network_of, export, card), option, str(where), tta, sessions, alone
+    )
 
 
-def _options(export: Path, card: Card, where: torch.device, engine: str, precision: str | None) -> list[Option]:
+def _options(
+    export: Path, card: Card, where: torch.device, engine: str, precision: str | None
+) -> list[Option]:
     """Return the ways to compute that are left to choose from, the default first."""
     asked = asked_precision(precision)
     has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
     if engine == "onnx":
         if where.type != "cpu":
-            raise ModelError(f"ONNX computes on the CPU, not on {where}: leave out --device, or choose --engine torch", "engine-device")
+            raise ModelError(
+                f"ONNX computes on the CPU, not on {where}: leave out --device, or choose --engine torch",
+                "engine-device",
+            )
         if not has_onnx:
             raise ExportError(f"{export}: has no {ONNX}; choose --engine torch", "no-onnx")
         return [Option("onnx", "float32")]
@@ -84,10 +111,14 @@ def _speeds(card: Card) -> Speeds:
     return Speeds("predict", card.sha256.get(MODEL), card.sha256.get(ONNX), card.size)
 
 
-def _seconds(export: Path, card: Card, sessions: Sessions | None) -> Callable[[int | None, Option], float]:
+def _seconds(
+    export: Path, card: Card, sessions: Sessions | None
+) -> Callable[[int | None, Option], float]:
     """Return what measures the seconds of an image in batches of a size, or alone, by an option; torch's options share one network."""
     network = cache(partial(network_of, export, card))
-    return lambda bs, option: Predictor(card, network, option, "cpu", False, sessions, alone=bs is None).seconds(bs)
+    return lambda bs, option: Predictor(
+        card, network, option, "cpu", False, sessions, alone=bs is None
+    ).seconds(bs)
 
 
 def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None:
@@ -101,29 +132,54 @@ def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None
     options = _options(export, card, where, "auto", None)
     if len(options) == 1:
         return
-    seconds = _seconds(export, card, Sessions(export / ONNX) if options[0].engine == "onnx" else None)
+    seconds = _seconds(
+        export, card, Sessions(export / ONNX) if options[0].engine == "onnx" else None
+    )
     speeds = _speeds(card)
     for batch, option in product((None, bs), options):
         speeds.measured(_key(batch, option), partial(seconds, batch, option))
 
 
-def _load_pickle(path: Path, card: Card, where: torch.device, trust: bool, tta: bool | None, engine: str, precision: str | None
-                 ) -> Predictor:
+def _load_pickle(
+    path: Path,
+    card: Card,
+    where: torch.device,
+    trust: bool,
+    tta: bool | None,
+    engine: str,
+    precision: str | None,
+) -> Predictor:
     if engine == "onnx":
-        raise ExportError(f"{path}: a pickle is computed by torch; load the folder {path.parent} for --engine onnx", "no-onnx")
+        raise ExportError(
+            f"{path}: a pickle is computed by torch; load the folder {path.parent} for --engine onnx",
+            "no-onnx",
+        )
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     if card.sha256.get(PICKLE) != sha256(path):
         if not trust:
-            raise ExportError(f"{path}: is not the pickle that its card names, and a pickle can run any code; "
-                              "if you trust its author, pass trust=True (--trust)")
+            raise ExportError(
+                f"{path}: is not the pickle that its card names, and a pickle can run any code; "
+                "if you trust its author, pass trust=True (--trust)"
+            )
         log.warning("%s: opened on trust; it is not the pickle that its card names", path)
     with importing():
         from fastai.learner import load_learner
     try:
         network = load_learner(path).model
-    except (AttributeError, ImportError, NameError) as error:  # a pickle names modules; fastai turns ImportError into NameError
-        raise ExportError(f"{path}: was written by another version of fastseg ({brief(error)}); load the folder {path.parent}, which "
-                          "every later version reads", "old-pickle") from error
-    asked = precision or getattr(network, "precision", None)  # the one that its training was asked to have
-    return Predictor(card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta)
+    except (
+        AttributeError,
+        ImportError,
+        NameError,
+    ) as error:  # a pickle names modules; fastai turns ImportError into NameError
+        raise ExportError(
+            f"{path}: was written by another version of fastseg ({brief(error)}); load the folder {path.parent}, which "
+            "every later version reads",
+            "old-pickle",
+        ) from error
+    asked = precision or getattr(
+        network, "precision", None
+    )  # the one that its training was asked to have
+    return Predictor(
+        card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta
+    )

@@ -1,4 +1,5 @@
 """One photograph through the surfaces learner: walls, floor and dining tables laid over it, with a legend, and its regions."""
+
 from __future__ import annotations
 
 import re
@@ -36,13 +37,27 @@ class Segmented:
     def regions(self) -> list[Region]:
         """Return the connected regions of each class but the background, the largest first."""
         from .regions import regions
+
         task = self.prediction.task
-        return regions(self.prediction.codes, self.prediction.calibrated, task.classes, task.background)
+        return regions(
+            self.prediction.codes, self.prediction.calibrated, task.classes, task.background
+        )
 
 
-def segment(file: Path | str | None = None, *, url: str | None = None, out: Path | str = "output", surname: str | None = None,
-            name: str | None = None, export: Path | str | None = None, device: str = "cpu",
-            allow_private: bool = False, tiles: int | None = None, engine: str = "auto", precision: str | None = None) -> Segmented:
+def segment(
+    file: Path | str | None = None,
+    *,
+    url: str | None = None,
+    out: Path | str = "output",
+    surname: str | None = None,
+    name: str | None = None,
+    export: Path | str | None = None,
+    device: str = "cpu",
+    allow_private: bool = False,
+    tiles: int | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+) -> Segmented:
     """Segment one image file or URL with the surfaces learner and write OUT/{surname}_{name}__{time}.jpg, at the image's size.
 
     `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large photographs, see
@@ -60,21 +75,31 @@ def segment(file: Path | str | None = None, *, url: str | None = None, out: Path
     else:
         image = fetch_image(url, allow_private, task.depth)
     from .loading import load
+
     predictor = load(folder, device, engine=engine, precision=precision, images=1)
-    prediction = predictor.predict(image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size)))
-    del predictor  # and with it the memory that the network worked in: large photographs need it now
+    prediction = predictor.predict(
+        image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size))
+    )
+    del (
+        predictor
+    )  # and with it the memory that the network worked in: large photographs need it now
     counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))
     shares = {label: float(count / counts.sum()) for label, count in zip(task.classes, counts)}
     stem = name or Path(str(file or url).split("?")[0].rstrip("/")).stem
-    target = Path(out) / f"{_safe(surname or task.name)}_{_safe(stem)}__{datetime.now():%Y%m%d-%H%M%S}.jpg"
+    target = (
+        Path(out)
+        / f"{_safe(surname or task.name)}_{_safe(stem)}__{datetime.now():%Y%m%d-%H%M%S}.jpg"
+    )
     picture = with_legend(task, task.overlay(image, prediction.codes), shares)
     return Segmented(save_image(target, picture), shares, image.shape[:2], prediction)
 
 
 def _export(task: Task, export: Path | str | None) -> Path:
     if export is None and not (Path("exports") / task.name).exists():
-        raise ExportError(f"exports/{task.name}: no export yet; take a ready one over with: fastseg adopt {task.name} (or train one with: "
-                          f"fastseg fit {task.name})")
+        raise ExportError(
+            f"exports/{task.name}: no export yet; take a ready one over with: fastseg adopt {task.name} (or train one with: "
+            f"fastseg fit {task.name})"
+        )
     return find(task, export)
 
 
@@ -85,12 +110,18 @@ def _safe(text: str) -> str:
 def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Image.Image:
     """Return the picture with a legend in its lower left corner: a swatch, name and share for each class shown."""
     picture = Image.fromarray(pixels)
-    shown = [i for i, label in enumerate(task.classes) if shares[label] > 0 and i != task.background]
-    full = [(task.palette[i], f"{task.classes[i]}  {shares[task.classes[i]]:.1%}") for i in shown] or [
-        (task.palette[task.background or 0], "no wall, floor or dining table found")]
+    shown = [
+        i for i, label in enumerate(task.classes) if shares[label] > 0 and i != task.background
+    ]
+    full = [
+        (task.palette[i], f"{task.classes[i]}  {shares[task.classes[i]]:.1%}") for i in shown
+    ] or [(task.palette[task.background or 0], "no wall, floor or dining table found")]
     brief = [(task.palette[i], f"{shares[task.classes[i]]:.0%}") for i in shown]
     largest = max(11, round(min(picture.size) / 28))
-    for lines, size in [*((full, size) for size in range(largest, 6, -1)), *((brief, size) for size in range(largest, 6, -1) if brief)]:
+    for lines, size in [
+        *((full, size) for size in range(largest, 6, -1)),
+        *((brief, size) for size in range(largest, 6, -1) if brief),
+    ]:
         font, gap = ImageFont.load_default(size), size // 2
         width = max(font.getlength(text) for _, text in lines) + 2 * size + 2 * gap
         height = len(lines) * (size + gap) + gap
@@ -104,6 +135,16 @@ def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Ima
     pen.rounded_rectangle((left, top, left + width, top + height), radius=gap, fill=(0, 0, 0, 170))
     for i, (colour, text) in enumerate(lines):
         y = top + gap + i * (size + gap)
-        pen.rectangle((left + gap, y, left + gap + size, y + size), fill=(*colour, 255), outline=(255, 255, 255, 255))
-        pen.text((left + 2 * gap + size, y + size / 2), text, fill=(255, 255, 255, 255), font=font, anchor="lm")
+        pen.rectangle(
+            (left + gap, y, left + gap + size, y + size),
+            fill=(*colour, 255),
+            outline=(255, 255, 255, 255),
+        )
+        pen.text(
+            (left + 2 * gap + size, y + size / 2),
+            text,
+            fill=(255, 255, 255, 255),
+            font=font,
+            anchor="lm",
+        )
     return Image.alpha_composite(picture.convert("RGBA"), shade).convert("RGB")

@@ -1,4 +1,5 @@
 """A loaded export at work: one image or a stream of batches, never all at once; results at each image's own size."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
@@ -75,7 +76,13 @@ class Prediction:
 
     def described(self, threshold: float | None) -> dict:
         """Return the image's row of predictions.csv; it needs review if its expected error exceeds `threshold`."""
-        return described(self.task, self.codes, (self._coarse / self.temperature).softmax(0), self.expected_error, threshold)
+        return described(
+            self.task,
+            self.codes,
+            (self._coarse / self.temperature).softmax(0),
+            self.expected_error,
+            threshold,
+        )
 
     @property
     def _coarse(self) -> torch.Tensor:
@@ -95,14 +102,18 @@ class Prediction:
     def _enlarged(self) -> torch.Tensor:
         # Logits are resized before the argmax: masks at the image's own size get smooth, not stepped, borders.
         with torch.inference_mode():
-            return F.interpolate(self.logits[None], self.size, mode="bilinear", align_corners=False)[0]
+            return F.interpolate(
+                self.logits[None], self.size, mode="bilinear", align_corners=False
+            )[0]
 
 
 def _classes(scores: torch.Tensor) -> np.ndarray:
     """Return the first class of the highest score at each pixel, uint8 (H, W), from scores (C, H, W)."""
     if scores.device.type != "cpu":
         return scores.max(0).indices.to(torch.uint8).cpu().numpy()
-    best, *others = scores.numpy()  # plane by plane: twice as quick as torch's max, forty times as quick as its argmax
+    best, *others = (
+        scores.numpy()
+    )  # plane by plane: twice as quick as torch's max, forty times as quick as its argmax
     best, codes = best.copy(), np.zeros(best.shape, dtype=np.uint8)
     for code, plane in enumerate(others, 1):
         np.putmask(codes, plane > best, code)
@@ -121,8 +132,16 @@ class Predictor:
     `precision` say how it computes; `sessions` are there for the engine "onnx". `alone` says that a stream has one image only.
     """
 
-    def __init__(self, card: Card, network: Callable[[], Network], option: Option, device: str | None = None, tta: bool | None = None,
-                 sessions: Sessions | None = None, alone: bool = True):
+    def __init__(
+        self,
+        card: Card,
+        network: Callable[[], Network],
+        option: Option,
+        device: str | None = None,
+        tta: bool | None = None,
+        sessions: Sessions | None = None,
+        alone: bool = True,
+    ):
         self.device, (self.engine, self.precision) = device_of(device), option
         self.card, self.task, self._build = card, replace(get(card.task), depth=card.depth), network
         self._sessions = sessions if self.engine == "onnx" else None
@@ -142,12 +161,16 @@ class Predictor:
 
     def seconds(self, bs: int | None) -> float:
         """Return the measured seconds of the network for an image: one at a time, or in a stream's batches of `bs`."""
-        batch = np.random.default_rng(0).integers(0, 256, (bs or 1, *self.card.size, 3), dtype=np.uint8)
+        batch = np.random.default_rng(0).integers(
+            0, 256, (bs or 1, *self.card.size, 3), dtype=np.uint8
+        )
         if bs is None or self._sessions is None:
             return seconds_of(lambda: self.logits(batch)) / len(batch)
         workers = self._workers
         with ThreadPoolExecutor(workers) as pool:
-            return seconds_of(lambda: list(pool.map(lambda _: self.logits(batch, threads=1), range(workers)))) / (workers * bs)
+            return seconds_of(
+                lambda: list(pool.map(lambda _: self.logits(batch, threads=1), range(workers)))
+            ) / (workers * bs)
 
     @property
     def _workers(self) -> int:
@@ -167,19 +190,27 @@ class Predictor:
         outlines of large photographs, in about four times the square of it as much time.
         A 16-bit file is scaled as `adapt` says, where training saw none by its own depth.
         """
-        scaled(self.task, _files([image]))  # for what it logs: where the task has no depth, each image is scaled by its own
+        scaled(
+            self.task, _files([image])
+        )  # for what it logs: where the task has no depth, each image is scaled by its own
         small, own = self._read(image)
         logits = self.logits(small[None])[0]
         if tiles > 1:
             size = tuple(self.card.size)
             large, _ = self.task.image_near(image, (tiles * size[0], tiles * size[1]))
             parts = torch.from_numpy(tiled(self.logits, large, size))
-            whole = F.interpolate(logits.cpu()[None], parts.shape[-2:], mode="bilinear", align_corners=False)[0].softmax(0)
+            whole = F.interpolate(
+                logits.cpu()[None], parts.shape[-2:], mode="bilinear", align_corners=False
+            )[0].softmax(0)
             logits = (whole.mul_(1 - DETAIL) + parts.mul_(DETAIL)).clamp_(1e-12).log_()
         return self._prediction(image, logits, own)
 
-    def stream(self, images: Iterable[Image], bs: int = 8, finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction
-               ) -> Iterator[tuple[Image, T | DataError]]:
+    def stream(
+        self,
+        images: Iterable[Image],
+        bs: int = 8,
+        finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction,
+    ) -> Iterator[tuple[Image, T | DataError]]:
         """Yield (image, finish(image, its prediction)) in order; an image that cannot be read comes with its `DataError` instead.
 
         Threads read ahead and `finish` behind: what is done with each prediction (writing, measuring) belongs there. Where
@@ -193,7 +224,10 @@ class Predictor:
                 done = (pool.submit(self._whole, batch, finish) for batch in batches)
             else:
                 read = ahead((pool.submit(self._reads, batch) for batch in batches), workers)
-                done = (pool.submit(self._finished, *pair, self._computed(pair[1]), finish) for pair in read)
+                done = (
+                    pool.submit(self._finished, *pair, self._computed(pair[1]), finish)
+                    for pair in read
+                )
             for results in ahead(done, workers + 1):
                 yield from results
 
@@ -214,10 +248,19 @@ class Predictor:
         small = [read[0] for read in reads if not isinstance(read, DataError)]
         return self.logits(np.stack(small), threads) if small else ()
 
-    def _finished(self, batch: list, reads: list, logits: torch.Tensor | tuple, finish: Callable) -> list[tuple]:
+    def _finished(
+        self, batch: list, reads: list, logits: torch.Tensor | tuple, finish: Callable
+    ) -> list[tuple]:
         rows = iter(logits)
-        return [(source, read if isinstance(read, DataError) else finish(source, self._prediction(source, next(rows), read[1])))
-                for source, read in zip(batch, reads)]
+        return [
+            (
+                source,
+                read
+                if isinstance(read, DataError)
+                else finish(source, self._prediction(source, next(rows), read[1])),
+            )
+            for source, read in zip(batch, reads)
+        ]
 
     def _prediction(self, source: Image, logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
         return Prediction(self.task, source, logits, size, self.card.temperature)
@@ -248,5 +291,8 @@ class Predictor:
     def normalised(self, batch: torch.Tensor) -> torch.Tensor:
         """Turn uint8 (B, h, w, 3) into what the network takes: float32 (B, 3, h, w) by the card's mean and std."""
         x = batch.to(self.device).permute(0, 3, 1, 2).float()
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255 for v in (self.card.mean, self.card.std))
+        mean, std = (
+            torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255
+            for v in (self.card.mean, self.card.std)
+        )
         return (x - mean) / std

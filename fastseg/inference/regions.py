@@ -1,4 +1,5 @@
 """Connected regions of a prediction as scripts read them: score, area, box, COCO run lengths and polygons."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -27,11 +28,19 @@ class Region:
 
     def plain(self) -> dict:
         """Return it as JSON can hold it."""
-        return {"label": self.label, "score": round(self.score, 4), "area": self.area, "box": list(self.box), "rle": self.rle,
-                "polygons": self.polygons}
+        return {
+            "label": self.label,
+            "score": round(self.score, 4),
+            "area": self.area,
+            "box": list(self.box),
+            "rle": self.rle,
+            "polygons": self.polygons,
+        }
 
 
-def regions(codes: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], background: int | None = 0) -> list[Region]:
+def regions(
+    codes: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], background: int | None = 0
+) -> list[Region]:
     """Return the regions of codes, uint8 (H, W), the largest first; `probabilities` is float (C, h, w), at any size.
 
     Pixels that touch at a side or corner belong together. Regions below `SMALLEST` of the picture are left out.
@@ -48,26 +57,58 @@ def regions(codes: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
                 continue
             part = parts[rows, columns] == number
             y, x = np.nonzero(part)
-            there = [((at + start + 0.5) * by).astype(int) for at, start, by in zip((y, x), (rows.start, columns.start), scale)]
-            whole = np.zeros(codes.shape, dtype=np.uint8, order="F")  # the order that COCO's run lengths follow
+            there = [
+                ((at + start + 0.5) * by).astype(int)
+                for at, start, by in zip((y, x), (rows.start, columns.start), scale)
+            ]
+            whole = np.zeros(
+                codes.shape, dtype=np.uint8, order="F"
+            )  # the order that COCO's run lengths follow
             whole[rows, columns] = part
             rle = coco.encode(whole)
-            found.append(Region(name, float(probabilities[code][tuple(there)].mean()), int(areas[number]),
-                                (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
-                                {"size": list(codes.shape), "counts": rle["counts"].decode()},
-                                _polygons(part, (columns.start, rows.start))))
+            found.append(
+                Region(
+                    name,
+                    float(probabilities[code][tuple(there)].mean()),
+                    int(areas[number]),
+                    (
+                        columns.start,
+                        rows.start,
+                        columns.stop - columns.start,
+                        rows.stop - rows.start,
+                    ),
+                    {"size": list(codes.shape), "counts": rle["counts"].decode()},
+                    _polygons(part, (columns.start, rows.start)),
+                )
+            )
     return sorted(found, key=lambda region: -region.area)
 
 
 def _polygons(part: np.ndarray, corner: tuple[int, int]) -> dict:
     """Return the outlines of a mask, bool (h, w), with holes, moved by `corner` (x, y), simplified and valid."""
     padded = np.pad(part, 1).astype(np.float32)
-    lines = contourpy.contour_generator(z=padded, fill_type=contourpy.FillType.OuterOffset).filled(0.5, 2.0)
+    lines = contourpy.contour_generator(z=padded, fill_type=contourpy.FillType.OuterOffset).filled(
+        0.5, 2.0
+    )
     pieces = []
     for points, offsets in zip(*lines):
-        rings = [points[start:end] + corner - 0.5 for start, end in zip(offsets[:-1], offsets[1:])]  # of pixels' corners; -1 of padding
+        rings = [
+            points[start:end] + corner - 0.5 for start, end in zip(offsets[:-1], offsets[1:])
+        ]  # of pixels' corners; -1 of padding
         pieces.append(shapely.Polygon(rings[0], rings[1:]))
     merged = shapely.make_valid(shapely.MultiPolygon(pieces).simplify(TOLERANCE))
-    flat = [piece for piece in shapely.get_parts(shapely.get_parts(merged)) if piece.geom_type == "Polygon"]
-    return {"type": "MultiPolygon", "coordinates": [[[[round(float(v), 1) for v in point] for point in ring.coords]
-                                                     for ring in (piece.exterior, *piece.interiors)] for piece in flat]}
+    flat = [
+        piece
+        for piece in shapely.get_parts(shapely.get_parts(merged))
+        if piece.geom_type == "Polygon"
+    ]
+    return {
+        "type": "MultiPolygon",
+        "coordinates": [
+            [
+                [[round(float(v), 1) for v in point] for point in ring.coords]
+                for ring in (piece.exterior, *piece.interiors)
+            ]
+            for piece in flat
+        ],
+    }

@@ -1,4 +1,5 @@
 """Large photographs in overlapping tiles: each seen at the model's size, blended by a window so that no seam shows."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,23 +23,28 @@ def tiles_for(own: tuple[int, int], size: tuple[int, int]) -> int:
     return max(1, min(FINEST, int(min(own[0] / size[0], own[1] / size[1]) / 2)))
 
 
-def tiled(logits: Callable[[np.ndarray], torch.Tensor], image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def tiled(
+    logits: Callable[[np.ndarray], torch.Tensor], image: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
     """Return probabilities, float32 (C, H, W), of an image, uint8 (H, W, 3), whose sides are multiples of `size`.
 
     `logits` gives float (B, C, h, w) for tiles, uint8 (B, h, w, 3), of `size`. Tiles overlap by half; their probabilities are
     averaged with the weights of a Hann window, which falls to nothing at a tile's borders, where it knows least.
     """
-    starts = [np.linspace(0, have - want, 2 * (have // want) - 1).round().astype(int) for have, want in zip(image.shape, size)]
+    starts = [
+        np.linspace(0, have - want, 2 * (have // want) - 1).round().astype(int)
+        for have, want in zip(image.shape, size)
+    ]
     corners = [(y, x) for y in starts[0] for x in starts[1]]
     rows, columns = (np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 + 1e-3 for side in size)
     window = np.outer(rows, columns).astype(np.float32)
     total, weights = None, np.zeros(image.shape[:2], dtype=np.float32)
     for first in range(0, len(corners), BATCH):
-        batch = corners[first:first + BATCH]
-        tiles = np.stack([image[y:y + size[0], x:x + size[1]] for y, x in batch])
+        batch = corners[first : first + BATCH]
+        tiles = np.stack([image[y : y + size[0], x : x + size[1]] for y, x in batch])
         for (y, x), probabilities in zip(batch, logits(tiles).softmax(1).cpu().numpy()):
             if total is None:
                 total = np.zeros((len(probabilities), *image.shape[:2]), dtype=np.float32)
-            total[:, y:y + size[0], x:x + size[1]] += probabilities * window
-            weights[y:y + size[0], x:x + size[1]] += window
+            total[:, y : y + size[0], x : x + size[1]] += probabilities * window
+            weights[y : y + size[0], x : x + size[1]] += window
     return np.divide(total, weights, out=total)

@@ -2,6 +2,7 @@
 
 The options are checked in `preparation` without torch, and the learner is made in `build`. Training is in `training`.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ def __getattr__(name: str) -> Callable:
     if suffix == "learner":
         from ..tasks import names
         from .preparation import learner
+
         if not task:
             return learner
         if task in names():

@@ -1,4 +1,5 @@
 """Learners: `unet_learner` and `vision_learner` for any timm backbone, and one `learner` for every task."""
+
 from __future__ import annotations
 
 import logging
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai import optimizer as optimizers
-from fastai.callback.schedule import Learner  # the import patches fit_one_cycle and lr_find into Learner
+from fastai.callback.schedule import (
+    Learner,
+)  # the import patches fit_one_cycle and lr_find into Learner
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize, get_c
 from fastai.learner import Metric, defaults
@@ -34,15 +37,40 @@ from ..utils.speed import training_precision
 
 log = logging.getLogger(__name__)
 
-OPTIMIZERS = {"adam": partial(optimizers.Adam, decouple_wd=False), "adamw": optimizers.Adam, "sgd": optimizers.SGD,
-              "ranger": optimizers.ranger, "radam": optimizers.RAdam, "lamb": optimizers.Lamb, "rmsprop": optimizers.RMSProp}
+OPTIMIZERS = {
+    "adam": partial(optimizers.Adam, decouple_wd=False),
+    "adamw": optimizers.Adam,
+    "sgd": optimizers.SGD,
+    "ranger": optimizers.ranger,
+    "radam": optimizers.RAdam,
+    "lamb": optimizers.Lamb,
+    "rmsprop": optimizers.RMSProp,
+}
 
 
-def unet_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True, n_out: int | None = None,
-                 pretrained: bool = True, weights=None, config: dict | None = None, loss_func=None,
-                 opt_func=optimizers.Adam, lr=defaults.lr, splitter=None, cbs=None, metrics=None, path=None,
-                 model_dir="models", wd=None, wd_bn_bias: bool = False, train_bn: bool = True,
-                 moms=(0.95, 0.85, 0.95), decoder: str = "unet", **kwargs) -> Learner:
+def unet_learner(
+    dls: DataLoaders,
+    arch: str | Callable,
+    normalize: bool = True,
+    n_out: int | None = None,
+    pretrained: bool = True,
+    weights=None,
+    config: dict | None = None,
+    loss_func=None,
+    opt_func=optimizers.Adam,
+    lr=defaults.lr,
+    splitter=None,
+    cbs=None,
+    metrics=None,
+    path=None,
+    model_dir="models",
+    wd=None,
+    wd_bn_bias: bool = False,
+    train_bn: bool = True,
+    moms=(0.95, 0.85, 0.95),
+    decoder: str = "unet",
+    **kwargs,
+) -> Learner:
     """Build a segmentation `Learner`, with fastai's signature, over any timm backbone with a feature pyramid.
 
     A string `arch` is a timm name; `decoder` is one of `models.network.DECODERS`, and `kwargs` go to it. `weights` is as
@@ -50,35 +78,102 @@ def unet_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True,
     A callable `arch` is handed to fastai's own `unet_learner` with all that it understands.
     Raises `ModelError` for names, weights and options that do not fit.
     """
-    common = dict(loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=cbs, metrics=metrics, path=path,
-                  model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    common = dict(
+        loss_func=loss_func,
+        opt_func=opt_func,
+        lr=lr,
+        splitter=splitter,
+        cbs=cbs,
+        metrics=metrics,
+        path=path,
+        model_dir=model_dir,
+        wd=wd,
+        wd_bn_bias=wd_bn_bias,
+        train_bn=train_bn,
+        moms=moms,
+    )
     if not isinstance(arch, str):
-        return fastai_vision.unet_learner(dls, arch, normalize=normalize, n_out=n_out, pretrained=pretrained,
-                                          weights=weights, config=config, **common, **kwargs)
+        return fastai_vision.unet_learner(
+            dls,
+            arch,
+            normalize=normalize,
+            n_out=n_out,
+            pretrained=pretrained,
+            weights=weights,
+            config=config,
+            **common,
+            **kwargs,
+        )
     size = tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None
-    network, origin = backbones.segmenter(arch, n_out or get_c(dls), decoder, _weights(weights, pretrained), size,
-                                          **(config or {}), **kwargs)
+    network, origin = backbones.segmenter(
+        arch,
+        n_out or get_c(dls),
+        decoder,
+        _weights(weights, pretrained),
+        size,
+        **(config or {}),
+        **kwargs,
+    )
     return as_learner(dls, network, origin, normalize, **common)
 
 
-def vision_learner(dls: DataLoaders, arch: str | Callable, normalize: bool = True, n_out: int | None = None,
-                   pretrained: bool = True, weights=None, loss_func=None, opt_func=optimizers.Adam, lr=defaults.lr,
-                   splitter=None, cbs=None, metrics=None, path=None, model_dir="models", wd=None,
-                   wd_bn_bias: bool = False, train_bn: bool = True, moms=(0.95, 0.85, 0.95), **kwargs) -> Learner:
+def vision_learner(
+    dls: DataLoaders,
+    arch: str | Callable,
+    normalize: bool = True,
+    n_out: int | None = None,
+    pretrained: bool = True,
+    weights=None,
+    loss_func=None,
+    opt_func=optimizers.Adam,
+    lr=defaults.lr,
+    splitter=None,
+    cbs=None,
+    metrics=None,
+    path=None,
+    model_dir="models",
+    wd=None,
+    wd_bn_bias: bool = False,
+    train_bn: bool = True,
+    moms=(0.95, 0.85, 0.95),
+    **kwargs,
+) -> Learner:
     """Build a classification `Learner`, with fastai's signature, over any timm backbone.
 
     `kwargs` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...). `weights` is as for `unet_learner`.
     A callable `arch` is handed to fastai's own `vision_learner`.
     Raises `ModelError` for names, weights and options that do not fit.
     """
-    common = dict(loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter, cbs=cbs, metrics=metrics, path=path,
-                  model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    common = dict(
+        loss_func=loss_func,
+        opt_func=opt_func,
+        lr=lr,
+        splitter=splitter,
+        cbs=cbs,
+        metrics=metrics,
+        path=path,
+        model_dir=model_dir,
+        wd=wd,
+        wd_bn_bias=wd_bn_bias,
+        train_bn=train_bn,
+        moms=moms,
+    )
     if not isinstance(arch, str):
-        return fastai_vision.vision_learner(dls, arch, normalize=normalize, n_out=n_out, pretrained=pretrained,
-                                            weights=weights, **common, **kwargs)
+        return fastai_vision.vision_learner(
+            dls,
+            arch,
+            normalize=normalize,
+            n_out=n_out,
+            pretrained=pretrained,
+            weights=weights,
+            **common,
+            **kwargs,
+        )
     if kwargs.pop("cut", None) is not None:  # fastai drops it silently for timm names
         raise ModelError("cut has no meaning for timm backbones; leave it out")
-    network, origin = backbones.classifier(arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs)
+    network, origin = backbones.classifier(
+        arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs
+    )
     return as_learner(dls, network, origin, normalize, **common)
 
 
@@ -86,12 +181,26 @@ def _weights(weights, pretrained: bool) -> str:
     return str(weights) if weights is not None else "auto" if pretrained else "none"
 
 
-def as_learner(dls: DataLoaders, network: backbones.Network, origin: str, normalize: bool = True, *, splitter=None, loss_func=None,
-               **options) -> Learner:
+def as_learner(
+    dls: DataLoaders,
+    network: backbones.Network,
+    origin: str,
+    normalize: bool = True,
+    *,
+    splitter=None,
+    loss_func=None,
+    **options,
+) -> Learner:
     """Return a fastai `Learner` of `network`, whose weights come from `origin`: frozen unless they are random."""
     if normalize and not dls.after_batch.fs.filter(lambda t: isinstance(t, Normalize)):
         dls.add_tfms([Normalize.from_stats(network.mean, network.std)], "after_batch")
-    learn = Learner(dls, network, splitter=splitter or backbones.parameter_groups, loss_func=loss_func or Loss(), **options)
+    learn = Learner(
+        dls,
+        network,
+        splitter=splitter or backbones.parameter_groups,
+        loss_func=loss_func or Loss(),
+        **options,
+    )
     learn.weights_origin = origin
     if not origin.startswith("random"):
         learn.freeze()
@@ -109,7 +218,9 @@ class ForegroundMetric(Metric):
         self.counts = np.zeros((self.classes, self.classes), dtype=np.int64)
 
     def accumulate(self, learn):
-        predicted = learn.pred.max(dim=1).indices.to(torch.uint8).cpu().numpy()  # far quicker than argmax over a channel
+        predicted = (
+            learn.pred.max(dim=1).indices.to(torch.uint8).cpu().numpy()
+        )  # far quicker than argmax over a channel
         self.counts += metrics.confusion(learn.y.cpu().numpy(), predicted, self.classes)
 
     @property
@@ -137,9 +248,25 @@ class Origin:
     precision: str | None = None  # as asked for
 
 
-def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Path, size: tuple[int, int], bs: int | None, loss: str,
-          opt: str, seed: int, device: str | None, precision: str | None, cache: int | None, fold: tuple[int, int] | None,
-          card: Card | None, epochs: int) -> Learner:
+def built(
+    task: Task,
+    data: Path,
+    *,
+    arch: str,
+    decoder: str,
+    weights: str | Path,
+    size: tuple[int, int],
+    bs: int | None,
+    loss: str,
+    opt: str,
+    seed: int,
+    device: str | None,
+    precision: str | None,
+    cache: int | None,
+    fold: tuple[int, int] | None,
+    card: Card | None,
+    epochs: int,
+) -> Learner:
     """Return the learner of options that `preparation.learner` has checked and completed; `card` is of the export in `weights`, if any.
 
     Checks what only torch and timm know, and every image and label. Raises `FastsegError` kinds.
@@ -157,18 +284,38 @@ def built(task: Task, data: Path, *, arch: str, decoder: str, weights: str | Pat
     common = dict(loss_func=loss_func, opt_func=OPTIMIZERS[opt], lr=recipe.lr, path=Path("."))
     scores = [accuracy]
     if task.kind == "segment":
-        scores = [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
+        scores = [
+            ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")
+        ]
     if card is not None:
-        learn = as_learner(dls, network_of(Path(weights), card), f"export {Path(weights)}", metrics=scores, **common)
+        learn = as_learner(
+            dls,
+            network_of(Path(weights), card),
+            f"export {Path(weights)}",
+            metrics=scores,
+            **common,
+        )
         learn.licence = card.licence
     elif task.kind == "segment":
         options = recipe.decoder_options if decoder == recipe.decoder else {}
-        learn = unet_learner(dls, arch, decoder=decoder, weights=str(weights), metrics=scores, **common, **options)
+        learn = unet_learner(
+            dls, arch, decoder=decoder, weights=str(weights), metrics=scores, **common, **options
+        )
     else:
         learn = vision_learner(dls, arch, weights=str(weights), metrics=scores, **common)
     learn.loss_func = learn.loss_func.to(dls.device)
     learn.model.precision, why = training_precision(learn, size, asked, epochs)
     log.info(machine.plan(dls.device, why, dls.bs, pixels.budget))
-    learn.origin = Origin(task.name, os.path.abspath(data), size, seed, loss, opt, min(bs or recipe.bs, dls.train.n),
-                          task.recipe.flip_shift, task.depth, asked)
+    learn.origin = Origin(
+        task.name,
+        os.path.abspath(data),
+        size,
+        seed,
+        loss,
+        opt,
+        min(bs or recipe.bs, dls.train.n),
+        task.recipe.flip_shift,
+        task.depth,
+        asked,
+    )
     return learn

@@ -1,4 +1,5 @@
 """From options to a learner: mistakes that need no torch to be seen are found before it is imported, which takes seconds."""
+
 from __future__ import annotations
 
 import logging
@@ -14,7 +15,14 @@ from ..data.split import splitter
 from ..errors import DataError, ExportError, ModelError, choose
 from ..exports.card import Card, read_card
 from ..tasks import Item, Task, get
-from ..utils.choices import DECODERS, OPTIMIZERS, asked_precision, check_size, check_weights, loss_parts
+from ..utils.choices import (
+    DECODERS,
+    OPTIMIZERS,
+    asked_precision,
+    check_size,
+    check_weights,
+    loss_parts,
+)
 from ..utils.imports import importing
 from ..utils.journal import ahead
 
@@ -26,11 +34,24 @@ log = logging.getLogger(__name__)
 LOOK = 0.5  # seconds for which labels are decoded before torch is imported
 
 
-def learner(task: str | Task, data: Path | str | None = None, *, arch: str | None = None, decoder: str | None = None,
-            weights: str | Path = "auto", size: int | tuple[int, int] | None = None, bs: int | None = None,
-            loss: str | None = None, opt: str | None = None, seed: int = 42, device: str | None = None,
-            precision: str | None = None, cache: int | None = None, fold: tuple[int, int] | None = None,
-            epochs: int | None = None) -> Learner:
+def learner(
+    task: str | Task,
+    data: Path | str | None = None,
+    *,
+    arch: str | None = None,
+    decoder: str | None = None,
+    weights: str | Path = "auto",
+    size: int | tuple[int, int] | None = None,
+    bs: int | None = None,
+    loss: str | None = None,
+    opt: str | None = None,
+    seed: int = 42,
+    device: str | None = None,
+    precision: str | None = None,
+    cache: int | None = None,
+    fold: tuple[int, int] | None = None,
+    epochs: int | None = None,
+) -> Learner:
     """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
 
     What is not given comes from the task's recipe, or from what the machine has. `weights` is as for `weights.load_weights`, or the
@@ -45,17 +66,24 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     task = get(task)
     recipe = task.recipe
     if task.kind != "segment" and decoder is not None:
-        raise ModelError(f"{task.name} classifies whole images: it takes no --decoder", "no-decoder")
+        raise ModelError(
+            f"{task.name} classifies whole images: it takes no --decoder", "no-decoder"
+        )
     card = None
     if Path(weights).is_dir():
         if arch is not None or decoder is not None:
-            raise ModelError(f"{weights}: an export brings its own backbone and decoder; leave out --arch and --decoder", "export-arch")
+            raise ModelError(
+                f"{weights}: an export brings its own backbone and decoder; leave out --arch and --decoder",
+                "export-arch",
+            )
         card = start_card(Path(weights), task)
         size = size or tuple(card.size)
     else:
         check_weights(weights)
-    arch, opt, loss, decoder = (getattr(recipe, name) if given is None else given for name, given in
-                                (("arch", arch), ("opt", opt), ("loss", loss), ("decoder", decoder)))
+    arch, opt, loss, decoder = (
+        getattr(recipe, name) if given is None else given
+        for name, given in (("arch", arch), ("opt", opt), ("loss", loss), ("decoder", decoder))
+    )
     size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
     choose("optimizer", opt, OPTIMIZERS)
     loss_parts(loss)
@@ -67,11 +95,32 @@ def learner(task: str | Task, data: Path | str | None = None, *, arch: str | Non
     train, valid = splitter(task, seed, fold)(items)
     first_look(task, data, items)
     task = task.adapted(data)
-    log.info("checking the data: %d images to train and %d to validate in %s", len(train), len(valid), data)
+    log.info(
+        "checking the data: %d images to train and %d to validate in %s",
+        len(train),
+        len(valid),
+        data,
+    )
     with importing():
         from .build import built
-    return built(task, data, arch=arch, decoder=decoder, weights=weights, size=size, bs=bs, loss=loss, opt=opt, seed=seed, device=device,
-                 precision=precision, cache=cache, fold=fold, card=card, epochs=recipe.epochs if epochs is None else epochs)
+    return built(
+        task,
+        data,
+        arch=arch,
+        decoder=decoder,
+        weights=weights,
+        size=size,
+        bs=bs,
+        loss=loss,
+        opt=opt,
+        seed=seed,
+        device=device,
+        precision=precision,
+        cache=cache,
+        fold=fold,
+        card=card,
+        epochs=recipe.epochs if epochs is None else epochs,
+    )
 
 
 def start_card(export: Path, task: Task) -> Card:
@@ -79,11 +128,17 @@ def start_card(export: Path, task: Task) -> Card:
     try:
         card = read_card(export)
     except ExportError as error:
-        raise ModelError(f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder") from None
+        raise ModelError(
+            f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder"
+        ) from None
     if (card.kind, card.classes) != (task.kind, list(task.classes)):
-        raise ModelError(f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}")
+        raise ModelError(
+            f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}"
+        )
     if card.network.get("members", 1) > 1:
-        raise ModelError(f"{export}: is an ensemble, which is not trained on; give an export of one network")
+        raise ModelError(
+            f"{export}: is an ensemble, which is not trained on; give an export of one network"
+        )
     return card
 
 
@@ -113,8 +168,16 @@ def first_look(task: Task, data: Path, items: Sequence[Item], seconds: float = L
             faults[i] = decoded.stopping[0]
 
     with ThreadPoolExecutor(workers) as pool:
-        for _ in ahead((pool.submit(look, i) for i in order if time.monotonic() < end), 2 * workers):
+        for _ in ahead(
+            (pool.submit(look, i) for i in order if time.monotonic() < end), 2 * workers
+        ):
             pass
     refuse([faults[i] for i in sorted(faults)])
     if len(values) == len(items):  # what only all masks together can tell
-        refuse(list(task.binary_faults(data, ((item.source, values[i]) for i, item in enumerate(items))).values()))
+        refuse(
+            list(
+                task.binary_faults(
+                    data, ((item.source, values[i]) for i, item in enumerate(items))
+                ).values()
+            )
+        )

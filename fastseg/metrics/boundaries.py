@@ -1,4 +1,5 @@
 """How far the outlines of predicted and true regions lie apart, in px of the original image. numpy and scipy only."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,10 +16,17 @@ def outlines(codes: np.ndarray) -> np.ndarray:
     """Return the pixels, bool (H, W), of whose four neighbours one has another code or lies outside the image."""
     framed = np.pad(codes.astype(np.int16), 1, constant_values=-1)
     inner = framed[1:-1, 1:-1]
-    return ((inner != framed[:-2, 1:-1]) | (inner != framed[2:, 1:-1]) | (inner != framed[1:-1, :-2]) | (inner != framed[1:-1, 2:]))
+    return (
+        (inner != framed[:-2, 1:-1])
+        | (inner != framed[2:, 1:-1])
+        | (inner != framed[1:-1, :-2])
+        | (inner != framed[1:-1, 2:])
+    )
 
 
-def distances(truth: np.ndarray, predicted: np.ndarray, classes: int, tolerance: float = TOLERANCE) -> np.ndarray:
+def distances(
+    truth: np.ndarray, predicted: np.ndarray, classes: int, tolerance: float = TOLERANCE
+) -> np.ndarray:
     """Return one row a class, float64 (C, 6), with the `COLUMNS` of one image; `truth` and `predicted` are codes (H, W).
 
     First come counts of outline pixels: of the predicted ones, how many lie within `tolerance` of the true outline, and how
@@ -33,7 +41,9 @@ def distances(truth: np.ndarray, predicted: np.ndarray, classes: int, tolerance:
     rows = np.zeros((classes, len(COLUMNS)))
     rows[:, 4:] = np.nan
     for number in range(classes):
-        sides = [np.argwhere((codes == number) & edge) for codes, edge in zip((predicted, truth), edges)]
+        sides = [
+            np.argwhere((codes == number) & edge) for codes, edge in zip((predicted, truth), edges)
+        ]
         rows[number, 1], rows[number, 3] = map(len, sides)
         if not all(map(len, sides)):
             continue

@@ -2,6 +2,7 @@
 
 A leading axis holds bootstrap samples, so that a figure and its interval come from the same lines.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,10 @@ SCORES = ("pixel_accuracy", "precision", "recall", "specificity", "iou", "dice")
 BOUNDARY = ("boundary_f1", "hausdorff95", "mean_surface_distance")
 
 FIGURES = {  # the figures of one class: key -> title, and what it is
-    "pixel_accuracy": ("pixel accuracy", "share of all pixels for which 'is it this class?' is answered rightly"),
+    "pixel_accuracy": (
+        "pixel accuracy",
+        "share of all pixels for which 'is it this class?' is answered rightly",
+    ),
     "precision": ("precision", "share of what is called this class that is"),
     "recall": ("recall", "share of this class that is found"),
     "specificity": ("specificity", "share of everything else that is not called this class"),
@@ -24,7 +28,10 @@ FIGURES = {  # the figures of one class: key -> title, and what it is
     "dice": ("Dice", "twice the overlap over the sum of both"),
     "boundary_f1": ("boundary F1", "share of the outlines that lie within 2 px of each other"),
     "hausdorff95": ("Hausdorff 95 (px)", "95 % of the outlines lie closer than this"),
-    "mean_surface_distance": ("mean surface distance (px)", "how far the outlines lie apart on average"),
+    "mean_surface_distance": (
+        "mean surface distance (px)",
+        "how far the outlines lie apart on average",
+    ),
     "f1": ("F1", "harmonic mean of precision and recall"),
 }
 
@@ -41,7 +48,9 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 def ratio(part: np.ndarray | float, whole: np.ndarray | float) -> np.ndarray:
     """Divide, giving nan where `whole` is 0."""
-    part, whole = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
+    part, whole = np.broadcast_arrays(
+        np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    )
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
@@ -52,11 +61,20 @@ def per_class(counts: np.ndarray) -> dict[str, np.ndarray]:
     TN/(TN+FP), IoU TP/(TP+FP+FN) (Jaccard 1912), Dice 2TP/(2TP+FP+FN) (Dice 1945). A class in neither truth nor
     prediction has no precision, recall, IoU and Dice, but nan: it is no success and no failure.
     """
-    hit, true, said = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
+    hit, true, said = (
+        np.diagonal(counts, axis1=-2, axis2=-1),
+        counts.sum(axis=-1),
+        counts.sum(axis=-2),
+    )
     all_ = counts.sum(axis=(-2, -1))[..., None]
-    return {"pixel_accuracy": ratio(all_ - true - said + 2 * hit, all_), "precision": ratio(hit, said), "recall": ratio(hit, true),
-            "specificity": ratio(all_ - true - said + hit, all_ - true),
-            "iou": ratio(hit, true + said - hit), "dice": ratio(2 * hit, true + said)}
+    return {
+        "pixel_accuracy": ratio(all_ - true - said + 2 * hit, all_),
+        "precision": ratio(hit, said),
+        "recall": ratio(hit, true),
+        "specificity": ratio(all_ - true - said + hit, all_ - true),
+        "iou": ratio(hit, true + said - hit),
+        "dice": ratio(2 * hit, true + said),
+    }
 
 
 def boundary(sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -66,18 +84,33 @@ def boundary(sums: np.ndarray) -> dict[str, np.ndarray]:
     only one of truth and prediction has the class, nan where neither has.
     Distances, in px, are means over the images in which both truth and prediction have the class.
     """
-    met_predicted, predicted, met_true, true, far, has_far, near, has_near = np.moveaxis(sums, -1, 0)
+    met_predicted, predicted, met_true, true, far, has_far, near, has_near = np.moveaxis(
+        sums, -1, 0
+    )
     precision, recall = ratio(met_predicted, predicted), ratio(met_true, true)
-    both = np.nan_to_num(2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1))
-    return {"boundary_f1": np.where(predicted + true > 0, both, np.nan), "hausdorff95": ratio(far, has_far),
-            "mean_surface_distance": ratio(near, has_near)}
+    both = np.nan_to_num(
+        2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1)
+    )
+    return {
+        "boundary_f1": np.where(predicted + true > 0, both, np.nan),
+        "hausdorff95": ratio(far, has_far),
+        "mean_surface_distance": ratio(near, has_near),
+    }
 
 
 def boundary_sums(distances: np.ndarray) -> np.ndarray:
     """Turn `boundaries.distances` of one image, (C, 6), into what adds up over images, (C, 8)."""
     known = ~np.isnan(distances[:, 4:])
-    return np.column_stack([distances[:, :4], *(column for i in (0, 1) for column in
-                                               (np.where(known[:, i], distances[:, 4 + i], 0), known[:, i]))])
+    return np.column_stack(
+        [
+            distances[:, :4],
+            *(
+                column
+                for i in (0, 1)
+                for column in (np.where(known[:, i], distances[:, 4 + i], 0), known[:, i])
+            ),
+        ]
+    )
 
 
 def mean(values: np.ndarray, without: int | None = None) -> np.ndarray:
@@ -87,7 +120,9 @@ def mean(values: np.ndarray, without: int | None = None) -> np.ndarray:
     return ratio(np.where(known, kept, 0).sum(axis=-1), known.sum(axis=-1))
 
 
-def segmentation(counts: np.ndarray, sums: np.ndarray, classes: Sequence[str], background: int | None) -> Tree:
+def segmentation(
+    counts: np.ndarray, sums: np.ndarray, classes: Sequence[str], background: int | None
+) -> Tree:
     """Return the figures of confusion matrices (..., C, C) and `boundary_sums` (..., C, 8), each of shape (...).
 
     Pixel accuracy, frequency-weighted IoU (each class's IoU by its share of the true pixels; Long et al., CVPR 2015),
@@ -98,14 +133,21 @@ def segmentation(counts: np.ndarray, sums: np.ndarray, classes: Sequence[str], b
     shares = ratio(counts.sum(axis=-1), all_[..., None])
     return {
         "pixel_accuracy": ratio(np.trace(counts, axis1=-2, axis2=-1), all_),
-        "frequency_weighted_iou": np.where(all_ > 0, np.nansum(shares * figures["iou"], axis=-1), np.nan),
-        "classes": {name: {key: values[..., i] for key, values in figures.items()} for i, name in enumerate(classes)},
+        "frequency_weighted_iou": np.where(
+            all_ > 0, np.nansum(shares * figures["iou"], axis=-1), np.nan
+        ),
+        "classes": {
+            name: {key: values[..., i] for key, values in figures.items()}
+            for i, name in enumerate(classes)
+        },
         "mean_with_background": {key: mean(values) for key, values in figures.items()},
         "mean_foreground": {key: mean(values, background) for key, values in figures.items()},
     }
 
 
-def classification(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], weights: np.ndarray) -> Tree:
+def classification(
+    truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], weights: np.ndarray
+) -> Tree:
     """Return the figures, each of shape (...), of classifications: `truth` int (N,), `probabilities` float (N, C), weighted by
     `weights`, float64 (..., N).
 
@@ -115,12 +157,21 @@ def classification(truth: np.ndarray, probabilities: np.ndarray, classes: Sequen
     precision, recall and F1.
     """
     number, said = len(classes), probabilities.argmax(axis=1)
-    counts = (weights @ np.eye(number**2)[truth * number + said]).reshape(*weights.shape[:-1], number, number)
+    counts = (weights @ np.eye(number**2)[truth * number + said]).reshape(
+        *weights.shape[:-1], number, number
+    )
     figures = per_class(counts)
     columns = [number - 1] if number == 2 else range(number)
-    areas = np.array([areas_under_curves(truth == c, probabilities[:, c], weights) for c in columns])
+    areas = np.array(
+        [areas_under_curves(truth == c, probabilities[:, c], weights) for c in columns]
+    )
     squares = ((probabilities - np.eye(number)[truth]) ** 2).sum(axis=1) / (2 if number == 2 else 1)
-    bins = np.stack([reliability(p, r) for p, r in zip(probabilities.max(axis=1)[:, None], (said == truth)[:, None])])
+    bins = np.stack(
+        [
+            reliability(p, r)
+            for p, r in zip(probabilities.max(axis=1)[:, None], (said == truth)[:, None])
+        ]
+    )
     summed = (weights @ bins.reshape(len(truth), -1)).reshape(*weights.shape[:-1], BINS, 3)
     names = {"precision": "precision", "recall": "recall", "dice": "f1"}  # F1 is the Dice of labels
     return {
@@ -129,20 +180,30 @@ def classification(truth: np.ndarray, probabilities: np.ndarray, classes: Sequen
         "pr_auc": areas[:, 1].mean(axis=0),
         "brier": ratio(weights @ squares, weights.sum(axis=-1)),
         "expected_calibration_error": calibration_error(summed),
-        "classes": {name: {to: figures[key][..., i] for key, to in names.items()} for i, name in enumerate(classes)},
+        "classes": {
+            name: {to: figures[key][..., i] for key, to in names.items()}
+            for i, name in enumerate(classes)
+        },
         "mean": {to: mean(figures[key]) for key, to in names.items()},
     }
 
 
-def areas_under_curves(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def areas_under_curves(
+    positive: np.ndarray, score: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return ROC AUC and average precision, each (...), of `positive` bool (N,) by `score` (N,), weighted by (..., N).
 
     ROC AUC is the share of pairs of a positive and a negative in which the positive scores higher, ties counting half (Hanley
     and McNeil 1982). Average precision sums precision over the steps of recall, as scikit-learn does. nan without both kinds.
     """
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # equal scores are one step
-    hits, alarms = (np.cumsum(np.where(kind[order], weights[..., order], 0), axis=-1)[..., last] for kind in (positive, ~positive))
+    last = np.append(
+        np.flatnonzero(np.diff(score[order])), len(score) - 1
+    )  # equal scores are one step
+    hits, alarms = (
+        np.cumsum(np.where(kind[order], weights[..., order], 0), axis=-1)[..., last]
+        for kind in (positive, ~positive)
+    )
     rises, widths = (np.diff(values, axis=-1, prepend=0) for values in (hits, alarms))
     positives, negatives = hits[..., -1], alarms[..., -1]
     auc = ratio((widths * (hits - rises / 2)).sum(axis=-1), positives * negatives)
@@ -159,8 +220,13 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
     Bins are of equal width from 0 to 1; tables of several images add up.
     """
     place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1).reshape(-1)
-    return np.stack([np.bincount(place, values, BINS)
-                     for values in (None, confidence.reshape(-1).astype(np.float64), right.reshape(-1))], axis=1)
+    return np.stack(
+        [
+            np.bincount(place, values, BINS)
+            for values in (None, confidence.reshape(-1).astype(np.float64), right.reshape(-1))
+        ],
+        axis=1,
+    )
 
 
 def calibration_error(bins: np.ndarray) -> np.ndarray:
@@ -171,8 +237,14 @@ def calibration_error(bins: np.ndarray) -> np.ndarray:
 
 def plain(tree: Mapping) -> dict:
     """Return a tree of figures as plain numbers, None for nan: what JSON can hold."""
-    return {key: plain(value) if isinstance(value, Mapping) else None if np.isnan(value) else float(value)
-            for key, value in tree.items()}
+    return {
+        key: plain(value)
+        if isinstance(value, Mapping)
+        else None
+        if np.isnan(value)
+        else float(value)
+        for key, value in tree.items()
+    }
 
 
 def intervals(tree: Mapping, level: float = 0.95) -> dict:
@@ -186,4 +258,7 @@ def intervals(tree: Mapping, level: float = 0.95) -> dict:
         known = values[~np.isnan(values)]
         return [float(v) for v in np.percentile(known, ends)] if len(known) else None
 
-    return {key: intervals(value, level) if isinstance(value, Mapping) else interval(np.asarray(value)) for key, value in tree.items()}
+    return {
+        key: intervals(value, level) if isinstance(value, Mapping) else interval(np.asarray(value))
+        for key, value in tree.items()
+    }

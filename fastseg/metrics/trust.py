@@ -1,4 +1,5 @@
 """How far a prediction can be trusted: calibrated probabilities, the error to expect of an image, and when a person should look."""
+
 from __future__ import annotations
 
 import math
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 # torch is imported by the functions that make tensors: thresholds are read and checked without it.
 
 TEMPERATURES = 0.2, 10.0
-RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # error rates for which a card holds a threshold
+RATES = tuple(
+    round(0.01 * k, 2) for k in range(1, 51)
+)  # error rates for which a card holds a threshold
 ERROR_RATE = 0.1  # the default: mean error that what is let through may have
 PIXELS = 400_000  # taken for the temperature, over all images
 
@@ -31,22 +34,35 @@ def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
     """
     import torch
     from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy
+
     # (1, C, N), not (N, C): torch computes a softmax over few classes five times faster along the outer axis
     scores = torch.from_numpy(np.asarray(logits.T, dtype=np.float64, order="C"))[None]
     labels = torch.from_numpy(np.asarray(truth, dtype=np.int64))[None]
 
     def cost(log_t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(scores / np.exp(log_t), labels)) * images + log_t**2 / 2
+        return (
+            float(torch.nn.functional.cross_entropy(scores / np.exp(log_t), labels)) * images
+            + log_t**2 / 2
+        )
 
     return float(np.exp(minimize_scalar(cost, bounds=np.log(TEMPERATURES), method="bounded").x))
 
 
-def pixel_sample(scores: torch.Tensor, truth: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def pixel_sample(
+    scores: torch.Tensor, truth: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (n, C) and codes (n,) of up to `count` labelled pixels of an image: `scores` (C, H, W), `truth` (H, W)."""
     import torch
+
     places = np.flatnonzero(truth.reshape(-1) != IGNORE)
-    chosen = np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False) if len(places) else places
-    return scores.reshape(len(scores), -1)[:, torch.from_numpy(chosen)].T.cpu().numpy(), truth.reshape(-1)[chosen]
+    chosen = (
+        np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False)
+        if len(places)
+        else places
+    )
+    return scores.reshape(len(scores), -1)[
+        :, torch.from_numpy(chosen)
+    ].T.cpu().numpy(), truth.reshape(-1)[chosen]
 
 
 def expected_error(probabilities: torch.Tensor, background: int | None) -> float:
@@ -61,7 +77,12 @@ def expected_error(probabilities: torch.Tensor, background: int | None) -> float
     if background is None:
         return float(1 - best.mean())
     said = codes != background
-    return float(1 - 2 * best[said].sum() / (said.sum() + (1 - probabilities[background]).sum()).clamp_min(1e-6))
+    return float(
+        1
+        - 2
+        * best[said].sum()
+        / (said.sum() + (1 - probabilities[background]).sum()).clamp_min(1e-6)
+    )
 
 
 def actual_error(counts: np.ndarray, background: int | None) -> float:
@@ -82,8 +103,12 @@ def thresholds(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
     let_through = np.cumsum(np.bincount(places, actual, len(values)))
     found = {}
     for rate in RATES:
-        passing = int(np.searchsorted(let_through, rate * (len(expected) + 1) - 1 + 1e-12, side="right"))
-        found[str(rate)] = -1.0 if passing == 0 else 1.0 if passing == len(values) else float(values[passing - 1])
+        passing = int(
+            np.searchsorted(let_through, rate * (len(expected) + 1) - 1 + 1e-12, side="right")
+        )
+        found[str(rate)] = (
+            -1.0 if passing == 0 else 1.0 if passing == len(values) else float(values[passing - 1])
+        )
     return found
 
 
@@ -97,15 +122,32 @@ def review_threshold(review: Mapping[str, float], error_rate: float) -> float | 
     return review.get(str(math.floor(100 * error_rate + 1e-9) / 100))
 
 
-def described(task: Task, codes: np.ndarray | None, probabilities: torch.Tensor, expected: float, threshold: float | None) -> dict:
+def described(
+    task: Task,
+    codes: np.ndarray | None,
+    probabilities: torch.Tensor,
+    expected: float,
+    threshold: float | None,
+) -> dict:
     """Return an image's row of predictions.csv: shares of the classes, confidence, entropy in nats, expected error, review."""
     import torch
+
     by_class = torch.clamp(probabilities, min=1e-12)
     if codes is None:
         label = int(probabilities.argmax())
-        first = {"class": task.classes[label], **{f"p_{name}": round(float(p), 6) for name, p in zip(task.classes, probabilities)}}
+        first = {
+            "class": task.classes[label],
+            **{f"p_{name}": round(float(p), 6) for name, p in zip(task.classes, probabilities)},
+        }
     else:
-        first = {f"share_{name}": round(np.count_nonzero(codes == code) / codes.size, 6) for code, name in enumerate(task.classes)}
-    return {**first, "confidence": round(float(probabilities.max(0).values.mean()), 6),
-            "entropy": round(float(-(by_class * by_class.log()).sum(0).mean()), 6), "expected_error": round(expected, 6),
-            "needs_review": "" if threshold is None else expected > threshold}
+        first = {
+            f"share_{name}": round(np.count_nonzero(codes == code) / codes.size, 6)
+            for code, name in enumerate(task.classes)
+        }
+    return {
+        **first,
+        "confidence": round(float(probabilities.max(0).values.mean()), 6),
+        "entropy": round(float(-(by_class * by_class.log()).sum(0).mean()), 6),
+        "expected_error": round(expected, 6),
+        "needs_review": "" if threshold is None else expected > threshold,
+    }

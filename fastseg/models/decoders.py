@@ -1,4 +1,5 @@
 """Decoders of our own: a U-Net that stops before full resolution, and a network of many classes merged into few."""
+
 from __future__ import annotations
 
 import math
@@ -22,13 +23,24 @@ class LightUnet(SegmentationModel):
     Raises `ValueError` unless `stride` is a power of two that leaves one block or more.
     """
 
-    def __init__(self, encoder_name: str, classes: int, stride: int = 4, channels: Sequence[int] = CHANNELS,
-                 encoder_weights: str | None = None, **encoder_options):
+    def __init__(
+        self,
+        encoder_name: str,
+        classes: int,
+        stride: int = 4,
+        channels: Sequence[int] = CHANNELS,
+        encoder_weights: str | None = None,
+        **encoder_options,
+    ):
         super().__init__()
         levels = math.log2(stride) if stride > 0 else -1
         if levels not in range(len(channels)):
-            raise ValueError(f"stride is one of {', '.join(str(2**i) for i in range(len(channels)))}, not {stride}")
-        self.encoder = get_encoder(encoder_name, depth=len(channels), weights=encoder_weights, **encoder_options)
+            raise ValueError(
+                f"stride is one of {', '.join(str(2**i) for i in range(len(channels)))}, not {stride}"
+            )
+        self.encoder = get_encoder(
+            encoder_name, depth=len(channels), weights=encoder_weights, **encoder_options
+        )
         channels = channels[: len(channels) - int(levels)]
         self.decoder = UnetDecoder(self.encoder.out_channels, channels, n_blocks=len(channels))
         self.segmentation_head = nn.Conv2d(channels[-1], classes, kernel_size=3, padding=1)

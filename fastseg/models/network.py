@@ -2,6 +2,7 @@
 
 Needs torch, timm and segmentation_models_pytorch; fastai only for its own architectures and heads.
 """
+
 from __future__ import annotations
 
 import json
@@ -46,13 +47,17 @@ class Network(nn.Module):
         super().__init__()
         self.model, self.spec = model, spec
         for parameter in model.parameters():
-            if parameter.ndim == 4:  # Module.to(memory_format=...) would stumble over 5-dimensional ones
+            if (
+                parameter.ndim == 4
+            ):  # Module.to(memory_format=...) would stumble over 5-dimensional ones
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.mean, self.std = tuple(mean), tuple(std)
         self.precision: str | None = None  # "float32", "bfloat16", or None: the machine's best
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if type(x).__module__.startswith("fastai"):  # unwrap fastai tensor subclasses: torch.export refuses them
+        if type(x).__module__.startswith(
+            "fastai"
+        ):  # unwrap fastai tensor subclasses: torch.export refuses them
             x = x.as_subclass(torch.Tensor)
         height, width = x.shape[-2:]
         down, right = -height % self.spec.stride, -width % self.spec.stride
@@ -60,7 +65,11 @@ class Network(nn.Module):
             x = F.pad(x, (0, right, 0, down), mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
         dtype = autocast_dtype(x.device, self.precision)
-        with torch.autocast(x.device.type if dtype else "cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(
+            x.device.type if dtype else "cpu",
+            dtype=dtype or torch.bfloat16,
+            enabled=dtype is not None,
+        ):
             out = self.model(x)
         out = out.float()
         return out[..., :height, :width] if self.spec.kind == "segment" else out
@@ -73,11 +82,21 @@ class Network(nn.Module):
         return self._body_of(self.model)
 
     def _body_of(self, model: nn.Module) -> nn.Module:
-        return model[0] if self.spec.kind == "classify" or self.spec.decoder == "fastai" else model.encoder
+        return (
+            model[0]
+            if self.spec.kind == "classify" or self.spec.decoder == "fastai"
+            else model.encoder
+        )
 
 
-def segmenter(arch: str, n_out: int, decoder: str = "unet", weights: str = "none", size: tuple[int, int] | None = None,
-              **options) -> tuple[Network, str]:
+def segmenter(
+    arch: str,
+    n_out: int,
+    decoder: str = "unet",
+    weights: str = "none",
+    size: tuple[int, int] | None = None,
+    **options,
+) -> tuple[Network, str]:
     """Build a segmentation network of `decoder` over the timm backbone `arch`; return it and its weights' origin.
 
     `options` go to the decoder's class: `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's DynamicUnet
@@ -86,10 +105,19 @@ def segmenter(arch: str, n_out: int, decoder: str = "unet", weights: str = "none
     """
     choose("decoder", decoder, DECODERS)
     if decoder == "fastai":
-        spec = Spec("segment", arch, n_out, decoder, 32, {"size": list(size or (256, 256)), "batchnorm": True, **options})
+        spec = Spec(
+            "segment",
+            arch,
+            n_out,
+            decoder,
+            32,
+            {"size": list(size or (256, 256)), "batchnorm": True, **options},
+        )
     else:
         check_arch(arch)
-        spec = Spec("segment", arch, n_out, decoder, _stride(arch, decoder, n_out, options), options)
+        spec = Spec(
+            "segment", arch, n_out, decoder, _stride(arch, decoder, n_out, options), options
+        )
     return _weighted(spec, weights)
 
 
@@ -111,12 +139,24 @@ def build(spec: Spec) -> Network:
     config = backbone_config(spec.arch)
     try:
         model = _decoder_model(spec) if spec.kind == "segment" else _classifier_model(spec)
-    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, NotImplementedError, IndexError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        NotImplementedError,
+        IndexError,
+    ) as error:
         reason = brief(error)
         if "unexpected keyword" in reason:
-            raise ModelError(f"an option given to {spec.decoder or spec.arch} does not exist there ({reason}); remove it") from error
-        raise ModelError(f"backbone '{spec.arch}' does not work with {spec.decoder or 'a classifier'} "
-                         f"({reason}); try one of {GOOD_BACKBONES}") from error
+            raise ModelError(
+                f"an option given to {spec.decoder or spec.arch} does not exist there ({reason}); remove it"
+            ) from error
+        raise ModelError(
+            f"backbone '{spec.arch}' does not work with {spec.decoder or 'a classifier'} "
+            f"({reason}); try one of {GOOD_BACKBONES}"
+        ) from error
     return Network(model, spec, config.mean, config.std)
 
 
@@ -136,7 +176,12 @@ class Ensemble(nn.Module):
 def ensemble(networks: Sequence[Network]) -> Network:
     """Join networks of equal form into one."""
     first = networks[0]
-    joined = Network(Ensemble([network.model for network in networks]), replace(first.spec, members=len(networks)), first.mean, first.std)
+    joined = Network(
+        Ensemble([network.model for network in networks]),
+        replace(first.spec, members=len(networks)),
+        first.mean,
+        first.std,
+    )
     joined.precision = first.precision
     return joined
 
@@ -145,7 +190,10 @@ def _decoder_model(spec: Spec) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     from .decoders import LightUnet, Merged
-    model_class = LightUnet if spec.decoder == "light" else smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
+
+    model_class = (
+        LightUnet if spec.decoder == "light" else smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
+    )
     options = {"encoder_name": f"tu-{spec.arch}", **_backbone_options(spec.arch), **spec.options}
     groups = options.pop("merge", None)
     classes = spec.n_out if groups is None else sum(map(len, groups))
@@ -155,6 +203,7 @@ def _decoder_model(spec: Spec) -> nn.Module:
 
 def _classifier_model(spec: Spec) -> nn.Module:
     from fastai.vision.learner import create_timm_model
+
     return create_timm_model(spec.arch, spec.n_out, pretrained=False, **spec.options)[0]
 
 
@@ -166,17 +215,32 @@ def _dynamic_unet(spec: Spec) -> nn.Module:
     """
     from fastai.layers import ConvLayer, NormType
     from fastai.vision.learner import create_unet_model, model_meta
+
     supported = {arch.__name__: arch for arch in model_meta}
     if spec.arch not in supported:
-        raise ModelError(f"--decoder fastai works with {', '.join(supported)}, not '{spec.arch}': "
-                         "choose one of them, or another decoder such as unet", "unsupported-backbone")
+        raise ModelError(
+            f"--decoder fastai works with {', '.join(supported)}, not '{spec.arch}': "
+            "choose one of them, or another decoder such as unet",
+            "unsupported-backbone",
+        )
     options = dict(spec.options)
     size = tuple(options.pop("size"))
     if not options.pop("batchnorm", False):
-        return create_unet_model(supported[spec.arch], spec.n_out, size, pretrained=False, **options)
-    model = create_unet_model(supported[spec.arch], spec.n_out, size, pretrained=False, norm_type=NormType.Batch, **options)
+        return create_unet_model(
+            supported[spec.arch], spec.n_out, size, pretrained=False, **options
+        )
+    model = create_unet_model(
+        supported[spec.arch],
+        spec.n_out,
+        size,
+        pretrained=False,
+        norm_type=NormType.Batch,
+        **options,
+    )
     last = max(place for place, layer in enumerate(model.layers) if isinstance(layer, ConvLayer))
-    model.layers[last] = ConvLayer(model.layers[last][0].in_channels, spec.n_out, ks=1, act_cls=None, norm_type=None)
+    model.layers[last] = ConvLayer(
+        model.layers[last][0].in_channels, spec.n_out, ks=1, act_cls=None, norm_type=None
+    )
     return model
 
 
@@ -188,6 +252,7 @@ def _backbone_options(arch: str) -> dict:
 def check_arch(arch: str) -> None:
     """Raise `ModelError`, naming the nearest names, if timm has no model called `arch` (a tag after a dot is allowed)."""
     import timm
+
     name, _, tag = arch.partition(".")
     try:
         choose("backbone", name, timm.list_models())
@@ -201,6 +266,7 @@ def backbone_config(arch: str):
     """Return timm's pretrained_cfg of `arch`: its mean and std are the normalisation that its weights expect."""
     import timm
     from timm.models import PretrainedCfg
+
     return timm.get_pretrained_cfg(arch, allow_unregistered=True) or PretrainedCfg()
 
 
@@ -214,18 +280,25 @@ def _stride(arch: str, decoder: str, n_out: int, options: Mapping) -> int:
     except ModelError as error:
         if error.__cause__ is None:
             raise
-        return _stride_on("cpu", arch, decoder, n_out, options)  # some torch versions cannot lay every family out on the meta device
+        return _stride_on(
+            "cpu", arch, decoder, n_out, options
+        )  # some torch versions cannot lay every family out on the meta device
 
 
 def _stride_on(device: str, arch: str, decoder: str, n_out: int, options: Mapping) -> int:
     import timm
-    refusal = (f"backbone '{arch}' has no feature pyramid (no maps at several scales), which the {decoder} decoder "
-               f"needs; try one of {GOOD_BACKBONES}, or a hierarchical transformer such as swin_tiny_patch4_window7_224")
+
+    refusal = (
+        f"backbone '{arch}' has no feature pyramid (no maps at several scales), which the {decoder} decoder "
+        f"needs; try one of {GOOD_BACKBONES}, or a hierarchical transformer such as swin_tiny_patch4_window7_224"
+    )
     with torch.device(device), torch.no_grad():
         try:
             features = timm.create_model(arch, features_only=True, **_backbone_options(arch))
             reductions = features.feature_info.reduction()
-        except Exception as error:  # families without feature extraction fail in their own many ways
+        except (
+            Exception
+        ) as error:  # families without feature extraction fail in their own many ways
             raise ModelError(refusal) from error
         if len(set(reductions)) < 4:
             raise ModelError(refusal)
@@ -247,8 +320,10 @@ def padding_of(spec: Spec) -> int:
                     return stride
             except Exception as error:  # windows that do not fit raise whatever they like
                 failure = error
-    raise ModelError(f"backbone '{spec.arch}' does not work with the {spec.decoder} decoder"
-                     f"{f' ({brief(failure)})' if failure else ''}; try one of {GOOD_BACKBONES}") from failure
+    raise ModelError(
+        f"backbone '{spec.arch}' does not work with the {spec.decoder} decoder"
+        f"{f' ({brief(failure)})' if failure else ''}; try one of {GOOD_BACKBONES}"
+    ) from failure
 
 
 def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
@@ -256,10 +331,11 @@ def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
     body = list(network.body.parameters())
     inside = {id(p) for p in body}
     head = [p for p in network.parameters() if id(p) not in inside]
-    return [body[: len(body) // 2], body[len(body) // 2:], head]
+    return [body[: len(body) // 2], body[len(body) // 2 :], head]
 
 
 def _weighted(spec: Spec, weights: str) -> tuple[Network, str]:
     from .weights import load_weights
+
     network = build(spec)
     return network, load_weights(network, weights)

@@ -1,4 +1,5 @@
 """Pretrained weights for a network: ImageNet's from timm's hub, or a file; matched by name and shape, and reported."""
+
 from __future__ import annotations
 
 import logging
@@ -15,8 +16,20 @@ from .network import Network, backbone_config
 log = logging.getLogger(__name__)
 
 MATCHING = 0.5  # share of the backbone's tensors that a file must hold: with fewer it is another backbone's
-PREFIXES = ("", "module.", "backbone.", "encoder.", "model.", "encoder.model.", "model.encoder.", "model.encoder.model.",
-            "0.", "0.model.", "model.0.", "model.0.model.")  # what trainers put before a backbone's names
+PREFIXES = (
+    "",
+    "module.",
+    "backbone.",
+    "encoder.",
+    "model.",
+    "encoder.model.",
+    "model.encoder.",
+    "model.encoder.model.",
+    "0.",
+    "0.model.",
+    "model.0.",
+    "model.0.model.",
+)  # what trainers put before a backbone's names
 
 
 def load_weights(network: Network, weights: str) -> str:
@@ -32,13 +45,21 @@ def load_weights(network: Network, weights: str) -> str:
         return _load_file(network, Path(weights))
     try:
         return _load_imagenet(network)
-    except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no pretrained tag
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # no network, no such file on the hub, no pretrained tag
         reason = "the hub does not answer" if isinstance(error, OSError) else brief(error)
         remedies = "pass --weights FILE with a local safetensors or pth file, or --weights none to start from random weights"
         if weights == "imagenet":
-            raise ModelError(f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}") from error
-        log.warning("ImageNet weights of %s could not be fetched; training starts from random weights and needs more "
-                    "epochs. To change that: pass --weights FILE with a local safetensors or pth file.", network.spec.arch)
+            raise ModelError(
+                f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}"
+            ) from error
+        log.warning(
+            "ImageNet weights of %s could not be fetched; training starts from random weights and needs more "
+            "epochs. To change that: pass --weights FILE with a local safetensors or pth file.",
+            network.spec.arch,
+        )
         log.debug("the reason: %s", reason)
         return "random (ImageNet weights out of reach)"
 
@@ -47,15 +68,21 @@ def _load_imagenet(network: Network) -> str:
     spec = network.spec
     if spec.decoder == "fastai":
         import torchvision
-        matched, wanted = _match(torchvision.models.get_model(spec.arch, weights="DEFAULT").state_dict(), network)
+
+        matched, wanted = _match(
+            torchvision.models.get_model(spec.arch, weights="DEFAULT").state_dict(), network
+        )
         return f"torchvision {spec.arch} ({matched} of {wanted} backbone tensors)"
     import timm
+
     config = backbone_config(spec.arch)
     with offline_unless_reachable():
         model = timm.create_model(spec.arch, pretrained=True)
     matched, wanted = _match(model.state_dict(), network)
     if not matched:
-        raise ModelError(f"none of the ImageNet weights of {spec.arch} fit its backbone here; pass --weights none")
+        raise ModelError(
+            f"none of the ImageNet weights of {spec.arch} fit its backbone here; pass --weights none"
+        )
     return f"timm {spec.arch.partition('.')[0]}.{config.tag or 'default'} ({matched} of {wanted} backbone tensors)"
 
 
@@ -64,6 +91,7 @@ def offline_unless_reachable() -> Iterator[None]:
     """Ask the hub once; if it does not answer, use its local cache only: its own retries take most of a minute."""
     import httpx
     from huggingface_hub import constants
+
     before = constants.HF_HUB_OFFLINE
     try:
         httpx.head(constants.ENDPOINT, timeout=5)
@@ -81,23 +109,39 @@ def _load_file(network: Network, path: Path) -> str:
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
+
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise their own kinds for damage, code in pickles, wrong formats
-        raise ModelError(f"{path}: cannot be read as weights (damaged, or not tensors alone); "
-                         "give a whole safetensors file, or a pth file that holds only tensors") from error
+    except (
+        Exception
+    ) as error:  # the readers raise their own kinds for damage, code in pickles, wrong formats
+        raise ModelError(
+            f"{path}: cannot be read as weights (damaged, or not tensors alone); "
+            "give a whole safetensors file, or a pth file that holds only tensors"
+        ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)} if isinstance(state, Mapping) else {}
+    tensors = (
+        {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        if isinstance(state, Mapping)
+        else {}
+    )
     matched, wanted = _match(tensors, network)
     if matched < MATCHING * wanted:
-        raise ModelError(f"{path}: {matched or 'none'} of its {len(tensors)} tensors fit the {wanted} of {network.spec.arch}; "
-                         "is the file for another backbone? Set --arch to it")
+        raise ModelError(
+            f"{path}: {matched or 'none'} of its {len(tensors)} tensors fit the {wanted} of {network.spec.arch}; "
+            "is the file for another backbone? Set --arch to it"
+        )
     left = len(tensors) - matched
-    log.info("%s: %d tensors loaded; %d of the file unused, %d of the backbone without a match",
-             path.name, matched, max(left, 0), max(wanted - matched, 0))
+    log.info(
+        "%s: %d tensors loaded; %d of the file unused, %d of the backbone without a match",
+        path.name,
+        matched,
+        max(left, 0),
+        max(wanted - matched, 0),
+    )
     return f"{path.name} ({matched} of {wanted} backbone tensors)"
 
 
@@ -113,6 +157,7 @@ def _match(state: Mapping[str, torch.Tensor], network: Network) -> tuple[int, in
         return len(same), len(whole)
     if network.spec.decoder == "fastai":  # fastai numbers torchvision's layers, keeping their order
         import torchvision
+
         numbered = dict(zip(torchvision.models.get_model(network.spec.arch).state_dict(), body))
         state = {numbered.get(key, key): value for key, value in state.items()}
     given = {_plain(key): value for key, value in state.items()}
@@ -120,8 +165,16 @@ def _match(state: Mapping[str, torch.Tensor], network: Network) -> tuple[int, in
     best: dict[str, torch.Tensor] = {}
     for theirs in PREFIXES:
         for ours in ("", "model."):
-            renamed = {names.get(ours + key.removeprefix(theirs)): value for key, value in given.items() if key.startswith(theirs)}
-            fitting = {key: value for key, value in renamed.items() if key and body[key].shape == value.shape}
+            renamed = {
+                names.get(ours + key.removeprefix(theirs)): value
+                for key, value in given.items()
+                if key.startswith(theirs)
+            }
+            fitting = {
+                key: value
+                for key, value in renamed.items()
+                if key and body[key].shape == value.shape
+            }
             best = max(best, fitting, key=len)
     network.body.load_state_dict(best, strict=False)
     return len(best), len(body)

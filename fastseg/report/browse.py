@@ -1,4 +1,5 @@
 """A look through a dataset: images, masks made visible, overlays, a legend; or the images that an export gets wrong."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -22,9 +23,20 @@ ACROSS = 4  # images in a row, for classification
 PAGES = (".html", ".htm")
 
 
-def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, rows: int = 6, seed: int = 0,
-         only: str | None = None, wrong: bool = False, export: Path | str | None = None, device: str | None = None,
-         engine: str = "auto", precision: str | None = None) -> Path:
+def show(
+    task: str | Task,
+    data: Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    rows: int = 6,
+    seed: int = 0,
+    only: str | None = None,
+    wrong: bool = False,
+    export: Path | str | None = None,
+    device: str | None = None,
+    engine: str = "auto",
+    precision: str | None = None,
+) -> Path:
     """Write a PNG grid, or for an `out` that ends in .html a page, of `rows` examples (classification: four a row); return its path.
 
     The examples are drawn by `seed`, from those with a pixel (or label) of the class `only`. With `wrong` they are instead the
@@ -40,29 +52,44 @@ def show(task: str | Task, data: Path | str | None = None, *, out: Path | str | 
     require_folder(out.parent)
     count = rows * (1 if task.kind == "segment" else ACROSS)
     if wrong:
-        items, lines = _wrong(task, data, export, only, count, device=device, engine=engine, precision=precision)
+        items, lines = _wrong(
+            task, data, export, only, count, device=device, engine=engine, precision=precision
+        )
     else:
         items = task.items(Path(data or f"data/{task.name}"))
         task = scaled(task, (item.image for item in items))
         lines = [_labelled(task, item) for item in _drawn(task, items, only, count, seed)]
-    if out.resolve() in {path.resolve() for item in items for path in (item.image, item.label) if isinstance(path, Path)}:
+    if out.resolve() in {
+        path.resolve()
+        for item in items
+        for path in (item.image, item.label)
+        if isinstance(path, Path)
+    }:
         raise DataError(f"{out}: is one of the images or masks; choose another --out")
     if out.resolve().parent in data_folders(items):
-        raise DataError(f"{out}: would lie among the images or masks and spoil the data; choose another --out")
+        raise DataError(
+            f"{out}: would lie among the images or masks and spoil the data; choose another --out"
+        )
     if not lines:
-        raise DataError(f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
-                        + (" and is wrong" if only and wrong else ""))
-    title = (f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"
-             + (f", {len(lines)} with {only}" if only else "" if wrong else f", {len(lines)}"))
+        raise DataError(
+            f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
+            + (" and is wrong" if only and wrong else "")
+        )
+    title = (
+        f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"
+        + (f", {len(lines)} with {only}" if only else "" if wrong else f", {len(lines)}")
+    )
     if out.suffix.lower() in PAGES:
         return _page(task, lines, title, out, wrong)
     if task.kind != "segment":
         panels = [line[0] for line in lines]
-        lines = [panels[i:i + ACROSS] for i in range(0, len(panels), ACROSS)]
+        lines = [panels[i : i + ACROSS] for i in range(0, len(panels), ACROSS)]
     return plots.write(plots.grid(lines, task, title, errors=wrong), out)
 
 
-def _drawn(task: Task, items: Sequence[Item], only: str | None, count: int, seed: int) -> list[Item]:
+def _drawn(
+    task: Task, items: Sequence[Item], only: str | None, count: int, seed: int
+) -> list[Item]:
     chosen = []
     for index in np.random.default_rng(seed).permutation(len(items)):
         if len(chosen) == count:
@@ -79,11 +106,18 @@ def _labelled(task: Task, item: Item) -> list[plots.Panel]:
     return [plots.Panel(image, f"{plots.short(item.image.stem)}\n{task.classes[label]}")]
 
 
-def _wrong(task: Task, data: Path | str | None, export: Path | str | None, only: str | None, count: int, **how
-           ) -> tuple[list[Item], list[list[plots.Panel]]]:
+def _wrong(
+    task: Task,
+    data: Path | str | None,
+    export: Path | str | None,
+    only: str | None,
+    count: int,
+    **how,
+) -> tuple[list[Item], list[list[plots.Panel]]]:
     folder = find(task, export)
     items, root = items_of(card_of(folder), task, data, "valid")
     from ..inference.loading import load
+
     predictor = load(folder, images=len(items), **how)
     predictor.adapt(items)
     code = None if only is None else task.classes.index(only)
@@ -98,10 +132,14 @@ def _wrong(task: Task, data: Path | str | None, export: Path | str | None, only:
         return float(1 - 2 * score.counts[code, code] / whole) if score.counts[code].any() else 0.0
 
     errors = {score.item: error(score) for score, _ in judged(predictor, items, root)}
-    worst = sorted((item for item in items if errors[item] > 0), key=lambda item: -errors[item])[:count]
+    worst = sorted((item for item in items if errors[item] > 0), key=lambda item: -errors[item])[
+        :count
+    ]
     lines = []
     for item, prediction in predictor.stream(worst, 4):
-        first, *others = plots.prediction_panels(task, prediction.image, task.label(item), prediction, item.image.name)
+        first, *others = plots.prediction_panels(
+            task, prediction.image, task.label(item), prediction, item.image.name
+        )
         title = first.title + (f"\nerror {errors[item]:.3f}" if task.kind == "segment" else "")
         lines.append([replace(first, title=title), *others])
     return items, lines
@@ -110,8 +148,25 @@ def _wrong(task: Task, data: Path | str | None, export: Path | str | None, only:
 def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path, errors: bool) -> Path:
     """Write the panels as one self-contained page to scroll through."""
     unlabelled = any(panel.unlabelled for line in lines for panel in line)
-    page = environment().get_template("show.html").render(
-        title=title, legend=[(name, css_colour(colour)) for name, colour in plots.legend(task, errors, unlabelled)],
-        lines=[[(panel.title, address(Image.fromarray(plots.shrink(panel.pixels)), "JPEG", quality=88)) for panel in line]
-               for line in lines])
+    page = (
+        environment()
+        .get_template("show.html")
+        .render(
+            title=title,
+            legend=[
+                (name, css_colour(colour))
+                for name, colour in plots.legend(task, errors, unlabelled)
+            ],
+            lines=[
+                [
+                    (
+                        panel.title,
+                        address(Image.fromarray(plots.shrink(panel.pixels)), "JPEG", quality=88),
+                    )
+                    for panel in line
+                ]
+                for line in lines
+            ],
+        )
+    )
     return write_page(page, out)

@@ -1,4 +1,5 @@
 """Charts: confusion matrices, bars with intervals, training curves, reliability. Each function returns a matplotlib figure."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -26,19 +27,38 @@ def confusion(counts: np.ndarray, classes: Sequence[str], unit: str) -> Figure:
     counts = np.asarray(counts)
     shares = counts / np.clip(counts.sum(axis=1, keepdims=True), 1, None)
     cell = min(0.85, 16 / len(classes))
-    figure = Figure(figsize=(2.3 + cell * len(classes), 1.7 + cell * len(classes)), layout="constrained")
+    figure = Figure(
+        figsize=(2.3 + cell * len(classes), 1.7 + cell * len(classes)), layout="constrained"
+    )
     axis = figure.subplots()
     picture = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     bar = figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.set(xticks=range(len(classes)), yticks=range(len(classes)), xlabel="predicted class", ylabel="true class",
-             title=f"Confusion matrix ({unit})")
+    axis.set(
+        xticks=range(len(classes)),
+        yticks=range(len(classes)),
+        xlabel="predicted class",
+        ylabel="true class",
+        title=f"Confusion matrix ({unit})",
+    )
     size = min(9, 60 * cell)
-    axis.set_xticklabels(map(literal, classes), rotation=30 if cell > 0.5 else 90, ha="right" if cell > 0.5 else "center", fontsize=size)
+    axis.set_xticklabels(
+        map(literal, classes),
+        rotation=30 if cell > 0.5 else 90,
+        ha="right" if cell > 0.5 else "center",
+        fontsize=size,
+    )
     axis.set_yticklabels(map(literal, classes), fontsize=size)
     for (row, column), share in np.ndenumerate(shares) if cell > 0.5 else ():
-        axis.text(column, row, f"{share:.1%}\n{_short(counts[row, column])}", ha="center", va="center", fontsize=9,
-                  color="white" if share > 0.6 else "black")
+        axis.text(
+            column,
+            row,
+            f"{share:.1%}\n{_short(counts[row, column])}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if share > 0.6 else "black",
+        )
     return figure
 
 
@@ -49,15 +69,24 @@ def _short(number: int) -> str:
     return str(int(number))
 
 
-def bars(figures: Mapping[str, Mapping[str, float | None]], keys: Sequence[str], title: str,
-         intervals: Mapping[str, Mapping[str, Sequence[float] | None]] | None = None, names: Mapping[str, str] | None = None) -> Figure:
+def bars(
+    figures: Mapping[str, Mapping[str, float | None]],
+    keys: Sequence[str],
+    title: str,
+    intervals: Mapping[str, Mapping[str, Sequence[float] | None]] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw grouped bars: one group a class, one bar for each of `keys` (0 to 1; None is absent), with 95% intervals if given.
 
     Each value stands in its bar's own line, behind the end of the interval. `names` are the titles of the keys.
     """
     classes = list(figures)
-    step = min(0.21, 24 / (len(classes) * (len(keys) + 0.8)))  # inches a bar; a gap between groups takes 0.8 of a bar
-    figure = Figure(figsize=(6.2, 1.3 + step * len(classes) * (len(keys) + 0.8)), layout="constrained")
+    step = min(
+        0.21, 24 / (len(classes) * (len(keys) + 0.8))
+    )  # inches a bar; a gap between groups takes 0.8 of a bar
+    figure = Figure(
+        figsize=(6.2, 1.3 + step * len(classes) * (len(keys) + 0.8)), layout="constrained"
+    )
     axis = figure.subplots()
     for i, key in enumerate(keys):
         for group, name in enumerate(classes):
@@ -65,21 +94,46 @@ def bars(figures: Mapping[str, Mapping[str, float | None]], keys: Sequence[str],
             place = group * (len(keys) + 0.8) + i
             axis.barh(place, value or 0, 0.9, color=COLOURS[i % len(COLOURS)])
             if ends and value is not None:
-                axis.plot(ends, (place, place), color="0.2", linewidth=1, marker="|", markersize=4, clip_on=False)
+                axis.plot(
+                    ends,
+                    (place, place),
+                    color="0.2",
+                    linewidth=1,
+                    marker="|",
+                    markersize=4,
+                    clip_on=False,
+                )
             if step > 0.12:
-                axis.annotate("absent" if value is None else f"{value:.3f}", (max(value or 0, *(ends or (0,))), place), xytext=(5, 0),
-                              textcoords="offset points", va="center", fontsize=9, color="0.45" if value is None else "black")
+                axis.annotate(
+                    "absent" if value is None else f"{value:.3f}",
+                    (max(value or 0, *(ends or (0,))), place),
+                    xytext=(5, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                    color="0.45" if value is None else "black",
+                )
     centres = np.arange(len(classes)) * (len(keys) + 0.8) + (len(keys) - 1) / 2
-    axis.set(yticks=centres, xlim=(0, 1.13), xticks=np.linspace(0, 1, 6), xlabel="score (0 to 1)",
-             ylim=(len(classes) * (len(keys) + 0.8) - 0.9, -0.9))
+    axis.set(
+        yticks=centres,
+        xlim=(0, 1.13),
+        xticks=np.linspace(0, 1, 6),
+        xlabel="score (0 to 1)",
+        ylim=(len(classes) * (len(keys) + 0.8) - 0.9, -0.9),
+    )
     axis.set_yticklabels(map(literal, classes), fontsize=min(10, 65 * step * (len(keys) + 0.8)))
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
     axis.spines.bottom.set_bounds(0, 1)
     figure.suptitle(literal(title), fontsize=11)
-    handles = [Patch(color=COLOURS[i % len(COLOURS)], label=(names or {}).get(key, key)) for i, key in enumerate(keys)]
-    even_legend(figure, handles, loc="outside lower center", fontsize=9, handlelength=1.2, columnspacing=1.2)
+    handles = [
+        Patch(color=COLOURS[i % len(COLOURS)], label=(names or {}).get(key, key))
+        for i, key in enumerate(keys)
+    ]
+    even_legend(
+        figure, handles, loc="outside lower center", fontsize=9, handlelength=1.2, columnspacing=1.2
+    )
     _finished(axis)
     return figure
 
@@ -92,11 +146,27 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     figure = Figure(figsize=(BROAD if has_rate else 8.6, 3.4), layout="constrained")
     left, middle, *right = figure.subplots(1, 3 if has_rate else 2)
     for i, key in enumerate(("train_loss", "valid_loss")):
-        left.plot(epochs, [row[key] for row in history], marker=".", label=key.replace("_", " "), color=COLOURS[i])
+        left.plot(
+            epochs,
+            [row[key] for row in history],
+            marker=".",
+            label=key.replace("_", " "),
+            color=COLOURS[i],
+        )
     for i, key in enumerate(scores):
-        middle.plot(epochs, [row[key] for row in history], marker=".", label=f"{key} (validation)", color=COLOURS[i])
+        middle.plot(
+            epochs,
+            [row[key] for row in history],
+            marker=".",
+            label=f"{key} (validation)",
+            color=COLOURS[i],
+        )
     left.set(ylabel="loss", title="Loss")
-    middle.set(ylabel="score (0 to 1)", title="Foreground means" if "dice" in scores else "Scores", ylim=(0, 1.02))
+    middle.set(
+        ylabel="score (0 to 1)",
+        title="Foreground means" if "dice" in scores else "Scores",
+        ylim=(0, 1.02),
+    )
     if has_rate:
         right[0].plot(epochs, [row["lr"] for row in history], marker=".", color=COLOURS[0])
         right[0].set(ylabel="mean over the epoch", title="Learning rate", ylim=(0, None))
@@ -117,7 +187,12 @@ def rate_finder(rates: Sequence[float], losses: Sequence[float], suggestion: flo
     axis = figure.subplots()
     axis.plot(rates, losses, color=COLOURS[0])
     axis.axvline(suggestion, color=COLOURS[1], linestyle="--", label=f"suggestion {suggestion:.2e}")
-    axis.set(xscale="log", xlabel="learning rate", ylabel="training loss", title="Learning-rate range test")
+    axis.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="training loss",
+        title="Learning-rate range test",
+    )
     axis.legend(frameon=False)
     _finished(axis)
     return figure
@@ -131,7 +206,11 @@ def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
     weight, confidence, hits = bins.T
     filled = weight > 0
     shares = weight / max(weight.sum(), 1)
-    x, y, rare = confidence[filled] / weight[filled], hits[filled] / weight[filled], shares[filled] < RARE
+    x, y, rare = (
+        confidence[filled] / weight[filled],
+        hits[filled] / weight[filled],
+        shares[filled] < RARE,
+    )
     edges = np.linspace(0, 1, len(bins) + 1)
     figure = Figure(figsize=(BROAD, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -139,19 +218,44 @@ def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
     left.plot(x, y, color=COLOURS[0], clip_on=False)
     faces = ["white" if hollow else COLOURS[0] for hollow in rare]
     left.scatter(x, y, 36, facecolors=faces, edgecolors=COLOURS[0], clip_on=False, zorder=3)
-    left.set(xlabel="confidence (probability of the predicted class)", ylabel=f"share of {unit} that are right", ylim=(0, 1.02),
-             xlim=(0, 1), title=f"Reliability (calibration error {error:.3f})")
-    handles = [Line2D([], [], color="0.6", linestyle="--", label="as right as confident"),
-               Line2D([], [], color=COLOURS[0], marker="o", label="this model")]
+    left.set(
+        xlabel="confidence (probability of the predicted class)",
+        ylabel=f"share of {unit} that are right",
+        ylim=(0, 1.02),
+        xlim=(0, 1),
+        title=f"Reliability (calibration error {error:.3f})",
+    )
+    handles = [
+        Line2D([], [], color="0.6", linestyle="--", label="as right as confident"),
+        Line2D([], [], color=COLOURS[0], marker="o", label="this model"),
+    ]
     if rare.any():
-        handles.append(Line2D([], [], color=COLOURS[0], marker="o", markerfacecolor="white", label=f"less than {RARE:.1%} of {unit}"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=COLOURS[0],
+                marker="o",
+                markerfacecolor="white",
+                label=f"less than {RARE:.1%} of {unit}",
+            )
+        )
     left.legend(handles=handles, frameon=False, fontsize=9, loc="upper left")
     right.bar(edges[:-1], shares, 1 / len(bins), align="edge", color=COLOURS[0], edgecolor="white")
-    right.set(xlabel="confidence (probability of the predicted class)", ylabel=f"share of {unit}", xlim=(0, 1), ylim=(0, 1.02),
-              title="How often each confidence occurs")
+    right.set(
+        xlabel="confidence (probability of the predicted class)",
+        ylabel=f"share of {unit}",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+        title="How often each confidence occurs",
+    )
     lowest = shares[filled].min(initial=1)
     if lowest < 0.01:  # bars that a linear scale would hide
-        right.set(yscale="log", ylim=(10 ** np.floor(np.log10(max(lowest, 1e-5))) / 2, 1.3), ylabel=f"share of {unit} (logarithmic)")
+        right.set(
+            yscale="log",
+            ylim=(10 ** np.floor(np.log10(max(lowest, 1e-5))) / 2, 1.3),
+            ylabel=f"share of {unit} (logarithmic)",
+        )
         right.yaxis.set_minor_locator(NullLocator())
     right.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     for axis in (left, right):
@@ -165,7 +269,11 @@ def bands(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], titl
     """Draw loss and score of several settings against the epoch: each one's mean over its runs, in a band from least to most."""
     first = next(iter(histories.values()))[0][0]
     score = next(key for key in first if key not in ("epoch", "train_loss", "valid_loss", "lr"))
-    keys = {"train_loss": "training loss", "valid_loss": "validation loss", score: f"{score} (validation, at training size)"}
+    keys = {
+        "train_loss": "training loss",
+        "valid_loss": "validation loss",
+        score: f"{score} (validation, at training size)",
+    }
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axes = figure.subplots(1, 3)
     for axis, (key, label) in zip(axes, keys.items()):
@@ -174,12 +282,20 @@ def bands(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], titl
             values = np.array([[row[key] for row in run[:length]] for run in runs])
             epochs, colour = np.arange(1, length + 1), COLOURS[number % len(COLOURS)]
             axis.plot(epochs, values.mean(axis=0), color=colour, marker=".", label=literal(name))
-            axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+            axis.fill_between(
+                epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0
+            )
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[2].set_ylim(0, min(1.02, 1.15 * max(axes[2].get_ylim()[1], 0.01)))
-    even_legend(figure, axes[0].get_legend_handles_labels()[0], loc="outside lower center", fontsize=9,
-                title="lines: means over seeds; bands: from the least to the most", title_fontsize=8)
+    even_legend(
+        figure,
+        axes[0].get_legend_handles_labels()[0],
+        loc="outside lower center",
+        fontsize=9,
+        title="lines: means over seeds; bands: from the least to the most",
+        title_fontsize=8,
+    )
     figure.suptitle(literal(title), fontsize=10)
     _finished(*axes)
     return figure

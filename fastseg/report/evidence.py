@@ -1,4 +1,5 @@
 """Where the network found its evidence for a class: maps computed by captum."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -20,6 +21,7 @@ def evidence(predictor: Predictor, small: np.ndarray, classes: list[int]) -> np.
     logits over the pixels that are predicted to be it, or over all pixels where none is.
     """
     from captum.attr import LayerGradCam, LayerGradientXActivation
+
     network = predictor.network
     precision, network.precision = network.precision, "float32"
     try:
@@ -27,14 +29,37 @@ def evidence(predictor: Predictor, small: np.ndarray, classes: list[int]) -> np.
         scales = _scales(network, x)
         if predictor.task.kind == "classify":
             cam = LayerGradCam(network, scales[0])
-            found = [[cam.attribute(x, target=number, relu_attributions=True)] for number in classes]
+            found = [
+                [cam.attribute(x, target=number, relu_attributions=True)] for number in classes
+            ]
         else:
-            cams = [LayerGradientXActivation(lambda batch: _masked(network(batch)), scale) for scale in scales[:SCALES]]
-            found = [[cam.attribute(x, target=number).sum(1, keepdim=True).relu() for cam in cams] for number in classes]
+            cams = [
+                LayerGradientXActivation(lambda batch: _masked(network(batch)), scale)
+                for scale in scales[:SCALES]
+            ]
+            found = [
+                [cam.attribute(x, target=number).sum(1, keepdim=True).relu() for cam in cams]
+                for number in classes
+            ]
     finally:
         network.precision = precision
-    return np.stack([_scaled(sum(_scaled(F.interpolate(m.detach(), small.shape[:2], mode="bilinear", align_corners=False)) for m in maps))
-                     [0, 0].cpu().numpy() for maps in found])
+    return np.stack(
+        [
+            _scaled(
+                sum(
+                    _scaled(
+                        F.interpolate(
+                            m.detach(), small.shape[:2], mode="bilinear", align_corners=False
+                        )
+                    )
+                    for m in maps
+                )
+            )[0, 0]
+            .cpu()
+            .numpy()
+            for maps in found
+        ]
+    )
 
 
 def _masked(logits: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """What the HTML pages share: their templates' environment, pictures as data addresses, colours as CSS."""
+
 from __future__ import annotations
 
 import base64
@@ -14,7 +15,12 @@ from ..utils.io import atomic_file
 
 def environment() -> Environment:
     """Return the environment of the package's templates, which escapes every name."""
-    return Environment(loader=PackageLoader("fastseg.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=PackageLoader("fastseg.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def css_colour(colour: Colour) -> str:

@@ -1,4 +1,5 @@
 """Labels that the model contradicts with confidence: images ranked by cleanlab, and in each the most suspect region."""
+
 from __future__ import annotations
 
 import warnings
@@ -9,7 +10,9 @@ from scipy import ndimage
 
 from ..types import IGNORE
 
-with warnings.catch_warnings():  # here, not where it is used: threads that import it at once can lock each other out
+with (
+    warnings.catch_warnings()
+):  # here, not where it is used: threads that import it at once can lock each other out
     warnings.simplefilter("ignore")
     from cleanlab.rank import get_label_quality_scores as class_quality
     from cleanlab.segmentation.rank import get_label_quality_scores as mask_quality
@@ -29,7 +32,12 @@ class Suspicion:
     box: tuple[int, int, int, int] | None = None  # left, top, right, bottom in px of the image
 
 
-def of_image(probabilities: np.ndarray, label: np.ndarray | int, classes: tuple[str, ...], background: int | None = None) -> Suspicion:
+def of_image(
+    probabilities: np.ndarray,
+    label: np.ndarray | int,
+    classes: tuple[str, ...],
+    background: int | None = None,
+) -> Suspicion:
     """Judge one image's label by out-of-sample probabilities, float (C, H, W) or (C,).
 
     Quality is cleanlab's: the probability of the label (Northcutt et al., JAIR 2021), for masks the soft minimum of it over
@@ -53,8 +61,13 @@ def of_image(probabilities: np.ndarray, label: np.ndarray | int, classes: tuple[
     largest = int(np.bincount(regions.reshape(-1))[1:].argmax()) + 1
     rows, columns = ndimage.find_objects(regions)[largest - 1]
     inside = regions == largest
-    return Suspicion(quality, classes[_commonest(truth[inside])], classes[_commonest(codes[inside])], int(inside.sum()),
-                     (columns.start, rows.start, columns.stop, rows.stop))
+    return Suspicion(
+        quality,
+        classes[_commonest(truth[inside])],
+        classes[_commonest(codes[inside])],
+        int(inside.sum()),
+        (columns.start, rows.start, columns.stop, rows.stop),
+    )
 
 
 def _agreement(probabilities: np.ndarray, truth: np.ndarray, background: int | None) -> float:
@@ -62,8 +75,14 @@ def _agreement(probabilities: np.ndarray, truth: np.ndarray, background: int | N
     (Milletari et al. 2016), both sides raised by `SPARE` of the pixels: where label and model see no foreground, they agree."""
     if background is None:
         return 1.0
-    foreground, labelled, spare = 1 - probabilities[background], truth != background, SPARE * truth.size
-    return float((2 * foreground[labelled].sum() + spare) / (foreground.sum() + labelled.sum() + spare))
+    foreground, labelled, spare = (
+        1 - probabilities[background],
+        truth != background,
+        SPARE * truth.size,
+    )
+    return float(
+        (2 * foreground[labelled].sum() + spare) / (foreground.sum() + labelled.sum() + spare)
+    )
 
 
 def _commonest(codes: np.ndarray) -> int:

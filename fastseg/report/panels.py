@@ -1,4 +1,5 @@
 """Grids of images, and figures written as PNG. matplotlib without a display."""
+
 from __future__ import annotations
 
 import io
@@ -54,7 +55,9 @@ class Panel:
 
 def short(name: str, length: int = 26) -> str:
     """Return a file name no longer than `length`, its middle left out: both ends tell names apart."""
-    return name if len(name) <= length else f"{name[: length // 2 - 1]}...{name[-(length // 2 - 2):]}"
+    return (
+        name if len(name) <= length else f"{name[: length // 2 - 1]}...{name[-(length // 2 - 2) :]}"
+    )
 
 
 def literal(text: str) -> str:
@@ -78,7 +81,7 @@ def class_colours(task: Task) -> tuple[Colour, ...]:
     others = [i for i in range(len(task.classes)) if i != task.background]
     colours = [(0, 0, 0)] * len(task.classes)
     for place, i in enumerate(others):
-        rgb = np.array([int(COLOURS[CLASS_ORDER[place % 7]][k:k + 2], 16) for k in (1, 3, 5)])
+        rgb = np.array([int(COLOURS[CLASS_ORDER[place % 7]][k : k + 2], 16) for k in (1, 3, 5)])
         lighter = 0.5 ** (place // 7)
         colours[i] = tuple(int(v) for v in (rgb * lighter + 255 * (1 - lighter)).round())
     return tuple(colours)
@@ -100,7 +103,9 @@ def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:
     require_png(path)
     buffer = io.BytesIO()
     dpi = min(dpi, MAX_PX / max(figure.get_size_inches()))
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", pil_kwargs={"compress_level": 3})  # quicker by half, 6 % larger
+    figure.savefig(
+        buffer, format="png", dpi=dpi, facecolor="white", pil_kwargs={"compress_level": 3}
+    )  # quicker by half, 6 % larger
     with atomic_file(Path(path)) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return Path(path)
@@ -108,36 +113,62 @@ def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:
 
 def triple(task: Task, image: np.ndarray, codes: np.ndarray, name: str) -> list[Panel]:
     """Return image, painted mask and overlay of one labelled image."""
-    painted = Panel(codes_to_colours(codes, class_colours(task)), "mask", unlabelled=bool((codes == IGNORE).any()))
+    painted = Panel(
+        codes_to_colours(codes, class_colours(task)),
+        "mask",
+        unlabelled=bool((codes == IGNORE).any()),
+    )
     return [Panel(image, short(name)), painted, Panel(overlay(task, image, codes), "overlay")]
 
 
-def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str = "", errors: bool = False) -> Figure:
+def grid(
+    rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str = "", errors: bool = False
+) -> Figure:
     """Draw rows of panels; below them a legend of a segmentation `task`'s classes, with `errors` of the kinds of errors too.
 
     Every panel has its image's proportions. Rows that would make too long a picture continue in columns beside the first ones;
     those that would be too small to see are left out, with a warning.
     """
     columns = max(map(len, rows))
-    width = max(min(CELL, TALLEST * panel.pixels.shape[1] / panel.pixels.shape[0]) for row in rows for panel in row)
+    width = max(
+        min(CELL, TALLEST * panel.pixels.shape[1] / panel.pixels.shape[0])
+        for row in rows
+        for panel in row
+    )
     width = max(width, NARROWEST) + GAP
     heights = [max(_panel_size(panel, width)[1] for panel in row) + _heading(row) for row in rows]
     count = len(rows)
     while (blocks := _blocks(heights[:count], columns * width))[1] > LARGEST and count > 1:
         count = max(1, int(count * min(0.95, (LARGEST / blocks[1]) ** 2)))
     if count < len(rows):
-        log.warning("the picture shows %d of %d rows, as many as stay legible; show writes all of them into a page: --out NAME.html",
-                    count, len(rows))
+        log.warning(
+            "the picture shows %d of %d rows, as many as stay legible; show writes all of them into a page: --out NAME.html",
+            count,
+            len(rows),
+        )
     lines = math.ceil(count / blocks[0])
     blocks = math.ceil(count / lines)
     tops = np.cumsum([0.0, *(max(heights[i:count:lines]) for i in range(lines))])
-    entries = legend(task, errors, any(panel.unlabelled for row in rows for panel in row)) if task is not None else []
+    entries = (
+        legend(task, errors, any(panel.unlabelled for row in rows for panel in row))
+        if task is not None
+        else []
+    )
     above = 0.36 if title else 0.05
     figure = Figure(figsize=(blocks * columns * width + GAP, above + tops[-1] + GAP))
     below = 0.0
     if entries:
-        patches = [Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=literal(name)) for name, colour in entries]
-        below = GAP + even_legend(figure, patches, loc="lower center", fontsize=9).get_window_extent().height / figure.dpi
+        patches = [
+            Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", label=literal(name))
+            for name, colour in entries
+        ]
+        below = (
+            GAP
+            + even_legend(figure, patches, loc="lower center", fontsize=9)
+            .get_window_extent()
+            .height
+            / figure.dpi
+        )
     total = figure.get_figheight() + below
     figure.set_figheight(total)
     for number, row in enumerate(rows[:count]):
@@ -146,13 +177,32 @@ def grid(rows: Sequence[Sequence[Panel]], task: Task | None = None, title: str =
         for place, panel in enumerate(row):
             wide, high = _panel_size(panel, width)
             left = GAP + (block * columns + place) * width + (width - GAP - wide) / 2
-            axis = figure.add_axes((left / figure.get_figwidth(), 1 - (under + high) / total, wide / figure.get_figwidth(), high / total))
+            axis = figure.add_axes(
+                (
+                    left / figure.get_figwidth(),
+                    1 - (under + high) / total,
+                    wide / figure.get_figwidth(),
+                    high / total,
+                )
+            )
             axis.imshow(shrink(panel.pixels), interpolation="antialiased", aspect="auto")
             axis.set_title(literal(panel.title), fontsize=8, pad=4)
             axis.axis("off")
-            axis.set(xticks=[], yticks=[])  # ticks that nobody sees take as long to lay out as the images to draw
+            axis.set(
+                xticks=[], yticks=[]
+            )  # ticks that nobody sees take as long to lay out as the images to draw
             if panel.marked:
-                axis.add_patch(Rectangle((0, 0), 1, 1, transform=axis.transAxes, fill=False, edgecolor=COLOURS[4], linewidth=4))
+                axis.add_patch(
+                    Rectangle(
+                        (0, 0),
+                        1,
+                        1,
+                        transform=axis.transAxes,
+                        fill=False,
+                        edgecolor=COLOURS[4],
+                        linewidth=4,
+                    )
+                )
     if title:
         figure.suptitle(literal(title), fontsize=11, y=1 - 0.12 / total, va="top")
     return figure
@@ -187,7 +237,9 @@ def _blocks(heights: Sequence[float], width: float) -> tuple[int, float]:
 def even_legend(figure: Figure, handles: Sequence[Artist], **options) -> Legend:
     """Draw a figure's legend in as few lines as its width allows; its columns are of equal length, or differ by one entry."""
     for lines in range(1, len(handles) + 1):
-        drawn = figure.legend(handles=handles, ncols=math.ceil(len(handles) / lines), frameon=False, **options)
+        drawn = figure.legend(
+            handles=handles, ncols=math.ceil(len(handles) / lines), frameon=False, **options
+        )
         if lines == len(handles) or drawn.get_window_extent().width <= figure.bbox.width:
             return drawn
         drawn.remove()
@@ -199,8 +251,11 @@ def legend(task: Task, errors: bool = False, unlabelled: bool = False) -> list[t
     if task.kind != "segment":
         return []
     kinds = wrong_kinds(task) if errors else ()
-    return [*zip(task.classes, class_colours(task)), *([("unlabelled", UNLABELLED_COLOUR)] if unlabelled else []),
-            *((f"error: {kind}", ERRORS[kind]) for kind in kinds)]
+    return [
+        *zip(task.classes, class_colours(task)),
+        *([("unlabelled", UNLABELLED_COLOUR)] if unlabelled else []),
+        *((f"error: {kind}", ERRORS[kind]) for kind in kinds),
+    ]
 
 
 def wrong_kinds(task: Task) -> tuple[str, ...]:
@@ -210,18 +265,32 @@ def wrong_kinds(task: Task) -> tuple[str, ...]:
     return tuple(ERRORS)[: 3 if len(task.classes) > 2 else 2]
 
 
-def prediction_panels(task: Task, image: np.ndarray, truth: np.ndarray | int, prediction, name: str) -> list[Panel]:
+def prediction_panels(
+    task: Task, image: np.ndarray, truth: np.ndarray | int, prediction, name: str
+) -> list[Panel]:
     """Return image, truth, prediction and error map of one image; for classification, the image with both labels."""
     if task.kind == "classify":
         is_wrong = task.classes[truth] != prediction.label
-        return [Panel(shrink(image), f"{short(name)}\ntruth: {task.classes[truth]}\nprediction: {prediction.label} "
-                             f"({prediction.probabilities.max():.2f}){', WRONG' if is_wrong else ''}", is_wrong)]
+        return [
+            Panel(
+                shrink(image),
+                f"{short(name)}\ntruth: {task.classes[truth]}\nprediction: {prediction.label} "
+                f"({prediction.probabilities.max():.2f}){', WRONG' if is_wrong else ''}",
+                is_wrong,
+            )
+        ]
     image, truth, codes = shrink(image), shrink(truth), shrink(prediction.codes)
-    return [Panel(image, short(name)), Panel(overlay(task, image, truth), "truth"), Panel(overlay(task, image, codes), "prediction"),
-            Panel(error_map(image, truth, codes, task.background), "errors")]
+    return [
+        Panel(image, short(name)),
+        Panel(overlay(task, image, truth), "truth"),
+        Panel(overlay(task, image, codes), "prediction"),
+        Panel(error_map(image, truth, codes, task.background), "errors"),
+    ]
 
 
-def wrong_pixels(truth: np.ndarray, codes: np.ndarray, background: int | None) -> dict[str, np.ndarray]:
+def wrong_pixels(
+    truth: np.ndarray, codes: np.ndarray, background: int | None
+) -> dict[str, np.ndarray]:
     """Return where codes (H, W) are wrong, by the kind of the error: bool (H, W) for each of `ERRORS`; unlabelled pixels never are."""
     wrong = (truth != codes) & (truth != IGNORE)
     if background is None:
@@ -230,7 +299,9 @@ def wrong_pixels(truth: np.ndarray, codes: np.ndarray, background: int | None) -
     return {"missed": missed, "false alarm": alarm, "wrong class": wrong & ~missed & ~alarm}
 
 
-def error_map(image: np.ndarray, truth: np.ndarray, codes: np.ndarray, background: int | None) -> np.ndarray:
+def error_map(
+    image: np.ndarray, truth: np.ndarray, codes: np.ndarray, background: int | None
+) -> np.ndarray:
     """Return a pale copy of `image` with the pixels that are wrong painted in the colours of `ERRORS`."""
     errors = (image * 0.35 + 150).astype(np.uint8)
     for kind, where in wrong_pixels(truth, codes, background).items():

@@ -1,4 +1,5 @@
 """What a task is: how its files lie on disk, what its labels mean, how it is split, and its fastai DataBlock."""
+
 from __future__ import annotations
 
 import random
@@ -31,14 +32,19 @@ class Task:
     draw: Callable[[np.random.Generator], Drawing] | None = None  # one synthetic example
     sample_splits: Mapping[str | None, float] = field(default_factory=lambda: {None: 1.0})
     sample_name: str = "image_{:03d}"
-    depth: int | None = None  # bits that the values of 16-bit images have; None: each image is scaled by its own
+    depth: int | None = (
+        None  # bits that the values of 16-bit images have; None: each image is scaled by its own
+    )
 
     kind = "abstract"
     background = None  # segmentation tasks have a field of this name
     grouped = False  # whether groups mean something, so that none may be on both sides
 
-    def __reduce__(self):  # pickled by name: exports hold no code, and load wherever the task's file is found
+    def __reduce__(
+        self,
+    ):  # pickled by name: exports hold no code, and load wherever the task's file is found
         from . import get
+
         return (get, (self.name,)) if self.depth is None else (with_depth, (self.name, self.depth))
 
     def items(self, data: Path | str) -> list[Item]:
@@ -47,15 +53,20 @@ class Task:
         refuse(faults)
         if not items:
             foreign = advice(Path(data))
-            raise DataError(f"{data}: no {self.name} data found; expected {self.expected()}" + (f"; {foreign}" if foreign else ""),
-                            "no-data")
+            raise DataError(
+                f"{data}: no {self.name} data found; expected {self.expected()}"
+                + (f"; {foreign}" if foreign else ""),
+                "no-data",
+            )
         return items
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         """Return the labelled images below `data` that can be used, in a stable order, and what is wrong with names and tables."""
         raise NotImplementedError
 
-    def binary_faults(self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]) -> dict[str, Fault]:
+    def binary_faults(
+        self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]
+    ) -> dict[str, Fault]:
         """Return what is wrong with the codes of all masks together, by source; `values` has each mask's source and codes."""
         return {}
 
@@ -65,7 +76,11 @@ class Task:
         """
         note = Path(data) / MADE
         shift = read_json(note).get("flip_shift") if note.is_file() else None
-        task = self if shift is None else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
+        task = (
+            self
+            if shift is None
+            else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
+        )
         return scaled(task, (item.image for item in self.items(data)))
 
     def label(self, item: Item) -> np.ndarray | int:
@@ -78,16 +93,31 @@ class Task:
         Raises `DataError` for files and arrays that are no image.
         """
         from ..data.images import read_image
+
         if not hasattr(item, "shape"):
             return read_image(getattr(item, "image", item), self.depth)
-        if str(item.dtype) != "uint8" or len(item.shape) != 3 or item.shape[2] != 3 or 0 in item.shape:
-            raise DataError(f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}")
+        if (
+            str(item.dtype) != "uint8"
+            or len(item.shape) != 3
+            or item.shape[2] != 3
+            or 0 in item.shape
+        ):
+            raise DataError(
+                f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}"
+            )
         return item
 
-    def image_near(self, item: Item | Path | str | np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    def image_near(
+        self, item: Item | Path | str | np.ndarray, size: tuple[int, int]
+    ) -> tuple[np.ndarray, tuple[int, int]]:
         """Return an image at `size`, (height, width), as the model sees it, uint8 (h, w, 3), and its own (height, width)."""
         from ..data.images import read_near, resized
-        if hasattr(item, "shape") or self.recipe.resize != "squish" or type(self).image is not Task.image:
+
+        if (
+            hasattr(item, "shape")
+            or self.recipe.resize != "squish"
+            or type(self).image is not Task.image
+        ):
             pixels = self.image(item)
             own = pixels.shape[:2]
         else:
@@ -98,29 +128,49 @@ class Task:
         """Return `data` as a path if it is a folder that holds something, else raise `DataError` with the remedy."""
         root = Path(data)
         if root.is_file():
-            raise DataError(f"{root}: is a file; give the folder that holds the {self.name} data ({self.expected()})", "no-data")
+            raise DataError(
+                f"{root}: is a file; give the folder that holds the {self.name} data ({self.expected()})",
+                "no-data",
+            )
         if not root.is_dir() or not any(p for p in root.iterdir() if p.name != "README.md"):
-            state = "is empty" if root.is_dir() else "is not a folder" if root.exists() else "does not exist"
-            raise DataError(f"{root}: {state}; put the {self.name} data there ({self.expected()}) or make a synthetic "
-                            f"set: fastseg sample {self.name} {root}", "no-data")
+            state = (
+                "is empty"
+                if root.is_dir()
+                else "is not a folder"
+                if root.exists()
+                else "does not exist"
+            )
+            raise DataError(
+                f"{root}: {state}; put the {self.name} data there ({self.expected()}) or make a synthetic "
+                f"set: fastseg sample {self.name} {root}",
+                "no-data",
+            )
         return root
 
     def expected(self) -> str:
         """Say in a few words how the data should lie."""
         raise NotImplementedError
 
-    def split(self, items: Sequence[Item], seed: int = 42, valid_share: float = 0.2) -> tuple[list[int], list[int]]:
+    def split(
+        self, items: Sequence[Item], seed: int = 42, valid_share: float = 0.2
+    ) -> tuple[list[int], list[int]]:
         """Return the indices of the training and the validation items; groups stay on one side.
 
         Items that their folder places stay there; the others (all of them, if no folder is for validation) are drawn
         by `seed`. Raises `DataError` if either side would be empty.
         """
         has_valid = any(item.split == "valid" for item in items)
-        loose = [i for i, item in enumerate(items) if item.split is None or (item.split == "train" and not has_valid)]
+        loose = [
+            i
+            for i, item in enumerate(items)
+            if item.split is None or (item.split == "train" and not has_valid)
+        ]
         groups = sorted({items[i].group for i in loose})
         if loose and not has_valid and len(groups) < 2:
-            raise DataError(f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
-                            f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate")
+            raise DataError(
+                f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
+                f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate"
+            )
         random.Random(seed).shuffle(groups)
         sizes = Counter(items[i].group for i in loose)
         drawn, count = set(), 0
@@ -129,18 +179,29 @@ class Task:
                 break
             drawn.add(group)
             count += sizes[group]
-        valid = {i for i in loose if items[i].group in drawn} | {i for i, item in enumerate(items) if item.split == "valid"}
+        valid = {i for i in loose if items[i].group in drawn} | {
+            i for i, item in enumerate(items) if item.split == "valid"
+        }
         train = [i for i, item in enumerate(items) if item.split != "test" and i not in valid]
         sides = [{items[i].group: items[i] for i in side} for side in (train, valid)]
         shared = sorted(sides[0].keys() & sides[1].keys()) if self.grouped else []
-        refuse([f"{sides[1][group].image}: {group} is also in {sides[0][group].image.parent}; keep each subject or set on one side of the "
-                "split" for group in shared])
+        refuse(
+            [
+                f"{sides[1][group].image}: {group} is also in {sides[0][group].image.parent}; keep each subject or set on one side of the "
+                "split"
+                for group in shared
+            ]
+        )
         if not train or not valid:
-            raise DataError(f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
-                            "both parts need at least one")
+            raise DataError(
+                f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
+                "both parts need at least one"
+            )
         return train, sorted(valid)
 
-    def fold(self, items: Sequence[Item], number: int, folds: int, seed: int = 42) -> tuple[list[int], list[int]]:
+    def fold(
+        self, items: Sequence[Item], number: int, folds: int, seed: int = 42
+    ) -> tuple[list[int], list[int]]:
         """Return the indices of the training and the validation items of one of `folds` parts; groups stay on one side.
 
         Every item but those of a test folder is validated in one fold. Raises `DataError` if there are too few groups.
@@ -148,22 +209,29 @@ class Task:
         usable = [i for i, item in enumerate(items) if item.split != "test"]
         groups = sorted({items[i].group for i in usable})
         if not 2 <= folds <= len(groups):
-            raise DataError(f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} folds; "
-                            f"give --folds from 2 to {len(groups)}")
+            raise DataError(
+                f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} folds; "
+                f"give --folds from 2 to {len(groups)}"
+            )
         random.Random(seed).shuffle(groups)
         sizes, filled, part = Counter(items[i].group for i in usable), [0] * folds, {}
-        for group in sorted(groups, key=lambda g: -sizes[g]):  # large groups first, each into the emptiest fold
+        for group in sorted(
+            groups, key=lambda g: -sizes[g]
+        ):  # large groups first, each into the emptiest fold
             part[group] = filled.index(min(filled))
             filled[part[group]] += sizes[group]
         valid = [i for i in usable if part[items[i].group] == number]
         return [i for i in usable if part[items[i].group] != number], valid
 
-    def datablock(self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True) -> DataBlock:
+    def datablock(
+        self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True
+    ) -> DataBlock:
         """Return a fastai `DataBlock` over a data folder: `task.datablock().dataloaders("data/eye", bs=8)`.
 
         For 16-bit images, use `task.adapted("data/eye").datablock()`, which scales all of them by one range.
         """
         from ..data.loaders import datablock
+
         size = (size, size) if isinstance(size, int) else tuple(size or self.recipe.size)
         return datablock(self, size, seed, augment)
 
@@ -173,8 +241,12 @@ class Task:
         Raises `DataError` if the folder holds files already, `TaskError` if `n` is too small to split.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")):
-            raise DataError(f"{folder}: is not empty; a sample is never mixed into other files: name another folder")
+        if folder.exists() and (
+            not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")
+        ):
+            raise DataError(
+                f"{folder}: is not empty; a sample is never mixed into other files: name another folder"
+            )
         if n < 4:
             raise TaskError(f"a sample of {n} is too small; make at least 4")
         total, start, reached = sum(self.sample_splits.values()), 0, 0.0
@@ -192,11 +264,13 @@ class Task:
 def with_depth(name: str, depth: int) -> Task:
     """Return the task called `name` for 16-bit images of `depth` bits: what pickles of it call."""
     from . import get
+
     return replace(get(name), depth=depth)
 
 
 def scaled(task: Task, files: Iterable[Path]) -> Task:
     """Return `task` with the bit depth that `chosen` gives for these image files."""
     from ..data.depth import chosen, largest_values
+
     depth = chosen(task.depth, largest_values(files))
     return task if depth == task.depth else replace(task, depth=depth)

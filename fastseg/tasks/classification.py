@@ -1,4 +1,5 @@
 """Tasks that give each image a class: folders of images with one table each."""
+
 from __future__ import annotations
 
 import csv
@@ -43,28 +44,54 @@ class ClassificationTask(Task):
         table = folder / self.table
         images = by_stem(image_files(folder), faults)
         lines = self.read_table(table, faults)
-        faults += [Fault("no partner", str(images[name]), f"not listed in {table}", "add a line, or remove the image")
-                   for name in sorted(images.keys() - (images.keys() if lines is None else lines.keys()))]
+        faults += [
+            Fault(
+                "no partner",
+                str(images[name]),
+                f"not listed in {table}",
+                "add a line, or remove the image",
+            )
+            for name in sorted(images.keys() - (images.keys() if lines is None else lines.keys()))
+        ]
         valid = {str(index): index for index in range(len(self.classes))}
         choices = "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(self.classes))
         items = []
         for name, (label, number) in sorted((lines or {}).items()):
             if name not in images:
-                faults.append(Fault("table", str(table), f"{name} has no image in {folder}", "add the image, or remove the line", number))
+                faults.append(
+                    Fault(
+                        "table",
+                        str(table),
+                        f"{name} has no image in {folder}",
+                        "add the image, or remove the line",
+                        number,
+                    )
+                )
             elif label not in valid:
-                faults.append(Fault("table", str(table), f"{name} has " + (f"label '{label}'" if label else "no label"), choices, number))
+                faults.append(
+                    Fault(
+                        "table",
+                        str(table),
+                        f"{name} has " + (f"label '{label}'" if label else "no label"),
+                        choices,
+                        number,
+                    )
+                )
             else:
                 items.append(Item(images[name], valid[label], split, name))
         return items
 
     def read_table(self, table: Path, faults: list[Fault]) -> dict[str, tuple[str, str]] | None:
         """Return {name: (label text, "line n")} in the table's order, None for no table; what cannot be used goes to `faults`."""
+
         def wrong(detail: str, remedy: str, place: str = "") -> None:
             faults.append(Fault("table", str(table), detail, remedy, place))
 
         try:
             with table.open(newline="", encoding="utf-8-sig") as file:
-                header, *lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
+                header, *lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [
+                    []
+                ]
         except FileNotFoundError:
             wrong("no such table", f"write one with the columns {', '.join(self.columns)}")
             return None
@@ -73,7 +100,11 @@ class ClassificationTask(Task):
             return None
         missing = [column for column in self.columns if column not in header]
         if missing:
-            wrong(f"column {' and '.join(missing)} missing", f"it needs {' and '.join(self.columns)}, separated by tabs", "line 1")
+            wrong(
+                f"column {' and '.join(missing)} missing",
+                f"it needs {' and '.join(self.columns)}, separated by tabs",
+                "line 1",
+            )
             return None
         name_at, label_at = map(header.index, self.columns)
         found: dict[str, tuple[str, str]] = {}
@@ -110,9 +141,12 @@ class ClassificationTask(Task):
         import numpy as np
 
         from ..data.images import save_image
+
         target, rows = folder / self.folders[split][0], {}
         for number in numbers:
-            image, label = self.draw(np.random.default_rng([seed, number]), number % len(self.classes))
+            image, label = self.draw(
+                np.random.default_rng([seed, number]), number % len(self.classes)
+            )
             name = self.sample_name.format(number)
             save_image(target / f"{name}.png", image)
             rows[name] = label

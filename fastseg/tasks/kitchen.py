@@ -1,4 +1,5 @@
 """A cooking robot's camera above the pan: stirrer, pan and food; masks are in colours."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ def draw(rng: np.random.Generator) -> Drawing:
     import numpy as np
 
     from ..data.synthetic import bar, blur, clouds, ellipse, grain, grid, mix, radius, soften
+
     size = height, width = 240, 320
     x, y = grid(size)
     counter = rng.uniform(60, 190) + rng.uniform(-20, 20, 3)
@@ -26,21 +28,37 @@ def draw(rng: np.random.Generator) -> Drawing:
     from_pan = radius(size, centre, (pan_radius, pan_radius * rng.uniform(0.93, 1.0)))
     image = mix(image, counter * 0.25, np.exp(-np.clip(from_pan - 1, 0, None) * 9) * 0.6)
     way = rng.uniform(0, 2 * np.pi)
-    image = mix(image, (34, 32, 34), soften(bar(size, centre, way, pan_radius * 0.9, pan_radius * 2.2, 11), 1))
+    image = mix(
+        image,
+        (34, 32, 34),
+        soften(bar(size, centre, way, pan_radius * 0.9, pan_radius * 2.2, 11), 1),
+    )
     metal = rng.uniform(40, 130)
-    sheen = 0.85 + 0.25 * np.sin(2 * np.arctan2(y - centre[1], x - centre[0]) + rng.uniform(0, 6)) + 0.05 * np.sin(from_pan * 120)
-    image = mix(image, (metal * sheen)[..., None] * np.array([1, 0.98, 0.96]), soften(from_pan <= 1))
-    image = mix(image, np.full(3, min(255, metal * 1.9)), np.exp(-((from_pan - 0.97) / 0.025) ** 2) * 0.8)
+    sheen = (
+        0.85
+        + 0.25 * np.sin(2 * np.arctan2(y - centre[1], x - centre[0]) + rng.uniform(0, 6))
+        + 0.05 * np.sin(from_pan * 120)
+    )
+    image = mix(
+        image, (metal * sheen)[..., None] * np.array([1, 0.98, 0.96]), soften(from_pan <= 1)
+    )
+    image = mix(
+        image, np.full(3, min(255, metal * 1.9)), np.exp(-(((from_pan - 0.97) / 0.025) ** 2)) * 0.8
+    )
 
     codes = np.ones(size, dtype=np.uint8)
     edge = 0.62 + 0.3 * clouds(size, rng, rng.uniform(30, 60)) + 0.06 * clouds(size, rng, 8)
     food = from_pan < edge * rng.uniform(0.85, 1.05)
     food &= from_pan < 0.9
     codes[food] = 2
-    base = np.array([(214, 178, 96), (196, 92, 40), (232, 222, 196), (120, 146, 60), (150, 88, 46)])[rng.integers(5)]
+    base = np.array(
+        [(214, 178, 96), (196, 92, 40), (232, 222, 196), (120, 146, 60), (150, 88, 46)]
+    )[rng.integers(5)]
     texture = 0.72 + 0.35 * clouds(size, rng, 9) + 0.22 * clouds(size, rng, 3)
     image = mix(image, base * texture[..., None], soften(food, 1))
-    pieces = np.array([(196, 40, 30), (60, 130, 40), (245, 235, 190), (110, 60, 30), (250, 190, 60)])
+    pieces = np.array(
+        [(196, 40, 30), (60, 130, 40), (245, 235, 190), (110, 60, 30), (250, 190, 60)]
+    )
     for colour in pieces:
         scraps = np.zeros(size, dtype=bool)
         for _ in range(int(rng.integers(8, 22))):
@@ -58,7 +76,11 @@ def draw(rng: np.random.Generator) -> Drawing:
     shadow = np.roll(stirrer, (7, 5), axis=(0, 1))
     image *= (1 - 0.4 * soften(shadow, 3))[..., None]
     tone = np.array([(176, 120, 66), (205, 205, 210), (52, 50, 54), (178, 40, 36)])[rng.integers(4)]
-    relief = 0.75 + 0.4 * blur(soften(stirrer, 4) * 255, 2) / 255 + 0.08 * np.sin((x * np.sin(turn) - y * np.cos(turn)) * 0.8)
+    relief = (
+        0.75
+        + 0.4 * blur(soften(stirrer, 4) * 255, 2) / 255
+        + 0.08 * np.sin((x * np.sin(turn) - y * np.cos(turn)) * 0.8)
+    )
     image = mix(image, tone * relief[..., None], soften(stirrer, 0.8))
     steam = np.clip(clouds(size, rng, 70) - 0.55, 0, 1) * rng.uniform(0, 0.7)
     image = mix(image, (240, 240, 240), steam) * rng.uniform(0.7, 1.1)
@@ -73,10 +95,19 @@ task = SegmentationTask(
     masks="colours",
     output="colours",
     codes={(0, 0, 0): 1},  # a black background
-    layouts=(*(Layout(f"{folder}{images}", f"{folder}{masks}", split)
-               for split, folder in (("train", "train"), ("valid", "val"))
-               for images, masks in (("/images", "/masks"), ("/images", "/annotations"), ("/images", "/labels"), ("", ""))),
-             Layout("images", "masks")),  # without a split of its own: drawn by seed
+    layouts=(
+        *(
+            Layout(f"{folder}{images}", f"{folder}{masks}", split)
+            for split, folder in (("train", "train"), ("valid", "val"))
+            for images, masks in (
+                ("/images", "/masks"),
+                ("/images", "/annotations"),
+                ("/images", "/labels"),
+                ("", ""),
+            )
+        ),
+        Layout("images", "masks"),
+    ),  # without a split of its own: drawn by seed
     recipe=Recipe(size=(240, 320), rotate=30.0),
     draw=draw,
     sample_splits={"train": 0.6, "valid": 0.25, "test": 0.15},

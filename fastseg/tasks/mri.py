@@ -1,4 +1,5 @@
 """Coronal brain slices: is the slice sharp or blurred?"""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ def draw(rng: np.random.Generator, label: int) -> Drawing:
     import numpy as np
 
     from ..data.synthetic import blur, clouds, ellipse, grid, radius
+
     size = 121, 121
     x, y = grid(size)
     centre = 60 + rng.uniform(-2, 2, 2)
@@ -28,15 +30,23 @@ def draw(rng: np.random.Generator, label: int) -> Drawing:
     angle = np.abs(np.arctan2(x - centre[0], centre[1] - y))  # from the top, alike on both sides
     bend = clouds(size, rng, 16)
     # Arcs with inward cusps: gyri are round, sulci are sharp and deep.
-    depth = head + 0.26 * (1 - np.abs(np.sin(angle * rng.uniform(5, 7) + 4 * (bend + bend[:, ::-1])))) ** 1.6 - 0.06
+    depth = (
+        head
+        + 0.26 * (1 - np.abs(np.sin(angle * rng.uniform(5, 7) + 4 * (bend + bend[:, ::-1])))) ** 1.6
+        - 0.06
+    )
     rind = np.exp(-(((depth - 0.86) / 0.055) ** 2))
     outer = np.clip((depth - 0.5) * 5, 0, 1) * (depth < 0.86) * 0.75
     image = 225 * np.maximum(ribbon * outer, rind)
-    image *= 1 - np.exp(-(((x - centre[0]) / 1.3) ** 2)) * (y < centre[1] - 8)  # the cleft between the hemispheres
+    image *= 1 - np.exp(-(((x - centre[0]) / 1.3) ** 2)) * (
+        y < centre[1] - 8
+    )  # the cleft between the hemispheres
     image[radius(size, centre + (0, 3), (17, 13)) < 1] *= 0.25
     for side in (-1, 1):
         ganglion = centre + (side * rng.uniform(12, 15), rng.uniform(3, 7))
-        image = np.maximum(image, 205 * ellipse(size, ganglion, (rng.uniform(4, 6), rng.uniform(6, 9)), side * 0.5))
+        image = np.maximum(
+            image, 205 * ellipse(size, ganglion, (rng.uniform(4, 6), rng.uniform(6, 9)), side * 0.5)
+        )
         ventricle = centre + (side * rng.uniform(3, 5), rng.uniform(-9, -6))
         image[ellipse(size, ventricle, (rng.uniform(2, 4), rng.uniform(5, 8)), side * -0.45)] = 8
     image = blur(image * rng.uniform(0.85, 1.1), 0.4)
@@ -53,9 +63,20 @@ task = ClassificationTask(
     columns=("Subject", "Label"),
     # Sharpness is the label: nothing may resample or relight a slice, so it is cropped or padded and only flipped.
     recipe=Recipe(
-        size=(121, 121), resize="crop", rotate=0.0, zoom=0.0, light=0.0,
-        blur_share=0.3, blur_sigma=(0.45, 1.2),  # the data hold strong blur only; without these, 1 px of it passes for sharp
-        loss="ce", epochs=5, bs=16),
+        size=(121, 121),
+        resize="crop",
+        rotate=0.0,
+        zoom=0.0,
+        light=0.0,
+        blur_share=0.3,
+        blur_sigma=(
+            0.45,
+            1.2,
+        ),  # the data hold strong blur only; without these, 1 px of it passes for sharp
+        loss="ce",
+        epochs=5,
+        bs=16,
+    ),
     draw=draw,
     sample_splits={"train": 0.8, "valid": 0.2},
     sample_name="sub-OASIS1{:04d}",

@@ -1,4 +1,5 @@
 """Tasks that give each pixel a class: pairs of image and mask files, and what mask pixels mean."""
+
 from __future__ import annotations
 
 import re
@@ -42,7 +43,11 @@ class Layout:
     ignore: tuple[MaskValue, ...] | None = None
 
     def __str__(self) -> str:
-        return f"{self.images}/ + {self.masks}/" if self.images != self.masks else f"{self.images}/ (side by side)"
+        return (
+            f"{self.images}/ + {self.masks}/"
+            if self.images != self.masks
+            else f"{self.images}/ (side by side)"
+        )
 
 
 def _is_code(value: object) -> bool:
@@ -50,7 +55,11 @@ def _is_code(value: object) -> bool:
 
 
 def _is_colour(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and all(type(level) is int and 0 <= level <= 255 for level in value)
+    return (
+        isinstance(value, tuple)
+        and len(value) == 3
+        and all(type(level) is int and 0 <= level <= 255 for level in value)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +74,9 @@ class SegmentationTask(Task):
     palette: tuple[Colour, ...]
     layouts: tuple[Layout, ...]
     background: int | None = 0  # left out of foreground means
-    masks: str = "codes"  # "codes", "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
+    masks: str = (
+        "codes"  # "codes", "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
+    )
     codes: Mapping[MaskValue, int] = field(default_factory=dict)  # mask value -> class index
     ignore: tuple[MaskValue, ...] = ()  # mask values of unlabelled pixels, beside code 255
     group: str | None = None  # regular expression; what it matches in the stem is the group
@@ -79,36 +90,56 @@ class SegmentationTask(Task):
 
     def __post_init__(self):
         if len(self.palette) != len(self.classes):
-            raise TaskError(f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours", "task-palette")
+            raise TaskError(
+                f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours",
+                "task-palette",
+            )
         if self.background is not None and self.background not in range(len(self.classes)):
-            raise TaskError(f"task {self.name}: background is {self.background!r}; classes are 0 to {len(self.classes) - 1}",
-                            "task-background")
+            raise TaskError(
+                f"task {self.name}: background is {self.background!r}; classes are 0 to {len(self.classes) - 1}",
+                "task-background",
+            )
         try:
             re.compile(self.group or "")
         except (re.error, TypeError) as error:
-            raise TaskError(f"task {self.name}: group {self.group!r} is not a regular expression ({error}); correct it",
-                            "task-group") from None
+            raise TaskError(
+                f"task {self.name}: group {self.group!r} is not a regular expression ({error}); correct it",
+                "task-group",
+            ) from None
         if not all(isinstance(layout, Layout) for layout in self.layouts):
-            raise TaskError(f'task {self.name}: layouts is not a tuple of Layout; write layouts=(Layout("images", "masks"),)',
-                            "task-layouts")
+            raise TaskError(
+                f'task {self.name}: layouts is not a tuple of Layout; write layouts=(Layout("images", "masks"),)',
+                "task-layouts",
+            )
         declared: dict[str, tuple] = {}
         for layout in self.layouts:
             own = layout.codes, layout.ignore
             if declared.setdefault(layout.source, own) != own:
                 named = f"of source '{layout.source}'" if layout.source else "without a source"
-                raise TaskError(f"task {self.name}: layouts {named} declare different codes or ignore; "
-                                "give them one declaration, or sources of their own", "task-codes")
+                raise TaskError(
+                    f"task {self.name}: layouts {named} declare different codes or ignore; "
+                    "give them one declaration, or sources of their own",
+                    "task-codes",
+                )
         for source in declared:
             self._check_declaration(source)
-        unreachable = set(range(len(self.classes))) - {index for source in declared for index in self.meaning(source).values()}
+        unreachable = set(range(len(self.classes))) - {
+            index for source in declared for index in self.meaning(source).values()
+        }
         if unreachable and self.layouts and self.masks == "codes":
-            raise TaskError(f"task {self.name}: no mask code stands for class {self.classes[min(unreachable)]}; add it to codes",
-                            "task-codes")
+            raise TaskError(
+                f"task {self.name}: no mask code stands for class {self.classes[min(unreachable)]}; add it to codes",
+                "task-codes",
+            )
 
     def _check_declaration(self, source: str) -> None:
         """Raise `TaskError` if the values that a source declares are not mask values, not classes, or both a class and ignored."""
+
         def wrong(what: str, remedy: str) -> TaskError:
-            return TaskError(f"task {self.name}{f' (source {source})' if source else ''}: {what}; {remedy}", "task-codes")
+            return TaskError(
+                f"task {self.name}{f' (source {source})' if source else ''}: {what}; {remedy}",
+                "task-codes",
+            )
 
         codes, ignore = self._declared(source)
         if not isinstance(codes, Mapping):
@@ -116,11 +147,17 @@ class SegmentationTask(Task):
         if not isinstance(ignore, (tuple, list)):
             raise wrong(f"ignore is {ignore!r}, not a tuple", "write ignore=(CODE,), with a comma")
         if self.masks == "threshold" and len(self.classes) != 2:
-            raise wrong(f"masks above a threshold have two classes, and the task has {len(self.classes)}", "set masks='codes' or 'colours'")
+            raise wrong(
+                f"masks above a threshold have two classes, and the task has {len(self.classes)}",
+                "set masks='codes' or 'colours'",
+            )
         if self.masks not in ("codes", "colours", "threshold"):
             raise wrong(f"masks is '{self.masks}'", "it is codes, colours or threshold")
         if self.masks == "threshold" and (codes or ignore):
-            raise wrong("masks above a threshold have no codes", "leave codes and ignore out, or set masks='codes'")
+            raise wrong(
+                "masks above a threshold have no codes",
+                "leave codes and ignore out, or set masks='codes'",
+            )
         if self.masks == "colours":
             valid, form = _is_colour, "a colour (R, G, B) from 0 to 255"
         else:
@@ -130,7 +167,9 @@ class SegmentationTask(Task):
                 raise wrong(f"{value!r} in codes or ignore is not {form}", "correct it")
         for value, index in codes.items():
             if not (type(index) is int and 0 <= index < len(self.classes)):
-                raise wrong(f"codes maps {value} to {index!r}", f"classes are 0 to {len(self.classes) - 1}")
+                raise wrong(
+                    f"codes maps {value} to {index!r}", f"classes are 0 to {len(self.classes) - 1}"
+                )
         classes = {*codes} or ({*range(len(self.classes))} if self.masks == "codes" else set())
         classes |= {*self.palette} if self.masks == "colours" else set()
         both = sorted(classes & {*ignore})
@@ -145,7 +184,11 @@ class SegmentationTask(Task):
     def meaning(self, source: str = "") -> dict[MaskValue, int]:
         """Return {mask value: class index, or 255 for unlabelled} of one source; of colours, those beside the palette."""
         codes, ignore = self._declared(source)
-        meaning = dict(codes) if codes or self.masks == "colours" else {index: index for index in range(len(self.classes))}
+        meaning = (
+            dict(codes)
+            if codes or self.masks == "colours"
+            else {index: index for index in range(len(self.classes))}
+        )
         meaning.update(dict.fromkeys(ignore, IGNORE))
         if self.masks == "codes":
             meaning.setdefault(IGNORE, IGNORE)
@@ -153,8 +196,16 @@ class SegmentationTask(Task):
 
     def expected(self) -> str:
         named = list(dict.fromkeys(map(str, self.layouts)))
-        more = f", or one of {len(named) - 3} more layouts (data/{self.name}/README.md)" if len(named) > 4 else ""
-        return "images and masks of equal names in " + ", or ".join(named[:3] if more else named) + more
+        more = (
+            f", or one of {len(named) - 3} more layouts (data/{self.name}/README.md)"
+            if len(named) > 4
+            else ""
+        )
+        return (
+            "images and masks of equal names in "
+            + ", or ".join(named[:3] if more else named)
+            + more
+        )
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         root = self.folder(data)
@@ -162,34 +213,62 @@ class SegmentationTask(Task):
         found: dict[tuple[str | None, str], list[Item]] = {}
         without: list[tuple[tuple[str | None, str], Path, Path, str]] = []
         for layout in self.layouts:  # the first layout that is there wins for its split and source
-            key, images, masks = (layout.split, layout.source), root / layout.images, root / layout.masks
+            key, images, masks = (
+                (layout.split, layout.source),
+                root / layout.images,
+                root / layout.masks,
+            )
             alone: list[Fault] = []
             if key in found:
                 continue
             matched = pairs(images, masks, alone) if images.is_dir() and masks.is_dir() else []
             if matched:
                 found[key] = [self._item(image, mask, layout) for image, mask in matched]
-                lone = next((i for i, fault in enumerate(alone) if fault.kind == "no partner"), None)
+                lone = next(
+                    (i for i, fault in enumerate(alone) if fault.kind == "no partner"), None
+                )
                 if lone is not None and (foreign := advice(root)):
                     alone[lone] = replace(alone[lone], detail=f"{alone[lone].detail}; {foreign}")
                 faults += alone
             elif layout.split != "test":
                 without.append((key, images, masks, "masks"))
                 without.append((key, masks, images, "images"))
-        used = {folder for items in found.values() for folder in (items[0].image.parent, items[0].label.parent)}
+        used = {
+            folder
+            for items in found.values()
+            for folder in (items[0].image.parent, items[0].label.parent)
+        }
         for key, folder, partner, what in without:
             if key not in found and folder not in used and folder.is_dir() and image_files(folder):
                 used |= {folder, partner}
                 count = len(image_files(folder))
                 foreign = advice(root) if what == "masks" else ""
-                faults.append(Fault("no partner", str(folder), f"holds {count} files, but {partner} "
-                                    + (f"has no {what} of their names" if partner.is_dir() else "does not exist")
-                                    + (f"; {foreign}" if foreign else ""), f"add their {what}, or remove them", count=count))
+                faults.append(
+                    Fault(
+                        "no partner",
+                        str(folder),
+                        f"holds {count} files, but {partner} "
+                        + (
+                            f"has no {what} of their names"
+                            if partner.is_dir()
+                            else "does not exist"
+                        )
+                        + (f"; {foreign}" if foreign else ""),
+                        f"add their {what}, or remove them",
+                        count=count,
+                    )
+                )
         return [item for items in found.values() for item in items], faults
 
     def _item(self, image: Path, mask: Path, layout: Layout) -> Item:
         match = re.match(self.group, image.stem) if self.group else None
-        return Item(image, mask, layout.split, match.group() if match else f"{layout.source}/{image.stem}", layout.source)
+        return Item(
+            image,
+            mask,
+            layout.split,
+            match.group() if match else f"{layout.source}/{image.stem}",
+            layout.source,
+        )
 
     def label(self, item: Item) -> np.ndarray:
         """Return the item's codes, uint8 (H, W), 255 = unlabelled. Raises `DataError` for codes or colours not known."""
@@ -202,13 +281,16 @@ class SegmentationTask(Task):
     def examine_mask(self, path: Path | str, source: str = "") -> Decoded:
         """Read a mask file and return its classes with what is wrong with it. Raises `DataError` if it cannot be read."""
         from ..data.decoding import decode_codes, decode_colours, decode_greys
+
         if self.masks == "colours":
             return decode_colours(path, self.classes, self.palette, self.meaning(source))
         if self.masks == "threshold":
             return decode_greys(path, self.classes)
         return decode_codes(path, self.meaning(source))
 
-    def binary_faults(self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]) -> dict[str, Fault]:
+    def binary_faults(
+        self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]
+    ) -> dict[str, Fault]:
         """Return {source: fault} of the sources whose masks of codes hold, all together, 0 and 255 only, unless 255 is declared.
 
         `values` has the source and the codes of every mask: one mask alone does not tell, since beside other codes 255 stands for
@@ -219,17 +301,32 @@ class SegmentationTask(Task):
         for source, of_mask in values:
             found.setdefault(source, set()).update(of_mask)
             masks[source] += 1
-        return {source: self._binary_fault(data, masks[source]) for source, codes in found.items()
-                if self.masks == "codes" and codes == {0, IGNORE} and self.meaning(source)[IGNORE] == IGNORE}
+        return {
+            source: self._binary_fault(data, masks[source])
+            for source, codes in found.items()
+            if self.masks == "codes"
+            and codes == {0, IGNORE}
+            and self.meaning(source)[IGNORE] == IGNORE
+        }
 
     def _binary_fault(self, data: Path | str, masks: int) -> Fault:
         what = "all masks hold 0 and 255 only"
         if len(self.classes) == 2:
-            return Fault("0/255 mask", str(data), f"{what}: they are 0/255 masks, in which 255 is {self.classes[1]}",
-                         f"write code 1 instead of 255 (fastseg check {self.name} --data {data} --fix OUT does), or declare "
-                         "codes={0: 0, 255: 1} in the task", count=masks)
-        return Fault("0/255 mask", str(data), f"{what}, but the task has {len(self.classes)} classes, and nothing says which one 255 is",
-                     "label the classes by their codes, or define a task of two classes", count=masks)
+            return Fault(
+                "0/255 mask",
+                str(data),
+                f"{what}: they are 0/255 masks, in which 255 is {self.classes[1]}",
+                f"write code 1 instead of 255 (fastseg check {self.name} --data {data} --fix OUT does), or declare "
+                "codes={0: 0, 255: 1} in the task",
+                count=masks,
+            )
+        return Fault(
+            "0/255 mask",
+            str(data),
+            f"{what}, but the task has {len(self.classes)} classes, and nothing says which one 255 is",
+            "label the classes by their codes, or define a task of two classes",
+            count=masks,
+        )
 
     @property
     def suffix(self) -> str:
@@ -239,13 +336,19 @@ class SegmentationTask(Task):
     def render(self, prediction: Painted) -> np.ndarray:
         """Return what predict writes for one image: uint8 codes (H, W), colours or overlay (H, W, 3)."""
         from ..data.images import codes_to_colours
+
         if self.output == "overlay":
             return self.overlay(prediction.image, prediction.codes)
-        return codes_to_colours(prediction.codes, self.palette) if self.output == "colours" else prediction.codes
+        return (
+            codes_to_colours(prediction.codes, self.palette)
+            if self.output == "colours"
+            else prediction.codes
+        )
 
     def overlay(self, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return `image`, uint8 (H, W, 3), under semi-transparent class colours; the background stays clear."""
         from ..data.images import overlay
+
         return overlay(image, codes, self.palette, hide=self.background)
 
     def sample_mask(self, codes: np.ndarray, source: str) -> tuple[np.ndarray, str]:
@@ -253,12 +356,15 @@ class SegmentationTask(Task):
         import numpy as np
 
         from ..data.images import codes_to_colours
+
         if self.masks == "colours":
             return codes_to_colours(codes, self.palette), ".png"
         if self.masks == "threshold":
             return codes * np.uint8(255), ".jpg"
         lookup = np.zeros(256, dtype=np.uint16)
-        for value, index in reversed(self.meaning(source).items()):  # the first value of each class is the one that is written
+        for value, index in reversed(
+            self.meaning(source).items()
+        ):  # the first value of each class is the one that is written
             lookup[index] = value
         values = lookup[codes]
         return values.astype(np.uint8) if values.max() < 256 else values, ".png"
@@ -267,6 +373,7 @@ class SegmentationTask(Task):
         import numpy as np
 
         from ..data.images import save_image
+
         draw = self.draw or self._draw_blobs
         layout = next((lay for lay in self.layouts if lay.split == split), None)
         sets = 10 * list(self.sample_splits).index(split)  # no set is in two splits
@@ -286,11 +393,14 @@ class SegmentationTask(Task):
 
         from ..data.images import codes_to_colours
         from ..data.synthetic import ellipse, grain
+
         height, width = 120, 160
         codes = np.full((height, width), self.background or 0, dtype=np.uint8)
         for code in range(len(self.classes)):
             if code != self.background:
                 centre = rng.uniform(0.25, 0.75, 2) * (width, height)
-                codes[ellipse((height, width), centre, rng.uniform(18, 34, 2), rng.uniform(0, np.pi))] = code
+                codes[
+                    ellipse((height, width), centre, rng.uniform(18, 34, 2), rng.uniform(0, np.pi))
+                ] = code
         image = codes_to_colours(codes, self.palette) * 0.6 + rng.uniform(30, 70)
         return grain(image, rng, 8), codes

@@ -1,4 +1,5 @@
 """Plans a training that fits into a given time: a measured step tells how many epochs, and at which size."""
+
 from __future__ import annotations
 
 import logging
@@ -25,8 +26,11 @@ RESERVE = 0.1  # of the time, for measuring and drawing at the end, and for step
 def epoch_seconds(learn: Learner) -> float:
     """Return the measured seconds of one epoch: training steps and validation. The learner is left as it was."""
     from ..utils.speed import step_seconds
+
     # A forward pass takes a third of a step; the optimizer, data and augmentation take a tenth of one.
-    return step_seconds(learn.model, learn.loss_func, *learn.dls.one_batch()) * (1.1 * len(learn.dls.train) + 0.4 * len(learn.dls.valid))
+    return step_seconds(learn.model, learn.loss_func, *learn.dls.one_batch()) * (
+        1.1 * len(learn.dls.train) + 0.4 * len(learn.dls.valid)
+    )
 
 
 def write_plan(work: Path, size: tuple[int, int], course: Course) -> None:
@@ -39,7 +43,9 @@ def read_plan(work: Path) -> dict | None:
     return read_json(work / PLAN) if (work / PLAN).is_file() else None
 
 
-def planned(learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]], Learner], seconds: float) -> tuple[Learner, Course]:
+def planned(
+    learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]], Learner], seconds: float
+) -> tuple[Learner, Course]:
     """Return a learner and a course that take `seconds` from now, with the closing measurement.
 
     Where fewer than `FEWEST_EPOCHS` would fit, `rebuilt` rebuilds the learner at a smaller size, at least half.
@@ -49,7 +55,9 @@ def planned(learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]],
 
     def fitting(learn: Learner) -> tuple[float, int]:
         epoch = epoch_seconds(learn)
-        return epoch, int((deadline - time.monotonic()) * (1 - RESERVE) / epoch) - course.freeze_epochs
+        return epoch, int(
+            (deadline - time.monotonic()) * (1 - RESERVE) / epoch
+        ) - course.freeze_epochs
 
     epoch, epochs = fitting(learn)
     if epochs < FEWEST_EPOCHS:
@@ -60,7 +68,14 @@ def planned(learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]],
             epoch, epochs = fitting(learn)
     left = deadline - time.monotonic()
     if epochs < 1:
-        raise ModelError(f"an epoch takes {epoch:.1f} s at {learn.origin.size[0]}x{learn.origin.size[1]} px, too long for what loading "
-                         f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller --size or --arch")
-    log.info("an epoch takes %.1f s at %dx%d px: %d fit into the time budget", epoch, *learn.origin.size, epochs + course.freeze_epochs)
+        raise ModelError(
+            f"an epoch takes {epoch:.1f} s at {learn.origin.size[0]}x{learn.origin.size[1]} px, too long for what loading "
+            f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller --size or --arch"
+        )
+    log.info(
+        "an epoch takes %.1f s at %dx%d px: %d fit into the time budget",
+        epoch,
+        *learn.origin.size,
+        epochs + course.freeze_epochs,
+    )
     return learn, replace(course, epochs=epochs, seconds=left * (1 - RESERVE))

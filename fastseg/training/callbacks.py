@@ -1,4 +1,5 @@
 """What happens during training beyond fastai's loop: averaged weights, small windows first, a budget of time, progress."""
+
 from __future__ import annotations
 
 import logging
@@ -30,7 +31,9 @@ class AverageWeights(Callback):
 
     def before_fit(self):
         self.steps, self.kept = 0, None
-        self.average = {name: value.detach().clone() for name, value in self.learn.model.state_dict().items()}
+        self.average = {
+            name: value.detach().clone() for name, value in self.learn.model.state_dict().items()
+        }
 
     @torch.no_grad()
     def after_batch(self):
@@ -40,15 +43,21 @@ class AverageWeights(Callback):
         keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
         now = self.learn.model.state_dict()
         floating = [name for name, value in now.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[name] for name in floating], [now[name] for name in floating], 1 - keep)
+        torch._foreach_lerp_(
+            [self.average[name] for name in floating], [now[name] for name in floating], 1 - keep
+        )
         for name in now.keys() - set(floating):
             self.average[name].copy_(now[name])
 
     def before_validate(self):
-        self.kept = {name: value.detach().clone() for name, value in self.learn.model.state_dict().items()}
+        self.kept = {
+            name: value.detach().clone() for name, value in self.learn.model.state_dict().items()
+        }
         self.learn.model.load_state_dict(self.average)
 
-    def before_train(self):  # not right after validation: what is saved after an epoch is to be what was validated
+    def before_train(
+        self,
+    ):  # not right after validation: what is saved after an epoch is to be what was validated
         if self.kept is not None:
             self.learn.model.load_state_dict(self.kept)
             self.kept = None
@@ -68,7 +77,12 @@ class Windows(Callback):
     order = -1  # before MixUp mixes what is seen
 
     def __init__(self, share: float, epochs: int, background: int | None, anywhere: float = 0.25):
-        self.share, self.epochs, self.background, self.anywhere = share, epochs, background, anywhere
+        self.share, self.epochs, self.background, self.anywhere = (
+            share,
+            epochs,
+            background,
+            anywhere,
+        )
 
     def before_batch(self):
         if not self.training or self.epoch >= self.epochs:
@@ -79,17 +93,29 @@ class Windows(Callback):
             return
         places = [self._place(codes, height, width) for codes in y]
         cut = [(slice(top, top + height), slice(left, left + width)) for top, left in places]
-        self.learn.xb = (type(x)(torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(x, cut)])),)
-        self.learn.yb = (type(y)(torch.stack([codes[rows, columns] for codes, (rows, columns) in zip(y, cut)])),)
+        self.learn.xb = (
+            type(x)(
+                torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(x, cut)])
+            ),
+        )
+        self.learn.yb = (
+            type(y)(torch.stack([codes[rows, columns] for codes, (rows, columns) in zip(y, cut)])),
+        )
 
     def _place(self, codes: torch.Tensor, height: int, width: int) -> tuple[int, int]:
         room = max(0, codes.shape[0] - height), max(0, codes.shape[1] - width)
         if torch.rand(()) >= self.anywhere:
-            shown = codes != IGNORE if self.background is None else (codes != IGNORE) & (codes != self.background)
+            shown = (
+                codes != IGNORE
+                if self.background is None
+                else (codes != IGNORE) & (codes != self.background)
+            )
             found = shown.as_subclass(torch.Tensor).nonzero()
             if len(found):
                 centre = found[int(torch.randint(len(found), ()))].tolist()
-                offsets = [int(torch.randint(side // 4, side - side // 4, ())) for side in (height, width)]
+                offsets = [
+                    int(torch.randint(side // 4, side - side // 4, ())) for side in (height, width)
+                ]
                 return tuple(min(max(0, c - o), r) for c, o, r in zip(centre, offsets, room))
         return int(torch.randint(room[0] + 1, ())), int(torch.randint(room[1] + 1, ()))
 
@@ -107,9 +133,21 @@ class HalfSize(Callback):
             return
         x, y = self.learn.xb[0], self.learn.yb[0]
         size = [max(32, side // 2) for side in x.shape[-2:]]
-        self.learn.xb = (type(x)(F.interpolate(x.as_subclass(torch.Tensor), size, mode="bilinear", align_corners=False, antialias=True)),)
+        self.learn.xb = (
+            type(x)(
+                F.interpolate(
+                    x.as_subclass(torch.Tensor),
+                    size,
+                    mode="bilinear",
+                    align_corners=False,
+                    antialias=True,
+                )
+            ),
+        )
         if y.ndim == 3:
-            codes = F.interpolate(y.as_subclass(torch.Tensor)[:, None].float(), size, mode="nearest-exact")
+            codes = F.interpolate(
+                y.as_subclass(torch.Tensor)[:, None].float(), size, mode="nearest-exact"
+            )
             self.learn.yb = (type(y)(codes[:, 0].long()),)
 
 
@@ -136,18 +174,27 @@ class TimeBudget(Callback):
     def before_batch(self):
         if self.training:  # fastai counts towards n_epoch; the schedule must reach its end at the last affordable epoch
             epoch, done = self.since
-            self.learn.pct_train = done + (1 - done) * (self.epoch + self.iter / self.n_iter - epoch) / (self.last - epoch)
+            self.learn.pct_train = done + (1 - done) * (
+                self.epoch + self.iter / self.n_iter - epoch
+            ) / (self.last - epoch)
 
     def after_epoch(self):
         count = self.epoch + 1
         spent = (time.monotonic() - self.start) / count
         affordable = count + max(0, int((self.end - time.monotonic()) / spent))
         if affordable < self.last:
-            log.info("an epoch takes %.1f s, longer than planned: training ends after %d instead of %d", spent, affordable, self.last)
+            log.info(
+                "an epoch takes %.1f s, longer than planned: training ends after %d instead of %d",
+                spent,
+                affordable,
+                self.last,
+            )
             self.since, self.last = (count, self.learn.pct_train), affordable
 
     def before_epoch(self):
-        if self.epoch >= self.last:  # not in after_epoch: the epoch that ended is still to be recorded
+        if (
+            self.epoch >= self.last
+        ):  # not in after_epoch: the epoch that ended is still to be recorded
             raise CancelFitException
 
 
@@ -163,13 +210,17 @@ class Reporter(Callback):
         self.frozen_head = self.opt.frozen_idx > 0
         self.bar = bar()
         self.bar.start()
-        self.task = self.bar.add_task("training", total=self.n_epoch * (len(self.dls.train) + len(self.dls.valid)))
+        self.task = self.bar.add_task(
+            "training", total=self.n_epoch * (len(self.dls.train) + len(self.dls.valid))
+        )
         self.logger, self.learn.logger = self.learn.logger, self._line
 
     def after_batch(self):
         if self.shown:
             part = "head only, epoch" if self.frozen_head else "epoch"
-            self.bar.update(self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}")
+            self.bar.update(
+                self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}"
+            )
 
     def after_fit(self):
         if self.shown:
@@ -179,8 +230,16 @@ class Reporter(Callback):
     after_cancel_fit = after_fit
 
     def _line(self, values: Sequence):
-        names = ["frozen epoch" if self.frozen_head and name == "epoch" else name for name in self.recorder.metric_names]
+        names = [
+            "frozen epoch" if self.frozen_head and name == "epoch" else name
+            for name in self.recorder.metric_names
+        ]
         values = [f"{values[0] + 1}/{self.n_epoch}", *values[1:]]
-        parts = [f"{name} {value:.4f}" if isinstance(value, float) and math.isfinite(value) else f"{name} {value}"
-                 for name, value in zip(names, values) if value is not None]
+        parts = [
+            f"{name} {value:.4f}"
+            if isinstance(value, float) and math.isfinite(value)
+            else f"{name} {value}"
+            for name, value in zip(names, values)
+            if value is not None
+        ]
         console.print("  ".join(parts), highlight=False, soft_wrap=True)

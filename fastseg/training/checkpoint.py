@@ -1,4 +1,5 @@
 """What a training needs to go on where it stopped, written after each epoch: weights, optimizer, schedule, random numbers, history."""
+
 from __future__ import annotations
 
 import io
@@ -18,8 +19,12 @@ from ..errors import DataError, brief
 from ..utils.io import atomic_file
 
 # What callbacks know of the epochs before: by class, the attributes that are kept.
-KNOWN = {"AverageWeights": ("steps", "average"), "SaveModelCallback": ("best",), "EarlyStoppingCallback": ("best", "wait"),
-         "TimeBudget": ("last", "since", "elapsed")}
+KNOWN = {
+    "AverageWeights": ("steps", "average"),
+    "SaveModelCallback": ("best",),
+    "EarlyStoppingCallback": ("best", "wait"),
+    "TimeBudget": ("last", "since", "elapsed"),
+}
 
 
 class Checkpoint(Callback):
@@ -31,12 +36,29 @@ class Checkpoint(Callback):
 
     order = 90  # after all that an epoch changes: metrics, averages, the best weights so far
 
-    def __init__(self, path: Path, stage: int, saved: Mapping | None, before: Mapping, began: float, rows: Callable):
-        self.path, self.stage, self.saved, self.before, self.began, self.rows = path, stage, saved, before, began, rows
+    def __init__(
+        self,
+        path: Path,
+        stage: int,
+        saved: Mapping | None,
+        before: Mapping,
+        began: float,
+        rows: Callable,
+    ):
+        self.path, self.stage, self.saved, self.before, self.began, self.rows = (
+            path,
+            stage,
+            saved,
+            before,
+            began,
+            rows,
+        )
 
     def __call__(self, event_name: str):
         if event_name in ("before_fit", "after_epoch"):
-            getattr(self, event_name)()  # fastai's own call would rewrite the message of an error, such as that of a full disk
+            getattr(
+                self, event_name
+            )()  # fastai's own call would rewrite the message of an error, such as that of a full disk
 
     def before_fit(self):
         if self.saved is None:
@@ -52,15 +74,36 @@ class Checkpoint(Callback):
         _set_random(saved["random"], learn)
 
     def after_epoch(self):
-        averaged = next((cb for cb in self.learn.cbs if getattr(cb, "kept", None) is not None), None)
-        write(self.path, {
-            "stage": self.stage, "epoch": self.epoch + 1, "lr": self.before["lr"], "seconds": time.monotonic() - self.began,
-            "precision": getattr(self.learn.model, "precision", None), "history": [*self.before["history"], *self.rows(self.learn)],
-            "model": averaged.kept if averaged else self.learn.model.state_dict(),  # the average is only shown to the validation
-            "opt": self.learn.opt.state_dict(), "random": _random(self.learn),
-            "smooth_loss": (self.recorder.smooth_loss.count, self.recorder.smooth_loss.val),  # the training loss that is reported
-            "callbacks": {type(cb).__name__: {name: getattr(cb, name) for name in KNOWN[type(cb).__name__]}
-                          for cb in self.learn.cbs if type(cb).__name__ in KNOWN}})
+        averaged = next(
+            (cb for cb in self.learn.cbs if getattr(cb, "kept", None) is not None), None
+        )
+        write(
+            self.path,
+            {
+                "stage": self.stage,
+                "epoch": self.epoch + 1,
+                "lr": self.before["lr"],
+                "seconds": time.monotonic() - self.began,
+                "precision": getattr(self.learn.model, "precision", None),
+                "history": [*self.before["history"], *self.rows(self.learn)],
+                "model": averaged.kept
+                if averaged
+                else self.learn.model.state_dict(),  # the average is only shown to the validation
+                "opt": self.learn.opt.state_dict(),
+                "random": _random(self.learn),
+                "smooth_loss": (
+                    self.recorder.smooth_loss.count,
+                    self.recorder.smooth_loss.val,
+                ),  # the training loss that is reported
+                "callbacks": {
+                    type(cb).__name__: {
+                        name: getattr(cb, name) for name in KNOWN[type(cb).__name__]
+                    }
+                    for cb in self.learn.cbs
+                    if type(cb).__name__ in KNOWN
+                },
+            },
+        )
 
 
 def write(path: Path, state: Mapping) -> None:
@@ -78,12 +121,16 @@ def read(path: Path, device: torch.device) -> dict | None:
     if not path.is_file():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums that it writes
+        with zipfile.ZipFile(
+            path
+        ) as archive:  # torch itself does not look at the checksums that it writes
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged} has another checksum than it was written with")
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files fail in zip, pickle or torch
-        raise DataError(f"{path}: cannot be read ({brief(error)}); start again with --no-resume") from None
+        raise DataError(
+            f"{path}: cannot be read ({brief(error)}); start again with --no-resume"
+        ) from None
 
 
 def _plain(value):
@@ -101,9 +148,13 @@ def _plain(value):
 
 def _random(learn) -> dict:
     kind, keys, *rest = np.random.get_state()
-    return {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest), "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "loaders": [loader.rng.getstate() for loader in learn.dls.loaders]}
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "loaders": [loader.rng.getstate() for loader in learn.dls.loaders],
+    }
 
 
 def _set_random(state: Mapping, learn) -> None:

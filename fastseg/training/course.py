@@ -1,4 +1,5 @@
 """The course of a training: how many epochs, at which rate, on what part of the images. No torch here."""
+
 from __future__ import annotations
 
 import math
@@ -14,26 +15,52 @@ class Course:
 
     epochs: int
     freeze_epochs: int = 0  # of the head alone, before the others, when the backbone is pretrained
-    lr: float | str | None = None  # a rate, "auto" for the range test's suggestion, None for the learner's own
+    lr: float | str | None = (
+        None  # a rate, "auto" for the range test's suggestion, None for the learner's own
+    )
     ema: float = 0.0  # share of the average of weights that a step keeps; 0: no averaging
-    windows: float = 0.0  # share of the epochs that see windows of the images, half their height and width
-    progressive: float = 0.0  # share of the epochs, the first ones, that see the images at half size
+    windows: float = (
+        0.0  # share of the epochs that see windows of the images, half their height and width
+    )
+    progressive: float = (
+        0.0  # share of the epochs, the first ones, that see the images at half size
+    )
     mixup: float = 0.0  # alpha of the beta distribution that images are mixed by (arXiv:1710.09412); 0: not mixed
-    patience: int = 0  # epochs without a better score after which training ends with the best weights; 0: never
-    seconds: float | None = None  # that training may take; the cycle is shortened where epochs take longer than planned
+    patience: int = (
+        0  # epochs without a better score after which training ends with the best weights; 0: never
+    )
+    seconds: float | None = (
+        None  # that training may take; the cycle is shortened where epochs take longer than planned
+    )
 
     @classmethod
     def of(cls, task: Task, **given) -> Course:
         """Return the recipe's course with what is given and not None put in its place. Raises `ModelError`."""
         names = ("epochs", "freeze_epochs", "ema", "windows", "progressive", "mixup")
-        course = cls(**{name: getattr(task.recipe, name) for name in names} | {k: v for k, v in given.items() if v is not None})
-        if course.epochs < 0 or course.freeze_epochs < 0 or course.epochs + course.freeze_epochs == 0:
-            raise ModelError(f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one")
+        course = cls(
+            **{name: getattr(task.recipe, name) for name in names}
+            | {k: v for k, v in given.items() if v is not None}
+        )
+        if (
+            course.epochs < 0
+            or course.freeze_epochs < 0
+            or course.epochs + course.freeze_epochs == 0
+        ):
+            raise ModelError(
+                f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one"
+            )
         if task.kind != "segment" and course.windows:
             raise ModelError(f"{task.name} classifies whole images: it takes no --windows")
         if task.recipe.resize != "squish" and course.progressive:
-            raise ModelError(f"{task.name} images are never resampled, since that would change their labels: it takes no --progressive")
-        for name, highest in (("ema", 0.9999), ("windows", 1.0), ("progressive", 1.0), ("mixup", 10.0)):
+            raise ModelError(
+                f"{task.name} images are never resampled, since that would change their labels: it takes no --progressive"
+            )
+        for name, highest in (
+            ("ema", 0.9999),
+            ("windows", 1.0),
+            ("progressive", 1.0),
+            ("mixup", 10.0),
+        ):
             if not 0 <= getattr(course, name) <= highest:
                 raise ModelError(f"--{name} {getattr(course, name)} is not from 0 to {highest}")
         if course.lr != "auto":
@@ -48,5 +75,8 @@ def rate_of(lr: float | str | None, default: float) -> float:
     except ValueError:
         rate = math.nan
     if not 0 < rate < math.inf:
-        raise ModelError(f"learning rate '{lr}' is not a positive number; give one such as 1e-3, or auto", "learning-rate")
+        raise ModelError(
+            f"learning rate '{lr}' is not a positive number; give one such as 1e-3, or auto",
+            "learning-rate",
+        )
     return rate

@@ -1,4 +1,5 @@
 """From a data folder to an export: one learner trained, measured on what it never saw, and written whole."""
+
 from __future__ import annotations
 
 import logging
@@ -37,10 +38,24 @@ log = logging.getLogger(__name__)
 SHOWN = 6  # images in show_results.png
 
 
-def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None = None, lr: float | str | None = None,
-        freeze_epochs: int | None = None, ema: float | None = None, windows: float | None = None, progressive: float | None = None,
-        mixup: float | None = None, patience: int | None = None, time_budget: float | None = None, folds: int = 0,
-        out: Path | str | None = None, resume: bool | None = None, **options) -> dict:
+def fit(
+    task: str | Task,
+    data: Path | str | None = None,
+    *,
+    epochs: int | None = None,
+    lr: float | str | None = None,
+    freeze_epochs: int | None = None,
+    ema: float | None = None,
+    windows: float | None = None,
+    progressive: float | None = None,
+    mixup: float | None = None,
+    patience: int | None = None,
+    time_budget: float | None = None,
+    folds: int = 0,
+    out: Path | str | None = None,
+    resume: bool | None = None,
+    **options,
+) -> dict:
     """Train a task's learner and write its export to `out` (default: exports/TASK); return what was measured.
 
     `options` are those of `fastseg.learner`: arch, decoder, weights, size, bs, loss, opt, seed, device, precision, cache.
@@ -58,24 +73,63 @@ def fit(task: str | Task, data: Path | str | None = None, *, epochs: int | None 
     out = Path(out or f"exports/{task.name}")
     if not out.resolve().name:
         raise ExportError(f"{out}: is the root of the file system; name a new folder with --out")
-    given = dict(data=data, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
-                 mixup=mixup, patience=patience, time_budget=time_budget, folds=folds, **options)
+    given = dict(
+        data=data,
+        epochs=epochs,
+        lr=lr,
+        freeze_epochs=freeze_epochs,
+        ema=ema,
+        windows=windows,
+        progressive=progressive,
+        mixup=mixup,
+        patience=patience,
+        time_budget=time_budget,
+        folds=folds,
+        **options,
+    )
     with claimed(out), interruptible(out, task, given, resume) as (work, arguments):
         return _fit(task, out, work, **arguments)
 
 
-def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: float | None, folds: int, epochs: int | None,
-         lr: float | str | None, freeze_epochs: int | None, ema: float | None, windows: float | None, progressive: float | None,
-         mixup: float | None, patience: int | None, **options) -> dict:
+def _fit(
+    task: Task,
+    out: Path,
+    work: Path,
+    *,
+    data: str | None,
+    time_budget: float | None,
+    folds: int,
+    epochs: int | None,
+    lr: float | str | None,
+    freeze_epochs: int | None,
+    ema: float | None,
+    windows: float | None,
+    progressive: float | None,
+    mixup: float | None,
+    patience: int | None,
+    **options,
+) -> dict:
     deadline = time.monotonic() + (time_budget or math.inf)
     if time_budget is not None and (epochs is not None or not 0 < time_budget < math.inf):
         raise ModelError("give either a number of epochs or a time budget, a positive one")
     if folds < 0 or folds == 1:
         raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more")
-    course = Course.of(task, epochs=epochs, lr=lr, freeze_epochs=freeze_epochs, ema=ema, windows=windows, progressive=progressive,
-                       mixup=mixup, patience=patience)
+    course = Course.of(
+        task,
+        epochs=epochs,
+        lr=lr,
+        freeze_epochs=freeze_epochs,
+        ema=ema,
+        windows=windows,
+        progressive=progressive,
+        mixup=mixup,
+        patience=patience,
+    )
     if not course.epochs and options.get("weights") == "none":
-        raise ModelError("no epoch would be trained (head-only epochs need pretrained weights); give --epochs 1 or more", "no-epoch")
+        raise ModelError(
+            "no epoch would be trained (head-only epochs need pretrained weights); give --epochs 1 or more",
+            "no-epoch",
+        )
     device, seconds = options.get("device"), 0.0
     scores, rows, trust, networks = Scores(task), [], [], []
 
@@ -85,21 +139,37 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
                 options["fold"] = number, folds
                 log.info("fold %d of %d", number + 1, folds)
             share = (deadline - time.monotonic()) / (max(1, folds) - number)
-            learn = _trained(task, data, course, share if time_budget else None, options, work / f"learner_{number}")
+            learn = _trained(
+                task,
+                data,
+                course,
+                share if time_budget else None,
+                options,
+                work / f"learner_{number}",
+            )
             seconds += learn.fitted["seconds"]
             from ..inference.loading import load, measure
             from ..utils.device import device_of, fixed_precision
+
             card = write(learn, folder)
             items, root = items_of(card, task, card.data, "valid")
-            judging = fixed_precision(device_of(device), options.get("precision"))  # two fits of one seed have the same metrics
-            for score, (panels, evidence) in judged(load(folder, device, precision=judging), items, root, look=_look(task, items)):
+            judging = fixed_precision(
+                device_of(device), options.get("precision")
+            )  # two fits of one seed have the same metrics
+            for score, (panels, evidence) in judged(
+                load(folder, device, precision=judging), items, root, look=_look(task, items)
+            ):
                 scores.images.append(score)
                 trust.append((evidence, score))
                 rows += panels if len(rows) < SHOWN else []
             networks.append(learn.model.cpu())
         if folds:
             from ..models.network import ensemble
-            learn.model, learn.opt = ensemble(networks), None  # the optimizer's state is of one member
+
+            learn.model, learn.opt = (
+                ensemble(networks),
+                None,
+            )  # the optimizer's state is of one member
             learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
             card = write(learn, folder)
             card.valid_files = []
@@ -109,42 +179,85 @@ def _fit(task: Task, out: Path, work: Path, *, data: str | None, time_budget: fl
         write_json(folder / METRICS, card.metrics)
         from ..report import charts
         from ..report import panels as plots
-        plots.write(plots.grid(rows if task.kind == "segment" else [[row[0] for row in rows]], task,
-                               f"{task.name}: results on images held out from training", errors=True), folder / "show_results.png")
+
+        plots.write(
+            plots.grid(
+                rows if task.kind == "segment" else [[row[0] for row in rows]],
+                task,
+                f"{task.name}: results on images held out from training",
+                errors=True,
+            ),
+            folder / "show_results.png",
+        )
         plots.write(charts.curves(learn.history), folder / "loss_curve.png")
         seal(card, folder)
-    return {"task": task.name, "export": str(out), "seconds": round(seconds, 1), "weights": card.weights_origin,
-            "history": learn.history, "metrics": card.metrics}
+    return {
+        "task": task.name,
+        "export": str(out),
+        "seconds": round(seconds, 1),
+        "weights": card.weights_origin,
+        "history": learn.history,
+        "metrics": card.metrics,
+    }
 
 
 def _look(task: Task, items: Sequence[Item]) -> Callable:
     """Return what to keep of each held-out image: panels of the first ones; scores and labels; the error that was to be expected."""
     from ..report import panels as plots
+
     shown, count = {item.image for item in items[:SHOWN]}, max(50, PIXELS // len(items))
 
     def look(item: Item, prediction: Prediction, truth: np.ndarray | int) -> tuple[list, tuple]:
-        panels = [plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)] if item.image in shown else []
+        panels = (
+            [plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)]
+            if item.image in shown
+            else []
+        )
         if task.kind == "classify":
-            return panels, (prediction.logits[None].cpu().numpy(), [truth], prediction.expected_error)
+            return panels, (
+                prediction.logits[None].cpu().numpy(),
+                [truth],
+                prediction.expected_error,
+            )
         # seeded by the image's name: which pixels are taken does not depend on threads
-        return panels, (*pixel_sample(prediction.scores, truth, count, zlib.crc32(item.image.name.encode())), prediction.expected_error)
+        return panels, (
+            *pixel_sample(prediction.scores, truth, count, zlib.crc32(item.image.name.encode())),
+            prediction.expected_error,
+        )
+
     return look
 
 
 def _calibrate(card: Card, task: Task, trust: Sequence[tuple]) -> None:
     """Put temperature and review thresholds into the card, from what each held-out image showed; scores become calibrated ones."""
     logits, labels = (np.concatenate([evidence[k] for evidence, _ in trust]) for k in (0, 1))
-    errors = [actual_error(score.counts, task.background) if task.kind == "segment" else float(score.probabilities.argmax() != score.truth)
-              for _, score in trust]
+    errors = [
+        actual_error(score.counts, task.background)
+        if task.kind == "segment"
+        else float(score.probabilities.argmax() != score.truth)
+        for _, score in trust
+    ]
     card.temperature = round(temperature(logits, labels, len(trust)), 4)
     card.review = thresholds(np.array([evidence[2] for evidence, _ in trust]), np.array(errors))
-    if task.kind == "classify":  # the export's own probabilities are calibrated, and so are the figures printed of it
+    if (
+        task.kind == "classify"
+    ):  # the export's own probabilities are calibrated, and so are the figures printed of it
         import torch
+
         for evidence, score in trust:
-            score.probabilities = torch.from_numpy(evidence[0][0] / card.temperature).softmax(0).numpy()
+            score.probabilities = (
+                torch.from_numpy(evidence[0][0] / card.temperature).softmax(0).numpy()
+            )
 
 
-def _trained(task: Task, data: Path | str | None, course: Course, budget: float | None, options: dict, work: Path) -> Learner:
+def _trained(
+    task: Task,
+    data: Path | str | None,
+    course: Course,
+    budget: float | None,
+    options: dict,
+    work: Path,
+) -> Learner:
     """Return a learner trained by `course`, or by what of it fits into `budget` seconds; `fitted` says what was done.
 
     `work` keeps its checkpoints, and what was planned for the budget, until the export is whole.
@@ -156,17 +269,26 @@ def _trained(task: Task, data: Path | str | None, course: Course, budget: float 
     if plan:
         course = Course(**plan["course"])
     elif budget is not None:
-        learn, course = planned(learn, course, lambda size: learner(task, data, **{**options, "size": size}),
-                                budget - (time.monotonic() - start))
+        learn, course = planned(
+            learn,
+            course,
+            lambda size: learner(task, data, **{**options, "size": size}),
+            budget - (time.monotonic() - start),
+        )
         write_plan(work, learn.origin.size, course)
     from .loop import train
+
     train(learn, course, work)
     if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
-        raise ModelError(f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one")
+        raise ModelError(
+            f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one"
+        )
     return learn
 
 
-def find_lr(task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, **options) -> tuple[float, Path]:
+def find_lr(
+    task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, **options
+) -> tuple[float, Path]:
     """Return the learning rate that fastai's `lr_find` suggests for a task, and the plot's path (TASK_lr_find.png).
 
     `options` are those of `fastseg.learner`.
@@ -175,8 +297,10 @@ def find_lr(task: str | Task, data: Path | str | None = None, *, out: Path | str
     out = out or f"{task.name}_lr_find.png"
     from ..report import charts
     from ..report import panels as plots
+
     plots.require_png(out)  # before the test, not after it
     learn = learner(task, data, **options)
     from .loop import range_test
+
     suggestion, rates, losses = range_test(learn)
     return suggestion, plots.write(charts.rate_finder(rates, losses, suggestion), out)

@@ -1,4 +1,5 @@
 """Training a learner by fastai's one-cycle policy, and the range test for its rate."""
+
 from __future__ import annotations
 
 import logging
@@ -64,7 +65,13 @@ def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner
     saved = checkpoint.read(folder / CHECKPOINT, learn.dls.device) if folder else None
     if saved:
         _resume_precision(learn, saved)
-    lr = saved["lr"] if saved else range_test(learn)[0] if course.lr == "auto" else rate_of(course.lr, learn.lr)
+    lr = (
+        saved["lr"]
+        if saved
+        else range_test(learn)[0]
+        if course.lr == "auto"
+        else rate_of(course.lr, learn.lr)
+    )
     if course.lr == "auto" and not saved:
         log.info("learning rate %.2e, from the range test", lr)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
@@ -81,21 +88,39 @@ def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner
             left = course.seconds - (time.monotonic() - began) if course.seconds else None
             chosen = _callbacks(learn, course, left) if stage else _windows(learn, course, epochs)
             if folder:
-                chosen.append(checkpoint.Checkpoint(folder / CHECKPOINT, stage, goes_on, {"lr": lr, "history": history}, began, _rows))
+                chosen.append(
+                    checkpoint.Checkpoint(
+                        folder / CHECKPOINT,
+                        stage,
+                        goes_on,
+                        {"lr": lr, "history": history},
+                        began,
+                        _rows,
+                    )
+                )
             with learn.added_cbs(chosen), _beginning(learn, goes_on["epoch"] if goes_on else 0):
                 learn.fit_one_cycle(epochs, slice(lr / 10, lr) if stage and pretrained else lr)
             history = [*history, *_rows(learn)]
     if not history:
-        raise ModelError("no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more")
+        raise ModelError(
+            "no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more"
+        )
     learn.history = history
-    learn.fitted = {**asdict(course), "lr": lr, "freeze_epochs": frozen, "trained_epochs": len(learn.history),
-                    "seconds": round(time.monotonic() - began, 1)}
+    learn.fitted = {
+        **asdict(course),
+        "lr": lr,
+        "freeze_epochs": frozen,
+        "trained_epochs": len(learn.history),
+        "seconds": round(time.monotonic() - began, 1),
+    }
     return learn
 
 
 def _resume_precision(learn: Learner, saved: dict) -> None:
     """Train in the precision that the interrupted training had, even if another is measured to be quicker now."""
-    before = saved.get("precision", learn.origin.precision)  # earlier versions trained in the machine's default
+    before = saved.get(
+        "precision", learn.origin.precision
+    )  # earlier versions trained in the machine's default
     if before not in (None, learn.model.precision):
         log.info("training goes on in %s, as before the interruption", before)
     learn.model.precision = before
@@ -104,6 +129,7 @@ def _resume_precision(learn: Learner, saved: dict) -> None:
 @contextmanager
 def _beginning(learn: Learner, first: int):
     """Let fastai's loop begin at an epoch: its own SkipToEpoch would record the epochs that it skips."""
+
     def epochs():
         for number in range(first, learn.n_epoch):
             learn.epoch = number
@@ -120,7 +146,10 @@ def _rows(learn: Learner) -> list[dict[str, float]]:
     """Return what the last call of fit recorded: each epoch's losses, metrics and mean learning rate."""
     rows, names = learn.recorder.values, learn.recorder.metric_names[1:-1]
     rates = np.array_split(np.array(learn.recorder.lrs, dtype=float), max(1, len(rows)))
-    return [{**dict(zip(names, map(float, row))), "lr": float(np.mean(rate))} for row, rate in zip(rows, rates)]
+    return [
+        {**dict(zip(names, map(float, row))), "lr": float(np.mean(rate))}
+        for row, rate in zip(rows, rates)
+    ]
 
 
 def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Callback]:
@@ -132,7 +161,10 @@ def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Ca
     if course.patience:
         score = learn.recorder.metrics[0].name if learn.metrics else "valid_loss"
         watched = dict(monitor=score, comp=np.less if score == "valid_loss" else np.greater)
-        chosen += [SaveModelCallback(**watched, fname="best"), EarlyStoppingCallback(**watched, patience=course.patience)]
+        chosen += [
+            SaveModelCallback(**watched, fname="best"),
+            EarlyStoppingCallback(**watched, patience=course.patience),
+        ]
     if seconds is not None:
         chosen.append(TimeBudget(seconds))
     return chosen
@@ -154,13 +186,17 @@ def _explained(learn: Learner):
         if not is_out_of_memory(error):
             raise
         height, width = learn.origin.size if hasattr(learn, "origin") else ("?", "?")
-        raise ModelError(f"out of memory with batches of {learn.dls.bs} images of {height}x{width} px: lower --bs first, to "
-                         f"{max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache") from error
+        raise ModelError(
+            f"out of memory with batches of {learn.dls.bs} images of {height}x{width} px: lower --bs first, to "
+            f"{max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache"
+        ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise ModelError("this model normalises over a batch and needs 2 images or more in each: raise --bs, or add training images, "
-                         "or choose --decoder unet") from error
+        raise ModelError(
+            "this model normalises over a batch and needs 2 images or more in each: raise --bs, or add training images, "
+            "or choose --decoder unet"
+        ) from error
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 """A fit that was interrupted: what it was asked for, how far it came, and that it is not lost by chance."""
+
 from __future__ import annotations
 
 import hashlib
@@ -34,7 +35,9 @@ def is_unfinished(out: Path) -> bool:
 
 
 @contextmanager
-def interruptible(out: Path, task: Task, given: Mapping, resume: bool | None) -> Iterator[tuple[Path, dict]]:
+def interruptible(
+    out: Path, task: Task, given: Mapping, resume: bool | None
+) -> Iterator[tuple[Path, dict]]:
     """Yield the folder for checkpoints and the arguments to fit with: the given ones, or those of the fit that goes on.
 
     The folder goes when the fit is done, and when it failed before the first checkpoint. Raises `ModelError` where `resume` asks
@@ -45,9 +48,13 @@ def interruptible(out: Path, task: Task, given: Mapping, resume: bool | None) ->
     if resume and not unfinished:
         raise ModelError(f"{out}: no interrupted fit to go on with; leave --resume out")
     if unfinished and resume is None:
-        raise ModelError(f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits here: go on with --resume, "
-                         "or discard it with --no-resume")
-    data = Path(os.path.abspath(given["data"] or f"data/{task.name}"))  # the run that goes on may be started elsewhere
+        raise ModelError(
+            f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits here: go on with --resume, "
+            "or discard it with --no-resume"
+        )
+    data = Path(
+        os.path.abspath(given["data"] or f"data/{task.name}")
+    )  # the run that goes on may be started elsewhere
     if resume:
         arguments = _load_interrupted_arguments(work, task, given, data)
     else:
@@ -57,17 +64,32 @@ def interruptible(out: Path, task: Task, given: Mapping, resume: bool | None) ->
     try:
         if not resume:
             items = task.items(data)  # before anything is written: a mistake leaves nothing behind
-            write_json(work / ASKED, {"task": task.name, "given": _plain(given, data), "files": _listing(items), "versions": versions(),
-                                        "digest": _digest(_plain(given, data))})
+            write_json(
+                work / ASKED,
+                {
+                    "task": task.name,
+                    "given": _plain(given, data),
+                    "files": _listing(items),
+                    "versions": versions(),
+                    "digest": _digest(_plain(given, data)),
+                },
+            )
         yield work, arguments
     except BaseException as error:
-        if is_unfinished(out) and not isinstance(error, ModelError):  # one that diverged would do so again
-            log.warning("what was learnt so far is kept; go on with: fastseg fit %s --resume%s", task.name,
-                        "" if out == Path("exports") / task.name else f" --out {out}")
+        if is_unfinished(out) and not isinstance(
+            error, ModelError
+        ):  # one that diverged would do so again
+            log.warning(
+                "what was learnt so far is kept; go on with: fastseg fit %s --resume%s",
+                task.name,
+                "" if out == Path("exports") / task.name else f" --out {out}",
+            )
         else:
             _remove(work, existed)
         if is_disk_full(error) and not isinstance(error, FastsegError):
-            raise DataError(f"{out}: cannot be written (no space left on the disk); make room") from error
+            raise DataError(
+                f"{out}: cannot be written (no space left on the disk); make room"
+            ) from error
         raise
     _remove(work, existed=True)
 
@@ -80,18 +102,28 @@ def _remove(work: Path, existed: bool) -> None:
 
 def _plain(given: Mapping, data: Path) -> dict:
     """Return arguments as JSON keeps them, without those that were not given."""
-    kept = {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-            for name, value in given.items() if value is not None and value != _default(name)}
+    kept = {
+        name: list(value)
+        if isinstance(value, tuple)
+        else str(value)
+        if isinstance(value, Path)
+        else value
+        for name, value in given.items()
+        if value is not None and value != _default(name)
+    }
     return {**kept, "data": str(data)}
 
 
 def _digest(given: Mapping) -> str:
-    return hashlib.sha256(json.dumps(given, sort_keys=True, default=str).encode(errors="surrogateescape")).hexdigest()
+    return hashlib.sha256(
+        json.dumps(given, sort_keys=True, default=str).encode(errors="surrogateescape")
+    ).hexdigest()
 
 
 def _default(name: str) -> object:
     from ..learners.preparation import learner
     from .fit import fit
+
     for call in (fit, learner):
         if name in inspect.signature(call).parameters:
             return inspect.signature(call).parameters[name].default
@@ -99,7 +131,9 @@ def _default(name: str) -> object:
 
 
 def _listing(items: list) -> str:
-    return listing(path for item in items for path in (item.image, item.label) if isinstance(path, Path))
+    return listing(
+        path for item in items for path in (item.image, item.label) if isinstance(path, Path)
+    )
 
 
 def _load_interrupted_arguments(work: Path, task: Task, given: Mapping, data: Path) -> dict:
@@ -110,17 +144,32 @@ def _load_interrupted_arguments(work: Path, task: Task, given: Mapping, data: Pa
         if asked["digest"] != _digest(before):
             raise ValueError("it was changed by hand")
     except (DataError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{work}: what was asked for cannot be read ({error}); start again with --no-resume") from None
+        raise ModelError(
+            f"{work}: what was asked for cannot be read ({error}); start again with --no-resume"
+        ) from None
     if asked["task"] != task.name:
-        raise ModelError(f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; discard it with --no-resume")
+        raise ModelError(
+            f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; discard it with --no-resume"
+        )
     now = _plain(given, data if given["data"] else Path(before["data"]))
     other = sorted(name for name, value in now.items() if before.get(name, _default(name)) != value)
     if other:
-        raise ModelError(f"{', '.join('--' + name.replace('_', '-') for name in other)}: another value than the interrupted fit had "
-                         f"({', '.join(str(before.get(name, 'none')) for name in other)}); leave it out, or start again with --no-resume")
+        raise ModelError(
+            f"{', '.join('--' + name.replace('_', '-') for name in other)}: another value than the interrupted fit had "
+            f"({', '.join(str(before.get(name, 'none')) for name in other)}); leave it out, or start again with --no-resume"
+        )
     if _listing(task.items(Path(before["data"]))) != files:
-        raise ModelError(f"{before['data']}: the images or masks changed since the fit was interrupted; start again with --no-resume")
+        raise ModelError(
+            f"{before['data']}: the images or masks changed since the fit was interrupted; start again with --no-resume"
+        )
     if made != versions():
-        log.warning("libraries changed since the fit was interrupted: its result may differ from an uninterrupted one")
-    before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}
-    return {**{name: _default(name) if name not in given else given[name] for name in given}, **before}
+        log.warning(
+            "libraries changed since the fit was interrupted: its result may differ from an uninterrupted one"
+        )
+    before = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in before.items()
+    }
+    return {
+        **{name: _default(name) if name not in given else given[name] for name in given},
+        **before,
+    }

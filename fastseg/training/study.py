@@ -1,4 +1,5 @@
 """Is the difference real? A grid of settings, each trained with several seeds, drawn together and judged by paired intervals."""
+
 from __future__ import annotations
 
 import inspect
@@ -29,9 +30,20 @@ from .resume import is_unfinished
 log = logging.getLogger(__name__)
 
 STUDY = "study.json"
-FIXED = {"task", "data", "out", "seed", "fold", "folds", "options"}  # ensembles have no images that all members never saw
+FIXED = {
+    "task",
+    "data",
+    "out",
+    "seed",
+    "fold",
+    "folds",
+    "options",
+}  # ensembles have no images that all members never saw
 Setting = dict[str, object]
-WHOLE, REAL = {"epochs", "freeze_epochs", "patience", "bs", "cache"}, {"ema", "windows", "progressive", "mixup", "time_budget"}
+WHOLE, REAL = (
+    {"epochs", "freeze_epochs", "patience", "bs", "cache"},
+    {"ema", "windows", "progressive", "mixup", "time_budget"},
+)
 
 
 @dataclass
@@ -46,8 +58,16 @@ class Study:
     files: list[Path]
 
 
-def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str, Sequence], together: bool = False, seeds: int = 3,
-          out: Path | str | None = None, **options) -> Study:
+def study(
+    task: str | Task,
+    data: Path | str | None = None,
+    *,
+    vary: Mapping[str, Sequence],
+    together: bool = False,
+    seeds: int = 3,
+    out: Path | str | None = None,
+    **options,
+) -> Study:
     """Train every combination of the values in `vary` with `seeds` seeds, and say which is best and whether that is certain.
 
     `vary` maps options of `fastseg.fit` to lists of values; with `together`, first values go with first values, instead of all
@@ -67,9 +87,20 @@ def study(task: str | Task, data: Path | str | None = None, *, vary: Mapping[str
         return _study(task, data, settings, seeds, out, options)
 
 
-def _study(task: Task, data: Path | str | None, settings: Mapping[str, Setting], seeds: int, out: Path, options: Mapping) -> Study:
+def _study(
+    task: Task,
+    data: Path | str | None,
+    settings: Mapping[str, Setting],
+    seeds: int,
+    out: Path,
+    options: Mapping,
+) -> Study:
     claim = _claim(out, task, data, settings, options)
-    runs = {(name, seed): out / name / f"seed_{seed}" for name in settings for seed in range(1, seeds + 1)}
+    runs = {
+        (name, seed): out / name / f"seed_{seed}"
+        for name in settings
+        for seed in range(1, seeds + 1)
+    }
     failed: dict[str, str] = {}
     for number, ((name, seed), folder) in enumerate(runs.items(), 1):
         if _is_whole(folder):
@@ -79,8 +110,17 @@ def _study(task: Task, data: Path | str | None, settings: Mapping[str, Setting],
             continue
         log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
         try:
-            fit(task, data, seed=seed, out=folder, resume=is_unfinished(folder), **{**options, **settings[name]})
-        except ModelError as error:  # one that diverges says something of its setting, nothing of the others
+            fit(
+                task,
+                data,
+                seed=seed,
+                out=folder,
+                resume=is_unfinished(folder),
+                **{**options, **settings[name]},
+            )
+        except (
+            ModelError
+        ) as error:  # one that diverges says something of its setting, nothing of the others
             failed[name] = f"{name} failed with seed {seed}: {error}"
             log.warning("%s", failed[name])
     whole = {name: setting for name, setting in settings.items() if name not in failed}
@@ -101,17 +141,26 @@ def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) ->
     if not vary or not all(vary.values()):
         raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd")
     if together and len({len(values) for values in vary.values()}) > 1:
-        raise ModelError("--together pairs values, but the lists are not of one length: "
-                         + ", ".join(f"{name} {len(values)}" for name, values in vary.items()))
+        raise ModelError(
+            "--together pairs values, but the lists are not of one length: "
+            + ", ".join(f"{name} {len(values)}" for name, values in vary.items())
+        )
     rows = zip(*vary.values()) if together else product(*vary.values())
     settings = [dict(zip(vary, row)) for row in rows]
     for name, value in ((name, value) for setting in settings for name, value in setting.items()):
         _check(name, value)
-    named = {",".join(f"{key}={_plain(value)}" for key, value in setting.items()): setting for setting in settings}
+    named = {
+        ",".join(f"{key}={_plain(value)}" for key, value in setting.items()): setting
+        for setting in settings
+    }
     if len(named) < 2:
-        raise ModelError("there is one setting only; give two values or more, such as --vary opt=adamw,sgd")
+        raise ModelError(
+            "there is one setting only; give two values or more, such as --vary opt=adamw,sgd"
+        )
     if len(named) < len(settings):
-        raise ModelError("two settings are the same, or would share a folder: give each value once, and files names of their own")
+        raise ModelError(
+            "two settings are the same, or would share a folder: give each value once, and files names of their own"
+        )
     return named
 
 
@@ -130,6 +179,7 @@ def _check(name: str, value: object) -> None:
     if name == "arch":
         with importing():
             from ..models.network import check_arch
+
             check_arch(value)
     if name == "loss":
         loss_parts(value)
@@ -143,22 +193,48 @@ def _check(name: str, value: object) -> None:
 
 def _plain(value: object) -> str:
     """Return a value as a folder's name has it: no slash, and no longer than names may be."""
-    text = "x".join(map(str, value)) if isinstance(value, (tuple, list)) else f"{value:g}" if isinstance(value, float) else str(value)
+    text = (
+        "x".join(map(str, value))
+        if isinstance(value, (tuple, list))
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
     text = text.replace("/", "_")
-    return text if len(text.encode()) <= 60 else f"{zlib.crc32(text.encode()):08x}_{text.encode()[-50:].decode(errors='ignore')}"
+    return (
+        text
+        if len(text.encode()) <= 60
+        else f"{zlib.crc32(text.encode()):08x}_{text.encode()[-50:].decode(errors='ignore')}"
+    )
 
 
-def _claim(out: Path, task: Task, data: Path | str | None, settings: Mapping[str, Setting], options: Mapping) -> dict:
+def _claim(
+    out: Path,
+    task: Task,
+    data: Path | str | None,
+    settings: Mapping[str, Setting],
+    options: Mapping,
+) -> dict:
     """Write and return what this study is, so that one that goes on is known to be the same. Raises `ModelError` if it is another."""
-    mine = json.loads(json.dumps({"task": task.name, "data": str(data) if data else None,
-                                  "options": {key: value for key, value in options.items() if value is not None}}, default=str))
+    mine = json.loads(
+        json.dumps(
+            {
+                "task": task.name,
+                "data": str(data) if data else None,
+                "options": {key: value for key, value in options.items() if value is not None},
+            },
+            default=str,
+        )
+    )
     if (out / STUDY).is_file():
         try:
             theirs = json.loads((out / STUDY).read_text(encoding="utf-8"))["of"]
         except (ValueError, KeyError, OSError):
             theirs = None
         if theirs != mine:
-            raise ModelError(f"{out}: holds a study of other data or options; choose another --out, or remove it")
+            raise ModelError(
+                f"{out}: holds a study of other data or options; choose another --out, or remove it"
+            )
         return mine  # what it found so far stays until more is known
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists and is not a study; choose another --out")
@@ -181,41 +257,97 @@ def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     items, root = items_of(card, task, None, "valid")
     from ..inference.loading import load
     from ..utils.device import device_of, fixed_precision
-    predictor = load(folder, device, precision=fixed_precision(device_of(device)))  # all runs are judged in one precision
+
+    predictor = load(
+        folder, device, precision=fixed_precision(device_of(device))
+    )  # all runs are judged in one precision
     return Scores(task, [score for score, _ in judged(predictor, items, root)])
 
 
-def _judged(task: Task, out: Path, claim: Mapping, seeds: int, runs: Mapping, scores: Mapping[tuple, Scores], failed: Mapping[str, str]
-            ) -> Study:
+def _judged(
+    task: Task,
+    out: Path,
+    claim: Mapping,
+    seeds: int,
+    runs: Mapping,
+    scores: Mapping[tuple, Scores],
+    failed: Mapping[str, str],
+) -> Study:
     mains = {run: _main(task, found.metrics()) for run, found in scores.items()}
     figure = "accuracy" if task.kind == "classify" else "Dice"
     if None in mains.values():
-        raise DataError(f"{out}: the held-out images have no {figure}, for want of any foreground; give data whose held-out part has some")
+        raise DataError(
+            f"{out}: the held-out images have no {figure}, for want of any foreground; give data whose held-out part has some"
+        )
     names = list(dict.fromkeys(name for name, _ in runs))
     values = {name: [mains[name, seed] for seed in range(1, seeds + 1)] for name in names}
     order = sorted(names, key=lambda name: -np.mean(values[name]))
-    samples = {run: _main(task, found.resampled(SAMPLES, _stream(found))) for run, found in scores.items()}
+    samples = {
+        run: _main(task, found.resampled(SAMPLES, _stream(found))) for run, found in scores.items()
+    }
     rng = np.random.default_rng(0)
     drawn = rng.integers(1, seeds + 1, (SAMPLES, seeds))
     comparisons, verdicts, best = [], [], order[0]
-    drawn_from = f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"
+    drawn_from = (
+        f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"
+    )
     for other in order[1:]:
-        differences = np.stack([samples[best, seed] - samples[other, seed] for seed in range(1, seeds + 1)])
+        differences = np.stack(
+            [samples[best, seed] - samples[other, seed] for seed in range(1, seeds + 1)]
+        )
         spread = differences[drawn - 1, np.arange(SAMPLES)[:, None]].mean(axis=1)
         low, high = (float(v) for v in np.nanpercentile(spread, [2.5, 97.5]))
         difference, clear = float(np.mean(values[best]) - np.mean(values[other])), low > 0
-        comparisons.append({"with": other, "difference": difference, "interval": [low, high], "clear": clear})
-        verdicts.append(f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {figure} "
-                        f"(95% interval {low:.4f} to {high:.4f}, {drawn_from})")
+        comparisons.append(
+            {"with": other, "difference": difference, "interval": [low, high], "clear": clear}
+        )
+        verdicts.append(
+            f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {figure} "
+            f"(95% interval {low:.4f} to {high:.4f}, {drawn_from})"
+        )
     verdicts = [*(verdicts or [f"{best} alone was trained to the end"]), *failed.values()]
-    summary = {name: {"mean": float(np.mean(values[name])), "std": float(np.std(values[name], ddof=1)) if seeds > 1 else None,
-                      "values": values[name]} for name in order}
-    histories = {name: [read_history(runs[name, seed] / HISTORY) for seed in range(1, seeds + 1)] for name in order}
-    files = [write_json(out / STUDY, {"of": claim, "figure": figure, "settings": summary, "comparisons": comparisons,
-                                      "verdicts": verdicts}),
-             write_rows(out / "study.csv", ({"setting": name, "seed": seed, figure.lower(): values[name][seed - 1],
-                                             "export": str(runs[name, seed])} for name in order for seed in range(1, seeds + 1))),
-             panels.write(charts.bands(histories, f"{task.name}: {verdicts[0]}"), out / "study.png", panels.PRINT_DPI)]
+    summary = {
+        name: {
+            "mean": float(np.mean(values[name])),
+            "std": float(np.std(values[name], ddof=1)) if seeds > 1 else None,
+            "values": values[name],
+        }
+        for name in order
+    }
+    histories = {
+        name: [read_history(runs[name, seed] / HISTORY) for seed in range(1, seeds + 1)]
+        for name in order
+    }
+    files = [
+        write_json(
+            out / STUDY,
+            {
+                "of": claim,
+                "figure": figure,
+                "settings": summary,
+                "comparisons": comparisons,
+                "verdicts": verdicts,
+            },
+        ),
+        write_rows(
+            out / "study.csv",
+            (
+                {
+                    "setting": name,
+                    "seed": seed,
+                    figure.lower(): values[name][seed - 1],
+                    "export": str(runs[name, seed]),
+                }
+                for name in order
+                for seed in range(1, seeds + 1)
+            ),
+        ),
+        panels.write(
+            charts.bands(histories, f"{task.name}: {verdicts[0]}"),
+            out / "study.png",
+            panels.PRINT_DPI,
+        ),
+    ]
     return Study(task, out, summary, comparisons, verdicts, files)
 
 

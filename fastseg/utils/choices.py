@@ -1,4 +1,5 @@
 """What options may be: names of decoders, losses and optimizers, sizes, weights. No torch here: mistakes are found without it."""
+
 from __future__ import annotations
 
 import os
@@ -6,12 +7,28 @@ from pathlib import Path
 
 from ..errors import DataError, ModelError, choose
 
-DECODERS = ("light", "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
-            "segformer", "fastai")
+DECODERS = (
+    "light",
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "deeplabv3",
+    "deeplabv3plus",
+    "pan",
+    "upernet",
+    "segformer",
+    "fastai",
+)
 LOSSES = ("ce", "wce", "dice", "focal", "lovasz", "tversky")
 OPTIMIZERS = ("adam", "adamw", "sgd", "ranger", "radam", "lamb", "rmsprop")
 WEIGHTS = ("auto", "imagenet", "none")
-MIN_SIZE, MAX_SIZE = 32, 8192  # px; below, nothing is left at a backbone's deepest level; above, no memory holds a batch
+MIN_SIZE, MAX_SIZE = (
+    32,
+    8192,
+)  # px; below, nothing is left at a backbone's deepest level; above, no memory holds a batch
 
 
 ENGINES = ("auto", "onnx", "torch")
@@ -23,15 +40,20 @@ def check_engine(engine: str, precision: str | None) -> None:
     choose("engine", engine, ENGINES)
     asked_precision(precision)
     if (engine, precision) == ("onnx", "bfloat16"):
-        raise ModelError("ONNX computes in float32: leave out --precision bfloat16, or choose --engine torch", "engine-precision")
+        raise ModelError(
+            "ONNX computes in float32: leave out --precision bfloat16, or choose --engine torch",
+            "engine-precision",
+        )
 
 
 def asked_precision(precision: str | None) -> str | None:
     """Return `precision`, or what FASTSEG_PRECISION says where it is None, or None. Raises `ModelError` for unknown names."""
     if precision is None and (forced := os.environ.get("FASTSEG_PRECISION")):
         if forced not in PRECISIONS:
-            raise ModelError(f"the environment variable FASTSEG_PRECISION is '{forced}'; set it to {' or '.join(PRECISIONS)}, or unset it",
-                             "unknown-precision")
+            raise ModelError(
+                f"the environment variable FASTSEG_PRECISION is '{forced}'; set it to {' or '.join(PRECISIONS)}, or unset it",
+                "unknown-precision",
+            )
         return forced
     return None if precision is None else choose("precision", precision, PRECISIONS)
 
@@ -39,14 +61,23 @@ def asked_precision(precision: str | None) -> str | None:
 def check_size(size: tuple[int, int]) -> None:
     """Raise `DataError` unless both sides, in px, are from 32 to 8192."""
     if min(size) < MIN_SIZE:
-        raise DataError(f"size {size[0]}x{size[1]} is too small; both sides need at least {MIN_SIZE} px", "size-range")
+        raise DataError(
+            f"size {size[0]}x{size[1]} is too small; both sides need at least {MIN_SIZE} px",
+            "size-range",
+        )
     if max(size) > MAX_SIZE:
-        raise DataError(f"size {size[0]}x{size[1]} is too large; both sides can have at most {MAX_SIZE} px", "size-range")
+        raise DataError(
+            f"size {size[0]}x{size[1]} is too large; both sides can have at most {MAX_SIZE} px",
+            "size-range",
+        )
 
 
 def loss_parts(name: str) -> list[str]:
     """Return the names of the losses in a sum such as "ce+dice". Raises `ModelError` for unknown and repeated ones."""
-    parts = [choose(f"loss in '{name}':" if "+" in name else "loss", part, LOSSES) for part in name.split("+")]
+    parts = [
+        choose(f"loss in '{name}':" if "+" in name else "loss", part, LOSSES)
+        for part in name.split("+")
+    ]
     if len(set(parts)) < len(parts):
         raise ModelError(f"loss '{name}' has a part twice; name each once", "repeated-loss")
     return parts
@@ -55,4 +86,7 @@ def loss_parts(name: str) -> list[str]:
 def check_weights(weights: str | Path) -> None:
     """Raise `ModelError` unless `weights` is one of `WEIGHTS` or a file."""
     if weights not in WEIGHTS and not Path(weights).is_file():
-        raise ModelError(f"{weights}: no such weights file; --weights takes auto, imagenet, none or a file", "no-weights-file")
+        raise ModelError(
+            f"{weights}: no such weights file; --weights takes auto, imagenet, none or a file",
+            "no-weights-file",
+        )

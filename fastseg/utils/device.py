@@ -1,4 +1,5 @@
 """What this machine has, and what is chosen from it: device, precision, threads, memory for decoded images."""
+
 from __future__ import annotations
 
 import os
@@ -18,12 +19,24 @@ CACHE_SHARE = 0.25  # of the memory: the rest is for the model, its activations 
 def device_of(name: str | None) -> torch.device:
     """Return the named device, or without a name the best there is. Raises `ModelError` if it is not available."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown name, no driver, no such card, meta
-        raise ModelError(f"device '{name}' is not available here; choose cpu, or leave --device out for the best there is") from error
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # unknown name, no driver, no such card, meta
+        raise ModelError(
+            f"device '{name}' is not available here; choose cpu, or leave --device out for the best there is"
+        ) from error
     return device
 
 
@@ -56,26 +69,44 @@ def fixed_precision(device: torch.device, precision: str | None = None) -> str:
 
 def _cpu_has_bf16() -> bool:
     # mkldnn reports AVX2-only CPUs as "supported" too, by emulation that is slower than float32.
-    if "AVX2" in os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper():  # convolutions are told not to use the units
+    if (
+        "AVX2" in os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    ):  # convolutions are told not to use the units
         return False
     capability = torch.backends.cpu.get_cpu_capability()
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "AVX512" in capability and any(check() for check in checks if check) or (
-        "SVE" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    checks = (
+        getattr(torch.cpu, name, None)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return (
+        "AVX512" in capability
+        and any(check() for check in checks if check)
+        or ("SVE" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
 
 
 def signature() -> list:
     """Return what measured times depend on: processor, its units, threads, libraries."""
     from importlib.metadata import version
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [processor(), torch.backends.cpu.get_cpu_capability(), cores, torch.get_num_threads(), os.environ.get("ONEDNN_MAX_CPU_ISA"),
-            torch.__version__, version("onnxruntime")]
+    return [
+        processor(),
+        torch.backends.cpu.get_cpu_capability(),
+        cores,
+        torch.get_num_threads(),
+        os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        torch.__version__,
+        version("onnxruntime"),
+    ]
 
 
 def processor() -> str:
     """Return the processor's name."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    found = (
+        re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.is_file() else None
+    )
     return found[1].strip() if found else platform.processor()
 
 
@@ -85,8 +116,15 @@ def memory_bytes() -> int:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # Windows has no sysconf
         total = 8 * 2**30
-    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-    given = [int(text) for path in limits if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    limits = (
+        Path("/sys/fs/cgroup/memory.max"),
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    )
+    given = [
+        int(text)
+        for path in limits
+        if path.is_file() and (text := path.read_text().strip()).isdigit()
+    ]
     return min([total, *given])
 
 
@@ -97,11 +135,19 @@ def cache_bytes() -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that there is too little memory: torch's on GPUs, torch's own or Python's on CPUs."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, (MemoryError, torch.OutOfMemoryError)
+    ) or "can't allocate memory" in str(error)
 
 
 def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
     """Say in one line what was chosen for this machine; `precision` is told as it is."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
-    return (f"{name}; {precision}; channels last, batches of {bs}; "
-            f"up to {budget / 2**30:.1f} GiB of decoded images in memory")
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )
+    return (
+        f"{name}; {precision}; channels last, batches of {bs}; "
+        f"up to {budget / 2**30:.1f} GiB of decoded images in memory"
+    )

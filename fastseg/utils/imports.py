@@ -1,4 +1,5 @@
 """How torch, fastai and timm are imported: late, and without the garbage collections that take a fifth of their import."""
+
 from __future__ import annotations
 
 import gc
@@ -22,7 +23,9 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        if len(sys.modules) > known and not gc.get_freeze_count():  # unfreeze would undo what the caller has frozen
+        if (
+            len(sys.modules) > known and not gc.get_freeze_count()
+        ):  # unfreeze would undo what the caller has frozen
             gc.freeze()
             gc.unfreeze()
         gc.enable()

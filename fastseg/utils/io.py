@@ -1,4 +1,5 @@
 """Files by name, and atomic writing: what needs no pixels, and so no numpy."""
+
 from __future__ import annotations
 
 import csv
@@ -16,7 +17,9 @@ from pathlib import Path
 from ..errors import DataError, brief
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
-_UMASK = os.umask(0)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
+_UMASK = os.umask(
+    0
+)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
 os.umask(_UMASK)
 
 
@@ -61,7 +64,12 @@ def is_disk_full(error: BaseException | None) -> bool:
     """Return whether an error, or one that led to it, says that the disk is full; torch's own writer names no such cause."""
     while error is not None:
         text = str(error)
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "inline_container" in text or "StreamWriter" in text:
+        if (
+            getattr(error, "errno", None) == errno.ENOSPC
+            or "No space left" in text
+            or "inline_container" in text
+            or "StreamWriter" in text
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -70,7 +78,10 @@ def is_disk_full(error: BaseException | None) -> bool:
 def exchanged(one: Path, other: Path) -> bool:
     """Exchange two folders in one step that no interruption can halve; return False where the system cannot."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    return call is not None and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+    return (
+        call is not None
+        and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
+    )
 
 
 @contextmanager
@@ -118,11 +129,19 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
 
     File names that are not UTF-8 are written as the bytes that they are.
     """
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = None
         for row in rows:
             if writer is None:
                 writer = csv.DictWriter(file, list(row))
                 writer.writeheader()
-            writer.writerow({key: "" if isinstance(value, float) and value != value else value for key, value in row.items()})
+            writer.writerow(
+                {
+                    key: "" if isinstance(value, float) and value != value else value
+                    for key, value in row.items()
+                }
+            )
     return path

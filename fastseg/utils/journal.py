@@ -1,4 +1,5 @@
 """Runs beside each other and after an interruption: one run at a time writes to a place, and finished work is known again."""
+
 from __future__ import annotations
 
 import hashlib
@@ -25,7 +26,9 @@ FORGOTTEN = 30 * 86400  # seconds after which the journal of a run that nobody f
 
 def cached_path(name: str, *parts: object) -> Path:
     """Return a path in the user's cache, which need not exist yet, named by what `parts` are."""
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode(errors="surrogateescape")).hexdigest()[:32]
+    key = hashlib.sha256(
+        json.dumps(parts, sort_keys=True, default=str).encode(errors="surrogateescape")
+    ).hexdigest()[:32]
     return user_cache_path("fastseg") / f"{key}.{name}"
 
 
@@ -35,7 +38,9 @@ def _private(name: str, *parts: object) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own") from None
+        raise DataError(
+            f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own"
+        ) from None
     return path
 
 
@@ -49,7 +54,9 @@ def claimed(place: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise DataError(f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out") from None
+        raise DataError(
+            f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out"
+        ) from None
     try:
         yield
     finally:
@@ -93,14 +100,18 @@ class Journal:
         self._file.flush()
 
 
-def resumed(journal: Journal, keys: Sequence[str], work: Callable[[list[int]], Iterator[object]]) -> Iterator[object]:
+def resumed(
+    journal: Journal, keys: Sequence[str], work: Callable[[list[int]], Iterator[object]]
+) -> Iterator[object]:
     """Yield a result for each key, in order: what the journal has, else the next of `work`, which is given the others' indices.
 
     Results are as JSON holds them, and noted in the journal; a `DataError` in place of one is not, and so is tried again.
     """
     left = [i for i, key in enumerate(keys) if key not in journal.done]
     if len(left) < len(keys):
-        log.info("%d of %d images were done before the interruption", len(keys) - len(left), len(keys))
+        log.info(
+            "%d of %d images were done before the interruption", len(keys) - len(left), len(keys)
+        )
     fresh = work(left)
     for key in keys:
         if key in journal.done:

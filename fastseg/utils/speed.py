@@ -1,4 +1,5 @@
 """Which engine and precision compute quickest here: measured once for each model and machine, kept in the user's cache."""
+
 from __future__ import annotations
 
 import json
@@ -53,7 +54,12 @@ class Speeds:
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
             self.known = {str(key): float(value) for key, value in known.items()}
-        except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: measured again
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # none yet, or damaged: measured again
             self.known = {}
 
     def measured(self, key: str, measure: Callable[[], float]) -> float:
@@ -61,7 +67,11 @@ class Speeds:
         if key not in self.known:
             try:
                 self.known[key] = measure()
-            except (RuntimeError, ValueError, MemoryError) as error:  # an operation lacks the precision, or memory is short
+            except (
+                RuntimeError,
+                ValueError,
+                MemoryError,
+            ) as error:  # an operation lacks the precision, or memory is short
                 log.debug("%s cannot be measured: %s", key, error)
                 self.known[key] = math.inf
             try:
@@ -71,8 +81,14 @@ class Speeds:
         return self.known[key]
 
 
-def quickest(options: Sequence[T], speeds: Speeds, key: Callable[[T], str], measure: Callable[[T], float] | None, work: float, unit: str
-             ) -> tuple[T, str]:
+def quickest(
+    options: Sequence[T],
+    speeds: Speeds,
+    key: Callable[[T], str],
+    measure: Callable[[T], float] | None,
+    work: float,
+    unit: str,
+) -> tuple[T, str]:
     """Return the option that does `work`, so many images or steps, in the shortest time, and in words why.
 
     `measure` gives an option's seconds for one; without it, what is not known is not measured. The first option is the default;
@@ -88,13 +104,21 @@ def quickest(options: Sequence[T], speeds: Speeds, key: Callable[[T], str], meas
 
     def total(option: T) -> float:
         # What is measured without a known amount of work is for a process that stays: how long it starts does not count.
-        return known[option] * work + getattr(option, "start", 0.0) if math.isfinite(work) else known[option]
+        return (
+            known[option] * work + getattr(option, "start", 0.0)
+            if math.isfinite(work)
+            else known[option]
+        )
 
     best = min(known, key=total)
     if total(best) > MARGIN * total(first):
         best = first
-    others = [f"{option} {_formatted(seconds)}" + (" after a longer start" if seconds < MARGIN * known[best] else "")
-              for option, seconds in known.items() if option != best]
+    others = [
+        f"{option} {_formatted(seconds)}"
+        + (" after a longer start" if seconds < MARGIN * known[best] else "")
+        for option, seconds in known.items()
+        if option != best
+    ]
     return best, ", ".join([f"{best}: {_formatted(known[best])} {unit} here", *others])
 
 
@@ -115,22 +139,35 @@ def seconds_of(run: Callable[[], object]) -> float:
     return min(times)
 
 
-def training_precision(learn: Learner, size: tuple[int, int], asked: str | None, epochs: int) -> tuple[str, str]:
+def training_precision(
+    learn: Learner, size: tuple[int, int], asked: str | None, epochs: int
+) -> tuple[str, str]:
     """Return the precision to train in, and in words why: the one asked for, or the quicker one where a CPU has units for both."""
     device = learn.dls.device
     default = machine.precision_of(device, asked)
     if asked or device.type != "cpu" or default == "float32":
         return default, default
     speeds = Speeds("step", learn.model.spec.to_dict(), size, learn.dls.bs)
-    return quickest(("float32", "bfloat16"), speeds, str, lambda precision: _random_step(learn, size, precision),
-                    epochs * max(1, len(learn.dls.train)), "a step")
+    return quickest(
+        ("float32", "bfloat16"),
+        speeds,
+        str,
+        lambda precision: _random_step(learn, size, precision),
+        epochs * max(1, len(learn.dls.train)),
+        "a step",
+    )
 
 
 def _random_step(learn: Learner, size: tuple[int, int], precision: str) -> float:
     """Return the seconds of a training step on random images."""
     network, rng = learn.model, torch.Generator().manual_seed(0)
     x = torch.rand(learn.dls.bs, 3, *size, generator=rng)
-    y = torch.randint(0, network.spec.n_out, (learn.dls.bs, *(size if network.spec.kind == "segment" else ())), generator=rng)
+    y = torch.randint(
+        0,
+        network.spec.n_out,
+        (learn.dls.bs, *(size if network.spec.kind == "segment" else ())),
+        generator=rng,
+    )
     before, network.precision = network.precision, precision
     try:
         return step_seconds(network, learn.loss_func, x, y)
@@ -138,7 +175,9 @@ def _random_step(learn: Learner, size: tuple[int, int], precision: str) -> float
         network.precision = before
 
 
-def step_seconds(network: torch.nn.Module, loss_func: Callable, x: torch.Tensor, y: torch.Tensor) -> float:
+def step_seconds(
+    network: torch.nn.Module, loss_func: Callable, x: torch.Tensor, y: torch.Tensor
+) -> float:
     """Return the measured seconds of forward, loss and backward through all of the network, without the optimizer's step.
 
     Network and random state are left as they were.
@@ -159,7 +198,10 @@ def step_seconds(network: torch.nn.Module, loss_func: Callable, x: torch.Tensor,
 @contextmanager
 def _untouched(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    frozen, modes = [p for p in network.parameters() if not p.requires_grad], [(m, m.training) for m in network.modules()]
+    frozen, modes = (
+        [p for p in network.parameters() if not p.requires_grad],
+        [(m, m.training) for m in network.modules()],
+    )
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
