@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
+from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor
 from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
 from fastai.vision.core import PILImage
-from fastai.vision.data import MaskBlock
 from fasttransform import Transform
 from PIL.Image import Image
 from torch import Tensor
@@ -57,14 +56,14 @@ class Pixels:
 
     def label(self, item: Item) -> np.ndarray | str:
         """Return an item's codes at the training size, uint8 (h, w), or its class by name."""
-        if self.task.kind == "classify":
+        if not self.task.has_masks:
             return self.task.class_name(item)
         return self._get("label", item, lambda: self.task.label(item))
 
     def keep(self, item: Item, image: np.ndarray, label: np.ndarray | int) -> None:
         """Keep what was decoded for another purpose, at the training size, while it fits."""
         self._get("image", item, lambda: image)
-        if self.task.kind == "segment":
+        if self.task.has_masks:
             self._get("label", item, lambda: label)
 
     def _get(self, part: str, item: Item | Path | str, read) -> np.ndarray:
@@ -103,11 +102,6 @@ def datablock(
     """
     check_size(size)
     recipe, pixels = task.recipe, pixels or Pixels(task, size)
-    labels = (
-        MaskBlock(codes=list(task.classes))
-        if task.kind == "segment"
-        else CategoryBlock(vocab=list(task.classes), sort=False)
-    )
     changes = [Augment.of(recipe)] if augment else []
     # What `Pixels` reads is at that size already; this is for the arrays and pictures that fastai's own predict is given.
     resize = (
@@ -117,7 +111,7 @@ def datablock(
     )
     images = TransformBlock(type_tfms=Opened(pixels), batch_tfms=IntToFloatTensor)
     return DataBlock(
-        blocks=(images, labels),
+        blocks=(images, task.label_block()),
         get_items=partial(labelled, task),
         get_x=Read(pixels, "image"),
         get_y=Read(pixels, "label"),

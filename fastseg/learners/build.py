@@ -283,7 +283,7 @@ def built(
     loss_func = Loss(loss, class_weights(facts.learnt))
     common = dict(loss_func=loss_func, opt_func=OPTIMIZERS[opt], lr=recipe.lr, path=Path("."))
     scores = [accuracy]
-    if task.kind == "segment":
+    if task.has_masks:
         scores = [
             ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")
         ]
@@ -296,7 +296,7 @@ def built(
             **common,
         )
         learn.licence = card.licence
-    elif task.kind == "segment":
+    elif task.has_masks:
         options = recipe.decoder_options if decoder == recipe.decoder else {}
         learn = unet_learner(
             dls, arch, decoder=decoder, weights=str(weights), metrics=scores, **common, **options
