@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: one virtual environment with fastseg in it. Sets PYTHON; safe to run again.
+# Sourced by demo.sh, test.sh and docs.sh: a virtual environment with fastseg in it. Sets PYTHON; can be run again.
 # Usage: . scripts/setup.sh [EXTRA]
 extra="${1:-}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -31,7 +31,9 @@ home = metadata.distribution("fastseg")
 import fastseg, fastai, segmentation_models_pytorch, torchvision
 assert pathlib.Path(fastseg.__file__).resolve().parent.parent == pathlib.Path.cwd().resolve()
 if extra == "test":
-    import pytest, xdist
+    import ipykernel, nbmake, pytest, pytest_cov, xdist
+if extra == "docs":
+    import material, mkdocs, mkdocstrings, mkdocstrings_handlers.python
 if extra == "face" and sys.version_info < (3, 13):
     import mediapipe
 CHECK

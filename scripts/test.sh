@@ -5,5 +5,5 @@ set -euo pipefail
 "$PYTHON" -m pytest "$@"
 if [ $# -eq 0 ]; then  # the extra comes last: it brings an older numpy with it
   . scripts/setup.sh face
-  "$PYTHON" -m pytest tests/test_landmarks.py
+  "$PYTHON" -m pytest tests/test_importers_landmarks.py
 fi

@@ -1,0 +1,163 @@
+"""evaluate: what it writes, compares, groups and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import fastseg
+
+
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_evaluate_writes_and_compares(name, exports, samples, run, tmp_path):
+    data = samples[name]
+    said = json.loads(
+        run(
+            "evaluate",
+            name,
+            "--data",
+            data,
+            "--export",
+            exports(name),
+            "--split",
+            "all",
+            "--compare",
+            exports(name),
+            "--by",
+            "group",
+            "--out",
+            "judged",
+            "--json",
+        ).out
+    )
+    assert (
+        "no clear difference" in said["comparison"]["verdict"] and said["comparison"]["difference"]
+    )
+    assert sum(part["images"] for part in said["by"].values()) == said["images"]
+    written = json.loads(Path("judged/metrics.json").read_text())
+    assert written["intervals"] == said["intervals"]
+    rows = Path("judged/per_image.csv").read_text().splitlines()
+    assert len(rows) == 1 + said["images"] * (
+        len(fastseg.tasks.get(name).classes) + 1 if name == "eye" else 1
+    )
+    text = run(
+        "evaluate",
+        name,
+        "--data",
+        data,
+        "--export",
+        exports(name),
+        "--split",
+        "all",
+        "--by",
+        r"\d+$",
+        "--out",
+        "judged",
+    ).out
+    assert " to " in text
+    table = Path("ages.csv")
+    items = fastseg.tasks.get(name).items(data)
+    table.write_text(
+        "image,age\n" + "\n".join(f"{item.image.name},{i % 3}" for i, item in enumerate(items))
+    )
+    by_age = json.loads(
+        run(
+            "evaluate",
+            name,
+            "--data",
+            data,
+            "--export",
+            exports(name),
+            "--split",
+            "all",
+            "--by",
+            "age",
+            "--table",
+            table,
+            "--out",
+            "judged",
+            "--json",
+        ).out
+    )["by"]
+    assert set(by_age) == {"0", "1", "2"}
+    assert ",group," in Path("judged/per_image.csv").read_text().splitlines()[0]
+
+
+def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
+    common = [
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        exports("eye"),
+        "--split",
+        "all",
+        "--out",
+        "judged",
+    ]
+    names = [item.image for item in fastseg.tasks.get("eye").items(samples["eye"])]
+    for text, words in (
+        (f"image,age\n{names[0].name},1\n{names[0].name},2\n", ["lists", "twice"]),
+        ("image,age\nothers.jpg,1\n", ["names none of these images"]),
+        ("image\na.jpg\n", ["no column age", "one column only"]),
+    ):
+        Path("ages.csv").write_text(text)
+        fails(*common, "--by", "age", "--table", "ages.csv", words=words)
+    Path("ages.csv").write_text(f"image,age\n{names[0].stem},1,\n{names[1].name},,\n")
+    found = run(*common, "--by", "age", "--table", "ages.csv", "--json")
+    by_age = json.loads(found.out)["by"]
+    assert {name: part["images"] for name, part in by_age.items()} == {
+        "1": 1,
+        "empty": 1,
+        "not listed": len(names) - 2,
+    }
+    assert "does not list" in found.err
+    Path("ages.csv").write_text(
+        f" image , age \nC:/elsewhere/{names[0].name}, 7\n"
+    )  # as predictions.csv lists paths
+    assert (
+        json.loads(run(*common, "--by", "age", "--table", "ages.csv", "--json").out)["by"]["7"][
+            "images"
+        ]
+        == 1
+    )
+    for text, words in (
+        ("", ["no column age"]),
+        ("image,age,age\na,1,2\n", ["two columns age"]),
+        ('image,age\n"a\x1b[31m', ["names none"]),
+    ):
+        Path("ages.csv").write_text(text)
+        fails(*common, "--by", "age", "--table", "ages.csv", words=words)
+    fails(*common, "--by", "gruop", words=["neither group", "nor found"])
+    Path("one.png").touch()
+    fails(
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        exports("eye"),
+        "--out",
+        "one.png",
+        words=["is a file, not a folder"],
+    )
+    assert by_age["1"]["intervals"]["mean_foreground"]["dice"] is None  # one image shows no spread
+    assert by_age["not listed"]["intervals"]["mean_foreground"]["dice"]
+
+
+def test_evaluate_refuses_in_one_line(exports, samples, fails):
+    common = [
+        "evaluate",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--export",
+        exports("eye"),
+        "--split",
+        "all",
+    ]
+    fails(*common, "--by", "(", words=["neither group", "regular expression"])
+    fails(*common, "--by", "age", "--table", "none.csv", words=["none.csv", "cannot be read"])
+    fails(*common, "--compare", exports("mri"), words=["mri", "not eye"])
+    fails(*common, "--out", samples["eye"], words=["choose another --out"])

@@ -1,0 +1,102 @@
+"""study: settings that are compared, interrupted, refused."""
+
+import json
+from pathlib import Path
+
+from conftest import ARCH
+
+TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs", "1"]
+
+
+def test_study_trains_compares_and_goes_on(samples, run, tmp_path):
+    common = [
+        "study",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--vary",
+        "opt=adamw,sgd",
+        "--vary",
+        "lr=1e-3,1e-2",
+        *TINY,
+    ]
+    first = json.loads(run(*common, "--together", "--seeds", "1", "--json").out)
+    assert (
+        set(first["settings"]) == {"opt=adamw,lr=0.001", "opt=sgd,lr=0.01"}
+        and len(first["verdicts"]) == 1
+    )
+    cards = {
+        path: path.stat().st_mtime_ns for path in tmp_path.glob("exports/eye_study/*/*/card.json")
+    }
+    assert len(cards) == 2
+    more = json.loads(run(*common, "--together", "--seeds", "2", "--json").out)
+    assert all(len(row["values"]) == 2 for row in more["settings"].values())
+    assert {path: path.stat().st_mtime_ns for path in cards} == cards  # not trained again
+    assert (
+        "interval" in more["verdicts"][0]
+        and more["comparisons"][0]["interval"][0] <= more["comparisons"][0]["difference"]
+    )
+    assert Path("exports/eye_study/study.png").stat().st_size > 10_000
+    assert len(Path("exports/eye_study/study.csv").read_text().splitlines()) == 5
+    assert "other data or options" in run(*common, "--vary", "bs=2", code=1).err
+
+
+def test_a_setting_that_diverges_does_not_end_the_study(samples, run):
+    common = [
+        "study",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--vary",
+        "lr=1e-3,1e30",
+        "--seeds",
+        "1",
+        *TINY,
+    ]
+    found = json.loads(run(*common, "--json").out)
+    assert (
+        list(found["settings"]) == ["lr=0.001"]
+        and "lr=1e+30 failed with seed 1: training diverged" in found["verdicts"][1]
+    )
+    run(
+        "study",
+        "eye",
+        "--data",
+        samples["eye"],
+        "--vary",
+        "lr=1e29,1e30",
+        "--seeds",
+        "1",
+        "--out",
+        "none",
+        *TINY,
+        code=1,
+    )
+
+
+def test_study_refuses_in_one_line(samples, run):
+    common = ["study", "eye", "--data", samples["eye"]]
+    assert "did you mean lr" in run(*common, "--vary", "lrr=1,2", code=1).err
+    assert "one setting" in run(*common, "--vary", "lr=1e-3,1e-3", code=1).err
+    for values in (
+        "bs=4,x",
+        "bs=0,4",
+        "mixup=true,0.2",
+        "epochs=1.5,1",
+        "patience=-1,2",
+        "loss=ce,nope",
+        "arch=1,2",
+        "opt=adamw,foo",
+        "decoder=light,none",
+        "weights=none,missing.safetensors",
+        "lr=0.0012345671,0.0012345672,0.1",
+    ):
+        run(*common, "--vary", values, code=1)
+    run(*common, "--vary", "lr=1,2", "--vary", "lr=3,4", code=2)
+    assert (
+        "not of one length"
+        in run(*common, "--vary", "lr=1,2", "--vary", "bs=1,2,3", "--together", code=1).err
+    )
+    assert "--seeds" in run(*common, "--vary", "seed=1,2", code=1).err
+    assert "folds" in run(*common, "--vary", "folds=2,3", code=1).err
+    run(*common, "--vary", "lr", code=2)
