@@ -17,8 +17,8 @@ from ..data.pairing import pairing_note
 from ..errors import DataError
 from ..tasks import Item, Task, get
 from ..types import IGNORE
-from ..utils.journal import ahead
 from ..utils.progress import track
+from ..utils.threads import results_in_order
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,9 @@ def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Loo
     workers = min(8, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         yield from track(
-            ahead((pool.submit(_examine, task, item, keep) for item in items), 2 * workers),
+            results_in_order(
+                (pool.submit(_examine, task, item, keep) for item in items), 2 * workers
+            ),
             "checking the data",
             len(items),
         )

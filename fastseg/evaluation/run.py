@@ -19,7 +19,8 @@ from ..exports.folder import card_of, find
 from ..tasks import Item, Task, get
 from ..utils.choices import check_engine
 from ..utils.io import name_below, require_folder, write_json, write_rows
-from ..utils.journal import Journal, claimed, resumed, stamp
+from ..utils.journal import Journal, resumed, stamp
+from ..utils.locks import write_lock
 from ..utils.progress import track
 from .scores import SAMPLES, ImageScore, Scores, judge
 
@@ -98,7 +99,7 @@ def evaluate(
             seen,
             len(items),
         )
-    with claimed(out):
+    with write_lock(out):
         scores = _scored(predictor, items, root, bs)
         theirs = _scored(other, items, root, bs) if other else None
     result = {

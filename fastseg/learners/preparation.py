@@ -24,7 +24,7 @@ from ..utils.choices import (
     loss_parts,
 )
 from ..utils.imports import importing
-from ..utils.journal import ahead
+from ..utils.threads import results_in_order
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -166,7 +166,7 @@ def first_look(task: Task, data: Path, items: Sequence[Item], seconds: float = L
             faults[i] = decoded.stopping[0]
 
     with ThreadPoolExecutor(workers) as pool:
-        for _ in ahead(
+        for _ in results_in_order(
             (pool.submit(look, i) for i in order if time.monotonic() < end), 2 * workers
         ):
             pass

@@ -23,7 +23,7 @@ from ..tasks import Task, get
 from ..utils.choices import DECODERS, OPTIMIZERS, loss_parts
 from ..utils.imports import importing
 from ..utils.io import write_json, write_rows
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from .fit import fit
 from .resume import is_unfinished
 
@@ -83,7 +83,7 @@ def study(
     if seeds < 1:
         raise ModelError(f"--seeds {seeds} trains nothing; give at least 1")
     out = Path(out or f"exports/{task.name}_study")
-    with claimed(out):
+    with write_lock(out):
         return _study(task, data, settings, seeds, out, options)
 
 
@@ -178,7 +178,7 @@ def _check(name: str, value: object) -> None:
         raise ModelError(f"{name}={value}: give a name, not a number")
     if name == "arch":
         with importing():
-            from ..models.network import check_arch
+            from ..models.backbones import check_arch
 
             check_arch(value)
     if name == "loss":
