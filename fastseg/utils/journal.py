@@ -39,7 +39,8 @@ def _private(name: str, *parts: object) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own"
+            f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own",
+            "not-writable",
         ) from None
     return path
 
@@ -55,7 +56,8 @@ def claimed(place: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise DataError(
-            f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out"
+            f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out",
+            "busy",
         ) from None
     try:
         yield
