@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from ..tasks.base import MADE
 from ..utils.io import atomic_folder, name_below, require_folder, write_rows
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from ..utils.progress import track
 from .dataset import Audit, check
 
@@ -81,7 +81,7 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
     if guess is not None and len(task.classes) > 2:
         raise DataError(f"{guess}", "0-255-mask")
     require_folder(out)
-    with claimed(out), atomic_folder(out) as part:
+    with write_lock(out), atomic_folder(out) as part:
         changes = list(_copied(task, audit, root, part))
         if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
             changes += _the_same_now(task, root, part)

@@ -19,7 +19,8 @@ from ..exports.folder import card_of, find
 from ..tasks import Item, Task, get
 from ..utils.choices import check_engine
 from ..utils.io import name_below, require_folder, write_json, write_rows
-from ..utils.journal import Journal, claimed, resumed, stamp
+from ..utils.journal import Journal, resumed, stamp
+from ..utils.locks import write_lock
 from ..utils.progress import track
 from .scores import SAMPLES, ImageScore, Scores, judge
 
@@ -101,7 +102,7 @@ def evaluate(
             seen,
             len(items),
         )
-    with claimed(out):
+    with write_lock(out):
         scores = _scored(predictor, items, root, bs)
         theirs = _scored(other, items, root, bs) if other else None
     result = {
@@ -175,7 +176,9 @@ def data_folders(items: Sequence[Item]) -> set[Path]:
 
 def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
     """Say in words which of two exports is better, by the task's main figure and its paired interval."""
-    value, ends, name = main_figure(task, difference["difference"], difference["intervals"])
+    name = task.main_figure
+    value = task.main_value(difference["difference"])
+    ends = task.main_value(difference["intervals"])
     if value is None:
         return f"nothing to compare: {ours} or {theirs} has no {name} on these images"
     if ends is None:
@@ -186,15 +189,6 @@ def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
         better, worse = (ours, theirs) if low > 0 else (theirs, ours)
         return f"{better} is better than {worse} by {abs(value):.4f} {name} ({span.format(*sorted((abs(low), abs(high))))})"
     return f"no clear difference: {ours} minus {theirs} is {value:+.4f} {name} ({span.format(low, high)}, which includes 0)"
-
-
-def main_figure(
-    task: Task, figures: Mapping, intervals: Mapping
-) -> tuple[float | None, list[float] | None, str]:
-    """Return the value, interval and name of a task's main figure: foreground mean Dice, or accuracy."""
-    if task.kind == "classify":
-        return figures["accuracy"], intervals["accuracy"], "accuracy"
-    return figures["mean_foreground"]["dice"], intervals["mean_foreground"]["dice"], "Dice"
 
 
 def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:

@@ -15,7 +15,7 @@ from ..errors import ExportError, TaskError, brief
 from ..tasks import Task, get
 from ..utils.imports import importing
 from ..utils.io import exchanged, name_below
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from .card import (
     CARD,
     HISTORY,
@@ -66,7 +66,7 @@ def save(learn: Learner, out: Path | str) -> Path:
 
     Raises `ExportError` for other learners (use fastai's `learn.export` for them) and for folders that hold other files.
     """
-    with claimed(Path(out)), replacing(Path(out), get(_origin(learn).task)) as folder:
+    with write_lock(Path(out)), replacing(Path(out), get(_origin(learn).task)) as folder:
         write(learn, folder)
     return Path(out)
 
@@ -151,7 +151,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         task=task.name,
         kind=task.kind,
         classes=list(task.classes),
-        palette=[list(c) for c in task.palette] if task.kind == "segment" else None,
+        palette=[list(c) for c in task.palette] if task.palette is not None else None,
         network=learn.model.spec.to_dict(),
         size=list(origin.size),
         resize=task.recipe.resize,
@@ -193,7 +193,8 @@ def network_of(export: Path, card: Card) -> Network:
     """Return the network of an export with its weights. Raises `ExportError` if they do not fit its card."""
     from safetensors.torch import load_file
 
-    from ..models.network import Spec, build
+    from ..models.factory import build
+    from ..models.network import Spec
 
     path = verified(export / MODEL, card)
     try:

@@ -23,8 +23,10 @@ from ..errors import DataError, TaskError, brief, choose
 from ..tasks import Task, get
 from ..tasks.base import MADE
 from ..utils.io import atomic_file, require_folder, write_json, write_rows
-from ..utils.journal import Journal, ahead, claimed, resumed, stamp
+from ..utils.journal import Journal, resumed, stamp
+from ..utils.locks import write_lock
 from ..utils.progress import track
+from ..utils.threads import results_in_order
 from .landmarks import Face, Finder, mask
 
 REJECTED, PREVIEW = "rejected.csv", "preview"
@@ -121,7 +123,7 @@ def make_masks(
             f"{options.out}: is not empty; masks are never mixed into other data: choose another --out",
             "not-empty",
         )
-    with claimed(options.out), journal:
+    with write_lock(options.out), journal:
         rejected, made, eyes = [], Counter(), 0
 
         def split_of(
@@ -213,7 +215,9 @@ def _finished(
         return _one(options, own.finder, placed[i][0])
 
     def work(left: list[int]) -> Iterator[dict | DataError]:
-        for i, (row, grey) in zip(left, ahead((pool.submit(one, i) for i in left), 2 * workers)):
+        for i, (row, grey) in zip(
+            left, results_in_order((pool.submit(one, i) for i in left), 2 * workers)
+        ):
             if grey is not None:
                 file, split = placed[i]
                 row["split"] = split_of(split)

@@ -16,7 +16,7 @@ from ..tasks import Task, get
 from ..utils.choices import check_size
 from ..utils.imports import importing
 from ..utils.io import read_json
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 
 if TYPE_CHECKING:
     from ..models.network import Network
@@ -69,7 +69,7 @@ def adopt(
     files = _files(str(source))
     config = read_json(files[CONFIG])
     name, licence = str(source), _licence(files, config)
-    with claimed(out), replacing(out, task) as folder:
+    with write_lock(out), replacing(out, task) as folder:
         network = _network(config, files[WEIGHTS], task)
         size, network.mean, network.std = _transforms(files)
         card = write(_learner(task, network, size, name), folder)
@@ -151,7 +151,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
         import segmentation_models_pytorch as smp
         from safetensors.torch import load_file
 
-        from ..models.network import Spec, build, padding_of
+        from ..models.factory import build, padding_of
+        from ..models.network import Spec
     where = weights.with_name(CONFIG)
     try:
         decoder, encoder, classes = (
@@ -233,7 +234,7 @@ def _transforms(
     files: dict[str, Path | None],
 ) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
     """Return the size, mean and std that the model was validated with, as its albumentations pipeline says, or ADE20K's usual ones."""
-    from ..models.network import IMAGENET
+    from ..models.backbones import IMAGENET
 
     size, (mean, std) = (SIZE, SIZE), IMAGENET
     try:
@@ -272,7 +273,8 @@ def _licence(files: dict[str, Path | None], config: dict) -> str:
 
 def _learner(task: Task, network: Network, size: tuple[int, int], source: str):
     """Return the learner that an export is written from; the few synthetic images it is made with leave no trace in it."""
-    from ..data.loaders import Pixels, dataloaders
+    from ..data.cache import Pixels
+    from ..data.loaders import dataloaders
     from ..learners.build import Origin, as_learner
 
     recipe = task.recipe

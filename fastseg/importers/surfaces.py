@@ -20,7 +20,7 @@ from ..tasks import Task, get
 from ..tasks.surfaces import mapping
 from ..types import IGNORE
 from ..utils.io import atomic_folder, require_folder
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from ..utils.progress import track
 
 NAMES, INSTANCES = (
@@ -78,7 +78,7 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
     require_folder(out)
     counts = np.zeros(len(task.classes), dtype=np.int64)
     images = 0
-    with claimed(out), atomic_folder(out) as part:
+    with write_lock(out), atomic_folder(out) as part:
         for file, codes_of in track(found, "gathering", len(found)):
             codes = codes_of(read_image(file).shape[:2])
             if not np.isin(codes, range(1, len(task.classes))).any():

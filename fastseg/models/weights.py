@@ -11,7 +11,8 @@ import torch
 
 from ..errors import ModelError, brief
 from ..utils.choices import check_weights
-from .network import Network, backbone_config
+from .backbones import backbone_config
+from .network import Network
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, judged
 from ..exports.folder import card_of, find
-from ..metrics.trust import actual_error
+from ..metrics.risk import actual_error
 from ..tasks import Item, Task, get
 from ..tasks.base import scaled
 from ..utils.io import require_folder

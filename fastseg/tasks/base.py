@@ -1,23 +1,41 @@
-"""What a task is: how its files lie on disk, what its labels mean, how it is split, and its fastai DataBlock."""
+"""What a task is: how its files lie on disk, what its labels mean, how it is split, and its fastai DataBlock.
+
+Kinds of tasks. A `SegmentationTask` has masks: one class for each pixel. A `ClassificationTask` has one
+class for each image. What differs between the two kinds is an attribute or a method of these two classes.
+`kind` is only the text that a card stores; no code compares it with a text.
+
+Work that needs modules which a task may not import (`metrics`, `inference`, `evaluation`, `report`) is done
+by one pair of classes for each purpose, with one table from `kind` to class:
+
+    inference.prediction.PREDICTIONS   what is read from the network's logits
+    inference.outputs.OUTPUTS          what `predict` writes
+    evaluation.scores.SCORES           how predictions are compared with labels
+    report.views.VIEWS                 how images, labels and predictions are shown
+
+A third kind is a third subclass of `Task` and one entry in each of these tables.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.issues import Fault, refuse
 from ..errors import DataError, TaskError
 from ..formats.recognise import advice
-from ..types import Drawing, Item, Recipe
+from ..types import Colour, Drawing, Item, Recipe
 from ..utils.io import read_json
 
 if TYPE_CHECKING:
     import numpy as np
-    from fastai.data.block import DataBlock
+    from fastai.data.block import DataBlock, TransformBlock
+
+    from ..data.decoding import Decoded
 
 MADE = "masks.json"  # beside masks that were made, not drawn: how
 
@@ -36,9 +54,17 @@ class Task:
         None  # bits that the values of 16-bit images have; None: each image is scaled by its own
     )
 
-    kind = "abstract"
-    background = None  # segmentation tasks have a field of this name
-    grouped = False  # whether groups mean something, so that none may be on both sides
+    # Only segmentation tasks set these two.
+    background: int | None = field(default=None, init=False, repr=False)
+    palette: tuple[Colour, ...] | None = field(default=None, init=False, repr=False)
+
+    kind = "abstract"  # what cards store
+    purpose = "does nothing"  # follows the task's name in messages
+    has_masks = False  # labels and predictions are masks; decoders, windows and overlays need them
+    unit = "images"  # what has a class, and what the figures count
+    main_figure = ""  # name of the figure that decides which of two exports is better
+    imbalance_limit = math.inf  # factor by which the most common class may exceed the rarest one
+    grouped = False  # whether no group may be in both training and validation
 
     def __reduce__(
         self,
@@ -85,6 +111,25 @@ class Task:
 
     def label(self, item: Item) -> np.ndarray | int:
         """Return the item's label: codes, uint8 (H, W) with 255 unlabelled, or a class index."""
+        raise NotImplementedError
+
+    def class_name(self, item: Item) -> str:
+        """Return the name of an item's class; for tasks without masks."""
+        return self.classes[int(self.label(item))]
+
+    def examine_label(self, item: Item) -> Decoded | None:
+        """Return the item's mask with what is wrong with it; None for a class index, which cannot be wrong.
+
+        Raises `DataError` if the mask cannot be read.
+        """
+        return None
+
+    def label_block(self) -> TransformBlock:
+        """Return fastai's block of the labels."""
+        raise NotImplementedError
+
+    def main_value(self, figures: Mapping[str, Any]) -> Any:
+        """Return the main figure from a tree of figures, of their intervals or of bootstrap samples."""
         raise NotImplementedError
 
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray:

@@ -50,10 +50,8 @@ class Course:
                 f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one",
                 "no-epoch",
             )
-        if task.kind != "segment" and course.windows:
-            raise ModelError(
-                f"{task.name} classifies whole images: it takes no --windows", "no-windows"
-            )
+        if course.windows and not task.has_masks:
+            raise ModelError(f"{task.name} {task.purpose}: it takes no --windows", "no-windows")
         if task.recipe.resize != "squish" and course.progressive:
             raise ModelError(
                 f"{task.name} images are never resampled, since that would change their labels: it takes no --progressive",

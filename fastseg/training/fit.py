@@ -18,10 +18,11 @@ from ..evaluation.scores import Scores
 from ..exports.card import METRICS, Card, seal
 from ..exports.folder import replacing, write
 from ..learners.preparation import learner
-from ..metrics.trust import PIXELS, actual_error, pixel_sample, temperature, thresholds
+from ..metrics.calibration import PIXELS, pixel_sample, temperature
+from ..metrics.risk import actual_error, thresholds
 from ..tasks import Item, Task, get
 from ..utils.io import write_json
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from .budget import planned, read_plan, write_plan
 from .course import Course
 from .resume import interruptible
@@ -89,7 +90,7 @@ def fit(
         folds=folds,
         **options,
     )
-    with claimed(out), interruptible(out, task, given, resume) as (work, arguments):
+    with write_lock(out), interruptible(out, task, given, resume) as (work, arguments):
         return _fit(task, out, work, **arguments)
 
 

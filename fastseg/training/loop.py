@@ -173,7 +173,7 @@ def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Ca
 
 def _windows(learn: Learner, course: Course, epochs: int) -> list[Callback]:
     task = get(learn.origin.task) if hasattr(learn, "origin") else None
-    if not course.windows or not epochs or task is None or task.kind != "segment":
+    if not course.windows or not epochs or task is None or not task.has_masks:
         return []
     return [Windows(0.5, epochs, task.background)]
 

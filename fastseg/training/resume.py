@@ -16,7 +16,7 @@ from ..errors import DataError, FastsegError, ModelError
 from ..exports.card import versions
 from ..tasks import Task
 from ..utils.io import is_disk_full, read_json, write_json
-from ..utils.journal import listing
+from ..utils.journal import files_digest
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _default(name: str) -> object:
 
 
 def _listing(items: list) -> str:
-    return listing(
+    return files_digest(
         path for item in items for path in (item.image, item.label) if isinstance(path, Path)
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, FastsegError, ModelError, choose
-from ..evaluation.run import items_of, judged, main_figure
+from ..evaluation.run import items_of, judged
 from ..evaluation.scores import SAMPLES, Scores
 from ..exports.card import CARD, HISTORY, read_card, read_history
 from ..learners.preparation import learner
@@ -23,7 +23,7 @@ from ..tasks import Task, get
 from ..utils.choices import DECODERS, OPTIMIZERS, loss_parts
 from ..utils.imports import importing
 from ..utils.io import write_json, write_rows
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from .fit import fit
 from .resume import is_unfinished
 
@@ -83,7 +83,7 @@ def study(
     if seeds < 1:
         raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
     out = Path(out or f"exports/{task.name}_study")
-    with claimed(out):
+    with write_lock(out):
         return _study(task, data, settings, seeds, out, options)
 
 
@@ -183,7 +183,7 @@ def _check(name: str, value: object) -> None:
         raise ModelError(f"{name}={value}: give a name, not a number", "study-value")
     if name == "arch":
         with importing():
-            from ..models.network import check_arch
+            from ..models.backbones import check_arch
 
             check_arch(value)
     if name == "loss":
@@ -279,18 +279,18 @@ def _judged(
     scores: Mapping[tuple, Scores],
     failed: Mapping[str, str],
 ) -> Study:
-    mains = {run: _main(task, found.metrics()) for run, found in scores.items()}
-    figure = "accuracy" if task.kind == "classify" else "Dice"
+    mains = {run: task.main_value(found.metrics()) for run, found in scores.items()}
     if None in mains.values():
         raise DataError(
-            f"{out}: the held-out images have no {figure}, for want of any foreground; give data whose held-out part has some",
+            f"{out}: the held-out images have no {task.main_figure}, for want of any foreground; give data whose held-out part has some",
             "no-foreground",
         )
     names = list(dict.fromkeys(name for name, _ in runs))
     values = {name: [mains[name, seed] for seed in range(1, seeds + 1)] for name in names}
     order = sorted(names, key=lambda name: -np.mean(values[name]))
     samples = {
-        run: _main(task, found.resampled(SAMPLES, _stream(found))) for run, found in scores.items()
+        run: task.main_value(found.resampled(SAMPLES, _stream(found)))
+        for run, found in scores.items()
     }
     rng = np.random.default_rng(0)
     drawn = rng.integers(1, seeds + 1, (SAMPLES, seeds))
@@ -309,7 +309,7 @@ def _judged(
             {"with": other, "difference": difference, "interval": [low, high], "clear": clear}
         )
         verdicts.append(
-            f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {figure} "
+            f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {task.main_figure} "
             f"(95% interval {low:.4f} to {high:.4f}, {drawn_from})"
         )
     verdicts = [*(verdicts or [f"{best} alone was trained to the end"]), *failed.values()]
@@ -330,7 +330,7 @@ def _judged(
             out / STUDY,
             {
                 "of": claim,
-                "figure": figure,
+                "figure": task.main_figure,
                 "settings": summary,
                 "comparisons": comparisons,
                 "verdicts": verdicts,
@@ -342,7 +342,7 @@ def _judged(
                 {
                     "setting": name,
                     "seed": seed,
-                    figure.lower(): values[name][seed - 1],
+                    task.main_figure.lower(): values[name][seed - 1],
                     "export": str(runs[name, seed]),
                 }
                 for name in order
@@ -356,11 +356,6 @@ def _judged(
         ),
     ]
     return Study(task, out, summary, comparisons, verdicts, files)
-
-
-def _main(task: Task, figures: Mapping) -> float | np.ndarray:
-    value, _, _ = main_figure(task, figures, figures)
-    return value
 
 
 def _stream(scores: Scores) -> int:
