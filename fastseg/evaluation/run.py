@@ -73,14 +73,17 @@ def evaluate(
     folder = find(task, export)
     items, root = items_of(card_of(folder), task, data, split)
     if table and not by:
-        raise TaskError("--table needs --by with the name of one of its columns")
+        raise TaskError(
+            "--table needs --by with the name of one of its columns", "table-without-by"
+        )
     group_of = _grouping(by, table, items, root) if by else None
     compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     require_free(out, items, root)
     if (out / CARD).is_file():
         raise DataError(
-            f"{out}: holds an export, and its metrics.json is of the training; choose another --out"
+            f"{out}: holds an export, and its metrics.json is of the training; choose another --out",
+            "holds-export",
         )
     from ..inference.loading import load
 
@@ -156,7 +159,8 @@ def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
     """Raise `DataError` if `out` cannot be a folder, or holds the data, or images or masks: results would spoil them."""
     if out.resolve() in {root.resolve()} | data_folders(items):
         raise DataError(
-            f"{out}: holds the data, and results are not written among them; choose another --out"
+            f"{out}: holds the data, and results are not written among them; choose another --out",
+            "output-in-data",
         )
     require_folder(out)
 
@@ -211,12 +215,14 @@ def _grouping(
         pattern = re.compile(by)
     except re.error as error:
         raise TaskError(
-            f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})"
+            f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})",
+            "no-such-group",
         ) from None
     if not any(pattern.search(item.image.stem) for item in items):
         raise TaskError(
             f"--by {by}: is neither group, source, split or folder, nor found in any file's name, such as "
-            f"{items[0].image.stem}"
+            f"{items[0].image.stem}",
+            "no-such-group",
         )
 
     def matched(item: Item) -> str:
@@ -240,10 +246,13 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
                 if row
             ]
     except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror}); check the path") from None
+        raise DataError(
+            f"{table}: cannot be read ({error.strerror}); check the path", "unreadable-table"
+        ) from None
     except (ValueError, csv.Error) as error:
         raise DataError(
-            f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8"
+            f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8",
+            "unreadable-table",
         ) from None
     header, rows = lines[0] if lines else [], lines[1:]
     if header[1:].count(name) != 1:
@@ -254,7 +263,8 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
         )
         raise DataError(
             f"{table}: has {'two columns' if name in header[1:] else 'no column'} {name}; {brief(others)}; "
-            "columns are parted by commas, tabs or semicolons"
+            "columns are parted by commas, tabs or semicolons",
+            "no-such-column",
         )
     column = header.index(name, 1)
     values: dict[str, str] = {}
@@ -263,7 +273,8 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
         if values.setdefault(row[0], value) != value:
             both = f"'{brief(values[row[0]])}' and '{brief(value)}'"
             raise DataError(
-                f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image"
+                f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image",
+                "repeated-row",
             )
     bare = Counter(
         Path(key).name for key in values
@@ -285,7 +296,8 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
     if not any(value is not None for value in found):
         raise DataError(
             f"{table}: names none of these images in its first column (one of them is {items[0].image.name}, the table "
-            f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there"
+            f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there",
+            "table-names-no-image",
         )
     if None in found:
         log.warning(
@@ -302,13 +314,14 @@ def items_of(
 ) -> tuple[list[Item], Path]:
     """Return the labelled items of a split, and the data folder. Validation items are those the card names."""
     if split not in SPLITS:
-        raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
+        raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})", "unknown-split")
     root = Path(data or card.data or f"data/{task.name}")
     if data is None and not root.is_dir():
         root = Path("data") / task.name
         if not root.is_dir():
             raise DataError(
-                f"{card.data or root}: the data that this export was trained on are not there; name them with --data"
+                f"{card.data or root}: the data that this export was trained on are not there; name them with --data",
+                "data-moved",
             )
     items = task.items(root)
     held_out = set(card.valid_files)
@@ -342,7 +355,7 @@ def items_of(
         ]
         remedy = "no training images are here"
     if not chosen:
-        raise DataError(f"{root}: {remedy}")
+        raise DataError(f"{root}: {remedy}", "no-images-to-judge")
     return chosen, root
 
 

@@ -173,7 +173,7 @@ def vision_learner(
             **kwargs,
         )
     if kwargs.pop("cut", None) is not None:  # fastai drops it silently for timm names
-        raise ModelError("cut has no meaning for timm backbones; leave it out")
+        raise ModelError("cut has no meaning for timm backbones; leave it out", "no-cut")
     network, origin = classifier(arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs)
     return as_learner(dls, network, origin, normalize, **common)
 

@@ -127,15 +127,18 @@ def start_card(export: Path, task: Task) -> Card:
         card = read_card(export)
     except ExportError as error:
         raise ModelError(
-            f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder"
+            f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder",
+            error.code,
         ) from None
     if (card.kind, card.classes) != (task.kind, list(task.classes)):
         raise ModelError(
-            f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}"
+            f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}",
+            "wrong-task",
         )
     if card.network.get("members", 1) > 1:
         raise ModelError(
-            f"{export}: is an ensemble, which is not trained on; give an export of one network"
+            f"{export}: is an ensemble, which is not trained on; give an export of one network",
+            "start-ensemble",
         )
     return card
 

@@ -133,7 +133,7 @@ class Interpretation:
     def plot_top_losses(self, k: int = 6) -> Figure:
         """Draw the `k` images with the highest loss: image, truth, prediction and errors. Raises `TaskError` for no image."""
         if k < 1:
-            raise TaskError(f"{k} images make no picture; ask for 1 or more")
+            raise TaskError(f"{k} images make no picture; ask for 1 or more", "picture-count")
         return self._grid(
             self.top_losses(k),
             "images with the highest loss",

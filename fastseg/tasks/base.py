@@ -148,7 +148,8 @@ class Task:
             or 0 in item.shape
         ):
             raise DataError(
-                f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}"
+                f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}",
+                "image-array",
             )
         return item
 
@@ -214,7 +215,8 @@ class Task:
         if loose and not has_valid and len(groups) < 2:
             raise DataError(
                 f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
-                f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate"
+                f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate",
+                "split",
             )
         random.Random(seed).shuffle(groups)
         sizes = Counter(items[i].group for i in loose)
@@ -240,7 +242,8 @@ class Task:
         if not train or not valid:
             raise DataError(
                 f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
-                "both parts need at least one"
+                "both parts need at least one",
+                "split",
             )
         return train, sorted(valid)
 
@@ -256,7 +259,8 @@ class Task:
         if not 2 <= folds <= len(groups):
             raise DataError(
                 f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} folds; "
-                f"give --folds from 2 to {len(groups)}"
+                f"give --folds from 2 to {len(groups)}",
+                "folds",
             )
         random.Random(seed).shuffle(groups)
         sizes, filled, part = Counter(items[i].group for i in usable), [0] * folds, {}
@@ -290,10 +294,11 @@ class Task:
             not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")
         ):
             raise DataError(
-                f"{folder}: is not empty; a sample is never mixed into other files: name another folder"
+                f"{folder}: is not empty; a sample is never mixed into other files: name another folder",
+                "not-empty",
             )
         if n < 4:
-            raise TaskError(f"a sample of {n} is too small; make at least 4")
+            raise TaskError(f"a sample of {n} is too small; make at least 4", "sample-size")
         total, start, reached = sum(self.sample_splits.values()), 0, 0.0
         for split, share in self.sample_splits.items():
             reached += share

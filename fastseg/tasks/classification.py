@@ -148,7 +148,9 @@ class ClassificationTask(Task):
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         if self.draw is None:
-            raise TaskError(f"task {self.name} has no synthetic sample: give it a draw function")
+            raise TaskError(
+                f"task {self.name} has no synthetic sample: give it a draw function", "no-sample"
+            )
         import numpy as np
 
         from ..data.images import save_image

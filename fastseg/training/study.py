@@ -82,7 +82,7 @@ def study(
     task = get(task)
     settings = _settings(vary, together, options)
     if seeds < 1:
-        raise ModelError(f"--seeds {seeds} trains nothing; give at least 1")
+        raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
     out = Path(out or f"exports/{task.name}_study")
     with write_lock(out):
         return _study(task, data, settings, seeds, out, options)
@@ -126,7 +126,9 @@ def _study(
             log.warning("%s", failed[name])
     whole = {name: setting for name, setting in settings.items() if name not in failed}
     if not whole:
-        raise ModelError(f"{out}: every setting failed; the last said: {failed[name]}")
+        raise ModelError(
+            f"{out}: every setting failed; the last said: {failed[name]}", "study-failed"
+        )
     runs = {(name, seed): folder for (name, seed), folder in runs.items() if name in whole}
     scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
     return _judged(task, out, claim, seeds, runs, scores, failed)
@@ -137,14 +139,15 @@ def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) ->
     known = {name for call in (fit, learner) for name in inspect.signature(call).parameters} - FIXED
     for name in [*vary, *options]:
         if name == "seed":
-            raise ModelError("seeds are drawn by --seeds; vary other options")
+            raise ModelError("seeds are drawn by --seeds; vary other options", "vary-seed")
         choose("option to vary", name, sorted(known))
     if not vary or not all(vary.values()):
-        raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd")
+        raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd", "nothing-varies")
     if together and len({len(values) for values in vary.values()}) > 1:
         raise ModelError(
             "--together pairs values, but the lists are not of one length: "
-            + ", ".join(f"{name} {len(values)}" for name, values in vary.items())
+            + ", ".join(f"{name} {len(values)}" for name, values in vary.items()),
+            "study-lengths",
         )
     rows = zip(*vary.values()) if together else product(*vary.values())
     settings = [dict(zip(vary, row)) for row in rows]
@@ -156,11 +159,13 @@ def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) ->
     }
     if len(named) < 2:
         raise ModelError(
-            "there is one setting only; give two values or more, such as --vary opt=adamw,sgd"
+            "there is one setting only; give two values or more, such as --vary opt=adamw,sgd",
+            "nothing-varies",
         )
     if len(named) < len(settings):
         raise ModelError(
-            "two settings are the same, or would share a folder: give each value once, and files names of their own"
+            "two settings are the same, or would share a folder: give each value once, and files names of their own",
+            "repeated-setting",
         )
     return named
 
@@ -170,13 +175,13 @@ def _check(name: str, value: object) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     lowest = 1 if name == "bs" else 0
     if name in WHOLE and not (isinstance(value, int) and number and value >= lowest):
-        raise ModelError(f"{name}={value}: give a whole number of at least {lowest}")
+        raise ModelError(f"{name}={value}: give a whole number of at least {lowest}", "study-value")
     if name in REAL and not (number and value >= 0):
-        raise ModelError(f"{name}={value}: give a number that is not negative")
+        raise ModelError(f"{name}={value}: give a number that is not negative", "study-value")
     if name == "lr" and not (value == "auto" or (number and value > 0)):
-        raise ModelError(f"lr={value}: give a positive number, or auto")
+        raise ModelError(f"lr={value}: give a positive number, or auto", "study-value")
     if name not in WHOLE | REAL | {"lr", "size"} and not isinstance(value, (str, Path)):
-        raise ModelError(f"{name}={value}: give a name, not a number")
+        raise ModelError(f"{name}={value}: give a name, not a number", "study-value")
     if name == "arch":
         with importing():
             from ..models.backbones import check_arch
@@ -189,7 +194,7 @@ def _check(name: str, value: object) -> None:
     if name == "decoder":
         choose("decoder", value, DECODERS)
     if name == "weights" and Path(value).suffix and not Path(value).is_file():
-        raise ModelError(f"{value}: no such file of weights; check the path")
+        raise ModelError(f"{value}: no such file of weights; check the path", "no-weights-file")
 
 
 def _plain(value: object) -> str:
@@ -234,11 +239,12 @@ def _claim(
             theirs = None
         if theirs != mine:
             raise ModelError(
-                f"{out}: holds a study of other data or options; choose another --out, or remove it"
+                f"{out}: holds a study of other data or options; choose another --out, or remove it",
+                "study-changed",
             )
         return mine  # what it found so far stays until more is known
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"{out}: exists and is not a study; choose another --out")
+        raise ModelError(f"{out}: exists and is not a study; choose another --out", "not-a-study")
     write_json(out / STUDY, {"of": mine, "settings": list(settings)})
     return mine
 
@@ -277,7 +283,8 @@ def _judged(
     mains = {run: task.main_value(found.metrics()) for run, found in scores.items()}
     if None in mains.values():
         raise DataError(
-            f"{out}: the held-out images have no {task.main_figure}, for want of any foreground; give data whose held-out part has some"
+            f"{out}: the held-out images have no {task.main_figure}, for want of any foreground; give data whose held-out part has some",
+            "no-foreground",
         )
     names = list(dict.fromkeys(name for name, _ in runs))
     values = {name: [mains[name, seed] for seed in range(1, seeds + 1)] for name in names}

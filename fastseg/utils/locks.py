@@ -23,7 +23,8 @@ def write_lock(place: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise DataError(
-            f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out"
+            f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out",
+            "busy",
         ) from None
     try:
         yield

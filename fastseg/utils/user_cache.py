@@ -26,6 +26,7 @@ def writable_cache_path(name: str, *parts: object) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own"
+            f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own",
+            "not-writable",
         ) from None
     return path
