@@ -73,11 +73,17 @@ def test_the_changelog_has_the_version():
 
 
 @pytest.mark.parametrize("name", [n for n in tasks.names() if (ROOT / "data" / n).is_dir()])
-def test_data_notes_name_the_layout(name, samples):
+def test_data_notes_name_layout_classes_and_counts(name, samples):
     text = (ROOT / "data" / name / "README.md").read_text()
-    for item in tasks.get(name).items(samples[name])[:1]:
-        assert item.image.relative_to(samples[name]).parts[0] in text
-    assert "ount" in text and f"fastseg sample {name}" in text
+    layout = re.search(r"^\*\*Layout\.\*\*.*?^```text\n(.*?)^```", text, re.M | re.S)[1]
+    item = tasks.get(name).items(samples[name])[0]
+    for file in (item.image, item.label):
+        if isinstance(file, Path):
+            assert f"{file.relative_to(samples[name]).parent.as_posix()}/" in layout
+    for label in "+".join(tasks.get(name).classes).split("+"):  # kitchen has "pan+background"
+        assert re.search(rf"\b{label}\b", text), label
+    assert re.search(r"^\*\*Counts to expect\.\*\* .*(\d|fastseg tasks)", text, re.M)
+    assert f"fastseg sample {name}" in text
 
 
 def test_top_level_is_as_promised():

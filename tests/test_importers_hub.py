@@ -21,7 +21,8 @@ from fastseg import tasks
 from fastseg.data.images import read_raw
 from fastseg.errors import ExportError, ModelError, TaskError
 from fastseg.importers.smp_hub import NON_COMMERCIAL, adopt
-from fastseg.models.network import Spec, build
+from fastseg.models.factory import build
+from fastseg.models.network import Spec
 from fastseg.tasks.surfaces import TABLE, mapping
 
 SURFACES = tasks.get("surfaces")

@@ -16,7 +16,7 @@ from fastseg.data.images import overlay
 from fastseg.inference.photo import segment, with_legend
 from fastseg.inference.regions import regions
 from fastseg.inference.tiling import tiled, tiles_for
-from fastseg.models.network import segmenter
+from fastseg.models.factory import segmenter
 
 SURFACES = tasks.get("surfaces")
 CLASSES = SURFACES.classes

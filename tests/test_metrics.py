@@ -12,6 +12,7 @@ import fastseg
 from fastseg.errors import DataError
 from fastseg.evaluation.scores import ImageScore, Scores, judge
 from fastseg.metrics import boundaries, figures
+from fastseg.metrics.calibration import BINS
 from fastseg.tasks import Item
 
 TASK = fastseg.tasks.get("eye")
@@ -186,7 +187,7 @@ def test_classification_agrees_with_scikit_learn_and_torchmetrics():
     assert got["pr_auc"] == pytest.approx(sk.average_precision_score(truth, p[:, 1]))
     assert got["brier"] == pytest.approx(sk.brier_score_loss(truth, p[:, 1]))
     assert got["classes"]["sharp"]["f1"] == pytest.approx(sk.f1_score(truth, p.argmax(1)))
-    theirs = MulticlassCalibrationError(2, n_bins=figures.BINS, norm="l1")(
+    theirs = MulticlassCalibrationError(2, n_bins=BINS, norm="l1")(
         torch.tensor(p), torch.tensor(truth)
     )
     assert got["expected_calibration_error"] == pytest.approx(float(theirs), abs=1e-6)

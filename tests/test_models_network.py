@@ -8,7 +8,9 @@ from conftest import ARCH, needs_shared, shared
 
 from fastseg.errors import ModelError
 from fastseg.losses import Loss
-from fastseg.models import network as backbones
+from fastseg.models import factory
+from fastseg.models.network import Spec, parameter_groups
+from fastseg.utils.choices import DECODERS
 
 FAMILIES = [
     "resnet18",
@@ -74,14 +76,14 @@ def test_family(arch):
         network, out = _tried(arch, "meta")  # in no time
     except Exception:  # this version of torch cannot lay it out there: for real, then
         network, out = _tried(arch, "cpu")
-    groups = backbones.parameter_groups(network)
+    groups = parameter_groups(network)
     assert out.shape == (2, 4, 100, 130) and out.dtype == torch.float32
     assert len(groups) == 3 and all(groups)
 
 
 def _tried(arch, device):
     with torch.device(device), torch.no_grad():
-        network = backbones.segmenter(arch, 4)[0].eval()
+        network = factory.segmenter(arch, 4)[0].eval()
         return network, network(torch.zeros(2, 3, 100, 130))
 
 
@@ -97,43 +99,43 @@ def test_backbones_without_pyramid_are_refused_with_suggestions(arch):
     with pytest.raises(
         ModelError, match=f"'{arch}' has no feature pyramid.*try one of mobilenetv2_100"
     ):
-        backbones.segmenter(arch, 4)
+        factory.segmenter(arch, 4)
 
 
 def test_unknown_backbone_names_the_nearest():
     with pytest.raises(ModelError, match="unknown backbone 'resnt34'; did you mean resnet34"):
-        backbones.segmenter("resnt34", 4)
+        factory.segmenter("resnt34", 4)
 
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 64), (121, 121), (218, 178)])
 @pytest.mark.parametrize("arch", [ARCH, "test_convnext", "swin_tiny_patch4_window7_224"])
 def test_any_input_size(arch, size):
-    network, _ = backbones.segmenter(arch, 3)
+    network, _ = factory.segmenter(arch, 3)
     with torch.inference_mode():
         assert network.eval()(torch.rand(1, 3, *size)).shape == (1, 3, *size)
 
 
-@pytest.mark.parametrize("decoder", [d for d in backbones.DECODERS if d != "fastai"])
+@pytest.mark.parametrize("decoder", [d for d in DECODERS if d != "fastai"])
 def test_decoders(decoder):
-    network, origin = backbones.segmenter(ARCH, 3, decoder)
+    network, origin = factory.segmenter(ARCH, 3, decoder)
     out = network(torch.rand(2, 3, 70, 90))
     assert out.shape == (2, 3, 70, 90) and origin == "random"
     out.mean().backward()
 
 
 def test_fastai_decoder_and_its_limits():
-    network, _ = backbones.segmenter("resnet18", 3, "fastai", size=(64, 64))
+    network, _ = factory.segmenter("resnet18", 3, "fastai", size=(64, 64))
     assert network.eval()(torch.rand(1, 3, 70, 90)).shape == (1, 3, 70, 90)
-    assert len(backbones.parameter_groups(network)) == 3
+    assert len(parameter_groups(network)) == 3
     with pytest.raises(ModelError, match="--decoder fastai works with"):
-        backbones.segmenter(ARCH, 3, "fastai")
+        factory.segmenter(ARCH, 3, "fastai")
 
 
 def test_unknown_decoder_and_option():
     with pytest.raises(ModelError, match="did you mean unet"):
-        backbones.segmenter(ARCH, 3, "unett")
+        factory.segmenter(ARCH, 3, "unett")
     with pytest.raises(ModelError, match="no_such_option"):
-        backbones.segmenter(ARCH, 3, "unet", no_such_option=1)
+        factory.segmenter(ARCH, 3, "unet", no_such_option=1)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -150,7 +152,7 @@ def test_weights_from_a_file(tmp_path, caplog, suffix, prefix):
     path = tmp_path / f"w{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
     with caplog.at_level(logging.INFO, "fastseg"):
-        network, origin = backbones.segmenter("test_convnext", 3, weights=str(path))
+        network, origin = factory.segmenter("test_convnext", 3, weights=str(path))
     wanted = len(network.body.state_dict())
     assert origin == f"w{suffix} ({wanted} of {wanted} backbone tensors)"
     assert "0 of the backbone without a match" in caplog.text
@@ -162,12 +164,12 @@ def test_weights_from_a_file(tmp_path, caplog, suffix, prefix):
 def test_weights_that_do_not_fit(tmp_path):
     torch.save({"something.else": torch.zeros(3)}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match=r"w.pth: none of its 1 tensors fit the 90 of test_resnet"):
-        backbones.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
+        factory.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="w.safetensors: cannot be read as weights"):
-        backbones.segmenter(ARCH, 3, weights=str(tmp_path / "w.safetensors"))
+        factory.segmenter(ARCH, 3, weights=str(tmp_path / "w.safetensors"))
     with pytest.raises(ModelError, match="no such weights file"):
-        backbones.segmenter(ARCH, 3, weights="nowhere.pth")
+        factory.segmenter(ARCH, 3, weights="nowhere.pth")
 
 
 def test_pickled_code_in_weights_is_not_run(tmp_path):
@@ -180,7 +182,7 @@ def test_pickled_code_in_weights_is_not_run(tmp_path):
 
     (tmp_path / "w.pth").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ModelError, match="cannot be read as weights"):
-        backbones.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
+        factory.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
     assert not (tmp_path / "pwned").exists()
 
 
@@ -189,25 +191,25 @@ def test_hub_out_of_reach(monkeypatch, caplog):
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING, "fastseg"):
-        network, origin = backbones.segmenter("mobilenetv2_100", 3, weights="auto")
+        network, origin = factory.segmenter("mobilenetv2_100", 3, weights="auto")
     assert (
         origin.startswith("random") and len(caplog.records) == 1 and "--weights FILE" in caplog.text
     )
     with pytest.raises(ModelError, match="--weights FILE.*--weights none"):
-        backbones.segmenter("mobilenetv2_100", 3, weights="imagenet")
+        factory.segmenter("mobilenetv2_100", 3, weights="imagenet")
 
 
 @needs_shared
 def test_real_imagenet_weights_match_whole():
     path = shared / "weights" / "mobilenetv2_100.safetensors"
-    network, origin = backbones.segmenter("mobilenetv2_100", 4, weights=str(path))
+    network, origin = factory.segmenter("mobilenetv2_100", 4, weights=str(path))
     assert origin == "mobilenetv2_100.safetensors (306 of 306 backbone tensors)"
-    network, origin = backbones.classifier("mobilenetv2_100", 2, weights=str(path))
+    network, origin = factory.classifier("mobilenetv2_100", 2, weights=str(path))
     assert origin == "mobilenetv2_100.safetensors (312 of 312 backbone tensors)"
 
 
 def test_networks_export_with_torch():
-    network, _ = backbones.segmenter(ARCH, 3)
+    network, _ = factory.segmenter(ARCH, 3)
     program = torch.export.export(network.eval(), (torch.rand(1, 3, 64, 64),))
     assert program.module()(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 
@@ -215,7 +217,7 @@ def test_networks_export_with_torch():
 def first_losses(decoder: str, steps: int) -> list[float]:
     """Train a network with random weights on one batch of 64 px by Adam at 2e-3; return the loss at each step."""
     torch.manual_seed(0)
-    network, _ = backbones.segmenter(
+    network, _ = factory.segmenter(
         "resnet18" if decoder == "fastai" else ARCH, 4, decoder, size=(64, 64)
     )
     network.precision = "float32"
@@ -235,7 +237,7 @@ def first_losses(decoder: str, steps: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("decoder", backbones.DECODERS)
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_training_from_random_weights_starts_low_and_stays_low(decoder):
     """Of 4 classes, equal probabilities give a loss of ln 4 + 0.75 or so; no step at a usual rate may throw the network far off.
 
@@ -253,10 +255,10 @@ def test_a_fastai_decoder_of_an_earlier_export_is_built_as_it_was():
     from fastai.vision.learner import create_unet_model
     from torchvision.models import resnet18
 
-    earlier = backbones.Spec("segment", "resnet18", 3, "fastai", 32, {"size": [64, 64]})
+    earlier = Spec("segment", "resnet18", 3, "fastai", 32, {"size": [64, 64]})
     state = create_unet_model(resnet18, 3, (64, 64), pretrained=False).state_dict()
-    backbones.build(earlier).model.load_state_dict(state)
-    network, _ = backbones.segmenter("resnet18", 3, "fastai", size=(64, 64))
-    again = backbones.build(backbones.Spec(**network.spec.to_dict()))
+    factory.build(earlier).model.load_state_dict(state)
+    network, _ = factory.segmenter("resnet18", 3, "fastai", size=(64, 64))
+    again = factory.build(Spec(**network.spec.to_dict()))
     again.load_state_dict(network.state_dict())
     assert set(network.model.state_dict()) != set(state)

@@ -41,8 +41,8 @@ def test_auto_fetches_imagenet_weights(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "from fastseg.models import network as backbones\n"
-        f"network, origin = backbones.segmenter({ARCH!r}, 3, weights='imagenet')\n"
+        "from fastseg.models.factory import segmenter\n"
+        f"network, origin = segmenter({ARCH!r}, 3, weights='imagenet')\n"
         "print(origin, float(network.body.state_dict()['model.conv1.0.weight'].sum()))"
     )
     environment = {

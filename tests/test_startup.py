@@ -14,7 +14,7 @@ from PIL import Image
 from fastseg import tasks
 from fastseg.learners import build
 from fastseg.losses import Loss
-from fastseg.models import network
+from fastseg.models import factory
 from fastseg.utils import choices
 from fastseg.utils.imports import importing
 
@@ -32,7 +32,8 @@ LIGHT = [
     "inference.batch",
     "inference.photo",
     "learners.preparation",
-    "metrics.trust",
+    "metrics.calibration",
+    "metrics.risk",
     "report.browse",
     "report.results",
     "training.budget",
@@ -190,7 +191,7 @@ def test_python_finds_the_same_mistakes_as_early(mistakes, samples, tmp_path):
 def test_names_known_without_torch_are_those_that_work():
     assert tuple(build.OPTIMIZERS) == choices.OPTIMIZERS
     assert [Loss(name).parts for name in choices.LOSSES] == [[name] for name in choices.LOSSES]
-    assert network.DECODERS is choices.DECODERS
+    assert factory.DECODERS is choices.DECODERS
 
 
 def test_the_first_look_sees_all_masks_that_it_has_time_for(samples, monkeypatch):

@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 import fastseg
 from fastseg import tasks
 from fastseg.data.augment import Augment
-from fastseg.data.loaders import Pixels
+from fastseg.data.cache import Pixels
 from fastseg.data.mirror import mirrored
 from fastseg.errors import DataError, ExportError, ModelError
 from fastseg.losses import Loss, class_weights
@@ -447,13 +447,13 @@ def test_small_decoding_gives_nearly_the_same_picture(tmp_path):
 
 
 def test_light_decoder_strides():
-    from fastseg.models import network as backbones
+    from fastseg.models.factory import segmenter
 
     for stride in (1, 2, 4):
-        network, _ = backbones.segmenter(ARCH, 3, "light", stride=stride)
+        network, _ = segmenter(ARCH, 3, "light", stride=stride)
         assert network.eval()(torch.rand(1, 3, 70, 90)).shape == (1, 3, 70, 90)
     with pytest.raises(ModelError, match="stride is one of"):
-        backbones.segmenter(ARCH, 3, "light", stride=3)
+        segmenter(ARCH, 3, "light", stride=3)
 
 
 @pytest.mark.parametrize(

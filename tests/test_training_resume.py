@@ -19,7 +19,8 @@ from fastseg.evaluation import run as evaluation
 from fastseg.inference import predictor
 from fastseg.training import checkpoint, loop, resume
 from fastseg.utils import device, io
-from fastseg.utils.journal import Journal, claimed
+from fastseg.utils.journal import Journal
+from fastseg.utils.locks import write_lock
 
 OPTIONS = {"arch": ARCH, "weights": "none", "size": 64, "bs": 4}
 
@@ -182,8 +183,8 @@ def test_one_run_at_a_time_writes_to_a_place(samples, run, tmp_path):
             sys.executable,
             "-c",
             "import sys, time; from pathlib import Path\n"
-            "from fastseg.utils.journal import claimed\n"
-            "with claimed(Path('exports/eye')):\n print('held', flush=True); time.sleep(60)",
+            "from fastseg.utils.locks import write_lock\n"
+            "with write_lock(Path('exports/eye')):\n print('held', flush=True); time.sleep(60)",
         ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -195,7 +196,7 @@ def test_one_run_at_a_time_writes_to_a_place(samples, run, tmp_path):
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    with claimed(Path("exports/eye")):  # one that died lets go
+    with write_lock(Path("exports/eye")):  # one that died lets go
         assert "another fastseg run" in run("fit", "eye", "--data", samples["eye"], code=1).err
 
 

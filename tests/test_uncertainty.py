@@ -9,7 +9,7 @@ from conftest import rows_of
 from PIL import Image
 
 import fastseg
-from fastseg.metrics import trust
+from fastseg.metrics import calibration, risk
 from fastseg.report import label_issues
 from fastseg.report.evidence import evidence
 
@@ -20,14 +20,14 @@ def test_temperature_mends_overconfident_logits():
     rng = np.random.default_rng(0)
     honest = rng.normal(size=(20_000, 3)) * 2
     truth = np.array([rng.choice(3, p=p) for p in torch.tensor(honest).softmax(1).numpy()])
-    assert trust.temperature(honest, truth, 500) == pytest.approx(1, abs=0.05)
-    assert trust.temperature(honest * 3, truth, 500) == pytest.approx(3, abs=0.15)
-    assert trust.temperature(honest / 2, truth, 500) == pytest.approx(0.5, abs=0.05)
+    assert calibration.temperature(honest, truth, 500) == pytest.approx(1, abs=0.05)
+    assert calibration.temperature(honest * 3, truth, 500) == pytest.approx(3, abs=0.15)
+    assert calibration.temperature(honest / 2, truth, 500) == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_few_images_all_right_leave_the_temperature_near_one():
     logits = np.array([[4.0, 0.0]] * 16)
-    assert 0.5 < trust.temperature(logits, np.zeros(16, dtype=int), 16) < 1
+    assert 0.5 < calibration.temperature(logits, np.zeros(16, dtype=int), 16) < 1
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.15])
@@ -38,15 +38,15 @@ def test_the_promised_error_rate_holds_on_new_images(rate):
         difficulty = rng.beta(1, 4, 260)
         error = np.clip(difficulty + rng.normal(0, 0.15, 260), 0, 1)
         expected = np.clip(difficulty + rng.normal(0, 0.1, 260), 0, 1)
-        threshold = trust.thresholds(expected[:60], error[:60])[str(rate)]
+        threshold = risk.thresholds(expected[:60], error[:60])[str(rate)]
         let_through.append((error[60:] * (expected[60:] <= threshold)).mean())
     assert rate - 0.05 < np.mean(let_through) <= rate + 3 * np.std(let_through) / 20
 
 
 def test_thresholds_at_their_ends():
-    few = trust.thresholds(np.array([0.1, 0.2]), np.array([0.0, 0.0]))
+    few = risk.thresholds(np.array([0.1, 0.2]), np.array([0.0, 0.0]))
     assert few["0.1"] == -1 and few["0.5"] == 1  # two images can promise no less than 1/3
-    tied = trust.thresholds(np.full(99, 0.4), np.array([1.0] * 50 + [0.0] * 49))
+    tied = risk.thresholds(np.full(99, 0.4), np.array([1.0] * 50 + [0.0] * 49))
     assert tied["0.2"] == -1  # images that look alike are let through together or not at all
 
 
@@ -54,11 +54,11 @@ def test_expected_error_of_hand_made_probabilities():
     p = torch.zeros(2, 4, 4)
     p[0], p[1] = 1, 0
     p[:, :2] = torch.tensor([0.2, 0.8])[:, None, None]
-    assert trust.expected_error(p, 0) == pytest.approx(1 - 2 * 6.4 / (8 + 6.4))
-    assert trust.expected_error(torch.tensor([0.3, 0.7]), None) == pytest.approx(0.3)
+    assert risk.expected_error(p, 0) == pytest.approx(1 - 2 * 6.4 / (8 + 6.4))
+    assert risk.expected_error(torch.tensor([0.3, 0.7]), None) == pytest.approx(0.3)
     counts = np.array([[8, 0], [2, 6]])
-    assert trust.actual_error(counts, 0) == pytest.approx(1 - 2 * 6 / (8 + 6))
-    assert trust.actual_error(np.array([[16, 0], [0, 0]]), 0) == 0
+    assert risk.actual_error(counts, 0) == pytest.approx(1 - 2 * 6 / (8 + 6))
+    assert risk.actual_error(np.array([[16, 0], [0, 0]]), 0) == 0
 
 
 def test_planted_label_errors_come_first(samples):
@@ -121,7 +121,7 @@ def test_unlabelled_pixels_are_in_no_doubt():
 def test_fit_puts_temperature_and_thresholds_into_the_card(exports):
     card = json.loads((exports("eye") / "card.json").read_text())
     assert 0.2 <= card["temperature"] <= 10 and set(card["review"]) == {
-        str(rate) for rate in trust.RATES
+        str(rate) for rate in risk.RATES
     }
     values = list(card["review"].values())
     assert (

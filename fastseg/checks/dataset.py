@@ -19,8 +19,10 @@ from ..data.issues import KINDS, Fault
 from ..data.pairing import IMAGE_SUFFIXES, pairing_note
 from ..errors import DataError
 from ..tasks import Item, Task, get
-from ..utils.journal import Journal, ahead, claimed, resumed, stamp
+from ..utils.journal import Journal, resumed, stamp
+from ..utils.locks import write_lock
 from ..utils.progress import track
+from ..utils.threads import results_in_order
 from .image import Finding, examine
 
 log = logging.getLogger(__name__)
@@ -42,10 +44,6 @@ SMALL, LONG = (
     4.0,
     1.5,
 )  # times the median area, and the median shape, beyond which a size is an outlier
-UNEVEN = {
-    "segment": 100.0,
-    "classify": 10.0,
-}  # how many times the commonest class may exceed the rarest
 
 
 @dataclass
@@ -122,7 +120,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     largest = largest_values(item.image for item in items)
     task = replace(task, depth=task.depth or depth_of(largest))
     with (
-        claimed(root.resolve() / ".check"),
+        write_lock(root.resolve() / ".check"),
         Journal("check", __version__, task.name, str(root.resolve()), task.depth) as journal,
     ):
         findings = list(_examined(task, items, journal))
@@ -227,7 +225,9 @@ def _examined(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[F
 
         def work(left: list[int]) -> Iterator[dict]:
             chosen = (items[i] for i in left)
-            return ahead((pool.submit(_plainly, task, item) for item in chosen), 2 * workers)
+            return results_in_order(
+                (pool.submit(_plainly, task, item) for item in chosen), 2 * workers
+            )
 
         keys = [stamp(item.image, item.label) for item in items]
         yield from map(Finding.of, track(resumed(journal, keys, work), "checking", len(keys)))
@@ -354,7 +354,7 @@ def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fau
     counts = known.sum(axis=0)
     if len(there) > 1:
         most, least = max(there, key=lambda i: counts[i]), min(there, key=lambda i: counts[i])
-        if counts[most] > UNEVEN[task.kind] * counts[least]:
+        if counts[most] > task.imbalance_limit * counts[least]:
             yield Fault(
                 "imbalance",
                 str(root),

@@ -17,8 +17,8 @@ from ..data.pairing import pairing_note
 from ..errors import DataError
 from ..tasks import Item, Task, get
 from ..types import IGNORE
-from ..utils.journal import ahead
 from ..utils.progress import track
+from ..utils.threads import results_in_order
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,9 @@ def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Loo
     workers = min(8, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         yield from track(
-            ahead((pool.submit(_examine, task, item, keep) for item in items), 2 * workers),
+            results_in_order(
+                (pool.submit(_examine, task, item, keep) for item in items), 2 * workers
+            ),
             "checking the data",
             len(items),
         )
@@ -144,7 +146,7 @@ def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Loo
 def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
     try:
         image = task.image(item)
-        decoded = None if task.kind == "classify" else task.examine_mask(item.label, item.source)
+        decoded = task.examine_label(item)
     except DataError as error:
         return _Look(item, fault=error)
     height, width = image.shape[:2]

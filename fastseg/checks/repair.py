@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from ..tasks.base import MADE
 from ..utils.io import atomic_folder, name_below, require_folder, write_rows
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from ..utils.progress import track
 from .dataset import Audit, check
 
@@ -65,9 +65,11 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
     """
     out, task, root = Path(out), get(audit.task), Path(audit.data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is not empty; the repaired copy needs a new folder")
+        raise DataError(f"{out}: is not empty; the repaired copy needs a new folder", "not-empty")
     if root.resolve() in (out.resolve(), *out.resolve().parents):
-        raise DataError(f"{out}: lies in the data themselves; choose a folder beside them")
+        raise DataError(
+            f"{out}: lies in the data themselves; choose a folder beside them", "output-in-data"
+        )
     guess = next(
         (
             fault
@@ -77,9 +79,9 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         None,
     )
     if guess is not None and len(task.classes) > 2:
-        raise DataError(f"{guess}", "0/255-mask")
+        raise DataError(f"{guess}", "0-255-mask")
     require_folder(out)
-    with claimed(out), atomic_folder(out) as part:
+    with write_lock(out), atomic_folder(out) as part:
         changes = list(_copied(task, audit, root, part))
         if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
             changes += _the_same_now(task, root, part)

@@ -9,8 +9,8 @@ from os import cpu_count
 from pathlib import Path
 
 from ..errors import DataError
-from ..utils.journal import ahead
 from ..utils.progress import track
+from ..utils.threads import results_in_order
 from .images import bits_of, largest_value
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def largest_values(files: Iterable[Path]) -> dict[Path, int]:
     files, workers = list(files), min(8, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         found = track(
-            ahead((pool.submit(_largest_value, file) for file in files), 8 * workers),
+            results_in_order((pool.submit(_largest_value, file) for file in files), 8 * workers),
             "reading headers",
             len(files),
         )

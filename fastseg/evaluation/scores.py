@@ -61,7 +61,8 @@ def judge(
     codes = prediction.codes
     if truth.shape != codes.shape:
         raise DataError(
-            f"{item.label}: the mask is not of its image's size; export it at {codes.shape[1]}x{codes.shape[0]}"
+            f"{item.label}: the mask is not of its image's size; export it at {codes.shape[1]}x{codes.shape[0]}",
+            "size-mismatch",
         )
     number = len(task.classes)
     return ImageScore(

@@ -16,7 +16,7 @@ from ..tasks import Task, get
 from ..utils.choices import check_size
 from ..utils.imports import importing
 from ..utils.io import read_json
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 
 if TYPE_CHECKING:
     from ..models.network import Network
@@ -57,17 +57,19 @@ def adopt(
     task = get(task)
     if task.name != "surfaces":
         raise TaskError(
-            f"no ready model is known for {task.name}; adopt surfaces, or train with: fastseg fit {task.name}"
+            f"no ready model is known for {task.name}; adopt surfaces, or train with: fastseg fit {task.name}",
+            "no-ready-model",
         )
     out = Path(out or f"exports/{task.name}")
     if (out / CARD).is_file() and not read_card(out).is_adopted:
         raise ExportError(
-            f"{out}: holds an export that was trained; choose another folder with --out"
+            f"{out}: holds an export that was trained; choose another folder with --out",
+            "holds-export",
         )
     files = _files(str(source))
     config = read_json(files[CONFIG])
     name, licence = str(source), _licence(files, config)
-    with claimed(out), replacing(out, task) as folder:
+    with write_lock(out), replacing(out, task) as folder:
         network = _network(config, files[WEIGHTS], task)
         size, network.mean, network.std = _transforms(files)
         card = write(_learner(task, network, size, name), folder)
@@ -86,7 +88,9 @@ def _files(source: str) -> dict[str, Path | None]:
     path = Path(source)
     folder = path if path.is_dir() else path.parent if path.is_file() else None
     if folder is None and (not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith(".")):
-        raise ModelError(f"{source}: no such folder, and no id on the hub such as {FREE}")
+        raise ModelError(
+            f"{source}: no such folder, and no id on the hub such as {FREE}", "no-such-source"
+        )
     found = (
         {name: folder / name for name in (CONFIG, WEIGHTS, TRANSFORMS, README)}
         if folder
@@ -95,11 +99,13 @@ def _files(source: str) -> dict[str, Path | None]:
     for name in (CONFIG, WEIGHTS):
         if found[name] is None or not found[name].is_file():
             raise ModelError(
-                f"{source}: has no {name}; give a model as segmentation-models-pytorch's save_pretrained writes it"
+                f"{source}: has no {name}; give a model as segmentation-models-pytorch's save_pretrained writes it",
+                "source-layout",
             )
     if path.is_file() and path.name not in (CONFIG, WEIGHTS):
         raise ModelError(
-            f"{source}: give the folder that holds {CONFIG} and {WEIGHTS}, or {WEIGHTS} itself"
+            f"{source}: give the folder that holds {CONFIG} and {WEIGHTS}, or {WEIGHTS} itself",
+            "source-layout",
         )
     return {name: file if file and file.is_file() else None for name, file in found.items()}
 
@@ -120,17 +126,21 @@ def _fetched(name: str) -> dict[str, Path | None]:
             try:
                 found[file] = Path(hf_hub_download(name, file))
             except RepositoryNotFoundError:
-                raise ModelError(f"{name}: no such model on the hub; check the id") from None
+                raise ModelError(
+                    f"{name}: no such model on the hub; check the id", "no-such-source"
+                ) from None
             except EntryNotFoundError as error:
                 if isinstance(error, LocalEntryNotFoundError) and file in (CONFIG, WEIGHTS):
                     raise ModelError(
                         f"{name}: cannot be fetched (the hub does not answer); connect to it, or give a folder that "
-                        "save_pretrained wrote: fastseg adopt surfaces --from DIR"
+                        "save_pretrained wrote: fastseg adopt surfaces --from DIR",
+                        "not-fetched",
                     ) from None
                 found[file] = None
             except OSError as error:
                 raise ModelError(
-                    f"{name}: cannot be fetched ({brief(error)}); try again, or give a folder: --from DIR"
+                    f"{name}: cannot be fetched ({brief(error)}); try again, or give a folder: --from DIR",
+                    "not-fetched",
                 ) from None
     return found
 
@@ -141,7 +151,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
         import segmentation_models_pytorch as smp
         from safetensors.torch import load_file
 
-        from ..models.network import Spec, build, padding_of
+        from ..models.factory import build, padding_of
+        from ..models.network import Spec
     where = weights.with_name(CONFIG)
     try:
         decoder, encoder, classes = (
@@ -152,7 +163,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
     except KeyError as error:
         raise ModelError(
             f"{where}: names no {error.args[0]}; give a model that save_pretrained of segmentation-models-pytorch 0.4 or "
-            "later wrote"
+            "later wrote",
+            "damaged-source",
         ) from None
     if (
         decoder not in smp.MODEL_ARCHITECTURES_MAPPING
@@ -160,7 +172,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
         or not re.fullmatch(r"[\w.\-]{1,100}", encoder)
     ):
         raise ModelError(
-            f"{where}: a {brief(config['_model_class'])} over {brief(encoder)} cannot be adopted"
+            f"{where}: a {brief(config['_model_class'])} over {brief(encoder)} cannot be adopted",
+            "unsupported-source",
         )
     codes = task.meaning("ade20k")
     for name, value, wanted in (
@@ -169,7 +182,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
     ):
         if value != wanted or type(value) is not int:
             raise ModelError(
-                f"{where}: {name} is {brief(repr(value))}; a model of ADE20K has {wanted}"
+                f"{where}: {name} is {brief(repr(value))}; a model of ADE20K has {wanted}",
+                "unsupported-source",
             )
     used = {
         "_model_class",
@@ -202,14 +216,17 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
         network = build(spec)
     except ModelError as error:
         raise ModelError(
-            f"{where}: no network can be built of it ({brief(error.__cause__ or error)})"
+            f"{where}: no network can be built of it ({brief(error.__cause__ or error)})",
+            "unsupported-source",
         ) from error
     try:
         network.model.model.load_state_dict(load_file(weights))
     except (
         Exception
     ) as error:  # damaged files and foreign weights fail in the reader's or in torch's own way
-        raise ModelError(f"{weights}: does not fit its {CONFIG} ({brief(error)})") from error
+        raise ModelError(
+            f"{weights}: does not fit its {CONFIG} ({brief(error)})", "damaged-source"
+        ) from error
     return network
 
 
@@ -217,7 +234,7 @@ def _transforms(
     files: dict[str, Path | None],
 ) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
     """Return the size, mean and std that the model was validated with, as its albumentations pipeline says, or ADE20K's usual ones."""
-    from ..models.network import IMAGENET
+    from ..models.backbones import IMAGENET
 
     size, (mean, std) = (SIZE, SIZE), IMAGENET
     try:
@@ -233,7 +250,8 @@ def _transforms(
                 mean, std = (tuple(float(v) * scale for v in step[key]) for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
         raise ModelError(
-            f"{files[TRANSFORMS]}: cannot be read as the model's pipeline ({brief(error)}); correct or remove it"
+            f"{files[TRANSFORMS]}: cannot be read as the model's pipeline ({brief(error)}); correct or remove it",
+            "damaged-source",
         ) from error
     return size, mean, std
 
@@ -255,7 +273,8 @@ def _licence(files: dict[str, Path | None], config: dict) -> str:
 
 def _learner(task: Task, network: Network, size: tuple[int, int], source: str):
     """Return the learner that an export is written from; the few synthetic images it is made with leave no trace in it."""
-    from ..data.loaders import Pixels, dataloaders
+    from ..data.cache import Pixels
+    from ..data.loaders import dataloaders
     from ..learners.build import Origin, as_learner
 
     recipe = task.recipe

@@ -21,12 +21,13 @@ from ..data.pairing import IMAGE_SUFFIXES, image_files, is_image
 from ..errors import DataError, TaskError
 from ..exports.card import CARD, Card
 from ..exports.folder import card_of, find
-from ..metrics.trust import ERROR_RATE, review_threshold
+from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Task, get
 from ..tasks.base import MADE
 from ..utils.choices import check_engine
 from ..utils.io import atomic_file, write_rows
-from ..utils.journal import Journal, claimed, resumed, stamp
+from ..utils.journal import Journal, resumed, stamp
+from ..utils.locks import write_lock
 from ..utils.progress import track
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def predict(
     (C, H, W) under the name "probabilities" in npz files, in its subfolder probabilities. Classification tasks write one
     table, by default FOLDER_inf_TABLE. Beside masks or table lies predictions.csv: each image's shares of the classes, mean
     confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
-    threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `trust.thresholds`).
+    threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `metrics.risk.thresholds`).
     `tta` averages each image with its mirror image (default: what the export's card says). `export` may be an export.pkl, which is
     opened if it is the one of the card beside it, or with `trust`. `engine` and `precision` are as for `fastseg.load`.
     What lies in a folder and is not named as an image is not predicted: a warning counts and names it, and the list that is returned
@@ -117,7 +118,7 @@ def predict(
         task.depth,
     ]
     if path is not None:
-        with claimed(path), Journal(*what) as journal:
+        with write_lock(path), Journal(*what) as journal:
             return _write_table(
                 task,
                 files,
@@ -147,7 +148,7 @@ def predict(
         for folder in sorted(
             {target if _is_one_file(out) else target.parent for target in targets.values()}
         ):
-            stack.enter_context(claimed(folder))
+            stack.enter_context(write_lock(folder))
         found = PredictionRun(predictor, files, bs, stack.enter_context(Journal(*what)), write)
         rows, failures = defaultdict(list), defaultdict(list)
         for file, row in found:
@@ -270,7 +271,10 @@ def expand(paths: Sequence[Path | str], task: Task) -> tuple[list[Path], list[Pa
     skipped: dict[Path, None] = {}
     for path in map(Path, paths):
         if len(path.name) > 255:
-            raise DataError(f"{path.name[:40]}...: the name is too long for a file; check the path")
+            raise DataError(
+                f"{path.name[:40]}...: the name is too long for a file; check the path",
+                "no-such-path",
+            )
         if path.is_dir():
             files = image_files(path)
             if not files:
@@ -330,11 +334,13 @@ def _targets(
     taken = _labelled_folders(task, files, out and (Path(out).parent if single else Path(out)))
     if single and len(files) > 1:
         raise DataError(
-            f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out"
+            f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out",
+            "one-file-for-many",
         )
     if single and Path(out).suffix.lower() != task.suffix:
         raise DataError(
-            f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}"
+            f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}",
+            "output-suffix",
         )
     for file in files:
         folder = Path(out) if out else Path(f"{_folder_name(file)}{MASKS}")
@@ -346,11 +352,14 @@ def _targets(
                 "same-target",
             )
         if (target.parent / CARD).is_file():
-            raise DataError(f"{target.parent}: holds an export; choose another --out")
+            raise DataError(
+                f"{target.parent}: holds an export; choose another --out", "holds-export"
+            )
         for place in (target.parent, *([target.parent / OVERLAYS] if overlay else [])):
             if place.resolve() in taken:
                 raise DataError(
-                    f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out"
+                    f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out",
+                    "output-in-data",
                 )
         targets[file], owners[target] = target, file
     return targets
@@ -410,11 +419,13 @@ def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Pa
         path = path / task.table
     if path.suffix.lower() not in (".tsv", ".txt"):
         raise DataError(
-            f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder"
+            f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder",
+            "output-suffix",
         )
     if path.exists() and image_files(path.parent):
         raise DataError(
-            f"{path}: lies among images and may hold their true labels; choose another --out"
+            f"{path}: lies among images and may hold their true labels; choose another --out",
+            "output-in-data",
         )
     return path
 

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from ..data.mirror import mirrored
 from ..errors import DataError
 from ..exports.card import Card
-from ..metrics.trust import described, expected_error
+from ..metrics.risk import expected_error
 from ..tasks import Item, Task, get
 from ..tasks.base import scaled
 from ..utils.device import device_of
-from ..utils.journal import ahead
 from ..utils.speed import Option, seconds_of
+from ..utils.threads import results_in_order
 from .tiling import DETAIL, tiled
 
 if TYPE_CHECKING:
@@ -70,19 +70,35 @@ class Prediction:
 
     @property
     def expected_error(self) -> float:
-        """The error that the image's own probabilities lead one to expect, from 0 to 1 (see `trust.expected_error`)."""
+        """The error that the image's own probabilities lead one to expect, from 0 to 1 (see `metrics.risk.expected_error`)."""
         # Not divided by the temperature, which comes from the very images that the thresholds come from.
         return expected_error(self._coarse.softmax(0), self.task.background)
 
     def described(self, threshold: float | None) -> dict:
-        """Return the image's row of predictions.csv; it needs review if its expected error exceeds `threshold`."""
-        return described(
-            self.task,
-            self.codes,
-            (self._coarse / self.temperature).softmax(0),
-            self.expected_error,
-            threshold,
-        )
+        """Return the image's row of predictions.csv: shares or probabilities of the classes, confidence, entropy in nats, expected
+        error, and whether it needs review, which is if the expected error exceeds `threshold`."""
+        probabilities = (self._coarse / self.temperature).softmax(0)
+        if self.codes is None:
+            first: dict[str, object] = {
+                "class": self.task.classes[int(probabilities.argmax())],
+                **{
+                    f"p_{name}": round(float(p), 6)
+                    for name, p in zip(self.task.classes, probabilities)
+                },
+            }
+        else:
+            first = {
+                f"share_{name}": round(np.count_nonzero(self.codes == code) / self.codes.size, 6)
+                for code, name in enumerate(self.task.classes)
+            }
+        expected, by_class = self.expected_error, torch.clamp(probabilities, min=1e-12)
+        return {
+            **first,
+            "confidence": round(float(probabilities.max(0).values.mean()), 6),
+            "entropy": round(float(-(by_class * by_class.log()).sum(0).mean()), 6),
+            "expected_error": round(expected, 6),
+            "needs_review": "" if threshold is None else expected > threshold,
+        }
 
     @property
     def _coarse(self) -> torch.Tensor:
@@ -223,12 +239,14 @@ class Predictor:
             if self._sessions is not None:
                 done = (pool.submit(self._whole, batch, finish) for batch in batches)
             else:
-                read = ahead((pool.submit(self._reads, batch) for batch in batches), workers)
+                read = results_in_order(
+                    (pool.submit(self._reads, batch) for batch in batches), workers
+                )
                 done = (
                     pool.submit(self._finished, *pair, self._computed(pair[1]), finish)
                     for pair in read
                 )
-            for results in ahead(done, workers + 1):
+            for results in results_in_order(done, workers + 1):
                 yield from results
 
     def _whole(self, batch: list, finish: Callable) -> list[tuple]:

@@ -23,14 +23,17 @@ from fastai.torch_core import set_seed
 from fastai.vision import learner as fastai_vision
 
 from ..checks.preflight import survey
-from ..data.loaders import Pixels, dataloaders
+from ..data.cache import Pixels
+from ..data.loaders import dataloaders
 from ..data.split import splitter
 from ..errors import ModelError
 from ..exports.card import Card
 from ..exports.folder import network_of
 from ..losses import Loss, class_weights
 from ..metrics import figures as metrics
-from ..models import network as backbones
+from ..models.backbones import check_arch
+from ..models.factory import classifier, segmenter
+from ..models.network import Network, parameter_groups
 from ..tasks import Task
 from ..utils import device as machine
 from ..utils.speed import training_precision
@@ -73,7 +76,7 @@ def unet_learner(
 ) -> Learner:
     """Build a segmentation `Learner`, with fastai's signature, over any timm backbone with a feature pyramid.
 
-    A string `arch` is a timm name; `decoder` is one of `models.network.DECODERS`, and `kwargs` go to it. `weights` is as
+    A string `arch` is a timm name; `decoder` is one of `utils.choices.DECODERS`, and `kwargs` go to it. `weights` is as
     for the CLI ("auto", "imagenet", "none", a file); None means "auto" if `pretrained` else "none".
     A callable `arch` is handed to fastai's own `unet_learner` with all that it understands.
     Raises `ModelError` for names, weights and options that do not fit.
@@ -105,7 +108,7 @@ def unet_learner(
             **kwargs,
         )
     size = tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None
-    network, origin = backbones.segmenter(
+    network, origin = segmenter(
         arch,
         n_out or get_c(dls),
         decoder,
@@ -170,10 +173,8 @@ def vision_learner(
             **kwargs,
         )
     if kwargs.pop("cut", None) is not None:  # fastai drops it silently for timm names
-        raise ModelError("cut has no meaning for timm backbones; leave it out")
-    network, origin = backbones.classifier(
-        arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs
-    )
+        raise ModelError("cut has no meaning for timm backbones; leave it out", "no-cut")
+    network, origin = classifier(arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs)
     return as_learner(dls, network, origin, normalize, **common)
 
 
@@ -183,7 +184,7 @@ def _weights(weights, pretrained: bool) -> str:
 
 def as_learner(
     dls: DataLoaders,
-    network: backbones.Network,
+    network: Network,
     origin: str,
     normalize: bool = True,
     *,
@@ -197,7 +198,7 @@ def as_learner(
     learn = Learner(
         dls,
         network,
-        splitter=splitter or backbones.parameter_groups,
+        splitter=splitter or parameter_groups,
         loss_func=loss_func or Loss(),
         **options,
     )
@@ -273,7 +274,7 @@ def built(
     """
     recipe = task.recipe
     if card is None:
-        backbones.check_arch(arch)
+        check_arch(arch)
     machine.device_of(device)
     asked = machine.asked_precision(precision)
     pixels = Pixels(task, size, cache)
@@ -283,7 +284,7 @@ def built(
     loss_func = Loss(loss, class_weights(facts.learnt))
     common = dict(loss_func=loss_func, opt_func=OPTIMIZERS[opt], lr=recipe.lr, path=Path("."))
     scores = [accuracy]
-    if task.kind == "segment":
+    if task.has_masks:
         scores = [
             ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")
         ]
@@ -296,7 +297,7 @@ def built(
             **common,
         )
         learn.licence = card.licence
-    elif task.kind == "segment":
+    elif task.has_masks:
         options = recipe.decoder_options if decoder == recipe.decoder else {}
         learn = unet_learner(
             dls, arch, decoder=decoder, weights=str(weights), metrics=scores, **common, **options

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..types import IGNORE
+from .calibration import BINS, calibration_error, reliability
 
 Tree = dict[str, "np.ndarray | Tree"]  # named figures, in groups
 
@@ -209,30 +210,6 @@ def areas_under_curves(
     auc = ratio((widths * (hits - rises / 2)).sum(axis=-1), positives * negatives)
     precision = np.nan_to_num(ratio(hits, hits + alarms))
     return auc, np.where(negatives > 0, ratio((rises * precision).sum(axis=-1), positives), np.nan)
-
-
-BINS = 15
-
-
-def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return how often confident predictions are right: float64 (15, 3) of how many, summed confidence, how many right.
-
-    Bins are of equal width from 0 to 1; tables of several images add up.
-    """
-    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1).reshape(-1)
-    return np.stack(
-        [
-            np.bincount(place, values, BINS)
-            for values in (None, confidence.reshape(-1).astype(np.float64), right.reshape(-1))
-        ],
-        axis=1,
-    )
-
-
-def calibration_error(bins: np.ndarray) -> np.ndarray:
-    """Return the expected calibration error (...) of `reliability` tables (..., 15, 3): the mean distance of confidence and
-    accuracy over the bins, weighted by how much is in each (Guo et al., ICML 2017)."""
-    return ratio(np.abs(bins[..., 1] - bins[..., 2]).sum(axis=-1), bins[..., 0].sum(axis=-1))
 
 
 def plain(tree: Mapping) -> dict:

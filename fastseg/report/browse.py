@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, judged
 from ..exports.folder import card_of, find
-from ..metrics.trust import actual_error
+from ..metrics.risk import actual_error
 from ..tasks import Item, Task, get
 from ..tasks.base import scaled
 from ..utils.io import require_folder
@@ -65,15 +65,19 @@ def show(
         for path in (item.image, item.label)
         if isinstance(path, Path)
     }:
-        raise DataError(f"{out}: is one of the images or masks; choose another --out")
+        raise DataError(
+            f"{out}: is one of the images or masks; choose another --out", "output-in-data"
+        )
     if out.resolve().parent in data_folders(items):
         raise DataError(
-            f"{out}: would lie among the images or masks and spoil the data; choose another --out"
+            f"{out}: would lie among the images or masks and spoil the data; choose another --out",
+            "output-in-data",
         )
     if not lines:
         raise DataError(
             f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
-            + (" and is wrong" if only and wrong else "")
+            + (" and is wrong" if only and wrong else ""),
+            "nothing-to-show",
         )
     title = (
         f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"

@@ -199,7 +199,7 @@ def rate_finder(rates: Sequence[float], losses: Sequence[float], suggestion: flo
 
 
 def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
-    """Draw how often predictions of each confidence are right, from `metrics.figures.reliability` (15, 3), and how many there are.
+    """Draw how often predictions of each confidence are right, from `metrics.calibration.reliability` (15, 3), and how many there are.
 
     Bins that hold less than a thousandth of all are hollow: what they show may be chance.
     """

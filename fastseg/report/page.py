@@ -18,7 +18,7 @@ from ..data.images import resized
 from ..evaluation.run import trained_on
 from ..exports.card import HISTORY, read_history
 from ..metrics.figures import FIGURES
-from ..metrics.trust import ERROR_RATE, review_threshold
+from ..metrics.risk import ERROR_RATE, review_threshold
 from ..types import IGNORE
 from . import charts, panels
 from .evidence import evidence

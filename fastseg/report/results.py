@@ -14,8 +14,9 @@ from ..evaluation.run import items_of, judged, require_free
 from ..evaluation.scores import SAMPLES, Scores
 from ..exports.card import Card
 from ..exports.folder import card_of, find
+from ..metrics import calibration
 from ..metrics import figures as metrics
-from ..metrics.trust import ERROR_RATE, actual_error, review_threshold
+from ..metrics.risk import ERROR_RATE, actual_error, review_threshold
 from ..tasks import Item, Task, get
 from ..types import IGNORE
 from ..utils.choices import check_engine
@@ -59,7 +60,7 @@ class Interpretation:
     images: list[Insight]
     reliability: (
         np.ndarray
-    )  # float64 (15, 3), see `metrics.figures.reliability`: of pixels, or of images
+    )  # float64 (15, 3), see `metrics.calibration.reliability`: of pixels, or of images
     predictor: Predictor
     files: list[Path] = field(default_factory=list)
 
@@ -76,7 +77,7 @@ class Interpretation:
     @property
     def calibration_error(self) -> float:
         """The expected calibration error of the calibrated probabilities."""
-        return float(metrics.calibration_error(self.reliability))
+        return float(calibration.calibration_error(self.reliability))
 
     def most_confused(self, min_share: float = 0.0) -> list[tuple[str, str, float]]:
         """Return (true class, predicted class, share of the true class), most confused first."""
@@ -105,7 +106,7 @@ class Interpretation:
         return sorted(self.images, key=lambda image: image.suspicion.quality)
 
     def needing_review(self, error_rate: float = ERROR_RATE) -> list[Insight]:
-        """Return the images that a person should look at, the most doubtful first (see `trust.thresholds`)."""
+        """Return the images that a person should look at, the most doubtful first (see `metrics.risk.thresholds`)."""
         threshold = review_threshold(self.card.review, error_rate)
         if threshold is None:
             return []
@@ -131,7 +132,7 @@ class Interpretation:
     def plot_top_losses(self, k: int = 6) -> Figure:
         """Draw the `k` images with the highest loss: image, truth, prediction and errors. Raises `TaskError` for no image."""
         if k < 1:
-            raise TaskError(f"{k} images make no picture; ask for 1 or more")
+            raise TaskError(f"{k} images make no picture; ask for 1 or more", "picture-count")
         return self._grid(
             self.top_losses(k),
             "images with the highest loss",
@@ -217,7 +218,7 @@ def interpret(
     task = predictor.task
     from .page import write_report
 
-    bins, scores, images = np.zeros((metrics.BINS, 3)), Scores(task), []
+    bins, scores, images = np.zeros((calibration.BINS, 3)), Scores(task), []
     for score, (insight, table) in judged(
         predictor, items, root, bs, lambda *seen: _insight(task, root, *seen)
     ):
@@ -293,7 +294,7 @@ def _insight(
         float(-(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0).mean()),
         of_image(probabilities, truth, task.classes, task.background),
     )
-    return insight, metrics.reliability(best[known], (codes == truth)[known])
+    return insight, calibration.reliability(best[known], (codes == truth)[known])
 
 
 def cross_entropy(probabilities: np.ndarray, truth: np.ndarray | int) -> float:

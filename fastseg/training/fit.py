@@ -18,10 +18,11 @@ from ..evaluation.scores import Scores
 from ..exports.card import METRICS, Card, seal
 from ..exports.folder import replacing, write
 from ..learners.preparation import learner
-from ..metrics.trust import PIXELS, actual_error, pixel_sample, temperature, thresholds
+from ..metrics.calibration import PIXELS, pixel_sample, temperature
+from ..metrics.risk import actual_error, thresholds
 from ..tasks import Item, Task, get
 from ..utils.io import write_json
-from ..utils.journal import claimed
+from ..utils.locks import write_lock
 from .budget import planned, read_plan, write_plan
 from .course import Course
 from .resume import interruptible
@@ -72,7 +73,9 @@ def fit(
     task = get(task)
     out = Path(out or f"exports/{task.name}")
     if not out.resolve().name:
-        raise ExportError(f"{out}: is the root of the file system; name a new folder with --out")
+        raise ExportError(
+            f"{out}: is the root of the file system; name a new folder with --out", "out-is-root"
+        )
     given = dict(
         data=data,
         epochs=epochs,
@@ -87,7 +90,7 @@ def fit(
         folds=folds,
         **options,
     )
-    with claimed(out), interruptible(out, task, given, resume) as (work, arguments):
+    with write_lock(out), interruptible(out, task, given, resume) as (work, arguments):
         return _fit(task, out, work, **arguments)
 
 
@@ -111,9 +114,11 @@ def _fit(
 ) -> dict:
     deadline = time.monotonic() + (time_budget or math.inf)
     if time_budget is not None and (epochs is not None or not 0 < time_budget < math.inf):
-        raise ModelError("give either a number of epochs or a time budget, a positive one")
+        raise ModelError(
+            "give either a number of epochs or a time budget, a positive one", "epochs-or-budget"
+        )
     if folds < 0 or folds == 1:
-        raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more")
+        raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more", "folds")
     course = Course.of(
         task,
         epochs=epochs,
@@ -281,7 +286,8 @@ def _trained(
     train(learn, course, work)
     if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
         raise ModelError(
-            f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one"
+            f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one",
+            "diverged",
         )
     return learn
 

@@ -1,4 +1,4 @@
-"""Runs beside each other and after an interruption: one run at a time writes to a place, and finished work is known again."""
+"""Journals: what an interrupted run has finished, so that the same run continues from there."""
 
 from __future__ import annotations
 
@@ -6,61 +6,14 @@ import hashlib
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
-
-from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from ..errors import DataError
+from .user_cache import writable_cache_path
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 FORGOTTEN = 30 * 86400  # seconds after which the journal of a run that nobody finished is removed
-
-
-def cached_path(name: str, *parts: object) -> Path:
-    """Return a path in the user's cache, which need not exist yet, named by what `parts` are."""
-    key = hashlib.sha256(
-        json.dumps(parts, sort_keys=True, default=str).encode(errors="surrogateescape")
-    ).hexdigest()[:32]
-    return user_cache_path("fastseg") / f"{key}.{name}"
-
-
-def _private(name: str, *parts: object) -> Path:
-    """Return a path in the user's cache, named by what `parts` are; the user's own folders are not littered."""
-    path = cached_path(name, *parts)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own"
-        ) from None
-    return path
-
-
-@contextmanager
-def claimed(place: Path) -> Iterator[None]:
-    """Hold `place`, a file or folder to be written, against other runs on this machine; a run that dies lets go of it.
-
-    Raises `DataError` if another run holds it.
-    """
-    lock = FileLock(_private("lock", str(place.resolve())), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise DataError(
-            f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Journal:
@@ -70,7 +23,7 @@ class Journal:
     """
 
     def __init__(self, *what: object):
-        self.path = _private("journal", *what)
+        self.path = writable_cache_path("journal", *what)
         self.done: dict[str, object] = {}
         for old in self.path.parent.glob("*.journal"):
             if time.time() - old.stat().st_mtime > FORGOTTEN:
@@ -123,17 +76,6 @@ def resumed(
         yield result
 
 
-def ahead(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
-    """Yield the futures' results in order, `count` of them under way while one is waited for."""
-    pending: deque[Future[T]] = deque()
-    for future in futures:
-        pending.append(future)
-        if len(pending) > count:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
 def stamp(*files: Path | object) -> str:
     """Return a key that names files and changes with them, by their sizes and times; what is not a file is named as it is."""
     parts = []
@@ -146,7 +88,7 @@ def stamp(*files: Path | object) -> str:
     return json.dumps(parts)
 
 
-def listing(files: Iterable[Path]) -> str:
+def files_digest(files: Iterable[Path]) -> str:
     """Return a short digest of many files' names, sizes and times."""
     digest = hashlib.sha256()
     for file in files:

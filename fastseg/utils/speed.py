@@ -15,7 +15,7 @@ import torch
 from ..errors import DataError
 from . import device as machine
 from .io import write_json
-from .journal import cached_path
+from .user_cache import cache_path
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -50,7 +50,7 @@ class Speeds:
     """Seconds that were measured on this machine for what `what` names, by key; they are kept for later processes."""
 
     def __init__(self, *what: object):
-        self._path = cached_path("speeds", machine.signature(), *what)
+        self._path = cache_path("speeds", machine.signature(), *what)
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
             self.known = {str(key): float(value) for key, value in known.items()}
@@ -165,7 +165,7 @@ def _random_step(learn: Learner, size: tuple[int, int], precision: str) -> float
     y = torch.randint(
         0,
         network.spec.n_out,
-        (learn.dls.bs, *(size if network.spec.kind == "segment" else ())),
+        (learn.dls.bs, *(size if network.spec.has_masks else ())),
         generator=rng,
     )
     before, network.precision = network.precision, precision

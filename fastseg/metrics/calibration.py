@@ -1,0 +1,79 @@
+"""Calibration: the temperature that fits probabilities to held-out data, and the calibration error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..types import IGNORE
+
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported by the functions that need it: thresholds are read and checked without it.
+
+TEMPERATURES = 0.2, 10.0
+PIXELS = 400_000  # taken for the temperature, over all images
+BINS = 15
+
+
+def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
+    """Return the temperature T for which softmax(logits / T) is best calibrated on held-out data (Guo et al., ICML 2017).
+
+    `logits` float (N, C), `truth` int (N,): pixels or images, of so many `images`. Minimised is the negative log-likelihood,
+    each image counting once, plus (log T)^2 / 2: that keeps T near 1 where a few images, all right, would drive it to 0.
+    """
+    import torch
+    from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy
+
+    # (1, C, N), not (N, C): torch computes a softmax over few classes five times faster along the outer axis
+    scores = torch.from_numpy(np.asarray(logits.T, dtype=np.float64, order="C"))[None]
+    labels = torch.from_numpy(np.asarray(truth, dtype=np.int64))[None]
+
+    def cost(log_t: float) -> float:
+        return (
+            float(torch.nn.functional.cross_entropy(scores / np.exp(log_t), labels)) * images
+            + log_t**2 / 2
+        )
+
+    return float(np.exp(minimize_scalar(cost, bounds=np.log(TEMPERATURES), method="bounded").x))
+
+
+def pixel_sample(
+    scores: torch.Tensor, truth: np.ndarray, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (n, C) and codes (n,) of up to `count` labelled pixels of an image: `scores` (C, H, W), `truth` (H, W)."""
+    import torch
+
+    places = np.flatnonzero(truth.reshape(-1) != IGNORE)
+    chosen = (
+        np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False)
+        if len(places)
+        else places
+    )
+    return scores.reshape(len(scores), -1)[
+        :, torch.from_numpy(chosen)
+    ].T.cpu().numpy(), truth.reshape(-1)[chosen]
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return how often confident predictions are right: float64 (15, 3) of how many, summed confidence, how many right.
+
+    Bins are of equal width from 0 to 1; tables of several images add up.
+    """
+    place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1).reshape(-1)
+    return np.stack(
+        [
+            np.bincount(place, values, BINS)
+            for values in (None, confidence.reshape(-1).astype(np.float64), right.reshape(-1))
+        ],
+        axis=1,
+    )
+
+
+def calibration_error(bins: np.ndarray) -> np.ndarray:
+    """Return the expected calibration error (...) of `reliability` tables (..., 15, 3): the mean distance of confidence and
+    accuracy over the bins, weighted by how much is in each (Guo et al., ICML 2017)."""
+    gaps, total = np.abs(bins[..., 1] - bins[..., 2]).sum(axis=-1), bins[..., 0].sum(axis=-1)
+    return np.divide(gaps, total, out=np.full(np.shape(total), np.nan), where=total > 0)
