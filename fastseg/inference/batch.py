@@ -31,7 +31,8 @@ from ..utils.locks import write_lock
 from ..utils.progress import track
 
 if TYPE_CHECKING:
-    from .predictor import Prediction, Predictor
+    from .prediction import Prediction
+    from .predictor import Predictor
 
 log = logging.getLogger(__name__)
 

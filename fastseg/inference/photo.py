@@ -21,7 +21,7 @@ from .download import fetch_image
 from .tiling import tiles_for
 
 if TYPE_CHECKING:
-    from .predictor import Prediction
+    from .prediction import Prediction
     from .regions import Region
 
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, FastsegError, ModelError, choose
 from ..evaluation.run import items_of, judged
-from ..evaluation.scores import SAMPLES, Scores
+from ..evaluation.scores import SAMPLES, Scores, scores_of
 from ..exports.card import CARD, HISTORY, read_card, read_history
 from ..learners.preparation import learner
 from ..report import charts, panels
@@ -258,7 +259,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _scores(task: Task, folder: Path, device: str | None) -> Scores:
+def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
     card = read_card(folder)
     items, root = items_of(card, task, None, "valid")
     from ..inference.loading import load
@@ -267,7 +268,7 @@ def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     predictor = load(
         folder, device, precision=fixed_precision(device_of(device))
     )  # all runs are judged in one precision
-    return Scores(task, [score for score, _ in judged(predictor, items, root)])
+    return scores_of(task, [score for score, _ in judged(predictor, items, root)])
 
 
 def _judged(
@@ -276,7 +277,7 @@ def _judged(
     claim: Mapping,
     seeds: int,
     runs: Mapping,
-    scores: Mapping[tuple, Scores],
+    scores: Mapping[tuple, Scores[Any]],
     failed: Mapping[str, str],
 ) -> Study:
     mains = {run: task.main_value(found.metrics()) for run, found in scores.items()}
@@ -358,6 +359,6 @@ def _judged(
     return Study(task, out, summary, comparisons, verdicts, files)
 
 
-def _stream(scores: Scores) -> int:
+def _stream(scores: Scores[Any]) -> int:
     """Return a seed that depends on the images alone: runs that were judged on the same ones are resampled alike."""
     return zlib.crc32("\n".join(image.name for image in scores.images).encode())
