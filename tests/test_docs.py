@@ -317,3 +317,10 @@ def test_scripts_say_in_one_line_what_is_missing(tmp_path):
         and len(done.stderr.strip().splitlines()) == 1
         and "has no python" in done.stderr
     )
+
+
+def test_the_map_of_rooms_is_the_contract():
+    """CONTRIBUTING lists the rooms in the order in which they import."""
+    contract = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    text = PAGES[".github/CONTRIBUTING.md"]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == re.findall(r'"(\w+)"', contract[1])[::-1]
