@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import fastseg
 from fastseg.errors import DataError, ExportError, ModelError
-from fastseg.evaluation import run as evaluation
+from fastseg.evaluation.scores import MaskScores
 from fastseg.inference import predictor
 from fastseg.training import checkpoint, loop, resume
 from fastseg.utils import device, io
@@ -281,7 +281,7 @@ def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, mon
 def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypatch):
     common = dict(data=samples["eye"], split="all", export=exports("eye"), bs=2)
     whole = fastseg.evaluate("eye", out=tmp_path / "whole", **common)
-    judge, seen = evaluation.judge, []
+    judge, seen = MaskScores.judge, []
 
     def dies(*arguments):
         seen.append(arguments[2])
@@ -289,7 +289,7 @@ def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypat
             raise PulledPlug
         return judge(*arguments)
 
-    monkeypatch.setattr(evaluation, "judge", dies)
+    monkeypatch.setattr(MaskScores, "judge", dies)
     with pytest.raises(PulledPlug):
         fastseg.evaluate("eye", out=tmp_path / "cut", **common)
     assert not (tmp_path / "cut").exists()

@@ -74,7 +74,8 @@ def save(learn: Learner, out: Path | str) -> Path:
 def _origin(learn: Learner):
     if not hasattr(learn, "origin"):
         raise ExportError(
-            "only learners made by fastseg.learner can be saved as an export; use learn.export() for others"
+            "only learners made by fastseg.learner can be saved as an export; use learn.export() for others",
+            "foreign-learner",
         )
     return learn.origin
 
@@ -150,7 +151,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         task=task.name,
         kind=task.kind,
         classes=list(task.classes),
-        palette=[list(c) for c in task.palette] if task.kind == "segment" else None,
+        palette=[list(c) for c in task.palette] if task.palette is not None else None,
         network=learn.model.spec.to_dict(),
         size=list(origin.size),
         resize=task.recipe.resize,
@@ -203,7 +204,9 @@ def network_of(export: Path, card: Card) -> Network:
     except (
         Exception
     ) as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
-        raise ExportError(f"{path}: does not fit its card ({brief(error)}); fit again") from error
+        raise ExportError(
+            f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"
+        ) from error
     network.mean, network.std = tuple(card.mean), tuple(card.std)
     return network
 
@@ -211,10 +214,11 @@ def network_of(export: Path, card: Card) -> Network:
 def verified(path: Path, card: Card) -> Path:
     """Return `path` if it is the file that the card names. Raises `ExportError`."""
     if not path.is_file():
-        raise ExportError(f"{path}: missing; fit again")
+        raise ExportError(f"{path}: missing; fit again", "missing-file")
     if card.sha256.get(path.name) != sha256(path):
         raise ExportError(
-            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again"
+            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again",
+            "exchanged-file",
         )
     return path
 
@@ -224,16 +228,19 @@ def _task_of(card: Card) -> Task:
         task = get(card.task)
     except TaskError as error:
         raise ExportError(
-            f"the export is of task '{card.task}', which is not installed here ({error})"
+            f"the export is of task '{card.task}', which is not installed here ({error})",
+            "task-missing",
         ) from None
     if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):
         raise ExportError(
-            f"the export of task {card.task} is of another kind than the task here; fit again"
+            f"the export of task {card.task} is of another kind than the task here; fit again",
+            "task-changed",
         )
     if list(task.classes) != card.classes:
         raise ExportError(
             f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the task here has "
-            f"{', '.join(task.classes)}; fit again"
+            f"{', '.join(task.classes)}; fit again",
+            "task-changed",
         )
     return task
 
@@ -248,7 +255,8 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
         found = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise ExportError(
-                "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)"
+                "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)",
+                "no-export",
             )
         return found[-1].parent
     folder = Path(export) if export else Path("exports") / name
@@ -258,12 +266,14 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     if not (folder / CARD).is_file():
         raise ExportError(
             f"{folder}: no export here; train one with: fastseg fit {name or 'TASK'}"
-            + (f" --out {folder}" if export else "")
+            + (f" --out {folder}" if export else ""),
+            "no-export",
         )
     found = read_card(folder).task
     if name and found != name:
         raise ExportError(
-            f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}"
+            f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}",
+            "wrong-task",
         )
     return folder
 
@@ -278,14 +288,19 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
     target, existed = out.resolve(), out.parent.exists()
     recover(target)
     if target == Path.cwd() or target in Path.cwd().parents:
-        raise ExportError(f"{out}: is the current folder; name a new one with --out")
+        raise ExportError(
+            f"{out}: is the current folder; name a new one with --out", "out-is-current-folder"
+        )
     if target.exists() and (
         not target.is_dir() or (any(target.iterdir()) and not (target / CARD).is_file())
     ):
-        raise ExportError(f"{out}: exists and is not an export; choose another folder with --out")
+        raise ExportError(
+            f"{out}: exists and is not an export; choose another folder with --out", "not-an-export"
+        )
     if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
         raise ExportError(
-            f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out"
+            f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out",
+            "holds-export",
         )
     try:
         folder = target.with_name(f".{target.name}.part")
@@ -295,7 +310,8 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         folder.mkdir(parents=True)
     except OSError as error:
         raise ExportError(
-            f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
+            f"{out}: cannot be written ({error.strerror}); choose another folder with --out",
+            "not-writable",
         ) from None
     try:
         yield folder
@@ -303,7 +319,8 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         _swap(folder, target)
     except OSError as error:
         raise ExportError(
-            f"{out}: cannot be written ({error.strerror or error}); what was there is unchanged"
+            f"{out}: cannot be written ({error.strerror or error}); what was there is unchanged",
+            "not-writable",
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

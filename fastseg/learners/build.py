@@ -173,7 +173,7 @@ def vision_learner(
             **kwargs,
         )
     if kwargs.pop("cut", None) is not None:  # fastai drops it silently for timm names
-        raise ModelError("cut has no meaning for timm backbones; leave it out")
+        raise ModelError("cut has no meaning for timm backbones; leave it out", "no-cut")
     network, origin = classifier(arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs)
     return as_learner(dls, network, origin, normalize, **common)
 
@@ -284,7 +284,7 @@ def built(
     loss_func = Loss(loss, class_weights(facts.learnt))
     common = dict(loss_func=loss_func, opt_func=OPTIMIZERS[opt], lr=recipe.lr, path=Path("."))
     scores = [accuracy]
-    if task.kind == "segment":
+    if task.has_masks:
         scores = [
             ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")
         ]
@@ -297,7 +297,7 @@ def built(
             **common,
         )
         learn.licence = card.licence
-    elif task.kind == "segment":
+    elif task.has_masks:
         options = recipe.decoder_options if decoder == recipe.decoder else {}
         learn = unet_learner(
             dls, arch, decoder=decoder, weights=str(weights), metrics=scores, **common, **options

@@ -65,10 +65,8 @@ def learner(
     data = Path(data or f"data/{get(task).name}")
     task = get(task)
     recipe = task.recipe
-    if task.kind != "segment" and decoder is not None:
-        raise ModelError(
-            f"{task.name} classifies whole images: it takes no --decoder", "no-decoder"
-        )
+    if decoder is not None and not task.has_masks:
+        raise ModelError(f"{task.name} {task.purpose}: it takes no --decoder", "no-decoder")
     card = None
     if Path(weights).is_dir():
         if arch is not None or decoder is not None:
@@ -129,15 +127,18 @@ def start_card(export: Path, task: Task) -> Card:
         card = read_card(export)
     except ExportError as error:
         raise ModelError(
-            f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder"
+            f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder",
+            error.code,
         ) from None
     if (card.kind, card.classes) != (task.kind, list(task.classes)):
         raise ModelError(
-            f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}"
+            f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}",
+            "wrong-task",
         )
     if card.network.get("members", 1) > 1:
         raise ModelError(
-            f"{export}: is an ensemble, which is not trained on; give an export of one network"
+            f"{export}: is an ensemble, which is not trained on; give an export of one network",
+            "start-ensemble",
         )
     return card
 
@@ -147,8 +148,6 @@ def first_look(task: Task, data: Path, items: Sequence[Item], seconds: float = L
 
     A few hundred masks are all seen. `checks.preflight.survey` sees every image and mask, once torch is there.
     """
-    if task.kind != "segment":
-        return
     end, workers = time.monotonic() + seconds, min(8, cpu_count() or 1)
     step = max(1, round(len(items) ** 0.5))
     order = [i for start in range(step) for i in range(start, len(items), step)]
@@ -159,9 +158,11 @@ def first_look(task: Task, data: Path, items: Sequence[Item], seconds: float = L
         if time.monotonic() > end:
             return
         try:
-            decoded = task.examine_mask(items[i].label, items[i].source)
+            decoded = task.examine_label(items[i])
         except DataError as error:
             faults[i] = error
+            return
+        if decoded is None:
             return
         values[i] = set(decoded.values)
         if decoded.stopping:

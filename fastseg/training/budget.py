@@ -70,7 +70,8 @@ def planned(
     if epochs < 1:
         raise ModelError(
             f"an epoch takes {epoch:.1f} s at {learn.origin.size[0]}x{learn.origin.size[1]} px, too long for what loading "
-            f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller --size or --arch"
+            f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller --size or --arch",
+            "time-budget",
         )
     log.info(
         "an epoch takes %.1f s at %dx%d px: %d fit into the time budget",

@@ -47,13 +47,15 @@ class Course:
             or course.epochs + course.freeze_epochs == 0
         ):
             raise ModelError(
-                f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one"
+                f"--epochs {course.epochs} with --freeze-epochs {course.freeze_epochs} trains nothing; give at least one",
+                "no-epoch",
             )
-        if task.kind != "segment" and course.windows:
-            raise ModelError(f"{task.name} classifies whole images: it takes no --windows")
+        if course.windows and not task.has_masks:
+            raise ModelError(f"{task.name} {task.purpose}: it takes no --windows", "no-windows")
         if task.recipe.resize != "squish" and course.progressive:
             raise ModelError(
-                f"{task.name} images are never resampled, since that would change their labels: it takes no --progressive"
+                f"{task.name} images are never resampled, since that would change their labels: it takes no --progressive",
+                "no-progressive",
             )
         for name, highest in (
             ("ema", 0.9999),
@@ -62,7 +64,9 @@ class Course:
             ("mixup", 10.0),
         ):
             if not 0 <= getattr(course, name) <= highest:
-                raise ModelError(f"--{name} {getattr(course, name)} is not from 0 to {highest}")
+                raise ModelError(
+                    f"--{name} {getattr(course, name)} is not from 0 to {highest}", "option-range"
+                )
         if course.lr != "auto":
             rate_of(course.lr, task.recipe.lr)
         return course

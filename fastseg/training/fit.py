@@ -8,18 +8,18 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ExportError, ModelError
 from ..evaluation.run import items_of, judged
-from ..evaluation.scores import Scores
+from ..evaluation.scores import Scores, scores_of
 from ..exports.card import METRICS, Card, seal
 from ..exports.folder import replacing, write
 from ..learners.preparation import learner
-from ..metrics.calibration import PIXELS, pixel_sample, temperature
-from ..metrics.risk import actual_error, thresholds
+from ..metrics.calibration import PIXELS, temperature
+from ..metrics.risk import thresholds
 from ..tasks import Item, Task, get
 from ..utils.io import write_json
 from ..utils.locks import write_lock
@@ -30,7 +30,7 @@ from .resume import interruptible
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
-    from ..inference.predictor import Prediction
+    from ..inference.prediction import Prediction
 
 # torch, fastai and matplotlib are imported where they are first needed: after `learner` has checked options and data.
 
@@ -73,7 +73,9 @@ def fit(
     task = get(task)
     out = Path(out or f"exports/{task.name}")
     if not out.resolve().name:
-        raise ExportError(f"{out}: is the root of the file system; name a new folder with --out")
+        raise ExportError(
+            f"{out}: is the root of the file system; name a new folder with --out", "out-is-root"
+        )
     given = dict(
         data=data,
         epochs=epochs,
@@ -112,9 +114,11 @@ def _fit(
 ) -> dict:
     deadline = time.monotonic() + (time_budget or math.inf)
     if time_budget is not None and (epochs is not None or not 0 < time_budget < math.inf):
-        raise ModelError("give either a number of epochs or a time budget, a positive one")
+        raise ModelError(
+            "give either a number of epochs or a time budget, a positive one", "epochs-or-budget"
+        )
     if folds < 0 or folds == 1:
-        raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more")
+        raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more", "folds")
     course = Course.of(
         task,
         epochs=epochs,
@@ -132,7 +136,7 @@ def _fit(
             "no-epoch",
         )
     device, seconds = options.get("device"), 0.0
-    scores, rows, trust, networks = Scores(task), [], [], []
+    scores, rows, trust, networks = scores_of(task), [], [], []
 
     with replacing(out, task) as folder:
         for number in range(max(1, folds)):
@@ -175,7 +179,7 @@ def _fit(
             card = write(learn, folder)
             card.valid_files = []
         measure(folder, device, seconds)
-        _calibrate(card, task, trust)
+        _calibrate(card, scores, trust)
         card.metrics = scores.metrics()
         write_json(folder / METRICS, card.metrics)
         from ..report import charts
@@ -214,41 +218,23 @@ def _look(task: Task, items: Sequence[Item]) -> Callable:
             if item.image in shown
             else []
         )
-        if task.kind == "classify":
-            return panels, (
-                prediction.logits[None].cpu().numpy(),
-                [truth],
-                prediction.expected_error,
-            )
         # seeded by the image's name: which pixels are taken does not depend on threads
-        return panels, (
-            *pixel_sample(prediction.scores, truth, count, zlib.crc32(item.image.name.encode())),
-            prediction.expected_error,
-        )
+        seed = zlib.crc32(item.image.name.encode())
+        logits, labels = prediction.calibration_sample(truth, count, seed)
+        return panels, (logits, labels, prediction.expected_error)
 
     return look
 
 
-def _calibrate(card: Card, task: Task, trust: Sequence[tuple]) -> None:
+def _calibrate(card: Card, scores: Scores[Any], trust: Sequence[tuple]) -> None:
     """Put temperature and review thresholds into the card, from what each held-out image showed; scores become calibrated ones."""
     logits, labels = (np.concatenate([evidence[k] for evidence, _ in trust]) for k in (0, 1))
-    errors = [
-        actual_error(score.counts, task.background)
-        if task.kind == "segment"
-        else float(score.probabilities.argmax() != score.truth)
-        for _, score in trust
-    ]
+    errors = [scores.error(score) for _, score in trust]
     card.temperature = round(temperature(logits, labels, len(trust)), 4)
     card.review = thresholds(np.array([evidence[2] for evidence, _ in trust]), np.array(errors))
-    if (
-        task.kind == "classify"
-    ):  # the export's own probabilities are calibrated, and so are the figures printed of it
-        import torch
-
-        for evidence, score in trust:
-            score.probabilities = (
-                torch.from_numpy(evidence[0][0] / card.temperature).softmax(0).numpy()
-            )
+    # The export's own probabilities are calibrated, and so are the figures printed of it.
+    for evidence, score in trust:
+        scores.calibrate(score, evidence[0][0], card.temperature)
 
 
 def _trained(
@@ -282,7 +268,8 @@ def _trained(
     train(learn, course, work)
     if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
         raise ModelError(
-            f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one"
+            f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one",
+            "diverged",
         )
     return learn
 

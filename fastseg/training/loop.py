@@ -103,7 +103,8 @@ def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner
             history = [*history, *_rows(learn)]
     if not history:
         raise ModelError(
-            "no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more"
+            "no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more",
+            "no-epoch",
         )
     learn.history = history
     learn.fitted = {
@@ -172,7 +173,7 @@ def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Ca
 
 def _windows(learn: Learner, course: Course, epochs: int) -> list[Callback]:
     task = get(learn.origin.task) if hasattr(learn, "origin") else None
-    if not course.windows or not epochs or task is None or task.kind != "segment":
+    if not course.windows or not epochs or task is None or not task.has_masks:
         return []
     return [Windows(0.5, epochs, task.background)]
 
@@ -188,14 +189,16 @@ def _explained(learn: Learner):
         height, width = learn.origin.size if hasattr(learn, "origin") else ("?", "?")
         raise ModelError(
             f"out of memory with batches of {learn.dls.bs} images of {height}x{width} px: lower --bs first, to "
-            f"{max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache"
+            f"{max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache",
+            "out-of-memory",
         ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise ModelError(
             "this model normalises over a batch and needs 2 images or more in each: raise --bs, or add training images, "
-            "or choose --decoder unet"
+            "or choose --decoder unet",
+            "batch-of-one",
         ) from error
 
 

@@ -46,11 +46,14 @@ def interruptible(
     work = work_of(out)
     unfinished = is_unfinished(out)
     if resume and not unfinished:
-        raise ModelError(f"{out}: no interrupted fit to go on with; leave --resume out")
+        raise ModelError(
+            f"{out}: no interrupted fit to go on with; leave --resume out", "nothing-to-resume"
+        )
     if unfinished and resume is None:
         raise ModelError(
             f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits here: go on with --resume, "
-            "or discard it with --no-resume"
+            "or discard it with --no-resume",
+            "interrupted-fit",
         )
     data = Path(
         os.path.abspath(given["data"] or f"data/{task.name}")
@@ -88,7 +91,7 @@ def interruptible(
             _remove(work, existed)
         if is_disk_full(error) and not isinstance(error, FastsegError):
             raise DataError(
-                f"{out}: cannot be written (no space left on the disk); make room"
+                f"{out}: cannot be written (no space left on the disk); make room", "not-writable"
             ) from error
         raise
     _remove(work, existed=True)
@@ -145,22 +148,26 @@ def _load_interrupted_arguments(work: Path, task: Task, given: Mapping, data: Pa
             raise ValueError("it was changed by hand")
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{work}: what was asked for cannot be read ({error}); start again with --no-resume"
+            f"{work}: what was asked for cannot be read ({error}); start again with --no-resume",
+            "damaged-checkpoint",
         ) from None
     if asked["task"] != task.name:
         raise ModelError(
-            f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; discard it with --no-resume"
+            f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; discard it with --no-resume",
+            "interrupted-fit",
         )
     now = _plain(given, data if given["data"] else Path(before["data"]))
     other = sorted(name for name, value in now.items() if before.get(name, _default(name)) != value)
     if other:
         raise ModelError(
             f"{', '.join('--' + name.replace('_', '-') for name in other)}: another value than the interrupted fit had "
-            f"({', '.join(str(before.get(name, 'none')) for name in other)}); leave it out, or start again with --no-resume"
+            f"({', '.join(str(before.get(name, 'none')) for name in other)}); leave it out, or start again with --no-resume",
+            "resume-options",
         )
     if _listing(task.items(Path(before["data"]))) != files:
         raise ModelError(
-            f"{before['data']}: the images or masks changed since the fit was interrupted; start again with --no-resume"
+            f"{before['data']}: the images or masks changed since the fit was interrupted; start again with --no-resume",
+            "data-changed",
         )
     if made != versions():
         log.warning(

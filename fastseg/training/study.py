@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, FastsegError, ModelError, choose
-from ..evaluation.run import items_of, judged, main_figure
-from ..evaluation.scores import SAMPLES, Scores
+from ..evaluation.run import items_of, judged
+from ..evaluation.scores import SAMPLES, Scores, scores_of
 from ..exports.card import CARD, HISTORY, read_card, read_history
 from ..learners.preparation import learner
 from ..report import charts, panels
@@ -81,7 +82,7 @@ def study(
     task = get(task)
     settings = _settings(vary, together, options)
     if seeds < 1:
-        raise ModelError(f"--seeds {seeds} trains nothing; give at least 1")
+        raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
     out = Path(out or f"exports/{task.name}_study")
     with write_lock(out):
         return _study(task, data, settings, seeds, out, options)
@@ -125,7 +126,9 @@ def _study(
             log.warning("%s", failed[name])
     whole = {name: setting for name, setting in settings.items() if name not in failed}
     if not whole:
-        raise ModelError(f"{out}: every setting failed; the last said: {failed[name]}")
+        raise ModelError(
+            f"{out}: every setting failed; the last said: {failed[name]}", "study-failed"
+        )
     runs = {(name, seed): folder for (name, seed), folder in runs.items() if name in whole}
     scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
     return _judged(task, out, claim, seeds, runs, scores, failed)
@@ -136,14 +139,15 @@ def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) ->
     known = {name for call in (fit, learner) for name in inspect.signature(call).parameters} - FIXED
     for name in [*vary, *options]:
         if name == "seed":
-            raise ModelError("seeds are drawn by --seeds; vary other options")
+            raise ModelError("seeds are drawn by --seeds; vary other options", "vary-seed")
         choose("option to vary", name, sorted(known))
     if not vary or not all(vary.values()):
-        raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd")
+        raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd", "nothing-varies")
     if together and len({len(values) for values in vary.values()}) > 1:
         raise ModelError(
             "--together pairs values, but the lists are not of one length: "
-            + ", ".join(f"{name} {len(values)}" for name, values in vary.items())
+            + ", ".join(f"{name} {len(values)}" for name, values in vary.items()),
+            "study-lengths",
         )
     rows = zip(*vary.values()) if together else product(*vary.values())
     settings = [dict(zip(vary, row)) for row in rows]
@@ -155,11 +159,13 @@ def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) ->
     }
     if len(named) < 2:
         raise ModelError(
-            "there is one setting only; give two values or more, such as --vary opt=adamw,sgd"
+            "there is one setting only; give two values or more, such as --vary opt=adamw,sgd",
+            "nothing-varies",
         )
     if len(named) < len(settings):
         raise ModelError(
-            "two settings are the same, or would share a folder: give each value once, and files names of their own"
+            "two settings are the same, or would share a folder: give each value once, and files names of their own",
+            "repeated-setting",
         )
     return named
 
@@ -169,13 +175,13 @@ def _check(name: str, value: object) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     lowest = 1 if name == "bs" else 0
     if name in WHOLE and not (isinstance(value, int) and number and value >= lowest):
-        raise ModelError(f"{name}={value}: give a whole number of at least {lowest}")
+        raise ModelError(f"{name}={value}: give a whole number of at least {lowest}", "study-value")
     if name in REAL and not (number and value >= 0):
-        raise ModelError(f"{name}={value}: give a number that is not negative")
+        raise ModelError(f"{name}={value}: give a number that is not negative", "study-value")
     if name == "lr" and not (value == "auto" or (number and value > 0)):
-        raise ModelError(f"lr={value}: give a positive number, or auto")
+        raise ModelError(f"lr={value}: give a positive number, or auto", "study-value")
     if name not in WHOLE | REAL | {"lr", "size"} and not isinstance(value, (str, Path)):
-        raise ModelError(f"{name}={value}: give a name, not a number")
+        raise ModelError(f"{name}={value}: give a name, not a number", "study-value")
     if name == "arch":
         with importing():
             from ..models.backbones import check_arch
@@ -188,7 +194,7 @@ def _check(name: str, value: object) -> None:
     if name == "decoder":
         choose("decoder", value, DECODERS)
     if name == "weights" and Path(value).suffix and not Path(value).is_file():
-        raise ModelError(f"{value}: no such file of weights; check the path")
+        raise ModelError(f"{value}: no such file of weights; check the path", "no-weights-file")
 
 
 def _plain(value: object) -> str:
@@ -233,11 +239,12 @@ def _claim(
             theirs = None
         if theirs != mine:
             raise ModelError(
-                f"{out}: holds a study of other data or options; choose another --out, or remove it"
+                f"{out}: holds a study of other data or options; choose another --out, or remove it",
+                "study-changed",
             )
         return mine  # what it found so far stays until more is known
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"{out}: exists and is not a study; choose another --out")
+        raise ModelError(f"{out}: exists and is not a study; choose another --out", "not-a-study")
     write_json(out / STUDY, {"of": mine, "settings": list(settings)})
     return mine
 
@@ -252,7 +259,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _scores(task: Task, folder: Path, device: str | None) -> Scores:
+def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
     card = read_card(folder)
     items, root = items_of(card, task, None, "valid")
     from ..inference.loading import load
@@ -261,7 +268,7 @@ def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     predictor = load(
         folder, device, precision=fixed_precision(device_of(device))
     )  # all runs are judged in one precision
-    return Scores(task, [score for score, _ in judged(predictor, items, root)])
+    return scores_of(task, [score for score, _ in judged(predictor, items, root)])
 
 
 def _judged(
@@ -270,20 +277,21 @@ def _judged(
     claim: Mapping,
     seeds: int,
     runs: Mapping,
-    scores: Mapping[tuple, Scores],
+    scores: Mapping[tuple, Scores[Any]],
     failed: Mapping[str, str],
 ) -> Study:
-    mains = {run: _main(task, found.metrics()) for run, found in scores.items()}
-    figure = "accuracy" if task.kind == "classify" else "Dice"
+    mains = {run: task.main_value(found.metrics()) for run, found in scores.items()}
     if None in mains.values():
         raise DataError(
-            f"{out}: the held-out images have no {figure}, for want of any foreground; give data whose held-out part has some"
+            f"{out}: the held-out images have no {task.main_figure}, for want of any foreground; give data whose held-out part has some",
+            "no-foreground",
         )
     names = list(dict.fromkeys(name for name, _ in runs))
     values = {name: [mains[name, seed] for seed in range(1, seeds + 1)] for name in names}
     order = sorted(names, key=lambda name: -np.mean(values[name]))
     samples = {
-        run: _main(task, found.resampled(SAMPLES, _stream(found))) for run, found in scores.items()
+        run: task.main_value(found.resampled(SAMPLES, _stream(found)))
+        for run, found in scores.items()
     }
     rng = np.random.default_rng(0)
     drawn = rng.integers(1, seeds + 1, (SAMPLES, seeds))
@@ -302,7 +310,7 @@ def _judged(
             {"with": other, "difference": difference, "interval": [low, high], "clear": clear}
         )
         verdicts.append(
-            f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {figure} "
+            f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {task.main_figure} "
             f"(95% interval {low:.4f} to {high:.4f}, {drawn_from})"
         )
     verdicts = [*(verdicts or [f"{best} alone was trained to the end"]), *failed.values()]
@@ -323,7 +331,7 @@ def _judged(
             out / STUDY,
             {
                 "of": claim,
-                "figure": figure,
+                "figure": task.main_figure,
                 "settings": summary,
                 "comparisons": comparisons,
                 "verdicts": verdicts,
@@ -335,7 +343,7 @@ def _judged(
                 {
                     "setting": name,
                     "seed": seed,
-                    figure.lower(): values[name][seed - 1],
+                    task.main_figure.lower(): values[name][seed - 1],
                     "export": str(runs[name, seed]),
                 }
                 for name in order
@@ -351,11 +359,6 @@ def _judged(
     return Study(task, out, summary, comparisons, verdicts, files)
 
 
-def _main(task: Task, figures: Mapping) -> float | np.ndarray:
-    value, _, _ = main_figure(task, figures, figures)
-    return value
-
-
-def _stream(scores: Scores) -> int:
+def _stream(scores: Scores[Any]) -> int:
     """Return a seed that depends on the images alone: runs that were judged on the same ones are resampled alike."""
     return zlib.crc32("\n".join(image.name for image in scores.images).encode())

@@ -27,7 +27,7 @@ def write_lock(place: Path) -> Iterator[None]:
         raise DataError(
             f"{place}: another fastseg run is writing there; "
             "wait until it is done, or choose another --out",
-            "locked",
+            "busy",
         ) from None
     try:
         yield

@@ -30,5 +30,5 @@ def make_cache_folder() -> None:
         raise DataError(
             f"{folder}: cannot be created ({error.strerror}); "
             "set XDG_CACHE_HOME to a folder that you can write to",
-            "cache-folder",
+            "not-writable",
         ) from None
