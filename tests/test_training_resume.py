@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ARCH, rows_of
 from fastai.callback.core import Callback
+from platformdirs import user_cache_path
 from safetensors.torch import load_file
 
 import fastseg
@@ -213,6 +214,13 @@ def test_a_journal_knows_what_is_done(tmp_path):
         again.add("d", 4)
         assert Journal("x", 1).done == {"a": [1], "b": {"c": 2}, "d": 4}
     assert Journal("x", 1).done == {}
+
+
+def test_a_journal_that_another_run_deletes_meanwhile_is_no_error(samples, run):
+    """A link to a missing file is listed by the folder, and missing when its age is asked for."""
+    run("check", "eye", "--data", samples["eye"])
+    (user_cache_path("fastseg") / "gone.journal").symlink_to("nowhere")
+    run("check", "eye", "--data", samples["eye"])
 
 
 def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):

@@ -140,12 +140,12 @@ def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
     with Journal(
         "evaluate",
         __version__,
+        predictor.task.definition(),
         predictor.card.sha256,
         predictor.engine,
         predictor.precision,
         predictor.tta,
         str(root.resolve()),
-        predictor.task.depth,
     ) as journal:
         plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
         scores.images = [

@@ -106,7 +106,7 @@ def predict(
     what = [
         "predict",
         __version__,
-        task.name,
+        task.definition(),
         predictor.card.sha256,
         predictor.engine,
         predictor.precision,
@@ -116,7 +116,6 @@ def predict(
         probabilities,
         str(out),
         os.getcwd(),
-        task.depth,
     ]
     if path is not None:
         with write_lock(path), Journal(*what) as journal:
