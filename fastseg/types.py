@@ -94,7 +94,12 @@ class Dataset(Protocol):
 
 
 class Painted(Protocol):
-    """What is drawn of a prediction: image uint8 (H, W, 3) and codes uint8 (H, W)."""
+    """What is drawn of a prediction."""
 
-    image: np.ndarray
-    codes: np.ndarray
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 (H, W, 3)"""
+
+    @property
+    def codes(self) -> np.ndarray:
+        """uint8 (H, W)"""
