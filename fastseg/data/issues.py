@@ -74,20 +74,14 @@ class Fault:
         )
 
 
-def refuse(faults: Sequence[Fault | DataError | str]) -> None:
+def refuse(faults: Sequence[Fault | DataError]) -> None:
     """Raise the first of `faults`, if there are any, as a `DataError` that says how many more there are.
 
     Its code is the error's own, or the fault's kind with hyphens: "size-mismatch", "0-255-mask".
     """
     if faults:
         first = faults[0]
-        code = (
-            first.code
-            if isinstance(first, DataError)
-            else re.sub("[ /]", "-", first.kind)
-            if isinstance(first, Fault)
-            else None
-        )
+        code = first.code if isinstance(first, DataError) else re.sub("[ /]", "-", first.kind)
         raise DataError(
             f"{first}" + (f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""), code
         )
