@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 from scipy import ndimage
 from sklearn import metrics as sk
 
 import fastseg
-from fastseg.errors import DataError
 from fastseg.evaluation.scores import ImageScore, Scores, judge
 from fastseg.metrics import boundaries, figures
 from fastseg.metrics.calibration import BINS
@@ -267,5 +267,5 @@ def test_a_mask_of_another_size_is_named():
     class Half:
         codes = np.zeros((5, 5), np.uint8)
 
-    with pytest.raises(DataError, match="m.png.*not of its image's size"):
+    with refuses("size-mismatch", "m.png", "4x4"):
         judge(TASK, Item(Path("a.jpg"), Path("m.png")), "a.jpg", Half(), np.zeros((4, 4), np.uint8))
