@@ -267,5 +267,5 @@ def test_a_mask_of_another_size_is_named():
     class Half:
         codes = np.zeros((5, 5), np.uint8)
 
-    with refuses("size-mismatch", "m.png", "4x4"):
+    with refuses("size-mismatch", "m.png", "5x5"):
         judge(TASK, Item(Path("a.jpg"), Path("m.png")), "a.jpg", Half(), np.zeros((4, 4), np.uint8))
