@@ -11,7 +11,8 @@ from PIL import Image
 
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, judged
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..metrics.risk import actual_error
 from ..tasks import Item, Task, get
 from ..tasks.base import scaled
