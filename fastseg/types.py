@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    from fastai.data.block import TransformBlock
 
 Colour = tuple[int, int, int]
 
@@ -77,14 +78,15 @@ class Dataset(Protocol):
     """What loaders need of a task."""
 
     name: str
-    kind: str
     classes: tuple[str, ...]
     recipe: Recipe
+    has_masks: bool
 
     def items(self, data: Path | str) -> list[Item]: ...
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray: ...
     def label(self, item: Item) -> np.ndarray | int: ...
     def class_name(self, item: Item) -> str: ...
+    def label_block(self) -> TransformBlock: ...
     def split(self, items: Sequence[Item], seed: int = 42) -> tuple[list[int], list[int]]: ...
     def fold(
         self, items: Sequence[Item], number: int, folds: int, seed: int = 42

@@ -100,15 +100,15 @@ def test_one_0_255_mask_beside_codes_is_unlabelled_and_named(data, tmp_path):
 
 def test_0_255_masks_of_more_than_two_classes_are_refused_and_never_guessed(data, fails, tmp_path):
     root = data(as_binary)
-    fails("fit", "eye", *FIT, code="0/255-mask")
+    fails("fit", "eye", *FIT, code="0-255-mask")
     audit = check("eye", root)
     assert audit.stops and audit.kinds == {"0/255 mask": 16} and audit.counted == 0
-    fails("check", "eye", "--data", root, "--fix", "repaired", code="0/255-mask")
+    fails("check", "eye", "--data", root, "--fix", "repaired", code="0-255-mask")
 
 
 def test_0_255_masks_of_two_classes_are_named_and_rewritten(roof, fails, run, tmp_path):
     root = roof()
-    fails("fit", "roof", *FIT, code="0/255-mask", words=["255 is roof"])
+    fails("fit", "roof", *FIT, code="0-255-mask", words=["255 is roof"])
     run("check", "roof", "--fix", "repaired")
     assert set(
         np.unique(np.asarray(Image.open(next((tmp_path / "repaired" / "masks").iterdir()))))

@@ -1,9 +1,71 @@
 """Errors carry a short stable code, which `--json` prints; the message stays one line on standard error."""
 
+import ast
 import json
+import re
+from collections import defaultdict
+from pathlib import Path
 
-from fastseg.data.issues import Fault, refuse
+import fastseg
+from fastseg.data.issues import KINDS, Fault, refuse
 from fastseg.errors import DataError, FastsegError, TaskError
+
+# Codes that more than one module raises, and the one mistake that each stands for.
+SHARED_CODES = {
+    "card-mismatch": "the weights or network of an export do not fit its card",
+    "damaged-checkpoint": "what an interrupted fit left cannot be read",
+    "folds": "a number of folds that the images cannot be divided into",
+    "holds-export": "the place to write to holds an export",
+    "no-epoch": "the options of a fit leave no epoch to train",
+    "no-export": "no export where one is read",
+    "no-such-column": "a table lacks a column, or has it twice",
+    "no-such-path": "a file or folder to read does not exist",
+    "not-empty": "a folder to create holds files already",
+    "not-fetched": "weights could not be fetched from the hub",
+    "not-writable": "a file or folder cannot be written",
+    "output-in-data": "the place to write to is among the inputs",
+    "output-suffix": "an output file whose suffix is not that of its format",
+    "unreadable-image": "an image file that cannot be decoded",
+    "unreadable-table": "a table file that cannot be read",
+    "wrong-task": "an export of another task",
+}
+PACKAGE = Path(fastseg.__file__).parent
+
+
+def raised_codes() -> list[tuple[str, str, str | None]]:
+    """Return module, line and code of each error that the package makes; code None where none is given.
+
+    Codes that are computed (an error's own that is passed on, a fault's kind) are returned as "".
+    """
+    names = {kind.__name__ for kind in (FastsegError, *FastsegError.__subclasses__())}
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in names:
+                given = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "code")]
+                code = getattr(given[0], "value", "") if given else None
+                found.append((module, node.lineno, code if isinstance(code, str | None) else ""))
+    return found
+
+
+def test_every_error_has_a_code():
+    assert len(raised_codes()) > 150
+    assert [found for found in raised_codes() if found[2] is None] == []
+
+
+def test_codes_are_kebab_case():
+    codes = {code for _, _, code in raised_codes() if code}
+    codes |= {re.sub("[ /]", "-", kind) for kind in KINDS}  # what `refuse` makes of a fault
+    assert [code for code in codes if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", code)] == []
+
+
+def test_a_code_stands_for_one_mistake():
+    modules = defaultdict(set)
+    for module, _, code in raised_codes():
+        if code:
+            modules[code].add(module)
+    assert {code for code in modules if len(modules[code]) > 1} == set(SHARED_CODES)
 
 
 def test_an_error_has_its_kind_as_code_unless_it_is_given_one():
@@ -17,6 +79,7 @@ def test_an_error_has_its_kind_as_code_unless_it_is_given_one():
 def test_refusing_faults_keeps_the_code_of_the_first():
     for fault, code in (
         (Fault("size mismatch", "f", "d", "r"), "size-mismatch"),
+        (Fault("0/255 mask", "f", "d", "r"), "0-255-mask"),
         (DataError("x", "unknown-codes"), "unknown-codes"),
     ):
         try:

@@ -54,7 +54,7 @@ def test_each_option_is_known_to_study_and_to_an_interrupted_fit(name, tmp_path)
     before = FitRun(tmp_path, tmp_path, FitOptions())
     with pytest.raises(ModelError) as caught:
         _check_same_options(before, None, options)
-    assert caught.value.code == "other-options" and OPTIONS[name].flag in str(caught.value)
+    assert caught.value.code == "resume-options" and OPTIONS[name].flag in str(caught.value)
     _check_same_options(FitRun(tmp_path, tmp_path, options), None, FitOptions())
 
 

@@ -44,10 +44,6 @@ SMALL, LONG = (
     4.0,
     1.5,
 )  # times the median area, and the median shape, beyond which a size is an outlier
-UNEVEN = {
-    "segment": 100.0,
-    "classify": 10.0,
-}  # how many times the commonest class may exceed the rarest
 
 
 @dataclass
@@ -125,7 +121,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     task = replace(task, depth=task.depth or depth_of(largest))
     with (
         write_lock(root.resolve() / ".check"),
-        Journal("check", __version__, task.name, str(root.resolve()), task.depth) as journal,
+        Journal("check", __version__, task.definition(), str(root.resolve())) as journal,
     ):
         findings = list(_examined(task, items, journal))
     hidden = sum(
@@ -358,7 +354,7 @@ def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fau
     counts = known.sum(axis=0)
     if len(there) > 1:
         most, least = max(there, key=lambda i: counts[i]), min(there, key=lambda i: counts[i])
-        if counts[most] > UNEVEN[task.kind] * counts[least]:
+        if counts[most] > task.imbalance_limit * counts[least]:
             yield Fault(
                 "imbalance",
                 str(root),

@@ -146,7 +146,7 @@ def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Loo
 def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
     try:
         image = task.image(item)
-        decoded = None if task.kind == "classify" else task.examine_mask(item.label, item.source)
+        decoded = task.examine_label(item)
     except DataError as error:
         return _Look(item, fault=error)
     height, width = image.shape[:2]

@@ -65,9 +65,11 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
     """
     out, task, root = Path(out), get(audit.task), Path(audit.data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: is not empty; the repaired copy needs a new folder")
+        raise DataError(f"{out}: is not empty; the repaired copy needs a new folder", "not-empty")
     if root.resolve() in (out.resolve(), *out.resolve().parents):
-        raise DataError(f"{out}: lies in the data themselves; choose a folder beside them")
+        raise DataError(
+            f"{out}: lies in the data themselves; choose a folder beside them", "output-in-data"
+        )
     guess = next(
         (
             fault
@@ -77,7 +79,7 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         None,
     )
     if guess is not None and len(task.classes) > 2:
-        raise DataError(f"{guess}", "0/255-mask")
+        raise DataError(f"{guess}", "0-255-mask")
     require_folder(out)
     with write_lock(out), atomic_folder(out) as part:
         changes = list(_copied(task, audit, root, part))

@@ -43,14 +43,14 @@ class Pixels:
 
     def label(self, item: Item) -> np.ndarray | str:
         """Return an item's codes at the training size, uint8 (h, w), or its class by name."""
-        if self.task.kind == "classify":
+        if not self.task.has_masks:
             return self.task.class_name(item)
         return self._get("label", item, lambda: self.task.label(item))
 
     def keep(self, item: Item, image: np.ndarray, label: np.ndarray | int) -> None:
         """Keep what was decoded for another purpose, at the training size, while it fits."""
         self._get("image", item, lambda: image)
-        if self.task.kind == "segment":
+        if self.task.has_masks:
             self._get("label", item, lambda: label)
 
     def _get(self, part: str, item: Item | Path | str, read) -> np.ndarray:

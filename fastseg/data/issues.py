@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,14 +77,14 @@ class Fault:
 def refuse(faults: Sequence[Fault | DataError | str]) -> None:
     """Raise the first of `faults`, if there are any, as a `DataError` that says how many more there are.
 
-    Its code is the error's own, or the fault's kind with hyphens.
+    Its code is the error's own, or the fault's kind with hyphens: "size-mismatch", "0-255-mask".
     """
     if faults:
         first = faults[0]
         code = (
             first.code
             if isinstance(first, DataError)
-            else first.kind.replace(" ", "-")
+            else re.sub("[ /]", "-", first.kind)
             if isinstance(first, Fault)
             else None
         )

@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
+from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor
 from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
 from fastai.vision.core import PILImage
-from fastai.vision.data import MaskBlock
 from fasttransform import Transform
 from PIL.Image import Image
 from torch import Tensor
@@ -39,11 +38,6 @@ def datablock(
     """
     check_size(size)
     recipe, pixels = task.recipe, pixels or Pixels(task, size)
-    labels = (
-        MaskBlock(codes=list(task.classes))
-        if task.kind == "segment"
-        else CategoryBlock(vocab=list(task.classes), sort=False)
-    )
     changes = [Augment.of(recipe)] if augment else []
     # What `Pixels` reads is at that size already; this is for the arrays and pictures that fastai's own predict is given.
     resize = (
@@ -53,7 +47,7 @@ def datablock(
     )
     images = TransformBlock(type_tfms=Opened(pixels), batch_tfms=IntToFloatTensor)
     return DataBlock(
-        blocks=(images, labels),
+        blocks=(images, task.label_block()),
         get_items=partial(labelled, task),
         get_x=Read(pixels, "image"),
         get_y=Read(pixels, "label"),

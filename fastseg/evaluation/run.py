@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,10 +23,11 @@ from ..utils.io import name_below, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
-from .scores import SAMPLES, ImageScore, Scores, judge
+from .scores import SAMPLES, ImageScore, Scores, scores_of
 
 if TYPE_CHECKING:
-    from ..inference.predictor import Prediction, Predictor
+    from ..inference.prediction import Prediction
+    from ..inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +74,17 @@ def evaluate(
     folder = find(task, export)
     items, root = items_of(card_of(folder), task, data, split)
     if table and not by:
-        raise TaskError("--table needs --by with the name of one of its columns")
+        raise TaskError(
+            "--table needs --by with the name of one of its columns", "table-without-by"
+        )
     group_of = _grouping(by, table, items, root) if by else None
     compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     require_free(out, items, root)
     if (out / CARD).is_file():
         raise DataError(
-            f"{out}: holds an export, and its metrics.json is of the training; choose another --out"
+            f"{out}: holds an export, and its metrics.json is of the training; choose another --out",
+            "holds-export",
         )
     from ..inference.loading import load
 
@@ -125,38 +129,39 @@ def evaluate(
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
 
 
-def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores:
+def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores[Any]:
     """Return the scores of the items; those that an interrupted evaluation of the same export had judged are not judged again."""
-
-    def work(left: list[int]) -> Iterator[list]:
-        return (score.plain() for score, _ in judged(predictor, [items[i] for i in left], root, bs))
-
     predictor.adapt(items)
+    scores = scores_of(predictor.task)
+
+    def work(left: list[int]) -> Iterator[list[Any]]:
+        chosen = [items[i] for i in left]
+        return (scores.plain(score) for score, _ in judged(predictor, chosen, root, bs))
+
     with Journal(
         "evaluate",
         __version__,
+        predictor.task.definition(),
         predictor.card.sha256,
         predictor.engine,
         predictor.precision,
         predictor.tta,
         str(root.resolve()),
-        predictor.task.depth,
     ) as journal:
         plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
-        return Scores(
-            predictor.task,
-            [
-                ImageScore.of(item, name_below(root, item.image), score)
-                for item, score in zip(items, plain)
-            ],
-        )
+        scores.images = [
+            scores.restored(item, name_below(root, item.image), values)
+            for item, values in zip(items, plain)
+        ]
+    return scores
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
     """Raise `DataError` if `out` cannot be a folder, or holds the data, or images or masks: results would spoil them."""
     if out.resolve() in {root.resolve()} | data_folders(items):
         raise DataError(
-            f"{out}: holds the data, and results are not written among them; choose another --out"
+            f"{out}: holds the data, and results are not written among them; choose another --out",
+            "output-in-data",
         )
     require_folder(out)
 
@@ -173,7 +178,9 @@ def data_folders(items: Sequence[Item]) -> set[Path]:
 
 def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
     """Say in words which of two exports is better, by the task's main figure and its paired interval."""
-    value, ends, name = main_figure(task, difference["difference"], difference["intervals"])
+    name = task.main_figure
+    value = task.main_value(difference["difference"])
+    ends = task.main_value(difference["intervals"])
     if value is None:
         return f"nothing to compare: {ours} or {theirs} has no {name} on these images"
     if ends is None:
@@ -184,15 +191,6 @@ def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
         better, worse = (ours, theirs) if low > 0 else (theirs, ours)
         return f"{better} is better than {worse} by {abs(value):.4f} {name} ({span.format(*sorted((abs(low), abs(high))))})"
     return f"no clear difference: {ours} minus {theirs} is {value:+.4f} {name} ({span.format(low, high)}, which includes 0)"
-
-
-def main_figure(
-    task: Task, figures: Mapping, intervals: Mapping
-) -> tuple[float | None, list[float] | None, str]:
-    """Return the value, interval and name of a task's main figure: foreground mean Dice, or accuracy."""
-    if task.kind == "classify":
-        return figures["accuracy"], intervals["accuracy"], "accuracy"
-    return figures["mean_foreground"]["dice"], intervals["mean_foreground"]["dice"], "Dice"
 
 
 def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
@@ -218,12 +216,14 @@ def _grouping(
         pattern = re.compile(by)
     except re.error as error:
         raise TaskError(
-            f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})"
+            f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})",
+            "no-such-group",
         ) from None
     if not any(pattern.search(item.image.stem) for item in items):
         raise TaskError(
             f"--by {by}: is neither group, source, split or folder, nor found in any file's name, such as "
-            f"{items[0].image.stem}"
+            f"{items[0].image.stem}",
+            "no-such-group",
         )
 
     def matched(item: Item) -> str:
@@ -247,10 +247,13 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
                 if row
             ]
     except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror}); check the path") from None
+        raise DataError(
+            f"{table}: cannot be read ({error.strerror}); check the path", "unreadable-table"
+        ) from None
     except (ValueError, csv.Error) as error:
         raise DataError(
-            f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8"
+            f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8",
+            "unreadable-table",
         ) from None
     header, rows = lines[0] if lines else [], lines[1:]
     if header[1:].count(name) != 1:
@@ -261,7 +264,8 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
         )
         raise DataError(
             f"{table}: has {'two columns' if name in header[1:] else 'no column'} {name}; {brief(others)}; "
-            "columns are parted by commas, tabs or semicolons"
+            "columns are parted by commas, tabs or semicolons",
+            "no-such-column",
         )
     column = header.index(name, 1)
     values: dict[str, str] = {}
@@ -270,7 +274,8 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
         if values.setdefault(row[0], value) != value:
             both = f"'{brief(values[row[0]])}' and '{brief(value)}'"
             raise DataError(
-                f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image"
+                f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image",
+                "repeated-row",
             )
     bare = Counter(
         Path(key).name for key in values
@@ -292,7 +297,8 @@ def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callab
     if not any(value is not None for value in found):
         raise DataError(
             f"{table}: names none of these images in its first column (one of them is {items[0].image.name}, the table "
-            f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there"
+            f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there",
+            "table-names-no-image",
         )
     if None in found:
         log.warning(
@@ -309,13 +315,14 @@ def items_of(
 ) -> tuple[list[Item], Path]:
     """Return the labelled items of a split, and the data folder. Validation items are those the card names."""
     if split not in SPLITS:
-        raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})")
+        raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})", "unknown-split")
     root = Path(data or card.data or f"data/{task.name}")
     if data is None and not root.is_dir():
         root = Path("data") / task.name
         if not root.is_dir():
             raise DataError(
-                f"{card.data or root}: the data that this export was trained on are not there; name them with --data"
+                f"{card.data or root}: the data that this export was trained on are not there; name them with --data",
+                "data-moved",
             )
     items = task.items(root)
     held_out = set(card.valid_files)
@@ -349,7 +356,7 @@ def items_of(
         ]
         remedy = "no training images are here"
     if not chosen:
-        raise DataError(f"{root}: {remedy}")
+        raise DataError(f"{root}: {remedy}", "no-images-to-judge")
     return chosen, root
 
 
@@ -360,12 +367,12 @@ def judged(
 
     Raises `DataError` for the first image or mask that cannot be read.
     """
-    task = predictor.task
+    task, scores = predictor.task, scores_of(predictor.task)
 
     def finish(item: Item, prediction: Prediction) -> tuple[ImageScore, T | None]:
         truth = task.label(item)
         return (
-            judge(task, item, name_below(root, item.image), prediction, truth),
+            scores.judge(item, name_below(root, item.image), prediction, truth),
             look(item, prediction, truth) if look else None,
         )
 

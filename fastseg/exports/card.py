@@ -212,7 +212,7 @@ def read_card(folder: Path | str) -> Card:
     if not path.is_file():
         name = Path(folder).name
         raise ExportError(
-            f"{folder}: no export here (no {CARD}); train one with: fastseg fit {name}"
+            f"{folder}: no export here (no {CARD}); train one with: fastseg fit {name}", "no-export"
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -222,7 +222,8 @@ def read_card(folder: Path | str) -> Card:
         if schema > SCHEMA:
             raise ExportError(
                 f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
-                f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later"
+                f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later",
+                "newer-card",
             )
         values.setdefault("depth", EARLIER_DEPTH)
         card = Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
@@ -231,4 +232,6 @@ def read_card(folder: Path | str) -> Card:
             raise ValueError(f"wrong value of {', '.join(faulty)}")
         return card
     except (ValueError, KeyError, TypeError, OSError, RecursionError, OverflowError) as error:
-        raise ExportError(f"{path}: the card cannot be read ({brief(error)}); fit again") from None
+        raise ExportError(
+            f"{path}: the card cannot be read ({brief(error)}); fit again", "damaged-card"
+        ) from None

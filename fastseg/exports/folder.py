@@ -45,7 +45,8 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
         found = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise ExportError(
-                "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)"
+                "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)",
+                "no-export",
             )
         return found[-1].parent
     folder = Path(export) if export else Path("exports") / name
@@ -55,12 +56,14 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     if not (folder / CARD).is_file():
         raise ExportError(
             f"{folder}: no export here; train one with: fastseg fit {name or 'TASK'}"
-            + (f" --out {folder}" if export else "")
+            + (f" --out {folder}" if export else ""),
+            "no-export",
         )
     found = read_card(folder).task
     if name and found != name:
         raise ExportError(
-            f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}"
+            f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}",
+            "wrong-task",
         )
     return folder
 
@@ -75,14 +78,19 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
     target, existed = out.resolve(), out.parent.exists()
     recover(target)
     if target == Path.cwd() or target in Path.cwd().parents:
-        raise ExportError(f"{out}: is the current folder; name a new one with --out")
+        raise ExportError(
+            f"{out}: is the current folder; name a new one with --out", "out-is-current-folder"
+        )
     if target.exists() and (
         not target.is_dir() or (any(target.iterdir()) and not (target / CARD).is_file())
     ):
-        raise ExportError(f"{out}: exists and is not an export; choose another folder with --out")
+        raise ExportError(
+            f"{out}: exists and is not an export; choose another folder with --out", "not-an-export"
+        )
     if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
         raise ExportError(
-            f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out"
+            f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out",
+            "holds-export",
         )
     try:
         folder = target.with_name(f".{target.name}.part")
@@ -92,7 +100,8 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         folder.mkdir(parents=True)
     except OSError as error:
         raise ExportError(
-            f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
+            f"{out}: cannot be written ({error.strerror}); choose another folder with --out",
+            "not-writable",
         ) from None
     try:
         yield folder
@@ -100,7 +109,8 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         _swap(folder, target)
     except OSError as error:
         raise ExportError(
-            f"{out}: cannot be written ({error.strerror or error}); what was there is unchanged"
+            f"{out}: cannot be written ({error.strerror or error}); what was there is unchanged",
+            "not-writable",
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

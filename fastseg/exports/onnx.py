@@ -158,7 +158,7 @@ class Session:
             )
         except Exception as error:  # damaged files fail in the runtime's own ways
             raise ExportError(
-                f"{path}: cannot be read as ONNX ({brief(error)}); fit again"
+                f"{path}: cannot be read as ONNX ({brief(error)}); fit again", "damaged-onnx"
             ) from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -169,5 +169,6 @@ class Session:
         ) as error:  # the runtime's own kinds: a card that names another size, out of memory
             raise ExportError(
                 f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "
-                f"({brief(error)}); does the card fit it? Fit again"
+                f"({brief(error)}); does the card fit it? Fit again",
+                "card-mismatch",
             ) from error

@@ -40,7 +40,9 @@ def network_of(export: Path, card: Card) -> Network:
     except (
         Exception
     ) as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
-        raise ExportError(f"{path}: does not fit its card ({brief(error)}); fit again") from error
+        raise ExportError(
+            f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"
+        ) from error
     network.mean, network.std = tuple(card.mean), tuple(card.std)
     return network
 
@@ -48,10 +50,11 @@ def network_of(export: Path, card: Card) -> Network:
 def verified(path: Path, card: Card) -> Path:
     """Return `path` if it is the file that the card names. Raises `ExportError`."""
     if not path.is_file():
-        raise ExportError(f"{path}: missing; fit again")
+        raise ExportError(f"{path}: missing; fit again", "missing-file")
     if card.sha256.get(path.name) != sha256(path):
         raise ExportError(
-            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again"
+            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again",
+            "exchanged-file",
         )
     return path
 
@@ -61,15 +64,18 @@ def _task_of(card: Card) -> Task:
         task = get(card.task)
     except TaskError as error:
         raise ExportError(
-            f"the export is of task '{card.task}', which is not installed here ({error})"
+            f"the export is of task '{card.task}', which is not installed here ({error})",
+            "task-missing",
         ) from None
     if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):
         raise ExportError(
-            f"the export of task {card.task} is of another kind than the task here; fit again"
+            f"the export of task {card.task} is of another kind than the task here; fit again",
+            "task-changed",
         )
     if list(task.classes) != card.classes:
         raise ExportError(
             f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the task here has "
-            f"{', '.join(task.classes)}; fit again"
+            f"{', '.join(task.classes)}; fit again",
+            "task-changed",
         )
     return task

@@ -93,7 +93,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         task=task.name,
         kind=task.kind,
         classes=list(task.classes),
-        palette=[list(c) for c in task.palette] if task.kind == "segment" else None,
+        palette=[list(c) for c in task.palette] if task.palette is not None else None,
         network=learn.model.spec.to_dict(),
         size=list(record.size),
         resize=task.recipe.resize,

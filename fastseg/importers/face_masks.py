@@ -78,7 +78,9 @@ def make_masks(
     """
     task = get(task)
     if task.name != "face":
-        raise TaskError(f"masks are made by landmarks for face only, not for {task.name}")
+        raise TaskError(
+            f"masks are made by landmarks for face only, not for {task.name}", "masks-task"
+        )
     (
         choose("region", region, REGIONS, TaskError),
         choose("edge", edge, EDGES, TaskError),
@@ -87,14 +89,16 @@ def make_masks(
     if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise TaskError(
             f"shares of {valid:g} to validate and {test:g} to test: give shares between 0 and 1 that leave some to train, "
-            "such as --valid 0.2 --test 0.1"
+            "such as --valid 0.2 --test 0.1",
+            "split-shares",
         )
     options = MaskOptions(task, Path(out or f"data/{task.name}"), region, edge, rounding, preview)
     placed = _placed(task, Path(data), seed)
     source, target = Path(data).resolve(), options.out.resolve()
     if source in (target, *target.parents) or target in source.parents:
         raise DataError(
-            f"{options.out}: lies in or around the pictures themselves; choose another --out"
+            f"{options.out}: lies in or around the pictures themselves; choose another --out",
+            "output-in-data",
         )
     require_folder(options.out)
     journal = Journal(
@@ -116,7 +120,8 @@ def make_masks(
         and not journal.path.is_file()
     ):
         raise DataError(
-            f"{options.out}: is not empty; masks are never mixed into other data: choose another --out"
+            f"{options.out}: is not empty; masks are never mixed into other data: choose another --out",
+            "not-empty",
         )
     with write_lock(options.out), journal:
         rejected, made, eyes = [], Counter(), 0
@@ -167,7 +172,7 @@ def make_masks(
 def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
     """Return each picture with the split that its folder says, where `data` is laid out as the task's; else shuffled, with none."""
     if not data.is_dir():
-        raise DataError(f"{data}: is no folder; give a folder of pictures of faces")
+        raise DataError(f"{data}: is no folder; give a folder of pictures of faces", "no-such-path")
     faults: list[Fault] = []
     own = [
         (file, layout.split)
@@ -179,7 +184,8 @@ def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
     refuse(faults)
     if not own and len(files) < 2:
         raise DataError(
-            f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as image files"
+            f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as image files",
+            "too-few-images",
         )
     Random(seed).shuffle(files)
     return own or [(file, None) for file in files]

@@ -308,11 +308,13 @@ def _mediapipe():
     except ImportError as error:
         python = ", on Python 3.10 to 3.12" if sys.version_info >= (3, 13) else ""
         raise ModelError(
-            f"masks are made with mediapipe, which is not here ({brief(error)}); install the extra face, or: {INSTALL}{python}"
+            f"masks are made with mediapipe, which is not here ({brief(error)}); install the extra face, or: {INSTALL}{python}",
+            "no-mediapipe",
         ) from None
     if not hasattr(mediapipe, "solutions"):
         raise ModelError(
-            f"mediapipe {mediapipe.__version__} brings no face mesh of its own any more; install the one that does: {INSTALL}"
+            f"mediapipe {mediapipe.__version__} brings no face mesh of its own any more; install the one that does: {INSTALL}",
+            "mediapipe-version",
         )
     return mediapipe
 

@@ -59,12 +59,14 @@ def adopt(
     task = get(task)
     if task.name != "surfaces":
         raise TaskError(
-            f"no ready model is known for {task.name}; adopt surfaces, or train with: fastseg fit {task.name}"
+            f"no ready model is known for {task.name}; adopt surfaces, or train with: fastseg fit {task.name}",
+            "no-ready-model",
         )
     out = Path(out or f"exports/{task.name}")
     if (out / CARD).is_file() and not read_card(out).is_adopted:
         raise ExportError(
-            f"{out}: holds an export that was trained; choose another folder with --out"
+            f"{out}: holds an export that was trained; choose another folder with --out",
+            "holds-export",
         )
     files = _files(str(source))
     config = read_json(files[CONFIG])
@@ -88,7 +90,9 @@ def _files(source: str) -> dict[str, Path | None]:
     path = Path(source)
     folder = path if path.is_dir() else path.parent if path.is_file() else None
     if folder is None and (not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith(".")):
-        raise ModelError(f"{source}: no such folder, and no id on the hub such as {FREE}")
+        raise ModelError(
+            f"{source}: no such folder, and no id on the hub such as {FREE}", "no-such-source"
+        )
     found = (
         {name: folder / name for name in (CONFIG, WEIGHTS, TRANSFORMS, README)}
         if folder
@@ -97,11 +101,13 @@ def _files(source: str) -> dict[str, Path | None]:
     for name in (CONFIG, WEIGHTS):
         if found[name] is None or not found[name].is_file():
             raise ModelError(
-                f"{source}: has no {name}; give a model as segmentation-models-pytorch's save_pretrained writes it"
+                f"{source}: has no {name}; give a model as segmentation-models-pytorch's save_pretrained writes it",
+                "source-layout",
             )
     if path.is_file() and path.name not in (CONFIG, WEIGHTS):
         raise ModelError(
-            f"{source}: give the folder that holds {CONFIG} and {WEIGHTS}, or {WEIGHTS} itself"
+            f"{source}: give the folder that holds {CONFIG} and {WEIGHTS}, or {WEIGHTS} itself",
+            "source-layout",
         )
     return {name: file if file and file.is_file() else None for name, file in found.items()}
 
@@ -122,17 +128,21 @@ def _fetched(name: str) -> dict[str, Path | None]:
             try:
                 found[file] = Path(hf_hub_download(name, file))
             except RepositoryNotFoundError:
-                raise ModelError(f"{name}: no such model on the hub; check the id") from None
+                raise ModelError(
+                    f"{name}: no such model on the hub; check the id", "no-such-source"
+                ) from None
             except EntryNotFoundError as error:
                 if isinstance(error, LocalEntryNotFoundError) and file in (CONFIG, WEIGHTS):
                     raise ModelError(
                         f"{name}: cannot be fetched (the hub does not answer); connect to it, or give a folder that "
-                        "save_pretrained wrote: fastseg adopt surfaces --from DIR"
+                        "save_pretrained wrote: fastseg adopt surfaces --from DIR",
+                        "not-fetched",
                     ) from None
                 found[file] = None
             except OSError as error:
                 raise ModelError(
-                    f"{name}: cannot be fetched ({brief(error)}); try again, or give a folder: --from DIR"
+                    f"{name}: cannot be fetched ({brief(error)}); try again, or give a folder: --from DIR",
+                    "not-fetched",
                 ) from None
     return found
 
@@ -155,7 +165,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
     except KeyError as error:
         raise ModelError(
             f"{where}: names no {error.args[0]}; give a model that save_pretrained of segmentation-models-pytorch 0.4 or "
-            "later wrote"
+            "later wrote",
+            "damaged-source",
         ) from None
     if (
         decoder not in smp.MODEL_ARCHITECTURES_MAPPING
@@ -163,7 +174,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
         or not re.fullmatch(r"[\w.\-]{1,100}", encoder)
     ):
         raise ModelError(
-            f"{where}: a {brief(config['_model_class'])} over {brief(encoder)} cannot be adopted"
+            f"{where}: a {brief(config['_model_class'])} over {brief(encoder)} cannot be adopted",
+            "unsupported-source",
         )
     codes = task.meaning("ade20k")
     for name, value, wanted in (
@@ -172,7 +184,8 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
     ):
         if value != wanted or type(value) is not int:
             raise ModelError(
-                f"{where}: {name} is {brief(repr(value))}; a model of ADE20K has {wanted}"
+                f"{where}: {name} is {brief(repr(value))}; a model of ADE20K has {wanted}",
+                "unsupported-source",
             )
     used = {
         "_model_class",
@@ -205,14 +218,17 @@ def _network(config: dict, weights: Path, task: Task) -> Network:
         network = build(spec)
     except ModelError as error:
         raise ModelError(
-            f"{where}: no network can be built of it ({brief(error.__cause__ or error)})"
+            f"{where}: no network can be built of it ({brief(error.__cause__ or error)})",
+            "unsupported-source",
         ) from error
     try:
         network.model.model.load_state_dict(load_file(weights))
     except (
         Exception
     ) as error:  # damaged files and foreign weights fail in the reader's or in torch's own way
-        raise ModelError(f"{weights}: does not fit its {CONFIG} ({brief(error)})") from error
+        raise ModelError(
+            f"{weights}: does not fit its {CONFIG} ({brief(error)})", "damaged-source"
+        ) from error
     return network
 
 
@@ -236,7 +252,8 @@ def _transforms(
                 mean, std = (tuple(float(v) * scale for v in step[key]) for key in ("mean", "std"))
     except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
         raise ModelError(
-            f"{files[TRANSFORMS]}: cannot be read as the model's pipeline ({brief(error)}); correct or remove it"
+            f"{files[TRANSFORMS]}: cannot be read as the model's pipeline ({brief(error)}); correct or remove it",
+            "damaged-source",
         ) from error
     return size, mean, std
 

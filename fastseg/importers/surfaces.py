@@ -49,17 +49,21 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
     """
     task = get(task)
     if task.name != "surfaces":
-        raise TaskError(f"only surfaces has other datasets to gather from, not {task.name}")
+        raise TaskError(
+            f"only surfaces has other datasets to gather from, not {task.name}", "gather-task"
+        )
     data, out = Path(data), Path(out or f"data/{task.name}")
     if not data.is_dir():
         raise DataError(
-            f"{data}: is no folder; give the one that holds {NAMES} or a file such as train-{INSTANCES.lstrip('*')}"
+            f"{data}: is no folder; give the one that holds {NAMES} or a file such as train-{INSTANCES.lstrip('*')}",
+            "no-such-path",
         )
     if out.exists() and (
         not out.is_dir() or any(p for p in out.iterdir() if p.name != "README.md")
     ):
         raise DataError(
-            f"{out}: is not empty; gather into a new folder with --out, and train on it with --data"
+            f"{out}: is not empty; gather into a new folder with --out, and train on it with --data",
+            "not-empty",
         )
     tables = sorted(data.rglob(INSTANCES))
     if (data / NAMES).is_file():
@@ -68,7 +72,8 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
         source, found = "openimages", _openimages(data, tables)
     else:
         raise DataError(
-            f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as train-{INSTANCES.lstrip('*')} (Open Images)"
+            f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as train-{INSTANCES.lstrip('*')} (Open Images)",
+            "unknown-dataset",
         )
     require_folder(out)
     counts = np.zeros(len(task.classes), dtype=np.int64)
@@ -84,7 +89,10 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
             counts += np.bincount(codes.reshape(-1), minlength=256)[: len(counts)]
             images += 1
         if not images:
-            raise DataError(f"{data}: none of its pictures has a wall, a floor or a dining table")
+            raise DataError(
+                f"{data}: none of its pictures has a wall, a floor or a dining table",
+                "nothing-to-gather",
+            )
         if (out / "README.md").is_file():
             shutil.copyfile(out / "README.md", part / "README.md")
     return Gathered(
@@ -108,7 +116,8 @@ def _opensurfaces(data: Path) -> Labelled:
             )
         except (ValueError, IndexError):
             raise DataError(
-                f"{data / NAMES}: green_color is {brief(row['green_color'])}, not a number from 1 to 255"
+                f"{data / NAMES}: green_color is {brief(row['green_color'])}, not a number from 1 to 255",
+                "table",
             ) from None
     masks = {file.stem: file for file in _images(data / "photos-labels")}
     return [
@@ -122,7 +131,8 @@ def _opensurfaces_codes(mask: Path, lookup: np.ndarray, size: tuple[int, int]) -
     values = read_raw(mask)
     if values.ndim != 3 or values.shape[2] < 3:
         raise DataError(
-            f"{mask}: is not in colours; OpenSurfaces keeps the object's name in the green channel"
+            f"{mask}: is not in colours; OpenSurfaces keeps the object's name in the green channel",
+            "not-colours",
         )
     return _resize_codes(lookup[values[..., 1]], size)
 
@@ -169,7 +179,8 @@ def _resize_codes(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: does not exist; OpenSurfaces has photos/ and photos-labels/, which its own script makes"
+            f"{folder}: does not exist; OpenSurfaces has photos/ and photos-labels/, which its own script makes",
+            "no-such-path",
         )
     return image_files(folder)
 
@@ -181,8 +192,11 @@ def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             missing = [column for column in columns if column not in (rows.fieldnames or [])]
             if missing:
                 raise DataError(
-                    f"{table}: has no column {' and '.join(missing)}; is it the file that the dataset ships?"
+                    f"{table}: has no column {' and '.join(missing)}; is it the file that the dataset ships?",
+                    "no-such-column",
                 )
             yield from rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read ({brief(error)}); fetch it again") from None
+        raise DataError(
+            f"{table}: cannot be read ({brief(error)}); fetch it again", "unreadable-table"
+        ) from None

@@ -32,7 +32,8 @@ from ..utils.locks import write_lock
 from ..utils.progress import track
 
 if TYPE_CHECKING:
-    from .predictor import Prediction, Predictor
+    from .prediction import Prediction
+    from .predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def predict(
     what = [
         "predict",
         __version__,
-        task.name,
+        task.definition(),
         predictor.card.sha256,
         predictor.engine,
         predictor.precision,
@@ -116,7 +117,6 @@ def predict(
         probabilities,
         str(out),
         os.getcwd(),
-        task.depth,
     ]
     if path is not None:
         with write_lock(path), Journal(*what) as journal:
@@ -272,7 +272,10 @@ def expand(paths: Sequence[Path | str], task: Task) -> tuple[list[Path], list[Pa
     skipped: dict[Path, None] = {}
     for path in map(Path, paths):
         if len(path.name) > 255:
-            raise DataError(f"{path.name[:40]}...: the name is too long for a file; check the path")
+            raise DataError(
+                f"{path.name[:40]}...: the name is too long for a file; check the path",
+                "no-such-path",
+            )
         if path.is_dir():
             files = image_files(path)
             if not files:
@@ -332,11 +335,13 @@ def _targets(
     taken = _labelled_folders(task, files, out and (Path(out).parent if single else Path(out)))
     if single and len(files) > 1:
         raise DataError(
-            f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out"
+            f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out",
+            "one-file-for-many",
         )
     if single and Path(out).suffix.lower() != task.suffix:
         raise DataError(
-            f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}"
+            f"{out}: {task.name} results are written as {task.suffix} files; name it {Path(out).stem}{task.suffix}",
+            "output-suffix",
         )
     for file in files:
         folder = Path(out) if out else Path(f"{_folder_name(file)}{MASKS}")
@@ -348,11 +353,14 @@ def _targets(
                 "same-target",
             )
         if (target.parent / CARD).is_file():
-            raise DataError(f"{target.parent}: holds an export; choose another --out")
+            raise DataError(
+                f"{target.parent}: holds an export; choose another --out", "holds-export"
+            )
         for place in (target.parent, *([target.parent / OVERLAYS] if overlay else [])):
             if place.resolve() in taken:
                 raise DataError(
-                    f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out"
+                    f"{place}: holds input images or their true masks, and nothing is written among them; choose another --out",
+                    "output-in-data",
                 )
         targets[file], owners[target] = target, file
     return targets
@@ -412,11 +420,13 @@ def _table_path(task: Task, files: Sequence[Path], out: Path | str | None) -> Pa
         path = path / task.table
     if path.suffix.lower() not in (".tsv", ".txt"):
         raise DataError(
-            f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder"
+            f"{path}: {task.name} results are a table; name it {path.stem}.tsv, or give a folder",
+            "output-suffix",
         )
     if path.exists() and image_files(path.parent):
         raise DataError(
-            f"{path}: lies among images and may hold their true labels; choose another --out"
+            f"{path}: lies among images and may hold their true labels; choose another --out",
+            "output-in-data",
         )
     return path
 

@@ -40,7 +40,8 @@ def fetch_image(url: str, allow_private: bool = False, depth: int | None = None)
                 if image.width * image.height > MAX_PIXELS:
                     raise FetchError(
                         f"{url}: {image.width}x{image.height} px is too large; the limit is "
-                        f"{MAX_PIXELS // 10**6} megapixels"
+                        f"{MAX_PIXELS // 10**6} megapixels",
+                        "too-large",
                     )
                 has_depth = is_deep(image)
                 picture = upright(image, io.BytesIO(content))
@@ -52,11 +53,12 @@ def fetch_image(url: str, allow_private: bool = False, depth: int | None = None)
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise FetchError(
-            f"{url}: too many pixels; the limit is {MAX_PIXELS // 10**6} megapixels"
+            f"{url}: too many pixels; the limit is {MAX_PIXELS // 10**6} megapixels", "too-large"
         ) from None
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise FetchError(
-            f"{url}: is not an image that can be read; give the address of a JPEG, PNG or WebP file"
+            f"{url}: is not an image that can be read; give the address of a JPEG, PNG or WebP file",
+            "not-an-image",
         ) from error
 
 
@@ -82,15 +84,18 @@ def _download(url: str, allow_private: bool) -> bytes:
                         continue
                     return _body(response, url)
             except httpx.TimeoutException:
-                raise FetchError(f"{url}: no answer within 10 seconds") from None
+                raise FetchError(f"{url}: no answer within 10 seconds", "timeout") from None
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
                 if guard.is_late:
-                    raise FetchError(f"{url}: took longer than {MAX_SECONDS:.0f} seconds") from None
+                    raise FetchError(
+                        f"{url}: took longer than {MAX_SECONDS:.0f} seconds", "timeout"
+                    ) from None
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise FetchError(
-                    f"{url}: cannot be reached ({reason}); check the address and the network"
+                    f"{url}: cannot be reached ({reason}); check the address and the network",
+                    "unreachable",
                 ) from None
-    raise FetchError(f"{url}: more than {MAX_REDIRECTS} redirects")
+    raise FetchError(f"{url}: more than {MAX_REDIRECTS} redirects", "redirects")
 
 
 class _Guard:
@@ -129,7 +134,8 @@ class _Guard:
 def _body(response: httpx.Response, url: str) -> bytes:
     if response.status_code != 200:
         raise FetchError(
-            f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip()
+            f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip(),
+            "server-error",
         )
     kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
     if (
@@ -137,14 +143,18 @@ def _body(response: httpx.Response, url: str) -> bytes:
         and not kind.startswith("image/")
         and kind not in ("application/octet-stream", "binary/octet-stream")
     ):
-        raise FetchError(f"{url}: is {kind}, not an image; give the address of the image itself")
+        raise FetchError(
+            f"{url}: is {kind}, not an image; give the address of the image itself", "not-an-image"
+        )
     if int(response.headers.get("content-length") or 0) > MAX_BYTES:
-        raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB")
+        raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB", "too-large")
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk
         if len(body) > MAX_BYTES:
-            raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB")
+            raise FetchError(
+                f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB", "too-large"
+            )
     return bytes(body)
 
 
@@ -153,19 +163,22 @@ def _require_public(url: str, allow_private: bool) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise FetchError(f"{url}: is not an address") from None
+        raise FetchError(f"{url}: is not an address", "bad-address") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise FetchError(f"{url}: only http and https addresses are fetched")
+        raise FetchError(f"{url}: only http and https addresses are fetched", "address-scheme")
     if parts.username or parts.password:
         raise FetchError(
-            f"{parts.scheme}://{host}: an address with a user name or password is not fetched"
+            f"{parts.scheme}://{host}: an address with a user name or password is not fetched",
+            "address-password",
         )
     try:
         found = socket.getaddrinfo(
             host, port or (443 if parts.scheme == "https" else 80), type=socket.SOCK_STREAM
         )
     except (OSError, UnicodeError):
-        raise FetchError(f"{url}: cannot be reached (no such host, or no network)") from None
+        raise FetchError(
+            f"{url}: cannot be reached (no such host, or no network)", "unreachable"
+        ) from None
     for *_, address in found:
         if not allow_private:
             _require_global(address[0], url)
@@ -177,4 +190,6 @@ def _require_global(address: str, url: str) -> None:
     if found in NAT64:
         inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     if not (found.is_global and (inner is None or inner.is_global)):
-        raise FetchError(f"{url}: is a private address; pass --allow-private if that is meant")
+        raise FetchError(
+            f"{url}: is a private address; pass --allow-private if that is meant", "private-address"
+        )

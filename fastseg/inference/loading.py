@@ -155,12 +155,13 @@ def _load_pickle(
             "no-onnx",
         )
     if not path.is_file():
-        raise ExportError(f"{path}: no such file")
+        raise ExportError(f"{path}: no such file", "no-such-path")
     if card.sha256.get(PICKLE) != sha256(path):
         if not trust:
             raise ExportError(
                 f"{path}: is not the pickle that its card names, and a pickle can run any code; "
-                "if you trust its author, pass trust=True (--trust)"
+                "if you trust its author, pass trust=True (--trust)",
+                "untrusted-pickle",
             )
         log.warning("%s: opened on trust; it is not the pickle that its card names", path)
     with importing():

@@ -22,7 +22,7 @@ from .download import fetch_image
 from .tiling import tiles_for
 
 if TYPE_CHECKING:
-    from .predictor import Prediction
+    from .prediction import Prediction
     from .regions import Region
 
 
@@ -65,7 +65,7 @@ def segment(
     `Predictor.predict` (default: by its size). `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
-        raise FetchError("give either an image file or --url, and not both")
+        raise FetchError("give either an image file or --url, and not both", "file-and-url")
     task = get("surfaces")
     check_engine(engine, precision)
     folder = _export(task, export)
@@ -99,7 +99,8 @@ def _export(task: Task, export: Path | str | None) -> Path:
     if export is None and not (Path("exports") / task.name).exists():
         raise ExportError(
             f"exports/{task.name}: no export yet; take a ready one over with: fastseg adopt {task.name} (or train one with: "
-            f"fastseg fit {task.name})"
+            f"fastseg fit {task.name})",
+            "no-export",
         )
     return find(task, export)
 

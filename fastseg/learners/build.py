@@ -174,7 +174,7 @@ def vision_learner(
             **kwargs,
         )
     if kwargs.pop("cut", None) is not None:  # fastai drops it silently for timm names
-        raise ModelError("cut has no meaning for timm backbones; leave it out")
+        raise ModelError("cut has no meaning for timm backbones; leave it out", "no-cut")
     network, origin = classifier(arch, n_out or get_c(dls), _weights(weights, pretrained), **kwargs)
     return as_learner(dls, network, origin, normalize, **common)
 
@@ -292,7 +292,7 @@ def _network(
     """Return the recipe's network, or that of an export, and where its weights come from."""
     if card is not None:
         return network_of(Path(weights), card), f"export {Path(weights)}"
-    if task.kind != "segment":
+    if not task.has_masks:
         return classifier(recipe.arch, get_c(dls), weights)
     return segmenter(
         recipe.arch,
@@ -305,7 +305,7 @@ def _network(
 
 
 def _metrics(task: Task) -> list[Callable | Metric]:
-    if task.kind != "segment":
+    if not task.has_masks:
         return [accuracy]
     return [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
 

@@ -62,7 +62,7 @@ class FoldCount(WholeNumber):
         """Raise `ModelError` for another value."""
         super().__call__(flag, value)
         if value == 1:
-            raise ModelError(f"1 fold holds nothing out; give {flag} 2 or more", "one-fold")
+            raise ModelError(f"1 fold holds nothing out; give {flag} 2 or more", "folds")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _check_rate(flag: str, value: Any) -> None:
 def _check_budget(flag: str, value: Any) -> None:
     if not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ModelError(
-            "give either a number of epochs or a time budget, a positive one", "time-budget"
+            "give either a number of epochs or a time budget, a positive one", "epochs-or-budget"
         )
 
 
@@ -126,7 +126,7 @@ def _check_size(flag: str, value: Any) -> None:
         and len(value) == 2
         and all(isinstance(side, Integral) for side in value)
     ):
-        raise DataError(f"{flag} {value}: give one side in px, or height and width", "size-range")
+        raise DataError(f"{flag} {value}: give one side in px, or height and width", "option-range")
     check_size(value)
 
 
@@ -381,7 +381,8 @@ class FitOptions:
         recipe = self.recipe(task)
         if self.time_budget is not None and self.epochs is not None:
             raise ModelError(
-                "give either a number of epochs or a time budget, a positive one", "time-budget"
+                "give either a number of epochs or a time budget, a positive one",
+                "epochs-or-budget",
             )
         if not recipe.epochs + recipe.freeze_epochs:
             raise ModelError(
@@ -395,10 +396,8 @@ class FitOptions:
                 "give --epochs 1 or more",
                 "no-epoch",
             )
-        if task.kind != "segment" and recipe.windows:
-            raise ModelError(
-                f"{task.name} classifies whole images: it takes no --windows", "no-windows"
-            )
+        if recipe.windows and not task.has_masks:
+            raise ModelError(f"{task.name} {task.purpose}: it takes no --windows", "no-windows")
         if recipe.resize != "squish" and recipe.progressive:
             raise ModelError(
                 f"{task.name} images are never resampled, since that would change their labels: "

@@ -63,10 +63,8 @@ def learner_of(
     data = Path(data or f"data/{task.name}")
     options.check()
     asked_precision(options.precision)
-    if task.kind != "segment" and options.decoder is not None:
-        raise ModelError(
-            f"{task.name} classifies whole images: it takes no --decoder", "no-decoder"
-        )
+    if options.decoder is not None and not task.has_masks:
+        raise ModelError(f"{task.name} {task.purpose}: it takes no --decoder", "no-decoder")
     card = None
     if Path(options.weights).is_dir():
         if options.arch is not None or options.decoder is not None:
@@ -103,18 +101,18 @@ def start_card(export: Path, task: Task) -> Card:
     except ExportError as error:
         raise ModelError(
             f"{error}; --weights takes auto, imagenet, none, a file, or an export's folder",
-            "no-weights-file",
+            error.code,
         ) from None
     if (card.kind, card.classes) != (task.kind, list(task.classes)):
         raise ModelError(
             f"{export}: is of task {card.task}, with other classes than {task.name}; "
             f"give an export of {task.name}",
-            "other-classes",
+            "wrong-task",
         )
     if card.network.get("members", 1) > 1:
         raise ModelError(
             f"{export}: is an ensemble, which is not trained on; give an export of one network",
-            "ensemble-weights",
+            "start-ensemble",
         )
     return card
 
@@ -127,8 +125,6 @@ def check_some_masks(
     A few hundred masks are all checked. `checks.preflight.survey` reads every image and mask, once
     torch is imported.
     """
-    if task.kind != "segment":
-        return
     end, workers = time.monotonic() + seconds, min(MAX_DECODERS, cpu_count() or 1)
     step = max(1, round(len(items) ** 0.5))
     order = [i for start in range(step) for i in range(start, len(items), step)]
@@ -139,9 +135,11 @@ def check_some_masks(
         if time.monotonic() > end:
             return
         try:
-            decoded = task.examine_mask(items[i].label, items[i].source)
+            decoded = task.examine_label(items[i])
         except DataError as error:
             faults[i] = error
+            return
+        if decoded is None:
             return
         values[i] = set(decoded.values)
         if decoded.stopping:

@@ -72,5 +72,7 @@ def review_threshold(review: Mapping[str, float], error_rate: float) -> float | 
     Raises `TaskError` for rates outside 0.01 to 0.5.
     """
     if not RATES[0] <= error_rate <= RATES[-1]:
-        raise TaskError(f"an error rate (--error-rate) of {error_rate:g} is not from 0.01 to 0.5")
+        raise TaskError(
+            f"an error rate (--error-rate) of {error_rate:g} is not from 0.01 to 0.5", "error-rate"
+        )
     return review.get(str(math.floor(100 * error_rate + 1e-9) / 100))

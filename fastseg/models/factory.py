@@ -72,7 +72,7 @@ def build(spec: Spec) -> Network:
         return Network(_dynamic_unet(spec), spec)
     config = backbone_config(spec.arch)
     try:
-        model = _decoder_model(spec) if spec.kind == "segment" else _classifier_model(spec)
+        model = _decoder_model(spec) if spec.has_masks else _classifier_model(spec)
     except (
         RuntimeError,
         ValueError,
@@ -85,11 +85,13 @@ def build(spec: Spec) -> Network:
         reason = brief(error)
         if "unexpected keyword" in reason:
             raise ModelError(
-                f"an option given to {spec.decoder or spec.arch} does not exist there ({reason}); remove it"
+                f"an option given to {spec.decoder or spec.arch} does not exist there ({reason}); remove it",
+                "unknown-option",
             ) from error
         raise ModelError(
             f"backbone '{spec.arch}' does not work with {spec.decoder or 'a classifier'} "
-            f"({reason}); try one of {GOOD_BACKBONES}"
+            f"({reason}); try one of {GOOD_BACKBONES}",
+            "unsupported-backbone",
         ) from error
     return Network(model, spec, config.mean, config.std)
 
@@ -97,11 +99,9 @@ def build(spec: Spec) -> Network:
 def _decoder_model(spec: Spec) -> nn.Module:
     import segmentation_models_pytorch as smp
 
-    from .decoders import LightUnet, Merged
+    from .decoders import OWN, Merged
 
-    model_class = (
-        LightUnet if spec.decoder == "light" else smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
-    )
+    model_class = OWN.get(spec.decoder) or smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
     options = {"encoder_name": f"tu-{spec.arch}", **backbone_options(spec.arch), **spec.options}
     groups = options.pop("merge", None)
     classes = spec.n_out if groups is None else sum(map(len, groups))
@@ -181,9 +181,9 @@ def _stride_on(device: str, arch: str, decoder: str, n_out: int, options: Mappin
         except (
             Exception
         ) as error:  # families without feature extraction fail in their own many ways
-            raise ModelError(refusal) from error
+            raise ModelError(refusal, "unsupported-backbone") from error
         if len(set(reductions)) < 4:
-            raise ModelError(refusal)
+            raise ModelError(refusal, "unsupported-backbone")
         return padding_of(Spec("segment", arch, n_out, decoder, 1, options))
 
 
@@ -204,5 +204,6 @@ def padding_of(spec: Spec) -> int:
                 failure = error
     raise ModelError(
         f"backbone '{spec.arch}' does not work with the {spec.decoder} decoder"
-        f"{f' ({brief(failure)})' if failure else ''}; try one of {GOOD_BACKBONES}"
+        f"{f' ({brief(failure)})' if failure else ''}; try one of {GOOD_BACKBONES}",
+        "unsupported-backbone",
     ) from failure

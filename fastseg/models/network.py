@@ -26,6 +26,11 @@ class Spec:
     options: Mapping = field(default_factory=dict)  # decoder or head arguments, JSON values only
     members: int = 1  # more than one: an ensemble of so many networks
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the network gives logits for each pixel, not for each image."""
+        return self.kind == "segment"
+
     def to_dict(self) -> dict:
         return json.loads(json.dumps(asdict(self)))
 
@@ -65,7 +70,7 @@ class Network(nn.Module):
         ):
             out = self.model(x)
         out = out.float()
-        return out[..., :height, :width] if self.spec.kind == "segment" else out
+        return out[..., :height, :width] if self.spec.has_masks else out
 
     @property
     def body(self) -> nn.Module:
@@ -76,9 +81,7 @@ class Network(nn.Module):
 
     def _body_of(self, model: nn.Module) -> nn.Module:
         return (
-            model[0]
-            if self.spec.kind == "classify" or self.spec.decoder == "fastai"
-            else model.encoder
+            model[0] if not self.spec.has_masks or self.spec.decoder == "fastai" else model.encoder
         )
 
 

@@ -54,7 +54,8 @@ def load_weights(network: Network, weights: str) -> str:
         remedies = "pass --weights FILE with a local safetensors or pth file, or --weights none to start from random weights"
         if weights == "imagenet":
             raise ModelError(
-                f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}"
+                f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}",
+                "not-fetched",
             ) from error
         log.warning(
             "ImageNet weights of %s could not be fetched; training starts from random weights and needs more "
@@ -82,7 +83,8 @@ def _load_imagenet(network: Network) -> str:
     matched, wanted = _match(model.state_dict(), network)
     if not matched:
         raise ModelError(
-            f"none of the ImageNet weights of {spec.arch} fit its backbone here; pass --weights none"
+            f"none of the ImageNet weights of {spec.arch} fit its backbone here; pass --weights none",
+            "weights-mismatch",
         )
     return f"timm {spec.arch.partition('.')[0]}.{config.tag or 'default'} ({matched} of {wanted} backbone tensors)"
 
@@ -119,7 +121,8 @@ def _load_file(network: Network, path: Path) -> str:
     ) as error:  # the readers raise their own kinds for damage, code in pickles, wrong formats
         raise ModelError(
             f"{path}: cannot be read as weights (damaged, or not tensors alone); "
-            "give a whole safetensors file, or a pth file that holds only tensors"
+            "give a whole safetensors file, or a pth file that holds only tensors",
+            "damaged-weights",
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -133,7 +136,8 @@ def _load_file(network: Network, path: Path) -> str:
     if matched < MATCHING * wanted:
         raise ModelError(
             f"{path}: {matched or 'none'} of its {len(tensors)} tensors fit the {wanted} of {network.spec.arch}; "
-            "is the file for another backbone? Set --arch to it"
+            "is the file for another backbone? Set --arch to it",
+            "weights-mismatch",
         )
     left = len(tensors) - matched
     log.info(

@@ -11,9 +11,9 @@ from PIL import Image
 
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, judged
+from ..evaluation.scores import scores_of
 from ..exports.folder import find
 from ..exports.read import card_of
-from ..metrics.risk import actual_error
 from ..tasks import Item, Task, get
 from ..tasks.base import scaled
 from ..utils.io import require_folder
@@ -66,15 +66,19 @@ def show(
         for path in (item.image, item.label)
         if isinstance(path, Path)
     }:
-        raise DataError(f"{out}: is one of the images or masks; choose another --out")
+        raise DataError(
+            f"{out}: is one of the images or masks; choose another --out", "output-in-data"
+        )
     if out.resolve().parent in data_folders(items):
         raise DataError(
-            f"{out}: would lie among the images or masks and spoil the data; choose another --out"
+            f"{out}: would lie among the images or masks and spoil the data; choose another --out",
+            "output-in-data",
         )
     if not lines:
         raise DataError(
             f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
-            + (" and is wrong" if only and wrong else "")
+            + (" and is wrong" if only and wrong else ""),
+            "nothing-to-show",
         )
     title = (
         f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"
@@ -122,17 +126,8 @@ def _wrong(
     predictor = load(folder, images=len(items), **how)
     predictor.adapt(items)
     code = None if only is None else task.classes.index(only)
-
-    def error(score) -> float:
-        if task.kind == "classify":
-            is_wrong = score.probabilities.argmax() != score.truth and code in (None, score.truth)
-            return 1 - float(score.probabilities[score.truth]) if is_wrong else 0.0
-        if code is None:
-            return actual_error(score.counts, task.background)
-        whole = score.counts[code].sum() + score.counts[:, code].sum()
-        return float(1 - 2 * score.counts[code, code] / whole) if score.counts[code].any() else 0.0
-
-    errors = {score.item: error(score) for score, _ in judged(predictor, items, root)}
+    severity = scores_of(task).severity
+    errors = {score.item: severity(score, code) for score, _ in judged(predictor, items, root)}
     worst = sorted((item for item in items if errors[item] > 0), key=lambda item: -errors[item])[
         :count
     ]

@@ -25,7 +25,7 @@ from .evidence import evidence
 from .html import address, css_colour, data_address, environment, write_page
 
 if TYPE_CHECKING:
-    from ..inference.predictor import Prediction
+    from ..inference.prediction import Prediction
     from .results import Insight, Interpretation
 
 LISTED, PICTURED, EVIDENCE_CLASSES = 30, 4, 4
@@ -174,7 +174,7 @@ def _evidence(found: Interpretation) -> list[dict]:
         classes = (
             [c for c in range(len(task.classes)) if c != task.background][:EVIDENCE_CLASSES]
             if task.kind == "segment"
-            else [prediction.index]
+            else [int(prediction.labels)]
         )
         maps = evidence(found.predictor, small, classes)
         base = resized(small, insight.size, "squish") if task.recipe.resize == "squish" else small

@@ -95,7 +95,9 @@ def overlay(task: Task, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def require_png(path: Path | str) -> None:
     """Raise `DataError` unless `path` is named as a PNG file."""
     if Path(path).suffix.lower() != ".png":
-        raise DataError(f"{path}: pictures are written as PNG; name it {Path(path).stem}.png")
+        raise DataError(
+            f"{path}: pictures are written as PNG; name it {Path(path).stem}.png", "output-suffix"
+        )
 
 
 def write(figure: Figure, path: Path | str, dpi: int = DPI) -> Path:

@@ -11,13 +11,13 @@ import numpy as np
 
 from ..errors import TaskError
 from ..evaluation.run import items_of, judged, require_free
-from ..evaluation.scores import SAMPLES, Scores
+from ..evaluation.scores import SAMPLES, scores_of
 from ..exports.card import Card
 from ..exports.folder import find
 from ..exports.read import card_of
 from ..metrics import calibration
 from ..metrics import figures as metrics
-from ..metrics.risk import ERROR_RATE, actual_error, review_threshold
+from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Item, Task, get
 from ..types import IGNORE
 from ..utils.choices import check_engine
@@ -27,7 +27,8 @@ from . import charts, panels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..inference.predictor import Prediction, Predictor
+    from ..inference.prediction import Prediction
+    from ..inference.predictor import Predictor
     from .label_issues import Suspicion
 
 SHOWN = 4  # images in each of best, median and worst
@@ -73,7 +74,7 @@ class Interpretation:
     @property
     def unit(self) -> str:
         """What is counted: pixels or images."""
-        return "pixels" if self.task.kind == "segment" else "images"
+        return self.task.unit
 
     @property
     def calibration_error(self) -> float:
@@ -133,7 +134,7 @@ class Interpretation:
     def plot_top_losses(self, k: int = 6) -> Figure:
         """Draw the `k` images with the highest loss: image, truth, prediction and errors. Raises `TaskError` for no image."""
         if k < 1:
-            raise TaskError(f"{k} images make no picture; ask for 1 or more")
+            raise TaskError(f"{k} images make no picture; ask for 1 or more", "picture-count")
         return self._grid(
             self.top_losses(k),
             "images with the highest loss",
@@ -219,14 +220,12 @@ def interpret(
     task = predictor.task
     from .page import write_report
 
-    bins, scores, images = np.zeros((calibration.BINS, 3)), Scores(task), []
+    bins, scores, images = np.zeros((calibration.BINS, 3)), scores_of(task), []
     for score, (insight, table) in judged(
         predictor, items, root, bs, lambda *seen: _insight(task, root, *seen)
     ):
         scores.images.append(score)
-        insight.error = (
-            actual_error(score.counts, task.background) if task.kind == "segment" else insight.error
-        )
+        insight.error = scores.error(score)
         images.append(insight)
         bins += table
     found = Interpretation(task, card, folder, scores.metrics(SAMPLES), images, bins, predictor)
@@ -279,23 +278,20 @@ def _insight(
     from .label_issues import of_image  # not at the top: cleanlab brings pandas and scikit-learn
 
     probabilities = prediction.probabilities
-    best, codes = (
-        probabilities.max(0),
-        prediction.codes if task.kind == "segment" else np.array(prediction.index),
-    )
-    known = truth != IGNORE if task.kind == "segment" else np.array(True)
+    best, predicted = probabilities.max(0), prediction.labels
+    known = np.asarray(truth) != IGNORE
     insight = Insight(
         item,
         name_below(root, item.image),
         prediction.size,
         cross_entropy(probabilities, truth),
-        float(codes != truth) if task.kind == "classify" else 0.0,
+        0.0,
         prediction.expected_error,
         float(best.mean()),
         float(-(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0).mean()),
         of_image(probabilities, truth, task.classes, task.background),
     )
-    return insight, calibration.reliability(best[known], (codes == truth)[known])
+    return insight, calibration.reliability(best[known], np.asarray(predicted == truth)[known])
 
 
 def cross_entropy(probabilities: np.ndarray, truth: np.ndarray | int) -> float:

@@ -56,6 +56,7 @@ def get(name: str | Task) -> Task:
     if not isinstance(task, Task) or task.name != name:
         raise TaskError(
             f"{module.__file__}: must define task = SegmentationTask(name='{name}', ...) "
-            "or ClassificationTask(...)"
+            "or ClassificationTask(...)",
+            "task-file",
         )
     return task

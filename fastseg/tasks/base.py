@@ -1,23 +1,44 @@
-"""What a task is: how its files lie on disk, what its labels mean, how it is split, and its fastai DataBlock."""
+"""What a task is: how its files lie on disk, what its labels mean, how it is split, and its fastai DataBlock.
+
+Kinds of tasks. A `SegmentationTask` has masks: one class for each pixel. A `ClassificationTask` has one
+class for each image. What differs between the two kinds is an attribute or a method of these two classes.
+`kind` is only the text that a card stores; no code compares it with a text.
+
+Work that needs modules which a task may not import (`metrics`, `inference`, `evaluation`, `report`) is done
+by one pair of classes for each purpose, with one table from `kind` to class:
+
+    inference.prediction.PREDICTIONS   what is read from the network's logits
+    inference.outputs.OUTPUTS          what `predict` writes
+    evaluation.scores.SCORES           how predictions are compared with labels
+    report.views.VIEWS                 how images, labels and predictions are shown
+
+A third kind is a third subclass of `Task` and one entry in each of these tables.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.issues import Fault, refuse
 from ..errors import DataError, TaskError
 from ..formats.recognise import advice
-from ..types import Drawing, Item, Recipe
+from ..types import Colour, Drawing, Item, Recipe
 from ..utils.io import read_json
 
 if TYPE_CHECKING:
     import numpy as np
-    from fastai.data.block import DataBlock
+    from fastai.data.block import DataBlock, TransformBlock
+
+    from ..data.decoding import Decoded
 
 MADE = "masks.json"  # beside masks that were made, not drawn: how
 
@@ -36,9 +57,17 @@ class Task:
         None  # bits that the values of 16-bit images have; None: each image is scaled by its own
     )
 
-    kind = "abstract"
-    background = None  # segmentation tasks have a field of this name
-    grouped = False  # whether groups mean something, so that none may be on both sides
+    # Only segmentation tasks set these two.
+    background: int | None = field(default=None, init=False, repr=False)
+    palette: tuple[Colour, ...] | None = field(default=None, init=False, repr=False)
+
+    kind = "abstract"  # what cards store
+    purpose = "does nothing"  # follows the task's name in messages
+    has_masks = False  # labels and predictions are masks; decoders, windows and overlays need them
+    unit = "images"  # what has a class, and what the figures count
+    main_figure = ""  # name of the figure that decides which of two exports is better
+    imbalance_limit = math.inf  # factor by which the most common class may exceed the rarest one
+    grouped = False  # whether no group may be in both training and validation
 
     def __reduce__(
         self,
@@ -46,6 +75,25 @@ class Task:
         from . import get
 
         return (get, (self.name,)) if self.depth is None else (with_depth, (self.name, self.depth))
+
+    def definition(self) -> str:
+        """Return a digest of the task's fields and of the files that its code stands in; it changes when the task is edited.
+
+        Results that were stored under one definition do not hold for another. Functions of other modules that the task's own
+        code calls are not part of it.
+        """
+        modules = {f"{__package__}.{self.name}", *(cls.__module__ for cls in type(self).__mro__)}
+        modules |= {
+            value.__module__
+            for value in (getattr(self, entry.name) for entry in fields(self))
+            if callable(value) and hasattr(value, "__module__")
+        }
+        digest = hashlib.sha256(json.dumps(_as_json(self)).encode(errors="surrogateescape"))
+        for module in sorted(modules):
+            file = getattr(sys.modules.get(module), "__file__", None)
+            if file and Path(file).is_file():
+                digest.update(Path(file).read_bytes())
+        return digest.hexdigest()
 
     def items(self, data: Path | str) -> list[Item]:
         """Return every labelled image below `data`, in a stable order. Raises `DataError` naming the file at fault."""
@@ -87,6 +135,25 @@ class Task:
         """Return the item's label: codes, uint8 (H, W) with 255 unlabelled, or a class index."""
         raise NotImplementedError
 
+    def class_name(self, item: Item) -> str:
+        """Return the name of an item's class; for tasks without masks."""
+        return self.classes[int(self.label(item))]
+
+    def examine_label(self, item: Item) -> Decoded | None:
+        """Return the item's mask with what is wrong with it; None for a class index, which cannot be wrong.
+
+        Raises `DataError` if the mask cannot be read.
+        """
+        return None
+
+    def label_block(self) -> TransformBlock:
+        """Return fastai's block of the labels."""
+        raise NotImplementedError
+
+    def main_value(self, figures: Mapping[str, Any]) -> Any:
+        """Return the main figure from a tree of figures, of their intervals or of bootstrap samples."""
+        raise NotImplementedError
+
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray:
         """Return an item's, file's or array's pixels: uint8 (H, W, 3), 16-bit values scaled by the range of `depth` bits.
 
@@ -103,7 +170,8 @@ class Task:
             or 0 in item.shape
         ):
             raise DataError(
-                f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}"
+                f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}",
+                "image-array",
             )
         return item
 
@@ -169,7 +237,8 @@ class Task:
         if loose and not has_valid and len(groups) < 2:
             raise DataError(
                 f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
-                f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate"
+                f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate",
+                "split",
             )
         random.Random(seed).shuffle(groups)
         sizes = Counter(items[i].group for i in loose)
@@ -195,7 +264,8 @@ class Task:
         if not train or not valid:
             raise DataError(
                 f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
-                "both parts need at least one"
+                "both parts need at least one",
+                "split",
             )
         return train, sorted(valid)
 
@@ -211,7 +281,8 @@ class Task:
         if not 2 <= folds <= len(groups):
             raise DataError(
                 f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} folds; "
-                f"give --folds from 2 to {len(groups)}"
+                f"give --folds from 2 to {len(groups)}",
+                "folds",
             )
         random.Random(seed).shuffle(groups)
         sizes, filled, part = Counter(items[i].group for i in usable), [0] * folds, {}
@@ -245,10 +316,11 @@ class Task:
             not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")
         ):
             raise DataError(
-                f"{folder}: is not empty; a sample is never mixed into other files: name another folder"
+                f"{folder}: is not empty; a sample is never mixed into other files: name another folder",
+                "not-empty",
             )
         if n < 4:
-            raise TaskError(f"a sample of {n} is too small; make at least 4")
+            raise TaskError(f"a sample of {n} is too small; make at least 4", "sample-size")
         total, start, reached = sum(self.sample_splits.values()), 0, 0.0
         for split, share in self.sample_splits.items():
             reached += share
@@ -274,3 +346,18 @@ def scaled(task: Task, files: Iterable[Path]) -> Task:
 
     depth = chosen(task.depth, largest_values(files))
     return task if depth == task.depth else replace(task, depth=depth)
+
+
+def _as_json(value: object) -> object:
+    """Return a field's value as lists and strings that are equal in each process: no addresses, no order of sets."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(entry.name, _as_json(getattr(value, entry.name))) for entry in fields(value)]
+    if isinstance(value, Mapping):
+        return sorted([repr(key), _as_json(entry)] for key, entry in value.items())
+    if isinstance(value, (tuple, list)):
+        return [_as_json(entry) for entry in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', '')}"
+    return repr(value)

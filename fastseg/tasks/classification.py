@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..data.issues import Fault
 from ..data.pairing import by_stem, image_files
@@ -13,6 +14,9 @@ from ..errors import TaskError, brief
 from ..types import Item
 from ..utils.io import atomic_file
 from .base import Task
+
+if TYPE_CHECKING:
+    from fastai.data.block import TransformBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,10 @@ class ClassificationTask(Task):
     columns: tuple[str, str] = ("Name", "Label")
 
     kind = "classify"
-    grouped = True  # an image is a subject: none may be on both sides
+    purpose = "classifies whole images"
+    main_figure = "accuracy"
+    imbalance_limit = 10.0
+    grouped = True  # an image is a subject, which may not be in both training and validation
 
     def expected(self) -> str:
         names = ", ".join(f"{folders[0]}/" for folders in self.folders.values())
@@ -124,9 +131,13 @@ class ClassificationTask(Task):
         """Return the item's class index."""
         return int(item.label)
 
-    def class_name(self, item: Item) -> str:
-        """Return the item's class by name."""
-        return self.classes[self.label(item)]
+    def label_block(self) -> TransformBlock:
+        from fastai.data.block import CategoryBlock
+
+        return CategoryBlock(vocab=list(self.classes), sort=False)
+
+    def main_value(self, figures: Mapping[str, Any]) -> Any:
+        return figures["accuracy"]
 
     def write_table(self, path: Path, rows: Mapping[str, int | str]) -> Path:
         """Write {name: label} with this task's columns atomically."""
@@ -137,7 +148,9 @@ class ClassificationTask(Task):
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         if self.draw is None:
-            raise TaskError(f"task {self.name} has no synthetic sample: give it a draw function")
+            raise TaskError(
+                f"task {self.name} has no synthetic sample: give it a draw function", "no-sample"
+            )
         import numpy as np
 
         from ..data.images import save_image

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from ..data.issues import Fault
 from ..data.pairing import image_files, pairs
@@ -18,6 +18,7 @@ from .base import Task
 
 if TYPE_CHECKING:
     import numpy as np
+    from fastai.data.block import TransformBlock
 
     from ..data.decoding import Decoded
     from ..types import Colour
@@ -83,6 +84,11 @@ class SegmentationTask(Task):
     output: str = "codes"  # what predict writes: "codes", "colours" or "overlay"
 
     kind = "segment"
+    purpose = "gives each pixel a class"
+    has_masks = True
+    unit = "pixels"
+    main_figure = "Dice"
+    imbalance_limit = 100.0
 
     @property
     def grouped(self) -> bool:
@@ -287,6 +293,17 @@ class SegmentationTask(Task):
         if self.masks == "threshold":
             return decode_greys(path, self.classes)
         return decode_codes(path, self.meaning(source))
+
+    def examine_label(self, item: Item) -> Decoded:
+        return self.examine_mask(item.label, item.source)
+
+    def label_block(self) -> TransformBlock:
+        from fastai.vision.data import MaskBlock
+
+        return MaskBlock(codes=list(self.classes))
+
+    def main_value(self, figures: Mapping[str, Any]) -> Any:
+        return figures["mean_foreground"]["dice"]
 
     def binary_faults(
         self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]

@@ -55,7 +55,8 @@ class Plan:
             return cls((height, width), found["course"]["epochs"], found["course"]["seconds"])
         except (KeyError, TypeError, ValueError):
             raise ModelError(
-                f"{folder / PLAN}: holds no plan; start again with --no-resume", "damaged-plan"
+                f"{folder / PLAN}: holds no plan; start again with --no-resume",
+                "damaged-checkpoint",
             ) from None
 
 
@@ -101,7 +102,7 @@ def planned(
             f"an epoch takes {epoch:.1f} s at {size[0]}x{size[1]} px, too long for what loading left "
             f"of the time budget ({max(0, left):.1f} s); give more time, or a smaller "
             f"{smaller_size}--arch",
-            "short-budget",
+            "time-budget",
         )
     log.info(
         "an epoch takes %.1f s at %dx%d px: %d fit into the time budget",

@@ -129,7 +129,8 @@ def read(path: Path, device: torch.device) -> dict | None:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damaged files fail in zip, pickle or torch
         raise DataError(
-            f"{path}: cannot be read ({brief(error)}); start again with --no-resume"
+            f"{path}: cannot be read ({brief(error)}); start again with --no-resume",
+            "damaged-checkpoint",
         ) from None
 
 

@@ -15,15 +15,15 @@ import numpy as np
 
 from ..errors import ExportError, ModelError
 from ..evaluation.run import items_of, judged
-from ..evaluation.scores import Scores
+from ..evaluation.scores import scores_of
 from ..exports.card import METRICS, Card, seal
 from ..exports.folder import replacing
 from ..exports.record import record_of
 from ..exports.write import write
 from ..learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions, with_options
 from ..learners.preparation import learner, learner_of
-from ..metrics.calibration import PIXELS, pixel_sample, temperature
-from ..metrics.risk import actual_error, thresholds
+from ..metrics.calibration import PIXELS, temperature
+from ..metrics.risk import thresholds
 from ..tasks import Item, Task, get
 from ..utils.io import write_json
 from ..utils.locks import write_lock
@@ -33,7 +33,7 @@ from .resume import FitRun, interruptible
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
-    from ..inference.predictor import Prediction
+    from ..inference.prediction import Prediction
     from ..models.network import Network
 
 # torch, fastai and matplotlib are imported where they are first needed: after `learner_of` has
@@ -72,7 +72,9 @@ def fit(
     task, given = get(task), FitOptions(**options)
     out = Path(out or f"exports/{task.name}")
     if not out.resolve().name:
-        raise ExportError(f"{out}: is the root of the file system; name a new folder with --out")
+        raise ExportError(
+            f"{out}: is the root of the file system; name a new folder with --out", "out-is-root"
+        )
     given.check()
     with write_lock(out), interruptible(out, task, data, given, resume) as interrupted:
         return _fit(task, out, interrupted)
@@ -170,7 +172,7 @@ def _write_pictures(
     from ..report import charts
     from ..report import panels as plots
 
-    rows = panels if task.kind == "segment" else [[row[0] for row in panels]]
+    rows = panels if task.has_masks else [[row[0] for row in panels]]
     title = f"{task.name}: results on images held out from training"
     plots.write(plots.grid(rows, task, title, errors=True), folder / "show_results.png")
     plots.write(charts.curves(history), folder / "loss_curve.png")
@@ -181,7 +183,7 @@ class HeldOut:
 
     def __init__(self, task: Task):
         self.task = task
-        self.scores = Scores(task)
+        self.scores = scores_of(task)
         self.panels: list[list[Any]] = []
         # One tuple an image: logits, labels, expected error.
         self.evidence: list[tuple[np.ndarray, Any, float]] = []
@@ -204,24 +206,15 @@ class HeldOut:
 
     def calibrate(self, card: Card) -> None:
         """Put temperature and review thresholds into the card; a classifier's scores become calibrated ones."""
-        segments = self.task.kind == "segment"
         logits = np.concatenate([entry[0] for entry in self.evidence])
         labels = np.concatenate([entry[1] for entry in self.evidence])
-        errors = [
-            actual_error(score.counts, self.task.background)
-            if segments
-            else float(score.probabilities.argmax() != score.truth)
-            for score in self.scores.images
-        ]
+        errors = [self.scores.error(score) for score in self.scores.images]
         card.temperature = round(temperature(logits, labels, len(errors)), 4)
         expected = np.array([entry[2] for entry in self.evidence])
         card.review = thresholds(expected, np.array(errors))
-        if not segments:  # the export's own probabilities are calibrated, and so are its figures
-            import torch
-
-            for entry, score in zip(self.evidence, self.scores.images):
-                calibrated = torch.from_numpy(entry[0][0] / card.temperature).softmax(0)
-                score.probabilities = calibrated.numpy()
+        # The export's own probabilities are calibrated, and so are the figures printed of it.
+        for entry, score in zip(self.evidence, self.scores.images):
+            self.scores.calibrate(score, entry[0][0], card.temperature)
 
 
 def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[Any], tuple]]:
@@ -239,12 +232,9 @@ def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[
             panels.append(
                 plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)
             )
-        if task.kind == "classify":
-            logits, labels = prediction.logits[None].cpu().numpy(), [truth]
-        else:
-            # Seeded by the image's name: which pixels are taken does not depend on threads.
-            seed = zlib.crc32(item.image.name.encode())
-            logits, labels = pixel_sample(prediction.scores, truth, count, seed)
+        # Seeded by the image's name: which pixels are taken does not depend on threads.
+        seed = zlib.crc32(item.image.name.encode())
+        logits, labels = prediction.calibration_sample(truth, count, seed)
         return panels, (logits, labels, prediction.expected_error)
 
     return evidence

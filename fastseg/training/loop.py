@@ -194,7 +194,7 @@ def _callbacks(
 
 
 def _windows(task: Task, recipe: Recipe, epochs: int) -> list[Callback]:
-    if not recipe.windows or not epochs or task.kind != "segment":
+    if not recipe.windows or not epochs or not task.has_masks:
         return []
     return [Windows(WINDOW_SIDE, epochs, task.background)]
 

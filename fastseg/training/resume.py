@@ -89,7 +89,7 @@ def interruptible(
             _remove(work, existed)
         if is_disk_full(error) and not isinstance(error, FastsegError):
             raise DataError(
-                f"{out}: cannot be written (no space left on the disk); make room", "disk-full"
+                f"{out}: cannot be written (no space left on the disk); make room", "not-writable"
             ) from error
         raise
     _remove(work, existed=True)
@@ -140,20 +140,20 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{work}: what was asked for cannot be read ({error}); start again with --no-resume",
-            "damaged-run",
+            "damaged-checkpoint",
         ) from None
     if asked["task"] != task.name:
         raise ModelError(
             f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; "
             "discard it with --no-resume",
-            "other-task",
+            "interrupted-fit",
         )
     _check_same_options(before, data, given)
     if _digest_of_items(task.items(before.data)) != files:
         raise ModelError(
             f"{before.data}: the images or masks changed since the fit was interrupted; "
             "start again with --no-resume",
-            "changed-data",
+            "data-changed",
         )
     if made != versions():
         log.warning(
@@ -177,5 +177,5 @@ def _check_same_options(before: FitRun, data: Path | str | None, given: FitOptio
         raise ModelError(
             f"{', '.join(earlier)}: another value than the interrupted fit had "
             f"({', '.join(values)}); leave it out, or start again with --no-resume",
-            "other-options",
+            "resume-options",
         )

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, FastsegError, ModelError, choose
-from ..evaluation.run import items_of, judged, main_figure
-from ..evaluation.scores import SAMPLES, Scores
+from ..evaluation.run import items_of, judged
+from ..evaluation.scores import SAMPLES, Scores, scores_of
 from ..exports.card import CARD, HISTORY, read_card, read_history
 from ..learners.options import OPTIONS, FitOptions
 from ..report import charts, panels
@@ -85,7 +85,7 @@ def study(
         runs = {run: folder for run, folder in runs.items() if run[0] not in failed}
         if not runs:
             last = list(failed.values())[-1]
-            raise ModelError(f"{out}: every setting failed; the last said: {last}", "all-failed")
+            raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
         scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
         return _compared(task, out, description, runs, scores, list(failed.values()))
 
@@ -124,15 +124,15 @@ def _settings(
     """
     for name in [*vary, *options]:
         if name == "seed":
-            raise ModelError("seeds are drawn by --seeds; vary other options", "study-seeds")
+            raise ModelError("seeds are drawn by --seeds; vary other options", "vary-seed")
         choose("option to vary", name, VARIABLE)
     if not vary or not all(vary.values()):
-        raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd", "no-setting")
+        raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd", "nothing-varies")
     if together and len({len(values) for values in vary.values()}) > 1:
         lengths = ", ".join(f"{name} {len(values)}" for name, values in vary.items())
         raise ModelError(
             f"--together pairs values, but the lists are not of one length: {lengths}",
-            "unequal-lists",
+            "study-lengths",
         )
     rows = zip(*vary.values()) if together else product(*vary.values())
     settings = [dict(zip(vary, row)) for row in rows]
@@ -144,13 +144,13 @@ def _settings(
     if len(named) < 2:
         raise ModelError(
             "there is one setting only; give two values or more, such as --vary opt=adamw,sgd",
-            "no-setting",
+            "nothing-varies",
         )
     if len(named) < len(settings):
         raise ModelError(
             "two settings are the same, or would share a folder: give each value once, and files "
             "names of their own",
-            "same-settings",
+            "repeated-setting",
         )
     return named
 
@@ -205,7 +205,7 @@ def _describe(
         if theirs != mine:
             raise ModelError(
                 f"{out}: holds a study of other data or options; choose another --out, or remove it",
-                "other-study",
+                "study-changed",
             )
         return mine  # the results so far stay until there are new ones
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -225,7 +225,7 @@ def _is_complete(folder: Path) -> bool:
     return True
 
 
-def _scores(task: Task, folder: Path, device: str | None) -> Scores:
+def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
     """Judge a run on the images that it held out; all runs in one precision."""
     card = read_card(folder)
     items, root = items_of(card, task, None, "valid")
@@ -233,7 +233,7 @@ def _scores(task: Task, folder: Path, device: str | None) -> Scores:
     from ..utils.device import device_of, fixed_precision
 
     predictor = load(folder, device, precision=fixed_precision(device_of(device)))
-    return Scores(task, [score for score, _ in judged(predictor, items, root)])
+    return scores_of(task, [score for score, _ in judged(predictor, items, root)])
 
 
 def _compared(
@@ -241,7 +241,7 @@ def _compared(
     out: Path,
     description: Mapping[str, Any],
     runs: Mapping[Run, Path],
-    scores: Mapping[Run, Scores],
+    scores: Mapping[Run, Scores[Any]],
     failures: list[str],
 ) -> Study:
     """Compare the best setting with each other one, and write the study's files. Raises `DataError`."""
@@ -259,7 +259,7 @@ def _compared(
         }
         for name in order
     }
-    figure = _figure(task)
+    figure = task.main_figure
     found = {
         "of": description,
         "figure": figure,
@@ -290,14 +290,14 @@ def _compared(
     return Study(task, out, settings, comparisons, verdicts, files)
 
 
-def _values(task: Task, out: Path, scores: Mapping[Run, Scores]) -> dict[str, list[float]]:
+def _values(task: Task, out: Path, scores: Mapping[Run, Scores[Any]]) -> dict[str, list[float]]:
     """Return the main figure of each setting, one value a seed. Raises `DataError` where there is none."""
     values: dict[str, list[float]] = {}
     for (name, _), found in scores.items():
-        value, _, _ = main_figure(task, (figures := found.metrics()), figures)
+        value = task.main_value(found.metrics())
         if value is None:
             raise DataError(
-                f"{out}: the held-out images have no {_figure(task)}, since they show no "
+                f"{out}: the held-out images have no {task.main_figure}, since they show no "
                 "foreground; give data whose held-out part has some",
                 "no-foreground",
             )
@@ -309,7 +309,7 @@ def _comparisons(
     task: Task,
     order: Sequence[str],
     values: Mapping[str, Sequence[float]],
-    scores: Mapping[Run, Scores],
+    scores: Mapping[Run, Scores[Any]],
 ) -> list[dict[str, Any]]:
     """Return the difference of the best setting to each other one, with its interval."""
     samples = {run: _resampled(task, found) for run, found in scores.items()}
@@ -333,14 +333,14 @@ def _comparisons(
     return comparisons
 
 
-def _resampled(task: Task, scores: Scores) -> Any:
+def _resampled(task: Task, scores: Scores[Any]) -> Any:
     """Return the main figure of bootstrap samples of the images, float64 (SAMPLES,).
 
     The seed depends on the images alone: runs judged on the same ones are resampled alike.
     """
     names = "\n".join(image.name for image in scores.images)
     figures = scores.resampled(SAMPLES, zlib.crc32(names.encode()))
-    return main_figure(task, figures, figures)[0]
+    return task.main_value(figures)
 
 
 def _verdict(task: Task, best: str, comparison: Mapping[str, Any], seeds: int) -> str:
@@ -349,11 +349,6 @@ def _verdict(task: Task, best: str, comparison: Mapping[str, Any], seeds: int) -
     low, high = comparison["interval"]
     many = f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"
     return (
-        f"{best} {verb} {comparison['with']}: by {comparison['difference']:.4f} {_figure(task)} "
+        f"{best} {verb} {comparison['with']}: by {comparison['difference']:.4f} {task.main_figure} "
         f"(95% interval {low:.4f} to {high:.4f}, {many})"
     )
-
-
-def _figure(task: Task) -> str:
-    """Return the name of the task's main figure."""
-    return "accuracy" if task.kind == "classify" else "Dice"

@@ -35,7 +35,8 @@ def device_of(name: str | None) -> torch.device:
         NotImplementedError,
     ) as error:  # unknown name, no driver, no such card, meta
         raise ModelError(
-            f"device '{name}' is not available here; choose cpu, or leave --device out for the best there is"
+            f"device '{name}' is not available here; choose cpu, or leave --device out for the best there is",
+            "no-device",
         ) from error
     return device
 

@@ -34,9 +34,9 @@ def require_folder(folder: Path) -> None:
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise DataError(f"{there}: is a file, not a folder; choose another --out")
+        raise DataError(f"{there}: is a file, not a folder; choose another --out", "out-is-file")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise DataError(f"{there}: cannot be written; choose another --out")
+        raise DataError(f"{there}: cannot be written; choose another --out", "not-writable")
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be written ({error.strerror})", "not-writable") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -55,7 +55,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error})", "not-writable"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -101,7 +103,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         if part.exists() and not target.exists():
             part.rename(target)
     except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error})", "not-writable"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -118,9 +122,9 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({brief(error)})") from None
+        raise DataError(f"{path}: cannot be read ({brief(error)})", "damaged-json") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}: cannot be read (not an object)")
+        raise DataError(f"{path}: cannot be read (not an object)", "damaged-json")
     return value
 
 

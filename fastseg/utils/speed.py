@@ -165,7 +165,7 @@ def _random_step(learn: Learner, size: tuple[int, int], precision: str) -> float
     y = torch.randint(
         0,
         network.spec.n_out,
-        (learn.dls.bs, *(size if network.spec.kind == "segment" else ())),
+        (learn.dls.bs, *(size if network.spec.has_masks else ())),
         generator=rng,
     )
     before, network.precision = network.precision, precision
