@@ -184,16 +184,11 @@ def _fit(
         write_json(folder / METRICS, card.metrics)
         from ..report import charts
         from ..report import panels as plots
+        from ..report.views import view_of
 
-        plots.write(
-            plots.grid(
-                rows if task.kind == "segment" else [[row[0] for row in rows]],
-                task,
-                f"{task.name}: results on images held out from training",
-                errors=True,
-            ),
-            folder / "show_results.png",
-        )
+        view = view_of(task)
+        title = f"{task.name}: results on images held out from training"
+        plots.write(view.grid(rows, title, errors=True), folder / "show_results.png")
         plots.write(charts.curves(learn.history), folder / "loss_curve.png")
         seal(card, folder)
     return {
@@ -208,16 +203,13 @@ def _fit(
 
 def _look(task: Task, items: Sequence[Item]) -> Callable:
     """Return what to keep of each held-out image: panels of the first ones; scores and labels; the error that was to be expected."""
-    from ..report import panels as plots
+    from ..report.views import view_of
 
+    view = view_of(task)
     shown, count = {item.image for item in items[:SHOWN]}, max(50, PIXELS // len(items))
 
     def look(item: Item, prediction: Prediction, truth: np.ndarray | int) -> tuple[list, tuple]:
-        panels = (
-            [plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)]
-            if item.image in shown
-            else []
-        )
+        panels = [view.predicted(prediction, truth, item.image.name)] if item.image in shown else []
         # seeded by the image's name: which pixels are taken does not depend on threads
         seed = zlib.crc32(item.image.name.encode())
         logits, labels = prediction.calibration_sample(truth, count, seed)
