@@ -376,7 +376,6 @@ def judged(
             look(item, prediction, truth) if look else None,
         )
 
-    for _, result in track(predictor.stream(items, bs, finish), "evaluating", len(items)):
-        if isinstance(result, DataError):
-            raise result
+    found = predictor.stream_or_raise(items, bs, finish)
+    for _, result in track(found, "evaluating", len(items)):
         yield result

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = 6  # images in show_results.png
+Evidence = tuple[Any, Any, float]  # of an image: logits (N, C), labels (N,), expected error
 FEWEST_PIXELS = 50  # that calibration takes of each image, however many images there are; a choice
 
 
@@ -171,10 +172,10 @@ def _write_pictures(
     """Write show_results.png, of held-out images, and loss_curve.png into the export's folder."""
     from ..report import charts
     from ..report import panels as plots
+    from ..report.views import view_of
 
-    rows = panels if task.has_masks else [[row[0] for row in panels]]
     title = f"{task.name}: results on images held out from training"
-    plots.write(plots.grid(rows, task, title, errors=True), folder / "show_results.png")
+    plots.write(view_of(task).grid(panels, title, errors=True), folder / "show_results.png")
     plots.write(charts.curves(history), folder / "loss_curve.png")
 
 
@@ -185,8 +186,7 @@ class HeldOut:
         self.task = task
         self.scores = scores_of(task)
         self.panels: list[list[Any]] = []
-        # One tuple an image: logits, labels, expected error.
-        self.evidence: list[tuple[np.ndarray, Any, float]] = []
+        self.evidence: list[Evidence] = []
 
     def judge(self, card: Card, folder: Path, data: str, options: FitOptions) -> None:
         """Add the images that one learner, whose export is in `folder`, held out."""
@@ -217,21 +217,18 @@ class HeldOut:
             self.scores.calibrate(score, entry[0][0], card.temperature)
 
 
-def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[Any], tuple]]:
+def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[Any], Evidence]]:
     """Return what to keep of each held-out image: panels of the first ones, and its evidence for calibration."""
-    from ..report import panels as plots
+    from ..report.views import view_of
 
+    view = view_of(task)
     shown = {item.image for item in items[:SHOWN]}
     count = max(FEWEST_PIXELS, PIXELS // len(items))
 
     def evidence(
         item: Item, prediction: Prediction, truth: np.ndarray | int
-    ) -> tuple[list[Any], tuple]:
-        panels = []
-        if item.image in shown:
-            panels.append(
-                plots.prediction_panels(task, prediction.image, truth, prediction, item.image.name)
-            )
+    ) -> tuple[list[Any], Evidence]:
+        panels = [view.predicted(prediction, truth, item.image.name)] if item.image in shown else []
         # Seeded by the image's name: which pixels are taken does not depend on threads.
         seed = zlib.crc32(item.image.name.encode())
         logits, labels = prediction.calibration_sample(truth, count, seed)
