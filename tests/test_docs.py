@@ -1,74 +1,264 @@
-"""What the README and the data notes say is so."""
+"""README, guides and data notes: their commands run, their links and options exist."""
 
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 import typer
 from conftest import ARCH
 
+import fastseg
 from fastseg import tasks
 from fastseg.cli.app import app
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / ".github" / "docs"
+NOTEBOOK = DOCS / "walkthrough.ipynb"
 README = (ROOT / "README.md").read_text()
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page.read_text()
+    for page in [
+        ROOT / "README.md",
+        *sorted((ROOT / "data").glob("*/README.md")),
+        *sorted(DOCS.glob("*.md")),
+        *sorted((ROOT / ".github").glob("*.md")),
+    ]
+}
+GROUP = typer.main.get_command(app)
 COMMANDS = {c.name or c.callback.__name__ for c in app.registered_commands}
 
 
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return (page, text) of all code blocks of a language."""
+    pattern = re.compile(rf"^```{language}\b.*?\n(.*?)^```", re.M | re.S)
+    return [(page, block) for page, text in PAGES.items() for block in pattern.findall(text)]
+
+
+def fastseg_commands() -> list[str]:
+    """Return the fastseg commands of all bash blocks, without their comments, each once."""
+    lines = [
+        line
+        for _, block in blocks("bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if re.match(r"(\w+=\S+ )*fastseg ", line)
+    ]
+    return sorted({shlex.join(shlex.split(line, comments=True)) for line in lines})
+
+
+def parsed(command: str) -> tuple[dict[str, str], list[str]]:
+    """Return the environment variables and the arguments of a command line."""
+    words = shlex.split(command)
+    at = words.index("fastseg")
+    return dict(word.split("=", 1) for word in words[:at]), words[at + 1 :]
+
+
 def test_every_command_and_task_is_documented():
-    assert [c for c in COMMANDS if f"fastseg {c}" not in README] == []
+    shown = {word for command in fastseg_commands() for word in parsed(command)[1]}
+    assert COMMANDS - shown == set()
     assert [t for t in tasks.names() if f"data/{t}/README.md" not in README] == []
 
 
-@pytest.mark.parametrize(
-    "line", sorted(set(re.findall(r"^\$ (fastseg .*?)(?:\s+#.*)?$", README, re.M)))
-)
-def test_transcript_lines_parse(line):
-    arguments = shlex.split(line)[1:]
-    command = typer.main.get_command(app)
-    context = command.make_context("fastseg", list(arguments), resilient_parsing=True)
-    after = next(
-        i for i, word in enumerate(arguments) if word in COMMANDS
-    )  # before it stand the group's own options
-    name, found, rest = command.resolve_command(context, arguments[after:])
+def test_options_named_in_the_guides_exist():
+    parameters = [p for c in [GROUP, *GROUP.commands.values()] for p in c.params]
+    known = {option for p in parameters for option in [*p.opts, *p.secondary_opts]} | {"--help"}
+    named = {
+        (option, page)
+        for page, text in PAGES.items()
+        if page.startswith((".github/docs", "README"))
+        for code in re.findall(r"`([^`\n]+)`", text)
+        if not code.startswith(("pip ", "bash ", "pytest "))
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", code)
+    }
+    assert len(named) > 30
+    assert {(option, page) for option, page in named if option not in known} == set()
+
+
+@pytest.mark.parametrize("command", fastseg_commands())
+def test_commands_parse(command):
+    arguments = parsed(command)[1]
+    context = GROUP.make_context("fastseg", list(arguments), resilient_parsing=True)
+    # The group's own options stand before the command's name.
+    at = next(i for i, word in enumerate(arguments) if word in COMMANDS)
+    name, found, rest = GROUP.resolve_command(context, arguments[at:])
     found.make_context(name, rest)
 
 
-def test_python_block_runs(samples, tmp_path):
-    block = re.search(r"```python\n(import fastseg.*?)```", README, re.S)[1]
-    small = block.replace('"resnet34"', f'"{ARCH}", weights="none", size=64, bs=4').replace(
-        "fit_one_cycle(8", "fit_one_cycle(1"
+# Commands that need what a test does not have, by a part of their text.
+NOT_RUN = {
+    "--resume": "needs an interrupted fit: test_training_resume.py",
+    "--no-resume": "needs an interrupted fit: test_training_resume.py",
+    "--time-budget": "would take that long: test_training_options.py",
+    "my_backbone.safetensors": "needs weights",
+    "from_a_colleague": "needs another export: test_exports.py",
+    "fastseg adopt": "needs a hub: test_importers_hub.py",
+    "--weights exports/surfaces": "needs an adopted model: test_importers_hub.py",
+    "fastseg masks": "needs the extra face: test_importers_landmarks.py",
+    "fastseg gather": "needs a dataset as distributed: test_importers_surfaces.py",
+    "--url": "needs a network: test_inference_download.py",
+    "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
+    "fastseg study": "needs many fits: test_training_study.py",
+}
+SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]
+MORE_ARGUMENTS = {"fit": [*SMALL, "--epochs", "1"], "lr": SMALL}
+
+
+def is_training(text: str) -> bool:
+    return re.search(r"fastseg (fit|lr)\b|fit_one_cycle", text) is not None
+
+
+def runnable() -> list:
+    """Return the commands that run on the samples; fits are slow."""
+    return [
+        pytest.param(command, marks=[pytest.mark.slow] if is_training(command) else [])
+        for command in fastseg_commands()
+        if not any(part in command for part in NOT_RUN)
+    ]
+
+
+@pytest.fixture
+def workspace(tmp_path, samples, exports):
+    """A folder with the data, exports and images that the guides' commands name."""
+
+    def prepared(text: str) -> Path:
+        data, made = tmp_path / "data", tmp_path / "exports"
+        data.mkdir()
+        made.mkdir()
+        for name in tasks.names():
+            data.joinpath(name).symlink_to(samples[name])
+            if name in ("eye", "mri") and re.search(rf"\b{name}\b|fastseg interpret", text):
+                shutil.copytree(exports(name), made / name)
+        if "eye_old" in text:
+            shutil.copytree(exports("eye"), made / "eye_old")
+        if "fastseg segment" in text:
+            shutil.copytree(exports("surfaces"), made / "surfaces")
+        images = sorted((samples["eye"] / "imgs_small").iterdir())
+        (tmp_path / "my_photos").mkdir()
+        for image in images[:3]:
+            shutil.copy(image, tmp_path / "my_photos")
+        shutil.copy(images[0], tmp_path / "one.jpg")
+        shutil.copy(images[0], tmp_path / "room.jpg")
+        return tmp_path
+
+    return prepared
+
+
+@pytest.mark.parametrize("command", runnable())
+def test_commands_run(command, run, workspace, monkeypatch):
+    variables, arguments = parsed(command)
+    name = next(word for word in arguments if word in COMMANDS)
+    folder = workspace(command)
+    if name == "sample":  # writes the data
+        (folder / "data" / arguments[-1]).unlink()
+    if name in ("fit", "lr") and (folder / "exports").is_dir():
+        shutil.rmtree(folder / "exports")
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert run(*arguments, *MORE_ARGUMENTS.get(name, [])).out
+
+
+def test_what_is_not_run_has_a_reason():
+    """Each reason applies to a command, and names a test file that exists."""
+    commands = fastseg_commands()
+    for part, why in NOT_RUN.items():
+        assert any(part in command for command in commands), part
+        for file in re.findall(r"test_\w+\.py", why):
+            assert (ROOT / "tests" / file).is_file(), file
+
+
+PYTHON = [
+    pytest.param(
+        block,
+        id=f"{page}-{number}",
+        marks=[pytest.mark.slow] if is_training(block) else [],
     )
-    assert small != block
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "eye").symlink_to(samples["eye"])
-    (tmp_path / "one.jpg").symlink_to(next((samples["eye"] / "imgs_small").iterdir()))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            "import matplotlib; matplotlib.use('Agg')\n" + small,
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    for number, (page, block) in enumerate(blocks("python"))
+    if page.startswith((".github/docs", "README")) and "SegmentationTask(" not in block
+]
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_blocks_run(block, workspace, monkeypatch):
+    matplotlib.use("Agg")
+    monkeypatch.chdir(workspace(block))
+    small = block.replace('arch="resnet34"', f'arch="{ARCH}", weights="none", size=64, bs=4')
+    small = small.replace("fit_one_cycle(8", "fit_one_cycle(1")
+    assert (small != block) == ("fit_one_cycle" in block)
+    exec(compile(small, "block", "exec"), {})
+
+
+def test_the_task_file_is_the_same_in_readme_and_guide():
+    """tests/test_task_files.py runs the README's."""
+    shown = [block for _, block in blocks("python") if 'name="roof"' in block]
+    assert len(shown) == 2
+
+    def code(block):
+        return re.sub(r"\s*#.*", "", block).split()
+
+    assert code(shown[0]) == code(shown[1])
 
 
 def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+    assert any("](" in text for text in PAGES.values())
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+            found = target.startswith("http") or (ROOT / page).parent.joinpath(target).exists()
+            assert found, f"{page}: {target}"
+
+
+def test_the_reference_has_every_public_name():
+    text = PAGES[".github/docs/reference.md"]
+    entry = r"^::: fastseg\.(\S+)\n    options:\n      heading: fastseg\.(\S+)"
+    entries = dict(re.findall(entry, text, re.M))
+    found = {name: path.rpartition(".")[0] for path, name in entries.items() if "." not in name}
+    assert found == fastseg._MODULE_OF
+    for path in re.findall(r"^::: (\S+)", text, re.M):
+        module, _, name = path.rpartition(".")
+        assert hasattr(__import__(module, fromlist=[name]), name), path
+
+
+def test_the_notebook_is_stored_without_outputs():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 5
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    copy = shutil.copy(NOTEBOOK, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--nbmake", str(copy)],
+        cwd=tmp_path,  # not the repository's pytest options
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_the_docs_build_without_warnings(tmp_path):
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    site, config = tmp_path / "docs", ROOT / ".github" / "mkdocs.yml"
+    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    done = subprocess.run(
+        [*mkdocs, "--site-dir", str(site), "--config-file", str(config)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fastseg.unet_learner" in (site / "reference.html").read_text()
 
 
 def test_the_changelog_has_the_version():
-    import fastseg
-
     assert f"## {fastseg.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -109,13 +299,13 @@ def test_top_level_is_as_promised():
     }
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "demo.sh", "test.sh"])
+@pytest.mark.parametrize("script", ["setup.sh", "demo.sh", "test.sh", "docs.sh"])
 def test_scripts_parse(script):
     subprocess.run(["bash", "-n", ROOT / "scripts" / script], check=True)
 
 
 def test_scripts_say_in_one_line_what_is_missing(tmp_path):
-    """An active environment without a python is the one fault that a test can make without touching the machine."""
+    """The one fault that a test can cause without changing the machine: no python."""
     done = subprocess.run(
         ["bash", ROOT / "scripts" / "demo.sh"],
         capture_output=True,
@@ -127,3 +317,10 @@ def test_scripts_say_in_one_line_what_is_missing(tmp_path):
         and len(done.stderr.strip().splitlines()) == 1
         and "has no python" in done.stderr
     )
+
+
+def test_the_map_of_rooms_is_the_contract():
+    """CONTRIBUTING lists the rooms in the order in which they import."""
+    contract = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    text = PAGES[".github/CONTRIBUTING.md"]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == re.findall(r'"(\w+)"', contract[1])[::-1]

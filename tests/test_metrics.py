@@ -10,7 +10,7 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 import fastseg
-from fastseg.evaluation.scores import ImageScore, Scores, judge
+from fastseg.evaluation.scores import ClassScore, MaskScore, Scores, scores_of
 from fastseg.metrics import boundaries, figures
 from fastseg.metrics.calibration import BINS
 from fastseg.tasks import Item
@@ -43,10 +43,10 @@ def pairs(n: int = 6) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def scores(found, task=TASK) -> Scores:
-    return Scores(
+    return scores_of(
         task,
         [
-            ImageScore(
+            MaskScore(
                 Item(Path(f"set_{i % 2}_frame_{i}.jpg"), Path("m.png"), None, f"set_{i % 2}"),
                 f"image_{i}",
                 figures.confusion(t, p, C),
@@ -221,7 +221,7 @@ def test_intervals_cover_the_truth():
     rng, held = np.random.default_rng(0), 0
     for _ in range(150):
         images = [
-            ImageScore(
+            ClassScore(
                 Item(Path("a.png"), 1),
                 "a",
                 truth=1,
@@ -229,9 +229,9 @@ def test_intervals_cover_the_truth():
             )
             for right in rng.random(40) < 0.8
         ]
-        low, high = figures.intervals(Scores(fastseg.tasks.get("mri"), images).resampled(100, 0))[
-            "accuracy"
-        ]
+        low, high = figures.intervals(
+            scores_of(fastseg.tasks.get("mri"), images).resampled(100, 0)
+        )["accuracy"]
         held += low <= 0.8 <= high
     assert 130 <= held <= 149
 
@@ -265,7 +265,8 @@ def test_groups_and_rows(tmp_path):
 
 def test_a_mask_of_another_size_is_named():
     class Half:
-        codes = np.zeros((5, 5), np.uint8)
+        labels = np.zeros((5, 5), np.uint8)
 
+    item, truth = Item(Path("a.jpg"), Path("m.png")), np.zeros((4, 4), np.uint8)
     with refuses("size-mismatch", "m.png", "5x5"):
-        judge(TASK, Item(Path("a.jpg"), Path("m.png")), "a.jpg", Half(), np.zeros((4, 4), np.uint8))
+        scores_of(TASK).judge(item, "a.jpg", Half(), truth)

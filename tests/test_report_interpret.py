@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import fastseg
 from fastseg import tasks
-from fastseg.report import panels
+from fastseg.report import painting, panels
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
@@ -126,17 +126,17 @@ def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
 
 def test_errors_are_drawn_by_their_kind():
     truth, codes = np.array([[0, 0, 1, 1, 255]], np.uint8), np.array([[0, 1, 0, 2, 1]], np.uint8)
-    kinds = panels.wrong_pixels(truth, codes, 0)
+    kinds = painting.wrong_pixels(truth, codes, 0)
     assert [list(np.flatnonzero(where)) for where in kinds.values()] == [[2], [1], [3]]
-    drawn = panels.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
-    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(panels.ERRORS.values()) and (
+    drawn = painting.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
+    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(painting.ERRORS.values()) and (
         drawn[0, [0, 4]] == 150
     ).all()
 
 
 def test_tasks_without_a_background_have_colours():
     for name in tasks.names():
-        colours = panels.class_colours(tasks.get(name))
+        colours = painting.class_colours(tasks.get(name))
         assert len(colours) == len(set(colours)) == len(tasks.get(name).classes)
 
 

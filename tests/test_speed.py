@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 import fastseg
 from fastseg.errors import FastsegError
+from fastseg.evaluation.scores import MaskScores
 from fastseg.exports import onnx
-from fastseg.inference import predictor as prediction
+from fastseg.inference import prediction
 from fastseg.inference.predictor import Predictor
 from fastseg.training import checkpoint
 from fastseg.utils import device, speed
@@ -224,13 +225,13 @@ def test_an_interrupted_run_does_not_go_on_by_another_engine(
         return expected_error.fget(self)
 
     monkeypatch.setattr(prediction.Prediction, "expected_error", property(counted))
-    monkeypatch.setattr(
-        "fastseg.evaluation.run.judge",
-        lambda task, item, name, found, truth, judge=fastseg.evaluation.run.judge: (
-            found.expected_error,
-            judge(task, item, name, found, truth),
-        )[1],
-    )
+    judge = MaskScores.judge
+
+    def judged(self, item, name, found, truth):
+        assert found.expected_error >= 0
+        return judge(self, item, name, found, truth)
+
+    monkeypatch.setattr(MaskScores, "judge", judged)
 
     def calls(**options) -> int:
         before = len(seen)

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ARCH
 from PIL import Image
+
+import fastseg
+from fastseg import tasks
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -48,7 +52,7 @@ def test_a_task_in_one_file(cli, tmp_path):
     cli("show", "roof")
     code = (
         "from fastai.learner import load_learner; from fastseg.learners import roof_learner\n"
-        "print(load_learner('exports/roof/export.pkl').origin.task)"
+        "print(load_learner('exports/roof/export.pkl').record.task)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -67,3 +71,93 @@ def test_a_faulty_task_file_is_named(cli, tmp_path):
         "roof.py: must define task = SegmentationTask(name='roof'" in error
         and "Traceback" not in error
     )
+
+
+EDITED = """
+from fastseg.tasks import Layout, Recipe, SegmentationTask
+
+class Roofs(SegmentationTask):
+    def image(self, item):
+        {image}
+        return super().image(item)
+
+    def examine_mask(self, path, source):
+        {examine_mask}
+        return super().examine_mask(path, source)
+
+task = Roofs(name="roof", classes=("ground", "roof"), palette=((0, 0, 0), (200, 0, 0)),
+             layouts=(Layout("images", "masks"),), recipe=Recipe(size=(64, 64)),
+             codes={codes}, output="{output}")
+"""
+DIES = "if {}.stem > 'image_010': raise KeyboardInterrupt"
+
+
+@pytest.fixture
+def edit(tmp_path, monkeypatch):
+    """Write roof.py: codes of the masks, and what its methods do first; as a new process would import it."""
+    (tmp_path / "edited").mkdir()
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "edited")])
+
+    def write(codes, image="pass", examine_mask="pass", output="codes"):
+        text = EDITED.format(codes=codes, image=image, examine_mask=examine_mask, output=output)
+        (tmp_path / "edited" / "roof.py").write_text(text)
+        sys.modules.pop("fastseg.tasks.roof", None)
+
+    yield write
+    sys.modules.pop("fastseg.tasks.roof", None)
+
+
+@pytest.fixture
+def roofs(edit, tmp_path):
+    """A dataset of roof.py with masks of 0 and 255."""
+    edit({0: 0, 255: 1})
+    data = tasks.get("roof").sample(tmp_path / "roofs", n=16)
+    for mask in (data / "masks").iterdir():
+        codes = np.asarray(Image.open(mask))
+        Image.fromarray(np.where(codes > 0, 255, 0).astype(np.uint8)).save(mask)
+    return data
+
+
+def test_a_check_that_was_interrupted_starts_again_when_the_task_was_edited(edit, roofs):
+    edit({0: 0, 255: 1}, examine_mask=DIES.format("path"))
+    with pytest.raises(KeyboardInterrupt):
+        fastseg.check("roof", roofs)
+    edit({0: 1, 255: 0})
+    resumed, whole = (fastseg.check("roof", roofs).classes for _ in range(2))
+    assert resumed == whole
+
+
+def test_an_evaluation_that_was_interrupted_starts_again_when_the_task_was_edited(
+    edit, roofs, tmp_path
+):
+    options = {"arch": ARCH, "weights": "none", "size": 64, "epochs": 1}
+    fastseg.fit("roof", roofs, out=tmp_path / "export", **options)
+    common = {"data": roofs, "export": tmp_path / "export", "split": "all"}
+    edit({0: 0, 255: 1}, examine_mask=DIES.format("path"))
+    with pytest.raises(KeyboardInterrupt):
+        fastseg.evaluate("roof", out=tmp_path / "resumed", **common)
+    edit({0: 1, 255: 0})
+    resumed, whole = (
+        fastseg.evaluate("roof", out=tmp_path / name, **common) for name in ("resumed", "whole")
+    )
+    assert resumed["mean_with_background"] == whole["mean_with_background"]
+
+
+def test_a_prediction_that_was_interrupted_starts_again_when_the_task_was_edited(
+    edit, roofs, tmp_path
+):
+    options = {"arch": ARCH, "weights": "none", "size": 64, "epochs": 1}
+    fastseg.fit("roof", roofs, out=tmp_path / "export", **options)
+    common = {"paths": roofs / "images", "export": tmp_path / "export", "bs": 2}
+    edit({0: 0, 255: 1}, image=DIES.format("item"))
+    with pytest.raises(KeyboardInterrupt):
+        fastseg.predict("roof", out=tmp_path / "resumed", **common)
+    assert list((tmp_path / "resumed").glob("*.png"))
+    edit({0: 0, 255: 1}, output="colours")
+    for name in ("resumed", "whole"):
+        fastseg.predict("roof", out=tmp_path / name, **common)
+    resumed, whole = (
+        [path.read_bytes() for path in sorted((tmp_path / name).glob("*.png"))]
+        for name in ("resumed", "whole")
+    )
+    assert resumed == whole

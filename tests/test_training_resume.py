@@ -11,11 +11,13 @@ import pytest
 import torch
 from conftest import ARCH, refuses, rows_of
 from fastai.callback.core import Callback
+from platformdirs import user_cache_path
 from safetensors.torch import load_file
 
 import fastseg
-from fastseg.evaluation import run as evaluation
+from fastseg.evaluation.scores import MaskScores
 from fastseg.inference import predictor
+from fastseg.learners.options import FitOptions
 from fastseg.training import checkpoint, loop, resume
 from fastseg.utils import device, io
 from fastseg.utils.journal import Journal
@@ -144,7 +146,7 @@ def test_a_full_disk_keeps_the_earlier_export_and_what_was_learnt(samples, tmp_p
     def fails(*_):
         raise full
 
-    monkeypatch.setattr("fastseg.exports.folder.write_onnx", fails)
+    monkeypatch.setattr("fastseg.exports.write.write_onnx", fails)
     with refuses("not-writable", "No space left"):
         fastseg.fit("eye", samples["eye"], epochs=2, out=out, **OPTIONS)
     assert {path: path.read_bytes() for path in out.iterdir()} == before and resume.is_unfinished(
@@ -214,6 +216,13 @@ def test_a_journal_knows_what_is_done(tmp_path):
     assert Journal("x", 1).done == {}
 
 
+def test_a_journal_that_another_run_deletes_meanwhile_is_no_error(samples, run):
+    """A link to a missing file is listed by the folder, and missing when its age is asked for."""
+    run("check", "eye", "--data", samples["eye"])
+    (user_cache_path("fastseg") / "gone.journal").symlink_to("nowhere")
+    run("check", "eye", "--data", samples["eye"])
+
+
 def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
     assert device.is_out_of_memory(
         torch.OutOfMemoryError("CUDA out of memory")
@@ -227,7 +236,7 @@ def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
 
     monkeypatch.setattr(learn.model, "forward", full)
     with refuses("out-of-memory", "4 images of 64x64 px", "--bs first, to 2"):
-        loop.train(learn, loop.Course.of(fastseg.tasks.get("eye"), epochs=1))
+        loop.train(learn, FitOptions(epochs=1))
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
@@ -269,7 +278,7 @@ def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, mon
 def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypatch):
     common = dict(data=samples["eye"], split="all", export=exports("eye"), bs=2)
     whole = fastseg.evaluate("eye", out=tmp_path / "whole", **common)
-    judge, seen = evaluation.judge, []
+    judge, seen = MaskScores.judge, []
 
     def dies(*arguments):
         seen.append(arguments[2])
@@ -277,7 +286,7 @@ def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypat
             raise PulledPlug
         return judge(*arguments)
 
-    monkeypatch.setattr(evaluation, "judge", dies)
+    monkeypatch.setattr(MaskScores, "judge", dies)
     with pytest.raises(PulledPlug):
         fastseg.evaluate("eye", out=tmp_path / "cut", **common)
     assert not (tmp_path / "cut").exists()

@@ -121,7 +121,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     task = replace(task, depth=task.depth or depth_of(largest))
     with (
         write_lock(root.resolve() / ".check"),
-        Journal("check", __version__, task.name, str(root.resolve()), task.depth) as journal,
+        Journal("check", __version__, task.definition(), str(root.resolve())) as journal,
     ):
         findings = list(_examined(task, items, journal))
     hidden = sum(

@@ -8,24 +8,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from .. import __version__
 from ..errors import DataError, TaskError, brief
 from ..exports.card import CARD, METRICS, Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..tasks import Item, Task, get
 from ..utils.choices import check_engine
 from ..utils.io import name_below, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
-from .scores import SAMPLES, ImageScore, Scores, judge
+from .scores import SAMPLES, ImageScore, Scores, scores_of
 
 if TYPE_CHECKING:
-    from ..inference.predictor import Prediction, Predictor
+    from ..inference.prediction import Prediction
+    from ..inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -127,31 +129,31 @@ def evaluate(
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
 
 
-def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores:
+def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores[Any]:
     """Return the scores of the items; those that an interrupted evaluation of the same export had judged are not judged again."""
-
-    def work(left: list[int]) -> Iterator[list]:
-        return (score.plain() for score, _ in judged(predictor, [items[i] for i in left], root, bs))
-
     predictor.adapt(items)
+    scores = scores_of(predictor.task)
+
+    def work(left: list[int]) -> Iterator[list[Any]]:
+        chosen = [items[i] for i in left]
+        return (scores.plain(score) for score, _ in judged(predictor, chosen, root, bs))
+
     with Journal(
         "evaluate",
         __version__,
+        predictor.task.definition(),
         predictor.card.sha256,
         predictor.engine,
         predictor.precision,
         predictor.tta,
         str(root.resolve()),
-        predictor.task.depth,
     ) as journal:
         plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
-        return Scores(
-            predictor.task,
-            [
-                ImageScore.of(item, name_below(root, item.image), score)
-                for item, score in zip(items, plain)
-            ],
-        )
+        scores.images = [
+            scores.restored(item, name_below(root, item.image), values)
+            for item, values in zip(items, plain)
+        ]
+    return scores
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
@@ -365,16 +367,15 @@ def judged(
 
     Raises `DataError` for the first image or mask that cannot be read.
     """
-    task = predictor.task
+    task, scores = predictor.task, scores_of(predictor.task)
 
     def finish(item: Item, prediction: Prediction) -> tuple[ImageScore, T | None]:
         truth = task.label(item)
         return (
-            judge(task, item, name_below(root, item.image), prediction, truth),
+            scores.judge(item, name_below(root, item.image), prediction, truth),
             look(item, prediction, truth) if look else None,
         )
 
-    for _, result in track(predictor.stream(items, bs, finish), "evaluating", len(items)):
-        if isinstance(result, DataError):
-            raise result
+    found = predictor.stream_or_raise(items, bs, finish)
+    for _, result in track(found, "evaluating", len(items)):
         yield result

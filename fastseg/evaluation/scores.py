@@ -3,156 +3,138 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from ..errors import DataError
 from ..metrics import boundaries
 from ..metrics import figures as metrics
-from ..tasks import Item, Task
+from ..metrics.figures import Tree
+from ..metrics.risk import actual_error
+from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 
 if TYPE_CHECKING:
-    from ..inference.predictor import Prediction
+    from ..inference.prediction import Prediction
 
-SAMPLES, CHUNK = 1000, 100  # bootstrap samples, and how many are worked on at a time
+SAMPLES = 1000  # bootstrap samples: the ends of 95 % intervals then have 25 samples beyond them
+CHUNK = 100  # bootstrap samples computed at a time, which bounds memory
 
 
 @dataclass
 class ImageScore:
-    """One image judged: counts and outline distances for segmentation, or truth and probabilities for classification."""
+    """One image's prediction compared with its label."""
 
     item: Item
     name: str  # the image's path below the data folder
-    counts: np.ndarray | None = None  # int64 (C, C), see metrics.figures.confusion
-    distances: np.ndarray | None = None  # float64 (C, 6), see boundaries.distances
-    truth: int | None = None
-    probabilities: np.ndarray | None = None  # float32 (C,)
-
-    def plain(self) -> list:
-        """Return what was measured as JSON can hold it, see `of`."""
-        return [
-            None if value is None else np.asarray(value).tolist()
-            for value in (self.counts, self.distances, self.truth, self.probabilities)
-        ]
-
-    @classmethod
-    def of(cls, item: Item, name: str, plain: Sequence) -> ImageScore:
-        """Return the score that `plain` was made from."""
-        counts, distances, truth, probabilities = plain
-        return cls(
-            item,
-            name,
-            counts and np.array(counts, dtype=np.int64),
-            distances and np.array(distances, dtype=np.float64),
-            truth,
-            probabilities and np.array(probabilities, dtype=np.float32),
-        )
 
 
-def judge(
-    task: Task, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int
-) -> ImageScore:
-    """Score one image. Raises `DataError` if its mask is not of its size."""
-    if task.kind == "classify":
-        return ImageScore(item, name, truth=int(truth), probabilities=prediction.probabilities)
-    codes = prediction.codes
-    if truth.shape != codes.shape:
-        raise DataError(
-            f"{item.label}: the mask is not of its image's size; export it at {codes.shape[1]}x{codes.shape[0]}",
-            "size-mismatch",
-        )
-    number = len(task.classes)
-    return ImageScore(
-        item,
-        name,
-        metrics.confusion(truth, codes, number),
-        boundaries.distances(truth, codes, number),
-    )
+@dataclass
+class MaskScore(ImageScore):
+    """What is counted of one predicted mask."""
+
+    counts: np.ndarray  # int64 (C, C), see metrics.figures.confusion
+    distances: np.ndarray  # float64 (C, 6), see metrics.boundaries.distances
 
 
-class Scores:
-    """The scores of many images. Figures are over the set: counts are summed, then divided."""
+@dataclass
+class ClassScore(ImageScore):
+    """One image's true class and predicted probabilities."""
 
-    def __init__(self, task: Task, images: Sequence[ImageScore] = ()):
+    truth: int
+    probabilities: np.ndarray  # float32 (C,)
+
+    @property
+    def predicted(self) -> int:
+        """The index of the predicted class."""
+        return int(self.probabilities.argmax())
+
+
+Score = TypeVar("Score", bound=ImageScore)
+
+
+class Scores(ABC, Generic[Score]):
+    """The scores of many images. Figures are over the set: counts are summed, then divided.
+
+    `scores_of` returns the subclass for a task.
+    """
+
+    def __init__(self, task: Task, images: Iterable[Score] = ()):
         self.task, self.images = task, list(images)
 
-    def metrics(self, samples: int = 0, seed: int = 0) -> dict:
+    @abstractmethod
+    def judge(
+        self, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int
+    ) -> Score:
+        """Return the score of one image. Raises `DataError` if its mask is not of its size."""
+
+    @abstractmethod
+    def plain(self, image: Score) -> list[Any]:
+        """Return what was measured of one image as JSON can hold it, see `restored`."""
+
+    @abstractmethod
+    def restored(self, item: Item, name: str, plain: Sequence[Any]) -> Score:
+        """Return the score that `plain` was made from."""
+
+    @abstractmethod
+    def error(self, image: Score) -> float:
+        """Return an image's error, 0 to 1: that which `Prediction.expected_error` predicts."""
+
+    @abstractmethod
+    def severity(self, image: Score, code: int | None = None) -> float:
+        """Return how wrong an image is, 0 to 1, for ranking; with `code`, how wrong its pixels or label of that class are."""
+
+    @abstractmethod
+    def calibrate(self, image: Score, logits: np.ndarray, temperature: float) -> None:
+        """Replace an image's probabilities by those of its logits divided by a temperature."""
+
+    @abstractmethod
+    def confusion(self) -> np.ndarray:
+        """Return pixels, or images, by (true class, predicted class): int64 (C, C)."""
+
+    @abstractmethod
+    def _rows_of(self, image: Score) -> Iterator[dict[str, object]]:
+        """Yield the rows of one image, without its name and group."""
+
+    @abstractmethod
+    def _figures(self, weights: np.ndarray) -> Tree:
+        """Return figures whose leaves are (B,), of images weighted by each row of `weights`, float64 (B, N)."""
+
+    def metrics(self, samples: int = 0, seed: int = 0) -> dict[str, Any]:
         """Return all figures; with bootstrap `samples` over the images, "intervals" has a 95% interval of each; one image has none."""
         tree = metrics.plain(_taken(self._figures(np.ones((1, len(self.images)))), 0))
         counts = self.confusion()
-        unit = "pixels" if self.task.kind == "segment" else "images"
         for name, true in zip(self.task.classes, counts.sum(axis=1)):
-            tree["classes"][name] = {unit: int(true), **tree["classes"][name]}
+            tree["classes"][name] = {self.task.unit: int(true), **tree["classes"][name]}
         result = {"images": len(self.images), **tree, "confusion": counts.tolist()}
         if samples:
             result["intervals"] = metrics.intervals(self.resampled(samples, seed))
         return result
 
-    def confusion(self) -> np.ndarray:
-        """Return pixels, or images, by (true class, predicted class): int64 (C, C)."""
-        number = len(self.task.classes)
-        if self.task.kind == "segment":
-            return np.sum([image.counts for image in self.images], axis=0, dtype=np.int64).reshape(
-                number, number
-            )
-        pairs = [image.truth * number + int(image.probabilities.argmax()) for image in self.images]
-        return np.bincount(pairs, minlength=number**2).reshape(number, number)
-
-    def by(self, key: Callable[[Item], str], samples: int = 0) -> dict[str, dict]:
+    def by(self, key: Callable[[Item], str], samples: int = 0) -> dict[str, dict[str, Any]]:
         """Return the metrics of each group of images that share `key`."""
-        groups: dict[str, list[ImageScore]] = {}
+        groups: dict[str, list[Score]] = {}
         for image in self.images:
             groups.setdefault(key(image.item), []).append(image)
         return {
-            name: Scores(self.task, groups[name]).metrics(samples)
+            name: type(self)(self.task, groups[name]).metrics(samples)
             for name in sorted(groups, key=_natural)
         }
 
-    def rows(self, group_of: Callable[[Item], str] | None = None) -> Iterator[dict]:
+    def rows(self, group_of: Callable[[Item], str] | None = None) -> Iterator[dict[str, object]]:
         """Yield one row an image and class (for segmentation), or an image: the figures of that image alone, and its group if asked for.
 
         Where the truth has no pixel of a class its figures are empty, and the image's foreground mean leaves it out.
         """
         for image in self.images:
-            first = {"image": image.name} | ({"group": group_of(image.item)} if group_of else {})
-            if self.task.kind == "classify":
-                said = int(image.probabilities.argmax())
-                yield {
-                    **first,
-                    "class": self.task.classes[image.truth],
-                    "predicted": self.task.classes[said],
-                    "right": said == image.truth,
-                    **{
-                        f"p_{name}": round(float(p), 6)
-                        for name, p in zip(self.task.classes, image.probabilities)
-                    },
-                }
-                continue
-            figures = _of_image(image)
-            for i, name in enumerate(self.task.classes):
-                yield {
-                    **first,
-                    "class": name,
-                    "pixels": int(image.counts[i].sum()),
-                    "predicted_pixels": int(image.counts[:, i].sum()),
-                    **{key: values[i] for key, values in figures.items()},
-                }
-            means = {
-                key: float(metrics.mean(values, self.task.background))
-                for key, values in figures.items()
-            }
-            yield {
-                **first,
-                "class": "foreground mean",
-                "pixels": int(image.counts.sum()),
-                "predicted_pixels": int(image.counts.sum()),
-                **means,
-            }
+            group = {"group": group_of(image.item)} if group_of else {}
+            for row in self._rows_of(image):
+                yield {"image": image.name, **group, **row}
 
-    def compare(self, other: Scores, samples: int = SAMPLES, seed: int = 0) -> dict:
+    def compare(self, other: Scores[Any], samples: int = SAMPLES, seed: int = 0) -> dict[str, Any]:
         """Return each of this export's figures minus another's on the same images, with paired 95% bootstrap intervals.
 
         Each bootstrap sample draws images, and takes both exports' figures from the same draw (paired bootstrap).
@@ -169,30 +151,96 @@ class Scores:
             "intervals": metrics.intervals(_minus(ours, theirs)),
         }
 
-    def _figures(self, weights: np.ndarray) -> metrics.Tree:
-        """Return figures whose leaves are (B,), of images weighted by each row of `weights`, float64 (B, N)."""
-        if self.task.kind == "classify":
-            truth, probabilities = (
-                np.array([i.truth for i in self.images]),
-                np.array([i.probabilities for i in self.images]),
+    def resampled(self, samples: int, seed: int) -> Tree:
+        """Return figures with leaves float64 (samples,), of the images drawn with replacement (bootstrap); nan for one image alone."""
+        rng, number = np.random.default_rng(seed), len(self.images)
+        parts = []
+        for start in range(0, samples, CHUNK):
+            draws = rng.integers(0, number, (min(CHUNK, samples - start), number))
+            weights = np.stack([np.bincount(draw, minlength=number) for draw in draws])
+            parts.append(self._figures(weights.astype(np.float64)))
+        joined = _joined(parts)
+        # One image, drawn again and again, would show no spread.
+        return joined if number > 1 else _minus(joined, _filled(joined, np.nan))
+
+
+class MaskScores(Scores[MaskScore]):
+    """Scores of predicted masks."""
+
+    _sums: np.ndarray | None = None  # float64 (N, ...): what `_figures` adds up over images
+
+    def judge(
+        self, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int
+    ) -> MaskScore:
+        codes, true_codes = prediction.labels, np.asarray(truth)
+        if true_codes.shape != codes.shape:
+            raise DataError(
+                f"{item.label}: the mask is not of its image's size; "
+                f"export it at {codes.shape[1]}x{codes.shape[0]}",
+                "size-mismatch",
             )
-            return metrics.classification(truth, probabilities, self.task.classes, weights)
         number = len(self.task.classes)
-        if not hasattr(self, "_sums") or len(self._sums) != len(self.images):
-            means = [
-                [metrics.mean(_of_image(i)[key], self.task.background) for key in ("dice", "iou")]
-                for i in self.images
-            ]
-            means = np.array(means)
-            self._sums = np.concatenate(
-                [
-                    np.array([i.counts.reshape(-1) for i in self.images], dtype=np.float64),
-                    np.array([metrics.boundary_sums(i.distances).reshape(-1) for i in self.images]),
-                    np.nan_to_num(means),
-                    ~np.isnan(means),
-                ],
-                axis=1,
-            )
+        return MaskScore(
+            item,
+            name,
+            metrics.confusion(true_codes, codes, number),
+            boundaries.distances(true_codes, codes, number),
+        )
+
+    def plain(self, image: MaskScore) -> list[Any]:
+        return [image.counts.tolist(), image.distances.tolist()]
+
+    def restored(self, item: Item, name: str, plain: Sequence[Any]) -> MaskScore:
+        counts, distances = plain
+        return MaskScore(
+            item,
+            name,
+            np.array(counts, dtype=np.int64),
+            np.array(distances, dtype=np.float64),
+        )
+
+    def error(self, image: MaskScore) -> float:
+        return actual_error(image.counts, self.task.background)
+
+    def severity(self, image: MaskScore, code: int | None = None) -> float:
+        if code is None:
+            return self.error(image)
+        counts = image.counts
+        if not counts[code].any():
+            return 0.0
+        return float(1 - 2 * counts[code, code] / (counts[code].sum() + counts[:, code].sum()))
+
+    def calibrate(self, image: MaskScore, logits: np.ndarray, temperature: float) -> None:
+        """Do nothing: a temperature changes no mask."""
+
+    def confusion(self) -> np.ndarray:
+        number = len(self.task.classes)
+        counts = [image.counts for image in self.images]
+        return np.sum(counts, axis=0, dtype=np.int64).reshape(number, number)
+
+    def _rows_of(self, image: MaskScore) -> Iterator[dict[str, object]]:
+        figures = _figures_of_image(image)
+        for i, name in enumerate(self.task.classes):
+            yield {
+                "class": name,
+                "pixels": int(image.counts[i].sum()),
+                "predicted_pixels": int(image.counts[:, i].sum()),
+                **{key: values[i] for key, values in figures.items()},
+            }
+        yield {
+            "class": "foreground mean",
+            "pixels": int(image.counts.sum()),
+            "predicted_pixels": int(image.counts.sum()),
+            **{
+                key: float(metrics.mean(values, self.task.background))
+                for key, values in figures.items()
+            },
+        }
+
+    def _figures(self, weights: np.ndarray) -> Tree:
+        number = len(self.task.classes)
+        if self._sums is None or len(self._sums) != len(self.images):
+            self._sums = self._measured()
         summed = weights @ self._sums
         counts, edges, means = np.split(summed, [number**2, number**2 + 8 * number], axis=1)
         tree = metrics.segmentation(
@@ -208,26 +256,91 @@ class Scores:
             }
         }
 
-    def resampled(self, samples: int, seed: int) -> metrics.Tree:
-        """Return figures with leaves float64 (samples,), of the images drawn with replacement (bootstrap); nan for one image alone."""
-        rng, number = np.random.default_rng(seed), len(self.images)
-        parts = []
-        for start in range(0, samples, CHUNK):
-            draws = rng.integers(0, number, (min(CHUNK, samples - start), number))
-            parts.append(
-                self._figures(
-                    np.stack([np.bincount(draw, minlength=number) for draw in draws]).astype(
-                        np.float64
-                    )
-                )
-            )
-        joined = _joined(parts)
-        return (
-            joined if number > 1 else _minus(joined, _filled(joined, np.nan))
-        )  # drawn again and again, it would show no spread
+    def _measured(self) -> np.ndarray:
+        """Return, for each image, counts (C * C), boundary sums (C * 8), its mean Dice and IoU, and whether it has them."""
+        means = np.array(
+            [
+                [
+                    metrics.mean(_figures_of_image(image)[key], self.task.background)
+                    for key in ("dice", "iou")
+                ]
+                for image in self.images
+            ]
+        )
+        return np.concatenate(
+            [
+                np.array([i.counts.reshape(-1) for i in self.images], dtype=np.float64),
+                np.array([metrics.boundary_sums(i.distances).reshape(-1) for i in self.images]),
+                np.nan_to_num(means),
+                ~np.isnan(means),
+            ],
+            axis=1,
+        )
 
 
-def _natural(text: str) -> list:
+class ClassScores(Scores[ClassScore]):
+    """Scores of predicted classes of whole images."""
+
+    def judge(
+        self, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int
+    ) -> ClassScore:
+        return ClassScore(item, name, int(truth), prediction.probabilities)
+
+    def plain(self, image: ClassScore) -> list[Any]:
+        return [image.truth, image.probabilities.tolist()]
+
+    def restored(self, item: Item, name: str, plain: Sequence[Any]) -> ClassScore:
+        truth, probabilities = plain
+        return ClassScore(item, name, truth, np.array(probabilities, dtype=np.float32))
+
+    def error(self, image: ClassScore) -> float:
+        return float(image.predicted != image.truth)
+
+    def severity(self, image: ClassScore, code: int | None = None) -> float:
+        if image.predicted == image.truth or code not in (None, image.truth):
+            return 0.0
+        return 1 - float(image.probabilities[image.truth])
+
+    def calibrate(self, image: ClassScore, logits: np.ndarray, temperature: float) -> None:
+        import torch
+
+        image.probabilities = torch.from_numpy(logits / temperature).softmax(0).numpy()
+
+    def confusion(self) -> np.ndarray:
+        number = len(self.task.classes)
+        pairs = [image.truth * number + image.predicted for image in self.images]
+        return np.bincount(pairs, minlength=number**2).reshape(number, number)
+
+    def _rows_of(self, image: ClassScore) -> Iterator[dict[str, object]]:
+        classes = self.task.classes
+        yield {
+            "class": classes[image.truth],
+            "predicted": classes[image.predicted],
+            "right": image.predicted == image.truth,
+            **{f"p_{name}": round(float(p), 6) for name, p in zip(classes, image.probabilities)},
+        }
+
+    def _figures(self, weights: np.ndarray) -> Tree:
+        return metrics.classification(
+            np.array([image.truth for image in self.images]),
+            np.array([image.probabilities for image in self.images]),
+            self.task.classes,
+            weights,
+        )
+
+
+SCORES: dict[str, type[Scores[Any]]] = {
+    SegmentationTask.kind: MaskScores,
+    ClassificationTask.kind: ClassScores,
+}
+
+
+def scores_of(task: Task, images: Iterable[ImageScore] = ()) -> Scores[Any]:
+    """Return the scores of images in the form for `task`."""
+    return SCORES[task.kind](task, images)
+
+
+def _natural(text: str) -> list[tuple[int, float, str]]:
     """Return a key by which numbers in texts sort as numbers."""
     return [
         (0, float(part), "") if part.isdigit() else (1, 0.0, part)
@@ -235,7 +348,7 @@ def _natural(text: str) -> list:
     ]
 
 
-def _of_image(image: ImageScore) -> dict[str, np.ndarray]:
+def _figures_of_image(image: MaskScore) -> dict[str, np.ndarray]:
     """Return an image's figures of each class, nan where its truth has no pixel of the class."""
     figures = metrics.per_class(image.counts) | metrics.boundary(
         metrics.boundary_sums(image.distances)
@@ -244,31 +357,27 @@ def _of_image(image: ImageScore) -> dict[str, np.ndarray]:
     return {key: np.where(present, values, np.nan) for key, values in figures.items()}
 
 
-def _joined(trees: Sequence[metrics.Tree]) -> metrics.Tree:
+def _joined(trees: Sequence[Tree]) -> Tree:
+    return _each(lambda *leaves: np.concatenate(leaves), *trees)
+
+
+def _filled(tree: Tree, value: float) -> Tree:
+    return _each(lambda leaf: np.full_like(leaf, value), tree)
+
+
+def _taken(tree: Tree, index: int) -> Tree:
+    return _each(lambda leaf: leaf[index], tree)
+
+
+def _minus(left: Tree, right: Tree) -> Tree:
+    return _each(lambda one, other: one - other, left, right)
+
+
+def _each(change: Callable[..., np.ndarray], *trees: Mapping[str, Any]) -> Tree:
+    """Return a tree with `change` of the leaves at the same place of all `trees`."""
     return {
-        key: _joined([tree[key] for tree in trees])
-        if isinstance(value, dict)
-        else np.concatenate([tree[key] for tree in trees])
+        key: _each(change, *(tree[key] for tree in trees))
+        if isinstance(value, Mapping)
+        else change(*(tree[key] for tree in trees))
         for key, value in trees[0].items()
-    }
-
-
-def _filled(tree: metrics.Tree, value: float) -> metrics.Tree:
-    return {
-        key: _filled(leaf, value) if isinstance(leaf, dict) else np.full_like(leaf, value)
-        for key, leaf in tree.items()
-    }
-
-
-def _taken(tree: metrics.Tree, index: int) -> metrics.Tree:
-    return {
-        key: _taken(value, index) if isinstance(value, dict) else value[index]
-        for key, value in tree.items()
-    }
-
-
-def _minus(left: metrics.Tree, right: metrics.Tree) -> metrics.Tree:
-    return {
-        key: _minus(value, right[key]) if isinstance(value, dict) else value - right[key]
-        for key, value in left.items()
     }

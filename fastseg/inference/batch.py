@@ -20,7 +20,8 @@ from ..data.images import save_image
 from ..data.pairing import IMAGE_SUFFIXES, image_files, is_image
 from ..errors import DataError, TaskError
 from ..exports.card import CARD, Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Task, get
 from ..tasks.base import MADE
@@ -31,7 +32,8 @@ from ..utils.locks import write_lock
 from ..utils.progress import track
 
 if TYPE_CHECKING:
-    from .predictor import Prediction, Predictor
+    from .prediction import Prediction
+    from .predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ def predict(
     what = [
         "predict",
         __version__,
-        task.name,
+        task.definition(),
         predictor.card.sha256,
         predictor.engine,
         predictor.precision,
@@ -115,7 +117,6 @@ def predict(
         probabilities,
         str(out),
         os.getcwd(),
-        task.depth,
     ]
     if path is not None:
         with write_lock(path), Journal(*what) as journal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,127 +14,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.mirror import mirrored
 from ..errors import DataError
 from ..exports.card import Card
-from ..metrics.risk import expected_error
-from ..tasks import Item, Task, get
+from ..tasks import get
 from ..tasks.base import scaled
 from ..utils.device import device_of
 from ..utils.speed import Option, seconds_of
 from ..utils.threads import results_in_order
+from .prediction import PREDICTIONS, Image, Prediction
 from .tiling import DETAIL, tiled
 
 if TYPE_CHECKING:
     from ..exports.onnx import Sessions
     from ..models.network import Network
 
-Image = Item | Path | str | np.ndarray
 T = TypeVar("T")
-
-
-@dataclass
-class Prediction:
-    """One image's result. `codes` is uint8 (H, W) at the image's own size, or None for classification."""
-
-    task: Task
-    source: Image  # what was predicted
-    logits: torch.Tensor  # float32 (C, h, w) at the model's size, or (C,) for classification
-    size: tuple[int, int]  # the image's own (height, width)
-    temperature: float = 1.0  # by which logits are divided for calibrated probabilities
-
-    @cached_property
-    def image(self) -> np.ndarray:
-        """The image itself, uint8 (H, W, 3): read again when asked for, since masks need no more than a small copy of it."""
-        return self.task.image(self.source)
-
-    @cached_property
-    def codes(self) -> np.ndarray | None:
-        """Each pixel's class, uint8 (H, W) at the image's own size; None for classification."""
-        return None if self.task.kind == "classify" else _classes(self._enlarged())
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Calibrated probabilities, float32 (C, H, W) or (C,): computed when asked for, since masks do not need them."""
-        return (self.scores / self.temperature).softmax(0).cpu().numpy()
-
-    @property
-    def calibrated(self) -> np.ndarray:
-        """Calibrated probabilities at the model's own size, float32 (C, h, w) or (C,): enough for means over parts of an image."""
-        return (self.logits / self.temperature).softmax(0).cpu().numpy()
-
-    @property
-    def scores(self) -> torch.Tensor:
-        """The logits at the image's own size, float32 (C, H, W), or (C,) for classification."""
-        return self.logits if self.task.kind == "classify" else self._enlarged()
-
-    @property
-    def expected_error(self) -> float:
-        """The error that the image's own probabilities lead one to expect, from 0 to 1 (see `metrics.risk.expected_error`)."""
-        # Not divided by the temperature, which comes from the very images that the thresholds come from.
-        return expected_error(self._coarse.softmax(0), self.task.background)
-
-    def described(self, threshold: float | None) -> dict:
-        """Return the image's row of predictions.csv: shares or probabilities of the classes, confidence, entropy in nats, expected
-        error, and whether it needs review, which is if the expected error exceeds `threshold`."""
-        probabilities = (self._coarse / self.temperature).softmax(0)
-        if self.codes is None:
-            first: dict[str, object] = {
-                "class": self.task.classes[int(probabilities.argmax())],
-                **{
-                    f"p_{name}": round(float(p), 6)
-                    for name, p in zip(self.task.classes, probabilities)
-                },
-            }
-        else:
-            first = {
-                f"share_{name}": round(np.count_nonzero(self.codes == code) / self.codes.size, 6)
-                for code, name in enumerate(self.task.classes)
-            }
-        expected, by_class = self.expected_error, torch.clamp(probabilities, min=1e-12)
-        return {
-            **first,
-            "confidence": round(float(probabilities.max(0).values.mean()), 6),
-            "entropy": round(float(-(by_class * by_class.log()).sum(0).mean()), 6),
-            "expected_error": round(expected, 6),
-            "needs_review": "" if threshold is None else expected > threshold,
-        }
-
-    @property
-    def _coarse(self) -> torch.Tensor:
-        # means over an image need not every pixel: a quarter of them is four times quicker
-        return self.logits if self.logits.ndim == 1 else self.logits[:, ::2, ::2]
-
-    @property
-    def index(self) -> int:
-        """The predicted class's index, for classification."""
-        return int(self.logits.argmax())
-
-    @property
-    def label(self) -> str | None:
-        """The predicted class's name, for classification."""
-        return self.task.classes[self.index] if self.task.kind == "classify" else None
-
-    def _enlarged(self) -> torch.Tensor:
-        # Logits are resized before the argmax: masks at the image's own size get smooth, not stepped, borders.
-        with torch.inference_mode():
-            return F.interpolate(
-                self.logits[None], self.size, mode="bilinear", align_corners=False
-            )[0]
-
-
-def _classes(scores: torch.Tensor) -> np.ndarray:
-    """Return the first class of the highest score at each pixel, uint8 (H, W), from scores (C, H, W)."""
-    if scores.device.type != "cpu":
-        return scores.max(0).indices.to(torch.uint8).cpu().numpy()
-    best, *others = (
-        scores.numpy()
-    )  # plane by plane: twice as quick as torch's max, forty times as quick as its argmax
-    best, codes = best.copy(), np.zeros(best.shape, dtype=np.uint8)
-    for code, plane in enumerate(others, 1):
-        np.putmask(codes, plane > best, code)
-        np.maximum(best, plane, out=best)
-    return codes
 
 
 def _files(images: Iterable[Image]) -> list[Path]:
@@ -160,6 +54,7 @@ class Predictor:
     ):
         self.device, (self.engine, self.precision) = device_of(device), option
         self.card, self.task, self._build = card, replace(get(card.task), depth=card.depth), network
+        self._prediction_class = PREDICTIONS[self.task.kind]
         self._sessions = sessions if self.engine == "onnx" else None
         self.tta = card.tta if tta is None else tta
         self._stream_threads = torch.get_num_threads() if alone else 1
@@ -249,6 +144,18 @@ class Predictor:
             for results in results_in_order(done, workers + 1):
                 yield from results
 
+    def stream_or_raise(
+        self,
+        images: Iterable[Image],
+        bs: int = 8,
+        finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction,
+    ) -> Iterator[tuple[Image, T]]:
+        """Yield what `stream` yields. Raises the `DataError` of the first image that cannot be read."""
+        for image, result in self.stream(images, bs, finish):
+            if isinstance(result, DataError):
+                raise result
+            yield image, result
+
     def _whole(self, batch: list, finish: Callable) -> list[tuple]:
         _, reads = self._reads(batch)
         return self._finished(batch, reads, self._computed(reads, self._stream_threads), finish)
@@ -281,7 +188,7 @@ class Predictor:
         ]
 
     def _prediction(self, source: Image, logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
-        return Prediction(self.task, source, logits, size, self.card.temperature)
+        return self._prediction_class(self.task, source, logits, size, self.card.temperature)
 
     def _read(self, image) -> tuple[np.ndarray, tuple[int, int]]:
         return self.task.image_near(image, tuple(self.card.size))
@@ -297,8 +204,7 @@ class Predictor:
         if not self.tta:
             return logits
         other = self._run(np.ascontiguousarray(batch[:, :, ::-1]), threads)
-        if self.task.kind == "segment":
-            other = mirrored(other, self.card.flip_shift)
+        other = self._prediction_class.mirrored_back(other, self.card.flip_shift)
         return ((logits.softmax(1) + other.softmax(1)) / 2).clamp_min(1e-12).log()
 
     def _run(self, batch: np.ndarray, threads: int) -> torch.Tensor:

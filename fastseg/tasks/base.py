@@ -17,11 +17,14 @@ A third kind is a third subclass of `Task` and one entry in each of these tables
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +75,25 @@ class Task:
         from . import get
 
         return (get, (self.name,)) if self.depth is None else (with_depth, (self.name, self.depth))
+
+    def definition(self) -> str:
+        """Return a digest of the task's fields and of the files that its code stands in; it changes when the task is edited.
+
+        Results that were stored under one definition do not hold for another. Functions of other modules that the task's own
+        code calls are not part of it.
+        """
+        modules = {f"{__package__}.{self.name}", *(cls.__module__ for cls in type(self).__mro__)}
+        modules |= {
+            value.__module__
+            for value in (getattr(self, entry.name) for entry in fields(self))
+            if callable(value) and hasattr(value, "__module__")
+        }
+        digest = hashlib.sha256(json.dumps(_as_json(self)).encode(errors="surrogateescape"))
+        for module in sorted(modules):
+            file = getattr(sys.modules.get(module), "__file__", None)
+            if file and Path(file).is_file():
+                digest.update(Path(file).read_bytes())
+        return digest.hexdigest()
 
     def items(self, data: Path | str) -> list[Item]:
         """Return every labelled image below `data`, in a stable order. Raises `DataError` naming the file at fault."""
@@ -328,3 +350,18 @@ def scaled(task: Task, files: Iterable[Path]) -> Task:
 
     depth = chosen(task.depth, largest_values(files))
     return task if depth == task.depth else replace(task, depth=depth)
+
+
+def _as_json(value: object) -> object:
+    """Return a field's value as lists and strings that are equal in each process: no addresses, no order of sets."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(entry.name, _as_json(getattr(value, entry.name))) for entry in fields(value)]
+    if isinstance(value, Mapping):
+        return sorted([repr(key), _as_json(entry)] for key, entry in value.items())
+    if isinstance(value, (tuple, list)):
+        return [_as_json(entry) for entry in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', '')}"
+    return repr(value)

@@ -1,4 +1,4 @@
-"""Journals: what an interrupted run has finished, so that the same run continues from there."""
+"""Journals: the finished results of a long run, on disk, so that the same run continues after an interruption."""
 
 from __future__ import annotations
 
@@ -8,88 +8,117 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from ..errors import DataError
-from .user_cache import writable_cache_path
+from .user_cache import cache_path, make_cache_folder
 
 log = logging.getLogger(__name__)
-FORGOTTEN = 30 * 86400  # seconds after which the journal of a run that nobody finished is removed
+
+# Journals of runs that nobody continued are deleted after 30 days: a convention, long enough for a
+# holiday, short enough that they do not pile up.
+MAX_AGE_SECONDS = 30 * 86400
 
 
 class Journal:
-    """What a long run has finished, one JSON line a piece: a run of the same `what` that was interrupted goes on from there.
+    """The results that a run has finished, one JSON line each.
 
-    `done` maps keys, see `stamp`, to what `add` was given for them. Leaving it without an error removes it: the run is done.
+    `what` are JSON values that identify the run: whatever its results depend on beside the files
+    named in the keys. A run with equal `what` reads the results of an interrupted one.
+
+    `done` maps keys (see `stamp`) to the values given to `add`. Used as a context manager: leaving
+    it without an error deletes the file, since the run is complete.
     """
 
     def __init__(self, *what: object):
-        self.path = writable_cache_path("journal", *what)
-        self.done: dict[str, object] = {}
-        for old in self.path.parent.glob("*.journal"):
-            if time.time() - old.stat().st_mtime > FORGOTTEN:
-                old.unlink(missing_ok=True)
-        if self.path.is_file():
-            with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
-                for line in file:
-                    try:
-                        key, value = json.loads(line)
-                    except ValueError:  # the line that was being written when the run died
-                        continue
-                    self.done[key] = value
+        self.path = cache_path("journal", *what)
+        self.done: dict[str, Any] = {}  # JSON values
+        make_cache_folder()
+        _delete_old(self.path.parent)
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        except FileNotFoundError:
+            return
+        for line in lines:
+            try:
+                key, value = json.loads(line)
+            except ValueError:  # the line that was being written when the run was killed
+                continue
+            self.done[key] = value
 
     def __enter__(self) -> Journal:
         self._file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
         self._file.write("\n" if self.done else "")  # ends a line that was cut off
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
         self._file.close()
         if kind is None:
             self.path.unlink(missing_ok=True)
 
     def add(self, key: str, value: object) -> None:
-        """Note a finished piece."""
+        """Write the result of `key` to disk. `value` is what JSON can hold."""
         self._file.write(json.dumps([key, value]) + "\n")
         self._file.flush()
 
 
-def resumed(
-    journal: Journal, keys: Sequence[str], work: Callable[[list[int]], Iterator[object]]
-) -> Iterator[object]:
-    """Yield a result for each key, in order: what the journal has, else the next of `work`, which is given the others' indices.
+def _delete_old(folder: Path) -> None:
+    """Delete the journals in `folder` that are older than `MAX_AGE_SECONDS`."""
+    for journal in folder.glob("*.journal"):
+        try:
+            if time.time() - journal.stat().st_mtime > MAX_AGE_SECONDS:
+                journal.unlink()
+        except FileNotFoundError:  # another run finished, and deleted its journal, meanwhile
+            continue
 
-    Results are as JSON holds them, and noted in the journal; a `DataError` in place of one is not, and so is tried again.
+
+def resumed(
+    journal: Journal,
+    keys: Sequence[str],
+    work: Callable[[list[int]], Iterator[Any]],
+) -> Iterator[Any]:
+    """Yield the result of each key, in order: from the journal, else newly computed by `work`.
+
+    `work` is called once, with the indices of the keys that the journal lacks, and yields their
+    results in that order. New results are added to the journal, but for a `DataError` in place of
+    a result: that key is tried again by the next run.
     """
     left = [i for i, key in enumerate(keys) if key not in journal.done]
     if len(left) < len(keys):
         log.info(
             "%d of %d images were done before the interruption", len(keys) - len(left), len(keys)
         )
-    fresh = work(left)
+    computed = work(left)
     for key in keys:
         if key in journal.done:
             yield journal.done[key]
             continue
-        result = next(fresh)
+        result = next(computed)
         if not isinstance(result, DataError):
             journal.add(key, result)
         yield result
 
 
-def stamp(*files: Path | object) -> str:
-    """Return a key that names files and changes with them, by their sizes and times; what is not a file is named as it is."""
+def stamp(*files: object) -> str:
+    """Return a key of paths that changes with the files' sizes and modification times.
+
+    Values that are not paths, such as a class index, are part of the key as they are.
+    """
     parts = []
     for file in files:
         try:
-            facts = Path(file).stat() if isinstance(file, Path) else None
-        except OSError:
+            facts = file.stat() if isinstance(file, Path) else None
+        except OSError:  # the one who reads the file reports it
             facts = None
         parts.append([str(file), facts and facts.st_size, facts and facts.st_mtime_ns])
     return json.dumps(parts)
 
 
 def files_digest(files: Iterable[Path]) -> str:
-    """Return a short digest of many files' names, sizes and times."""
+    """Return a digest, 16 characters, of many files' names, sizes and modification times."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(stamp(file).encode(errors="surrogateescape"))

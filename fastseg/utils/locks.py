@@ -9,21 +9,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import DataError
-from .user_cache import writable_cache_path
+from .user_cache import cache_path, make_cache_folder
 
 
 @contextmanager
 def write_lock(place: Path) -> Iterator[None]:
-    """Hold `place`, a file or folder to be written, against other runs on this machine; a run that dies lets go of it.
+    """Hold the lock of `place`, a file or folder, against other runs on this machine.
 
-    Raises `DataError` if another run holds it.
+    The lock file lies in the user's cache, not beside `place`. The system releases it when the
+    process ends, however it ends. Raises `DataError` at once if another run holds the lock.
     """
-    lock = FileLock(writable_cache_path("lock", str(place.resolve())), timeout=0)
+    make_cache_folder()
+    lock = FileLock(cache_path("lock", str(place.resolve())), timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise DataError(
-            f"{place}: another fastseg run is writing there; wait until it is done, or choose another --out",
+            f"{place}: another fastseg run is writing there; "
+            "wait until it is done, or choose another --out",
             "busy",
         ) from None
     try:

@@ -1,4 +1,4 @@
-"""Results of threads in order, with a bounded number of them computed ahead."""
+"""Results of a thread pool in order, with a bounded number of them in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ T = TypeVar("T")
 
 
 def results_in_order(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
-    """Yield the futures' results in order, `count` of them under way while one is waited for."""
+    """Yield the futures' results in order; up to `count` of them are submitted ahead.
+
+    `futures` is consumed lazily: as a generator that submits work, it bounds the results that wait
+    in memory. An exception of a future is raised where its result would be yielded.
+    """
     pending: deque[Future[T]] = deque()
     for future in futures:
         pending.append(future)

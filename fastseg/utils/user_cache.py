@@ -1,4 +1,4 @@
-"""Paths in the user's cache folder, where locks, journals and measured times are kept."""
+"""The user's cache folder: where journals, locks and measured times are stored."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from platformdirs import user_cache_path
 from ..errors import DataError
 
 
-def cache_path(name: str, *parts: object) -> Path:
-    """Return a path in the user's cache, which need not exist yet, named by what `parts` are."""
-    key = hashlib.sha256(
-        json.dumps(parts, sort_keys=True, default=str).encode(errors="surrogateescape")
-    ).hexdigest()[:32]
-    return user_cache_path("fastseg") / f"{key}.{name}"
+def cache_path(suffix: str, *parts: object) -> Path:
+    """Return a path in the cache folder, named by a digest of `parts`. Nothing is created.
+
+    `parts` are JSON values; other objects count as their `str`.
+    """
+    text = json.dumps(parts, sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+    return user_cache_path("fastseg") / f"{key}.{suffix}"
 
 
-def writable_cache_path(name: str, *parts: object) -> Path:
-    """Return a path in the user's cache, named by what `parts` are; the user's own folders are not littered."""
-    path = cache_path(name, *parts)
+def make_cache_folder() -> None:
+    """Create the cache folder. Raises `DataError` if it cannot be created."""
+    folder = user_cache_path("fastseg")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder of your own",
+            f"{folder}: cannot be created ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that you can write to",
             "not-writable",
         ) from None
-    return path
