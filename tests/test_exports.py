@@ -59,6 +59,7 @@ def test_loads_in_a_fresh_process_elsewhere_without_data(name, exports, samples,
         f"p = fastseg.load({str(folder)!r}).predict({str(item.image)!r})\n"
         "assert 'fastai.vision.all' not in sys.modules\n"
         "print(p.label if p.codes is None else p.codes.shape)\n"
+        "import fastai.callback.progress  # which gives learners no_bar\n"
         "from fastai.learner import load_learner\n"
         f"learn = load_learner({str(folder / 'export.pkl')!r})\n"
         f"with learn.no_bar(): print(len(learn.predict({str(item.image)!r})))\n"

@@ -164,7 +164,7 @@ def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkey
         out=tmp_path / "a",
     )
     assert 1 <= len(result["history"]) and result["seconds"] < 20
-    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 6.0 * learn.origin.size[0] / 64)
+    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 6.0 * learn.record.size[0] / 64)
     result = fastseg.fit(
         "eye",
         samples["eye"],
@@ -326,10 +326,11 @@ def test_half_size_comes_first(samples):
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_patience_keeps_the_best_weights(learn, ema):
-    from fastseg.training.loop import Course, train
+    from fastseg.learners.options import FitOptions
+    from fastseg.training.loop import train
 
-    train(learn, Course(epochs=6, lr=0.5, patience=2, ema=ema))
-    scores = [row["dice"] for row in learn.history]
+    train(learn, FitOptions(epochs=6, lr=0.5, patience=2, ema=ema))
+    scores = [row["dice"] for row in learn.record.history]
     assert abs(float(learn.validate()[1]) - max(scores)) < 1e-6
 
 

@@ -18,6 +18,7 @@ import fastseg
 from fastseg.errors import DataError, ExportError, ModelError
 from fastseg.evaluation.scores import MaskScores
 from fastseg.inference import predictor
+from fastseg.learners.options import FitOptions
 from fastseg.training import checkpoint, loop, resume
 from fastseg.utils import device, io
 from fastseg.utils.journal import Journal
@@ -146,7 +147,7 @@ def test_a_full_disk_keeps_the_earlier_export_and_what_was_learnt(samples, tmp_p
     def fails(*_):
         raise full
 
-    monkeypatch.setattr("fastseg.exports.folder.write_onnx", fails)
+    monkeypatch.setattr("fastseg.exports.write.write_onnx", fails)
     with pytest.raises(ExportError, match="No space left"):
         fastseg.fit("eye", samples["eye"], epochs=2, out=out, **OPTIONS)
     assert {path: path.read_bytes() for path in out.iterdir()} == before and resume.is_unfinished(
@@ -239,7 +240,7 @@ def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
         ModelError,
         match="out of memory with batches of 4 images of 64x64 px: lower --bs first, to 2",
     ):
-        loop.train(learn, loop.Course.of(fastseg.tasks.get("eye"), epochs=1))
+        loop.train(learn, FitOptions(epochs=1))
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
