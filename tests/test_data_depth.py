@@ -442,7 +442,7 @@ def test_classification_learns_from_12_bits_what_it_learns_from_8(samples, tmp_p
         fastseg.learner("mri", data, arch=ARCH, weights="none", size=64, bs=4)
         for data in deepened(samples["mri"], tmp_path)
     )
-    assert (eight.origin.depth, twelve.origin.depth) == (None, 12)
+    assert (eight.record.depth, twelve.record.depth) == (None, 12)
     for (one, label), (other, same_label) in zip(eight.dls.valid_ds, twelve.dls.valid_ds):
         assert label == same_label and (np.asarray(one) == np.asarray(other)).all()
 

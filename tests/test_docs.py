@@ -256,6 +256,8 @@ def test_the_docs_build_without_warnings(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fastseg.unet_learner" in (site / "reference.html").read_text()
+    for page in site.glob("*.html"):  # nothing is fetched from elsewhere
+        assert not re.search(r"<(script|link|img)[^>]+=\"https?://", page.read_text()), page.name
 
 
 def test_the_changelog_has_the_version():
@@ -317,3 +319,10 @@ def test_scripts_say_in_one_line_what_is_missing(tmp_path):
         and len(done.stderr.strip().splitlines()) == 1
         and "has no python" in done.stderr
     )
+
+
+def test_the_map_of_rooms_is_the_contract():
+    """CONTRIBUTING lists the rooms in the order in which they import."""
+    contract = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    text = PAGES[".github/CONTRIBUTING.md"]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == re.findall(r'"(\w+)"', contract[1])[::-1]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import fastseg
 from fastseg import tasks
-from fastseg.report import panels
+from fastseg.report import painting, panels
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
@@ -120,25 +120,23 @@ def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
     run("show", "eye", "--wrong", "--export", exports("eye"), "--rows", "2", "--out", "wrong.html")
     assert Path("wrong.html").read_text().count("errors") >= 2
     run("show", "mri", "--data", samples["mri"], "--class", "sharp", "--rows", "1")
-    assert (
-        "did you mean"
-        in run("show", "eye", "--data", samples["eye"], "--class", "pupl", code=1).err
-    )
+    near = run("show", "eye", "--data", samples["eye"], "--class", "pupl", error="unknown-class")
+    assert "did you mean pupil" in near.message
 
 
 def test_errors_are_drawn_by_their_kind():
     truth, codes = np.array([[0, 0, 1, 1, 255]], np.uint8), np.array([[0, 1, 0, 2, 1]], np.uint8)
-    kinds = panels.wrong_pixels(truth, codes, 0)
+    kinds = painting.wrong_pixels(truth, codes, 0)
     assert [list(np.flatnonzero(where)) for where in kinds.values()] == [[2], [1], [3]]
-    drawn = panels.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
-    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(panels.ERRORS.values()) and (
+    drawn = painting.error_map(np.zeros((1, 5, 3), np.uint8), truth, codes, 0)
+    assert [tuple(drawn[0, i]) for i in (2, 1, 3)] == list(painting.ERRORS.values()) and (
         drawn[0, [0, 4]] == 150
     ).all()
 
 
 def test_tasks_without_a_background_have_colours():
     for name in tasks.names():
-        colours = panels.class_colours(tasks.get(name))
+        colours = painting.class_colours(tasks.get(name))
         assert len(colours) == len(set(colours)) == len(tasks.get(name).classes)
 
 
@@ -149,10 +147,10 @@ def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path)
     for command in (
         ["interpret", *common, data / "imgs_small"],
         ["evaluate", *common, data / "masks_small"],
-        ["evaluate", *common, exports("mri")],
         ["show", "eye", "--data", data, "--out", data / "imgs_small" / "grid.png"],
     ):
-        assert "choose another --out" in run(*command, code=1).err
+        assert "--out" in run(*command, error="output-in-data").message
+    run("evaluate", *common, exports("mri"), error="holds-export")
     assert sorted(data.rglob("*")) == before
 
 

@@ -10,8 +10,10 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from fastseg import tasks
-from fastseg.report import charts
+from fastseg.report import charts, painting
 from fastseg.report import panels as plots
+from fastseg.report.views import view_of
+from fastseg.types import Item
 
 KEYS = ("precision", "recall", "iou", "dice", "boundary_f1")
 
@@ -30,7 +32,7 @@ def rows(count: int, size: tuple[int, int], panels: int = 4) -> list[list[plots.
 @pytest.mark.parametrize("size", [(800, 600), (2400, 100), (100, 2400), (3000, 4000), (1, 1)])
 @pytest.mark.parametrize("count", [1, 6, 40])
 def test_a_grid_is_no_larger_than_the_limit_and_keeps_proportions(size, count, tmp_path):
-    figure = plots.grid(rows(count, size), tasks.get("eye"), "a title", errors=True)
+    figure = view_of(tasks.get("eye")).grid(rows(count, size), "a title", errors=True)
     path = plots.write(figure, tmp_path / "grid.png", plots.PRINT_DPI)
     with Image.open(path) as picture:
         assert max(picture.size) <= plots.MAX_PX
@@ -147,7 +149,7 @@ def test_evidence_shows_on_images_of_any_brightness(lightest):
     image[:, 40:] //= 2
     heat = np.zeros((60, 80), np.float32)
     heat[20:40, 10:30], heat[20:40, 50:70] = 1, 0.6
-    drawn = luminance(plots.evidence_map(image, heat))
+    drawn = luminance(painting.evidence_map(image, heat))
     strong, less, none = (drawn[22:38, 12:28], drawn[22:38, 52:68], drawn[heat == 0])
     assert (
         strong.mean() - none.mean() > 100
@@ -160,7 +162,7 @@ def test_evidence_shows_on_images_of_any_brightness(lightest):
 def test_evidence_leaves_a_dark_images_shapes_visible():
     image = np.full((40, 40, 3), 8, np.uint8)
     image[:, 20:] = 30
-    drawn = luminance(plots.evidence_map(image, np.zeros((40, 40), np.float32)))
+    drawn = luminance(painting.evidence_map(image, np.zeros((40, 40), np.float32)))
     assert drawn[:, 20:].mean() - drawn[:, :20].mean() > 60
 
 
@@ -181,20 +183,15 @@ def test_both_charts_of_reliability_fill_their_half(counts, tmp_path):
     assert drawn and figure.axes[1].get_ylim()[1] >= 1
 
 
-def test_unlabelled_pixels_are_in_the_legend_where_a_mask_shows_them():
-    task, image, codes = (
-        tasks.get("eye"),
-        np.zeros((40, 60, 3), np.uint8),
-        np.zeros((40, 60), np.uint8),
-    )
+def test_unlabelled_pixels_are_in_the_legend_where_a_mask_shows_them(tmp_path):
+    view, codes = view_of(tasks.get("eye")), np.zeros((40, 60), np.uint8)
+    item = Item(tmp_path / "a.jpg", tmp_path / "a.png")
+    Image.new("RGB", (60, 40)).save(item.image)
 
     def named():
-        return {
-            text.get_text()
-            for text in plots.grid([plots.triple(task, image, codes, "a.jpg")], task)
-            .legends[0]
-            .get_texts()
-        }
+        Image.fromarray(codes).save(item.label)
+        figure = view.grid([view.labelled(item)], "a title")
+        return {text.get_text() for text in figure.legends[0].get_texts()}
 
     assert "unlabelled" not in named()
     codes[:5] = 255

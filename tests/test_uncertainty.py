@@ -11,7 +11,7 @@ from PIL import Image
 import fastseg
 from fastseg.metrics import calibration, risk
 from fastseg.report import label_issues
-from fastseg.report.evidence import evidence
+from fastseg.report.evidence import grad_cam, hires_cam
 
 EYE = fastseg.tasks.get("eye")
 
@@ -193,6 +193,7 @@ def test_evidence_maps(name, exports, samples):
     predictor = fastseg.load(exports(name))
     task = predictor.task
     image, _ = task.image_near(task.items(samples[name])[0], tuple(predictor.card.size))
-    maps = evidence(predictor, image, list(range(len(task.classes))))
+    method = {"eye": hires_cam, "mri": grad_cam}[name]
+    maps = method(predictor, image, list(range(len(task.classes))))
     assert maps.shape == (len(task.classes), *predictor.card.size) and np.isfinite(maps).all()
     assert maps.min() >= 0 and 0 < maps.max() <= 1

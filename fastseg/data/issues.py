@@ -73,18 +73,13 @@ class Fault:
         return f"{self.file}{place}: {self.detail}; {self.remedy}"
 
 
-def refuse(faults: Sequence[Fault | DataError | str]) -> None:
+def refuse(faults: Sequence[Fault | DataError]) -> None:
     """Raise the first of `faults`, if any, as a `DataError` that says how many more there are.
 
     Its code is the error's own, or the fault's kind with hyphens: "size-mismatch", "0-255-mask".
     """
-    if not faults:
-        return
-    first = faults[0]
-    code = None
-    if isinstance(first, DataError):
-        code = first.code
-    elif isinstance(first, Fault):
-        code = re.sub("[ /]", "-", first.kind)
-    more = f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""
-    raise DataError(f"{first}{more}", code)
+    if faults:
+        first = faults[0]
+        code = first.code if isinstance(first, DataError) else re.sub("[ /]", "-", first.kind)
+        more = f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""
+        raise DataError(f"{first}{more}", code)

@@ -15,7 +15,8 @@ import numpy as np
 from .. import __version__
 from ..errors import DataError, TaskError, brief
 from ..exports.card import CARD, METRICS, Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..tasks import Item, Task, get
 from ..utils.choices import check_engine
 from ..utils.io import name_below, require_folder, write_json, write_rows
@@ -375,7 +376,6 @@ def judged(
             look(item, prediction, truth) if look else None,
         )
 
-    for _, result in track(predictor.stream(items, bs, finish), "evaluating", len(items)):
-        if isinstance(result, DataError):
-            raise result
+    found = predictor.stream_or_raise(items, bs, finish)
+    for _, result in track(found, "evaluating", len(items)):
         yield result

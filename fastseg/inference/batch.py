@@ -20,7 +20,8 @@ from ..data.images import save_image
 from ..data.pairing import IMAGE_SUFFIXES, image_files, is_image
 from ..errors import DataError, TaskError
 from ..exports.card import CARD, Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Task, get
 from ..tasks.base import MADE

@@ -144,6 +144,18 @@ class Predictor:
             for results in results_in_order(done, workers + 1):
                 yield from results
 
+    def stream_or_raise(
+        self,
+        images: Iterable[Image],
+        bs: int = 8,
+        finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction,
+    ) -> Iterator[tuple[Image, T]]:
+        """Yield what `stream` yields. Raises the `DataError` of the first image that cannot be read."""
+        for image, result in self.stream(images, bs, finish):
+            if isinstance(result, DataError):
+                raise result
+            yield image, result
+
     def _whole(self, batch: list, finish: Callable) -> list[tuple]:
         _, reads = self._reads(batch)
         return self._finished(batch, reads, self._computed(reads, self._stream_threads), finish)

@@ -80,3 +80,7 @@ class Merged(nn.Module):
         logits = self.model(x).float()
         merged = torch.stack([logits[:, group].logsumexp(1) for group in self.groups], dim=1)
         return F.interpolate(merged, x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+# Decoders by name, beside those of segmentation_models_pytorch. `utils.choices.DECODERS` lists all.
+OWN = {"light": LightUnet}

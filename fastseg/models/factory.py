@@ -100,11 +100,9 @@ def build(spec: Spec) -> Network:
 def _decoder_model(spec: Spec) -> nn.Module:
     import segmentation_models_pytorch as smp  # here: classifiers need no decoders
 
-    from .decoders import LightUnet, Merged
+    from .decoders import OWN, Merged
 
-    model_class = (
-        LightUnet if spec.decoder == "light" else smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
-    )
+    model_class = OWN.get(spec.decoder) or smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
     options = {"encoder_name": f"tu-{spec.arch}", **backbone_options(spec.arch), **spec.options}
     groups = options.pop("merge", None)
     classes = spec.n_out if groups is None else sum(map(len, groups))

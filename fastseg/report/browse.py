@@ -1,26 +1,29 @@
-"""A look through a dataset: images, masks made visible, overlays, a legend; or the images that an export gets wrong."""
+"""`show`: a look through a dataset, or at the images that an export gets most wrong, as a picture or a page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, judged
 from ..evaluation.scores import scores_of
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..tasks import Item, Task, get
 from ..tasks.base import scaled
 from ..utils.io import require_folder
-from . import panels as plots
-from .html import address, css_colour, environment, write_page
+from . import panels
+from .html import css_colour, environment, jpeg, write_page
+from .panels import Panel
+from .views import View, view_of
 
-ACROSS = 4  # images in a row, for classification
 PAGES = (".html", ".htm")
+JPEG_QUALITY = 88  # of the page's pictures
 
 
 def show(
@@ -48,23 +51,42 @@ def show(
         choose("class", only, task.classes)
     out = Path(out or f"{task.name}_show.png")
     if out.suffix.lower() not in PAGES:
-        plots.require_png(out)
+        panels.require_png(out)
     require_folder(out.parent)
-    count = rows * (1 if task.kind == "segment" else ACROSS)
+    view = view_of(task)
+    count = rows * view.examples_in_row
     if wrong:
-        items, lines = _wrong(
-            task, data, export, only, count, device=device, engine=engine, precision=precision
+        items, examples = _most_wrong(
+            view, data, export, only, count, device=device, engine=engine, precision=precision
         )
     else:
         items = task.items(Path(data or f"data/{task.name}"))
-        task = scaled(task, (item.image for item in items))
-        lines = [_labelled(task, item) for item in _drawn(task, items, only, count, seed)]
-    if out.resolve() in {
+        view = view_of(scaled(task, (item.image for item in items)))
+        examples = [view.labelled(item) for item in _drawn(task, items, only, count, seed)]
+    _require_apart(out, items)
+    if not examples:
+        raise DataError(
+            f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
+            + (" and is wrong" if only and wrong else ""),
+            "nothing-to-show",
+        )
+    what = "held-out images that are most wrong" if wrong else f"of {len(items)} labelled images"
+    shown = f", {len(examples)} with {only}" if only else "" if wrong else f", {len(examples)}"
+    title = f"{task.name}: {what}{shown}"
+    if out.suffix.lower() in PAGES:
+        return _write_page(view, examples, title, out, wrong)
+    return panels.write(view.grid(examples, title, errors=wrong), out)
+
+
+def _require_apart(out: Path, items: Sequence[Item]) -> None:
+    """Raise `DataError` if `out` is one of the images or masks, or would lie among them."""
+    files = {
         path.resolve()
         for item in items
         for path in (item.image, item.label)
         if isinstance(path, Path)
-    }:
+    }
+    if out.resolve() in files:
         raise DataError(
             f"{out}: is one of the images or masks; choose another --out", "output-in-data"
         )
@@ -73,28 +95,13 @@ def show(
             f"{out}: would lie among the images or masks and spoil the data; choose another --out",
             "output-in-data",
         )
-    if not lines:
-        raise DataError(
-            f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
-            + (" and is wrong" if only and wrong else ""),
-            "nothing-to-show",
-        )
-    title = (
-        f"{task.name}: {'held-out images that are most wrong' if wrong else f'of {len(items)} labelled images'}"
-        + (f", {len(lines)} with {only}" if only else "" if wrong else f", {len(lines)}")
-    )
-    if out.suffix.lower() in PAGES:
-        return _page(task, lines, title, out, wrong)
-    if task.kind != "segment":
-        panels = [line[0] for line in lines]
-        lines = [panels[i : i + ACROSS] for i in range(0, len(panels), ACROSS)]
-    return plots.write(plots.grid(lines, task, title, errors=wrong), out)
 
 
 def _drawn(
     task: Task, items: Sequence[Item], only: str | None, count: int, seed: int
 ) -> list[Item]:
-    chosen = []
+    """Return up to `count` items drawn by `seed`, of those that have the class `only`, in their own order."""
+    chosen: list[int] = []
     for index in np.random.default_rng(seed).permutation(len(items)):
         if len(chosen) == count:
             break
@@ -103,65 +110,50 @@ def _drawn(
     return [items[index] for index in sorted(chosen)]
 
 
-def _labelled(task: Task, item: Item) -> list[plots.Panel]:
-    image, label = task.image(item), task.label(item)
-    if task.kind == "segment":
-        return plots.triple(task, image, label, item.image.name)
-    return [plots.Panel(image, f"{plots.short(item.image.stem)}\n{task.classes[label]}")]
-
-
-def _wrong(
-    task: Task,
+def _most_wrong(
+    view: View,
     data: Path | str | None,
     export: Path | str | None,
     only: str | None,
     count: int,
-    **how,
-) -> tuple[list[Item], list[list[plots.Panel]]]:
+    **options: Any,
+) -> tuple[list[Item], list[list[Panel]]]:
+    """Return the held-out items and the panels of those, up to `count`, that an export gets most wrong.
+
+    `options` are those of `inference.loading.load`.
+    """
+    task = view.task
     folder = find(task, export)
     items, root = items_of(card_of(folder), task, data, "valid")
     from ..inference.loading import load
 
-    predictor = load(folder, images=len(items), **how)
+    predictor = load(folder, images=len(items), **options)
     predictor.adapt(items)
     code = None if only is None else task.classes.index(only)
-    severity = scores_of(task).severity
-    errors = {score.item: severity(score, code) for score, _ in judged(predictor, items, root)}
-    worst = sorted((item for item in items if errors[item] > 0), key=lambda item: -errors[item])[
-        :count
-    ]
-    lines = []
-    for item, prediction in predictor.stream(worst, 4):
-        first, *others = plots.prediction_panels(
-            task, prediction.image, task.label(item), prediction, item.image.name
-        )
-        title = first.title + (f"\nerror {errors[item]:.3f}" if task.kind == "segment" else "")
-        lines.append([replace(first, title=title), *others])
-    return items, lines
+    scores = scores_of(task)
+    severity = {
+        score.item: scores.severity(score, code) for score, _ in judged(predictor, items, root)
+    }
+    wrong = [item for item in items if severity[item] > 0]
+    worst = sorted(wrong, key=lambda item: -severity[item])[:count]
+    examples = []
+    for item, (_, prediction) in zip(worst, predictor.stream_or_raise(worst, 4)):
+        first, *others = view.predicted(prediction, task.label(item), item.image.name)
+        caption = view.severity_caption(severity[item])
+        title = f"{first.title}\n{caption}" if caption else first.title
+        examples.append([replace(first, title=title), *others])
+    return items, examples
 
 
-def _page(task: Task, lines: list[list[plots.Panel]], title: str, out: Path, errors: bool) -> Path:
+def _write_page(
+    view: View, examples: Sequence[Sequence[Panel]], title: str, out: Path, errors: bool
+) -> Path:
     """Write the panels as one self-contained page to scroll through."""
-    unlabelled = any(panel.unlabelled for line in lines for panel in line)
-    page = (
-        environment()
-        .get_template("show.html")
-        .render(
-            title=title,
-            legend=[
-                (name, css_colour(colour))
-                for name, colour in plots.legend(task, errors, unlabelled)
-            ],
-            lines=[
-                [
-                    (
-                        panel.title,
-                        address(Image.fromarray(plots.shrink(panel.pixels)), "JPEG", quality=88),
-                    )
-                    for panel in line
-                ]
-                for line in lines
-            ],
-        )
-    )
+    unlabelled = any(panel.has_unlabelled for example in examples for panel in example)
+    legend = [(name, css_colour(colour)) for name, colour in view.legend(errors, unlabelled)]
+    lines = [
+        [(panel.title, jpeg(panels.shrink(panel.pixels), JPEG_QUALITY)) for panel in example]
+        for example in examples
+    ]
+    page = environment().get_template("show.html").render(title=title, legend=legend, lines=lines)
     return write_page(page, out)

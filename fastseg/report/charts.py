@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from .panels import COLOURS, even_legend, literal
+from .painting import COLOURS
+from .panels import even_legend, literal
 
 BROAD = 11.4  # inches; charts side by side in one figure
 RARE = 0.001  # share of all pixels or images; what holds less is drawn as uncertain

@@ -1,6 +1,13 @@
-"""Where the network found its evidence for a class: maps computed by captum."""
+"""Where the network found its evidence for a class: maps computed by captum.
+
+Both functions take an image, uint8 (h, w, 3), at the size of the predictor's card, and return one map
+for each of `classes`, float32 (len(classes), h, w) from 0 to 1.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -9,61 +16,76 @@ from torch import nn
 
 from ..inference.predictor import Predictor
 
-SCALES = 4  # of the backbone's maps, from the deepest, that evidence for a mask is gathered from
+SCALES = 4  # of the backbone's maps, from the deepest, that are evidence for a mask
+
+Maps = list[list[torch.Tensor]]  # for each class, maps (1, 1, h, w) of one or more scales
 
 
-def evidence(predictor: Predictor, small: np.ndarray, classes: list[int]) -> np.ndarray:
-    """Return one map a class, float32 (len(classes), h, w) from 0 to 1, for an image uint8 (h, w, 3) at the card's size.
+def grad_cam(predictor: Predictor, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Return Grad-CAM on the backbone's last feature map (Selvaraju et al., ICCV 2017), for classification."""
+    from captum.attr import LayerGradCam
 
-    For classification: Grad-CAM (Selvaraju et al., ICCV 2017) on the backbone's last feature map. For a mask, where gradients
-    averaged over the whole image say little of a small object: HiResCAM (Draelos and Carin 2020, arXiv:2011.08891), gradient
-    times activation place by place, the mean over the backbone's `SCALES` deepest scales; a class's score is the sum of its
-    logits over the pixels that are predicted to be it, or over all pixels where none is.
+    def maps(network: nn.Module, x: torch.Tensor, scales: list[nn.Module]) -> Maps:
+        cam = LayerGradCam(network, scales[0])
+        return [[cam.attribute(x, target=number, relu_attributions=True)] for number in classes]
+
+    return _evidence(predictor, pixels, maps)
+
+
+def hires_cam(predictor: Predictor, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Return HiResCAM (Draelos and Carin 2020, arXiv:2011.08891), for masks.
+
+    It is gradient times activation place by place: gradients averaged over the image, as in Grad-CAM,
+    say little about a small object. The maps are means over the backbone's `SCALES` deepest scales. A
+    class's score is the sum of its logits over the pixels predicted as it, or over all if there are none.
     """
-    from captum.attr import LayerGradCam, LayerGradientXActivation
+    from captum.attr import LayerGradientXActivation
 
+    def maps(network: nn.Module, x: torch.Tensor, scales: list[nn.Module]) -> Maps:
+        cams = [
+            LayerGradientXActivation(lambda batch: _mask_scores(network(batch)), scale)
+            for scale in scales[:SCALES]
+        ]
+        return [
+            [cam.attribute(x, target=number).sum(1, keepdim=True).relu() for cam in cams]
+            for number in classes
+        ]
+
+    return _evidence(predictor, pixels, maps)
+
+
+def _evidence(
+    predictor: Predictor,
+    pixels: np.ndarray,
+    maps: Callable[[nn.Module, torch.Tensor, list[nn.Module]], Maps],
+) -> np.ndarray:
+    with _in_float32(predictor) as network:
+        x = predictor.normalised(torch.from_numpy(pixels.copy()[None])).requires_grad_()
+        found = maps(network, x, _scales(network, x))
+    return np.stack([_mean_map(scales, pixels.shape[:2]) for scales in found])
+
+
+@contextmanager
+def _in_float32(predictor: Predictor) -> Iterator[nn.Module]:
+    """Yield the predictor's network, computing in float32: gradients are too coarse in bfloat16."""
     network = predictor.network
     precision, network.precision = network.precision, "float32"
     try:
-        x = predictor.normalised(torch.from_numpy(small.copy()[None])).requires_grad_()
-        scales = _scales(network, x)
-        if predictor.task.kind == "classify":
-            cam = LayerGradCam(network, scales[0])
-            found = [
-                [cam.attribute(x, target=number, relu_attributions=True)] for number in classes
-            ]
-        else:
-            cams = [
-                LayerGradientXActivation(lambda batch: _masked(network(batch)), scale)
-                for scale in scales[:SCALES]
-            ]
-            found = [
-                [cam.attribute(x, target=number).sum(1, keepdim=True).relu() for cam in cams]
-                for number in classes
-            ]
+        yield network
     finally:
         network.precision = precision
-    return np.stack(
-        [
-            _scaled(
-                sum(
-                    _scaled(
-                        F.interpolate(
-                            m.detach(), small.shape[:2], mode="bilinear", align_corners=False
-                        )
-                    )
-                    for m in maps
-                )
-            )[0, 0]
-            .cpu()
-            .numpy()
-            for maps in found
-        ]
+
+
+def _mean_map(maps: Sequence[torch.Tensor], size: tuple[int, ...]) -> np.ndarray:
+    """Return the mean of maps (1, 1, h, w), enlarged to `size`, each scaled to 1: float32 (H, W), scaled to 1."""
+    total = sum(
+        _scaled(F.interpolate(m.detach(), size, mode="bilinear", align_corners=False)) for m in maps
     )
+    return _scaled(total)[0, 0].cpu().numpy()
 
 
-def _masked(logits: torch.Tensor) -> torch.Tensor:
-    """Return each class's score (B, C) of logits (B, C, h, w): their sum over the pixels predicted to be it, or over all."""
+def _mask_scores(logits: torch.Tensor) -> torch.Tensor:
+    """Return each class's score (B, C) of logits (B, C, h, w): their sum over the pixels predicted as it, or over all."""
     chosen = F.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
     chosen = torch.where(chosen.sum((2, 3), keepdim=True) > 0, chosen, torch.ones_like(chosen))
     return (logits * chosen.detach()).sum((2, 3))
@@ -74,14 +96,14 @@ def _scaled(maps: torch.Tensor) -> torch.Tensor:
 
 
 def _scales(network: nn.Module, x: torch.Tensor) -> list[nn.Module]:
-    """Return the last module of each scale at which the backbone puts out feature maps (1, C, h, w) with h, w > 1, deepest first."""
+    """Return the last module of each scale of the backbone's feature maps (1, C, h, w) with h, w > 1, deepest first."""
     found: dict[int, nn.Module] = {}
 
-    def seen(module: nn.Module, _, out) -> None:
+    def note(module: nn.Module, _: object, out: object) -> None:
         if isinstance(out, torch.Tensor) and out.ndim == 4 and min(out.shape[-2:]) > 1:
             found[out.shape[-2] * out.shape[-1]] = module
 
-    hooks = [module.register_forward_hook(seen) for module in network.body.modules()]
+    hooks = [module.register_forward_hook(note) for module in network.body.modules()]
     try:
         with torch.no_grad():
             network(x)

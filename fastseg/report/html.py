@@ -6,6 +6,7 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
@@ -28,7 +29,19 @@ def css_colour(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def address(picture: Image.Image, kind: str, **options) -> str:
+def jpeg(pixels: np.ndarray, quality: int = 85) -> str:
+    """Return pixels, uint8 (H, W, 3), as the data address of a JPEG."""
+    return address(Image.fromarray(pixels), "JPEG", quality=quality)
+
+
+def layer(where: np.ndarray, colour: Colour) -> str:
+    """Return the data address of a PNG that is `colour` where `where`, bool (H, W), holds, and clear elsewhere."""
+    picture = Image.fromarray(where.astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, *colour])
+    return address(picture, "PNG", transparency=0, bits=1)
+
+
+def address(picture: Image.Image, kind: str, **options: object) -> str:
     """Return a picture as a data address, encoded as `kind` ("JPEG", "PNG") with Pillow's `options`."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)

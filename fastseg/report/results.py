@@ -1,27 +1,29 @@
-"""Where a learner is right and wrong, and how far it can be trusted: pictures, tables and one page."""
+"""`interpret`: where an export is right and wrong, and how far it can be trusted, in pictures, tables and one page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import TaskError
-from ..evaluation.run import items_of, judged, require_free
-from ..evaluation.scores import SAMPLES, scores_of
+from ..evaluation.run import items_of, require_free
+from ..evaluation.scores import SAMPLES
 from ..exports.card import Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..metrics import calibration
 from ..metrics import figures as metrics
 from ..metrics.risk import ERROR_RATE, review_threshold
-from ..tasks import Item, Task, get
-from ..types import IGNORE
+from ..tasks import Task, get
 from ..utils.choices import check_engine
-from ..utils.io import name_below, write_rows
+from ..utils.io import write_rows
 from . import charts, panels
+from .analysis import Insight, analyse
+from .views import View, view_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,24 +32,7 @@ if TYPE_CHECKING:
     from ..inference.predictor import Predictor
     from .label_issues import Suspicion
 
-SHOWN = 4  # images in each of best, median and worst
-DRAWN = 2  # of them, in show_results.png, where an image is a row of panels
-LISTED = 30  # suspected labels, and images that need review, on the page
-
-
-@dataclass
-class Insight:
-    """One image, as the pass over all of them saw it."""
-
-    item: Item
-    name: str  # relative to the data
-    size: tuple[int, int]  # (height, width) in px
-    loss: float  # mean cross-entropy in nats
-    error: float  # 1 - foreground Dice of all classes pooled; for classification 0 or 1
-    expected_error: float  # what its own probabilities lead one to expect
-    confidence: float  # mean probability of the predicted class
-    entropy: float  # mean, in nats
-    suspicion: Suspicion
+RANKED = 4  # images in each of best, median and worst
 
 
 @dataclass
@@ -57,11 +42,10 @@ class Interpretation:
     task: Task
     card: Card
     folder: Path
-    metrics: dict  # as `evaluate` returns them, with intervals
+    metrics: dict[str, Any]  # as `evaluate` returns them, with intervals
     images: list[Insight]
-    reliability: (
-        np.ndarray
-    )  # float64 (15, 3), see `metrics.calibration.reliability`: of pixels, or of images
+    # float64 (15, 3), see `metrics.calibration.reliability`: of pixels, or of images
+    reliability: np.ndarray
     predictor: Predictor
     files: list[Path] = field(default_factory=list)
 
@@ -74,6 +58,11 @@ class Interpretation:
     def unit(self) -> str:
         """What is counted: pixels or images."""
         return self.task.unit
+
+    @property
+    def view(self) -> View:
+        """How the task's images are shown."""
+        return view_of(self.task)
 
     @property
     def calibration_error(self) -> float:
@@ -98,7 +87,7 @@ class Interpretation:
     def ranked(self) -> dict[str, list[Insight]]:
         """Return the best, the median and the worst images, by error and then by loss."""
         order = sorted(self.images, key=lambda image: (image.error, image.loss))
-        k = min(SHOWN, max(1, len(order) // 3))
+        k = min(RANKED, max(1, len(order) // 3))
         middle = max(0, (len(order) - k) // 2)
         return {"best": order[:k], "median": order[middle : middle + k], "worst": order[::-1][:k]}
 
@@ -107,7 +96,7 @@ class Interpretation:
         return sorted(self.images, key=lambda image: image.suspicion.quality)
 
     def needing_review(self, error_rate: float = ERROR_RATE) -> list[Insight]:
-        """Return the images that a person should look at, the most doubtful first (see `metrics.risk.thresholds`)."""
+        """Return the images that a person should look at, the most uncertain first (see `metrics.risk.thresholds`)."""
         threshold = review_threshold(self.card.review, error_rate)
         if threshold is None:
             return []
@@ -119,8 +108,11 @@ class Interpretation:
     def predicted(
         self, images: Sequence[Insight]
     ) -> list[tuple[Insight, Prediction, np.ndarray | int]]:
-        """Return (image, its prediction, its truth) of a few images, predicted again."""
-        found = self.predictor.stream([image.item for image in images], 4)
+        """Return (image, its prediction, its truth) of a few images, predicted again.
+
+        Raises `DataError` if an image or its label can no longer be read.
+        """
+        found = self.predictor.stream_or_raise([image.item for image in images], 4)
         return [
             (image, prediction, self.task.label(image.item))
             for image, (_, prediction) in zip(images, found)
@@ -142,27 +134,18 @@ class Interpretation:
 
     def plot_results(self) -> Figure:
         """Draw the best, median and worst images."""
-        is_segmented = self.task.kind == "segment"
-        groups = {
-            name: images[:DRAWN] if is_segmented else images
-            for name, images in self.ranked().items()
-        }
+        view = self.view
+        groups = {name: images[: view.ranked_images] for name, images in self.ranked().items()}
         place = {image.name: name for name, images in groups.items() for image in images}
         return self._grid(
             [image for images in groups.values() for image in images],
             "best, median and worst images",
-            lambda image: (
-                f"{place[image.name]}, {f'error {image.error:.3f}' if is_segmented else f'loss {image.loss:.3f}'}"
-            ),
+            lambda image: f"{place[image.name]}, {view.caption(image)}",
         )
 
     def plot_per_class(self) -> Figure:
         """Draw the scores of each class with their intervals."""
-        keys = (
-            ("precision", "recall", "iou", "dice", "boundary_f1")
-            if self.task.kind == "segment"
-            else ("precision", "recall", "f1")
-        )
+        keys = self.view.class_figures
         return charts.bars(
             self.metrics["classes"],
             keys,
@@ -175,16 +158,14 @@ class Interpretation:
         """Draw how often predictions of each confidence are right."""
         return charts.reliability(self.reliability, self.calibration_error, self.unit)
 
-    def _grid(self, images: Sequence[Insight], title: str, caption) -> Figure:
-        rows = []
+    def _grid(
+        self, images: Sequence[Insight], title: str, caption: Callable[[Insight], str]
+    ) -> Figure:
+        view, examples = self.view, []
         for image, prediction, truth in self.predicted(images):
-            first, *others = panels.prediction_panels(
-                self.task, prediction.image, truth, prediction, image.item.image.name
-            )
-            rows.append([replace(first, title=f"{first.title}\n{caption(image)}"), *others])
-        if self.task.kind != "segment":
-            rows = [[row[0] for row in rows[i : i + 4]] for i in range(0, len(rows), 4)]
-        return panels.grid(rows, self.task, f"{self.task.name}: {title}", errors=True)
+            first, *others = view.predicted(prediction, truth, image.item.image.name)
+            examples.append([replace(first, title=f"{first.title}\n{caption(image)}"), *others])
+        return view.grid(examples, f"{self.task.name}: {title}", errors=True)
 
 
 def interpret(
@@ -216,97 +197,63 @@ def interpret(
 
     predictor = load(folder, device, engine=engine, precision=precision, images=len(items), bs=bs)
     predictor.adapt(items)
-    task = predictor.task
     from .page import write_report
 
-    bins, scores, images = np.zeros((calibration.BINS, 3)), scores_of(task), []
-    for score, (insight, table) in judged(
-        predictor, items, root, bs, lambda *seen: _insight(task, root, *seen)
-    ):
-        scores.images.append(score)
-        insight.error = scores.error(score)
-        images.append(insight)
-        bins += table
-    found = Interpretation(task, card, folder, scores.metrics(SAMPLES), images, bins, predictor)
-    figures = {
+    analysis = analyse(predictor, items, root, bs)
+    found = Interpretation(
+        predictor.task,
+        card,
+        folder,
+        analysis.scores.metrics(SAMPLES),
+        analysis.images,
+        analysis.reliability,
+        predictor,
+    )
+    found.files = [
+        *_write_pictures(found, out),
+        *_write_tables(found, out),
+        write_report(found, root, split, out / "report.html"),
+    ]
+    return found
+
+
+def _write_pictures(found: Interpretation, out: Path) -> list[Path]:
+    pictures = {
         "show_results": found.plot_results,
         "top_losses": found.plot_top_losses,
         "confusion_matrix": found.plot_confusion_matrix,
         "per_class": found.plot_per_class,
         "reliability": found.plot_reliability,
     }
-    found.files = [
+    return [
         panels.write(draw(), out / f"{name}.png", panels.PRINT_DPI)
-        for name, draw in figures.items()
+        for name, draw in pictures.items()
     ]
+
+
+def _write_tables(found: Interpretation, out: Path) -> list[Path]:
+    """Write images.csv and suspects.csv."""
     review = {image.name for image in found.needing_review()}
-    found.files.append(
-        write_rows(
-            out / "images.csv",
-            (
-                {
-                    "image": i.name,
-                    "loss": i.loss,
-                    "error": i.error,
-                    "expected_error": i.expected_error,
-                    "confidence": i.confidence,
-                    "entropy": i.entropy,
-                    "needs_review": i.name in review if card.review else "",
-                }
-                for i in found.top_losses()
-            ),
-        )
+    images = (
+        {
+            "image": image.name,
+            "loss": image.loss,
+            "error": image.error,
+            "expected_error": image.expected_error,
+            "confidence": image.confidence,
+            "entropy": image.entropy,
+            "needs_review": image.name in review if found.card.review else "",
+        }
+        for image in found.top_losses()
     )
-    found.files.append(
-        write_rows(
-            out / "suspects.csv",
-            (
-                {"rank": rank, "image": i.name, **_flat(i.suspicion)}
-                for rank, i in enumerate(found.suspects(), 1)
-            ),
-        )
+    suspects = (
+        {"rank": rank, "image": image.name, **_suspicion_columns(image.suspicion)}
+        for rank, image in enumerate(found.suspects(), 1)
     )
-    found.files.append(write_report(found, root, split, out / "report.html"))
-    return found
+    return [write_rows(out / "images.csv", images), write_rows(out / "suspects.csv", suspects)]
 
 
-def _insight(
-    task: Task, root: Path, item: Item, prediction: Prediction, truth: np.ndarray | int
-) -> tuple[Insight, np.ndarray]:
-    """Return what is kept of one image, and its table of how often each confidence is right."""
-    from .label_issues import of_image  # not at the top: cleanlab brings pandas and scikit-learn
-
-    probabilities = prediction.probabilities
-    best, predicted = probabilities.max(0), prediction.labels
-    known = np.asarray(truth) != IGNORE
-    insight = Insight(
-        item,
-        name_below(root, item.image),
-        prediction.size,
-        cross_entropy(probabilities, truth),
-        0.0,
-        prediction.expected_error,
-        float(best.mean()),
-        float(-(probabilities * np.log(np.clip(probabilities, 1e-12, 1))).sum(0).mean()),
-        of_image(probabilities, truth, task.classes, task.background),
-    )
-    return insight, calibration.reliability(best[known], np.asarray(predicted == truth)[known])
-
-
-def cross_entropy(probabilities: np.ndarray, truth: np.ndarray | int) -> float:
-    """Return the mean -log p(true class) in nats over labelled pixels; `probabilities` is float (C, H, W) or (C,)."""
-    if isinstance(truth, int):
-        return abs(float(np.log(np.clip(probabilities[truth], 1e-7, 1))))
-    labelled = truth != IGNORE
-    if not labelled.any():
-        return 0.0
-    true = np.take_along_axis(
-        probabilities, np.where(labelled, truth, 0)[None].astype(np.int64), axis=0
-    )[0]
-    return abs(float(np.log(np.clip(true[labelled], 1e-7, 1)).mean()))
-
-
-def _flat(suspicion: Suspicion) -> dict:
+def _suspicion_columns(suspicion: Suspicion) -> dict[str, object]:
     values = asdict(suspicion)
     box = values.pop("box") or ("", "", "", "")
     return {**values, **dict(zip(("left", "top", "right", "bottom"), box))}

@@ -256,8 +256,12 @@ class Task:
         shared = sorted(sides[0].keys() & sides[1].keys()) if self.grouped else []
         refuse(
             [
-                f"{sides[1][group].image}: {group} is also in {sides[0][group].image.parent}; keep each subject or set on one side of the "
-                "split"
+                Fault(
+                    "group on both sides",
+                    str(sides[1][group].image),
+                    f"{group} is also in {sides[0][group].image.parent}",
+                    "keep each subject or set on one side of the split",
+                )
                 for group in shared
             ]
         )
