@@ -17,7 +17,7 @@ _PUBLIC = {
     "checks.dataset": ("check",),
     "errors": ("FastsegError",),
     "evaluation.run": ("evaluate",),
-    "exports.folder": ("save",),
+    "exports.write": ("save",),
     "importers.face_masks": ("make_masks",),
     "importers.smp_hub": ("adopt",),
     "importers.surfaces": ("gather",),

@@ -92,7 +92,8 @@ def blur(repeats: int, folder: Path, folds: int = 5) -> dict[str, list[float]]:
     blurred if the variance of its Laplacian is below the threshold that is most often right on the fold's training slices
     (Pech-Pacheco et al., ICPR 2000).
     """
-    from fastseg.training.loop import Course, train
+    from fastseg.learners.options import FitOptions
+    from fastseg.training.loop import train
 
     task, source = fastseg.tasks.get("mri"), SHARED / "data" / "mri"
     data = source if source.is_dir() else task.sample(folder / "mri", n=60)
@@ -108,7 +109,7 @@ def blur(repeats: int, folder: Path, folds: int = 5) -> dict[str, list[float]]:
         learn = fastseg.learner(
             "mri", data, weights=WEIGHTS if WEIGHTS.is_file() else "none", fold=(number, folds)
         )
-        train(learn, Course.of(task))
+        train(learn, FitOptions())
         seconds.append(time.perf_counter() - start)
         predictor = fastseg.load(fastseg.save(learn, folder / f"fold_{number}"))
         parts = [[items[i] for i in part] for part in task.fold(items, number, folds)]

@@ -108,7 +108,7 @@ def test_0_255_masks_of_more_than_two_classes_are_refused_and_never_guessed(data
 
 def test_0_255_masks_of_two_classes_are_named_and_rewritten(roof, fails, run, tmp_path):
     root = roof()
-    fails("fit", "roof", *FIT, code="0-255-mask", words=["255 is roof"])
+    fails("fit", "roof", *FIT, code="0-255-mask", values=["255 is roof"])
     run("check", "roof", "--fix", "repaired")
     assert set(
         np.unique(np.asarray(Image.open(next((tmp_path / "repaired" / "masks").iterdir()))))
@@ -151,7 +151,7 @@ def test_colour_masks_in_a_task_of_codes_list_their_colours(data, fails):
         "eye",
         *FIT,
         code="unknown-colours",
-        words=["(255, 0, 0)", "(0, 0, 255)", 'masks="colours"'],
+        values=["(255, 0, 0)", "(0, 0, 255)", 'masks="colours"'],
     )
 
 
@@ -234,9 +234,9 @@ def test_label_files_of_other_tools_are_named(samples, fails, tmp_path, tool, na
     shutil.copytree(samples["eye"] / "imgs_small", root / "imgs_small")
     for image in sorted((root / "imgs_small").iterdir()):
         image.with_name(name.format(image.stem)).write_text(text.format(image.stem))
-    fails("fit", "eye", *FIT, code="no-partner", words=[tool])
+    fails("fit", "eye", *FIT, code="no-partner", values=[tool])
     (root / "imgs_small").rename(root / "pictures")
-    fails("fit", "eye", *FIT, code="no-data", words=[tool])
+    fails("fit", "eye", *FIT, code="no-data", values=[tool])
 
 
 @needs_shared
@@ -349,7 +349,7 @@ def test_label_files_beside_some_images_are_named(samples, fails, tmp_path):
     first.with_suffix(".json").write_text(
         '{"version": "5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
     )
-    fails("fit", "eye", *FIT, code="no-partner", words=["LabelMe"])
+    fails("fit", "eye", *FIT, code="no-partner", values=["LabelMe"])
 
 
 def test_a_repair_counts_what_is_set_aside(samples, run, tmp_path):

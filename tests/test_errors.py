@@ -20,7 +20,6 @@ SHARED_CODES = {
     "no-export": "no export where one is read",
     "no-such-column": "a table lacks a column, or has it twice",
     "no-such-path": "a file or folder to read does not exist",
-    "no-weights-file": "the file of weights does not exist",
     "not-empty": "a folder to create holds files already",
     "not-fetched": "weights could not be fetched from the hub",
     "not-writable": "a file or folder cannot be written",

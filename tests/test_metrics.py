@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 from scipy import ndimage
 from sklearn import metrics as sk
 
 import fastseg
-from fastseg.errors import DataError
 from fastseg.evaluation.scores import ClassScore, MaskScore, Scores, scores_of
 from fastseg.metrics import boundaries, figures
 from fastseg.metrics.calibration import BINS
@@ -268,6 +268,5 @@ def test_a_mask_of_another_size_is_named():
         labels = np.zeros((5, 5), np.uint8)
 
     item, truth = Item(Path("a.jpg"), Path("m.png")), np.zeros((4, 4), np.uint8)
-    with pytest.raises(DataError, match="m.png") as error:
+    with refuses("size-mismatch", "m.png", "5x5"):
         scores_of(TASK).judge(item, "a.jpg", Half(), truth)
-    assert error.value.code == "size-mismatch"

@@ -26,6 +26,9 @@ LIGHT = [
     "evaluation.run",
     "evaluation.scores",
     "exports.folder",
+    "exports.read",
+    "exports.write",
+    "learners.options",
     "importers.face_masks",
     "importers.smp_hub",
     "importers.surfaces",
@@ -37,7 +40,6 @@ LIGHT = [
     "report.browse",
     "report.results",
     "training.budget",
-    "training.course",
     "training.fit",
     "training.resume",
     "training.study",
@@ -194,8 +196,8 @@ def test_names_known_without_torch_are_those_that_work():
     assert factory.DECODERS is choices.DECODERS
 
 
-def test_the_first_look_sees_all_masks_that_it_has_time_for(samples, monkeypatch):
-    from fastseg.learners.preparation import first_look
+def test_masks_checked_early_are_all_that_it_has_time_for(samples, monkeypatch):
+    from fastseg.learners.preparation import check_some_masks
 
     task, seen = tasks.get("eye"), []
     items, examine = task.items(samples["eye"]), tasks.SegmentationTask.examine_mask
@@ -205,10 +207,10 @@ def test_the_first_look_sees_all_masks_that_it_has_time_for(samples, monkeypatch
         return examine(self, path, source)
 
     monkeypatch.setattr(tasks.SegmentationTask, "examine_mask", examined)
-    first_look(task, samples["eye"], items, seconds=60)
+    check_some_masks(task, samples["eye"], items, seconds=60)
     assert sorted(seen) == sorted(item.label for item in items)
     seen.clear()
-    first_look(task, samples["eye"], items, seconds=0)
+    check_some_masks(task, samples["eye"], items, seconds=0)
     assert not seen
 
 

@@ -10,15 +10,18 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from .. import __version__
 from ..errors import FastsegError
+from ..learners.options import LEARNER_OPTIONS, OPTIONS
 from . import console
+from .options import varied, with_fit_options
 
 STARTED = time.monotonic()
+SHORTEST_BUDGET = 0.1  # seconds: a budget that the imports used up is refused by the fit itself
 
 
 class Commands(typer.core.TyperGroup):
@@ -97,64 +100,13 @@ Trust = Annotated[
         "any code.",
     ),
 ]
-Arch = Annotated[
-    Optional[str],
-    typer.Option("--arch", help="Backbone: any timm name [default: the task's recipe]."),
-]
-Decoder = Annotated[
-    Optional[str],
-    typer.Option(
-        "--decoder",
-        help="light, unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, "
-        "deeplabv3plus, pan, upernet, segformer or fastai [default: the task's recipe].",
-    ),
-]
-Weights = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        help="auto (ImageNet, or random with a warning if out of reach), imagenet, "
-        "none, a .safetensors or .pth file, or an export's folder to train on from it.",
-    ),
-]
-Size = Annotated[
-    Optional[str],
-    typer.Option(
-        "--size",
-        metavar="N|HxW",
-        help="Size in px at which the model sees images [default: the task's recipe].",
-    ),
-]
-BatchSize = Annotated[
-    Optional[int],
-    typer.Option("--bs", min=1, help="Images in a batch [default: the task's recipe]."),
-]
-LossName = Annotated[
-    Optional[str],
-    typer.Option(
-        "--loss",
-        help="ce, wce (class weights from the data), dice, focal, lovasz, tversky, "
-        "or a sum such as ce+dice [default: the task's recipe].",
-    ),
-]
-Opt = Annotated[
-    Optional[str],
-    typer.Option(
-        "--opt",
-        help="adam, adamw, sgd, ranger, radam, lamb or rmsprop [default: the task's recipe].",
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of split, weights and augmentation."),
-]
 Device = Annotated[
     Optional[str],
-    typer.Option("--device", help="cpu, cuda, cuda:1, mps [default: the best there is]."),
+    typer.Option("--device", help=OPTIONS["device"].described),
 ]
 Precision = Annotated[
     Optional[str],
-    typer.Option("--precision", help="float32 or bfloat16 [default: the quicker one here]."),
+    typer.Option("--precision", help=OPTIONS["precision"].described),
 ]
 Engine = Annotated[
     str,
@@ -350,154 +302,36 @@ def check(
 
 
 @app.command(epilog="Example: fastseg lr eye --bs 4")
+@with_fit_options(*(name for name in LEARNER_OPTIONS if name not in ("precision", "cache")))
 def lr(
     task: TaskName,
     data: Data = None,
-    arch: Arch = None,
-    decoder: Decoder = None,
-    weights: Weights = "auto",
-    size: Size = None,
-    bs: BatchSize = None,
-    loss: LossName = None,
-    opt: Opt = None,
-    seed: Seed = 42,
-    device: Device = None,
+    *,
+    options: dict[str, Any],
     out: Annotated[
         Optional[Path], typer.Option("--out", help="PNG file [default: TASK_lr_find.png].")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Find a learning rate with fastai's range test: prints the suggestion, saves the plot."""
-    size = console.size(size)
     from ..training.fit import find_lr
 
-    suggestion, plot = find_lr(
-        task,
-        data,
-        out=out,
-        arch=arch,
-        decoder=decoder,
-        weights=weights,
-        size=size,
-        bs=bs,
-        loss=loss,
-        opt=opt,
-        seed=seed,
-        device=device,
-    )
+    suggestion, plot = find_lr(task, data, out=out, **options)
     if as_json:
         return console.as_json({"lr": suggestion, "plot": str(plot)})
     typer.echo(
-        f"suggested learning rate: {suggestion:.2e}  (plot: {plot}; use it with: fastseg fit {task} --lr {suggestion:.2e})"
+        f"suggested learning rate: {suggestion:.2e}  "
+        f"(plot: {plot}; use it with: fastseg fit {task} --lr {suggestion:.2e})"
     )
 
 
 @app.command(epilog="Example: fastseg fit eye --arch resnet34 --epochs 8")
+@with_fit_options(*OPTIONS)
 def fit(
     task: TaskName,
     data: Data = None,
-    arch: Arch = None,
-    decoder: Decoder = None,
-    weights: Weights = "auto",
-    epochs: Annotated[
-        Optional[int],
-        typer.Option(
-            "--epochs", min=0, help="Epochs of the whole network [default: the task's recipe]."
-        ),
-    ] = None,
-    lr: Annotated[
-        Optional[str],
-        typer.Option(
-            "--lr",
-            help="Highest learning rate, or auto for the range test's "
-            "[default: the task's recipe].",
-        ),
-    ] = None,
-    freeze_epochs: Annotated[
-        Optional[int],
-        typer.Option(
-            "--freeze-epochs",
-            min=0,
-            help="Epochs of the head alone before them, "
-            "with pretrained weights [default: the task's recipe].",
-        ),
-    ] = None,
-    time_budget: Annotated[
-        Optional[str],
-        typer.Option(
-            "--time-budget",
-            metavar="TIME",
-            help="Time for it all, such as 90s, 10m or 1h, "
-            "in place of --epochs: a measured step plans epochs and size.",
-        ),
-    ] = None,
-    folds: Annotated[
-        int,
-        typer.Option(
-            "--folds",
-            min=0,
-            max=100,
-            help="Train this many learners, each on another part held "
-            "out, and export their ensemble.",
-        ),
-    ] = 0,
-    ema: Annotated[
-        Optional[float],
-        typer.Option(
-            "--ema",
-            help="Average the weights over training steps: the share a step "
-            "keeps, such as 0.99 [default: the task's recipe].",
-        ),
-    ] = None,
-    windows: Annotated[
-        Optional[float],
-        typer.Option(
-            "--windows",
-            help="Share of the epochs that see windows of half the image's "
-            "sides: quicker, for small objects [default: the task's recipe].",
-        ),
-    ] = None,
-    progressive: Annotated[
-        Optional[float],
-        typer.Option(
-            "--progressive",
-            help="Share of the epochs that see the images at half size "
-            "[default: the task's recipe].",
-        ),
-    ] = None,
-    mixup: Annotated[
-        Optional[float],
-        typer.Option(
-            "--mixup",
-            help="Mix pairs of images by a share drawn with this alpha, such as 0.2 "
-            "[default: the task's recipe].",
-        ),
-    ] = None,
-    patience: Annotated[
-        Optional[int],
-        typer.Option(
-            "--patience",
-            min=0,
-            help="End after so many epochs without a better score, "
-            "with the best weights [default: never].",
-        ),
-    ] = None,
-    size: Size = None,
-    bs: BatchSize = None,
-    loss: LossName = None,
-    opt: Opt = None,
-    seed: Seed = 42,
-    device: Device = None,
-    precision: Precision = None,
-    cache: Annotated[
-        Optional[int],
-        typer.Option(
-            "--cache",
-            min=0,
-            metavar="MB",
-            help="Memory for decoded images [default: a quarter of the machine's].",
-        ),
-    ] = None,
+    *,
+    options: dict[str, Any],
     out: Annotated[
         Optional[Path],
         typer.Option("--out", help="Export folder to write [default: exports/TASK]."),
@@ -513,48 +347,20 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Train on a task's data by one-cycle and write the export: model, card, history, metrics, pictures."""
-    size = console.size(size)
-    budget = console.seconds(time_budget)
-    if budget is not None and epochs is not None:
+    if options["time_budget"] is not None and options["epochs"] is not None:
         raise typer.BadParameter("give either --epochs or --time-budget")
     from ..training.fit import fit as call
 
-    if budget is not None:
-        budget = max(
-            0.1, budget - (time.monotonic() - STARTED)
-        )  # importing the libraries takes seconds, too
-    result = call(
-        task,
-        data,
-        arch=arch,
-        decoder=decoder,
-        weights=weights,
-        epochs=epochs,
-        lr=lr,
-        freeze_epochs=freeze_epochs,
-        time_budget=budget,
-        folds=folds,
-        ema=ema,
-        windows=windows,
-        progressive=progressive,
-        mixup=mixup,
-        patience=patience,
-        size=size,
-        bs=bs,
-        loss=loss,
-        opt=opt,
-        seed=seed,
-        device=device,
-        precision=precision,
-        cache=None if cache is None else cache * 2**20,
-        out=out,
-        resume=resume,
-    )
+    if options["time_budget"] is not None:  # importing the libraries takes seconds, too
+        elapsed = time.monotonic() - STARTED
+        options["time_budget"] = max(SHORTEST_BUDGET, options["time_budget"] - elapsed)
+    result = call(task, data, out=out, resume=resume, **options)
     if as_json:
         return console.as_json(result)
     console.figures(result["metrics"])
     typer.echo(
-        f"weights: {result['weights']}; trained for {result['seconds']:.0f} s; export: {result['export']}"
+        f"weights: {result['weights']}; trained for {result['seconds']:.0f} s; "
+        f"export: {result['export']}"
     )
 
 
@@ -634,6 +440,7 @@ def evaluate(
 @app.command(
     epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 --together --seeds 3"
 )
+@with_fit_options("weights", "epochs", "size", "device")
 def study(
     task: TaskName,
     data: Data = None,
@@ -653,27 +460,22 @@ def study(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")
     ] = 3,
-    weights: Weights = "auto",
-    epochs: Annotated[
-        Optional[int], typer.Option("--epochs", min=0, help="Epochs [default: the task's recipe].")
-    ] = None,
-    size: Size = None,
-    device: Device = None,
+    *,
+    options: dict[str, Any],
     out: Annotated[
         Optional[Path],
         typer.Option("--out", help="Folder of the study [default: exports/TASK_study]."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a grid of settings with several seeds and say which one won, and whether the difference is real; goes on where it stopped."""
-    fixed = {"weights": weights, "epochs": epochs, "size": console.size(size), "device": device}
-    given = [console.varied(text) for text in vary]
+    """Train a grid of settings with several seeds; say which one won, and whether the difference is real. A stopped study is resumed."""
+    given = [varied(text) for text in vary]
     if len({name for name, _ in given}) < len(given):
         raise typer.BadParameter(
             "an option is given twice; give all its values at once, such as lr=1e-4,1e-3",
             param_hint="--vary",
         )
-    fixed |= {name: values[0] for name, values in given if len(values) == 1}
+    fixed = {**options, **{name: values[0] for name, values in given if len(values) == 1}}
     from ..training.study import study as call
 
     result = call(

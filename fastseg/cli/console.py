@@ -51,33 +51,6 @@ def seconds(text: str | None) -> float | None:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def varied(text: str) -> tuple[str, list]:
-    """Parse "lr=1e-4,1e-2" into an option's name and its values: numbers, sizes such as 240x320, true or false, or words."""
-    name, found, values = text.partition("=")
-    if not found or not name.strip() or not all(value.strip() for value in values.split(",")):
-        raise typer.BadParameter(
-            f"'{text}' is not an option and its values, such as lr=1e-4,1e-2", param_hint="--vary"
-        )
-    return name.strip().replace("-", "_"), [
-        _value(name.strip(), value.strip()) for value in values.split(",")
-    ]
-
-
-def _value(name: str, text: str) -> int | float | str | tuple[int, int]:
-    if name == "size":
-        return size(text)
-    if name in ("time-budget", "time_budget"):
-        return seconds(text)
-    if name == "cache" and text.isdigit():
-        return int(text) * 2**20  # MB, as --cache
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 class Lines(logging.Handler):
     """Print the package's log records through the progress console, so that they do not break a bar."""
 

@@ -15,7 +15,8 @@ import numpy as np
 from .. import __version__
 from ..errors import DataError, TaskError, brief
 from ..exports.card import CARD, METRICS, Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..tasks import Item, Task, get
 from ..utils.choices import check_engine
 from ..utils.io import name_below, require_folder, write_json, write_rows

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import DataError, ExportError, ModelError, TaskError, brief
 from ..exports.card import CARD, read_card, seal
-from ..exports.folder import replacing, write
+from ..exports.folder import replacing
+from ..exports.record import TrainingRecord
+from ..exports.write import write
 from ..tasks import Task, get
 from ..utils.choices import check_size
 from ..utils.imports import importing
@@ -275,7 +277,7 @@ def _learner(task: Task, network: Network, size: tuple[int, int], source: str):
     """Return the learner that an export is written from; the few synthetic images it is made with leave no trace in it."""
     from ..data.cache import Pixels
     from ..data.loaders import dataloaders
-    from ..learners.build import Origin, as_learner
+    from ..learners.build import as_learner
 
     recipe = task.recipe
     with tempfile.TemporaryDirectory() as folder:
@@ -283,6 +285,15 @@ def _learner(task: Task, network: Network, size: tuple[int, int], source: str):
             task, task.sample(Path(folder) / "data", 4), Pixels(task, size, 0), 2, 42, "cpu", None
         )
         learn = as_learner(dls, network, f"adopted from {source}")
-    learn.origin = Origin(task.name, "", size, 42, recipe.loss, recipe.opt, recipe.bs)
+    learn.record = TrainingRecord(
+        task=task.name,
+        data="",
+        size=size,
+        seed=42,
+        loss=recipe.loss,
+        opt=recipe.opt,
+        bs=recipe.bs,
+        weights_origin=f"adopted from {source}",
+    )
     learn.model.to("cpu").eval()
     return learn

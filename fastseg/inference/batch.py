@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import DataError
 from ..exports.card import Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Task, get
 from ..utils.choices import check_engine

@@ -13,8 +13,8 @@ import torch
 
 from ..errors import ExportError, ModelError, brief
 from ..exports.card import MODEL, ONNX, PICKLE, Card, sha256
-from ..exports.folder import card_of, network_of, verified
 from ..exports.onnx import Sessions
+from ..exports.read import card_of, network_of, verified
 from ..utils.choices import check_engine
 from ..utils.device import asked_precision, device_of, precision_of
 from ..utils.imports import importing

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import save_image
 from ..errors import ExportError, FetchError
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..tasks import Task, get
 from ..tasks.base import scaled
 from ..utils.choices import check_engine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,15 +27,18 @@ from ..data.loaders import dataloaders
 from ..data.split import splitter
 from ..errors import ModelError
 from ..exports.card import Card
-from ..exports.folder import network_of
+from ..exports.read import network_of
+from ..exports.record import TrainingRecord
 from ..losses import Loss, class_weights
 from ..metrics import figures as metrics
 from ..models.backbones import check_arch
 from ..models.factory import classifier, segmenter
 from ..models.network import Network, parameter_groups
 from ..tasks import Task
+from ..types import Recipe
 from ..utils import device as machine
 from ..utils.speed import training_precision
+from .options import FitOptions
 
 log = logging.getLogger(__name__)
 
@@ -107,13 +109,12 @@ def unet_learner(
             **common,
             **kwargs,
         )
-    size = tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None
     network, origin = segmenter(
         arch,
         n_out or get_c(dls),
         decoder,
         _weights(weights, pretrained),
-        size,
+        _input_size(dls, decoder),
         **(config or {}),
         **kwargs,
     )
@@ -202,7 +203,6 @@ def as_learner(
         loss_func=loss_func or Loss(),
         **options,
     )
-    learn.weights_origin = origin
     if not origin.startswith("random"):
         learn.freeze()
     return learn
@@ -233,90 +233,83 @@ class ForegroundMetric(Metric):
         return self.key
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a task's learner was made from; `fastseg.save` writes it into the card."""
-
-    task: str
-    data: str
-    size: tuple[int, int]
-    seed: int
-    loss: str
-    opt: str
-    bs: int
-    flip_shift: int = 0
-    depth: int | None = None
-    precision: str | None = None  # as asked for
-
-
 def built(
     task: Task,
     data: Path,
-    *,
-    arch: str,
-    decoder: str,
-    weights: str | Path,
-    size: tuple[int, int],
-    bs: int | None,
-    loss: str,
-    opt: str,
-    seed: int,
-    device: str | None,
-    precision: str | None,
-    cache: int | None,
+    options: FitOptions,
+    recipe: Recipe,
     fold: tuple[int, int] | None,
     card: Card | None,
-    epochs: int,
 ) -> Learner:
-    """Return the learner of options that `preparation.learner` has checked and completed; `card` is of the export in `weights`, if any.
+    """Return the learner of options that `preparation.learner_of` has checked.
 
-    Checks what only torch and timm know, and every image and label. Raises `FastsegError` kinds.
+    `recipe` is the task's with these options in it; `card` is of the export that `options.weights` names, if it names one. Checks what only torch
+    and timm know, and every image and label. Raises `FastsegError` kinds.
     """
-    recipe = task.recipe
     if card is None:
-        check_arch(arch)
-    machine.device_of(device)
-    asked = machine.asked_precision(precision)
-    pixels = Pixels(task, size, cache)
-    facts = survey(task, data, splitter(task, seed, fold), pixels.keep)
-    set_seed(seed)
-    dls = dataloaders(task, data, pixels, bs or recipe.bs, seed, device, fold)
-    loss_func = Loss(loss, class_weights(facts.learnt))
-    common = dict(loss_func=loss_func, opt_func=OPTIMIZERS[opt], lr=recipe.lr, path=Path("."))
-    scores = [accuracy]
-    if task.has_masks:
-        scores = [
-            ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")
-        ]
-    if card is not None:
-        learn = as_learner(
-            dls,
-            network_of(Path(weights), card),
-            f"export {Path(weights)}",
-            metrics=scores,
-            **common,
-        )
-        learn.licence = card.licence
-    elif task.has_masks:
-        options = recipe.decoder_options if decoder == recipe.decoder else {}
-        learn = unet_learner(
-            dls, arch, decoder=decoder, weights=str(weights), metrics=scores, **common, **options
-        )
-    else:
-        learn = vision_learner(dls, arch, weights=str(weights), metrics=scores, **common)
+        check_arch(recipe.arch)
+    machine.device_of(options.device)
+    asked = machine.asked_precision(options.precision)
+    pixels = Pixels(task, recipe.size, options.cache)
+    facts = survey(task, data, splitter(task, options.seed, fold), pixels.keep)
+    set_seed(options.seed)
+    dls = dataloaders(task, data, pixels, recipe.bs, options.seed, options.device, fold)
+    network, origin = _network(task, dls, str(options.weights), recipe, card)
+    learn = as_learner(
+        dls,
+        network,
+        origin,
+        loss_func=Loss(recipe.loss, class_weights(facts.learnt)),
+        opt_func=OPTIMIZERS[recipe.opt],
+        lr=task.recipe.lr,
+        metrics=_metrics(task),
+        path=Path("."),
+    )
     learn.loss_func = learn.loss_func.to(dls.device)
-    learn.model.precision, why = training_precision(learn, size, asked, epochs)
+    epochs = recipe.epochs + recipe.freeze_epochs
+    learn.model.precision, why = training_precision(learn, recipe.size, asked, epochs)
     log.info(machine.plan(dls.device, why, dls.bs, pixels.budget))
-    learn.origin = Origin(
-        task.name,
-        os.path.abspath(data),
-        size,
-        seed,
-        loss,
-        opt,
-        min(bs or recipe.bs, dls.train.n),
-        task.recipe.flip_shift,
-        task.depth,
-        asked,
+    learn.record = TrainingRecord(
+        task=task.name,
+        data=os.path.abspath(data),
+        size=recipe.size,
+        seed=options.seed,
+        loss=recipe.loss,
+        opt=recipe.opt,
+        bs=min(recipe.bs, dls.train.n),
+        weights_origin=origin,
+        licence=card.licence if card else "",
+        flip_shift=recipe.flip_shift,
+        depth=task.depth,
+        precision=asked,
     )
     return learn
+
+
+def _network(
+    task: Task, dls: DataLoaders, weights: str, recipe: Recipe, card: Card | None
+) -> tuple[Network, str]:
+    """Return the recipe's network, or that of an export, and where its weights come from."""
+    if card is not None:
+        return network_of(Path(weights), card), f"export {Path(weights)}"
+    if not task.has_masks:
+        return classifier(recipe.arch, get_c(dls), weights)
+    return segmenter(
+        recipe.arch,
+        get_c(dls),
+        recipe.decoder,
+        weights,
+        _input_size(dls, recipe.decoder),
+        **recipe.decoder_options,
+    )
+
+
+def _metrics(task: Task) -> list[Callable | Metric]:
+    if not task.has_masks:
+        return [accuracy]
+    return [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
+
+
+def _input_size(dls: DataLoaders, decoder: str) -> tuple[int, int] | None:
+    """Return the (height, width) of a batch in px, which only fastai's own decoder needs to know."""
+    return tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None

@@ -1,4 +1,4 @@
-"""From options to a learner: mistakes that need no torch to be seen are found before it is imported, which takes seconds."""
+"""From options to a learner: mistakes that need no torch are found before it is imported."""
 
 from __future__ import annotations
 
@@ -6,92 +6,79 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from os import cpu_count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.issues import Fault, refuse
 from ..data.split import splitter
-from ..errors import DataError, ExportError, ModelError, choose
+from ..errors import DataError, ExportError, ModelError
 from ..exports.card import Card, read_card
 from ..tasks import Item, Task, get
-from ..utils.choices import (
-    DECODERS,
-    OPTIMIZERS,
-    asked_precision,
-    check_size,
-    check_weights,
-    loss_parts,
-)
+from ..utils.choices import asked_precision
 from ..utils.imports import importing
 from ..utils.threads import results_in_order
+from .options import LEARNER_OPTIONS, FitOptions, with_options
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.5  # seconds for which labels are decoded before torch is imported
+# Seconds for which masks are decoded before torch is imported: a few hundred small masks, while the
+# import itself takes three to six seconds.
+EARLY_CHECK_SECONDS = 0.5
+# Threads that decode masks at the same time: reading from a network disk waits more than it computes.
+MAX_DECODERS = 8
 
 
+@with_options(*LEARNER_OPTIONS, "epochs")
 def learner(
     task: str | Task,
     data: Path | str | None = None,
     *,
-    arch: str | None = None,
-    decoder: str | None = None,
-    weights: str | Path = "auto",
-    size: int | tuple[int, int] | None = None,
-    bs: int | None = None,
-    loss: str | None = None,
-    opt: str | None = None,
-    seed: int = 42,
-    device: str | None = None,
-    precision: str | None = None,
-    cache: int | None = None,
     fold: tuple[int, int] | None = None,
-    epochs: int | None = None,
+    **options: Any,
 ) -> Learner:
     """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
 
-    What is not given comes from the task's recipe, or from what the machine has. `weights` is as for `weights.load_weights`, or the
-    folder of an export of this task, whose network, decoder and all, is trained on. `size` is px, one side or (height,
-    width); `precision` is "float32" or "bfloat16" (default: the one whose training step is quicker, measured once for each network
-    and machine); `cache` is how many bytes decoded images may take in memory.
-    `fold` (k, n) validates on part k, from 0, of n, instead of the task's own split. `epochs` says for how long the learner will be
-    trained: for little work, the precision is not measured. The data are checked first.
+    What is not given comes from the task's recipe, or from what the machine has. `weights` may be
+    the folder of an export of this task, whose network, decoder and all, is trained on. `size` is
+    in px, one side or (height, width); `cache` is in bytes. `fold` (k, n) validates on part k, from
+    0, of n, instead of the task's own split. `epochs` says for how long the learner will be
+    trained: for little work, the faster precision is not measured. The data are checked first.
     Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
-    data = Path(data or f"data/{get(task).name}")
-    task = get(task)
-    recipe = task.recipe
-    if decoder is not None and not task.has_masks:
+    return learner_of(get(task), data, FitOptions(freeze_epochs=0, **options), fold)
+
+
+def learner_of(
+    task: Task,
+    data: Path | str | None,
+    options: FitOptions,
+    fold: tuple[int, int] | None = None,
+) -> Learner:
+    """Return the learner that `options` describe, as `learner` does. Raises `FastsegError` kinds."""
+    data = Path(data or f"data/{task.name}")
+    options.check()
+    asked_precision(options.precision)
+    if options.decoder is not None and not task.has_masks:
         raise ModelError(f"{task.name} {task.purpose}: it takes no --decoder", "no-decoder")
     card = None
-    if Path(weights).is_dir():
-        if arch is not None or decoder is not None:
+    if Path(options.weights).is_dir():
+        if options.arch is not None or options.decoder is not None:
             raise ModelError(
-                f"{weights}: an export brings its own backbone and decoder; leave out --arch and --decoder",
+                f"{options.weights}: an export brings its own backbone and decoder; "
+                "leave out --arch and --decoder",
                 "export-arch",
             )
-        card = start_card(Path(weights), task)
-        size = size or tuple(card.size)
-    else:
-        check_weights(weights)
-    arch, opt, loss, decoder = (
-        getattr(recipe, name) if given is None else given
-        for name, given in (("arch", arch), ("opt", opt), ("loss", loss), ("decoder", decoder))
-    )
-    size = (size, size) if isinstance(size, int) else tuple(size or recipe.size)
-    choose("optimizer", opt, OPTIMIZERS)
-    loss_parts(loss)
-    if card is None:
-        choose("decoder", decoder, DECODERS)
-    check_size(size)
-    asked_precision(precision)
+        card = start_card(Path(options.weights), task)
+        options = replace(options, size=options.size or (card.size[0], card.size[1]))
+    recipe = options.recipe(task)
     items = task.items(data)
-    train, valid = splitter(task, seed, fold)(items)
-    first_look(task, data, items)
+    train, valid = splitter(task, options.seed, fold)(items)
+    check_some_masks(task, data, items)
     task = task.adapted(data)
     log.info(
         "checking the data: %d images to train and %d to validate in %s",
@@ -101,28 +88,14 @@ def learner(
     )
     with importing():
         from .build import built
-    return built(
-        task,
-        data,
-        arch=arch,
-        decoder=decoder,
-        weights=weights,
-        size=size,
-        bs=bs,
-        loss=loss,
-        opt=opt,
-        seed=seed,
-        device=device,
-        precision=precision,
-        cache=cache,
-        fold=fold,
-        card=card,
-        epochs=recipe.epochs if epochs is None else epochs,
-    )
+    return built(task, data, options, recipe, fold, card)
 
 
 def start_card(export: Path, task: Task) -> Card:
-    """Return the card of the export that training begins with. Raises `ModelError` unless it is one network of the same classes."""
+    """Return the card of the export that training begins with.
+
+    Raises `ModelError` unless it is one network of the same classes.
+    """
     try:
         card = read_card(export)
     except ExportError as error:
@@ -132,7 +105,8 @@ def start_card(export: Path, task: Task) -> Card:
         ) from None
     if (card.kind, card.classes) != (task.kind, list(task.classes)):
         raise ModelError(
-            f"{export}: is of task {card.task}, with other classes than {task.name}; give an export of {task.name}",
+            f"{export}: is of task {card.task}, with other classes than {task.name}; "
+            f"give an export of {task.name}",
             "wrong-task",
         )
     if card.network.get("members", 1) > 1:
@@ -143,18 +117,21 @@ def start_card(export: Path, task: Task) -> Card:
     return card
 
 
-def first_look(task: Task, data: Path, items: Sequence[Item], seconds: float = LOOK) -> None:
-    """Decode masks, evenly spread over `items`, for so many seconds, and raise `DataError` for the first one at fault.
+def check_some_masks(
+    task: Task, data: Path, items: Sequence[Item], seconds: float = EARLY_CHECK_SECONDS
+) -> None:
+    """Decode masks, evenly spread over `items`, for so many seconds. Raises `DataError` for the first faulty one.
 
-    A few hundred masks are all seen. `checks.preflight.survey` sees every image and mask, once torch is there.
+    A few hundred masks are all checked. `checks.preflight.survey` reads every image and mask, once
+    torch is imported.
     """
-    end, workers = time.monotonic() + seconds, min(8, cpu_count() or 1)
+    end, workers = time.monotonic() + seconds, min(MAX_DECODERS, cpu_count() or 1)
     step = max(1, round(len(items) ** 0.5))
     order = [i for start in range(step) for i in range(start, len(items), step)]
     faults: dict[int, DataError | Fault] = {}
     values: dict[int, set[int]] = {}
 
-    def look(i: int) -> None:
+    def check_mask(i: int) -> None:
         if time.monotonic() > end:
             return
         try:
@@ -169,12 +146,11 @@ def first_look(task: Task, data: Path, items: Sequence[Item], seconds: float = L
             faults[i] = decoded.stopping[0]
 
     with ThreadPoolExecutor(workers) as pool:
-        for _ in results_in_order(
-            (pool.submit(look, i) for i in order if time.monotonic() < end), 2 * workers
-        ):
+        started = (pool.submit(check_mask, i) for i in order if time.monotonic() < end)
+        for _ in results_in_order(started, 2 * workers):
             pass
     refuse([faults[i] for i in sorted(faults)])
-    if len(values) == len(items):  # what only all masks together can tell
+    if len(values) == len(items):  # some faults show only in all masks together
         refuse(
             list(
                 task.binary_faults(

@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, judged
 from ..evaluation.scores import scores_of
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..tasks import Item, Task, get
 from ..tasks.base import scaled
 from ..utils.io import require_folder

@@ -13,7 +13,8 @@ from ..errors import TaskError
 from ..evaluation.run import items_of, require_free
 from ..evaluation.scores import SAMPLES
 from ..exports.card import Card
-from ..exports.folder import card_of, find
+from ..exports.folder import find
+from ..exports.read import card_of
 from ..metrics import calibration
 from ..metrics import figures as metrics
 from ..metrics.risk import ERROR_RATE, review_threshold

@@ -1,17 +1,18 @@
-"""Plans a training that fits into a given time: a measured step tells how many epochs, and at which size."""
+"""Plans a training that fits into a given time: how many epochs, and at which size of the images."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
+from ..exports.record import record_of
+from ..types import Recipe
 from ..utils.io import read_json, write_json
-from .course import Course
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -19,64 +20,101 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-FEWEST_EPOCHS = 5  # fewer teach too little: a smaller size is the better bargain
-RESERVE = 0.1  # of the time, for measuring and drawing at the end, and for steps that take longer than the measured ones
+FEWEST_EPOCHS = 5  # a choice: with fewer, images of a smaller size are taken instead
+# Share of the time that is kept for the closing measurement and pictures, and for slow steps.
+RESERVE = 0.1
+SMALLEST_SCALE = 0.5  # of the sides, a choice: small objects disappear below
+SIZE_STEP = 32  # px: sides are multiples of the stride of a backbone's deepest level
+# Cost of an epoch in measured steps: the optimizer, the data and augmentation add a tenth to a
+# training step, and a forward pass takes a third of one.
+STEPS_A_TRAINING_BATCH = 1.1
+STEPS_A_VALIDATION_BATCH = 0.4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that fits into its time: image size (height, width) in px, epochs, and seconds for them."""
+
+    size: tuple[int, int]
+    epochs: int
+    seconds: float
+
+    def write(self, folder: Path) -> None:
+        """Write plan.json: a fit that was interrupted is resumed by the same plan."""
+        course = {"epochs": self.epochs, "seconds": self.seconds}
+        write_json(folder / PLAN, {"size": self.size, "course": course})
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan | None:
+        """Return the plan in a folder, or None. Raises `FastsegError` kinds if it is damaged."""
+        if not (folder / PLAN).is_file():
+            return None
+        found = read_json(folder / PLAN)
+        try:
+            height, width = found["size"]
+            return cls((height, width), found["course"]["epochs"], found["course"]["seconds"])
+        except (KeyError, TypeError, ValueError):
+            raise ModelError(
+                f"{folder / PLAN}: holds no plan; start again with --no-resume",
+                "damaged-checkpoint",
+            ) from None
 
 
 def epoch_seconds(learn: Learner) -> float:
-    """Return the measured seconds of one epoch: training steps and validation. The learner is left as it was."""
+    """Return the measured seconds of one epoch, training and validation. The learner is left as it was."""
     from ..utils.speed import step_seconds
 
-    # A forward pass takes a third of a step; the optimizer, data and augmentation take a tenth of one.
-    return step_seconds(learn.model, learn.loss_func, *learn.dls.one_batch()) * (
-        1.1 * len(learn.dls.train) + 0.4 * len(learn.dls.valid)
-    )
-
-
-def write_plan(work: Path, size: tuple[int, int], course: Course) -> None:
-    """Keep what was planned: a fit that is interrupted goes on by the same plan."""
-    write_json(work / PLAN, {"size": size, "course": asdict(course)})
-
-
-def read_plan(work: Path) -> dict | None:
-    """Return what was planned for this work before it was interrupted, or None. Raises `ModelError` if it is damaged."""
-    return read_json(work / PLAN) if (work / PLAN).is_file() else None
+    steps = STEPS_A_TRAINING_BATCH * len(learn.dls.train)
+    steps += STEPS_A_VALIDATION_BATCH * len(learn.dls.valid)
+    return step_seconds(learn.model, learn.loss_func, *learn.dls.one_batch()) * steps
 
 
 def planned(
-    learn: Learner, course: Course, rebuilt: Callable[[tuple[int, int]], Learner], seconds: float
-) -> tuple[Learner, Course]:
-    """Return a learner and a course that take `seconds` from now, with the closing measurement.
+    learn: Learner,
+    recipe: Recipe,
+    rebuilt: Callable[[tuple[int, int]], Learner],
+    seconds: float,
+) -> tuple[Learner, Plan]:
+    """Return a learner and its plan for `seconds` from now, with the closing measurement.
 
-    Where fewer than `FEWEST_EPOCHS` would fit, `rebuilt` rebuilds the learner at a smaller size, at least half.
-    Raises `ModelError` if not even one epoch fits then.
+    Where fewer than `FEWEST_EPOCHS` would fit, `rebuilt` makes the learner again at a smaller size,
+    at least half; not where the recipe crops images to the size, since that would cut parts of them
+    away. Raises `ModelError` if not even one epoch fits.
     """
-    deadline, size = time.monotonic() + seconds, learn.origin.size
+    deadline = time.monotonic() + seconds
 
-    def fitting(learn: Learner) -> tuple[float, int]:
-        epoch = epoch_seconds(learn)
-        return epoch, int(
-            (deadline - time.monotonic()) * (1 - RESERVE) / epoch
-        ) - course.freeze_epochs
+    def fitting_epochs(epoch: float) -> int:
+        return int((deadline - time.monotonic()) * (1 - RESERVE) / epoch) - recipe.freeze_epochs
 
-    epoch, epochs = fitting(learn)
-    if epochs < FEWEST_EPOCHS:
-        scale = max(0.5, (max(epochs, 0.1) / FEWEST_EPOCHS) ** 0.5)
-        smaller = tuple(max(32, round(side * scale / 32) * 32) for side in size)
+    epoch = epoch_seconds(learn)
+    epochs = fitting_epochs(epoch)
+    size = record_of(learn).size
+    if epochs < FEWEST_EPOCHS and recipe.resize == "squish":
+        smaller = _smaller(size, epochs)
         if smaller < size:
-            learn = rebuilt(smaller)
-            epoch, epochs = fitting(learn)
+            learn, size = rebuilt(smaller), smaller
+            epoch = epoch_seconds(learn)
+            epochs = fitting_epochs(epoch)
     left = deadline - time.monotonic()
     if epochs < 1:
+        smaller_size = "--size or " if recipe.resize == "squish" else ""
         raise ModelError(
-            f"an epoch takes {epoch:.1f} s at {learn.origin.size[0]}x{learn.origin.size[1]} px, too long for what loading "
-            f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller --size or --arch",
+            f"an epoch takes {epoch:.1f} s at {size[0]}x{size[1]} px, too long for what loading left "
+            f"of the time budget ({max(0, left):.1f} s); give more time, or a smaller "
+            f"{smaller_size}--arch",
             "time-budget",
         )
     log.info(
         "an epoch takes %.1f s at %dx%d px: %d fit into the time budget",
         epoch,
-        *learn.origin.size,
-        epochs + course.freeze_epochs,
+        *size,
+        epochs + recipe.freeze_epochs,
     )
-    return learn, replace(course, epochs=epochs, seconds=left * (1 - RESERVE))
+    return learn, Plan(size, epochs, left * (1 - RESERVE))
+
+
+def _smaller(size: tuple[int, int], epochs: int) -> tuple[int, int]:
+    """Return the size at which `FEWEST_EPOCHS` take the time of `epochs`; time grows with the area."""
+    scale = max(SMALLEST_SCALE, (max(epochs, 0.1) / FEWEST_EPOCHS) ** 0.5)
+    height, width = (max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in size)
+    return height, width

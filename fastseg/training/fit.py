@@ -1,4 +1,4 @@
-"""From a data folder to an export: one learner trained, measured on what it never saw, and written whole."""
+"""From a data folder to an export: learners trained, judged on what they never saw, and written atomically."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,264 +15,240 @@ import numpy as np
 
 from ..errors import ExportError, ModelError
 from ..evaluation.run import items_of, judged
-from ..evaluation.scores import Scores, scores_of
+from ..evaluation.scores import scores_of
 from ..exports.card import METRICS, Card, seal
-from ..exports.folder import replacing, write
-from ..learners.preparation import learner
+from ..exports.folder import replacing
+from ..exports.record import record_of
+from ..exports.write import write
+from ..learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions, with_options
+from ..learners.preparation import learner, learner_of
 from ..metrics.calibration import PIXELS, temperature
 from ..metrics.risk import thresholds
 from ..tasks import Item, Task, get
 from ..utils.io import write_json
 from ..utils.locks import write_lock
-from .budget import planned, read_plan, write_plan
-from .course import Course
-from .resume import interruptible
+from .budget import Plan, planned
+from .resume import FitRun, interruptible
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
     from ..inference.prediction import Prediction
+    from ..models.network import Network
 
-# torch, fastai and matplotlib are imported where they are first needed: after `learner` has checked options and data.
+# torch, fastai and matplotlib are imported where they are first needed: after `learner_of` has
+# checked options and data.
 
 log = logging.getLogger(__name__)
 
 SHOWN = 6  # images in show_results.png
+Evidence = tuple[Any, Any, float]  # of an image: logits (N, C), labels (N,), expected error
+FEWEST_PIXELS = 50  # that calibration takes of each image, however many images there are; a choice
 
 
+@with_options(*OPTIONS)
 def fit(
     task: str | Task,
     data: Path | str | None = None,
     *,
-    epochs: int | None = None,
-    lr: float | str | None = None,
-    freeze_epochs: int | None = None,
-    ema: float | None = None,
-    windows: float | None = None,
-    progressive: float | None = None,
-    mixup: float | None = None,
-    patience: int | None = None,
-    time_budget: float | None = None,
-    folds: int = 0,
     out: Path | str | None = None,
     resume: bool | None = None,
-    **options,
-) -> dict:
+    **options: Any,
+) -> dict[str, Any]:
     """Train a task's learner and write its export to `out` (default: exports/TASK); return what was measured.
 
-    `options` are those of `fastseg.learner`: arch, decoder, weights, size, bs, loss, opt, seed, device, precision, cache.
-    `time_budget` is in seconds, for all of it: a measured step plans epochs and, where few fit, a smaller size. `folds`
-    trains as many learners, each on another part held out, and exports their ensemble; its metrics are those of every
-    image by the learner that never saw it. The other arguments are those of `Course`. The returned dict has "export",
-    "seconds" (training alone), "weights", "history" (one dict an epoch, of the last fold) and "metrics" over the
-    validation images at original size; temperature and review thresholds from them go into the card. An earlier export in
-    `out` stays until the new one is whole.
-    Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` goes on from it, with the arguments of the
-    interrupted fit, to the same weights that it would have reached; False starts again; None refuses to lose one.
+    `size` is in px, one side or (height, width); `cache` is in bytes. `time_budget` is in seconds,
+    for all of it: a measured step plans epochs and, where few fit, a smaller size. `folds` trains as
+    many learners, each on another part held out, and exports their ensemble; its metrics are those
+    of every image by the learner that never saw it.
+    The returned dict has "export", "seconds" (training alone), "weights", "history" (one dict an
+    epoch, of the last fold) and "metrics" over the validation images at original size; temperature
+    and review thresholds from them go into the card. An earlier export in `out` stays until the new
+    one is complete.
+    Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` goes on from it,
+    with the arguments of the interrupted fit, to the same weights that it would have reached; False
+    starts again; None refuses to lose one.
     Raises `FastsegError` kinds.
     """
-    task = get(task)
+    task, given = get(task), FitOptions(**options)
     out = Path(out or f"exports/{task.name}")
     if not out.resolve().name:
         raise ExportError(
             f"{out}: is the root of the file system; name a new folder with --out", "out-is-root"
         )
-    given = dict(
-        data=data,
-        epochs=epochs,
-        lr=lr,
-        freeze_epochs=freeze_epochs,
-        ema=ema,
-        windows=windows,
-        progressive=progressive,
-        mixup=mixup,
-        patience=patience,
-        time_budget=time_budget,
-        folds=folds,
-        **options,
-    )
-    with write_lock(out), interruptible(out, task, given, resume) as (work, arguments):
-        return _fit(task, out, work, **arguments)
+    given.check()
+    with write_lock(out), interruptible(out, task, data, given, resume) as interrupted:
+        return _fit(task, out, interrupted)
 
 
-def _fit(
-    task: Task,
-    out: Path,
-    work: Path,
-    *,
-    data: str | None,
-    time_budget: float | None,
-    folds: int,
-    epochs: int | None,
-    lr: float | str | None,
-    freeze_epochs: int | None,
-    ema: float | None,
-    windows: float | None,
-    progressive: float | None,
-    mixup: float | None,
-    patience: int | None,
-    **options,
-) -> dict:
-    deadline = time.monotonic() + (time_budget or math.inf)
-    if time_budget is not None and (epochs is not None or not 0 < time_budget < math.inf):
-        raise ModelError(
-            "give either a number of epochs or a time budget, a positive one", "epochs-or-budget"
-        )
-    if folds < 0 or folds == 1:
-        raise ModelError(f"{folds} fold holds nothing out; give --folds 2 or more", "folds")
-    course = Course.of(
-        task,
-        epochs=epochs,
-        lr=lr,
-        freeze_epochs=freeze_epochs,
-        ema=ema,
-        windows=windows,
-        progressive=progressive,
-        mixup=mixup,
-        patience=patience,
-    )
-    if not course.epochs and options.get("weights") == "none":
-        raise ModelError(
-            "no epoch would be trained (head-only epochs need pretrained weights); give --epochs 1 or more",
-            "no-epoch",
-        )
-    device, seconds = options.get("device"), 0.0
-    scores, rows, trust, networks = scores_of(task), [], [], []
-
+def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
+    """Train each learner, judge it on what it never saw, calibrate, and write the export."""
+    options = run.options
+    options.check_course(task)
+    deadline = time.monotonic() + (options.time_budget or math.inf)
+    found = HeldOut(task)
+    networks, seconds = [], 0.0
     with replacing(out, task) as folder:
-        for number in range(max(1, folds)):
-            if folds:
-                options["fold"] = number, folds
-                log.info("fold %d of %d", number + 1, folds)
-            share = (deadline - time.monotonic()) / (max(1, folds) - number)
-            learn = _trained(
-                task,
-                data,
-                course,
-                share if time_budget else None,
-                options,
-                work / f"learner_{number}",
-            )
-            seconds += learn.fitted["seconds"]
-            from ..inference.loading import load, measure
-            from ..utils.device import device_of, fixed_precision
-
+        for number in range(max(1, options.folds)):
+            left = (deadline - time.monotonic()) / (max(1, options.folds) - number)
+            learn = _trained(task, run, number, left if options.time_budget else None)
+            seconds += float(record_of(learn).course["seconds"])
             card = write(learn, folder)
-            items, root = items_of(card, task, card.data, "valid")
-            judging = fixed_precision(
-                device_of(device), options.get("precision")
-            )  # two fits of one seed have the same metrics
-            for score, (panels, evidence) in judged(
-                load(folder, device, precision=judging), items, root, look=_look(task, items)
-            ):
-                scores.images.append(score)
-                trust.append((evidence, score))
-                rows += panels if len(rows) < SHOWN else []
+            found.judge(card, folder, record_of(learn).data, options)
             networks.append(learn.model.cpu())
-        if folds:
-            from ..models.network import ensemble
+        if options.folds:
+            card = _write_ensemble(learn, networks, seconds, folder)
+        from ..inference.loading import measure
 
-            learn.model, learn.opt = (
-                ensemble(networks),
-                None,
-            )  # the optimizer's state is of one member
-            learn.fitted |= {"folds": folds, "seconds": round(seconds, 1)}
-            card = write(learn, folder)
-            card.valid_files = []
-        measure(folder, device, seconds)
-        _calibrate(card, scores, trust)
-        card.metrics = scores.metrics()
+        measure(folder, options.device, seconds)
+        found.calibrate(card)
+        card.metrics = found.scores.metrics()
         write_json(folder / METRICS, card.metrics)
-        from ..report import charts
-        from ..report import panels as plots
-        from ..report.views import view_of
-
-        view = view_of(task)
-        title = f"{task.name}: results on images held out from training"
-        plots.write(view.grid(rows, title, errors=True), folder / "show_results.png")
-        plots.write(charts.curves(learn.history), folder / "loss_curve.png")
+        history = record_of(learn).history
+        _write_pictures(task, found.panels, history, folder)
         seal(card, folder)
     return {
         "task": task.name,
         "export": str(out),
         "seconds": round(seconds, 1),
         "weights": card.weights_origin,
-        "history": learn.history,
+        "history": history,
         "metrics": card.metrics,
     }
 
 
-def _look(task: Task, items: Sequence[Item]) -> Callable:
-    """Return what to keep of each held-out image: panels of the first ones; scores and labels; the error that was to be expected."""
-    from ..report.views import view_of
+def _trained(task: Task, run: FitRun, number: int, seconds: float | None) -> Learner:
+    """Return the trained learner of one fold, or the only one, within `seconds` if they are given.
 
-    view = view_of(task)
-    shown, count = {item.image for item in items[:SHOWN]}, max(50, PIXELS // len(items))
-
-    def look(item: Item, prediction: Prediction, truth: np.ndarray | int) -> tuple[list, tuple]:
-        panels = [view.predicted(prediction, truth, item.image.name)] if item.image in shown else []
-        # seeded by the image's name: which pixels are taken does not depend on threads
-        seed = zlib.crc32(item.image.name.encode())
-        logits, labels = prediction.calibration_sample(truth, count, seed)
-        return panels, (logits, labels, prediction.expected_error)
-
-    return look
-
-
-def _calibrate(card: Card, scores: Scores[Any], trust: Sequence[tuple]) -> None:
-    """Put temperature and review thresholds into the card, from what each held-out image showed; scores become calibrated ones."""
-    logits, labels = (np.concatenate([evidence[k] for evidence, _ in trust]) for k in (0, 1))
-    errors = [scores.error(score) for _, score in trust]
-    card.temperature = round(temperature(logits, labels, len(trust)), 4)
-    card.review = thresholds(np.array([evidence[2] for evidence, _ in trust]), np.array(errors))
-    # The export's own probabilities are calibrated, and so are the figures printed of it.
-    for evidence, score in trust:
-        scores.calibrate(score, evidence[0][0], card.temperature)
-
-
-def _trained(
-    task: Task,
-    data: Path | str | None,
-    course: Course,
-    budget: float | None,
-    options: dict,
-    work: Path,
-) -> Learner:
-    """Return a learner trained by `course`, or by what of it fits into `budget` seconds; `fitted` says what was done.
-
-    `work` keeps its checkpoints, and what was planned for the budget, until the export is whole.
+    Its folder in the run's keeps checkpoints, and the plan for its time, until the export is complete.
     """
     start = time.monotonic()
-    plan = read_plan(work)
-    options = {**options, "epochs": course.epochs + course.freeze_epochs}
-    learn = learner(task, data, **{**options, **({"size": tuple(plan["size"])} if plan else {})})
+    options, work = run.options, run.folder / f"learner_{number}"
+    fold = (number, options.folds) if options.folds else None
+    if fold:
+        log.info("fold %d of %d", number + 1, options.folds)
+    plan = Plan.read(work)
     if plan:
-        course = Course(**plan["course"])
-    elif budget is not None:
-        learn, course = planned(
+        options = replace(options, size=plan.size)
+    learn = learner_of(task, run.data, options, fold)
+    if seconds is not None and not plan:
+        learn, plan = planned(
             learn,
-            course,
-            lambda size: learner(task, data, **{**options, "size": size}),
-            budget - (time.monotonic() - start),
+            options.recipe(task),
+            lambda size: learner_of(task, run.data, replace(options, size=size), fold),
+            seconds - (time.monotonic() - start),
         )
-        write_plan(work, learn.origin.size, course)
+        plan.write(work)
+    if plan:
+        options = replace(options, epochs=plan.epochs)
     from .loop import train
 
-    train(learn, course, work)
-    if not all(math.isfinite(row["valid_loss"]) for row in learn.history):
+    train(learn, options, work, plan.seconds if plan else None)
+    record = record_of(learn)
+    if not all(math.isfinite(row["valid_loss"]) for row in record.history):
         raise ModelError(
-            f"training diverged at --lr {learn.fitted['lr']:.3g} (the loss is not a number); try a lower one",
+            f"training diverged at --lr {record.course['lr']:.3g} (the loss is not a number); "
+            "try a lower one",
             "diverged",
         )
     return learn
 
 
-def find_lr(
-    task: str | Task, data: Path | str | None = None, *, out: Path | str | None = None, **options
-) -> tuple[float, Path]:
-    """Return the learning rate that fastai's `lr_find` suggests for a task, and the plot's path (TASK_lr_find.png).
+def _write_ensemble(learn: Learner, networks: list[Network], seconds: float, folder: Path) -> Card:
+    """Write the export of the folds' networks together, and return its card."""
+    from ..models.network import ensemble
 
-    `options` are those of `fastseg.learner`.
+    learn.model = ensemble(networks)
+    learn.opt = None  # the optimizer's state is of one member
+    record_of(learn).course |= {"folds": len(networks), "seconds": round(seconds, 1)}
+    card = write(learn, folder)
+    card.valid_files = []  # every image trained some of the members
+    return card
+
+
+def _write_pictures(
+    task: Task, panels: list[list[Any]], history: list[dict[str, float]], folder: Path
+) -> None:
+    """Write show_results.png, of held-out images, and loss_curve.png into the export's folder."""
+    from ..report import charts
+    from ..report import panels as plots
+    from ..report.views import view_of
+
+    title = f"{task.name}: results on images held out from training"
+    plots.write(view_of(task).grid(panels, title, errors=True), folder / "show_results.png")
+    plots.write(charts.curves(history), folder / "loss_curve.png")
+
+
+class HeldOut:
+    """What the images held out from training show: scores, panels of the first ones, and how sure the learner was."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.scores = scores_of(task)
+        self.panels: list[list[Any]] = []
+        self.evidence: list[Evidence] = []
+
+    def judge(self, card: Card, folder: Path, data: str, options: FitOptions) -> None:
+        """Add the images that one learner, whose export is in `folder`, held out."""
+        from ..inference.loading import load
+        from ..utils.device import device_of, fixed_precision
+
+        items, root = items_of(card, self.task, data, "valid")
+        # Two fits of one seed have the same metrics, whatever is quicker here.
+        precision = fixed_precision(device_of(options.device), options.precision)
+        predictor = load(folder, options.device, precision=precision)
+        for score, (panels, evidence) in judged(
+            predictor, items, root, look=_evidence_of(self.task, items)
+        ):
+            self.scores.images.append(score)
+            self.evidence.append(evidence)
+            self.panels += panels if len(self.panels) < SHOWN else []
+
+    def calibrate(self, card: Card) -> None:
+        """Put temperature and review thresholds into the card; a classifier's scores become calibrated ones."""
+        logits = np.concatenate([entry[0] for entry in self.evidence])
+        labels = np.concatenate([entry[1] for entry in self.evidence])
+        errors = [self.scores.error(score) for score in self.scores.images]
+        card.temperature = round(temperature(logits, labels, len(errors)), 4)
+        expected = np.array([entry[2] for entry in self.evidence])
+        card.review = thresholds(expected, np.array(errors))
+        # The export's own probabilities are calibrated, and so are the figures printed of it.
+        for entry, score in zip(self.evidence, self.scores.images):
+            self.scores.calibrate(score, entry[0][0], card.temperature)
+
+
+def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[Any], Evidence]]:
+    """Return what to keep of each held-out image: panels of the first ones, and its evidence for calibration."""
+    from ..report.views import view_of
+
+    view = view_of(task)
+    shown = {item.image for item in items[:SHOWN]}
+    count = max(FEWEST_PIXELS, PIXELS // len(items))
+
+    def evidence(
+        item: Item, prediction: Prediction, truth: np.ndarray | int
+    ) -> tuple[list[Any], Evidence]:
+        panels = [view.predicted(prediction, truth, item.image.name)] if item.image in shown else []
+        # Seeded by the image's name: which pixels are taken does not depend on threads.
+        seed = zlib.crc32(item.image.name.encode())
+        logits, labels = prediction.calibration_sample(truth, count, seed)
+        return panels, (logits, labels, prediction.expected_error)
+
+    return evidence
+
+
+@with_options(*LEARNER_OPTIONS, "epochs")
+def find_lr(
+    task: str | Task,
+    data: Path | str | None = None,
+    *,
+    fold: tuple[int, int] | None = None,
+    out: Path | str | None = None,
+    **options: Any,
+) -> tuple[float, Path]:
+    """Return the learning rate that fastai's `lr_find` suggests for a task, and the plot's path.
+
+    The plot goes to `out`, a PNG file (default: TASK_lr_find.png). Raises `FastsegError` kinds.
     """
     task = get(task)
     out = out or f"{task.name}_lr_find.png"
@@ -279,7 +256,7 @@ def find_lr(
     from ..report import panels as plots
 
     plots.require_png(out)  # before the test, not after it
-    learn = learner(task, data, **options)
+    learn = learner(task, data, fold=fold, **options)
     from .loop import range_test
 
     suggestion, rates, losses = range_test(learn)

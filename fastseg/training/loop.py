@@ -7,9 +7,10 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fastai.callback.core import Callback
@@ -19,15 +20,20 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import CancelEpochException, Learner
 
 from ..errors import ModelError
-from ..tasks import get
+from ..exports.record import record_of
+from ..learners.options import FitOptions, rate_of
+from ..tasks import Task, get
+from ..types import Recipe
 from ..utils.device import is_out_of_memory
 from . import checkpoint
 from .callbacks import AverageWeights, HalfSize, Reporter, TimeBudget, Windows
-from .course import Course, rate_of
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+WINDOW_SIDE = 0.5  # of the image's sides, as the help of --windows says
+# The early half of a pretrained backbone learns with a tenth of the rate, a choice: it knows more.
+BACKBONE_DIVISOR = 10
 
 
 def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
@@ -35,15 +41,18 @@ def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
 
     The weights are left as they were.
     """
-    with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet(), _explained(learn):
+    with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet(), _errors_explained(learn):
         suggestion = float(learn.lr_find(show_plot=False).valley)
     rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
     return suggestion, rates[: len(losses)], losses
 
 
 @contextmanager
-def _model_dir(learn: Learner, folder: Path | None = None):
-    """Let fastai keep weights, for instance the best ones so far, in `folder` or a temporary one, not beside the user's files."""
+def _model_dir(learn: Learner, folder: Path | None = None) -> Iterator[None]:
+    """Let fastai keep weights, such as the best ones so far, in `folder` or a temporary one.
+
+    By default it writes them beside the user's files.
+    """
     before = learn.path
     with tempfile.TemporaryDirectory() as temporary:
         learn.path = folder or Path(temporary)
@@ -53,85 +62,95 @@ def _model_dir(learn: Learner, folder: Path | None = None):
             learn.path = before
 
 
-def train(learn: Learner, course: Course, folder: Path | None = None) -> Learner:
-    """Train by fastai's one-cycle policy: first the head alone for `freeze_epochs` if the backbone is pretrained.
+def train(
+    learn: Learner,
+    options: FitOptions,
+    folder: Path | None = None,
+    seconds: float | None = None,
+) -> Learner:
+    """Train by fastai's one-cycle policy: first the head alone if the backbone is pretrained.
 
-    After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate (decoder). In `folder` a
-    checkpoint is written after each epoch, and where there is one already, training goes on from it: with the same weights in
-    the end as without the interruption, on the same CPU.
+    After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate
+    (decoder). With `seconds`, the cycle is shortened where epochs take longer than planned. In
+    `folder` a checkpoint is written after each epoch, and where there is one already, training goes
+    on from it: with the same weights in the end as without the interruption, on the same CPU.
+    `learn.record` gets the course and the history. Raises `ModelError` if no epoch is trained.
     """
-    start = time.monotonic()
-    pretrained = not learn.weights_origin.startswith("random")
+    began = time.monotonic()
+    record = record_of(learn)
+    task = get(record.task)
+    recipe = options.recipe(task)
     saved = checkpoint.read(folder / CHECKPOINT, learn.dls.device) if folder else None
     if saved:
         _resume_precision(learn, saved)
-    lr = (
-        saved["lr"]
-        if saved
-        else range_test(learn)[0]
-        if course.lr == "auto"
-        else rate_of(course.lr, learn.lr)
-    )
-    if course.lr == "auto" and not saved:
-        log.info("learning rate %.2e, from the range test", lr)
+        began -= saved["seconds"]
+    lr = saved["lr"] if saved else _rate(learn, options)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    frozen = course.freeze_epochs if pretrained else 0
-    began = start - (saved["seconds"] if saved else 0)
+    frozen = recipe.freeze_epochs if record.is_pretrained else 0
     history = saved["history"] if saved else []
-    cbs = [Reporter(), *([MixUp(course.mixup)] if course.mixup else [])]
-    with learn.added_cbs(cbs), _model_dir(learn, folder), _quiet(), _explained(learn):
-        for stage, epochs in enumerate((frozen, course.epochs)):
+    cbs = [Reporter(), *([MixUp(recipe.mixup)] if recipe.mixup else [])]
+    with learn.added_cbs(cbs), _model_dir(learn, folder), _quiet(), _errors_explained(learn):
+        for stage, epochs in enumerate((frozen, recipe.epochs)):
             if not epochs or (saved and saved["stage"] > stage):
                 continue
-            goes_on = saved if saved and saved["stage"] == stage else None
-            learn.unfreeze() if stage else learn.freeze()
-            left = course.seconds - (time.monotonic() - began) if course.seconds else None
-            chosen = _callbacks(learn, course, left) if stage else _windows(learn, course, epochs)
+            resumed = saved if saved and saved["stage"] == stage else None
+            if stage:
+                learn.unfreeze()
+                left = seconds - (time.monotonic() - began) if seconds else None
+                chosen = _callbacks(learn, task, recipe, options.patience, left)
+            else:
+                learn.freeze()
+                chosen = _windows(task, recipe, epochs)
             if folder:
+                before = {"lr": lr, "history": history}
                 chosen.append(
-                    checkpoint.Checkpoint(
-                        folder / CHECKPOINT,
-                        stage,
-                        goes_on,
-                        {"lr": lr, "history": history},
-                        began,
-                        _rows,
-                    )
+                    checkpoint.Checkpoint(folder / CHECKPOINT, stage, resumed, before, began, _rows)
                 )
-            with learn.added_cbs(chosen), _beginning(learn, goes_on["epoch"] if goes_on else 0):
-                learn.fit_one_cycle(epochs, slice(lr / 10, lr) if stage and pretrained else lr)
+            first = resumed["epoch"] if resumed else 0
+            with learn.added_cbs(chosen), _starting_at(learn, first):
+                sliced = stage and record.is_pretrained
+                learn.fit_one_cycle(epochs, slice(lr / BACKBONE_DIVISOR, lr) if sliced else lr)
             history = [*history, *_rows(learn)]
     if not history:
         raise ModelError(
-            "no epoch was trained (head-only epochs need pretrained weights); give --epochs 1 or more",
+            "no epoch was trained (head-only epochs need pretrained weights); "
+            "give --epochs 1 or more",
             "no-epoch",
         )
-    learn.history = history
-    learn.fitted = {
-        **asdict(course),
+    record.history = history
+    record.course = {
+        **options.in_card(task),
         "lr": lr,
         "freeze_epochs": frozen,
-        "trained_epochs": len(learn.history),
+        "trained_epochs": len(history),
         "seconds": round(time.monotonic() - began, 1),
     }
     return learn
 
 
-def _resume_precision(learn: Learner, saved: dict) -> None:
-    """Train in the precision that the interrupted training had, even if another is measured to be quicker now."""
-    before = saved.get(
-        "precision", learn.origin.precision
-    )  # earlier versions trained in the machine's default
+def _rate(learn: Learner, options: FitOptions) -> float:
+    """Return the highest learning rate of the cycle, from the options, the range test or the recipe."""
+    if options.lr != "auto":
+        return rate_of(options.lr, learn.lr)
+    rate, _, _ = range_test(learn)
+    log.info("learning rate %.2e, from the range test", rate)
+    return rate
+
+
+def _resume_precision(learn: Learner, saved: dict[str, Any]) -> None:
+    """Train in the precision of the interrupted training, even if another is measured to be quicker now."""
+    # Earlier versions kept none in a checkpoint, and trained in the machine's default.
+    before = saved.get("precision", record_of(learn).precision)
     if before not in (None, learn.model.precision):
         log.info("training goes on in %s, as before the interruption", before)
     learn.model.precision = before
 
 
 @contextmanager
-def _beginning(learn: Learner, first: int):
+def _starting_at(learn: Learner, first: int) -> Iterator[None]:
     """Let fastai's loop begin at an epoch: its own SkipToEpoch would record the epochs that it skips."""
 
-    def epochs():
+    def epochs() -> None:
         for number in range(first, learn.n_epoch):
             learn.epoch = number
             learn._with_events(learn._do_epoch, "epoch", CancelEpochException)
@@ -153,57 +172,59 @@ def _rows(learn: Learner) -> list[dict[str, float]]:
     ]
 
 
-def _callbacks(learn: Learner, course: Course, seconds: float | None) -> list[Callback]:
-    chosen = _windows(learn, course, round(course.windows * course.epochs))
-    if course.progressive:
-        chosen.append(HalfSize(round(course.progressive * course.epochs)))
-    if course.ema:
-        chosen.append(AverageWeights(course.ema))
-    if course.patience:
+def _callbacks(
+    learn: Learner, task: Task, recipe: Recipe, patience: int | None, seconds: float | None
+) -> list[Callback]:
+    """Return what the epochs of the whole network need beyond fastai's loop."""
+    chosen = _windows(task, recipe, round(recipe.windows * recipe.epochs))
+    if recipe.progressive:
+        chosen.append(HalfSize(round(recipe.progressive * recipe.epochs)))
+    if recipe.ema:
+        chosen.append(AverageWeights(recipe.ema))
+    if patience:
         score = learn.recorder.metrics[0].name if learn.metrics else "valid_loss"
         watched = dict(monitor=score, comp=np.less if score == "valid_loss" else np.greater)
         chosen += [
             SaveModelCallback(**watched, fname="best"),
-            EarlyStoppingCallback(**watched, patience=course.patience),
+            EarlyStoppingCallback(**watched, patience=patience),
         ]
     if seconds is not None:
         chosen.append(TimeBudget(seconds))
     return chosen
 
 
-def _windows(learn: Learner, course: Course, epochs: int) -> list[Callback]:
-    task = get(learn.origin.task) if hasattr(learn, "origin") else None
-    if not course.windows or not epochs or task is None or not task.has_masks:
+def _windows(task: Task, recipe: Recipe, epochs: int) -> list[Callback]:
+    if not recipe.windows or not epochs or not task.has_masks:
         return []
-    return [Windows(0.5, epochs, task.background)]
+    return [Windows(WINDOW_SIDE, epochs, task.background)]
 
 
 @contextmanager
-def _explained(learn: Learner):
-    """Say in fastseg's words what torch says of batches of one image, and of too little memory."""
+def _errors_explained(learn: Learner) -> Iterator[None]:
+    """Turn torch's errors about batches of one image and about too little memory into one clear line."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        height, width = learn.origin.size if hasattr(learn, "origin") else ("?", "?")
+        height, width = record_of(learn).size
         raise ModelError(
-            f"out of memory with batches of {learn.dls.bs} images of {height}x{width} px: lower --bs first, to "
-            f"{max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache",
+            f"out of memory with batches of {learn.dls.bs} images of {height}x{width} px: lower "
+            f"--bs first, to {max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache",
             "out-of-memory",
         ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise ModelError(
-            "this model normalises over a batch and needs 2 images or more in each: raise --bs, or add training images, "
-            "or choose --decoder unet",
+            "this model normalises over a batch and needs 2 images or more in each: raise --bs, "
+            "or add training images, or choose --decoder unet",
             "batch-of-one",
         ) from error
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Silence the libraries' warnings, and keep what fastai prints of best and last epochs off standard output."""
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm")

@@ -1,26 +1,36 @@
-"""A fit that was interrupted: what it was asked for, how far it came, and that it is not lost by chance."""
+"""An interrupted fit: what it was asked for, how far it came, and how it is resumed or discarded."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, FastsegError, ModelError
 from ..exports.card import versions
-from ..tasks import Task
+from ..learners.options import OPTIONS, FitOptions
+from ..tasks import Item, Task
 from ..utils.io import is_disk_full, read_json, write_json
 from ..utils.journal import files_digest
 
 log = logging.getLogger(__name__)
 
 ASKED = "asked.json"
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """What a fit works with: its folder for checkpoints, the data and the options."""
+
+    folder: Path
+    data: Path
+    options: FitOptions
 
 
 def work_of(out: Path) -> Path:
@@ -36,12 +46,13 @@ def is_unfinished(out: Path) -> bool:
 
 @contextmanager
 def interruptible(
-    out: Path, task: Task, given: Mapping, resume: bool | None
-) -> Iterator[tuple[Path, dict]]:
-    """Yield the folder for checkpoints and the arguments to fit with: the given ones, or those of the fit that goes on.
+    out: Path, task: Task, data: Path | str | None, given: FitOptions, resume: bool | None
+) -> Iterator[FitRun]:
+    """Yield the run: with the given data and options, or with those of the interrupted fit that is resumed.
 
-    The folder goes when the fit is done, and when it failed before the first checkpoint. Raises `ModelError` where `resume` asks
-    for what is not there or for other arguments, and where it does not say what to do with an interrupted fit.
+    Its folder is deleted when the fit is done, and when it failed before the first checkpoint.
+    Raises `ModelError` where `resume` asks for what is not there or for other options, and where it
+    does not say what to do with an interrupted fit.
     """
     work = work_of(out)
     unfinished = is_unfinished(out)
@@ -51,37 +62,24 @@ def interruptible(
         )
     if unfinished and resume is None:
         raise ModelError(
-            f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits here: go on with --resume, "
-            "or discard it with --no-resume",
+            f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits "
+            "here: go on with --resume, or discard it with --no-resume",
             "interrupted-fit",
         )
-    data = Path(
-        os.path.abspath(given["data"] or f"data/{task.name}")
-    )  # the run that goes on may be started elsewhere
     if resume:
-        arguments = _load_interrupted_arguments(work, task, given, data)
+        run = _interrupted_run(work, task, data, given)
     else:
         shutil.rmtree(work, ignore_errors=True)
-        arguments = {**given, "data": data}
+        # Absolute: the run that resumes it may be started in another folder.
+        run = FitRun(work, Path(os.path.abspath(data or f"data/{task.name}")), given)
     existed = work.parent.exists()
     try:
         if not resume:
-            items = task.items(data)  # before anything is written: a mistake leaves nothing behind
-            write_json(
-                work / ASKED,
-                {
-                    "task": task.name,
-                    "given": _plain(given, data),
-                    "files": _listing(items),
-                    "versions": versions(),
-                    "digest": _digest(_plain(given, data)),
-                },
-            )
-        yield work, arguments
+            _write_asked(run, task)
+        yield run
     except BaseException as error:
-        if is_unfinished(out) and not isinstance(
-            error, ModelError
-        ):  # one that diverged would do so again
+        # A fit that diverged would do so again.
+        if is_unfinished(out) and not isinstance(error, ModelError):
             log.warning(
                 "what was learnt so far is kept; go on with: fastseg fit %s --resume%s",
                 task.name,
@@ -98,54 +96,47 @@ def interruptible(
 
 
 def _remove(work: Path, existed: bool) -> None:
+    """Remove the folder for checkpoints, and the one around it unless it `existed` before."""
     shutil.rmtree(work, ignore_errors=True)
     if not existed and work.parent.is_dir() and not any(work.parent.iterdir()):
         work.parent.rmdir()
 
 
-def _plain(given: Mapping, data: Path) -> dict:
-    """Return arguments as JSON keeps them, without those that were not given."""
-    kept = {
-        name: list(value)
-        if isinstance(value, tuple)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for name, value in given.items()
-        if value is not None and value != _default(name)
-    }
-    return {**kept, "data": str(data)}
+def _write_asked(run: FitRun, task: Task) -> None:
+    items = task.items(run.data)  # before anything is written: a mistake leaves nothing behind
+    given = {**run.options.given(), "data": str(run.data)}
+    write_json(
+        run.folder / ASKED,
+        {
+            "task": task.name,
+            "given": given,
+            "files": _digest_of_items(items),
+            "versions": versions(),
+            "digest": _digest(given),
+        },
+    )
 
 
-def _digest(given: Mapping) -> str:
-    return hashlib.sha256(
-        json.dumps(given, sort_keys=True, default=str).encode(errors="surrogateescape")
-    ).hexdigest()
+def _digest(given: Mapping[str, object]) -> str:
+    text = json.dumps(given, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def _default(name: str) -> object:
-    from ..learners.preparation import learner
-    from .fit import fit
-
-    for call in (fit, learner):
-        if name in inspect.signature(call).parameters:
-            return inspect.signature(call).parameters[name].default
-    return None
-
-
-def _listing(items: list) -> str:
+def _digest_of_items(items: Sequence[Item]) -> str:
     return files_digest(
         path for item in items for path in (item.image, item.label) if isinstance(path, Path)
     )
 
 
-def _load_interrupted_arguments(work: Path, task: Task, given: Mapping, data: Path) -> dict:
+def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: FitOptions) -> FitRun:
+    """Return the interrupted run in `work`. Raises `ModelError` if it cannot be resumed as asked for."""
     try:
         asked = read_json(work / ASKED)
-        before = dict(asked["given"])
         files, made = asked["files"], asked["versions"]
-        if asked["digest"] != _digest(before):
+        values = dict(asked["given"])
+        if asked["digest"] != _digest(values):
             raise ValueError("it was changed by hand")
+        before = FitRun(work, Path(values.pop("data")), FitOptions.from_json(values))
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{work}: what was asked for cannot be read ({error}); start again with --no-resume",
@@ -153,30 +144,38 @@ def _load_interrupted_arguments(work: Path, task: Task, given: Mapping, data: Pa
         ) from None
     if asked["task"] != task.name:
         raise ModelError(
-            f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; discard it with --no-resume",
+            f"{work}: holds an interrupted fit of {asked['task']}, not of {task.name}; "
+            "discard it with --no-resume",
             "interrupted-fit",
         )
-    now = _plain(given, data if given["data"] else Path(before["data"]))
-    other = sorted(name for name, value in now.items() if before.get(name, _default(name)) != value)
-    if other:
+    _check_same_options(before, data, given)
+    if _digest_of_items(task.items(before.data)) != files:
         raise ModelError(
-            f"{', '.join('--' + name.replace('_', '-') for name in other)}: another value than the interrupted fit had "
-            f"({', '.join(str(before.get(name, 'none')) for name in other)}); leave it out, or start again with --no-resume",
-            "resume-options",
-        )
-    if _listing(task.items(Path(before["data"]))) != files:
-        raise ModelError(
-            f"{before['data']}: the images or masks changed since the fit was interrupted; start again with --no-resume",
+            f"{before.data}: the images or masks changed since the fit was interrupted; "
+            "start again with --no-resume",
             "data-changed",
         )
     if made != versions():
         log.warning(
-            "libraries changed since the fit was interrupted: its result may differ from an uninterrupted one"
+            "libraries changed since the fit was interrupted: its result may differ from an "
+            "uninterrupted one"
         )
-    before = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in before.items()
+    return before
+
+
+def _check_same_options(before: FitRun, data: Path | str | None, given: FitOptions) -> None:
+    """Raise `ModelError` if data or options are given that differ from those of the interrupted fit."""
+    earlier = {
+        OPTIONS[name].flag: getattr(before.options, name)
+        for name in given.given()
+        if getattr(given, name) != getattr(before.options, name)
     }
-    return {
-        **{name: _default(name) if name not in given else given[name] for name in given},
-        **before,
-    }
+    if data is not None and os.path.abspath(data) != str(before.data):
+        earlier["--data"] = before.data
+    if earlier:
+        values = ("none" if value is None else str(value) for value in earlier.values())
+        raise ModelError(
+            f"{', '.join(earlier)}: another value than the interrupted fit had "
+            f"({', '.join(values)}); leave it out, or start again with --no-resume",
+            "resume-options",
+        )

@@ -1,8 +1,7 @@
-"""Is the difference real? A grid of settings, each trained with several seeds, drawn together and judged by paired intervals."""
+"""Is the difference real? A grid of settings, each trained with several seeds and compared by paired intervals."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import zlib
@@ -18,10 +17,9 @@ from ..errors import DataError, FastsegError, ModelError, choose
 from ..evaluation.run import items_of, judged
 from ..evaluation.scores import SAMPLES, Scores, scores_of
 from ..exports.card import CARD, HISTORY, read_card, read_history
-from ..learners.preparation import learner
+from ..learners.options import OPTIONS, FitOptions
 from ..report import charts, panels
 from ..tasks import Task, get
-from ..utils.choices import DECODERS, OPTIMIZERS, loss_parts
 from ..utils.imports import importing
 from ..utils.io import write_json, write_rows
 from ..utils.locks import write_lock
@@ -31,20 +29,11 @@ from .resume import is_unfinished
 log = logging.getLogger(__name__)
 
 STUDY = "study.json"
-FIXED = {
-    "task",
-    "data",
-    "out",
-    "seed",
-    "fold",
-    "folds",
-    "options",
-}  # ensembles have no images that all members never saw
-Setting = dict[str, object]
-WHOLE, REAL = (
-    {"epochs", "freeze_epochs", "patience", "bs", "cache"},
-    {"ema", "windows", "progressive", "mixup", "time_budget"},
-)
+VARIABLE = sorted(name for name, option in OPTIONS.items() if option.can_vary)
+INTERVAL = (2.5, 97.5)  # percentiles: 95% of the bootstrap samples lie between them
+LONGEST_NAME = 60  # bytes of one value in a folder's name; file systems take 255 for all of them
+Setting = dict[str, Any]
+Run = tuple[str, int]  # the name of a setting, and a seed
 
 
 @dataclass
@@ -63,20 +52,21 @@ def study(
     task: str | Task,
     data: Path | str | None = None,
     *,
-    vary: Mapping[str, Sequence],
+    vary: Mapping[str, Sequence[Any]],
     together: bool = False,
     seeds: int = 3,
     out: Path | str | None = None,
-    **options,
+    **options: Any,
 ) -> Study:
-    """Train every combination of the values in `vary` with `seeds` seeds, and say which is best and whether that is certain.
+    """Train every combination of the values in `vary` with `seeds` seeds; say which is best and whether that is certain.
 
-    `vary` maps options of `fastseg.fit` to lists of values; with `together`, first values go with first values, instead of all
-    combinations. `options` are the same for all. Each run is a whole export below `out` (default: exports/TASK_study), and one
-    that is whole already is not trained again: a study that was stopped goes on where it stopped. Writes study.json,
-    study.csv (one row a run) and study.png. The interval is of the difference of the task's main figure, foreground mean Dice
-    or accuracy: paired, by a bootstrap that draws seeds, and images within them, for both settings alike. A setting whose training
-    fails is told, not compared.
+    `vary` maps options of `fastseg.fit` to lists of values; with `together`, first values go with
+    first values, instead of all combinations. `options` are the same for all. Each run is a complete
+    export below `out` (default: exports/TASK_study), and one that is complete already is not trained
+    again: a study that was stopped continues where it stopped. Writes study.json, study.csv (one row
+    a run) and study.png. The interval is of the difference of the task's main figure, foreground
+    mean Dice or accuracy: paired, by a bootstrap that draws seeds, and images within them, for both
+    settings alike. A setting whose training fails is reported, not compared.
     Raises `FastsegError` kinds.
     """
     task = get(task)
@@ -85,76 +75,70 @@ def study(
         raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
     out = Path(out or f"exports/{task.name}_study")
     with write_lock(out):
-        return _study(task, data, settings, seeds, out, options)
+        description = _describe(out, task, data, settings, options)
+        runs = {
+            (name, seed): out / name / f"seed_{seed}"
+            for name in settings
+            for seed in range(1, seeds + 1)
+        }
+        failed = _train_runs(task, data, settings, runs, options)
+        runs = {run: folder for run, folder in runs.items() if run[0] not in failed}
+        if not runs:
+            last = list(failed.values())[-1]
+            raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
+        scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
+        return _compared(task, out, description, runs, scores, list(failed.values()))
 
 
-def _study(
+def _train_runs(
     task: Task,
     data: Path | str | None,
     settings: Mapping[str, Setting],
-    seeds: int,
-    out: Path,
-    options: Mapping,
-) -> Study:
-    claim = _claim(out, task, data, settings, options)
-    runs = {
-        (name, seed): out / name / f"seed_{seed}"
-        for name in settings
-        for seed in range(1, seeds + 1)
-    }
+    runs: Mapping[Run, Path],
+    options: Mapping[str, Any],
+) -> dict[str, str]:
+    """Train what is not trained yet; return why settings failed, by name."""
     failed: dict[str, str] = {}
     for number, ((name, seed), folder) in enumerate(runs.items(), 1):
-        if _is_whole(folder):
+        if _is_complete(folder):
             log.info("run %d of %d: %s, seed %d is there already", number, len(runs), name, seed)
             continue
         if name in failed:
             continue
         log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
+        given = {**options, **settings[name]}
         try:
-            fit(
-                task,
-                data,
-                seed=seed,
-                out=folder,
-                resume=is_unfinished(folder),
-                **{**options, **settings[name]},
-            )
-        except (
-            ModelError
-        ) as error:  # one that diverges says something of its setting, nothing of the others
+            fit(task, data, seed=seed, out=folder, resume=is_unfinished(folder), **given)
+        except ModelError as error:  # it concerns this setting, such as a rate that diverges
             failed[name] = f"{name} failed with seed {seed}: {error}"
             log.warning("%s", failed[name])
-    whole = {name: setting for name, setting in settings.items() if name not in failed}
-    if not whole:
-        raise ModelError(
-            f"{out}: every setting failed; the last said: {failed[name]}", "study-failed"
-        )
-    runs = {(name, seed): folder for (name, seed), folder in runs.items() if name in whole}
-    scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
-    return _judged(task, out, claim, seeds, runs, scores, failed)
+    return failed
 
 
-def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) -> dict[str, Setting]:
-    """Return the settings by name, "opt=sgd,lr=0.01". Raises `ModelError` for names that fit does not know."""
-    known = {name for call in (fit, learner) for name in inspect.signature(call).parameters} - FIXED
+def _settings(
+    vary: Mapping[str, Sequence[Any]], together: bool, options: Mapping[str, Any]
+) -> dict[str, Setting]:
+    """Return the settings by name, "opt=sgd,lr=0.01".
+
+    Raises `FastsegError` kinds for names that are no options and values that they cannot have.
+    """
     for name in [*vary, *options]:
         if name == "seed":
             raise ModelError("seeds are drawn by --seeds; vary other options", "vary-seed")
-        choose("option to vary", name, sorted(known))
+        choose("option to vary", name, VARIABLE)
     if not vary or not all(vary.values()):
         raise ModelError("nothing varies; give for instance --vary opt=adamw,sgd", "nothing-varies")
     if together and len({len(values) for values in vary.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(values)}" for name, values in vary.items())
         raise ModelError(
-            "--together pairs values, but the lists are not of one length: "
-            + ", ".join(f"{name} {len(values)}" for name, values in vary.items()),
+            f"--together pairs values, but the lists are not of one length: {lengths}",
             "study-lengths",
         )
     rows = zip(*vary.values()) if together else product(*vary.values())
     settings = [dict(zip(vary, row)) for row in rows]
-    for name, value in ((name, value) for setting in settings for name, value in setting.items()):
-        _check(name, value)
+    _check_values([{**options, **setting} for setting in settings])
     named = {
-        ",".join(f"{key}={_plain(value)}" for key, value in setting.items()): setting
+        ",".join(f"{key}={_in_folder_name(value)}" for key, value in setting.items()): setting
         for setting in settings
     }
     if len(named) < 2:
@@ -164,72 +148,53 @@ def _settings(vary: Mapping[str, Sequence], together: bool, options: Mapping) ->
         )
     if len(named) < len(settings):
         raise ModelError(
-            "two settings are the same, or would share a folder: give each value once, and files names of their own",
+            "two settings are the same, or would share a folder: give each value once, and files "
+            "names of their own",
             "repeated-setting",
         )
     return named
 
 
-def _check(name: str, value: object) -> None:
-    """Raise `ModelError` for a value that the option `name` cannot have, before anything is trained."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    lowest = 1 if name == "bs" else 0
-    if name in WHOLE and not (isinstance(value, int) and number and value >= lowest):
-        raise ModelError(f"{name}={value}: give a whole number of at least {lowest}", "study-value")
-    if name in REAL and not (number and value >= 0):
-        raise ModelError(f"{name}={value}: give a number that is not negative", "study-value")
-    if name == "lr" and not (value == "auto" or (number and value > 0)):
-        raise ModelError(f"lr={value}: give a positive number, or auto", "study-value")
-    if name not in WHOLE | REAL | {"lr", "size"} and not isinstance(value, (str, Path)):
-        raise ModelError(f"{name}={value}: give a name, not a number", "study-value")
-    if name == "arch":
+def _check_values(settings: Sequence[Setting]) -> None:
+    """Raise `FastsegError` for values that options cannot have, before anything is trained."""
+    for setting in settings:
+        FitOptions(**setting).check()
+    archs = {setting.get("arch") for setting in settings} - {None}
+    if archs:  # only timm knows their names
         with importing():
             from ..models.backbones import check_arch
 
-            check_arch(value)
-    if name == "loss":
-        loss_parts(value)
-    if name == "opt":
-        choose("optimizer", value, OPTIMIZERS)
-    if name == "decoder":
-        choose("decoder", value, DECODERS)
-    if name == "weights" and Path(value).suffix and not Path(value).is_file():
-        raise ModelError(f"{value}: no such file of weights; check the path", "no-weights-file")
+            for arch in sorted(archs):
+                check_arch(arch)
 
 
-def _plain(value: object) -> str:
-    """Return a value as a folder's name has it: no slash, and no longer than names may be."""
-    text = (
-        "x".join(map(str, value))
-        if isinstance(value, (tuple, list))
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+def _in_folder_name(value: object) -> str:
+    """Return a value as a folder's name has it: no slash, and not too long."""
+    if isinstance(value, (tuple, list)):
+        text = "x".join(map(str, value))
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    else:
+        text = str(value)
     text = text.replace("/", "_")
-    return (
-        text
-        if len(text.encode()) <= 60
-        else f"{zlib.crc32(text.encode()):08x}_{text.encode()[-50:].decode(errors='ignore')}"
-    )
+    encoded = text.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return text
+    return f"{zlib.crc32(encoded):08x}_{encoded[10 - LONGEST_NAME :].decode(errors='ignore')}"
 
 
-def _claim(
+def _describe(
     out: Path,
     task: Task,
     data: Path | str | None,
     settings: Mapping[str, Setting],
-    options: Mapping,
-) -> dict:
-    """Write and return what this study is, so that one that goes on is known to be the same. Raises `ModelError` if it is another."""
-    mine = json.loads(
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write and return what this study is. Raises `ModelError` if `out` holds another one, or other files."""
+    given = {key: value for key, value in options.items() if value is not None}
+    mine: dict[str, Any] = json.loads(
         json.dumps(
-            {
-                "task": task.name,
-                "data": str(data) if data else None,
-                "options": {key: value for key, value in options.items() if value is not None},
-            },
-            default=str,
+            {"task": task.name, "data": str(data) if data else None, "options": given}, default=str
         )
     )
     if (out / STUDY).is_file():
@@ -242,79 +207,51 @@ def _claim(
                 f"{out}: holds a study of other data or options; choose another --out, or remove it",
                 "study-changed",
             )
-        return mine  # what it found so far stays until more is known
+        return mine  # the results so far stay until there are new ones
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists and is not a study; choose another --out", "not-a-study")
     write_json(out / STUDY, {"of": mine, "settings": list(settings)})
     return mine
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
+    """Return whether a run's export is there and can be read."""
     if not (folder / CARD).is_file():
         return False
     try:
         read_card(folder)
-        return True
     except FastsegError:
         return False
+    return True
 
 
 def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
+    """Judge a run on the images that it held out; all runs in one precision."""
     card = read_card(folder)
     items, root = items_of(card, task, None, "valid")
     from ..inference.loading import load
     from ..utils.device import device_of, fixed_precision
 
-    predictor = load(
-        folder, device, precision=fixed_precision(device_of(device))
-    )  # all runs are judged in one precision
+    predictor = load(folder, device, precision=fixed_precision(device_of(device)))
     return scores_of(task, [score for score, _ in judged(predictor, items, root)])
 
 
-def _judged(
+def _compared(
     task: Task,
     out: Path,
-    claim: Mapping,
-    seeds: int,
-    runs: Mapping,
-    scores: Mapping[tuple, Scores[Any]],
-    failed: Mapping[str, str],
+    description: Mapping[str, Any],
+    runs: Mapping[Run, Path],
+    scores: Mapping[Run, Scores[Any]],
+    failures: list[str],
 ) -> Study:
-    mains = {run: task.main_value(found.metrics()) for run, found in scores.items()}
-    if None in mains.values():
-        raise DataError(
-            f"{out}: the held-out images have no {task.main_figure}, for want of any foreground; give data whose held-out part has some",
-            "no-foreground",
-        )
-    names = list(dict.fromkeys(name for name, _ in runs))
-    values = {name: [mains[name, seed] for seed in range(1, seeds + 1)] for name in names}
-    order = sorted(names, key=lambda name: -np.mean(values[name]))
-    samples = {
-        run: task.main_value(found.resampled(SAMPLES, _stream(found)))
-        for run, found in scores.items()
-    }
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(1, seeds + 1, (SAMPLES, seeds))
-    comparisons, verdicts, best = [], [], order[0]
-    drawn_from = (
-        f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"
-    )
-    for other in order[1:]:
-        differences = np.stack(
-            [samples[best, seed] - samples[other, seed] for seed in range(1, seeds + 1)]
-        )
-        spread = differences[drawn - 1, np.arange(SAMPLES)[:, None]].mean(axis=1)
-        low, high = (float(v) for v in np.nanpercentile(spread, [2.5, 97.5]))
-        difference, clear = float(np.mean(values[best]) - np.mean(values[other])), low > 0
-        comparisons.append(
-            {"with": other, "difference": difference, "interval": [low, high], "clear": clear}
-        )
-        verdicts.append(
-            f"{best} {'is better than' if clear else 'is not clearly better than'} {other}: by {difference:.4f} {task.main_figure} "
-            f"(95% interval {low:.4f} to {high:.4f}, {drawn_from})"
-        )
-    verdicts = [*(verdicts or [f"{best} alone was trained to the end"]), *failed.values()]
-    summary = {
+    """Compare the best setting with each other one, and write the study's files. Raises `DataError`."""
+    values = _values(task, out, scores)
+    order = sorted(values, key=lambda name: -float(np.mean(values[name])))
+    seeds = len(values[order[0]])
+    comparisons = _comparisons(task, order, values, scores)
+    verdicts = [_verdict(task, order[0], found, seeds) for found in comparisons]
+    verdicts = [*(verdicts or [f"{order[0]} alone was trained to the end"]), *failures]
+    settings = {
         name: {
             "mean": float(np.mean(values[name])),
             "std": float(np.std(values[name], ddof=1)) if seeds > 1 else None,
@@ -322,43 +259,96 @@ def _judged(
         }
         for name in order
     }
+    figure = task.main_figure
+    found = {
+        "of": description,
+        "figure": figure,
+        "settings": settings,
+        "comparisons": comparisons,
+        "verdicts": verdicts,
+    }
+    rows = (
+        {
+            "setting": name,
+            "seed": seed,
+            figure.lower(): values[name][seed - 1],
+            "export": str(runs[name, seed]),
+        }
+        for name in order
+        for seed in range(1, seeds + 1)
+    )
     histories = {
         name: [read_history(runs[name, seed] / HISTORY) for seed in range(1, seeds + 1)]
         for name in order
     }
+    drawn = charts.bands(histories, f"{task.name}: {verdicts[0]}")
     files = [
-        write_json(
-            out / STUDY,
-            {
-                "of": claim,
-                "figure": task.main_figure,
-                "settings": summary,
-                "comparisons": comparisons,
-                "verdicts": verdicts,
-            },
-        ),
-        write_rows(
-            out / "study.csv",
-            (
-                {
-                    "setting": name,
-                    "seed": seed,
-                    task.main_figure.lower(): values[name][seed - 1],
-                    "export": str(runs[name, seed]),
-                }
-                for name in order
-                for seed in range(1, seeds + 1)
-            ),
-        ),
-        panels.write(
-            charts.bands(histories, f"{task.name}: {verdicts[0]}"),
-            out / "study.png",
-            panels.PRINT_DPI,
-        ),
+        write_json(out / STUDY, found),
+        write_rows(out / "study.csv", rows),
+        panels.write(drawn, out / "study.png", panels.PRINT_DPI),
     ]
-    return Study(task, out, summary, comparisons, verdicts, files)
+    return Study(task, out, settings, comparisons, verdicts, files)
 
 
-def _stream(scores: Scores[Any]) -> int:
-    """Return a seed that depends on the images alone: runs that were judged on the same ones are resampled alike."""
-    return zlib.crc32("\n".join(image.name for image in scores.images).encode())
+def _values(task: Task, out: Path, scores: Mapping[Run, Scores[Any]]) -> dict[str, list[float]]:
+    """Return the main figure of each setting, one value a seed. Raises `DataError` where there is none."""
+    values: dict[str, list[float]] = {}
+    for (name, _), found in scores.items():
+        value = task.main_value(found.metrics())
+        if value is None:
+            raise DataError(
+                f"{out}: the held-out images have no {task.main_figure}, since they show no "
+                "foreground; give data whose held-out part has some",
+                "no-foreground",
+            )
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _comparisons(
+    task: Task,
+    order: Sequence[str],
+    values: Mapping[str, Sequence[float]],
+    scores: Mapping[Run, Scores[Any]],
+) -> list[dict[str, Any]]:
+    """Return the difference of the best setting to each other one, with its interval."""
+    samples = {run: _resampled(task, found) for run, found in scores.items()}
+    best, seeds = order[0], len(values[order[0]])
+    drawn_seeds = np.random.default_rng(0).integers(0, seeds, (SAMPLES, seeds))
+    comparisons = []
+    for other in order[1:]:
+        differences = np.stack(
+            [samples[best, seed] - samples[other, seed] for seed in range(1, seeds + 1)]
+        )
+        spread = differences[drawn_seeds, np.arange(SAMPLES)[:, None]].mean(axis=1)
+        low, high = (float(value) for value in np.nanpercentile(spread, INTERVAL))
+        comparisons.append(
+            {
+                "with": other,
+                "difference": float(np.mean(values[best]) - np.mean(values[other])),
+                "interval": [low, high],
+                "clear": low > 0,
+            }
+        )
+    return comparisons
+
+
+def _resampled(task: Task, scores: Scores[Any]) -> Any:
+    """Return the main figure of bootstrap samples of the images, float64 (SAMPLES,).
+
+    The seed depends on the images alone: runs judged on the same ones are resampled alike.
+    """
+    names = "\n".join(image.name for image in scores.images)
+    figures = scores.resampled(SAMPLES, zlib.crc32(names.encode()))
+    return task.main_value(figures)
+
+
+def _verdict(task: Task, best: str, comparison: Mapping[str, Any], seeds: int) -> str:
+    """Say in words whether the best setting is better than the other one."""
+    verb = "is better than" if comparison["clear"] else "is not clearly better than"
+    low, high = comparison["interval"]
+    many = f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"
+    return (
+        f"{best} {verb} {comparison['with']}: by {comparison['difference']:.4f} {task.main_figure} "
+        f"(95% interval {low:.4f} to {high:.4f}, {many})"
+    )

@@ -1,0 +1,96 @@
+"""The options of a fit as the command line has them, from the fields of `FitOptions`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Optional, TypeVar
+
+import typer
+
+from ..learners.options import OPTIONS, Number, Option, WholeNumber
+from . import console
+
+F = TypeVar("F", bound=Callable[..., Any])
+MB = 2**20  # bytes
+
+
+def read_value(option: Option, value: Any) -> Any:
+    """Return what `FitOptions` takes for what the command line has. Raises `typer.BadParameter`."""
+    if option.unit == "px":
+        return console.size(value)
+    if option.unit == "s":
+        return console.seconds(value)
+    if option.unit == "bytes" and value is not None:
+        return value * MB
+    return value
+
+
+def varied(text: str) -> tuple[str, list[Any]]:
+    """Return an option's name and its values for "lr=1e-4,1e-2". Raises `typer.BadParameter`."""
+    name, found, values = text.partition("=")
+    if not found or not name.strip() or not all(value.strip() for value in values.split(",")):
+        raise typer.BadParameter(
+            f"'{text}' is not an option and its values, such as lr=1e-4,1e-2", param_hint="--vary"
+        )
+    name = name.strip().replace("-", "_")
+    return name, [_varied_value(name, value.strip()) for value in values.split(",")]
+
+
+def _varied_value(name: str, text: str) -> Any:
+    option = OPTIONS.get(name)
+    if option and option.unit in ("px", "s"):
+        return read_value(option, text)
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return read_value(option, value) if option and kind is int else value
+    return text
+
+
+def with_fit_options(*names: str) -> Callable[[F], F]:
+    """Give a command the options `names` of a fit, as one dict, in place of its parameter `options`."""
+
+    def decorate(command: F) -> F:
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name == "options":
+                parameters += [_parameter(OPTIONS[name]) for name in names]
+            else:
+                parameters.append(parameter)
+
+        @wraps(command)
+        def called(**given: Any) -> Any:
+            options = {name: read_value(OPTIONS[name], given.pop(name)) for name in names}
+            return command(**given, options=options)
+
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+        called.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+        return called  # type: ignore[return-value]  # typer calls it by keyword only
+
+    return decorate
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """Return the parameter that typer makes an option of."""
+    kind: Any = str
+    limits = {}
+    if isinstance(option.rule, WholeNumber):
+        kind, limits = int, {"min": option.rule.low, "max": option.rule.high}
+    elif isinstance(option.rule, Number):  # `FitOptions` itself checks its limits
+        kind = float
+    shown = typer.Option(
+        option.flag,
+        help=option.described,
+        metavar={"px": "N|HxW", "s": "TIME", "bytes": "MB"}.get(option.unit or ""),
+        **limits,
+    )
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=option.default,
+        annotation=Annotated[Optional[kind] if option.default is None else kind, shown],
+    )

@@ -1,0 +1,81 @@
+"""Reads an export: its card, checked against the task here, and its network with the weights that the card names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ExportError, TaskError, brief
+from ..tasks import Task, get
+from ..utils.imports import importing
+from .card import MODEL, Card, read_card, sha256
+
+if TYPE_CHECKING:
+    from ..models.network import Network
+
+
+def card_of(export: Path | str) -> Card:
+    """Return the card of an export's folder, or of the folder that a pickle lies in, and check that its task is the one here.
+
+    Needs no torch: mistakes about exports are found before it is imported. Raises `ExportError`.
+    """
+    export = Path(export)
+    card = read_card(export.parent if export.suffix == ".pkl" else export)
+    _task_of(card)
+    return card
+
+
+def network_of(export: Path, card: Card) -> Network:
+    """Return the network of an export with its weights. Raises `ExportError` if they do not fit its card."""
+    from safetensors.torch import load_file
+
+    from ..models.factory import build
+    from ..models.network import Spec
+
+    path = verified(export / MODEL, card)
+    try:
+        with importing():  # timm and the decoders
+            network = build(Spec(**card.network))
+        network.load_state_dict(load_file(path))
+    except (
+        Exception
+    ) as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
+        raise ExportError(
+            f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"
+        ) from error
+    network.mean, network.std = tuple(card.mean), tuple(card.std)
+    return network
+
+
+def verified(path: Path, card: Card) -> Path:
+    """Return `path` if it is the file that the card names. Raises `ExportError`."""
+    if not path.is_file():
+        raise ExportError(f"{path}: missing; fit again", "missing-file")
+    if card.sha256.get(path.name) != sha256(path):
+        raise ExportError(
+            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again",
+            "exchanged-file",
+        )
+    return path
+
+
+def _task_of(card: Card) -> Task:
+    try:
+        task = get(card.task)
+    except TaskError as error:
+        raise ExportError(
+            f"the export is of task '{card.task}', which is not installed here ({error})",
+            "task-missing",
+        ) from None
+    if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):
+        raise ExportError(
+            f"the export of task {card.task} is of another kind than the task here; fit again",
+            "task-changed",
+        )
+    if list(task.classes) != card.classes:
+        raise ExportError(
+            f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the task here has "
+            f"{', '.join(task.classes)}; fit again",
+            "task-changed",
+        )
+    return task

@@ -1,0 +1,48 @@
+"""What is known of the training of a learner, kept on the learner until it is written into the card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import ExportError
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner
+
+
+@dataclass
+class TrainingRecord:
+    """What a task's learner was made from, as `learn.record`; training adds `course` and `history`."""
+
+    task: str
+    data: str  # folder with the images, absolute
+    size: tuple[int, int]  # (height, width) in px
+    seed: int
+    loss: str
+    opt: str
+    bs: int
+    weights_origin: str
+    licence: str = ""  # of the weights that training began with, where it is known
+    flip_shift: int = 0  # px by which the mirror image's mask moves right
+    depth: int | None = None  # bits of the values of 16-bit images, if there are any
+    precision: str | None = None  # as asked for
+    course: dict[str, object] = field(default_factory=dict)  # options of the training, and seconds
+    history: list[dict[str, float]] = field(default_factory=list)  # one dict an epoch
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether training began with weights that were learned before."""
+        return not self.weights_origin.startswith("random")
+
+
+def record_of(learn: Learner) -> TrainingRecord:
+    """Return the record of a learner made by `fastseg.learner`. Raises `ExportError` for others."""
+    record = getattr(learn, "record", None)
+    if not isinstance(record, TrainingRecord):
+        raise ExportError(
+            "only learners made by fastseg.learner can be saved as an export; "
+            "use learn.export() for others",
+            "foreign-learner",
+        )
+    return record

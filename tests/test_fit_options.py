@@ -1,0 +1,98 @@
+"""Each option of a fit has one home, and all that offers options derives from it."""
+
+import inspect
+import re
+
+import pytest
+
+import fastseg
+from fastseg.errors import FastsegError, ModelError
+from fastseg.learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions
+from fastseg.training.resume import FitRun, _check_same_options
+from fastseg.training.study import VARIABLE, _check_values
+
+OTHER = {  # a value of each option that is not its default
+    **dict(arch="resnet18", decoder="unet", weights="none", epochs=3, lr="auto", freeze_epochs=2),
+    **dict(time_budget=60.0, folds=3, ema=0.9, windows=0.5, progressive=0.5, mixup=0.2),
+    **dict(patience=2, size=(64, 96), bs=2, loss="ce", opt="sgd", seed=1, device="cpu"),
+    **dict(precision="float32", cache=2**20),
+}
+
+
+def test_each_option_is_known_to_the_command_line(run):
+    told = run("fit", "--help").out
+    for option in OPTIONS.values():
+        assert re.search(rf"^  {option.flag} ", told, re.MULTILINE), option.flag
+        first = option.help.split()[0]
+        assert re.search(rf"^  {option.flag} [^\n]*\n?[^\n]*\b{re.escape(first)}", told, re.M)
+
+
+def test_each_option_is_a_parameter_of_fit_and_learner():
+    for function, names in ((fastseg.fit, OPTIONS), (fastseg.learner, LEARNER_OPTIONS)):
+        parameters = inspect.signature(function).parameters
+        for name in names:
+            assert parameters[name].default == OPTIONS[name].default
+            assert f"\n    {name}: " in inspect.getdoc(function)
+        with pytest.raises(TypeError, match="epoch"):
+            function("eye", epoch=3)
+    assert set(inspect.signature(fastseg.fit).parameters) - set(OPTIONS) == {
+        "task",
+        "data",
+        "out",
+        "resume",
+    }
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_is_known_to_study_and_to_an_interrupted_fit(name, tmp_path):
+    options = FitOptions(**{name: OTHER[name]})
+    options.check()
+    assert (name in VARIABLE) == (name not in ("seed", "folds"))
+    _check_values([{name: OTHER[name]}] if name != "arch" else [{}])
+    assert set(options.given()) == {name}
+    assert FitOptions.from_json(options.given()) == options
+    before = FitRun(tmp_path, tmp_path, FitOptions())
+    with pytest.raises(ModelError) as caught:
+        _check_same_options(before, None, options)
+    assert caught.value.code == "resume-options" and OPTIONS[name].flag in str(caught.value)
+    _check_same_options(FitRun(tmp_path, tmp_path, options), None, FitOptions())
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("epochs", -1),
+        ("epochs", 1.5),
+        ("patience", True),
+        ("bs", 0),
+        ("seed", 2**32),
+        ("folds", 1),
+        ("folds", 101),
+        ("ema", 1.0),
+        ("windows", "half"),
+        ("lr", 0),
+        ("lr", "fast"),
+        ("loss", "ce+ce"),
+        ("opt", 3),
+        ("decoder", "unett"),
+        ("size", (16, 64)),
+        ("size", 64.5),
+        ("time_budget", 0),
+        ("weights", "gone.pth"),
+        ("precision", "float12"),
+    ],
+)
+def test_values_that_an_option_cannot_have_are_refused_early(name, value):
+    with pytest.raises(FastsegError):
+        FitOptions(**{name: value}).check()
+    with pytest.raises(FastsegError):
+        _check_values([{name: value}])
+
+
+def test_options_take_the_place_of_the_recipe():
+    task = fastseg.tasks.get("eye")
+    assert FitOptions().recipe(task) == task.recipe
+    given = FitOptions(size=64, epochs=2, lr="3e-3", decoder="unet").recipe(task)
+    assert (given.size, given.epochs, given.lr) == ((64, 64), 2, 3e-3)
+    assert (given.decoder, given.decoder_options) == ("unet", {})
+    assert given.freeze_epochs == task.recipe.freeze_epochs
