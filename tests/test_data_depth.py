@@ -277,6 +277,7 @@ def test_a_fit_keeps_the_depth(trained):
     assert fastseg.load(trained).task.depth == 12
 
 
+@pytest.mark.slow
 def test_a_fit_states_the_depth_and_a_fit_without_16_bits_does_not(eyes, run):
     arguments = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--out", "x.png"]
     twelve, eight = (run("lr", "eye", "--data", data, *arguments).err for data in reversed(eyes))
@@ -303,6 +304,7 @@ def test_predictions_of_12_bits_are_those_of_8(trained, eyes, run, tmp_path):
     assert (one.image == other.image).all() and (one.codes == other.codes).all()
 
 
+@pytest.mark.slow
 def test_evaluate_interpret_and_show_read_12_bits_as_8(trained, eyes, run, tmp_path):
     for data in eyes:
         common = ["eye", "--data", data, "--export", trained, "--split", "all"]

@@ -73,6 +73,7 @@ def kinds(audit):
     return {fault.kind for fault in audit.faults}
 
 
+@pytest.mark.slow
 def test_void_pixels_are_unlabelled_for_check_fit_and_evaluate(data, run):
     root = data(with_void)
     audit = check("eye", root)

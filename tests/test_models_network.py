@@ -215,6 +215,7 @@ def first_losses(decoder: str, steps: int) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_training_from_random_weights_starts_low_and_stays_low(decoder):
     """Of 4 classes, equal probabilities give a loss of ln 4 + 0.75 or so; no step at a usual rate may throw the network far off.

@@ -16,6 +16,7 @@ from fastseg import tasks
 from fastseg.report import painting, panels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_the_object_is_like_fastais_interpretation(name, exports, tmp_path):
     found = fastseg.interpret(name, export=exports(name), out=tmp_path / "look")
@@ -61,6 +62,7 @@ def test_every_split_can_be_interpreted(exports, samples, run):
     assert len(said["losses"]) == 16 and "flatter" in Path("look/report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_the_page_works_in_a_browser(name, exports, tmp_path):
@@ -174,6 +176,7 @@ def test_dollar_signs_and_class_names_are_taken_literally(capsys):
     assert f"{tree['classes']['foreground']['dice']:.4f}" in shown and "foreground mean" in shown
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(exports, samples, run, tmp_path):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     for folder, suffix in (("imgs_small", ".jpg"), ("masks_small", ".png")):

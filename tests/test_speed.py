@@ -249,6 +249,7 @@ def test_an_interrupted_run_does_not_go_on_by_another_engine(
     assert calls(engine="onnx") == 16 if command == "predict" else calls(engine="onnx") < 16
 
 
+@pytest.mark.slow
 def test_the_card_has_the_precision(samples, tmp_path):
     for precision in ("float32", "bfloat16"):
         fastseg.fit(
@@ -347,6 +348,7 @@ def test_a_model_that_cannot_be_measured_trains_in_float32(samples, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_keeps_its_precision(samples, steps, tmp_path, monkeypatch):
     steps(float32=9, bfloat16=1)
     common = dict(**OPTIONS, epochs=3, device="cpu")

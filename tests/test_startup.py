@@ -224,6 +224,7 @@ def test_a_fit_says_something_before_it_imports_torch(samples, tmp_path):
     assert python("-c", code, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_threads_are_those_asked_for(samples, tmp_path):
     code = (
         f"import sys\nsys.argv = ['fastseg', '--threads', '1', 'fit', 'eye', '--data', {str(samples['eye'])!r}, '--arch', 'nothing']\n"

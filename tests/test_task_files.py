@@ -39,6 +39,7 @@ def cli(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_a_task_in_one_file(cli, tmp_path):
     assert "roof" in cli("tasks")
     assert "roof" in cli("fit", "rof", code=1)

@@ -54,6 +54,7 @@ def plug(monkeypatch):
     return pull
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
