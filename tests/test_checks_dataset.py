@@ -1,4 +1,4 @@
-"""The audit: planted faults of every kind are found where they are, nothing else is told, and the repaired copy is clean."""
+"""check: finds planted faults of every kind, reports nothing else, and repairs a copy."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Ready ADE20K models taken over: classes merged by the one table, and an export that everything accepts."""
+"""adopt: ready ADE20K models with merged classes; every command accepts the export."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Pictures: their size, proportions and legends; labels that nothing crosses; evidence that shows on dark images."""
+"""Pictures: size, proportions, legends, labels that nothing crosses, evidence on dark images."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Engine and precision: measured where it pays, kept, forced by options, told apart by journals and cards, kept by a resumed fit."""
+"""Choice of engine and precision: measured where it pays, cached, forced by options, recorded."""
 
 import json
 import shutil
@@ -25,14 +25,14 @@ ONNX, FLOAT, HALF = ("onnx", "float32"), ("torch", "float32"), ("torch", "bfloat
 
 @pytest.fixture(autouse=True)
 def a_cpu_with_units(monkeypatch):
-    """All of it is so on every machine: a CPU that says it has bfloat16 units, and nothing forced from outside."""
+    """Pretend that the CPU has bfloat16 units, and force nothing: the same on every machine."""
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     monkeypatch.delenv("FASTSEG_PRECISION", raising=False)
 
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """Let options take so many seconds an image; `measured` lists what was measured, and at which batch size."""
+    """Set each option's seconds an image; `measured` lists what was measured, with batch sizes."""
 
     def table(*, measured=None, **by_option):
         def took(self, bs):
@@ -275,7 +275,7 @@ def test_the_card_has_the_precision(samples, tmp_path):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Let a training step take so many seconds in each precision; `measured` lists what was measured."""
+    """Set the seconds of a training step in each precision; `measured` lists what was measured."""
     whole = speed.step_seconds
 
     def table(*, measured=None, **by_precision):

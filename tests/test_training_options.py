@@ -1,4 +1,4 @@
-"""What a course adds to fastai's loop: averages, windows, budgets, folds, views; and what keeps pixels in memory."""
+"""Options of a fit beyond fastai's: averages, windows, budgets, folds, views, cached pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: one line naming file, value and remedy, exit 1, nothing half-written."""
+"""User mistakes: one line that names file, value and remedy; exit 1; no partial output."""
 
 import shutil
 
