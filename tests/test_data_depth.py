@@ -495,26 +495,26 @@ def test_what_is_damaged_is_told_by_what_reads_it(trained, eyes, run, tmp_path):
 
 
 def test_one_hot_pixel_does_not_make_the_others_dark(caplog):
-    from fastseg.data.depth import chosen, depth_of
+    from fastseg.data.depth import choose_depth, depth_of
 
     values = {f"{i}.png": 4000 for i in range(19)} | {"hot.png": 65535}
     assert depth_of(values) == 12 and depth_of({"a": 4000, "b": 65535}) == 16
-    assert chosen(None, values) == 12
+    assert choose_depth(None, values) == 12
     (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert "hot.png" in warning and "1 of 20" in warning
 
 
 def test_images_that_all_fit_a_smaller_range_are_told(caplog):
-    from fastseg.data.depth import chosen
+    from fastseg.data.depth import choose_depth
 
-    assert chosen(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1
+    assert choose_depth(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1
     caplog.clear()
-    assert chosen(14, {"a.png": 4095}) == 14 and not caplog.records
+    assert choose_depth(14, {"a.png": 4095}) == 14 and not caplog.records
     assert (
-        chosen(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14
+        choose_depth(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14
         and not caplog.records
     )
     assert (
-        chosen(14, {**{f"{i}.png": 4095 for i in range(20)}, "b.png": 9000}) == 14
+        choose_depth(14, {**{f"{i}.png": 4095 for i in range(20)}, "b.png": 9000}) == 14
         and not caplog.records
     )

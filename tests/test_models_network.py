@@ -10,7 +10,7 @@ from conftest import ARCH, needs_shared, refuses, shared
 from fastseg.errors import ModelError
 from fastseg.losses import Loss
 from fastseg.models import factory
-from fastseg.models.network import Spec, parameter_groups
+from fastseg.models.network import Network, Spec, parameter_groups
 from fastseg.utils.choices import DECODERS
 
 # Architectures of different designs: plain, dense, mobile, searched, high-resolution, transformers
@@ -78,6 +78,37 @@ def test_every_family_of_timm_works_or_is_refused():
 def test_backbones_without_pyramid_are_refused_with_suggestions(arch):
     with refuses("unsupported-backbone", arch, "mobilenetv2_100"):
         factory.segmenter(arch, 4)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        AssertionError(),
+        RuntimeError("features_only not implemented for Vision Transformer models."),
+    ],
+)
+def test_what_timm_raises_for_backbones_without_features_is_a_refusal(failure, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: raised(failure))
+    with pytest.raises(ModelError) as error:
+        factory.segmenter(ARCH, 4)
+    assert error.value.code == "unsupported-backbone"
+
+
+@pytest.mark.parametrize("failure", [AttributeError("typo"), RuntimeError("device lost")])
+def test_a_bug_is_not_taken_for_a_missing_pyramid(failure, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: raised(failure))
+    with pytest.raises(type(failure), match=str(failure)):
+        factory.segmenter(ARCH, 4)
+
+
+def test_a_bug_in_the_network_is_not_taken_for_an_input_that_does_not_fit(monkeypatch):
+    monkeypatch.setattr(Network, "forward", lambda *_: raised(AttributeError("typo")))
+    with pytest.raises(AttributeError, match="typo"):
+        factory.segmenter(ARCH, 4)
+
+
+def raised(failure):
+    raise failure
 
 
 def test_unknown_backbone_names_the_nearest():

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 import fastseg
 from fastseg import tasks
-from fastseg.report import painting, panels
+from fastseg.errors import DataError
+from fastseg.report import browse, painting, panels, results
 
 
 @pytest.mark.slow
@@ -195,3 +196,37 @@ def test_names_that_are_not_utf8(exports, samples, run, tmp_path):
     run("interpret", *common, "--out", "look")
     run("show", "eye", "--data", data, "--rows", "16", "--out", "all.html")
     run("show", "eye", "--data", data, "--rows", "16", "--out", "all.png")
+
+
+def test_a_file_that_vanishes_between_two_passes_is_named(exports, samples, tmp_path, monkeypatch):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    seen = results.analyse
+
+    def then_vanishes(*arguments):
+        found = seen(*arguments)
+        for image in found.images:
+            image.item.image.unlink()
+        return found
+
+    monkeypatch.setattr(results, "analyse", then_vanishes)
+    with pytest.raises(DataError) as error:
+        fastseg.interpret("eye", data, export=exports("eye"), split="all", out=tmp_path / "look")
+    assert error.value.code == "no-such-image"
+
+
+def test_an_image_that_vanishes_while_the_wrong_ones_are_found_is_named(
+    exports, samples, tmp_path, monkeypatch
+):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    judged = browse.judged
+
+    def then_vanishes(predictor, items, root):
+        yield from list(judged(predictor, items, root))
+        for item in items:
+            item.image.unlink()
+
+    monkeypatch.setattr(browse, "judged", then_vanishes)
+    with pytest.raises(DataError) as error:
+        fastseg.show("eye", data, export=exports("eye"), wrong=True, out=tmp_path / "wrong.png")
+    assert error.value.code == "no-such-image"
+    assert not (tmp_path / "wrong.png").exists()

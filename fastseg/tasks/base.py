@@ -345,10 +345,10 @@ def with_depth(name: str, depth: int) -> Task:
 
 
 def scaled(task: Task, files: Iterable[Path]) -> Task:
-    """Return `task` with the bit depth that `chosen` gives for these image files."""
-    from ..data.depth import chosen, largest_values
+    """Return `task` with the bit depth that `choose_depth` gives for these image files."""
+    from ..data.depth import choose_depth, largest_values
 
-    depth = chosen(task.depth, largest_values(files))
+    depth = choose_depth(task.depth, largest_values(files))
     return task if depth == task.depth else replace(task, depth=depth)
 
 
