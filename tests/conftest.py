@@ -1,4 +1,4 @@
-"""Shared fixtures: each task's own synthetic sample, and one tiny learner a task, trained once."""
+"""Shared fixtures: run commands, expect errors by code, samples and tiny exports of each task."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows_of(path: Path | str) -> list[dict[str, str]]:
 
 
 class Result:
-    """What a command did: exit code, standard output, standard error, and the error's message where one is expected."""
+    """What a command did: exit code, both outputs, and the expected error's message."""
 
     message = ""
 
@@ -49,7 +49,7 @@ class Result:
 
 @contextmanager
 def refuses(code: str, *values: object, kind: type[FastsegError] = FastsegError):
-    """Expect an error with this `code` whose message holds all `values`: file names, numbers, options; no prose."""
+    """Expect an error with this `code` that names all `values`: names and numbers, no prose."""
     with pytest.raises(kind) as caught:
         yield caught
     assert caught.value.code == code, f"{caught.value.code}: {caught.value}"
@@ -61,8 +61,8 @@ def refuses(code: str, *values: object, kind: type[FastsegError] = FastsegError)
 def run(monkeypatch, tmp_path):
     """Run `fastseg ARGS` in an empty folder; a traceback fails the test.
 
-    `code` is the exit code to expect. `error` is the code of the error to expect: the exit code is then 1 and
-    `Result.message` is what the error says.
+    `code` is the exit code to expect. `error` is the code of the error to expect: the exit code is
+    then 1, and `Result.message` is what the error says.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -112,7 +112,7 @@ def samples(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exports(samples, tmp_path_factory):
-    """An export of each task, trained for one epoch at 64 px, made on first use: `exports("eye")`."""
+    """Return an export of a task, trained for one epoch at 64 px on first use: `exports("eye")`."""
     from fastseg import fit
 
     root, made = tmp_path_factory.mktemp("exports"), {}
@@ -137,12 +137,12 @@ def exports(samples, tmp_path_factory):
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def precision(request, monkeypatch):
-    """Run a test in both precisions, whatever this machine would choose; CPUs without bfloat16 units emulate it."""
+    """Run a test in both precisions, on any machine: CPUs can emulate bfloat16."""
     monkeypatch.setenv("FASTSEG_PRECISION", request.param)
     return request.param
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Locks and journals of a test are its own."""
+    """Give each test its own locks and journals."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -88,6 +88,7 @@ def test_tasks_shows_data_and_exports(run, tmp_path):
     assert "sclera" in run("tasks").out
 
 
+@pytest.mark.slow
 def test_a_newcomers_first_commands(run, tmp_path):
     """No option but speed's: sample, show, lr, fit, evaluate, predict, interpret in one folder."""
     assert "next: fastseg fit eye" in run("sample", "eye", "--n", "12").out

@@ -1,4 +1,4 @@
-"""Which files are images: one rule for folders, datasets and files that are named; what is skipped is counted and named."""
+"""Which files are images: one rule for folders, datasets and named files; others are counted."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from fastseg.data.pairing import IMAGE_SUFFIXES, image_files, is_image
 
 @pytest.fixture
 def folder(samples, tmp_path):
-    """A folder of one eye in several formats, of other files, and of what fastseg and the task's data put there."""
+    """A folder with one eye in several formats, with other files, and with fastseg's own files."""
     folder = tmp_path / "mixed"
     folder.mkdir()
     eye = Image.open(sorted((samples["eye"] / "imgs_small").iterdir())[0])

@@ -1,4 +1,4 @@
-"""Labels as people keep them: void pixels, 0/255 masks, JPEG masks, colours, suffixes, label files of other tools."""
+"""Labels as people store them: void pixels, 0/255, JPEG and colour masks, files of other tools."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ task = SegmentationTask(name="roof", classes=("ground", "roof"), palette=((0, 0,
 
 @pytest.fixture
 def data(samples, tmp_path):
-    """Copy the eye sample and put each mask's codes through `change`, written with `suffix`; a list names the masks to change."""
+    """Copy the eye sample; `change` the codes of the masks `only`, written with `suffix`."""
 
     def build(change, suffix=".png", only=slice(None)):
         root = shutil.copytree(samples["eye"], tmp_path / "data" / "eye")
@@ -42,7 +42,7 @@ def data(samples, tmp_path):
 
 @pytest.fixture
 def roof(tmp_path, monkeypatch):
-    """A task of two classes in a file of its own, with a 0/255 dataset: `roof(more)` adds declarations."""
+    """A task file with two classes, and a 0/255 dataset; `roof(more)` adds declarations."""
 
     def build(more=""):
         (tmp_path / "tasks").mkdir()
@@ -73,6 +73,7 @@ def kinds(audit):
     return {fault.kind for fault in audit.faults}
 
 
+@pytest.mark.slow
 def test_void_pixels_are_unlabelled_for_check_fit_and_evaluate(data, run):
     root = data(with_void)
     audit = check("eye", root)

@@ -8,6 +8,7 @@ import pytest
 import fastseg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_evaluate_writes_and_compares(name, exports, samples, run, tmp_path):
     data = samples[name]

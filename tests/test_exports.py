@@ -50,6 +50,7 @@ def test_export_holds_what_the_design_names(name, exports):
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.names())
 def test_loads_in_a_fresh_process_elsewhere_without_data(name, exports, samples, tmp_path):
     folder = copied(exports(name), tmp_path)
@@ -150,6 +151,7 @@ def test_python_learner_saves_and_loads(samples, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
     learn = fastseg.learner(
         "eye", samples["eye"], arch="resnet18", decoder="fastai", weights="none", size=64, bs=4

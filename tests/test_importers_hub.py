@@ -1,4 +1,4 @@
-"""Ready ADE20K models taken over: classes merged by the one table, and an export that everything accepts."""
+"""adopt: ready ADE20K models with merged classes; every command accepts the export."""
 
 import csv
 import json
@@ -99,6 +99,7 @@ def test_a_model_that_knows_only_floors(tmp_path):
     ).all()
 
 
+@pytest.mark.slow
 def test_segformer_is_taken_over_with_its_licence(tmp_path):
     smp.Segformer("mit_b0", encoder_weights=None, classes=150).save_pretrained(tmp_path / "b0")
     made = adopt("surfaces", tmp_path / "b0", tmp_path / "out")
@@ -109,6 +110,7 @@ def test_segformer_is_taken_over_with_its_licence(tmp_path):
     ).codes.shape == (50, 70)
 
 
+@pytest.mark.slow
 def test_everything_accepts_it(adopted, samples, run, tmp_path):
     common = ["--export", adopted.export, "--data", samples["surfaces"], "--device", "cpu"]
     images = sorted(samples["surfaces"].glob("images/*"))
@@ -290,6 +292,7 @@ def _hub(folder):
     return server
 
 
+@pytest.mark.slow
 def test_from_a_hub_and_without_one(ready, tmp_path):
     server = _hub(ready[0])
     environment = {

@@ -1,4 +1,7 @@
-"""Masks by landmarks: what is drawn, what is rejected and why, and a dataset that a fit takes. The finder itself needs the extra face."""
+"""Masks by landmarks: drawing, rejected faces with reasons, a dataset that a fit accepts.
+
+The face finder itself needs the extra `face`.
+"""
 
 import json
 
@@ -201,7 +204,7 @@ def test_a_missing_extra_is_one_friendly_line(run, tmp_path, monkeypatch):
 
 @needs_shared
 def test_masks_of_real_faces(tmp_path):
-    """Drawn as the published masks were, ours are theirs; drawn with care, they lie within a pixel of them."""
+    """By the published rule, our masks are equal to theirs; by ours, within a pixel of them."""
     pytest.importorskip("mediapipe")
     theirs = {item.image.stem: FACE.label(item) for item in FACE.items(shared / "data" / "face")}
     chosen = tmp_path / "faces"

@@ -1,4 +1,4 @@
-"""Downloading one image: what is refused, and that nothing else gets through. A server on 127.0.0.1 plays the web."""
+"""Downloading one image: what is refused. A server on 127.0.0.1 stands for the web."""
 
 import contextlib
 import gzip

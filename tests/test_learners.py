@@ -19,6 +19,7 @@ def learn(samples):
     return fastseg.learner("eye", samples["eye"], arch=ARCH, weights="none", size=64, bs=4)
 
 
+@pytest.mark.slow
 def test_everything_fastai_promises_works(learn, samples, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert isinstance(learn, Learner)

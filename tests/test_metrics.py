@@ -1,4 +1,4 @@
-"""Every figure against a hand-made case and an independent library; intervals, comparisons and groups."""
+"""Every figure against a hand-made case and an independent library; intervals and groups."""
 
 from pathlib import Path
 
@@ -217,7 +217,7 @@ def test_intervals_are_seeded_and_hold_the_figure():
 
 
 def test_intervals_cover_the_truth():
-    """Of 150 data sets of 40 images, each right with probability 0.8, about 95% have 0.8 in their interval."""
+    """Of 150 datasets with accuracy 0.8, about 95 % have 0.8 in their interval."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(150):
         images = [
@@ -237,7 +237,7 @@ def test_intervals_cover_the_truth():
 
 
 def test_paired_comparison_sees_what_unpaired_intervals_hide():
-    """A prediction that is a little better on every image: the difference is certain though single intervals overlap widely."""
+    """Slightly better on every image: a certain difference, though single intervals overlap."""
     better, worse = [], []
     for seed in range(30):
         truth = blobs(seed)

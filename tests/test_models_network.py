@@ -224,7 +224,7 @@ def test_networks_export_with_torch():
 
 
 def first_losses(decoder: str, steps: int) -> list[float]:
-    """Train a network with random weights on one batch of 64 px by Adam at 2e-3; return the loss at each step."""
+    """Train from random weights on one batch of 64 px by Adam at 2e-3; return each step's loss."""
     torch.manual_seed(0)
     network, _ = factory.segmenter(
         "resnet18" if decoder == "fastai" else ARCH, 4, decoder, size=(64, 64)
@@ -246,9 +246,10 @@ def first_losses(decoder: str, steps: int) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_training_from_random_weights_starts_low_and_stays_low(decoder):
-    """Of 4 classes, equal probabilities give a loss of ln 4 + 0.75 or so; no step at a usual rate may throw the network far off.
+    """Equal probabilities of 4 classes give a loss near ln 4 + 0.75; no step may exceed it much.
 
     FPN and PAN add up what they find at several scales, so their first logits are larger.
     """

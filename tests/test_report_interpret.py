@@ -17,6 +17,7 @@ from fastseg.errors import DataError
 from fastseg.report import browse, painting, panels, results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_the_object_is_like_fastais_interpretation(name, exports, tmp_path):
     found = fastseg.interpret(name, export=exports(name), out=tmp_path / "look")
@@ -62,10 +63,11 @@ def test_every_split_can_be_interpreted(exports, samples, run):
     assert len(said["losses"]) == 16 and "flatter" in Path("look/report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_the_page_works_in_a_browser(name, exports, tmp_path):
-    """No console message, no request, toggles and slider do what they say: a script appended to the page asks it."""
+    """A script appended to the page checks toggles and slider; no console message, no request."""
     fastseg.interpret(name, export=exports(name), out=tmp_path)
     page = (tmp_path / "report.html").read_text()
     probe = """<script>{
@@ -76,11 +78,13 @@ def test_the_page_works_in_a_browser(name, exports, tmp_path):
       box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display === "none"));
       box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display !== "none"));
       slider.value = 20; slider.dispatchEvent(new Event("input"));
-      seen.push([...document.querySelectorAll(".layer")].every(layer => getComputedStyle(layer).opacity === "0.2"));
+      const layers = [...document.querySelectorAll(".layer")];
+      seen.push(layers.every(layer => getComputedStyle(layer).opacity === "0.2"));
     }
     seen.push([...document.images].every(image => image.naturalWidth > 0));
     seen.push(document.documentElement.scrollWidth <= innerWidth);
-    seen.push(performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length === 0);
+    const requests = performance.getEntriesByType("resource");
+    seen.push(requests.every(entry => entry.name.startsWith("data:")));
     document.title = "probe " + seen.join(" ");
     }</script>"""
     (tmp_path / "probe.html").write_text(page.replace("</body>", f"{probe}</body>"))
@@ -175,6 +179,7 @@ def test_dollar_signs_and_class_names_are_taken_literally(capsys):
     assert f"{tree['classes']['foreground']['dice']:.4f}" in shown and "foreground mean" in shown
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(exports, samples, run, tmp_path):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     for folder, suffix in (("imgs_small", ".jpg"), ("masks_small", ".png")):

@@ -1,4 +1,4 @@
-"""What a course adds to fastai's loop: averages, windows, budgets, folds, views; and what keeps pixels in memory."""
+"""Options of a fit beyond fastai's: averages, windows, budgets, folds, views, cached pixels."""
 
 from __future__ import annotations
 
@@ -149,6 +149,7 @@ def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
     assert learn.opt.hypers[-1]["lr"] < 1e-3 and max(learn.recorder.lrs) > 5e-3
 
 
+@pytest.mark.slow
 def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkeypatch):
     from fastseg.training import budget
 
@@ -212,6 +213,7 @@ def test_folds_hold_every_image_out_once(name, samples):
         task.fold(items, 0, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_an_ensemble_averages_its_members_and_loads(name, precision, samples, tmp_path, run):
     result = fastseg.fit(name, samples[name], **SMALL, epochs=1, folds=2, out=tmp_path / "e")
@@ -248,6 +250,7 @@ def test_one_fold_is_refused(samples, tmp_path):
         fastseg.fit("eye", samples["eye"], folds=1, out=tmp_path / "e")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -453,6 +456,7 @@ def test_light_decoder_strides():
         segmenter(ARCH, 3, "light", stride=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [["--windows", "1"], ["--progressive", "1"], ["--patience", "1"]]
 )

@@ -1,4 +1,4 @@
-"""Interrupted fits go on to the same end; nothing that was learnt is lost by chance; one run at a time writes to a place."""
+"""Interrupted fits resume to the same weights; full disks and memory; one run a folder."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ class PulledPlug(Exception):
 
 @pytest.fixture
 def plug(monkeypatch):
-    """Let a fit die once `write` has been called `count` times: before that checkpoint is on the disk, or after it."""
+    """Let a fit die at the `count`-th checkpoint, before it is written or after it."""
     whole = checkpoint.write
 
     def pull(count: int, before: bool = False):
@@ -54,6 +54,7 @@ def plug(monkeypatch):
     return pull
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -157,7 +158,7 @@ def test_a_full_disk_keeps_the_earlier_export_and_what_was_learnt(samples, tmp_p
 
 
 def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
-    """Where folders cannot be exchanged in one step, what a killed run had set aside is put back."""
+    """Where folders cannot be swapped atomically, what a killed run had moved aside is restored."""
     out = tmp_path / "out"
     fastseg.fit("eye", samples["eye"], epochs=1, out=out, **OPTIONS)
     weights = (out / "model.safetensors").read_bytes()
@@ -231,7 +232,8 @@ def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
 
     def full(*_):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 9 bytes."
         )
 
     monkeypatch.setattr(learn.model, "forward", full)

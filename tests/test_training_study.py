@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 from conftest import ARCH
 
 TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs", "1"]
 
 
+@pytest.mark.slow
 def test_study_trains_compares_and_goes_on(samples, run, tmp_path):
     common = [
         "study",

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: one line naming file, value and remedy, exit 1, nothing half-written."""
+"""User mistakes: one line that names file, value and remedy; exit 1; no partial output."""
 
 import shutil
 
@@ -473,6 +473,7 @@ def test_batches_of_one_and_diverging_rates(run, samples):
     run(*base, "--epochs", "0", error="no-epoch")
 
 
+@pytest.mark.slow
 def test_linked_images_are_fine(run, samples, tmp_path):
     for folder in ("imgs_small", "masks_small"):
         (tmp_path / "data" / "eye" / folder).mkdir(parents=True)
@@ -483,6 +484,7 @@ def test_linked_images_are_fine(run, samples, tmp_path):
     run("interpret")
 
 
+@pytest.mark.slow
 def test_terminated_fit_leaves_what_it_learnt_and_no_more(samples, tmp_path):
     import signal
     import subprocess

@@ -139,7 +139,7 @@ class ClassificationTask(Task):
     def label(self, item: Item) -> int:
         """Return the item's class index."""
         if not isinstance(item.label, int):
-            raise TaskError(f"{item.image}: its label is a file, not a class index", "label-form")
+            raise TaskError(f"{item.image}: its label is a file, not a class index", "not-an-index")
         return item.label
 
     def label_block(self) -> TransformBlock:

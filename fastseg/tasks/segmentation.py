@@ -58,7 +58,7 @@ class Layout:
 
 def _mask_file(item: Item) -> Path:
     if isinstance(item.label, int):
-        raise TaskError(f"{item.image}: its label is a class index, not a mask file", "label-form")
+        raise TaskError(f"{item.image}: its label is a class index, not a mask file", "not-a-mask")
     return Path(item.label)
 
 
