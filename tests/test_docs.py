@@ -207,6 +207,20 @@ def test_the_task_file_is_the_same_in_readme_and_guide():
     assert code(shown[0]) == code(shown[1])
 
 
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    source = "".join(
+        str(node.value)
+        for file in sorted((ROOT / "fastseg").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant)
+    )
+    text = PAGES[".github/docs/troubleshooting.md"]
+    messages = re.findall(r"^\| `(.+?)` \|", text, re.M)
+    assert len(messages) > 6
+    parts = [part for message in messages for part in message.split("...") if part.strip()]
+    assert [part for part in parts if part.strip() not in source] == []
+
+
 def test_links_and_pictures_exist():
     assert any("](" in text for text in PAGES.values())
     for page, text in PAGES.items():
