@@ -1,5 +1,6 @@
 """README, guides and data notes: their commands run, their links and options exist."""
 
+import ast
 import json
 import os
 import re
@@ -224,6 +225,13 @@ def test_the_reference_has_every_public_name():
     for path in others:
         module, _, name = path.rpartition(".")
         assert hasattr(import_module(module), name), path
+
+
+def test_type_checkers_see_every_public_name():
+    stub = ast.parse((ROOT / "fastseg" / "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom) and node.module]
+    found = {alias.asname: node.module for node in imports for alias in node.names}
+    assert found == fastseg._MODULE_OF
 
 
 def test_the_notebook_is_stored_without_outputs():
