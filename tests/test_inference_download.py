@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import refuses
+from conftest import refuses, size_of
 from PIL import Image
 
 from fastseg.errors import FetchError
@@ -140,7 +140,7 @@ def test_segment_a_url(server, exports, run):
     arguments = ["segment", "--url", f"{server.url}/image.jpg", "--export", exports("surfaces")]
     run(*arguments, error="private-address")
     written = json.loads(run(*arguments, "--allow-private", "--json").out)
-    assert Image.open(written["file"]).size == (40, 30) and sum(
+    assert size_of(written["file"]) == (40, 30) and sum(
         written["shares"].values()
     ) == pytest.approx(1)
 
