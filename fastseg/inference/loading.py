@@ -18,7 +18,7 @@ from ..exports.read import card_of, network_of, verified
 from ..utils.choices import check_engine
 from ..utils.device import asked_precision, device_of, precision_of
 from ..utils.imports import importing
-from ..utils.speed import FEW, PAYS, Option, Speeds, quickest
+from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, Option, Speeds, quickest
 from .predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,9 @@ def load(
     if len(options) > 1:
         batch = None if alone else bs
         seconds = (
-            partial(_seconds(export, card, sessions), batch) if images and images >= FEW else None
+            partial(_seconds(export, card, sessions), batch)
+            if images and images >= FEW_IMAGES
+            else None
         )
         option, why = quickest(
             options, _speeds(card), partial(_key, batch), seconds, images or math.inf, "an image"
@@ -124,9 +126,9 @@ def _seconds(
 def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None:
     """Measure all ways to compute an export's predictions, for single images and for batches of `bs`: later commands know them.
 
-    Nothing is measured after less than `PAYS` seconds `spent` on the training: beside more, measuring costs nothing.
+    Nothing is measured after less than `WORTH_MEASURING` seconds `spent` on the training: beside more, measuring costs nothing.
     """
-    if spent < PAYS:
+    if spent < WORTH_MEASURING:
         return
     card, where = card_of(export), device_of(device)
     options = _options(export, card, where, "auto", None)

@@ -37,8 +37,8 @@ from ..models.network import Network, parameter_groups
 from ..tasks import Task
 from ..types import Recipe
 from ..utils import device as machine
-from ..utils.speed import training_precision
 from .options import FitOptions
+from .precision import training_precision
 
 log = logging.getLogger(__name__)
 
