@@ -75,6 +75,7 @@ def server():
     httpd.url = f"http://127.0.0.1:{httpd.server_address[1]}"
     yield httpd
     httpd.shutdown()
+    httpd.server_close()
 
 
 def test_an_image_arrives_and_redirects_are_followed(server):
@@ -221,6 +222,7 @@ def hostile():
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{httpd.server_address[1]}"
     httpd.shutdown()
+    httpd.server_close()
 
 
 @pytest.mark.parametrize(
