@@ -309,3 +309,33 @@ def test_a_pickle_is_used_from_the_command_line(exports, samples, run, tmp_path)
         "--split",
         "all",
     )
+
+
+def test_an_export_names_no_folder_of_its_maker(samples, run, tmp_path, monkeypatch):
+    data = shutil.copytree(samples["eye"], tmp_path / "private" / "data" / "eye")
+    out = tmp_path / "private" / "exports" / "eye"
+    small = ["--arch", "test_resnet", "--weights", "none", "--size", "64", "--epochs", "1"]
+    run("fit", "eye", "--data", data, "--out", out, *small)
+    assert json.loads((out / "card.json").read_text())["data"] == "../../data/eye"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("evaluate", "eye", "--export", out, "--json").out  # finds the data from anywhere
+    run("interpret", "eye", "--export", out)
+    for file in out.rglob("*"):
+        assert not file.is_file() or str(tmp_path).encode() not in file.read_bytes(), file
+    moved = shutil.copytree(out, tmp_path / "moved" / "eye" / "deeper")
+    result = run("evaluate", "eye", "--export", moved, "--json", code=1)
+    assert json.loads(result.out)["error"]["code"] == "data-moved" and "--data" in result.err
+    run("evaluate", "eye", "--export", moved, "--data", data)
+    edit(moved, data=str(data))  # as earlier versions wrote it
+    run("evaluate", "eye", "--export", moved)
+
+
+def test_a_path_that_would_tell_too_much_is_a_name(tmp_path, monkeypatch):
+    from fastseg.utils.io import portable_path
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "jane"))
+    jane = tmp_path / "home" / "jane"
+    assert portable_path(jane / "data" / "eye", jane / "exports" / "eye") == "../../data/eye"
+    assert portable_path(tmp_path / "home" / "tom" / "eye", jane / "exports" / "eye") == "eye"
+    assert portable_path("/somewhere/else/eye", jane / "exports" / "eye") == "eye"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Card:
     resize: str
     mean: list[float]
     std: list[float]
-    data: str  # the folder it was trained on
+    data: str  # the folder it was trained on, from the export's; absolute in earlier exports
     train_images: int
     valid_files: list[str]  # relative to `data`
     weights_origin: str
@@ -64,11 +65,22 @@ class Card:
     )  # error rate -> expected error above which a person should look
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None  # where the card was read from or will be; not written
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder it was trained on, as seen from the export; it need not exist here. None if it is not known."""
+        if not self.data or self.folder is None:
+            return None
+        return Path(os.path.normpath(self.folder.resolve() / self.data))
 
     @property
     def is_adopted(self) -> bool:
         """Whether it was taken over as it is: then none of anybody's own images trained it."""
         return "adopted_from" in self.training
+
+
+STORED = tuple(entry.name for entry in fields(Card) if entry.name != "folder")
 
 
 def versions() -> dict[str, str]:
@@ -97,7 +109,7 @@ def seal(card: Card, folder: Path) -> None:
         for name in (MODEL, ONNX, PICKLE, HISTORY, METRICS)
         if (folder / name).is_file()
     }
-    write_json(folder / CARD, asdict(card))
+    write_json(folder / CARD, {name: getattr(card, name) for name in STORED})
 
 
 def sha256(path: Path) -> str:
@@ -226,7 +238,8 @@ def read_card(folder: Path | str) -> Card:
                 "newer-card",
             )
         values.setdefault("depth", EARLIER_DEPTH)
-        card = Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
+        card = Card(**{name: values[name] for name in STORED if name in values})
+        card.folder = Path(folder)
         faulty = [name for name, is_right in _FORMS.items() if not is_right(getattr(card, name))]
         if faulty:
             raise ValueError(f"wrong value of {', '.join(faulty)}")

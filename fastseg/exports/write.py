@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import get
-from ..utils.io import name_below
+from ..utils.io import name_below, portable_path
 from ..utils.locks import write_lock
 from .card import HISTORY, MODEL, ONNX, PICKLE, SCHEMA, Card, seal, versions
 from .folder import replacing
@@ -46,7 +46,7 @@ def write(learn: Learner, folder: Path) -> Card:
     _export_pickle(learn, folder)
     history = record.history or _last_history(learn)
     pd.DataFrame(history).rename_axis("epoch").to_csv(folder / HISTORY)
-    card = _card(learn, epochs=len(history))
+    card = _card(learn, folder, epochs=len(history))
     write_onnx(learn.model, card, folder / ONNX)
     seal(card, folder)
     return card
@@ -81,7 +81,7 @@ def _drop_activations(model: Any) -> None:
                 holder.stored = None
 
 
-def _card(learn: Learner, epochs: int) -> Card:
+def _card(learn: Learner, folder: Path, epochs: int) -> Card:
     from .. import __version__
     from ..utils.device import precision_of
 
@@ -99,7 +99,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         resize=task.recipe.resize,
         mean=list(learn.model.mean),
         std=list(learn.model.std),
-        data=record.data,
+        data=portable_path(record.data, folder) if record.data else "",
         train_images=len(learn.dls.train_ds),
         valid_files=[name_below(record.data, item.image) for item in learn.dls.valid_ds.items],
         weights_origin=record.weights_origin,
@@ -117,4 +117,5 @@ def _card(learn: Learner, epochs: int) -> Card:
         tta=task.recipe.tta,
         flip_shift=record.flip_shift,
         depth=record.depth,
+        folder=folder,
     )

@@ -37,6 +37,7 @@ from ..models.network import Network, parameter_groups
 from ..tasks import Task
 from ..types import Recipe
 from ..utils import device as machine
+from ..utils.io import portable_path
 from ..utils.speed import training_precision
 from .options import FitOptions
 
@@ -291,7 +292,7 @@ def _network(
 ) -> tuple[Network, str]:
     """Return the recipe's network, or that of an export, and where its weights come from."""
     if card is not None:
-        return network_of(Path(weights), card), f"export {Path(weights)}"
+        return network_of(Path(weights), card), f"export {portable_path(weights, Path.cwd())}"
     if not task.has_masks:
         return classifier(recipe.arch, get_c(dls), weights)
     return segmenter(
