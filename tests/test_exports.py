@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import fastseg
 from fastseg import tasks
 from fastseg.errors import ExportError
 from fastseg.exports.card import SCHEMA, sha256
+from fastseg.models.network import Network
 
 
 def copied(export, tmp_path):
@@ -339,3 +341,28 @@ def test_a_path_that_would_tell_too_much_is_a_name(tmp_path, monkeypatch):
     assert portable_path(jane / "data" / "eye", jane / "exports" / "eye") == "../../data/eye"
     assert portable_path(tmp_path / "home" / "tom" / "eye", jane / "exports" / "eye") == "eye"
     assert portable_path("/somewhere/else/eye", jane / "exports" / "eye") == "eye"
+
+
+def one_export(samples, out):
+    small = dict(arch="test_resnet", weights="none", size=64, epochs=1)
+    return fastseg.fit("eye", samples["eye"], out=out, **small)
+
+
+def test_a_network_that_onnx_cannot_hold_has_no_onnx_file(samples, tmp_path, monkeypatch):
+    def without_onnx(self, x):
+        return torch.fft.fft2(forward(self, x)).real
+
+    forward = Network.forward
+    monkeypatch.setattr(Network, "forward", without_onnx)
+    one_export(samples, tmp_path / "e")
+    assert not (tmp_path / "e" / "model.onnx").exists()
+
+
+def test_a_mistake_while_onnx_is_written_is_an_error(samples, tmp_path, monkeypatch):
+    def misspelt(*_):
+        raise AttributeError("'Network' object has no attribute 'precsion'")
+
+    monkeypatch.setattr("fastseg.exports.onnx._exportable_pools", misspelt)
+    with pytest.raises(AttributeError):
+        one_export(samples, tmp_path / "e")
+    assert not (tmp_path / "e").exists()

@@ -169,18 +169,21 @@ def tasks(as_json: Json = False) -> None:
     if as_json:
         return console.as_json(rows)
     console.table(
-        ("task", "kind", "classes", "data", "export"),
+        ("task", "kind", "classes", "in data/TASK", "in exports/"),
         [
             (
-                r["task"],
-                r["kind"],
-                ", ".join(r["classes"]),
-                r["data_state"],
-                r["export"] or "none yet",
+                row["task"],
+                row["kind"],
+                ", ".join(row["classes"]),
+                row["data_state"].removeprefix(f"{row['data']}: "),
+                Path(row["export"]).name if row["export"] else "none yet",
             )
-            for r in rows
+            for row in rows
         ],
     )
+    for row in rows:
+        if row["error"]:
+            console.say(f"{row['task']}: {row['error']}", "yellow")
 
 
 @app.command(epilog="Example: fastseg sample eye --n 40")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError, ModelError, choose
 from ..utils.choices import (
@@ -140,7 +140,6 @@ class Option:
     """What is known of one option. `default_help` says what None stands for, as the help prints it."""
 
     name: str
-    types: tuple[type, ...]
     annotation: str
     default: Any
     part: Part
@@ -434,11 +433,9 @@ class FitOptions:
 
 
 def _described() -> dict[str, Option]:
-    hints = get_type_hints(FitOptions)
     return {
         entry.name: Option(
             name=entry.name,
-            types=tuple(getattr(hints[entry.name], "__args__", (hints[entry.name],))),
             annotation=str(entry.type),
             default=entry.default,
             **entry.metadata,
