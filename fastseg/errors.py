@@ -1,16 +1,37 @@
-"""The errors that fastseg raises. Each message is one line: what is wrong, in which file, what to do."""
+"""The errors that fastseg raises for mistakes that a user can correct.
+
+A message is one line: what is wrong, in which file, what to do. Messages may change. What scripts
+and tests compare is the error's `code`, which `--json` prints as {"error": {"code", "message"}}.
+
+How codes are named:
+- lower-case words joined by hyphens (kebab-case), the shortest name of what is wrong;
+- a code stands for one mistake, wherever it is made ("not-writable" for any file or folder), and is
+  the second argument where the error is raised; the class of the error says what it is about;
+- the first word says what is wrong: no- (missing, or not possible here: no-data, no-onnx), unknown-
+  (a name that does not exist, see `choose`), damaged- and unreadable- (files), not- and too-;
+- without such a word, the code names the option or part whose value is wrong (folds, task-codes);
+- a fault of a data file has the name of its kind in `fastseg check`, with hyphens for spaces;
+- a code is never reused for another mistake, and never renamed: scripts depend on it.
+
+A class's own code ("data", "task", "model", "export", "fetch") is the fallback of errors that are
+raised without one.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
 
+MAX_QUOTED = 100  # characters of a text from outside that a message quotes: one line of a terminal
+MAX_LISTED = 40  # valid names that a message lists; of more, it names the nearest ones only
+NEAREST, SIMILARITY = 3, 0.5  # names suggested at most, and their least `difflib` ratio, 0 to 1
+
 
 class FastsegError(Exception):
     """A mistake that the user can correct. The CLI prints it on one line and exits with 1.
 
-    `code` is a short stable name of what is wrong, such as "unknown-codes". Scripts and tests compare it; messages may change.
-    `details` is what `--json` prints beside it: results of the part that succeeded.
+    `code` is a short stable name of what is wrong, such as "unknown-codes"; see the module's
+    docstring. `details` is what `--json` prints beside it: results of the part that succeeded.
     """
 
     code = "error"
@@ -41,7 +62,7 @@ class ModelError(FastsegError):
 
 
 class ExportError(FastsegError):
-    """An export folder that is missing, damaged, foreign or too new."""
+    """An export folder that is missing, damaged, of another task or too new."""
 
     code = "export"
 
@@ -53,11 +74,10 @@ class FetchError(FastsegError):
 
 
 def brief(text: object) -> str:
-    """Return a text from outside as messages quote it: one line of at most 100 characters that print."""
+    """Return a text from outside as messages quote it: one line of printable characters, cut."""
     line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "?" for c in line[:100]) + (
-        "..." if len(line) > 100 else ""
-    )
+    printable = "".join(c if c.isprintable() else "?" for c in line[:MAX_QUOTED])
+    return printable + ("..." if len(line) > MAX_QUOTED else "")
 
 
 def choose(
@@ -65,13 +85,17 @@ def choose(
     name: str,
     valid: Iterable[str],
     error: type[FastsegError] = ModelError,
-    listed: int = 40,
+    listed: int = MAX_LISTED,
 ) -> str:
-    """Return `name` if it is one of `valid`, else raise `error` naming the nearest (and, if few, all) valid names."""
+    """Return `name` if it is one of `valid`.
+
+    Otherwise raises `error` with code "unknown-KIND", naming the nearest valid names, and all of
+    them if there are at most `listed`.
+    """
     names = sorted(valid)
     if name in names:
         return name
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), names, n=NEAREST, cutoff=SIMILARITY)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     every = f" (valid: {', '.join(names)})" if len(names) <= listed else ""
     raise error(

@@ -18,7 +18,7 @@ from .utils.choices import loss_parts
 
 # Published defaults: Dice (arXiv:1606.04797), focal (arXiv:1708.02002), Lovasz (arXiv:1705.08790),
 # Tversky with alpha 0.3 and beta 0.7, which weighs misses over false alarms (arXiv:1706.05721).
-_REGIONAL = {
+_SMP_LOSSES = {
     "dice": partial(smp_losses.DiceLoss, "multiclass", ignore_index=IGNORE),
     "focal": partial(smp_losses.FocalLoss, "multiclass", ignore_index=IGNORE),
     "lovasz": partial(smp_losses.LovaszLoss, "multiclass", ignore_index=IGNORE),
@@ -29,23 +29,26 @@ _REGIONAL = {
 
 
 class Loss(nn.Module):
-    """The sum of the named losses: logits (B, C, ...) and class indices (B, ...) to a scalar, or (B,) if not reduced.
+    """The sum of the named losses, of logits (B, C, ...) and class indices (B, ...).
 
-    `weight` is float (C,), each class's weight in "wce"; the other losses do not use it. Raises `ModelError` for unknown names.
+    The result is a scalar, or (B,) if `reduction` is "none". `weight`, float (C,), is each class's
+    weight in "wce"; the other losses do not use it. Raises `ModelError` for unknown names.
     """
 
-    y_int = True  # tells fastai's MixUp that targets are class indices, which cannot be mixed: it mixes their losses
+    # tells fastai's MixUp that targets are class indices: it mixes the losses instead of them
+    y_int = True
 
     def __init__(self, name: str = "ce", weight: torch.Tensor | None = None):
         super().__init__()
         self.name, self.reduction = name, "mean"
         self.parts = loss_parts(name)
         self.regional = nn.ModuleList(
-            [_REGIONAL[part]() for part in self.parts if part in _REGIONAL]
+            [_SMP_LOSSES[part]() for part in self.parts if part in _SMP_LOSSES]
         )
         self.register_buffer("weight", weight)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits (B, C, ...) and class indices (B, ...), 255 = unlabelled."""
         logits, target = logits.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor).long()
         if self.reduction == "none":
             return torch.stack(
@@ -73,9 +76,10 @@ class Loss(nn.Module):
 
 
 def class_weights(counts: np.ndarray) -> torch.Tensor:
-    """Return each class's weight, float32 (C,), from its count of pixels or images: median count / count.
+    """Return each class's weight, float32 (C,), from its count of pixels or images.
 
-    Median frequency balancing (arXiv:1411.4734). A class that never occurs weighs 1: it has nothing to weigh.
+    It is the median count divided by the class's (median frequency balancing, arXiv:1411.4734). A
+    class that never occurs weighs 1.
     """
     counts = np.asarray(counts, dtype=np.float64)
     median = np.median(counts[counts > 0]) if (counts > 0).any() else 1.0

@@ -1,4 +1,4 @@
-"""The plain types that rooms share: an image with its label, a recipe, colours, and what a task and a prediction look like to others."""
+"""The plain types that rooms share: a labelled image, a recipe, a colour, what a dataset offers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ if TYPE_CHECKING:
     import numpy as np
     from fastai.data.block import TransformBlock
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, int, int]  # red, green, blue, each 0 to 255
 
 IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
-Drawing = tuple[
-    "np.ndarray", "np.ndarray | int"
-]  # image uint8 (H, W, 3); codes uint8 (H, W), or a class index
+
+# A synthetic example: image uint8 (H, W, 3), and codes uint8 (H, W) or a class index.
+Drawing = tuple["np.ndarray", "np.ndarray | int"]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled image. `group` names what must stay on one side of the split; `source` which layout it came from."""
+    """One labelled image.
+
+    Items of one `group` stay on one side of the split. `source` is the name of the layout that the
+    files were found by. `label` is a mask file or a class index.
+    """
 
     image: Path
     label: Path | int
@@ -37,50 +41,64 @@ class Recipe:
     size: tuple[int, int]  # (height, width) in px at which the model sees images
     arch: str = "mobilenetv2_100"
     decoder: str = "light"
-    decoder_options: Mapping[str, object] = field(
-        default_factory=dict
-    )  # arguments of the decoder's class
+    decoder_options: Mapping[str, object] = field(default_factory=dict)  # of the decoder's class
     epochs: int = 12
     freeze_epochs: int = 1  # head-only epochs before the rest, when the backbone is pretrained
     lr: float = 2e-3
     bs: int = 8
     loss: str = "ce+dice"
     opt: str = "adamw"
-    ema: float = (
-        0.0  # share of the running average of weights that each step keeps; 0: no averaging
-    )
-    windows: float = 0.0  # share of the epochs, the first ones, that see windows of half the image's height and width
-    progressive: float = (
-        0.0  # share of the epochs, the first ones, that see the images at half size
-    )
+
+    # share of the running average of weights that each step keeps; 0: no averaging
+    ema: float = 0.0
+
+    # share of the epochs, the first ones, that see windows of half the image's height and width
+    windows: float = 0.0
+
+    # share of the epochs, the first ones, that see the images at half size
+    progressive: float = 0.0
+
     mixup: float = 0.0  # alpha of the beta distribution by which two images are mixed
-    resize: str = "squish"  # "squish" resamples to `size`; "crop" crops or zero-pads, for labels that resampling would change
+
+    # "squish" resamples to `size`; "crop" crops or zero-pads, for labels that resampling changes
+    resize: str = "squish"
+
     flip: bool = True
-    flip_shift: int = 0  # px by which mirrored masks move right: -1 where annotation cut coordinates down to whole pixels
+
+    # px by which mirrored masks move right: -1 where annotation cut coordinates to whole pixels
+    flip_shift: int = 0
+
     rotate: float = 10.0  # degrees
     zoom: float = 0.2  # scale drawn from 1 - zoom to 1 + zoom
     light: float = 0.2  # brightness and contrast change by up to this share
-    colour: float = (
-        0.0  # saturation changes by up to this share, and each channel by up to half of it
-    )
-    cutout: float = (
-        0.0  # side of a grey box laid over each training image, as a share of the image's
-    )
-    blur_share: float = 0.0  # share of training images that are blurred and labelled `blur_class`: where sharpness is the label
-    blur_sigma: tuple[float, float] = (0.4, 2.0)  # px, of the Gaussian
+
+    # saturation changes by up to this share, and each channel by up to half of it
+    colour: float = 0.0
+
+    # side of a grey box laid over each training image, as a share of the image's
+    cutout: float = 0.0
+
+    # share of training images that are blurred and labelled `blur_class`, by a Gaussian whose sigma
+    # in px is drawn from `blur_sigma`: for tasks whose label is the sharpness
+    blur_share: float = 0.0
+    blur_sigma: tuple[float, float] = (0.4, 2.0)
     blur_class: int = 0
-    tta: bool = (
-        False  # whether prediction averages the image's and its mirror image's probabilities
-    )
+
+    # whether prediction averages the probabilities of the image and of its mirror image
+    tta: bool = False
 
 
 class Dataset(Protocol):
-    """What loaders need of a task."""
+    """What loaders need of a task; see `tasks.base.Task` for the meaning of each."""
 
-    name: str
-    classes: tuple[str, ...]
-    recipe: Recipe
-    has_masks: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def has_masks(self) -> bool: ...
 
     def items(self, data: Path | str) -> list[Item]: ...
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray: ...
@@ -94,7 +112,12 @@ class Dataset(Protocol):
 
 
 class Painted(Protocol):
-    """What is drawn of a prediction: image uint8 (H, W, 3) and codes uint8 (H, W)."""
+    """What can be drawn of a prediction."""
 
-    image: np.ndarray
-    codes: np.ndarray
+    @property
+    def image(self) -> np.ndarray:
+        """The image, uint8 (H, W, 3)."""
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Its mask's codes, uint8 (H, W)."""

@@ -1,13 +1,21 @@
-"""Time fastseg against what a user would otherwise write, side by side in one run: ratios, not absolute figures.
+"""Time fastseg against what a user would otherwise write, side by side in one run.
 
     python scripts/benchmark.py step predict --json figures.json
 
-Sections: `step` (one training step), `engines` (ONNX and torch, float32 and bfloat16, on batches of 1 and 8), `epoch` (decoding,
-augmentation, training, validation), `predict` (files to files, with the model's share of the time), `memory` (peak of each
-contestant; 1,000 against 10,000 images), `quality` (score reached within the same time), `blur` (mri: how slight a blur is found),
-`startup` (cold commands, a tiny fit, mistakes), `photo` (one photograph through an adopted SegFormer-B0; peak memory of 12
-megapixels), `gpu` (step and predict on an accelerator).
-Contestants take turns; the table gives medians, spreads and ratios. Real eyes are read from FASTSEG_SHARED where it is set.
+Sections:
+  step     one training step
+  engines  ONNX and torch, float32 and bfloat16, on batches of 1 and 8
+  epoch    decoding, augmentation, training, validation
+  predict  files to files, with the model's share of the time
+  memory   peak of each contestant; 1,000 against 10,000 images
+  quality  score reached within the same time
+  blur     mri: the slightest blur that is found
+  startup  cold commands, a tiny fit, mistakes
+  photo    one photograph through an adopted SegFormer-B0; peak memory of 12 megapixels
+  gpu      step and predict on an accelerator
+
+Contestants take turns. The table gives medians, spreads and ratios; compare the ratios, not the
+seconds. Real eyes are read from FASTSEG_SHARED where it is set.
 """
 
 from __future__ import annotations
@@ -43,7 +51,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def eyes(folder: Path, n: int, size: tuple[int, int] | None = None) -> Path:
-    """Copy `n` real eyes into `folder` (synthetic ones where the real data are absent), resized to (height, width)."""
+    """Copy `n` real eyes (or synthetic ones) into `folder`, resized to (height, width)."""
     task, source = fastseg.tasks.get("eye"), SHARED / "data" / "eye"
     items = task.items(
         source if source.is_dir() else task.sample(folder / "synthetic", n=min(n, 100))
@@ -81,13 +89,13 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
         torch.randint(0, CLASSES, (BATCH, *SIZE), device=device),
     )
 
-    def settled(run: Callable[[], object]) -> Callable[[], None]:
-        def whole() -> None:
+    def synchronized(run: Callable[[], object]) -> Callable[[], None]:
+        def run_and_wait() -> None:
             run()
             if device != "cpu":
                 torch.cuda.synchronize()
 
-        return whole
+        return run_and_wait
 
     def learner_step(learn) -> Callable[[], None]:
         learn.model.to(device)
@@ -100,12 +108,12 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
             learn.opt.step()
             learn.opt.zero_grad()
 
-        return settled(run)
+        return synchronized(run)
 
     plain = peers.PlainLoop(device=device)
     contestants = {
         "fastai unet_learner(resnet18)": learner_step(peers.notebook_learner(data, device=device)),
-        "smp.Unet(resnet18) loop": settled(lambda: plain.step(x, y)),
+        "smp.Unet(resnet18) loop": synchronized(lambda: plain.step(x, y)),
         "fastseg resnet18": learner_step(learner(data, device=device)),
         "fastseg resnet18, plain unet": learner_step(learner(data, decoder="unet", device=device)),
         "fastseg default backbone": learner_step(learner(data, "mobilenetv2_100", device=device)),
@@ -116,7 +124,7 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
 
 
 def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Each engine and precision on ready batches of 1 and 8, seconds an image, and training steps of 8, by backbone; random weights."""
+    """Seconds an image of each engine and precision, and training steps of 8, by backbone."""
     data = eyes(folder, 16, SIZE)
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {}
@@ -126,7 +134,7 @@ def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
         learn.unfreeze()
         learn.create_opt()
         x, y = torch.randn(BATCH, 3, *SIZE), torch.randint(0, CLASSES, (BATCH, *SIZE))
-        ways = {
+        settings = {
             "onnx float32": {"engine": "onnx"},
             **{f"torch {name}": {"engine": "torch", "precision": name} for name in PRECISIONS},
         }
@@ -134,10 +142,10 @@ def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
         for count in (1, BATCH):
             batch = rng.integers(0, 256, (count, *SIZE, 3), dtype=np.uint8)
             contestants |= {
-                f"{arch} {way}, batch of {count}": partial(
+                f"{arch} {setting}, batch of {count}": partial(
                     fastseg.load(export, "cpu", **options).logits, batch
                 )
-                for way, options in ways.items()
+                for setting, options in settings.items()
             }
 
         def step(precision: str, learn=learn, x=x, y=y) -> None:
@@ -211,7 +219,7 @@ def predict(
     out = folder / "out"
     out.mkdir()
 
-    def at(height: int, width: int) -> dict[str, list[float]]:
+    def seconds_at(height: int, width: int) -> dict[str, list[float]]:
         files = sorted((eyes(folder / f"{width}", count, (height, width)) / "images").iterdir())
         few, some = files[:8], files[:16]  # slow ones: a part of the images tells
         contestants = {
@@ -241,11 +249,11 @@ def predict(
             for name, times in seconds.items()
         }
 
-    return at(480, 640) | at(816, 816)
+    return seconds_at(480, 640) | seconds_at(816, 816)
 
 
 def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Cold starts, each in a fresh process: commands that do their work, a whole tiny fit, and commands that find a mistake."""
+    """Cold starts, each in a fresh process: working commands, a tiny fit, user mistakes."""
     small, export = exported(folder, arch="mobilenetv2_100")
     image = next((small / "images").iterdir())
     sixty = fastseg.tasks.get("eye").sample(folder / "sixty", 60)
@@ -315,7 +323,10 @@ def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
 
 
 def memory(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Peak memory in MB, each in a fresh process: contestants on 64 images of 640x480; fastseg on 1,000 and on 10,000 of 320x240."""
+    """Peak memory in MB, each in a fresh process.
+
+    Contestants on 64 images of 640x480 px; fastseg on 1,000 and on 10,000 of 320x240 px.
+    """
     small, export = exported(folder, arch="mobilenetv2_100")
     tiny = fastseg.save(
         fastseg.learner("eye", small, arch="test_resnet", weights="none", size=64), folder / "tiny"
@@ -357,7 +368,7 @@ def memory(repeats: int, folder: Path) -> dict[str, list[float]]:
 
 
 def photo(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """One photograph of 1,024 px through SegFormer-B0 with 150 classes, as its page has it and adopted; random weights take as long."""
+    """One photograph of 1,024 px through SegFormer-B0, as its page shows it, and adopted."""
     import segmentation_models_pytorch as smp
 
     model = smp.Segformer("mit_b0", encoder_weights=None, classes=150).eval()
@@ -417,7 +428,7 @@ def peak_of(kind: str, data: Path, export: Path) -> float:
 
 
 def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """`step` and `predict` on an accelerator, and the share of its matrix-product ceiling that a step reaches."""
+    """`step` and `predict` on an accelerator, with a step's share of the matrix-product rate."""
     if not torch.cuda.is_available():
         print("gpu      no accelerator here")
         return {}

@@ -1,4 +1,4 @@
-"""Compare masks made by `fastseg masks face` with others of the same pictures: overlap, number of eyes, the worst side by side.
+"""Compare masks made by `fastseg masks face` with published ones of the same pictures.
 
 python scripts/landmarks.py MADE PUBLISHED [--sheet worst.png]
 """
@@ -28,11 +28,12 @@ def main() -> None:
     for theirs in task.items(arguments.published):
         ours = made.get(theirs.image.name)
         if ours is not None:
-            rows.append((theirs, *compared(task.label(ours) > 0, task.label(theirs) > 0)))
+            rows.append((theirs, *overlap_and_eyes(task.label(ours) > 0, task.label(theirs) > 0)))
     overlap, same = np.array([row[1] for row in rows]), np.array([row[2] == row[3] for row in rows])
     print(
-        f"{len(rows)} pictures have both masks: IoU median {np.median(overlap):.3f}, mean {overlap.mean():.3f}; "
-        f"{same.mean():.1%} have the same number of eyes; IoU above 0.95: {(overlap > 0.95).mean():.1%}, "
+        f"{len(rows)} pictures have both masks: IoU median {np.median(overlap):.3f}, "
+        f"mean {overlap.mean():.3f}; {same.mean():.1%} have the same number of eyes; "
+        f"IoU above 0.95: {(overlap > 0.95).mean():.1%}, "
         f"below 0.5: {(overlap < 0.5).mean():.1%}"
     )
     if arguments.sheet:
@@ -50,8 +51,8 @@ def main() -> None:
         ).save(arguments.sheet)
 
 
-def compared(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, int]:
-    """Return the IoU of two masks, bool (H, W), 1 for two empty ones, and the number of eyes in each."""
+def overlap_and_eyes(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, int]:
+    """Return the IoU of two masks, bool (H, W), and the eyes in each; 1 if both are empty."""
     union = (ours | theirs).sum()
     return (
         float((ours & theirs).sum() / union) if union else 1.0,

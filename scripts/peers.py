@@ -1,4 +1,4 @@
-"""What a user would otherwise write, for the benchmark: fastai's notebook, a plain loop over segmentation_models_pytorch, ultralytics."""
+"""The benchmark's contestants: fastai's notebook, a plain loop over smp, ultralytics."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-SHARED = Path(
-    os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared")
-)  # real data, if any
+# Real data, if any
+SHARED = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -23,7 +22,7 @@ def mask_of(path: Path) -> Path:
 
 
 def notebook_learner(data: Path, size: int = 256, batch: int = 8, device: str = "cpu"):
-    """Build what fastai's documentation shows: DataBlock, aug_transforms, unet_learner(resnet18)."""
+    """Build what fastai's documentation shows: DataBlock, aug_transforms, unet_learner."""
     from fastai.vision.all import (
         DataBlock,
         ImageBlock,
@@ -75,9 +74,10 @@ def notebook_get_preds(learn, files: list[Path], out: Path) -> None:
 
 
 class PlainLoop:
-    """A plain PyTorch loop over segmentation_models_pytorch, as its README shows it: fp32, default layout, files read by a DataLoader.
+    """A plain PyTorch loop over segmentation_models_pytorch in float32, as its README shows it.
 
-    `weights` is a .safetensors file for the encoder, a timm backbone then. The loss is Dice + cross-entropy.
+    `weights` is a .safetensors file for the encoder, which is a timm backbone then. The loss is
+    Dice + cross-entropy. Files are read by a DataLoader.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class PlainLoop:
         lr: float,
         score: Callable[[PlainLoop], float],
     ) -> list[tuple[float, float]]:
-        """Train by one-cycle; return (seconds since the start without scoring, score) after each epoch."""
+        """Train by one-cycle; return (seconds without scoring, score) after each epoch."""
         steps = max(1, len(train) // self.batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, lr, total_steps=steps * epochs
@@ -192,7 +192,7 @@ class PlainLoop:
 
 
 def ultralytics_predict(size: int) -> Callable[[list[Path], Path], None] | None:
-    """Return a function that segments files with ultralytics' smallest model, or None where it is not installed."""
+    """Return a function that segments files with ultralytics' smallest model; None without it."""
     try:
         from ultralytics import YOLO
     except ImportError:

@@ -1,7 +1,9 @@
-"""Plants faults of every kind into copies of datasets and counts what `fastseg check` finds: found, missed, false alarms.
+"""Plant faults of every kind into copies of datasets; count what `fastseg check` finds.
 
-python scripts/planting.py [TASK ...] [--faults 200] [--files 2000]: on synthetic samples, and on the real data below
-FASTSEG_SHARED where that is set. Every fault lies in a file of its own.
+    python scripts/planting.py [TASK ...] [--faults 200] [--files 2000]
+
+Works on synthetic samples, and on the real data in FASTSEG_SHARED where that is set. Every fault is
+in a file of its own.
 """
 
 from __future__ import annotations
@@ -163,7 +165,7 @@ def moved(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 
 
 def again(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
-    """Another picture is replaced by a copy of this one, re-saved or not, together with its label."""
+    """Replace another picture and its label by a copy of this one, re-saved or not."""
     twin = item.image.with_stem(f"again_{item.image.stem}")
     if rng.random() < 0.5:
         shutil.copyfile(item.image, twin)
@@ -300,7 +302,7 @@ def plant(task: str, data: Path, faults: int, seed: int = 0) -> list[tuple[str, 
 def judge(
     task: str, data: Path, planted: list[tuple[str, Path]], before: set[tuple[str, str]]
 ) -> dict:
-    """Return what `check` finds of what was planted, and what it finds besides that was not there `before`."""
+    """Return which planted faults `check` finds, and the faults that were not there `before`."""
     audit = fastseg.check(task, data)
     found = Counter((fault.kind, fault.file) for fault in audit.faults)
     missed, explained = [], set()
@@ -362,9 +364,11 @@ def main() -> None:
                 planted = plant(task, data, min(arguments.faults, count // 5))
                 result = judge(task, data, planted, before)
                 print(
-                    f"{task:9} {'real     ' if real else 'synthetic'} {count * share:5} files, {len(before)} faults of their own; "
-                    f"planted {result['planted']}, found {result['found']} ({result['found'] / result['planted']:.1%}), "
-                    f"false alarms {len(result['false alarms'])} ({len(result['false alarms']) / count:.2%} of the images)",
+                    f"{task:9} {'real     ' if real else 'synthetic'} {count * share:5} files, "
+                    f"{len(before)} faults of their own; planted {result['planted']}, "
+                    f"found {result['found']} ({result['found'] / result['planted']:.1%}), "
+                    f"false alarms {len(result['false alarms'])} "
+                    f"({len(result['false alarms']) / count:.2%} of the images)",
                     flush=True,
                 )
                 for kind, file in result["missed"]:

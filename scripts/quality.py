@@ -1,4 +1,4 @@
-"""Sections of the benchmark that measure how good the models are: scores on data that training never saw."""
+"""Sections of the benchmark that measure quality: scores on data not used in training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ SIGMAS = (0.0, 0.5, 0.75, 1.0, 1.5)  # px
 
 
 def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list[float]]:
-    """Mean foreground IoU on held-out photographs at original size, after the same `budget` of training seconds for each.
+    """Mean foreground IoU on held-out photographs at original size, after equal training time.
 
-    A fifth of the photographs, or of the synthetic eyes where the real data are absent, is held out by a fixed seed. All
-    start from the same ImageNet weights where they are there.
+    Each contestant trains for `budget` seconds. A fifth of the photographs (synthetic eyes where
+    the real data are absent) is held out by a fixed seed. All start from the same ImageNet weights,
+    or from random ones where the file is absent.
     """
     from fastseg.metrics import figures
 
@@ -62,7 +63,8 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
         reached = plain.fit(files, files, max(1, int(budget / seconds)), 2e-3, lambda loop: 0.0)
         scores["smp loop"].append(score(plain.mask))
         print(
-            f"smp loop: {len(reached)} epochs in {reached[-1][0]:.0f} s, IoU {scores['smp loop'][-1]:.4f}",
+            f"smp loop: {len(reached)} epochs in {reached[-1][0]:.0f} s, "
+            f"IoU {scores['smp loop'][-1]:.4f}",
             flush=True,
         )
         result = fastseg.fit(
@@ -74,7 +76,8 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
         )
         scores["fastseg"].append(score(partial(codes_of, fastseg.load(folder / "export"))))
         print(
-            f"fastseg: {len(result['history'])} epochs in {result['seconds']:.0f} s, IoU {scores['fastseg'][-1]:.4f}",
+            f"fastseg: {len(result['history'])} epochs in {result['seconds']:.0f} s, "
+            f"IoU {scores['fastseg'][-1]:.4f}",
             flush=True,
         )
     return scores
@@ -86,11 +89,11 @@ def codes_of(predictor, path: Path) -> np.ndarray:
 
 
 def blur(repeats: int, folder: Path, folds: int = 5) -> dict[str, list[float]]:
-    """Share of sharp mri slices called blurred after a Gaussian blur of sigma px; at 0, false alarms.
+    """Share of sharp slices called blurred after a Gaussian blur of sigma px; at 0, false alarms.
 
-    Each slice is judged by the learner of the fold that held it out, trained by the task's recipe. The peer calls a slice
-    blurred if the variance of its Laplacian is below the threshold that is most often right on the fold's training slices
-    (Pech-Pacheco et al., ICPR 2000).
+    Each slice is judged by the learner of the fold that held it out, trained by the task's recipe.
+    The peer calls a slice blurred if the variance of its Laplacian is below the threshold that is
+    most often right on the fold's training slices (Pech-Pacheco et al., ICPR 2000).
     """
     from fastseg.learners.options import FitOptions
     from fastseg.training.loop import train

@@ -52,7 +52,7 @@ def interleaved(
 
 
 def table(name: str, figures: dict[str, list[float]]) -> list[dict]:
-    """Print and return one row a contestant: median, spread, and its ratio to fastseg's first line (of the same image size)."""
+    """Print and return one row a contestant: median, spread, ratio to fastseg's first line."""
     rows = []
     for label, values in figures.items():
         size = label.rpartition(", ")[2] if "predict" in label or name == "predict" else ""
@@ -75,8 +75,8 @@ def table(name: str, figures: dict[str, list[float]]) -> list[dict]:
             }
         )
         print(
-            f"{name:8} {label:46} {median:10.4f} {rows[-1]['unit']:3} ({min(values):.4f} to {max(values):.4f})"
-            + (f" {ratio:8.2f}x" if ratio else ""),
+            f"{name:8} {label:46} {median:10.4f} {rows[-1]['unit']:3} "
+            f"({min(values):.4f} to {max(values):.4f})" + (f" {ratio:8.2f}x" if ratio else ""),
             flush=True,
         )
     return rows

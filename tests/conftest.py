@@ -1,10 +1,11 @@
-"""Shared fixtures: each task's own synthetic sample, and one tiny learner a task, trained once."""
+"""Shared fixtures: run commands, expect errors by code, samples and tiny exports of each task."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from fastseg import tasks
 from fastseg.cli.app import app
+from fastseg.errors import FastsegError
 
 ARCH = "test_resnet"  # timm's own 2-million-parameter test backbone
 
@@ -32,7 +34,9 @@ def rows_of(path: Path | str) -> list[dict[str, str]]:
 
 
 class Result:
-    """What a command did: exit code, standard output, standard error."""
+    """What a command did: exit code, both outputs, and the expected error's message."""
+
+    message = ""
 
     def __init__(self, result):
         self.code, self.out, self.err, self.exception = (
@@ -43,16 +47,36 @@ class Result:
         )
 
 
+@contextmanager
+def refuses(code: str, *values: object, kind: type[FastsegError] = FastsegError):
+    """Expect an error with this `code` that names all `values`: names and numbers, no prose."""
+    with pytest.raises(kind) as caught:
+        yield caught
+    assert caught.value.code == code, f"{caught.value.code}: {caught.value}"
+    for value in values:
+        assert str(value) in str(caught.value), f"'{value}' is not in: {caught.value}"
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Run `fastseg ARGS` in an empty folder; a traceback fails the test."""
+    """Run `fastseg ARGS` in an empty folder; a traceback fails the test.
+
+    `code` is the exit code to expect. `error` is the code of the error to expect: the exit code is
+    then 1, and `Result.message` is what the error says.
+    """
     monkeypatch.chdir(tmp_path)
 
-    def call(*args, code: int = 0) -> Result:
+    def call(*args, code: int = 0, error: str | None = None) -> Result:
+        if error is not None:
+            args, code = (*args, "--json"), 1
         result = Result(CliRunner().invoke(app, [str(a) for a in args]))
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.code == code, f"exit {result.code}, not {code}: {result.out}{result.err}"
+        if error is not None:
+            found = json.loads(result.out)["error"]
+            assert found["code"] == error, result.err
+            result.message = found["message"]
         return result
 
     return call
@@ -60,21 +84,21 @@ def run(monkeypatch, tmp_path):
 
 @pytest.fixture
 def fails(run, tmp_path):
-    """Run a command that must fail with one line, with the error `code` and all `words` in it, and leave no output behind."""
+    """Run a command that must fail with the error `code` in one line, and leave no output behind.
 
-    def call(*arguments, code=None, words=()):
-        before = {p for p in tmp_path.rglob("*")}
-        result = run(*arguments, *(["--json"] if code else []), code=1)
-        if code:
-            assert json.loads(result.out)["error"]["code"] == code, result.err
+    All `values` must be in that line: file names, numbers, options, suggestions; no prose.
+    """
+
+    def call(*arguments, code: str, values=()):
+        before = set(tmp_path.rglob("*"))
+        result = run(*arguments, error=code)
         lines = [line for line in result.err.strip().splitlines() if line.startswith("error: ")]
         assert len(lines) == 1 and result.err.strip().endswith(lines[0]), result.err
-        for word in words:
-            assert str(word) in lines[0], f"'{word}' is not in: {lines[0]}"
-        assert {p for p in tmp_path.rglob("*") if p.parent != tmp_path / "exports"} - {
-            tmp_path / "exports"
-        } <= before
-        assert not list(tmp_path.glob("exports/*"))
+        for value in values:
+            assert str(value) in lines[0], f"'{value}' is not in: {lines[0]}"
+        exports = tmp_path / "exports"
+        assert {p for p in tmp_path.rglob("*") if p.parent != exports} - {exports} <= before
+        assert not list(exports.glob("*"))
 
     return call
 
@@ -88,7 +112,7 @@ def samples(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exports(samples, tmp_path_factory):
-    """An export of each task, trained for one epoch at 64 px, made on first use: `exports("eye")`."""
+    """Return an export of a task, trained for one epoch at 64 px on first use: `exports("eye")`."""
     from fastseg import fit
 
     root, made = tmp_path_factory.mktemp("exports"), {}
@@ -113,12 +137,12 @@ def exports(samples, tmp_path_factory):
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def precision(request, monkeypatch):
-    """Run a test in both precisions, whatever this machine would choose; CPUs without bfloat16 units emulate it."""
+    """Run a test in both precisions, on any machine: CPUs can emulate bfloat16."""
     monkeypatch.setenv("FASTSEG_PRECISION", request.param)
     return request.param
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Locks and journals of a test are its own."""
+    """Give each test its own locks and journals."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

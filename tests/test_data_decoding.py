@@ -1,4 +1,4 @@
-"""What mask values mean: codes, colours, greys; what is declared, what is ignored, and what a fit refuses."""
+"""What mask values mean: codes, colours, greys; declared, ignored and refused values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""16-bit images of 8 to 16 bits: one range for a dataset, found, stated, kept in the card, and used by every command alike."""
+"""16-bit images of 8 to 16 bits: one range a dataset, kept in the card, used by every command."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden" / "mri_0.1.0"
 
 
 def png(values: np.ndarray, exif: bytes = b"") -> bytes:
-    """Return a 16-bit PNG of values (H, W) or (H, W, 2 to 4): Pillow writes none with several channels."""
+    """Return a 16-bit PNG of values (H, W) or (H, W, 2 to 4); Pillow writes one channel only."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -47,7 +47,10 @@ def png(values: np.ndarray, exif: bytes = b"") -> bytes:
 
 
 def tiff(values: np.ndarray, order: str = "<", compression: int = 1, planar: int = 1) -> bytes:
-    """Return a 16-bit TIFF of values (H, W, 3 or 4), in either byte order, plain (1) or deflated (8), interleaved (1) or not (2)."""
+    """Return a 16-bit TIFF of values (H, W, 3 or 4).
+
+    `order` is the byte order; `compression` 1 (none) or 8 (deflate); `planar` 1 (interleaved) or 2.
+    """
     height, width, channels = values.shape
     planes = [values] if planar == 1 else np.moveaxis(values, 2, 0)
     strips = [
@@ -99,7 +102,7 @@ def to_8(values: np.ndarray, top: int = TOP) -> np.ndarray:
 
 
 def deepened(source: Path, out: Path, colour: bool = False) -> tuple[Path, Path]:
-    """Copy a dataset twice: its images as 8-bit PNGs (grey, or colour), and as 12-bit values in 16-bit PNGs. Other files stay."""
+    """Copy a dataset twice: with its images as 8-bit PNGs, and as 12-bit values in 16-bit PNGs."""
     eight, twelve = out / "eight", out / "twelve"
     images = {
         item.image
@@ -246,7 +249,7 @@ def test_check_states_the_depth(eyes, run):
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_a_fixed_copy_is_not_black(colour, samples, tmp_path, run):
-    """Tolerance: 1 of 255 levels. One image is turned, and one is a transparent one: those are written again."""
+    """Tolerance: 1 of 255 levels. A turned image and a transparent one are written again."""
     eight, twelve = deepened(samples["eye"], tmp_path, colour)
     files = sorted((twelve / "imgs_small").iterdir())
     exif = Image.Exif()
@@ -277,6 +280,7 @@ def test_a_fit_keeps_the_depth(trained):
     assert fastseg.load(trained).task.depth == 12
 
 
+@pytest.mark.slow
 def test_a_fit_states_the_depth_and_a_fit_without_16_bits_does_not(eyes, run):
     arguments = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4", "--out", "x.png"]
     twelve, eight = (run("lr", "eye", "--data", data, *arguments).err for data in reversed(eyes))
@@ -303,6 +307,7 @@ def test_predictions_of_12_bits_are_those_of_8(trained, eyes, run, tmp_path):
     assert (one.image == other.image).all() and (one.codes == other.codes).all()
 
 
+@pytest.mark.slow
 def test_evaluate_interpret_and_show_read_12_bits_as_8(trained, eyes, run, tmp_path):
     for data in eyes:
         common = ["eye", "--data", data, "--export", trained, "--split", "all"]
@@ -490,26 +495,26 @@ def test_what_is_damaged_is_told_by_what_reads_it(trained, eyes, run, tmp_path):
 
 
 def test_one_hot_pixel_does_not_make_the_others_dark(caplog):
-    from fastseg.data.depth import chosen, depth_of
+    from fastseg.data.depth import choose_depth, depth_of
 
     values = {f"{i}.png": 4000 for i in range(19)} | {"hot.png": 65535}
     assert depth_of(values) == 12 and depth_of({"a": 4000, "b": 65535}) == 16
-    assert chosen(None, values) == 12
+    assert choose_depth(None, values) == 12
     (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert "hot.png" in warning and "1 of 20" in warning
 
 
 def test_images_that_all_fit_a_smaller_range_are_told(caplog):
-    from fastseg.data.depth import chosen
+    from fastseg.data.depth import choose_depth
 
-    assert chosen(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1
+    assert choose_depth(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1
     caplog.clear()
-    assert chosen(14, {"a.png": 4095}) == 14 and not caplog.records
+    assert choose_depth(14, {"a.png": 4095}) == 14 and not caplog.records
     assert (
-        chosen(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14
+        choose_depth(14, {**{f"{i}.png": 4095 for i in range(5)}, "b.png": 9000}) == 14
         and not caplog.records
     )
     assert (
-        chosen(14, {**{f"{i}.png": 4095 for i in range(20)}, "b.png": 9000}) == 14
+        choose_depth(14, {**{f"{i}.png": 4095 for i in range(20)}, "b.png": 9000}) == 14
         and not caplog.records
     )

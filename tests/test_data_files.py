@@ -1,4 +1,4 @@
-"""Which files are images: one rule for folders, datasets and files that are named; what is skipped is counted and named."""
+"""Which files are images: one rule for folders, datasets and named files; others are counted."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from fastseg.data.pairing import IMAGE_SUFFIXES, image_files, is_image
 
 @pytest.fixture
 def folder(samples, tmp_path):
-    """A folder of one eye in several formats, of other files, and of what fastseg and the task's data put there."""
+    """A folder with one eye in several formats, with other files, and with fastseg's own files."""
     folder = tmp_path / "mixed"
     folder.mkdir()
     eye = Image.open(sorted((samples["eye"] / "imgs_small").iterdir())[0])
@@ -139,24 +139,24 @@ def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_
     exports, samples, tmp_path, monkeypatch
 ):
     import fastseg
-    from fastseg.inference import batch
+    from fastseg.inference.outputs import MaskOutput
 
     out, images = tmp_path / "out", samples["eye"] / "imgs_small"
-    write, done = batch._write_masks, []
+    write, done = MaskOutput.write, []
 
-    def dies(*arguments):
+    def dies(*arguments, **options):
         if len(done) == 6:
             raise KeyboardInterrupt
         done.append(arguments)
-        return write(*arguments)
+        return write(*arguments, **options)
 
-    monkeypatch.setattr(batch, "_write_masks", dies)
+    monkeypatch.setattr(MaskOutput, "write", dies)
     with pytest.raises(KeyboardInterrupt):
         fastseg.predict("eye", images, out, export=exports("eye"), bs=1)
     first = sorted(out.glob("*.png"))[0]
     before = first.read_bytes()
     first.write_bytes(b"another run's mask")
-    monkeypatch.setattr(batch, "_write_masks", write)
+    monkeypatch.setattr(MaskOutput, "write", write)
     fastseg.predict("eye", images, out, export=exports("eye"), bs=1)
     assert first.read_bytes() == before
 

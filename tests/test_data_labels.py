@@ -1,4 +1,4 @@
-"""Labels as people keep them: void pixels, 0/255 masks, JPEG masks, colours, suffixes, label files of other tools."""
+"""Labels as people store them: void pixels, 0/255, JPEG and colour masks, files of other tools."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ task = SegmentationTask(name="roof", classes=("ground", "roof"), palette=((0, 0,
 
 @pytest.fixture
 def data(samples, tmp_path):
-    """Copy the eye sample and put each mask's codes through `change`, written with `suffix`; a list names the masks to change."""
+    """Copy the eye sample; `change` the codes of the masks `only`, written with `suffix`."""
 
     def build(change, suffix=".png", only=slice(None)):
         root = shutil.copytree(samples["eye"], tmp_path / "data" / "eye")
@@ -42,7 +42,7 @@ def data(samples, tmp_path):
 
 @pytest.fixture
 def roof(tmp_path, monkeypatch):
-    """A task of two classes in a file of its own, with a 0/255 dataset: `roof(more)` adds declarations."""
+    """A task file with two classes, and a 0/255 dataset; `roof(more)` adds declarations."""
 
     def build(more=""):
         (tmp_path / "tasks").mkdir()
@@ -73,6 +73,7 @@ def kinds(audit):
     return {fault.kind for fault in audit.faults}
 
 
+@pytest.mark.slow
 def test_void_pixels_are_unlabelled_for_check_fit_and_evaluate(data, run):
     root = data(with_void)
     audit = check("eye", root)
@@ -108,7 +109,7 @@ def test_0_255_masks_of_more_than_two_classes_are_refused_and_never_guessed(data
 
 def test_0_255_masks_of_two_classes_are_named_and_rewritten(roof, fails, run, tmp_path):
     root = roof()
-    fails("fit", "roof", *FIT, code="0-255-mask", words=["255 is roof"])
+    fails("fit", "roof", *FIT, code="0-255-mask", values=["255 is roof"])
     run("check", "roof", "--fix", "repaired")
     assert set(
         np.unique(np.asarray(Image.open(next((tmp_path / "repaired" / "masks").iterdir()))))
@@ -151,7 +152,7 @@ def test_colour_masks_in_a_task_of_codes_list_their_colours(data, fails):
         "eye",
         *FIT,
         code="unknown-colours",
-        words=["(255, 0, 0)", "(0, 0, 255)", 'masks="colours"'],
+        values=["(255, 0, 0)", "(0, 0, 255)", 'masks="colours"'],
     )
 
 
@@ -234,9 +235,9 @@ def test_label_files_of_other_tools_are_named(samples, fails, tmp_path, tool, na
     shutil.copytree(samples["eye"] / "imgs_small", root / "imgs_small")
     for image in sorted((root / "imgs_small").iterdir()):
         image.with_name(name.format(image.stem)).write_text(text.format(image.stem))
-    fails("fit", "eye", *FIT, code="no-partner", words=[tool])
+    fails("fit", "eye", *FIT, code="no-partner", values=[tool])
     (root / "imgs_small").rename(root / "pictures")
-    fails("fit", "eye", *FIT, code="no-data", words=[tool])
+    fails("fit", "eye", *FIT, code="no-data", values=[tool])
 
 
 @needs_shared
@@ -349,7 +350,7 @@ def test_label_files_beside_some_images_are_named(samples, fails, tmp_path):
     first.with_suffix(".json").write_text(
         '{"version": "5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'
     )
-    fails("fit", "eye", *FIT, code="no-partner", words=["LabelMe"])
+    fails("fit", "eye", *FIT, code="no-partner", values=["LabelMe"])
 
 
 def test_a_repair_counts_what_is_set_aside(samples, run, tmp_path):

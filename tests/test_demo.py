@@ -5,9 +5,12 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 DEMO = (Path(__file__).parents[1] / "scripts" / "demo.sh").read_text()
 
 
+@pytest.mark.slow
 def test_the_demo_learns(run):
     commands = re.findall(r"^(?:\[ .* \|\| )?fastseg (.*)$", DEMO, re.M)
     assert [c.split()[0] for c in commands] == [

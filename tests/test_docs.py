@@ -256,6 +256,8 @@ def test_the_docs_build_without_warnings(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fastseg.unet_learner" in (site / "reference.html").read_text()
+    for page in site.glob("*.html"):  # nothing is fetched from elsewhere
+        assert not re.search(r"<(script|link|img)[^>]+=\"https?://", page.read_text()), page.name
 
 
 def test_the_changelog_has_the_version():

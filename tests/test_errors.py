@@ -1,4 +1,4 @@
-"""Errors carry a short stable code, which `--json` prints; the message stays one line on standard error."""
+"""Errors have a short stable code, which `--json` prints; the message is one line on stderr."""
 
 import ast
 import json
@@ -33,9 +33,9 @@ PACKAGE = Path(fastseg.__file__).parent
 
 
 def raised_codes() -> list[tuple[str, str, str | None]]:
-    """Return module, line and code of each error that the package makes; code None where none is given.
+    """Return module, line and code of each error that the package creates; None without a code.
 
-    Codes that are computed (an error's own that is passed on, a fault's kind) are returned as "".
+    Codes that are computed (passed on from another error, or a fault's kind) are returned as "".
     """
     names = {kind.__name__ for kind in (FastsegError, *FastsegError.__subclasses__())}
     found = []

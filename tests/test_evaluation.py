@@ -8,6 +8,7 @@ import pytest
 import fastseg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_evaluate_writes_and_compares(name, exports, samples, run, tmp_path):
     data = samples[name]
@@ -97,13 +98,13 @@ def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
         "judged",
     ]
     names = [item.image for item in fastseg.tasks.get("eye").items(samples["eye"])]
-    for text, words in (
-        (f"image,age\n{names[0].name},1\n{names[0].name},2\n", ["lists", "twice"]),
-        ("image,age\nothers.jpg,1\n", ["names none of these images"]),
-        ("image\na.jpg\n", ["no column age", "one column only"]),
+    for text, code, values in (
+        (f"image,age\n{names[0].name},1\n{names[0].name},2\n", "repeated-row", [names[0].name]),
+        ("image,age\nothers.jpg,1\n", "table-names-no-image", ["others.jpg"]),
+        ("image\na.jpg\n", "no-such-column", ["age"]),
     ):
         Path("ages.csv").write_text(text)
-        fails(*common, "--by", "age", "--table", "ages.csv", words=words)
+        fails(*common, "--by", "age", "--table", "ages.csv", code=code, values=values)
     Path("ages.csv").write_text(f"image,age\n{names[0].stem},1,\n{names[1].name},,\n")
     found = run(*common, "--by", "age", "--table", "ages.csv", "--json")
     by_age = json.loads(found.out)["by"]
@@ -122,14 +123,14 @@ def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
         ]
         == 1
     )
-    for text, words in (
-        ("", ["no column age"]),
-        ("image,age,age\na,1,2\n", ["two columns age"]),
-        ('image,age\n"a\x1b[31m', ["names none"]),
+    for text, code in (
+        ("", "no-such-column"),
+        ("image,age,age\na,1,2\n", "no-such-column"),
+        ('image,age\n"a\x1b[31m', "table-names-no-image"),
     ):
         Path("ages.csv").write_text(text)
-        fails(*common, "--by", "age", "--table", "ages.csv", words=words)
-    fails(*common, "--by", "gruop", words=["neither group", "nor found"])
+        fails(*common, "--by", "age", "--table", "ages.csv", code=code, values=["ages.csv"])
+    fails(*common, "--by", "gruop", code="no-such-group", values=["gruop"])
     Path("one.png").touch()
     fails(
         "evaluate",
@@ -140,7 +141,8 @@ def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
         exports("eye"),
         "--out",
         "one.png",
-        words=["is a file, not a folder"],
+        code="out-is-file",
+        values=["one.png"],
     )
     assert by_age["1"]["intervals"]["mean_foreground"]["dice"] is None  # one image shows no spread
     assert by_age["not listed"]["intervals"]["mean_foreground"]["dice"]
@@ -157,7 +159,9 @@ def test_evaluate_refuses_in_one_line(exports, samples, fails):
         "--split",
         "all",
     ]
-    fails(*common, "--by", "(", words=["neither group", "regular expression"])
-    fails(*common, "--by", "age", "--table", "none.csv", words=["none.csv", "cannot be read"])
-    fails(*common, "--compare", exports("mri"), words=["mri", "not eye"])
-    fails(*common, "--out", samples["eye"], words=["choose another --out"])
+    fails(*common, "--by", "(", code="no-such-group", values=["--by ("])
+    fails(
+        *common, "--by", "age", "--table", "none.csv", code="unreadable-table", values=["none.csv"]
+    )
+    fails(*common, "--compare", exports("mri"), code="wrong-task", values=["mri", "eye"])
+    fails(*common, "--out", samples["eye"], code="output-in-data", values=["--out"])

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 import fastseg
 from fastseg import tasks
-from fastseg.errors import ExportError
 from fastseg.exports.card import SCHEMA, sha256
 from fastseg.models.network import Network
 
@@ -52,6 +52,7 @@ def test_export_holds_what_the_design_names(name, exports):
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.names())
 def test_loads_in_a_fresh_process_elsewhere_without_data(name, exports, samples, tmp_path):
     folder = copied(exports(name), tmp_path)
@@ -102,7 +103,7 @@ def test_exchanged_pickle_is_opened_only_on_trust(exports, tmp_path):
 
     original = (folder / "export.pkl").read_bytes()
     (folder / "export.pkl").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(ExportError, match="can run any code"):
+    with refuses("untrusted-pickle", "export.pkl"):
         fastseg.load(folder / "export.pkl")
     (folder / "export.pkl").write_bytes(original)
     edit(folder, sha256={})
@@ -112,15 +113,15 @@ def test_exchanged_pickle_is_opened_only_on_trust(exports, tmp_path):
 def test_newer_damaged_and_foreign_cards(exports, tmp_path):
     folder = copied(exports("eye"), tmp_path)
     edit(folder, schema=SCHEMA + 1, fastseg="9.9.0")
-    with pytest.raises(ExportError, match="upgrade fastseg to 9.9.0"):
+    with refuses("newer-card", "9.9.0"):
         fastseg.load(folder)
     edit(folder, schema=SCHEMA, task="roof")
-    with pytest.raises(ExportError, match="task 'roof', which is not installed here"):
+    with refuses("task-missing", "roof"):
         fastseg.load(folder)
     (folder / "card.json").write_text("{")
-    with pytest.raises(ExportError, match="card cannot be read"):
+    with refuses("damaged-card", "card.json"):
         fastseg.load(folder)
-    with pytest.raises(ExportError, match="no export here"):
+    with refuses("no-export", "nowhere"):
         fastseg.load(tmp_path / "nowhere")
 
 
@@ -128,10 +129,10 @@ def test_damaged_weights(exports, tmp_path):
     folder = copied(exports("eye"), tmp_path)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ExportError, match="model.safetensors: is not the file that its card names"):
+    with refuses("exchanged-file", "model.safetensors"):
         fastseg.load(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ExportError, match="model.safetensors: missing"):
+    with refuses("missing-file", "model.safetensors"):
         fastseg.load(folder)
 
 
@@ -147,11 +148,12 @@ def test_python_learner_saves_and_loads(samples, tmp_path):
     assert fastseg.evaluate("face", export=folder)["images"] == len(learn.dls.valid_ds)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(ExportError, match="is not an export"):
+    with refuses("not-an-export", "mine"):
         fastseg.save(learn, tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
     learn = fastseg.learner(
         "eye", samples["eye"], arch="resnet18", decoder="fastai", weights="none", size=64, bs=4
@@ -215,17 +217,17 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
 def test_cards_with_wrong_values(exports, tmp_path, changes):
     folder = copied(exports("eye"), tmp_path)
     edit(folder, **changes)
-    with pytest.raises(ExportError, match=f"card cannot be read .*{next(iter(changes))}"):
+    with refuses("damaged-card", *changes):
         fastseg.load(folder)
 
 
 def test_deeply_nested_card_and_exchanged_weights(exports, tmp_path):
     folder = copied(exports("eye"), tmp_path)
     shutil.copy(exports("face") / "model.safetensors", folder)
-    with pytest.raises(ExportError, match="not the file that its card names"):
+    with refuses("exchanged-file", "model.safetensors"):
         fastseg.load(folder)
     (folder / "card.json").write_text("[" * 200_000)
-    with pytest.raises(ExportError, match="card cannot be read"):
+    with refuses("damaged-card", "card.json"):
         fastseg.load(folder)
 
 
@@ -246,7 +248,7 @@ def test_arrays_that_are_no_image_are_refused(exports):
         np.zeros((5, 5, 3)),
         np.zeros((0, 5, 3), np.uint8),
     ):
-        with pytest.raises(fastseg.FastsegError, match="uint8 \\(height, width, 3\\)"):
+        with refuses("image-array", "uint8 (height, width, 3)"):
             predictor.predict(array)
 
 
@@ -258,7 +260,7 @@ def test_a_card_of_another_size_is_one_line(exports, samples, tmp_path):
     try:
         assert fastseg.load(folder).predict(image).codes.shape  # torch takes any size
     except fastseg.FastsegError as error:
-        assert "does the card fit it" in str(error)
+        assert error.code == "card-mismatch"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_a_card_names_no_place_to_fetch_from(exports, tmp_path, arch):
     folder = copied(exports("eye"), tmp_path)
     network = json.loads((folder / "card.json").read_text())["network"]
     edit(folder, network={**network, "arch": arch})
-    with pytest.raises(ExportError, match="wrong value of network"):
+    with refuses("damaged-card", "network"):
         fastseg.load(folder)
 
 
@@ -293,7 +295,8 @@ def test_a_pickle_is_used_from_the_command_line(exports, samples, run, tmp_path)
     common = ["predict", "eye", samples["eye"] / "imgs_small", "--export", folder / "export.pkl"]
     run(*common, "--out", "vouched")
     edit(folder, sha256={})
-    assert "pass trust=True (--trust)" in run(*common, "--out", "doubtful", code=1).err
+    refused = run(*common, "--out", "refused", error="untrusted-pickle")
+    assert "trust=True (--trust)" in refused.message
     assert "opened on trust" in run(*common, "--out", "trusted", "--trust").err
     trusted, vouched = (
         {p.name: p.read_bytes() for p in Path(folder).glob("*.png")}

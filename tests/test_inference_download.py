@@ -1,4 +1,4 @@
-"""Downloading one image: what is refused, and that nothing else gets through. A server on 127.0.0.1 plays the web."""
+"""Downloading one image: what is refused. A server on 127.0.0.1 stands for the web."""
 
 import contextlib
 import gzip
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ARCH  # noqa: F401 - sets the hub offline
+from conftest import refuses
 from PIL import Image
 
 from fastseg.errors import FetchError
@@ -84,61 +84,61 @@ def test_an_image_arrives_and_redirects_are_followed(server):
 
 
 @pytest.mark.parametrize(
-    "path,words",
+    "path,code",
     [
-        ("page", "is text/html, not an image"),
-        ("lie.jpg", "is not an image that can be read"),
-        ("half.jpg", "is not an image"),
-        ("missing", "answered 404"),
-        ("loop", "more than 5 redirects"),
-        ("redirect5", "more than 5 redirects"),
-        ("file", "only http and https"),
-        ("wide.png", "too large|too many pixels"),
+        ("page", "not-an-image"),
+        ("lie.jpg", "not-an-image"),
+        ("half.jpg", "not-an-image"),
+        ("missing", "server-error"),
+        ("loop", "redirects"),
+        ("redirect5", "redirects"),
+        ("file", "address-scheme"),
+        ("wide.png", "too-large"),
     ],
 )
-def test_what_is_refused(server, path, words):
-    with pytest.raises(FetchError, match=words):
+def test_what_is_refused(server, path, code):
+    with refuses(code):
         download.fetch_image(f"{server.url}/{path}", allow_private=True)
 
 
 def test_too_many_bytes(server, monkeypatch):
     monkeypatch.setattr(download, "MAX_BYTES", 1000)
-    with pytest.raises(FetchError, match="too large"):
+    with refuses("too-large"):
         download.fetch_image(f"{server.url}/large.jpg", allow_private=True)
 
 
 @pytest.mark.parametrize(
-    "url,words",
+    "url,code",
     [
-        ("file:///etc/passwd", "only http and https"),
-        ("ftp://example.org/a.jpg", "only http and https"),
-        ("room.jpg", "only http"),
-        ("http://user:secret@example.org/a.jpg", "user name or password"),
-        ("http://127.0.0.1/a.jpg", "private address"),
-        ("http://[::1]/a.jpg", "private address"),
-        ("http://[64:ff9b::7f00:1]/a.jpg", "private address"),
-        ("http://[::ffff:10.0.0.1]/a.jpg", "private address"),
-        ("http://[2002:7f00:1::]/a.jpg", "private address"),
-        ("http://10.1.2.3/a.jpg", "private address"),
-        ("http://169.254.169.254/latest", "private address"),
-        ("http://nowhere.invalid/a.jpg", "cannot be reached"),
-        ("http://[bad/a.jpg", "not an address"),
+        ("file:///etc/passwd", "address-scheme"),
+        ("ftp://example.org/a.jpg", "address-scheme"),
+        ("room.jpg", "address-scheme"),
+        ("http://user:secret@example.org/a.jpg", "address-password"),
+        ("http://127.0.0.1/a.jpg", "private-address"),
+        ("http://[::1]/a.jpg", "private-address"),
+        ("http://[64:ff9b::7f00:1]/a.jpg", "private-address"),
+        ("http://[::ffff:10.0.0.1]/a.jpg", "private-address"),
+        ("http://[2002:7f00:1::]/a.jpg", "private-address"),
+        ("http://10.1.2.3/a.jpg", "private-address"),
+        ("http://169.254.169.254/latest", "private-address"),
+        ("http://nowhere.invalid/a.jpg", "unreachable"),
+        ("http://[bad/a.jpg", "bad-address"),
     ],
 )
-def test_addresses_that_are_not_fetched(url, words):
-    with pytest.raises(FetchError, match=words) as caught:
+def test_addresses_that_are_not_fetched(url, code):
+    with refuses(code) as caught:
         download.fetch_image(url)
     assert "secret" not in str(caught.value)
 
 
 def test_unreachable_port():
-    with pytest.raises(FetchError, match="cannot be reached"):
+    with refuses("unreachable", ":9"):
         download.fetch_image("http://127.0.0.1:9/a.jpg", allow_private=True)
 
 
 def test_segment_a_url(server, exports, run):
     arguments = ["segment", "--url", f"{server.url}/image.jpg", "--export", exports("surfaces")]
-    assert "private address" in run(*arguments, code=1).err
+    run(*arguments, error="private-address")
     written = json.loads(run(*arguments, "--allow-private", "--json").out)
     assert Image.open(written["file"]).size == (40, 30) and sum(
         written["shares"].values()
@@ -224,24 +224,25 @@ def hostile():
 
 
 @pytest.mark.parametrize(
-    "path,words",
+    "path,codes",
     [
-        ("slow-head", "took longer than 2 seconds"),
-        ("slow-body", "took longer than 2 seconds"),
-        ("endless", "too large|took longer"),
-        ("short", "cannot be reached"),
-        ("bomb", "too large|took longer|not an image"),
-        ("svg", "is not an image"),
-        ("vast", "too many pixels|too large"),
-        ("polyglot", "is not an image"),
-        ("lines", "cannot be reached|not an address|answered"),
+        ("slow-head", {"timeout"}),
+        ("slow-body", {"timeout"}),
+        ("endless", {"too-large", "timeout"}),
+        ("short", {"unreachable"}),
+        ("bomb", {"too-large", "timeout", "not-an-image"}),
+        ("svg", {"not-an-image"}),
+        ("vast", {"too-large"}),
+        ("polyglot", {"not-an-image"}),
+        ("lines", {"unreachable", "bad-address", "server-error"}),
     ],
 )
-def test_hostile_servers(hostile, monkeypatch, path, words):
+def test_hostile_servers(hostile, monkeypatch, path, codes):
     monkeypatch.setattr(download, "MAX_SECONDS", 2.0)
     started = time.monotonic()
-    with pytest.raises(FetchError, match=words):
+    with pytest.raises(FetchError) as caught:
         download.fetch_image(f"{hostile}/{path}", allow_private=True)
+    assert caught.value.code in codes
     assert time.monotonic() - started < 10
 
 
@@ -263,7 +264,7 @@ def test_a_name_that_changes_its_address_is_refused(server, monkeypatch):
     """The name is public when it is checked, and private when it is connected to."""
     monkeypatch.setattr(download, "_require_public", lambda *_: None)
     before = len(server.seen)
-    with pytest.raises(FetchError, match="private address"):
+    with refuses("private-address"):
         download.fetch_image(f"{server.url}/image.jpg")
     assert len(server.seen) == before  # nothing was asked of it
 

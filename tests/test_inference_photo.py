@@ -1,4 +1,4 @@
-"""One photograph: tiles without seams, regions as scripts read them, every kind of picture, a legend that can be read."""
+"""segment: tiles without seams, regions for scripts, every kind of picture, a readable legend."""
 
 import json
 
@@ -29,7 +29,7 @@ def _pictures():
 
 
 def test_tiles_agree_with_the_whole_and_show_no_seam():
-    """A network that sees no farther than half a tile must say the same of tiles as of the whole."""
+    """A network that sees no farther than half a tile predicts the same for tiles and the whole."""
     torch.manual_seed(1)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 9, padding=4), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 9, padding=4)

@@ -9,7 +9,11 @@ from pathlib import Path
 from fastseg.exports.card import sha256
 
 ROOT = Path(__file__).parents[1]
-LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
+LINT = """
+import sys
+from importlinter.cli import lint_imports
+sys.exit(lint_imports(no_cache=True, no_logo=True))
+"""
 
 
 def lint(folder):

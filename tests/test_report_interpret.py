@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 
 import fastseg
 from fastseg import tasks
-from fastseg.report import painting, panels
+from fastseg.errors import DataError
+from fastseg.report import browse, painting, panels, results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_the_object_is_like_fastais_interpretation(name, exports, tmp_path):
     found = fastseg.interpret(name, export=exports(name), out=tmp_path / "look")
@@ -61,10 +63,11 @@ def test_every_split_can_be_interpreted(exports, samples, run):
     assert len(said["losses"]) == 16 and "flatter" in Path("look/report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_the_page_works_in_a_browser(name, exports, tmp_path):
-    """No console message, no request, toggles and slider do what they say: a script appended to the page asks it."""
+    """A script appended to the page checks toggles and slider; no console message, no request."""
     fastseg.interpret(name, export=exports(name), out=tmp_path)
     page = (tmp_path / "report.html").read_text()
     probe = """<script>{
@@ -75,11 +78,13 @@ def test_the_page_works_in_a_browser(name, exports, tmp_path):
       box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display === "none"));
       box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display !== "none"));
       slider.value = 20; slider.dispatchEvent(new Event("input"));
-      seen.push([...document.querySelectorAll(".layer")].every(layer => getComputedStyle(layer).opacity === "0.2"));
+      const layers = [...document.querySelectorAll(".layer")];
+      seen.push(layers.every(layer => getComputedStyle(layer).opacity === "0.2"));
     }
     seen.push([...document.images].every(image => image.naturalWidth > 0));
     seen.push(document.documentElement.scrollWidth <= innerWidth);
-    seen.push(performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length === 0);
+    const requests = performance.getEntriesByType("resource");
+    seen.push(requests.every(entry => entry.name.startsWith("data:")));
     document.title = "probe " + seen.join(" ");
     }</script>"""
     (tmp_path / "probe.html").write_text(page.replace("</body>", f"{probe}</body>"))
@@ -120,10 +125,8 @@ def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
     run("show", "eye", "--wrong", "--export", exports("eye"), "--rows", "2", "--out", "wrong.html")
     assert Path("wrong.html").read_text().count("errors") >= 2
     run("show", "mri", "--data", samples["mri"], "--class", "sharp", "--rows", "1")
-    assert (
-        "did you mean"
-        in run("show", "eye", "--data", samples["eye"], "--class", "pupl", code=1).err
-    )
+    near = run("show", "eye", "--data", samples["eye"], "--class", "pupl", error="unknown-class")
+    assert "did you mean pupil" in near.message
 
 
 def test_errors_are_drawn_by_their_kind():
@@ -149,10 +152,10 @@ def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path)
     for command in (
         ["interpret", *common, data / "imgs_small"],
         ["evaluate", *common, data / "masks_small"],
-        ["evaluate", *common, exports("mri")],
         ["show", "eye", "--data", data, "--out", data / "imgs_small" / "grid.png"],
     ):
-        assert "choose another --out" in run(*command, code=1).err
+        assert "--out" in run(*command, error="output-in-data").message
+    run("evaluate", *common, exports("mri"), error="holds-export")
     assert sorted(data.rglob("*")) == before
 
 
@@ -176,6 +179,7 @@ def test_dollar_signs_and_class_names_are_taken_literally(capsys):
     assert f"{tree['classes']['foreground']['dice']:.4f}" in shown and "foreground mean" in shown
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(exports, samples, run, tmp_path):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     for folder, suffix in (("imgs_small", ".jpg"), ("masks_small", ".png")):
@@ -192,3 +196,37 @@ def test_names_that_are_not_utf8(exports, samples, run, tmp_path):
     run("interpret", *common, "--out", "look")
     run("show", "eye", "--data", data, "--rows", "16", "--out", "all.html")
     run("show", "eye", "--data", data, "--rows", "16", "--out", "all.png")
+
+
+def test_a_file_that_vanishes_between_two_passes_is_named(exports, samples, tmp_path, monkeypatch):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    seen = results.analyse
+
+    def then_vanishes(*arguments):
+        found = seen(*arguments)
+        for image in found.images:
+            image.item.image.unlink()
+        return found
+
+    monkeypatch.setattr(results, "analyse", then_vanishes)
+    with pytest.raises(DataError) as error:
+        fastseg.interpret("eye", data, export=exports("eye"), split="all", out=tmp_path / "look")
+    assert error.value.code == "no-such-image"
+
+
+def test_an_image_that_vanishes_while_the_wrong_ones_are_found_is_named(
+    exports, samples, tmp_path, monkeypatch
+):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    judged = browse.judged
+
+    def then_vanishes(predictor, items, root):
+        yield from list(judged(predictor, items, root))
+        for item in items:
+            item.image.unlink()
+
+    monkeypatch.setattr(browse, "judged", then_vanishes)
+    with pytest.raises(DataError) as error:
+        fastseg.show("eye", data, export=exports("eye"), wrong=True, out=tmp_path / "wrong.png")
+    assert error.value.code == "no-such-image"
+    assert not (tmp_path / "wrong.png").exists()

@@ -1,4 +1,4 @@
-"""Pictures: their size, proportions and legends; labels that nothing crosses; evidence that shows on dark images."""
+"""Pictures: size, proportions, legends, labels that nothing crosses, evidence on dark images."""
 
 import itertools
 from pathlib import Path
@@ -29,6 +29,7 @@ def rows(count: int, size: tuple[int, int], panels: int = 4) -> list[list[plots.
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(800, 600), (2400, 100), (100, 2400), (3000, 4000), (1, 1)])
 @pytest.mark.parametrize("count", [1, 6, 40])
 def test_a_grid_is_no_larger_than_the_limit_and_keeps_proportions(size, count, tmp_path):
@@ -66,6 +67,7 @@ def test_more_rows_than_are_legible_are_left_out_and_said(caplog):
     assert max(figure.get_size_inches()) < plots.LARGEST + 2
 
 
+@pytest.mark.slow
 def test_every_picture_of_an_export_is_within_the_limit(exports, samples, run):
     run("interpret", "eye", "--export", exports("eye"), "--split", "all", "--out", "look")
     run("show", "eye", "--data", samples["eye"], "--rows", "16")

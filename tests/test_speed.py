@@ -1,4 +1,4 @@
-"""Engine and precision: measured where it pays, kept, forced by options, told apart by journals and cards, kept by a resumed fit."""
+"""Choice of engine and precision: measured where it pays, cached, forced by options, recorded."""
 
 import json
 import shutil
@@ -25,14 +25,14 @@ ONNX, FLOAT, HALF = ("onnx", "float32"), ("torch", "float32"), ("torch", "bfloat
 
 @pytest.fixture(autouse=True)
 def a_cpu_with_units(monkeypatch):
-    """All of it is so on every machine: a CPU that says it has bfloat16 units, and nothing forced from outside."""
+    """Pretend that the CPU has bfloat16 units, and force nothing: the same on every machine."""
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     monkeypatch.delenv("FASTSEG_PRECISION", raising=False)
 
 
 @pytest.fixture
 def seconds(monkeypatch):
-    """Let options take so many seconds an image; `measured` lists what was measured, and at which batch size."""
+    """Set each option's seconds an image; `measured` lists what was measured, with batch sizes."""
 
     def table(*, measured=None, **by_option):
         def took(self, bs):
@@ -249,6 +249,7 @@ def test_an_interrupted_run_does_not_go_on_by_another_engine(
     assert calls(engine="onnx") == 16 if command == "predict" else calls(engine="onnx") < 16
 
 
+@pytest.mark.slow
 def test_the_card_has_the_precision(samples, tmp_path):
     for precision in ("float32", "bfloat16"):
         fastseg.fit(
@@ -274,7 +275,7 @@ def test_the_card_has_the_precision(samples, tmp_path):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Let a training step take so many seconds in each precision; `measured` lists what was measured."""
+    """Set the seconds of a training step in each precision; `measured` lists what was measured."""
     whole = speed.step_seconds
 
     def table(*, measured=None, **by_precision):
@@ -347,6 +348,7 @@ def test_a_model_that_cannot_be_measured_trains_in_float32(samples, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_keeps_its_precision(samples, steps, tmp_path, monkeypatch):
     steps(float32=9, bfloat16=1)
     common = dict(**OPTIONS, epochs=3, device="cpu")

@@ -1,4 +1,4 @@
-"""Mistakes are found before torch is imported, what a start imports is bounded, and a process ends quickly with its exit code."""
+"""Start and end of the process: mistakes are found before torch is imported; exit is quick."""
 
 import gc
 import json
@@ -58,7 +58,8 @@ HEAVY = {
     "captum",
 }
 
-# Runs each of the commands read from standard input in one process; prints what each left in sys.modules, its exit code and its last line.
+# Runs the commands read from standard input in one process. Prints for each what it left in
+# sys.modules, its exit code and its last line.
 RUNNER = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -171,7 +172,8 @@ def test_mistakes_that_need_no_torch_are_told_without_it(mistakes, tmp_path):
 
 def test_the_modules_of_commands_import_nothing_heavy(tmp_path):
     code = (
-        f"import sys\nfrom importlib import import_module\nfor name in {LIGHT}:\n    import_module(f'fastseg.{{name}}')\n"
+        "import sys\nfrom importlib import import_module\n"
+        f"for name in {LIGHT}:\n    import_module(f'fastseg.{{name}}')\n"
         f"    assert not {HEAVY} & set(sys.modules), (name, {HEAVY} & set(sys.modules))"
     )
     done = python("-c", code, cwd=tmp_path)
@@ -181,9 +183,11 @@ def test_the_modules_of_commands_import_nothing_heavy(tmp_path):
 def test_python_finds_the_same_mistakes_as_early(mistakes, samples, tmp_path):
     code = (
         "import sys, fastseg\n"
-        "try:\n    fastseg.learner('eye', 'void')\nexcept fastseg.FastsegError: pass\nelse: sys.exit('no error')\n"
+        "try:\n    fastseg.learner('eye', 'void')\nexcept fastseg.FastsegError: pass\n"
+        "else: sys.exit('no error')\n"
         f"try:\n    fastseg.learner('eye', {str(samples['eye'])!r}, decoder='unett')\n"
-        "except fastseg.FastsegError as error: assert error.code == 'unknown-decoder', error.code\nelse: sys.exit('no error')\n"
+        "except fastseg.FastsegError as error: assert error.code == 'unknown-decoder', error.code\n"
+        "else: sys.exit('no error')\n"
         "assert 'torch' not in sys.modules"
     )
     done = python("-c", code, cwd=tmp_path)
@@ -217,17 +221,21 @@ def test_masks_checked_early_are_all_that_it_has_time_for(samples, monkeypatch):
 def test_a_fit_says_something_before_it_imports_torch(samples, tmp_path):
     code = (
         "import sys, logging\nfrom fastseg.learners import preparation\n"
-        "class First(logging.Handler):\n    def emit(self, record):\n        raise SystemExit('torch' in sys.modules)\n"
+        "class First(logging.Handler):\n    def emit(self, record):\n"
+        "        raise SystemExit('torch' in sys.modules)\n"
         "logging.getLogger('fastseg').addHandler(First())\nlogging.getLogger('fastseg').setLevel(logging.INFO)\n"
         f"preparation.learner('eye', {str(samples['eye'])!r})\nsys.exit('nothing was said')"
     )
     assert python("-c", code, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_threads_are_those_asked_for(samples, tmp_path):
     code = (
-        f"import sys\nsys.argv = ['fastseg', '--threads', '1', 'fit', 'eye', '--data', {str(samples['eye'])!r}, '--arch', 'nothing']\n"
-        "from fastseg.cli.app import app\ntry: app()\nexcept SystemExit: pass\nimport torch\nassert torch.get_num_threads() == 1"
+        "import sys\nsys.argv = ['fastseg', '--threads', '1', 'fit', 'eye', '--arch', 'nothing',"
+        f" '--data', {str(samples['eye'])!r}]\n"
+        "from fastseg.cli.app import app\ntry: app()\nexcept SystemExit: pass\n"
+        "import torch\nassert torch.get_num_threads() == 1"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -258,7 +266,7 @@ threading.Thread(target=lambda: (time.sleep(0.5), os.mkdir("waited"))).start()
     ],
 )
 def test_the_end_is_quick_and_whole(arguments, code, made, tmp_path):
-    """Threads are waited for, what is registered for the end is called, output and exit code arrive; modules are not taken apart."""
+    """Threads finish, functions of atexit are called, output and exit code arrive."""
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "late.py").write_text(AT_THE_END)
     done = subprocess.run(
@@ -278,7 +286,10 @@ def test_the_end_is_quick_and_whole(arguments, code, made, tmp_path):
 
 
 def test_a_program_that_calls_main_keeps_its_own_exit_code(tmp_path):
-    program = "import sys\nfrom fastseg.cli import main\nsys.argv = ['fastseg', 'tasks']\ntry: main()\nexcept SystemExit: sys.exit(3)"
+    program = (
+        "import sys\nfrom fastseg.cli import main\nsys.argv = ['fastseg', 'tasks']\n"
+        "try: main()\nexcept SystemExit: sys.exit(3)"
+    )
     assert python("-c", program, cwd=tmp_path).returncode == 3
 
 

@@ -1,4 +1,4 @@
-"""A sixth dataset is one file: written here as the README shows it, and used through the command line."""
+"""A task of the user's own is one file: as README shows it, used through the command line."""
 
 import os
 import re
@@ -39,6 +39,7 @@ def cli(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_a_task_in_one_file(cli, tmp_path):
     assert "roof" in cli("tasks")
     assert "roof" in cli("fit", "rof", code=1)
@@ -94,7 +95,7 @@ DIES = "if {}.stem > 'image_010': raise KeyboardInterrupt"
 
 @pytest.fixture
 def edit(tmp_path, monkeypatch):
-    """Write roof.py: codes of the masks, and what its methods do first; as a new process would import it."""
+    """Write roof.py with these codes and first lines of its methods; forget the imported module."""
     (tmp_path / "edited").mkdir()
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "edited")])
 

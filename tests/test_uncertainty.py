@@ -1,4 +1,4 @@
-"""Calibration, the promise of the review flag, suspected label errors, evidence maps, and what predict writes of them."""
+"""Calibration, the review flag's promise, suspected label errors, evidence, what predict writes."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_a_few_images_all_right_leave_the_temperature_near_one():
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.15])
 def test_the_promised_error_rate_holds_on_new_images(rate):
-    """Over many draws of 60 held-out and 200 new images, the mean error let through is at most the rate, and not far below."""
+    """Over many draws of held-out and new images, the mean accepted error is at most the rate."""
     rng, let_through = np.random.default_rng(1), []
     for _ in range(400):
         difficulty = rng.beta(1, 4, 260)
@@ -62,7 +62,7 @@ def test_expected_error_of_hand_made_probabilities():
 
 
 def test_planted_label_errors_come_first(samples):
-    """A model that is right, but for noise: of 16 labels, the shifted, swapped and emptied ones are in most doubt."""
+    """Of 16 labels, the shifted, swapped and emptied ones are the most suspected."""
     items = EYE.items(samples["eye"])
     labels = [EYE.label(item) for item in items]
     rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def test_planted_label_errors_come_first(samples):
 
 
 def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
-    """It sees a pale eye where the label has none: doubtful. An image where both see nothing is not, nor a good label."""
+    """A pale eye where the label has none is suspected; empty images and good labels are not."""
     probabilities = np.zeros((2, 40, 40), dtype=np.float32)
     probabilities[1, 10:20, 10:20] = 0.4
     probabilities[0] = 1 - probabilities[1]

@@ -1,4 +1,5 @@
-"""From files to arrays and batches: images and masks, their decoding and bit depth, synthetic images, augmentation, loaders.
+"""From files to arrays and batches: reading, decoding of masks, bit depth, pairing, augmentation.
 
-What a dataset's folders and classes mean is in `tasks`; what can be wrong with a dataset is in `checks`.
+What a dataset's folders and classes mean is in `tasks`; what can be wrong with a dataset is in
+`checks`.
 """

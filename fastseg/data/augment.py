@@ -1,8 +1,9 @@
-"""Random flips, affine maps and light, on whole batches: one exact flip and at most one resampling an image."""
+"""Augmentation of whole batches: an exact flip, at most one resampling, light, colour, blur."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +13,19 @@ from fastai.vision.augment import RandTransform
 from ..types import IGNORE, Recipe
 from .mirror import mirrored
 
+KERNEL_SIGMAS = 4  # radius of a Gaussian's kernel; 0.006 % of its weight lie outside
+
 
 class Augment(RandTransform):
-    """Augment training batches: images float (B, 3, H, W) from 0 to 1, masks int64 (B, H, W), alike.
+    """Augment training batches: images float (B, 3, H, W) from 0 to 1, masks int64 (B, H, W).
 
-    `rotate` is in degrees; `zoom` and `light` are shares: scales from 1 - zoom to 1 + zoom, brightness and contrast
-    likewise; `colour` likewise for saturation and, half of it, for each channel (white balance). Flips are exact (no
-    resampling); where `rotate` and `zoom` are 0 nothing is resampled at all. A mirrored mask moves `flip_shift` px to the
-    right (see `Recipe`). `cutout` is the share of each side of a grey box laid over the image at random (arXiv:1708.04552);
-    the mask keeps its classes there. Where sharpness is the label, `blur_share` of the images are blurred by a Gaussian of
-    a sigma drawn from `blur_sigma` px, and labelled `blur_class`.
+    `rotate` is in degrees. `zoom` and `light` are shares: scales from 1 - zoom to 1 + zoom, and
+    brightness and contrast likewise. `colour` is the same for saturation and, half of it, for each
+    channel (white balance). Flips are exact; where `rotate` and `zoom` are 0, nothing is resampled.
+    A mirrored mask moves `flip_shift` px to the right (see `Recipe`). `cutout` is the side of a
+    grey box laid over the image, as a share of the image's side (arXiv:1708.04552); the mask keeps
+    its classes there. Where sharpness is the label, `blur_share` of the images are blurred by a
+    Gaussian of a sigma drawn from `blur_sigma`, in px, and labelled `blur_class`.
     """
 
     split_idx, order = 0, 20
@@ -52,7 +56,7 @@ class Augment(RandTransform):
 
     @classmethod
     def of(cls, recipe: Recipe) -> Augment:
-        """Return what a recipe asks for."""
+        """Return the augmentation of a recipe."""
         return cls(
             recipe.flip,
             recipe.rotate,
@@ -66,7 +70,8 @@ class Augment(RandTransform):
             recipe.blur_class,
         )
 
-    def before_call(self, b, split_idx: int) -> None:
+    def before_call(self, b: Any, split_idx: int) -> None:
+        """Draw the changes of a batch; fastai calls this once before images and masks."""
         self.do = True
         x = b[0] if isinstance(b, tuple) else b
         count, device, (height, width) = len(x), x.device, x.shape[-2:]
@@ -107,7 +112,8 @@ class Augment(RandTransform):
             inside = [(places >= 0) & (places < self.cutout) for places in (rows, columns)]
             self.box = (inside[0][:, :, None] & inside[1][:, None])[:, None]
 
-    def encodes(self, x: TensorImage):
+    # fastai picks one of these by the annotation of `x`, and would convert to an annotated result.
+    def encodes(self, x: TensorImage):  # type: ignore[no-untyped-def]
         pixels = self._flip(x.as_subclass(torch.Tensor))
         if self.grid is not None:
             pixels = F.grid_sample(
@@ -137,9 +143,10 @@ class Augment(RandTransform):
             pixels = torch.where(self.box, pixels.new_tensor(0.5), pixels)
         return TensorImage(pixels)
 
-    def encodes(self, x: TensorMask):  # noqa: F811 - fastai dispatches on the annotation
+    def encodes(self, x: TensorMask):  # type: ignore[no-untyped-def,no-redef]  # noqa: F811
         codes = self._flip(x.as_subclass(torch.Tensor), self.flip_shift)
-        if self.grid is not None:  # beyond the border nothing is known: unlabelled, not reflected
+        if self.grid is not None:
+            # Beyond the border, masks are unlabelled: zero padding of codes - 255 is code 255.
             shifted = (codes.float() - IGNORE)[:, None]
             codes = F.grid_sample(
                 shifted, self.grid, mode="nearest", padding_mode="zeros", align_corners=False
@@ -147,11 +154,11 @@ class Augment(RandTransform):
             codes = (codes[:, 0] + IGNORE).round().long()
         return TensorMask(codes)
 
-    def encodes(self, x: TensorCategory):  # noqa: F811
-        return (
-            TensorCategory(torch.where(self.blurred, self.blur_class, x.as_subclass(torch.Tensor)))
-            if self.blur_share
-            else x
+    def encodes(self, x: TensorCategory):  # type: ignore[no-untyped-def,no-redef]  # noqa: F811
+        if not self.blur_share:
+            return x
+        return TensorCategory(
+            torch.where(self.blurred, self.blur_class, x.as_subclass(torch.Tensor))
         )
 
     def _flip(self, x: torch.Tensor, shift: int = 0) -> torch.Tensor:
@@ -159,9 +166,9 @@ class Augment(RandTransform):
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Blur each image of a batch, float (B, C, H, W), by a Gaussian of its own sigma, float (B,) in px."""
+    """Return a batch, float (B, C, H, W), blurred by Gaussians of sigmas, float (B,), in px."""
     count, channels, height, width = x.shape
-    radius = max(1, math.ceil(4 * float(sigma.max())))
+    radius = max(1, math.ceil(KERNEL_SIGMAS * float(sigma.max())))
     places = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = (-0.5 * (places / sigma[:, None]) ** 2).exp()
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,33 +15,36 @@ from .images import resized, resized_codes
 
 
 class Pixels:
-    """Images and labels at the training size, uint8, decoded once: what fits into `budget` bytes stays in memory.
+    """Images and labels at the training size, uint8, decoded once.
 
-    Pickles without what it keeps, so that exports hold no image. Threads may share it.
+    What fits into `budget` bytes (default: `utils.device.cache_bytes`) stays in memory. Pickles
+    without the decoded images, so that exports hold none. Threads may share it.
     """
 
     def __init__(self, task: Dataset, size: tuple[int, int], budget: int | None = None):
-        self.task, self.size, self.budget = (
-            task,
-            tuple(size),
-            cache_bytes() if budget is None else budget,
-        )
-        self._forget()
+        self.task = task
+        self.size = (size[0], size[1])
+        self.budget = cache_bytes() if budget is None else budget
+        self._clear()
 
-    def _forget(self) -> None:
-        self.kept: dict[tuple[str, Path], np.ndarray] = {}
-        self.used, self._lock = 0, threading.Lock()
+    def _clear(self) -> None:
+        self.kept: dict[tuple[str, Path | int], np.ndarray] = {}
+        self.used = 0  # bytes
+        self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {"task": self.task, "size": self.size, "budget": self.budget}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._clear()
 
     def image(self, item: Item | Path | str) -> np.ndarray:
         """Return an item's or file's pixels at the training size, uint8 (h, w, 3)."""
-        return self._get("image", item, lambda: self.task.image(item))
+        if isinstance(item, Item):
+            return self._get("image", item, lambda: self.task.image(item))
+        found = self.kept.get(("image", item)) if isinstance(item, Path) else None
+        return self._shrink("image", self.task.image(item)) if found is None else found
 
     def label(self, item: Item) -> np.ndarray | str:
         """Return an item's codes at the training size, uint8 (h, w), or its class by name."""
@@ -48,28 +53,24 @@ class Pixels:
         return self._get("label", item, lambda: self.task.label(item))
 
     def keep(self, item: Item, image: np.ndarray, label: np.ndarray | int) -> None:
-        """Keep what was decoded for another purpose, at the training size, while it fits."""
+        """Keep an image and its label that were decoded for another purpose, if they fit."""
         self._get("image", item, lambda: image)
         if self.task.has_masks:
             self._get("label", item, lambda: label)
 
-    def _get(self, part: str, item: Item | Path | str, read) -> np.ndarray:
-        key = part, getattr(item, part, item)
-        found = self.kept.get(key) if isinstance(key[1], Path) else None
+    def _get(self, part: str, item: Item, read: Callable[[], np.ndarray | int]) -> np.ndarray:
+        """Return an item's "image" or "label", from memory or as `read` gives it."""
+        key = part, item.image if part == "image" else item.label
+        found = self.kept.get(key)
         if found is not None:
             return found
-        how = self.task.recipe.resize
-        small = (
-            resized(read(), self.size, how)
-            if part == "image"
-            else resized_codes(read(), self.size, how)
-        )
+        small = self._shrink(part, read())
         with self._lock:
-            if (
-                isinstance(item, Item)
-                and key not in self.kept
-                and self.used + small.nbytes <= self.budget
-            ):
+            if key not in self.kept and self.used + small.nbytes <= self.budget:
                 self.kept[key] = small
                 self.used += small.nbytes
         return small
+
+    def _shrink(self, part: str, pixels: Any) -> np.ndarray:
+        resize = resized if part == "image" else resized_codes
+        return resize(pixels, self.size, self.task.recipe.resize)

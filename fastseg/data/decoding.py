@@ -1,8 +1,8 @@
-"""What the values of a mask mean: codes, colours or greys -> classes, and each value that has no meaning as a fault."""
+"""What the values of a mask mean: codes, colours or greys as classes; the others as faults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,21 +13,37 @@ from ..types import IGNORE, Colour
 from .images import read_image, read_raw
 from .issues import Fault, refuse
 
-STRAY_SHARE = (
-    1e-4  # masks drawn by hand hold a few wrong pixels; up to this share they count as unlabelled
-)
-# Anti-aliasing mixes neighbouring colours: the mean of three primaries lies 0.577 palette distances from each of
-# them, while black, white and the secondaries lie at least 0.707 away.
+# Masks drawn by hand hold a few wrong pixels. Up to this share they count as unlabelled; a
+# convention: 1 px of 100 x 100.
+STRAY_SHARE = 1e-4
+
+# In shares of the smallest distance between two palette colours. Anti-aliasing mixes neighbouring
+# colours: the mean of three primaries lies 0.577 such distances from each of them, while black,
+# white and the secondaries lie at least 0.707 away.
 COLOUR_TOLERANCE = 0.6
-# Colours declared beside the palette take JPEG noise only, in shares of the smallest distance between two colours: a mixture
-# of two palette colours, such as dark yellow between red and green, may lie nearer to black than to either.
+
+# Colours declared beside the palette take JPEG noise only, in shares of the smallest distance
+# between two colours: a mixture of two palette colours, such as dark yellow between red and green,
+# may lie nearer to a declared black than to either.
 DECLARED_TOLERANCE = 0.25
-LISTED = 6  # codes or colours that a message names
-VALUES = 16  # codes that are kept of each mask: enough to tell 0/255 masks from others
-LOSSY_SPREAD = 16  # levels by which JPEG compression makes equal channels differ at most
-FEW_CODES = 32  # grey masks whose values are all below are taken for masks of codes, not of colours near black
-SOFT = 8  # greys between 0 and 255, from which on a mask is taken for a 0/255 mask with soft edges
-WIDE = 257  # by which 8-bit values are multiplied to fill 16 bits
+
+MAX_LISTED = 6  # codes or colours that a message names
+MAX_VALUES = 16  # codes that are kept of each mask: enough to tell 0/255 masks from others
+
+# Levels by which JPEG compression makes the equal channels of a grey mask differ at most, after
+# conversion from YCbCr; a convention above the rounding errors of a level or two.
+LOSSY_SPREAD = 16
+
+# A grey mask, where colours are expected, whose values are all below 32 holds codes, not colours
+# near black: no task here has as many classes. A convention.
+MAX_CODES = 32
+
+# From so many greys between 0 and 255 on, a mask is a 0/255 mask with soft edges, not one of
+# codes; a convention: smoothing an edge makes more, and tasks seldom declare as many.
+SOFT_EDGE_GREYS = 8
+
+WIDENING = 257  # by which 8-bit values are multiplied to fill 16 bits: 255 * 257 = 65535
+GREY_THRESHOLD = 127  # greys above are class 1 in masks of two classes
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -37,12 +53,9 @@ class Decoded:
 
     codes: np.ndarray  # uint8 (H, W): class indices, 255 = unlabelled
     faults: list[Fault] = field(default_factory=list)
-    values: tuple[
-        int, ...
-    ] = ()  # the codes that the file holds, ascending, the first `VALUES`; nothing for colours and greys
-    unknown: np.ndarray | None = (
-        None  # bool (H, W): pixels without a meaning, which count as unlabelled
-    )
+    # the first `MAX_VALUES` codes that the file holds, ascending; none for colours and greys
+    values: tuple[int, ...] = ()
+    unknown: np.ndarray | None = None  # bool (H, W): pixels without a meaning: unlabelled
 
     @property
     def stopping(self) -> list[Fault]:
@@ -56,7 +69,7 @@ class Decoded:
 
 
 def decode_codes(path: Path | str, meaning: Mapping[int, int]) -> Decoded:
-    """Read a mask of codes: `meaning` maps code -> class index, or 255 for unlabelled.
+    """Read a mask of codes: `meaning` maps codes to class indices, or 255 for unlabelled.
 
     Accepts grey, palette, 1-bit and 16-bit masks, and RGB(A) ones whose channels are equal.
     Raises `DataError` if the file cannot be read.
@@ -67,19 +80,17 @@ def decode_codes(path: Path | str, meaning: Mapping[int, int]) -> Decoded:
         channels = values[..., : 3 if values.shape[2] >= 3 else 1]
         spread = int((channels.max(axis=2).astype(int) - channels.min(axis=2)).max())
         if spread > (LOSSY_SPREAD if lossy else 0):
-            return _in_colours(path, channels)
+            return _refuse_colours(path, channels)
         values = channels[..., 0]
-    # Pillow's histogram is three times quicker than bincount, which makes a copy of eight bytes a pixel.
-    counts = (
-        Image.fromarray(values).histogram()
-        if values.dtype == np.uint8
-        else np.bincount(values.reshape(-1))
-    )
-    present = np.flatnonzero(counts)
+    if values.dtype == np.uint8:
+        # three times quicker than bincount, which makes a copy of eight bytes a pixel
+        present = np.flatnonzero(Image.fromarray(values).histogram())
+    else:
+        present = np.flatnonzero(np.bincount(values.reshape(-1)))
     lookup = np.full(int(present[-1]) + 1, IGNORE, dtype=np.uint8)
     for code in present:
         lookup[code] = meaning.get(int(code), IGNORE)
-    codes, kept = lookup[values], tuple(int(value) for value in present[:VALUES])
+    codes, kept = lookup[values], tuple(int(value) for value in present[:MAX_VALUES])
     strange = [int(code) for code in present if int(code) not in meaning]
     if not strange:
         return Decoded(codes, values=kept)
@@ -97,15 +108,19 @@ def is_lossy(path: Path | str) -> bool:
 def _unknown_codes(
     path: Path | str, values: np.ndarray, unknown: np.ndarray, known: Sequence[int], lossy: bool
 ) -> Fault:
+    """Return the fault of a mask with codes that are not `known`; `unknown`, bool (H, W), has them.
+
+    It names the likely cause: soft edges, a change to 16 bits, JPEG compression, or a few strays.
+    """
     codes, counts = np.unique(values[unknown], return_counts=True)
-    listed = ", ".join(f"{code} ({count} px)" for code, count in zip(codes[:LISTED], counts)) + (
-        ", ..." if len(codes) > LISTED else ""
+    listed = ", ".join(f"{code} ({count} px)" for code, count in zip(codes[:MAX_LISTED], counts))
+    detail = (
+        f"holds {int(unknown.sum())} px ({unknown.mean():.2%}) of codes other than "
+        f"{ranges(known)}: {listed}{', ...' if len(codes) > MAX_LISTED else ''}"
     )
-    detail = f"holds {int(unknown.sum())} px ({unknown.mean():.2%}) of codes other than {ranges(known)}: {listed}"
     y, x = np.argwhere(unknown)[0]
     place = f"first at x {x}, y {y}"
-    greys = len(codes) >= SOFT and {0, 255} <= set(np.unique(values).tolist())
-    if greys:
+    if len(codes) >= SOFT_EDGE_GREYS and {0, 255} <= set(np.unique(values).tolist()):
         return Fault(
             "unknown codes",
             str(path),
@@ -113,12 +128,13 @@ def _unknown_codes(
             'declare masks="threshold" in a task of two classes, or write one code a pixel',
             place,
         )
-    if values.dtype != np.uint8 and (values % WIDE == 0).all():
+    if values.dtype != np.uint8 and (values % WIDENING == 0).all():
         return Fault(
             "unknown codes",
             str(path),
-            f"holds codes that are all multiples of {WIDE}, as a change from 8 to 16 bits makes them",
-            f"divide them by {WIDE}, or save the mask with 8 bits",
+            f"holds codes that are all multiples of {WIDENING}, "
+            "as a change from 8 to 16 bits makes them",
+            f"divide them by {WIDENING}, or save the mask with 8 bits",
             place,
         )
     if lossy:
@@ -133,29 +149,35 @@ def _unknown_codes(
         "unknown codes" if unknown.mean() > STRAY_SHARE else "stray codes",
         str(path),
         detail,
-        f"remap these codes, or declare them in the task: codes={{{codes[0]}: CLASS}}, or ignore=({codes[0]},) for unlabelled",
+        f"remap these codes, or declare them in the task: codes={{{codes[0]}: CLASS}}, "
+        f"or ignore=({codes[0]},) for unlabelled",
         place,
     )
 
 
-def _in_colours(path: Path | str, rgb: np.ndarray) -> Decoded:
+def _all_unlabelled(rgb: np.ndarray, fault: Fault) -> Decoded:
+    """Return the result for a mask, (H, W, channels), of which nothing can be decoded."""
+    return Decoded(np.full(rgb.shape[:2], IGNORE, np.uint8), [fault])
+
+
+def _refuse_colours(path: Path | str, rgb: np.ndarray) -> Decoded:
+    """Return the result for a mask in colours where codes are expected."""
     packed = _packed(rgb)
     colours, counts = np.unique(packed, return_counts=True)
     order = counts.argsort()[::-1]
     listed = ", ".join(
-        f"{_unpacked(colours[i])} {counts[i] / packed.size:.1%}" for i in order[:LISTED]
+        f"{_unpacked(colours[i])} {counts[i] / packed.size:.1%}" for i in order[:MAX_LISTED]
     )
-    more = f" and {len(colours) - LISTED} more" if len(colours) > LISTED else ""
-    return Decoded(
-        np.full(rgb.shape[:2], IGNORE, np.uint8),
-        [
-            Fault(
-                "unknown colours",
-                str(path),
-                f"is in colours, but this task's masks hold class codes: {listed}{more}",
-                'write one code a pixel, or declare the colours in a task of your own: masks="colours" and palette=((R, G, B), ...)',
-            )
-        ],
+    more = f" and {len(colours) - MAX_LISTED} more" if len(colours) > MAX_LISTED else ""
+    return _all_unlabelled(
+        rgb,
+        Fault(
+            "unknown colours",
+            str(path),
+            f"is in colours, but this task's masks hold class codes: {listed}{more}",
+            "write one code a pixel, or declare the colours in a task of your own: "
+            'masks="colours" and palette=((R, G, B), ...)',
+        ),
     )
 
 
@@ -165,73 +187,78 @@ def decode_colours(
     palette: Sequence[Colour],
     declared: Mapping[Colour, int],
 ) -> Decoded:
-    """Read a mask in the palette's colours; `declared` maps further colours -> class index, or 255 for unlabelled.
+    """Read a mask in the palette's colours.
 
+    `declared` maps further colours to class indices, or to 255 for unlabelled.
     Raises `DataError` if the file cannot be read.
     """
     rgb = read_image(path)
     greys = np.unique(rgb[..., 0])
-    if (
-        1 < len(greys)
-        and greys[-1] < FEW_CODES
-        and (rgb == rgb[..., :1]).all()
-        and not is_lossy(path)
-    ):
-        return Decoded(
-            np.full(rgb.shape[:2], IGNORE, np.uint8),
-            [
-                Fault(
-                    "unknown colours",
-                    str(path),
-                    f"holds the codes {ranges(greys.tolist())}, but this task's masks are in colours",
-                    'paint them in the palette\'s colours, or define a task with masks="codes"',
-                )
-            ],
+    is_grey = len(greys) > 1 and (rgb == rgb[..., :1]).all()
+    if is_grey and greys[-1] < MAX_CODES and not is_lossy(path):
+        return _all_unlabelled(
+            rgb,
+            Fault(
+                "unknown colours",
+                str(path),
+                f"holds the codes {ranges(greys.tolist())}, but this task's masks are in colours",
+                'paint them in the palette\'s colours, or define a task with masks="codes"',
+            ),
         )
-    codes, away = match_colours(rgb, palette, declared)
-    if not away:
+    codes, inexact = match_colours(rgb, palette, declared)
+    if not inexact:
         return Decoded(codes)
-    unknown_pixels = sum(count for _, count, known in away if not known)
-    pixels = sum(count for _, count, _ in away)
-    most = np.array([colour for colour, _, _ in away[:3]], dtype=float)
-    nearest = np.linalg.norm(most[:, None] - np.array(palette), axis=2).argmin(axis=1)
+    unknown = [colour for colour, _, matched in inexact if not matched]
+    unknown_pixels = sum(count for _, count, matched in inexact if not matched)
+    y, x = np.argwhere(_packed(rgb) == _packed(np.array(inexact[0][0])))[0]
+    kind, remedy = "blended colours", "save masks as PNG without smoothing"
+    if unknown_pixels > STRAY_SHARE * codes.size:
+        kind = "unknown colours"
+        remedy = (
+            f"recolour them, or declare them in the task: codes={{{unknown[0]}: CLASS}}, "
+            f"or ignore=({unknown[0]},) for unlabelled"
+        )
+    fault = Fault(
+        kind,
+        str(path),
+        _describe_colours(inexact, codes.size, classes, palette),
+        remedy,
+        f"first at x {x}, y {y}",
+    )
+    has_unknown = np.isin(_packed(rgb), [_packed(np.array(colour)) for colour in unknown])
+    return Decoded(codes, [fault], unknown=has_unknown)
+
+
+def _describe_colours(
+    inexact: Sequence[tuple[Colour, int, bool]],
+    pixels: int,
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+) -> str:
+    """Return in words how many of a mask's pixels are not in exact colours, and the commonest."""
+    count = sum(count for _, count, _ in inexact)
+    commonest = np.array([colour for colour, _, _ in inexact[:3]], dtype=float)
+    nearest = np.linalg.norm(commonest[:, None] - np.array(palette), axis=2).argmin(axis=1)
     listed = "; ".join(
         f"{colour} ({count} px, nearest {classes[index]})"
-        for (colour, count, _), index in zip(away, nearest)
+        for (colour, count, _), index in zip(inexact, nearest)
     )
-    detail = f"holds {pixels} px ({pixels / codes.size:.2%}) in {len(away)} colours that no class has: {listed}"
-    y, x = np.argwhere(_packed(rgb) == _packed(np.array(away[0][0])))[0]
-    place = f"first at x {x}, y {y}"
-    unknown = _unknown_colours(rgb, away)
-    if unknown_pixels <= STRAY_SHARE * codes.size:
-        return Decoded(
-            codes,
-            [
-                Fault(
-                    "blended colours",
-                    str(path),
-                    detail,
-                    "save masks as PNG without smoothing",
-                    place,
-                )
-            ],
-            unknown=unknown,
-        )
-    worst = next(colour for colour, _, known in away if not known)
-    remedy = f"recolour them, or declare them in the task: codes={{{worst}: CLASS}}, or ignore=({worst},) for unlabelled"
-    return Decoded(
-        codes, [Fault("unknown colours", str(path), detail, remedy, place)], unknown=unknown
+    return (
+        f"holds {count} px ({count / pixels:.2%}) in {len(inexact)} colours that no class has: "
+        f"{listed}"
     )
 
 
 def match_colours(
     rgb: np.ndarray, palette: Sequence[Colour], declared: Mapping[Colour, int] | None = None
 ) -> tuple[np.ndarray, list[tuple[Colour, int, bool]]]:
-    """Return codes, uint8 (H, W), of colours, uint8 (H, W, 3): each pixel's index in `palette`, or what `declared` says.
+    """Return codes, uint8 (H, W), of colours, uint8 (H, W, 3), and the colours that are not exact.
 
-    Exact colours first; others take the nearest palette colour within `COLOUR_TOLERANCE` times the smallest distance between
-    two palette colours (JPEG noise, anti-aliased edges), or a nearer declared one within `DECLARED_TOLERANCE`. The rest is
-    unlabelled. The second result lists the inexact colours, most pixels first: (colour, pixels, whether it has a class).
+    A pixel's code is the index of its colour in `palette`, or the value of `declared`. Other
+    colours take the nearest palette colour within `COLOUR_TOLERANCE` times the smallest distance
+    between two palette colours (JPEG noise, anti-aliased edges), or a nearer declared one within
+    `DECLARED_TOLERANCE`. The rest is unlabelled. The second result lists the colours that are not
+    exact, those of most pixels first: (colour, pixels, whether it matched).
     """
     known = [*enumerate(palette), *((code, colour) for colour, code in (declared or {}).items())]
     packed = _packed(rgb)
@@ -262,12 +289,8 @@ def _smallest_distance(colours: np.ndarray) -> float:
     return float(between[between > 0].min())
 
 
-def _unknown_colours(rgb: np.ndarray, away: Sequence[tuple[Colour, int, bool]]) -> np.ndarray:
-    unknown = [_packed(np.array(colour)) for colour, _, known in away if not known]
-    return np.isin(_packed(rgb), unknown)
-
-
 def _packed(rgb: np.ndarray) -> np.ndarray:
+    """Return colours (..., 3) as one integer each, int32 (...)."""
     return rgb.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
 
 
@@ -276,9 +299,9 @@ def _unpacked(colour: int) -> Colour:
 
 
 def decode_greys(path: Path | str, classes: Sequence[str]) -> Decoded:
-    """Read a mask in which greys above 127 are class 1. Raises `DataError` if the file cannot be read."""
+    """Read a mask whose greys above 127 are class 1. Raises `DataError` if it cannot be read."""
     grey = read_image(path)[..., 0]
-    codes = (grey > 127).astype(np.uint8)
+    codes = (grey > GREY_THRESHOLD).astype(np.uint8)
     if not 0 < grey.max() <= len(classes):
         return Decoded(codes)
     return Decoded(
@@ -287,7 +310,7 @@ def decode_greys(path: Path | str, classes: Sequence[str]) -> Decoded:
             Fault(
                 "0/255 mask",
                 str(path),
-                f"holds codes 0 to {grey.max()}, but greys above 127 are {classes[1]}",
+                f"holds codes 0 to {grey.max()}, but greys above {GREY_THRESHOLD} are {classes[1]}",
                 "write 255 instead of 1",
             )
         ],
@@ -296,20 +319,16 @@ def decode_greys(path: Path | str, classes: Sequence[str]) -> Decoded:
 
 def ranges(codes: Sequence[int]) -> str:
     """Return codes as a reader counts them: "0 to 3, 255"."""
-
-    def runs() -> Iterator[str]:
-        ordered = sorted(set(codes))
-        start = previous = ordered[0]
-        for code in [*ordered[1:], None]:
-            if code != previous + 1:
-                yield (
-                    f"{start} to {previous}"
-                    if previous > start + 1
-                    else f"{start}, {previous}"
-                    if previous > start
-                    else f"{start}"
-                )
-                start = code
-            previous = code
-
-    return ", ".join(runs())
+    runs: list[list[int]] = []  # [first, last] of each run of consecutive codes
+    for code in sorted(set(codes)):
+        if runs and code == runs[-1][1] + 1:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code])
+    texts = []
+    for first, last in runs:
+        if last > first + 1:
+            texts.append(f"{first} to {last}")
+        else:
+            texts += [str(code) for code in range(first, last + 1)]
+    return ", ".join(texts)

@@ -1,12 +1,13 @@
-"""The bit depth of 16-bit images: one range for all images of a dataset or command, found, stated, and compared with each image's."""
+"""The bit depth of 16-bit images: one range, by which all images of a dataset are scaled."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from ..utils.progress import track
@@ -15,19 +16,29 @@ from .images import bits_of, largest_value
 
 log = logging.getLogger(__name__)
 
-# The largest value of an image that fits is above this part of the range. At an eighth, no pixel is brighter than 31 of 255, and three
-# bits are missing; depths in use differ by two, and a quarter of the range occurs in ordinary dim images.
-DARK = 8
-ODD = 0.1  # share of a dataset's images that may exceed the range of the others
-MANY = 3  # images that all fit a smaller range than their model's: of fewer, it may be that they are dim
+# An image whose largest value is at most 1/8 of the range is called nearly black: no pixel is
+# brighter than 31 of 255. The depths in use differ by two bits, so that 1/4 of the range is still
+# an ordinary dim image.
+DARK_PART = 8
+
+# Share of a dataset's images that may exceed the range of the others: a hot pixel in a few images
+# must not make all others dark. A convention; tests/test_data_depth.py pins what follows from it.
+MAX_EXCEEDING_SHARE = 0.1
+
+# Images that all fit a smaller range than their model's, from which on that is no chance: one or
+# two may simply be dim. A convention.
+MIN_IMAGES_FOR_RANGE = 3
+
+MAX_WORKERS = 8  # threads that read headers at once; a convention
 
 
 def largest_values(files: Iterable[Path]) -> dict[Path, int]:
-    """Return the largest value of each image of more than 8 bits; of the others, only the headers are read.
+    """Return the largest value of each image of more than 8 bits; others are left out.
 
-    Files that cannot be read are left out: what reads their pixels afterwards says so.
+    Of the others, only the headers are read. Files that cannot be read are left out too: whoever
+    reads their pixels afterwards reports them.
     """
-    files, workers = list(files), min(8, cpu_count() or 1)
+    files, workers = list(files), min(MAX_WORKERS, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         found = track(
             results_in_order((pool.submit(_largest_value, file) for file in files), 8 * workers),
@@ -44,36 +55,40 @@ def _largest_value(file: Path) -> int | None:
         return None
 
 
-def depth_of(largest: Mapping[object, int]) -> int | None:
-    """Return the fewest bits that hold the largest values of several images, or None for no image.
+def depth_of(largest: Mapping[Any, int]) -> int | None:
+    """Return the fewest bits that hold the largest values of several images, or None for none.
 
-    Where all but a few images, `ODD` of them at most, fit a smaller range, that is returned: a hot pixel must not make all others dark.
+    If all but `MAX_EXCEEDING_SHARE` of the images fit a smaller range, that one is returned.
     """
     if not largest:
         return None
     bits = sorted(map(bits_of, largest.values()))
-    return bits[len(bits) - 1 - int(ODD * len(bits))]
+    return bits[len(bits) - 1 - int(MAX_EXCEEDING_SHARE * len(bits))]
 
 
 def misfit(largest: int, depth: int) -> str:
-    """Say why an image whose largest value is `largest` cannot be scaled by the range of `depth` bits; "" if it can."""
+    """Return why an image of this largest value does not fit the range of `depth` bits.
+
+    "" if it fits.
+    """
     top = 2**depth - 1
     if largest > top:
         return f"its values reach {largest} and are clipped at {top}"
-    return (
-        f"its largest value is {largest} of {top}, so it looks nearly black"
-        if 0 < largest * DARK <= top
-        else ""
-    )
+    if 0 < largest * DARK_PART <= top:
+        return f"its largest value is {largest} of {top}, so it looks nearly black"
+    return ""
 
 
-def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
-    """Return the bits to scale images of these largest values by: `depth`, or if that is None, the fewest that hold them.
+def choose_depth(depth: int | None, largest: Mapping[Any, int]) -> int | None:
+    """Return the bits to scale images of these largest values by, and log what does not fit.
 
-    What was found is logged, and how many images do not fit.
+    That is `depth`, the task's or the model's; if it is None, the fewest bits that hold the values,
+    or None if there are no values.
     """
     found = depth or depth_of(largest)
-    if depth is None and largest:
+    if found is None or not largest:
+        return found
+    if depth is None:
         log.info(
             "images of more than 8 bits: %d, with %d-bit values (largest %d): scaled by %d",
             len(largest),
@@ -81,31 +96,34 @@ def chosen(depth: int | None, largest: Mapping[object, int]) -> int | None:
             max(largest.values()),
             2**found - 1,
         )
-    values = [value for value in largest.values() if value]
-    smaller = bits_of(max(values)) if depth is not None and len(values) >= MANY else None
-    if (
-        smaller is not None
-        and smaller < found
-        and not any(misfit(value, found) for value in values)
-    ):
-        log.warning(
-            "all %d images of more than 8 bits hold %d-bit values (largest %d), but the model was trained on %d-bit ones: they "
-            "look darker to it; save them in that range, or as 8 bits",
-            len(values),
-            smaller,
-            max(values),
-            found,
-        )
-    misfits = [(name, why) for name, value in largest.items() if (why := misfit(value, found))]
+    else:
+        _warn_of_smaller_range(found, [value for value in largest.values() if value])
+    misfits = [(file, why) for file, value in largest.items() if (why := misfit(value, found))]
     if misfits:
-        name, why = misfits[0]
+        file, why = misfits[0]
         log.warning(
-            "images of more than 8 bits that do not fit the %d-bit range that they are scaled by: %d of %d; %s: %s; save them in "
-            "that range, or as 8 bits",
+            "images of more than 8 bits that do not fit the %d-bit range that they are scaled by: "
+            "%d of %d; %s: %s; save them in that range, or as 8 bits",
             found,
             len(misfits),
             len(largest),
-            name,
+            file,
             why,
         )
     return found
+
+
+def _warn_of_smaller_range(depth: int, values: Sequence[int]) -> None:
+    """Warn if all of several images fit a smaller range than the model's `depth` bits."""
+    if len(values) < MIN_IMAGES_FOR_RANGE or any(misfit(value, depth) for value in values):
+        return
+    smaller = bits_of(max(values))
+    if smaller < depth:
+        log.warning(
+            "all %d images of more than 8 bits hold %d-bit values (largest %d), but the model was "
+            "trained on %d-bit ones: they look darker to it; save them in that range, or as 8 bits",
+            len(values),
+            smaller,
+            max(values),
+            depth,
+        )

@@ -1,4 +1,4 @@
-"""Images and masks as numpy arrays: reading, resizing, codes <-> colours, overlays. No torch here."""
+"""Images and masks as numpy arrays: reading, resizing, codes in colours, overlays. No torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,10 +23,20 @@ log = logging.getLogger(__name__)
 
 UNLABELLED_COLOUR = (240, 240, 240)
 DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that cameras and scanners keep in 16-bit files
-BAND = 512  # rows that are mixed at a time: floats of 12 megapixels would take half a gigabyte
-OUTLINE = 800  # px of an image's shorter side for each px that outlines widen to either side
-# Pillow has no mode for 16 bits in each of several channels, and keeps each value's high byte. Asked for the other byte order, it
-# keeps the low byte. Grey with alpha is asked for as four bytes.
+BAND_ROWS = 512  # rows blended at a time: floats of 12 megapixels would take half a gigabyte
+JPEG_QUALITY = 92  # a convention; Pillow's default is 75, and it recommends no more than 95
+
+# An outline in an overlay is one pixel wider on either side for each so many px of the image's
+# shorter side: on 12 megapixels, a line of 1 px cannot be seen at the size of a screen.
+OUTLINE_STEP = 800
+
+# Tags of TIFF 6.0
+SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION, SEPARATE_PLANES = 277, 258, 284, 2
+# The tag of EXIF that says how an image is turned, and its values that exchange width and height
+ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+
+# Pillow has no mode for 16 bits in each of several channels, and keeps each value's high byte.
+# Asked for the other byte order, it keeps the low byte. Grey with alpha is asked for as four bytes.
 _SWAPPED = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
 LOW_BYTE = {
     **{
@@ -40,10 +51,10 @@ Picture = Image.Image | np.ndarray  # what a decoded file is; an array is uint16
 
 
 def read_image(path: Path | str, depth: int | None = None) -> np.ndarray:
-    """Read any image as uint8 RGB of shape (H, W, 3), upright (EXIF), alpha dropped, 16-bit values scaled as `as_rgb` does.
+    """Read any image as uint8 RGB (H, W, 3), upright (EXIF), without alpha.
 
-    Of an animation or a file of several pages, the first one is read, and a warning says so.
-    Raises `DataError` naming the file if it cannot be decoded whole.
+    16-bit values are scaled as in `as_rgb`. Of an animation or a file of several pages, the first
+    one is read, and a warning says so. Raises `DataError` if the file cannot be decoded completely.
     """
     return as_rgb(_open(path)[0], depth)
 
@@ -51,24 +62,26 @@ def read_image(path: Path | str, depth: int | None = None) -> np.ndarray:
 def read_near(
     path: Path | str, size: tuple[int, int], depth: int | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Read an image as `read_image` does, but no larger than it need be for `size`, (height, width); return its own size too.
+    """Read an image like `read_image`, no larger than needed for `size`, and its own size.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at least `size`: two to five times quicker.
+    Both sizes are (height, width). A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is
+    still at least `size`: two to five times quicker.
     """
     picture, own = _open(path, size)
     return as_rgb(picture, depth), own
 
 
 def as_rgb(picture: Picture, depth: int | None = None) -> np.ndarray:
-    """Return a decoded image as uint8 (H, W, 3): floats scaled by their largest, inks and palettes converted.
+    """Return a decoded image as uint8 (H, W, 3).
 
-    Images of more than 8 bits are scaled by the range of `depth` bits, 0 to 2**depth - 1; values beyond it are clipped. None
-    stands for the fewest of `DEPTHS` that hold the image's own values.
+    Floats are scaled by their largest value, inks and palettes are converted. Values of more than
+    8 bits are scaled by the range of `depth` bits, 0 to 2**depth - 1, and clipped beyond it;
+    None means the fewest of `DEPTHS` that hold the image's own values.
     """
     if isinstance(picture, Image.Image) and picture.mode == "F":
         values = np.nan_to_num(np.asarray(picture))
-        top = max(float(values.max()), 1e-9)
-        pixels = (values.clip(0, top) / top * 255).round().astype(np.uint8)
+        largest = max(float(values.max()), 1e-9)
+        pixels = (values.clip(0, largest) / largest * 255).round().astype(np.uint8)
     elif isinstance(picture, Image.Image) and not picture.mode.startswith("I"):
         return np.asarray(picture.convert("RGB"))
     else:
@@ -85,35 +98,37 @@ def bits_of(largest: int) -> int:
 
 
 def largest_value(path: Path | str) -> int | None:
-    """Return the largest value of an image of more than 8 bits, or None for others, of which only the header is read.
+    """Return the largest value of an image of more than 8 bits, or None for others.
 
-    Raises `DataError` naming the file if it cannot be read.
+    Of the others, only the header is read. Raises `DataError` if the file cannot be read.
     """
     with _decoding(path), Image.open(path) as image:
         return int(np.asarray(upright(image, path)).max()) if is_deep(image) else None
 
 
 def upright(image: Image.Image, source: Path | str | io.BytesIO) -> Picture:
-    """Load an image that was opened from `source` whole, and turn it as its EXIF says.
+    """Decode an image that was opened from `source` completely, and turn it as its EXIF says.
 
-    Images of 16 bits in each of several channels are returned as uint16 (H, W, 3), or (H, W) for grey, without alpha.
-    Raises the decoder's own errors, and `ValueError` for such images that are stored plane by plane.
+    Images of 16 bits in each of several channels are returned as uint16 (H, W, 3), or (H, W) for
+    grey, without alpha. Raises the decoder's own errors, and `ValueError` for such images that are
+    stored plane by plane.
     """
     if _is_planar(image):  # Pillow reads these wrongly, or has their high bytes only
         raise ValueError(
             "its 16-bit channels are stored one after the other: save it interleaved, or as PNG"
         )
     low = LOW_BYTE.get(_raw_mode(image))
-    tiles = [_with_raw_mode(tile, low) for tile in image.tile] if low else []
+    # `tile` belongs to the file's own class; `image` is typed as its base
+    tiles = [_with_raw_mode(tile, low) for tile in getattr(image, "tile", [])] if low else []
     image.load()
     turned = ImageOps.exif_transpose(image)
     if low is None:
         return turned
     with Image.open(source) as again:
-        again.tile = tiles
+        setattr(again, "tile", tiles)  # noqa: B010 - as above
         again.load()
         rest = np.asarray(ImageOps.exif_transpose(again))
-    if low == "RGBA":  # grey with alpha: the two bytes of each
+    if low == "RGBA":  # grey with alpha, each in two bytes
         return rest[..., 0].astype(np.uint16) << 8 | rest[..., 1]
     return np.asarray(turned)[..., :3].astype(np.uint16) << 8 | rest[..., :3]
 
@@ -124,69 +139,71 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def _is_planar(image: Image.Image) -> bool:
-    """Return whether an image is a TIFF of 16 bits in each of several channels that are stored one after the other."""
+    """Return whether an image is a TIFF of several 16-bit channels, stored one after the other."""
     tags = getattr(image, "tag_v2", {})
-    return tags.get(284) == 2 and tags.get(277, 1) > 1 and tags.get(258, (8,))[0] == 16
+    return (
+        tags.get(PLANAR_CONFIGURATION) == SEPARATE_PLANES
+        and tags.get(SAMPLES_PER_PIXEL, 1) > 1
+        and tags.get(BITS_PER_SAMPLE, (8,))[0] == 16
+    )
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return how an image's values are stored, in Pillow's words, such as "RGB;16B"; "" where Pillow does not say."""
-    args = image.tile[0][3] if image.tile else ""
+    """Return Pillow's name of how values are stored, such as "RGB;16B"; "" where it has none."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0][3] if tiles else ""
     return str(args if isinstance(args, str) else args[0] if args else "")
 
 
-def _with_raw_mode(tile: tuple, raw_mode: str) -> tuple:
+def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
+    """Return a tile of Pillow, a named tuple or (before Pillow 11.1) a tuple, of a raw mode."""
     args = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
-    return (
-        tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)
-    )  # a plain tuple before Pillow 11.1
+    return tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)
 
 
 def read_raw(path: Path | str) -> np.ndarray:
-    """Read a mask's values as they are stored, upright: (H, W) or (H, W, channels), uint8, or int32 up to 65535 for 16 bits and more."""
+    """Read a mask's values as they are stored, upright: (H, W) or (H, W, channels).
+
+    uint8, or int32 from 0 to 65535 for masks of more than 8 bits. Raises `DataError` if the file
+    cannot be decoded completely.
+    """
     values = np.asarray(_open(path)[0])
-    return (
-        values.astype(np.uint8)
-        if values.dtype in (np.uint8, bool)
-        else np.nan_to_num(values).clip(0, 65535).astype(np.int32)
-    )
+    if values.dtype in (np.uint8, bool):
+        return values.astype(np.uint8)
+    return np.nan_to_num(values).clip(0, 65535).astype(np.int32)
 
 
 def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Picture, tuple[int, int]]:
     """Return the upright image and its own (height, width)."""
     with _decoding(path), Image.open(path) as image:
-        if near is not None and image.format in (
-            "JPEG",
-            "MPO",
-        ):  # the formats that can be decoded smaller than they are
+        # the formats that can be decoded at a part of their size
+        if near is not None and image.format in ("JPEG", "MPO"):
             own = _upright_size(image)
             image.draft(None, near[::-1] if own == image.size[::-1] else near)
             return upright(image, path), own
         picture = upright(image, path)
-        if (
-            image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-        ):  # an MPO is a photograph with previews
-            _first_of(str(path), image.n_frames)
-        return picture, picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # an MPO is a photograph with previews
+            _warn_of_frames(str(path), frames)
+        if isinstance(picture, np.ndarray):
+            return picture, (picture.shape[0], picture.shape[1])
+        return picture, picture.size[::-1]
 
 
 @contextmanager
 def _decoding(path: Path | str) -> Iterator[None]:
-    """Turn whatever goes wrong while an image is decoded into a `DataError` that names its file."""
+    """Raise a `DataError` that names the file for any error of decoding it in a block."""
     if Path(path).exists() and not Path(path).is_file():
         raise DataError(f"{path}: is not a regular file; remove it", "not-a-file")
     try:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; check the path", "no-such-image") from None
-    except (
-        Exception
-    ) as error:  # decoders raise nearly anything on damaged files: struct, zlib, Index, Key errors
-        reason = (
-            "the file is empty"
-            if Path(path).is_file() and not Path(path).stat().st_size
-            else _one_line(error)
-        )
+    except Exception as error:
+        # decoders raise nearly anything on damaged files: struct, zlib, IndexError, KeyError
+        reason = _reason(error)
+        if Path(path).is_file() and not Path(path).stat().st_size:
+            reason = "the file is empty"
         raise DataError(
             f"{path}: cannot be read as an image ({reason}); replace or remove it",
             "unreadable-image",
@@ -194,37 +211,42 @@ def _decoding(path: Path | str) -> Iterator[None]:
 
 
 @cache
-def _first_of(path: str, count: int) -> None:
-    """Warn, once for each file, that more than one picture is in it."""
+def _warn_of_frames(path: str, count: int) -> None:
+    """Warn, once for each file, that only the first of its frames or pages is read."""
     log.warning(
-        "%s: holds %d frames or pages, of which the first one is used; save the others as files of their own",
+        "%s: holds %d frames or pages, of which the first one is used; "
+        "save the others as files of their own",
         path,
         count,
     )
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    """Return the (height, width) of an image when it is turned as its EXIF says."""
+    turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
     return image.size if turned else image.size[::-1]
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return "not an image, or damaged" if "cannot identify" in text else text
 
 
 def resized(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
-    """Bring uint8 (H, W, 3) to `size`, (height, width): "squish" resamples, "crop" cuts or pads with 0 about the centre."""
-    return _brought_to(image, size, how, Image.BILINEAR, 0)
+    """Return an image, uint8 (H, W, 3), at `size`, (height, width).
+
+    `how` is "squish", which resamples, or "crop", which crops or pads with 0 around the centre.
+    """
+    return _resize(image, size, how, Image.Resampling.BILINEAR, 0)
 
 
 def resized_codes(codes: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
-    """Bring codes, uint8 (H, W), to `size` as `resized` does images; what is padded is unlabelled."""
-    return _brought_to(codes, size, how, Image.NEAREST, IGNORE)
+    """Return codes, uint8 (H, W), at `size`, like `resized`; padding is unlabelled."""
+    return _resize(codes, size, how, Image.Resampling.NEAREST, IGNORE)
 
 
-def _brought_to(
-    pixels: np.ndarray, size: tuple[int, int], how: str, filter: int, fill: int
+def _resize(
+    pixels: np.ndarray, size: tuple[int, int], how: str, filter: Image.Resampling, fill: int
 ) -> np.ndarray:
     if pixels.shape[:2] == tuple(size):
         return pixels
@@ -232,19 +254,23 @@ def _brought_to(
         return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
     out = np.full((*size, *pixels.shape[2:]), fill, dtype=np.uint8)
     (from_y, to_y), (from_x, to_x) = (
-        _centred(have, want) for have, want in zip(pixels.shape, size)
+        _centred_slices(have, want) for have, want in zip(pixels.shape, size)
     )
     out[to_y, to_x] = pixels[from_y, from_x]
     return out
 
 
-def _centred(have: int, want: int) -> tuple[slice, slice]:
+def _centred_slices(have: int, want: int) -> tuple[slice, slice]:
+    """Return where to read `have` places and where to write them among `want`, both centred."""
     start, span = (have - want) // 2, min(have, want)
     return slice(max(0, start), max(0, start) + span), slice(max(0, -start), max(0, -start) + span)
 
 
 def codes_to_colours(codes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Paint codes, uint8 (H, W), in the palette's colours: uint8 (H, W, 3). Unlabelled pixels become `UNLABELLED_COLOUR`."""
+    """Return codes, uint8 (H, W), in the palette's colours, uint8 (H, W, 3).
+
+    Unlabelled pixels become `UNLABELLED_COLOUR`.
+    """
     lookup = np.full((256, 3), UNLABELLED_COLOUR, dtype=np.uint8)
     lookup[: len(palette)] = palette
     return lookup[codes]
@@ -257,23 +283,22 @@ def overlay(
     alpha: float = 0.45,
     hide: int | None = None,
 ) -> np.ndarray:
-    """Lay the painted codes over `image` (uint8, H, W, 3): semi-transparent areas with crisp outlines.
+    """Return `image`, uint8 (H, W, 3), with its codes, uint8 (H, W), in colours over it.
 
-    `hide` is a code (the background) whose pixels stay as they are.
+    Areas cover the image by `alpha`, from 0 to 1, outlines completely. `hide` is a code, such as
+    the background's, whose pixels stay as they are.
     """
     weight = np.full(codes.shape, alpha, dtype=np.float32)
     edge = np.zeros(codes.shape, dtype=bool)
     edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
     edge[1:] |= codes[1:] != codes[:-1]
-    wide = round(
-        min(codes.shape) / OUTLINE
-    )  # seen at the size of a screen, a line of 1 px on 12 megapixels vanishes
+    wide = round(min(codes.shape) / OUTLINE_STEP)
     weight[ndimage.maximum_filter(edge, 2 * wide + 1) if wide else edge] = 1.0
     weight[codes == IGNORE] = 0.0
     if hide is not None:
         weight[codes == hide] = 0.0
     mixed = np.empty_like(image)
-    for rows in (slice(top, top + BAND) for top in range(0, len(image), BAND)):
+    for rows in (slice(top, top + BAND_ROWS) for top in range(0, len(image), BAND_ROWS)):
         share = weight[rows, :, None]
         mixed[rows] = (
             image[rows] * (1 - share) + codes_to_colours(codes[rows], palette) * share
@@ -281,12 +306,12 @@ def overlay(
     return mixed
 
 
-def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options) -> Path:
-    """Write an image atomically; the format follows the suffix."""
+def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options: Any) -> Path:
+    """Write an image atomically, in the format of the suffix; `options` go to Pillow's `save`."""
     path = Path(path)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     if path.suffix.lower() in (".jpg", ".jpeg"):
-        options = {"quality": 92, **options}
+        options = {"quality": JPEG_QUALITY, **options}
     with atomic_file(path) as temporary:
         image.save(temporary, **options)
     return path

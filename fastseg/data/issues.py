@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: the kinds of faults, and a fault with its file, its place and its remedy."""
+"""What can be wrong with a dataset: the kinds of faults; a fault with its file and its remedy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = {  # kind -> (does it stop a fit?, what it is)
     ),
     "bit depth": (
         False,
-        "16-bit images that do not fit the range of the others: they are clipped, or look nearly black",
+        "16-bit images that do not fit the range of the others: clipped, or nearly black",
     ),
     "stray codes": (False, "a few pixels of codes outside the classes: they count as unlabelled"),
     "blended colours": (
@@ -69,25 +69,17 @@ class Fault:
         return KINDS[self.kind][0]
 
     def __str__(self) -> str:
-        return (
-            f"{self.file}{f' ({self.place})' if self.place else ''}: {self.detail}; {self.remedy}"
-        )
+        place = f" ({self.place})" if self.place else ""
+        return f"{self.file}{place}: {self.detail}; {self.remedy}"
 
 
-def refuse(faults: Sequence[Fault | DataError | str]) -> None:
-    """Raise the first of `faults`, if there are any, as a `DataError` that says how many more there are.
+def refuse(faults: Sequence[Fault | DataError]) -> None:
+    """Raise the first of `faults`, if any, as a `DataError` that says how many more there are.
 
     Its code is the error's own, or the fault's kind with hyphens: "size-mismatch", "0-255-mask".
     """
     if faults:
         first = faults[0]
-        code = (
-            first.code
-            if isinstance(first, DataError)
-            else re.sub("[ /]", "-", first.kind)
-            if isinstance(first, Fault)
-            else None
-        )
-        raise DataError(
-            f"{first}" + (f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""), code
-        )
+        code = first.code if isinstance(first, DataError) else re.sub("[ /]", "-", first.kind)
+        more = f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""
+        raise DataError(f"{first}{more}", code)

@@ -23,6 +23,8 @@ from .augment import Augment
 from .cache import Pixels
 from .split import splitter
 
+MAX_WORKERS = 8  # processes that decode; a convention, since each holds a copy of the program
+
 
 def datablock(
     task: Dataset,
@@ -32,14 +34,16 @@ def datablock(
     pixels: Pixels | None = None,
     fold: tuple[int, int] | None = None,
 ) -> DataBlock:
-    """Return a task's `DataBlock`: items from a folder, pixels at `size`, labels by the task, grouped split, augmentation.
+    """Return a task's fastai `DataBlock`, whose source is a data folder.
 
-    `size` is (height, width) in px. Raises `DataError` for sizes below 32 px.
+    Items, labels and the split by groups are the task's; pixels are read at `size`, (height, width)
+    in px, and augmented by the recipe. `fold` is (number, folds) of a cross-validation. Raises
+    `DataError` for sizes out of range.
     """
     check_size(size)
     recipe, pixels = task.recipe, pixels or Pixels(task, size)
     changes = [Augment.of(recipe)] if augment else []
-    # What `Pixels` reads is at that size already; this is for the arrays and pictures that fastai's own predict is given.
+    # `Pixels` reads at that size already; this is for arrays given to fastai's own predict.
     resize = (
         Resize(size, method=ResizeMethod.Squish)
         if recipe.resize == "squish"
@@ -58,35 +62,28 @@ def datablock(
 
 
 class Read:
-    """Call one of the methods of `Pixels` on an item: without the `self` that fastai's transforms stumble over."""
+    """Call a method of `Pixels` on an item: fastai misreads the `self` of bound methods."""
 
     def __init__(self, pixels: Pixels, method: str):
         self.pixels, self.method = pixels, method
 
-    def __call__(self, item):
+    def __call__(self, item: Item | Path | str) -> np.ndarray | str:
         return getattr(self.pixels, self.method)(item)
 
 
 class Opened(Transform):
-    """Make fastai's image of an array, tensor, bytes or picture, or of a file that fastai's own predict is given.
+    """Make fastai's image of an array, tensor, bytes, picture, or of a file given to its predict.
 
-    fastai opens files itself, as 8-bit images and without EXIF. Here they are read as the task reads them.
+    fastai would open files as 8-bit images and without EXIF; the task reads them here.
     """
 
-    input_types = (
-        Path,
-        str,
-        Tensor,
-        np.ndarray,
-        bytes,
-        Image,
-    )  # from which of them a prediction can start
+    input_types = (Path, str, Tensor, np.ndarray, bytes, Image)  # what a prediction can start from
 
     def __init__(self, pixels: Pixels):
         super().__init__()
         self.pixels = pixels
 
-    def encodes(self, source):
+    def encodes(self, source):  # type: ignore[no-untyped-def]  # fastai dispatches on annotations
         return PILImage.create(
             self.pixels.image(source) if isinstance(source, (Path, str)) else source
         )
@@ -106,9 +103,11 @@ def dataloaders(
     device: str | None = None,
     fold: tuple[int, int] | None = None,
 ) -> DataLoaders:
-    """Return the task's `DataLoaders` on `device`; the last incomplete training batch is kept unless it holds one image.
+    """Return the task's `DataLoaders` on `device`, with batches of up to `bs` images.
 
-    Worker processes decode only where the images do not fit into memory and a GPU leaves the cores free for them.
+    The last, incomplete training batch is left out if it holds one image, which batch normalisation
+    cannot train on. Worker processes decode only where the images do not fit into memory and a GPU
+    leaves the cores free.
     """
     where = device_of(device)
     block = datablock(task, pixels.size, seed, pixels=pixels, fold=fold)
@@ -116,7 +115,7 @@ def dataloaders(
     train, _ = splitter(task, seed, fold)(items)
     bs = min(bs, len(train))
     cached = all(("image", item.image) in pixels.kept for item in items)
-    workers = 0 if where.type == "cpu" or cached else min(8, os.cpu_count() or 1)
+    workers = 0 if where.type == "cpu" or cached else min(MAX_WORKERS, os.cpu_count() or 1)
     return block.dataloaders(
         data, bs=bs, val_bs=bs, device=where, drop_last=len(train) % bs == 1, num_workers=workers
     )

@@ -1,4 +1,4 @@
-"""Views of an image that a prediction can be averaged over, with their exact inverses."""
+"""The mirror image, for augmentation and for predictions averaged over both."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import torch
 
 
 def mirrored(x: torch.Tensor, shift: int = 0) -> torch.Tensor:
-    """Mirror the last axis and move the result `shift` places to the right (left where negative), its rim repeated.
+    """Return `x` with its last axis mirrored, moved `shift` places to the right.
 
-    Mirroring twice with one shift gives back all but the rim: the map is its own inverse.
+    A negative shift moves it to the left. The places left free repeat the edge. Mirroring twice
+    with the same shift gives `x` again, but for its edge.
     """
     x = x.flip(-1)
     if not shift:
         return x
-    rim = (0, -1)[shift < 0]
-    filling = x[..., rim, None].expand(*x.shape[:-1], abs(shift))
+    edge = -1 if shift < 0 else 0
+    filling = x[..., edge, None].expand(*x.shape[:-1], abs(shift))
     return torch.cat([filling, x[..., :-shift]] if shift > 0 else [x[..., -shift:], filling], -1)

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which mask belongs to which image, by their names alone. No numpy here."""
+"""Which files are images, and which mask belongs to which image, by their names alone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..types import Item
 from .issues import Fault
 
-# What Pillow reads of photographs, scans, frames and masks. Not of it: icons, textures, vectors, and the layered files that masks
-# are drawn in and that lie beside them.
+# Photographs, scans, frames and masks that Pillow reads. Not the icons, textures and vectors that
+# it reads too, nor the layered files that masks are drawn in, which may lie beside them.
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -75,11 +76,12 @@ def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
 
 
 def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Path]]:
-    """Return (image, mask) files of equal stems, sorted; nothing if either folder has none. Files without a partner go to `faults`.
+    """Return (image, mask) files of equal stems, sorted by stem; none if either folder has none.
 
-    When both are one folder, PNG files are masks and the others images. A mask whose name has one word more is a partner too
-    (7.jpg and 7_mask.png), and where no stem has an equal, so are stems that are equal without what all images, and all masks,
-    begin or end with (img_7.jpg and gt_7.png).
+    Files without a partner are added to `faults`. If both folders are one, PNG files are masks and
+    the others images. A mask whose name has one word more is a partner too (7.jpg and 7_mask.png).
+    If no stem has an equal, stems count as equal without what all images, and all masks, begin or
+    end with (img_7.jpg and gt_7.png).
     """
     files, mask_files = image_files(images), image_files(masks)
     if images == masks:
@@ -105,9 +107,10 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
 
 
 def by_word(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
-    """Return masks by stem, those that are named like an image with one more word (7_mask for 7) by that image's.
+    """Return masks by the stems of their images where they have one word more (7_mask for 7).
 
-    Masks of images that have one of the same name, or several such masks, keep their own stems.
+    Other masks keep their stems; so do those of images that have a mask of their own name, or
+    several with one word more.
     """
     found: dict[str, list[str]] = {}
     for stem in masks.keys() - images.keys():
@@ -128,12 +131,15 @@ def by_word(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
 def without_affixes(
     images: dict[str, Path], masks: dict[str, Path]
 ) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return images and masks by stem without a common beginning or end, such as _mask, if that pairs any of them."""
+    """Return images and masks by stems without a common beginning or end, such as _mask.
+
+    They are returned as given unless that pairs any of them.
+    """
     best, most = (images, masks), 0
     for image_affix in _affixes(list(images)):
-        shortened = {_cut(stem, image_affix): file for stem, file in images.items()}
+        shortened = {_without_affix(stem, image_affix): file for stem, file in images.items()}
         for mask_affix in _affixes(list(masks)):
-            labels = {_cut(stem, mask_affix): file for stem, file in masks.items()}
+            labels = {_without_affix(stem, mask_affix): file for stem, file in masks.items()}
             matches = len(shortened.keys() & labels.keys())
             if matches > most and len(shortened) == len(images) and len(labels) == len(masks):
                 best, most = (shortened, labels), matches
@@ -141,7 +147,10 @@ def without_affixes(
 
 
 def _affixes(stems: list[str]) -> list[tuple[str, str]]:
-    """Return the (beginning, end) that all stems share, cut at separators, the shortest first; ("", "") among them."""
+    """Return each (beginning, end) that all stems share, cut at separators, the shortest first.
+
+    ("", "") is one of them.
+    """
     beginning = os.path.commonprefix(stems)
     end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
     beginnings = ["", *(beginning[: match.end()] for match in SEPARATOR.finditer(beginning))]
@@ -157,22 +166,17 @@ def _affixes(stems: list[str]) -> list[tuple[str, str]]:
     )
 
 
-def _cut(stem: str, affix: tuple[str, str]) -> str:
+def _without_affix(stem: str, affix: tuple[str, str]) -> str:
     beginning, end = affix
     return stem[len(beginning) : len(stem) - len(end)]
 
 
-def pairing_note(items: Sequence) -> str | None:
-    """Say by which names images and masks were paired, if they are not equal; None if they are."""
-    item = next(
-        (
-            item
-            for item in items
-            if isinstance(item.label, Path) and item.label.stem != item.image.stem
-        ),
-        None,
-    )
-    return (
-        item
-        and f"masks are paired with images by parts of their names: {item.label.name} with {item.image.name}"
-    )
+def pairing_note(items: Sequence[Item]) -> str | None:
+    """Return by which names images and masks were paired; None if all are equal."""
+    for item in items:
+        if isinstance(item.label, Path) and item.label.stem != item.image.stem:
+            return (
+                "masks are paired with images by parts of their names: "
+                f"{item.label.name} with {item.image.name}"
+            )
+    return None

@@ -1,4 +1,4 @@
-"""Brushes for the synthetic samples: shapes as boolean masks, textures as float arrays. numpy and Pillow only."""
+"""Shapes and textures of which synthetic samples are drawn: masks and weights as arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
 def ellipse(
     size: Size, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0
 ) -> np.ndarray:
-    """Return a filled ellipse, bool (H, W); `centre` and `radii` are (x, y) in px, `angle` is in radians."""
+    """Return a filled ellipse, bool (H, W).
+
+    `centre` and `radii` are (x, y) in px, `angle` is in radians.
+    """
     return radius(size, centre, radii, angle) <= 1
 
 
@@ -33,7 +36,7 @@ def radius(
     return np.hypot((x * cos + y * sin) / radii[0], (y * cos - x * sin) / radii[1])
 
 
-def polygon(size: Size, points: Sequence[Sequence[float]]) -> np.ndarray:
+def polygon(size: Size, points: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
     """Return a filled polygon, bool (H, W), through `points` (x, y) in px."""
     canvas = Image.new("1", size[::-1])
     ImageDraw.Draw(canvas).polygon([(float(px), float(py)) for px, py in points], fill=1)
@@ -43,7 +46,10 @@ def polygon(size: Size, points: Sequence[Sequence[float]]) -> np.ndarray:
 def bar(
     size: Size, start: np.ndarray, angle: float, near: float, far: float, half: float
 ) -> np.ndarray:
-    """Return a straight bar, bool (H, W), from `near` to `far` px along `angle` (radians), 2 * `half` px wide."""
+    """Return a straight bar, bool (H, W), 2 * `half` px wide.
+
+    It reaches from `near` to `far` px from `start`, (x, y), along `angle`, in radians.
+    """
     along, across = (
         np.array([np.cos(angle), np.sin(angle)]),
         np.array([-np.sin(angle), np.cos(angle)]),
@@ -61,7 +67,7 @@ def clouds(size: Size, rng: np.random.Generator, scale: float) -> np.ndarray:
     """Return smooth noise, float32 (H, W) from 0 to 1, whose blotches are about `scale` px wide."""
     small = [max(2, int(side / scale) + 2) for side in size]
     noise = Image.fromarray((rng.random(small) * 255).astype(np.uint8)).resize(
-        size[::-1], Image.BICUBIC
+        size[::-1], Image.Resampling.BICUBIC
     )
     return np.asarray(noise, dtype=np.float32) / 255
 
@@ -75,13 +81,16 @@ def mix(
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Return `image`, (H, W) or (H, W, 3) from 0 to 255, after a Gaussian blur of `sigma` px, as float32."""
+    """Return `image`, (H, W) or (H, W, 3) from 0 to 255, blurred by a Gaussian, as float32.
+
+    `sigma` is in px.
+    """
     pixels = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     return np.asarray(pixels.filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32)
 
 
 def soften(mask: np.ndarray, sigma: float = 0.8) -> np.ndarray:
-    """Return a boolean mask as weights, float32 (H, W) from 0 to 1, with edges blurred by `sigma` px."""
+    """Return a mask, bool (H, W), as float32 from 0 to 1, its edges blurred by `sigma` px."""
     return blur(mask * np.uint8(255), sigma) / 255
 
 

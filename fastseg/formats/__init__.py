@@ -1,4 +1,4 @@
 """Label formats of other tools, such as LabelMe, COCO and CVAT.
 
-A format is recognised here, one module each; this room does not read images and does not know tasks.
+A format is recognised here by its content. This room reads no images and knows no tasks.
 """

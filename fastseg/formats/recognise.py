@@ -1,4 +1,4 @@
-"""Label files of other tools, known by what they contain: an error can then say which tool's export to use."""
+"""Label files of other tools, recognised by their content, so that an error can say what to do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-HEAD = 65536  # bytes read at either end of a file: embedded images make label files large
-FILES, DEPTH = 2000, 3  # label files looked at, and how deep below the data folder
+# Conventions that bound the time of an error message: embedded images make label files large, and
+# tools write one file an image.
+HEAD = 65536  # bytes read at either end of a file
+MAX_FILES, MAX_DEPTH = 2000, 3  # label files looked at, and levels of folders below the data
 
 LIST = r"\s*:\s*\["
 PATTERNS = {  # tool -> (suffix, patterns that a file must all match)
@@ -19,7 +21,8 @@ PATTERNS = {  # tool -> (suffix, patterns that a file must all match)
         ".json",
         (
             r"^\s*\[",
-            rf'"(annotations|completions|result)"{LIST}|"(polygonlabels|brushlabels|rectanglelabels)"',
+            rf'"(annotations|completions|result)"{LIST}'
+            r'|"(polygonlabels|brushlabels|rectanglelabels)"',
         ),
     ),
     "CVAT": (".xml", (r"<annotations[\s>]", r"<(image|meta|track|version)[\s>]")),
@@ -35,9 +38,12 @@ EXPORTS = {  # tool -> how its labels become masks
 
 
 def recognise(folder: Path) -> dict[str, list[Path]]:
-    """Return the label files of other tools below `folder`, by tool, sorted; files that cannot be read are left out."""
+    """Return the label files of other tools below `folder`, by tool, sorted.
+
+    Files that cannot be read are left out.
+    """
     found: dict[str, list[Path]] = defaultdict(list)
-    for file in islice(_label_files(folder, DEPTH), FILES):
+    for file in islice(_label_files(folder, MAX_DEPTH), MAX_FILES):
         tool = tool_of(file)
         if tool:
             found[tool].append(file)
@@ -66,14 +72,14 @@ def tool_of(file: Path) -> str | None:
     """Return the tool that wrote a label file, or None if it is not known."""
     try:
         with file.open("rb") as opened:
-            text = opened.read(HEAD)
+            content = opened.read(HEAD)
             size = opened.seek(0, 2)
             if size > HEAD:
                 opened.seek(max(HEAD, size - HEAD))
-                text += opened.read(HEAD)
+                content += opened.read(HEAD)
     except OSError:
         return None
-    text = text.decode("utf-8", "replace")
+    text = content.decode("utf-8", "replace")
     for tool, (suffix, patterns) in PATTERNS.items():
         if file.suffix.lower() == suffix and all(re.search(pattern, text) for pattern in patterns):
             return tool
@@ -81,7 +87,10 @@ def tool_of(file: Path) -> str | None:
 
 
 def advice(folder: Path) -> str:
-    """Say in a few words which tools' label files lie below `folder` and how to turn them into masks; "" for none."""
+    """Return which tools' label files lie below `folder` and how they become masks.
+
+    "" if there are none.
+    """
     return "; ".join(
         f"label files of {tool} are there ({files[0].name}"
         + (f" and {len(files) - 1} more" if len(files) > 1 else "")

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from ..data.depth import chosen
+from ..data.depth import choose_depth
 from ..data.images import as_rgb, is_deep, upright
 from ..errors import FetchError
 
@@ -27,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
 
 
 def fetch_image(url: str, allow_private: bool = False, depth: int | None = None) -> np.ndarray:
-    """Download an image and return it upright as uint8 (H, W, 3); 16-bit values are scaled as `depth.chosen` says for `depth`.
+    """Download an image and return it upright as uint8 (H, W, 3); 16-bit values are scaled as `depth.choose_depth` says.
 
     Loopback and private addresses are refused unless `allow_private`. No cookies or credentials are sent.
     Raises `FetchError` with the reason: unreachable, not an image, too large, too slow, refused.
@@ -47,7 +47,9 @@ def fetch_image(url: str, allow_private: bool = False, depth: int | None = None)
                 picture = upright(image, io.BytesIO(content))
                 return as_rgb(
                     picture,
-                    chosen(depth, {url: int(np.asarray(picture).max())}) if has_depth else None,
+                    choose_depth(depth, {url: int(np.asarray(picture).max())})
+                    if has_depth
+                    else None,
                 )
     except FetchError:
         raise

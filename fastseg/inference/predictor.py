@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..errors import DataError
 from ..exports.card import Card
-from ..tasks import get
+from ..tasks import Item, get
 from ..tasks.base import scaled
 from ..utils.device import device_of
 from ..utils.speed import Option, seconds_of
@@ -28,11 +28,17 @@ if TYPE_CHECKING:
     from ..exports.onnx import Sessions
     from ..models.network import Network
 
+ImageT = TypeVar("ImageT", bound=Image)
 T = TypeVar("T")
+Read = tuple[np.ndarray, tuple[int, int]]  # pixels at the model's size, the image's own size
+
+SMALLEST = 1e-12  # bound of averaged probabilities, so that their logarithm is finite
 
 
 def _files(images: Iterable[Image]) -> list[Path]:
-    return [Path(getattr(image, "image", image)) for image in images if not hasattr(image, "shape")]
+    """Return the files among images; arrays are left out."""
+    files = (image.image if isinstance(image, Item) else image for image in images)
+    return [Path(file) for file in files if isinstance(file, (str, Path))]
 
 
 class Predictor:
@@ -58,23 +64,28 @@ class Predictor:
         self._sessions = sessions if self.engine == "onnx" else None
         self.tta = card.tta if tta is None else tta
         self._stream_threads = torch.get_num_threads() if alone else 1
-        if self._sessions is None:  # a damaged export is to be found now, not at the first image
+        if self._sessions is None:  # a damaged export is found now, not at the first image
             self.network  # noqa: B018
         else:
             self._sessions(self._stream_threads)
 
     @cached_property
     def network(self) -> Network:
-        """The network in torch, built when first asked for: predictions may not need it."""
+        """The network in torch, built on first access: ONNX predictions do not need it."""
         network = self._build().to(self.device).eval()
         network.precision = self.precision
         return network
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in px at which the model sees images."""
+        height, width = self.card.size
+        return height, width
+
     def seconds(self, bs: int | None) -> float:
         """Return the measured seconds of the network for an image: one at a time, or in a stream's batches of `bs`."""
-        batch = np.random.default_rng(0).integers(
-            0, 256, (bs or 1, *self.card.size, 3), dtype=np.uint8
-        )
+        shape = (bs or 1, *self.size, 3)
+        batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         if bs is None or self._sessions is None:
             return seconds_of(lambda: self.logits(batch)) / len(batch)
         workers = self._workers
@@ -101,97 +112,127 @@ class Predictor:
         outlines of large photographs, in about four times the square of it as much time.
         A 16-bit file is scaled as `adapt` says, where training saw none by its own depth.
         """
-        scaled(
-            self.task, _files([image])
-        )  # for what it logs: where the task has no depth, each image is scaled by its own
+        # For its log messages: where the task has no depth, each image is scaled by its own.
+        scaled(self.task, _files([image]))
         small, own = self._read(image)
         logits = self.logits(small[None])[0]
         if tiles > 1:
-            size = tuple(self.card.size)
-            large, _ = self.task.image_near(image, (tiles * size[0], tiles * size[1]))
-            parts = torch.from_numpy(tiled(self.logits, large, size))
+            height, width = self.size
+            large, _ = self.task.image_near(image, (tiles * height, tiles * width))
+            parts = torch.from_numpy(tiled(self.logits, large, self.size))
             whole = F.interpolate(
                 logits.cpu()[None], parts.shape[-2:], mode="bilinear", align_corners=False
             )[0].softmax(0)
-            logits = (whole.mul_(1 - DETAIL) + parts.mul_(DETAIL)).clamp_(1e-12).log_()
+            logits = (whole.mul_(1 - DETAIL) + parts.mul_(DETAIL)).clamp_(SMALLEST).log_()
         return self._prediction(image, logits, own)
+
+    @overload
+    def stream(
+        self, images: Iterable[ImageT], bs: int = 8
+    ) -> Iterator[tuple[ImageT, Prediction | DataError]]: ...
+
+    @overload
+    def stream(
+        self, images: Iterable[ImageT], bs: int, finish: Callable[[ImageT, Prediction], T]
+    ) -> Iterator[tuple[ImageT, T | DataError]]: ...
 
     def stream(
         self,
-        images: Iterable[Image],
+        images: Iterable[Any],
         bs: int = 8,
-        finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction,
-    ) -> Iterator[tuple[Image, T | DataError]]:
+        finish: Callable[[Any, Prediction], Any] | None = None,
+    ) -> Iterator[tuple[Any, Any]]:
         """Yield (image, finish(image, its prediction)) in order; an image that cannot be read comes with its `DataError` instead.
 
-        Threads read ahead and `finish` behind: what is done with each prediction (writing, measuring) belongs there. Where
-        ONNX computes, each thread takes whole batches from file to finish, so that no core waits for another; torch computes
-        on all cores at once. At most two batches more than there are threads are held at a time.
+        Without `finish`, the predictions themselves come. Threads read ahead and `finish` behind: what is done with each
+        prediction (writing, measuring) belongs there. Where ONNX computes, each thread takes whole batches from file to
+        finish, so that no core waits for another; torch computes on all cores at once. At most two batches more than there
+        are threads are held at a time.
         """
+        end = finish or (lambda _, prediction: prediction)
         images, workers = iter(images), self._workers
         with ThreadPoolExecutor(workers) as pool:
             batches = iter(lambda: list(islice(images, bs)), [])
             if self._sessions is not None:
-                done = (pool.submit(self._whole, batch, finish) for batch in batches)
+                done = (pool.submit(self._predict_batch, batch, end) for batch in batches)
             else:
                 read = results_in_order(
-                    (pool.submit(self._reads, batch) for batch in batches), workers
+                    (pool.submit(self._read_batch, batch) for batch in batches), workers
                 )
                 done = (
-                    pool.submit(self._finished, *pair, self._computed(pair[1]), finish)
-                    for pair in read
+                    pool.submit(self._finish_batch, reads, self._compute(reads), end)
+                    for reads in read
                 )
             for results in results_in_order(done, workers + 1):
                 yield from results
 
+    @overload
+    def stream_or_raise(
+        self, images: Iterable[ImageT], bs: int = 8
+    ) -> Iterator[tuple[ImageT, Prediction]]: ...
+
+    @overload
+    def stream_or_raise(
+        self, images: Iterable[ImageT], bs: int, finish: Callable[[ImageT, Prediction], T]
+    ) -> Iterator[tuple[ImageT, T]]: ...
+
     def stream_or_raise(
         self,
-        images: Iterable[Image],
+        images: Iterable[Any],
         bs: int = 8,
-        finish: Callable[[Image, Prediction], T] = lambda _, prediction: prediction,
-    ) -> Iterator[tuple[Image, T]]:
+        finish: Callable[[Any, Prediction], Any] | None = None,
+    ) -> Iterator[tuple[Any, Any]]:
         """Yield what `stream` yields. Raises the `DataError` of the first image that cannot be read."""
-        for image, result in self.stream(images, bs, finish):
+        for image, result in self.stream(images, bs, finish) if finish else self.stream(images, bs):
             if isinstance(result, DataError):
                 raise result
             yield image, result
 
-    def _whole(self, batch: list, finish: Callable) -> list[tuple]:
-        _, reads = self._reads(batch)
-        return self._finished(batch, reads, self._computed(reads, self._stream_threads), finish)
+    def _predict_batch(
+        self, batch: Sequence[Image], finish: Callable[[Any, Prediction], Any]
+    ) -> list[tuple[Image, Any]]:
+        reads = self._read_batch(batch)
+        return self._finish_batch(reads, self._compute(reads, self._stream_threads), finish)
 
-    def _reads(self, batch: list) -> tuple[list, list]:
-        reads = []
-        for source in batch:
+    def _read_batch(self, batch: Sequence[Image]) -> list[tuple[Image, Read | DataError]]:
+        """Return each image with its pixels, or with the error for one that cannot be read."""
+        reads: list[tuple[Image, Read | DataError]] = []
+        for image in batch:
             try:
-                reads.append(self._read(source))
+                reads.append((image, self._read(image)))
             except DataError as error:
-                reads.append(error)
-        return batch, reads
+                reads.append((image, error))
+        return reads
 
-    def _computed(self, reads: list, threads: int | None = None) -> torch.Tensor | tuple:
-        small = [read[0] for read in reads if not isinstance(read, DataError)]
-        return self.logits(np.stack(small), threads) if small else ()
+    def _compute(
+        self, reads: Sequence[tuple[Image, Read | DataError]], threads: int | None = None
+    ) -> Sequence[torch.Tensor]:
+        """Return the logits of the images that could be read."""
+        pixels = [read[0] for _, read in reads if not isinstance(read, DataError)]
+        return self.logits(np.stack(pixels), threads) if pixels else ()
 
-    def _finished(
-        self, batch: list, reads: list, logits: torch.Tensor | tuple, finish: Callable
-    ) -> list[tuple]:
+    def _finish_batch(
+        self,
+        reads: Sequence[tuple[Image, Read | DataError]],
+        logits: Sequence[torch.Tensor],
+        finish: Callable[[Any, Prediction], Any],
+    ) -> list[tuple[Image, Any]]:
         rows = iter(logits)
         return [
             (
-                source,
+                image,
                 read
                 if isinstance(read, DataError)
-                else finish(source, self._prediction(source, next(rows), read[1])),
+                else finish(image, self._prediction(image, next(rows), read[1])),
             )
-            for source, read in zip(batch, reads)
+            for image, read in reads
         ]
 
     def _prediction(self, source: Image, logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
         return self._prediction_class(self.task, source, logits, size, self.card.temperature)
 
-    def _read(self, image) -> tuple[np.ndarray, tuple[int, int]]:
-        return self.task.image_near(image, tuple(self.card.size))
+    def _read(self, image: Image) -> Read:
+        return self.task.image_near(image, self.size)
 
     @torch.inference_mode()
     def logits(self, batch: np.ndarray, threads: int | None = None) -> torch.Tensor:
@@ -205,7 +246,7 @@ class Predictor:
             return logits
         other = self._run(np.ascontiguousarray(batch[:, :, ::-1]), threads)
         other = self._prediction_class.mirrored_back(other, self.card.flip_shift)
-        return ((logits.softmax(1) + other.softmax(1)) / 2).clamp_min(1e-12).log()
+        return ((logits.softmax(1) + other.softmax(1)) / 2).clamp_min(SMALLEST).log()
 
     def _run(self, batch: np.ndarray, threads: int) -> torch.Tensor:
         if self._sessions is not None:

@@ -1,4 +1,4 @@
-"""Figures of predictions against truth, as functions of arrays: overlap, boundaries, calibration, expected error.
+"""Figures of predictions against truth, as functions of arrays: overlap, boundaries, calibration.
 
 Which images are judged, and where the figures are written, is decided in `evaluation`.
 """

@@ -1,4 +1,4 @@
-"""How far the outlines of predicted and true regions lie apart, in px of the original image. numpy and scipy only."""
+"""Distances between the outlines of predicted and true regions, in px of the original image."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from scipy.spatial import cKDTree
 
 from ..types import IGNORE
 
-TOLERANCE = 2.0  # px within which an outline counts as met
+TOLERANCE = 2.0  # px within which an outline counts as met; a convention, named in reports
 COLUMNS = ("met_predicted", "predicted", "met_true", "true", "hausdorff95", "mean_distance")
 
 
 def outlines(codes: np.ndarray) -> np.ndarray:
-    """Return the pixels, bool (H, W), of whose four neighbours one has another code or lies outside the image."""
+    """Return the outline pixels, bool (H, W), of all regions.
+
+    One of their four neighbours has another code, or lies outside the image.
+    """
     framed = np.pad(codes.astype(np.int16), 1, constant_values=-1)
     inner = framed[1:-1, 1:-1]
     return (
@@ -27,13 +30,15 @@ def outlines(codes: np.ndarray) -> np.ndarray:
 def distances(
     truth: np.ndarray, predicted: np.ndarray, classes: int, tolerance: float = TOLERANCE
 ) -> np.ndarray:
-    """Return one row a class, float64 (C, 6), with the `COLUMNS` of one image; `truth` and `predicted` are codes (H, W).
+    """Return one row a class, float64 (C, 6), with the `COLUMNS` of one image.
 
-    First come counts of outline pixels: of the predicted ones, how many lie within `tolerance` of the true outline, and how
-    many there are; of the true ones likewise. Boundary precision, recall and F1 (Csurka et al., BMVC 2013) follow from them.
-    Then, in px, the 95th percentile Hausdorff distance (the larger one of both directions) and the mean distance over both
-    outlines (average symmetric surface distance; Heimann et al., IEEE TMI 2009): nan unless both have the class.
-    Pixels next to unlabelled ones (255) belong to no outline, for the truth does not say where its regions end there.
+    `truth` and `predicted` are codes (H, W). First come counts of outline pixels: of the predicted
+    ones, how many lie within `tolerance` px of the true outline, and how many there are; of the
+    true ones likewise. Boundary precision, recall and F1 (Csurka et al., BMVC 2013) follow from
+    them. Then, in px, the 95th percentile Hausdorff distance (the larger one of both directions)
+    and the mean distance over both outlines (average symmetric surface distance; Heimann et al.,
+    IEEE TMI 2009): nan unless both have the class. Pixels next to unlabelled ones (255) belong to
+    no outline: the truth does not say where its regions end there.
     """
     ignored = truth == IGNORE
     known = ~binary_dilation(ignored, np.ones((3, 3))) if ignored.any() else True

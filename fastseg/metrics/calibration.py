@@ -1,4 +1,4 @@
-"""Calibration: the temperature that fits probabilities to held-out data, and the calibration error."""
+"""Calibration: temperature scaling, reliability tables, expected calibration error."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ if TYPE_CHECKING:
 
 # torch is imported by the functions that need it: thresholds are read and checked without it.
 
-TEMPERATURES = 0.2, 10.0
-PIXELS = 400_000  # taken for the temperature, over all images
-BINS = 15
+TEMPERATURES = 0.2, 10.0  # the bounds of the search; a convention, with 1 well inside
+PIXELS = 400_000  # for the temperature, over all images: its one parameter needs no more
+BINS = 15  # of confidence, as in Guo et al.
 
 
 def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
-    """Return the temperature T for which softmax(logits / T) is best calibrated on held-out data (Guo et al., ICML 2017).
+    """Return the temperature T for which softmax(logits / T) is best calibrated.
 
-    `logits` float (N, C), `truth` int (N,): pixels or images, of so many `images`. Minimised is the negative log-likelihood,
-    each image counting once, plus (log T)^2 / 2: that keeps T near 1 where a few images, all right, would drive it to 0.
+    `logits` float (N, C) and `truth` int (N,) are held-out pixels or images, of so many `images`
+    (Guo et al., ICML 2017). What is minimised is the negative log-likelihood, each image counting
+    once, plus (log T)^2 / 2. That term keeps T near 1 where a few images, all right, would drive it
+    to 0.
     """
     import torch
     from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy
 
-    # (1, C, N), not (N, C): torch computes a softmax over few classes five times faster along the outer axis
+    # (1, C, N), not (N, C): torch's softmax over few classes is five times faster along that axis
     scores = torch.from_numpy(np.asarray(logits.T, dtype=np.float64, order="C"))[None]
     labels = torch.from_numpy(np.asarray(truth, dtype=np.int64))[None]
 
@@ -43,7 +45,10 @@ def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
 def pixel_sample(
     scores: torch.Tensor, truth: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits (n, C) and codes (n,) of up to `count` labelled pixels of an image: `scores` (C, H, W), `truth` (H, W)."""
+    """Return logits (n, C) and codes (n,) of up to `count` labelled pixels of an image.
+
+    `scores` are logits (C, H, W), `truth` codes (H, W).
+    """
     import torch
 
     places = np.flatnonzero(truth.reshape(-1) != IGNORE)
@@ -58,9 +63,10 @@ def pixel_sample(
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return how often confident predictions are right: float64 (15, 3) of how many, summed confidence, how many right.
+    """Return how often predictions of each confidence are right, float64 (15, 3).
 
-    Bins are of equal width from 0 to 1; tables of several images add up.
+    The columns are the count, the summed confidence, and the count of right ones. Bins are of equal
+    width from 0 to 1; tables of several images add up.
     """
     place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1).reshape(-1)
     return np.stack(
@@ -73,7 +79,10 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def calibration_error(bins: np.ndarray) -> np.ndarray:
-    """Return the expected calibration error (...) of `reliability` tables (..., 15, 3): the mean distance of confidence and
-    accuracy over the bins, weighted by how much is in each (Guo et al., ICML 2017)."""
+    """Return the expected calibration error (...) of `reliability` tables (..., 15, 3).
+
+    That is the mean distance of confidence and accuracy over the bins, weighted by their counts
+    (Guo et al., ICML 2017).
+    """
     gaps, total = np.abs(bins[..., 1] - bins[..., 2]).sum(axis=-1), bins[..., 0].sum(axis=-1)
     return np.divide(gaps, total, out=np.full(np.shape(total), np.nan), where=total > 0)

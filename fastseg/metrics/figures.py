@@ -1,11 +1,13 @@
-"""Metrics over a whole dataset: counts are summed over the images, then divided. Every formula takes leading axes too.
+"""Metrics of a whole dataset: counts are summed over the images, then divided.
 
-A leading axis holds bootstrap samples, so that a figure and its interval come from the same lines.
+Every function takes leading axes too. A leading axis holds bootstrap samples, so that a figure and
+its interval come from the same lines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ BOUNDARY = ("boundary_f1", "hausdorff95", "mean_surface_distance")
 FIGURES = {  # the figures of one class: key -> title, and what it is
     "pixel_accuracy": (
         "pixel accuracy",
-        "share of all pixels for which 'is it this class?' is answered rightly",
+        "share of all pixels for which 'is it this class?' is answered right",
     ),
     "precision": ("precision", "share of what is called this class that is"),
     "recall": ("recall", "share of this class that is found"),
@@ -38,9 +40,9 @@ FIGURES = {  # the figures of one class: key -> title, and what it is
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count pixels by (true class, predicted class): int64 (C, C). Unlabelled pixels (255) do not count.
+    """Count pixels by (true class, predicted class): int64 (C, C).
 
-    `truth` and `predicted` are integer arrays of the same shape.
+    `truth` and `predicted` are integer arrays of one shape. Unlabelled pixels (255) do not count.
     """
     labelled = truth != IGNORE
     index = truth[labelled].astype(np.int64) * classes + predicted[labelled]
@@ -48,7 +50,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 
 def ratio(part: np.ndarray | float, whole: np.ndarray | float) -> np.ndarray:
-    """Divide, giving nan where `whole` is 0."""
+    """Return `part` / `whole`, float64, nan where `whole` is 0."""
     part, whole = np.broadcast_arrays(
         np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     )
@@ -56,11 +58,12 @@ def ratio(part: np.ndarray | float, whole: np.ndarray | float) -> np.ndarray:
 
 
 def per_class(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the `SCORES` of each class, float64 (..., C), from confusion matrices (..., C, C) by (truth, predicted).
+    """Return the `SCORES` of each class, float64 (..., C), from confusion matrices (..., C, C).
 
-    With TP, FP, FN, TN in pixels: pixel accuracy (TP+TN)/all, precision TP/(TP+FP), recall TP/(TP+FN), specificity
-    TN/(TN+FP), IoU TP/(TP+FP+FN) (Jaccard 1912), Dice 2TP/(2TP+FP+FN) (Dice 1945). A class in neither truth nor
-    prediction has no precision, recall, IoU and Dice, but nan: it is no success and no failure.
+    The matrices count by (truth, predicted). With TP, FP, FN, TN in pixels: pixel accuracy
+    (TP+TN)/all, precision TP/(TP+FP), recall TP/(TP+FN), specificity TN/(TN+FP), IoU TP/(TP+FP+FN)
+    (Jaccard 1912), Dice 2TP/(2TP+FP+FN) (Dice 1945). A class in neither truth nor prediction has
+    nan for precision, recall, IoU and Dice: it is no success and no failure.
     """
     hit, true, said = (
         np.diagonal(counts, axis1=-2, axis2=-1),
@@ -79,11 +82,12 @@ def per_class(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def boundary(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the `BOUNDARY` figures of each class, float64 (..., C), from `boundary_sums` (..., C, 8) added over images.
+    """Return the `BOUNDARY` figures of each class, float64 (..., C).
 
-    Boundary F1 is the harmonic mean of the shares of predicted and of true outline pixels that meet the other outline; 0 where
-    only one of truth and prediction has the class, nan where neither has.
-    Distances, in px, are means over the images in which both truth and prediction have the class.
+    `sums` are `boundary_sums` (..., C, 8) added over images. Boundary F1 is the harmonic mean of
+    the shares of predicted and of true outline pixels that meet the other outline: 0 where only one
+    of truth and prediction has the class, nan where neither has. Distances, in px, are means over
+    the images in which both have the class.
     """
     met_predicted, predicted, met_true, true, far, has_far, near, has_near = np.moveaxis(
         sums, -1, 0
@@ -115,7 +119,10 @@ def boundary_sums(distances: np.ndarray) -> np.ndarray:
 
 
 def mean(values: np.ndarray, without: int | None = None) -> np.ndarray:
-    """Average (..., C) over the classes that are not nan, leaving out index `without` (the background); nan if there are none."""
+    """Return the mean of `values` (..., C) over the classes that are not nan; nan if all are.
+
+    The class of index `without`, such as the background, is left out.
+    """
     kept = np.delete(values, without, axis=-1) if without is not None else values
     known = ~np.isnan(kept)
     return ratio(np.where(known, kept, 0).sum(axis=-1), known.sum(axis=-1))
@@ -124,10 +131,12 @@ def mean(values: np.ndarray, without: int | None = None) -> np.ndarray:
 def segmentation(
     counts: np.ndarray, sums: np.ndarray, classes: Sequence[str], background: int | None
 ) -> Tree:
-    """Return the figures of confusion matrices (..., C, C) and `boundary_sums` (..., C, 8), each of shape (...).
+    """Return the figures of a segmentation, each of shape (...).
 
-    Pixel accuracy, frequency-weighted IoU (each class's IoU by its share of the true pixels; Long et al., CVPR 2015),
-    all figures of each class, and their means over all classes and over the foreground.
+    `counts` are confusion matrices (..., C, C), `sums` are `boundary_sums` (..., C, 8). The figures
+    are pixel accuracy, frequency-weighted IoU (each class's IoU weighted by its share of the true
+    pixels; Long et al., CVPR 2015), all figures of each class, and their means over all classes and
+    over the foreground.
     """
     figures = per_class(counts) | boundary(sums)
     all_ = counts.sum(axis=(-2, -1))
@@ -149,13 +158,14 @@ def segmentation(
 def classification(
     truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], weights: np.ndarray
 ) -> Tree:
-    """Return the figures, each of shape (...), of classifications: `truth` int (N,), `probabilities` float (N, C), weighted by
-    `weights`, float64 (..., N).
+    """Return the figures of a classification, each of shape (...).
 
-    Accuracy; ROC AUC and precision-recall AUC (average precision) of the last of two classes, or the mean of each class against
-    the rest: nan where a class is missing; Brier score, the mean over images of the summed squared differences (Brier 1950;
-    for two classes halved, as scikit-learn does); expected calibration error (see `calibration_error`); and each class's
-    precision, recall and F1.
+    `truth` is int (N,), `probabilities` float (N, C), `weights` float64 (..., N), how often each
+    image counts. The figures are accuracy; ROC AUC and precision-recall AUC (average precision) of
+    the last of two classes, or the mean of each class against the rest, nan where a class is
+    missing; Brier score, the mean over images of the summed squared differences (Brier 1950; for
+    two classes halved, as in scikit-learn); expected calibration error (see `calibration_error`);
+    and each class's precision, recall and F1.
     """
     number, said = len(classes), probabilities.argmax(axis=1)
     counts = (weights @ np.eye(number**2)[truth * number + said]).reshape(
@@ -192,10 +202,12 @@ def classification(
 def areas_under_curves(
     positive: np.ndarray, score: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ROC AUC and average precision, each (...), of `positive` bool (N,) by `score` (N,), weighted by (..., N).
+    """Return ROC AUC and average precision, each (...).
 
-    ROC AUC is the share of pairs of a positive and a negative in which the positive scores higher, ties counting half (Hanley
-    and McNeil 1982). Average precision sums precision over the steps of recall, as scikit-learn does. nan without both kinds.
+    Of `positive` bool (N,) by `score` (N,), with weights (..., N). ROC AUC is the share of pairs of
+    a positive and a negative in which the positive scores higher, ties counting half (Hanley and
+    McNeil 1982). Average precision sums precision over the steps of recall, as in scikit-learn.
+    Both are nan if all are positive or all negative.
     """
     order = np.argsort(-score, kind="stable")
     last = np.append(
@@ -212,22 +224,22 @@ def areas_under_curves(
     return auc, np.where(negatives > 0, ratio((rises * precision).sum(axis=-1), positives), np.nan)
 
 
-def plain(tree: Mapping) -> dict:
-    """Return a tree of figures as plain numbers, None for nan: what JSON can hold."""
-    return {
-        key: plain(value)
-        if isinstance(value, Mapping)
-        else None
-        if np.isnan(value)
-        else float(value)
-        for key, value in tree.items()
-    }
+def plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of figures as JSON can hold it: floats, None for nan."""
+    numbers: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            numbers[key] = plain(value)
+        else:
+            numbers[key] = None if np.isnan(value) else float(value)
+    return numbers
 
 
-def intervals(tree: Mapping, level: float = 0.95) -> dict:
-    """Return [low, high] in place of each leaf of a tree whose leaves hold bootstrap samples (B,); None where all are nan.
+def intervals(tree: Mapping[str, Any], level: float = 0.95) -> dict[str, Any]:
+    """Return [low, high] of each leaf of a tree, whose leaves hold bootstrap samples (B,).
 
-    These are percentile intervals (Efron and Tibshirani 1993, chapter 13).
+    These are percentile intervals (Efron and Tibshirani 1993, chapter 13); None where all samples
+    are nan.
     """
     ends = [50 * (1 - level), 50 * (1 + level)]
 

@@ -13,17 +13,16 @@ from ..errors import TaskError
 if TYPE_CHECKING:
     import torch
 
-RATES = tuple(
-    round(0.01 * k, 2) for k in range(1, 51)
-)  # error rates for which a card holds a threshold
-ERROR_RATE = 0.1  # the default: mean error that what is let through may have
+RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # for which a card holds a threshold
+ERROR_RATE = 0.1  # the default: the mean error that images without review may have
 
 
 def expected_error(probabilities: torch.Tensor, background: int | None) -> float:
-    """Return the error, 0 to 1, that an image's own probabilities, float (C, H, W) or (C,), lead one to expect.
+    """Return the error, 0 to 1, to expect by an image's own probabilities, float (C, H, W) or (C,).
 
-    For a class it is 1 - max p. For a mask it is 1 - Dice of the predicted foreground, all classes pooled, if each pixel
-    were right with its own probability: 1 - 2 sum(p of the predicted class) / (predicted pixels + sum of all foreground p).
+    For a class it is 1 - max p. For a mask it is 1 - Dice of the predicted foreground, all classes
+    pooled, if each pixel were right with its own probability: 1 - 2 sum(p of the predicted class) /
+    (predicted pixels + sum of all foreground p).
     """
     best, codes = probabilities.max(0)
     if probabilities.ndim == 1:
@@ -40,18 +39,23 @@ def expected_error(probabilities: torch.Tensor, background: int | None) -> float
 
 
 def actual_error(counts: np.ndarray, background: int | None) -> float:
-    """Return the error that `expected_error` expects, from an image's confusion matrix (C, C): 1 - pooled foreground Dice."""
+    """Return the error that `expected_error` predicts, from a confusion matrix (C, C).
+
+    That is 1 - Dice of the foreground, all classes pooled; 0 without any foreground.
+    """
     classes = [c for c in range(len(counts)) if c != background]
     hits, whole = counts[classes, classes].sum(), counts[classes].sum() + counts[:, classes].sum()
     return float(1 - 2 * hits / whole) if whole else 0.0
 
 
 def thresholds(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
-    """Return, for each of `RATES`, the expected error above which an image needs review; -1 where all do, 1 where none does.
+    """Return, for each of `RATES`, the expected error above which an image needs review.
 
-    The promise, for new images drawn like the n held-out ones: the mean over all images of the actual error, counting 0 for
-    those sent to review, is at most the rate. By conformal risk control (Angelopoulos et al., ICLR 2024, equation 4), with
-    losses from 0 to 1: the largest threshold with (sum of the losses let through + 1) / (n + 1) <= rate.
+    -1 stands for all images, 1 for none. What is promised, for new images drawn like the n held-out
+    ones: the mean over all images of the actual error, counting 0 for those sent to review, is at
+    most the rate. By conformal risk control (Angelopoulos et al., ICLR 2024, equation 4), with
+    losses from 0 to 1: the largest threshold with (sum of the losses let through + 1) / (n + 1) <=
+    rate.
     """
     values, places = np.unique(expected, return_inverse=True)
     let_through = np.cumsum(np.bincount(places, actual, len(values)))
@@ -67,9 +71,9 @@ def thresholds(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
 
 
 def review_threshold(review: Mapping[str, float], error_rate: float) -> float | None:
-    """Return a card's threshold for an error rate, or for the next lower one that it has; None for a card without any.
+    """Return a card's threshold for an error rate, or for the next lower rate that it has.
 
-    Raises `TaskError` for rates outside 0.01 to 0.5.
+    None for a card without any. Raises `TaskError` for rates outside 0.01 to 0.5.
     """
     if not RATES[0] <= error_rate <= RATES[-1]:
         raise TaskError(

@@ -1,4 +1,5 @@
-"""Networks: any timm backbone with a decoder or a head, and their weights.
+"""Networks: timm backbones with a decoder or a classification head, and their weights.
 
-Nothing here trains, reads data or writes exports.
+Names are checked in `backbones`, networks are built in `factory`. Nothing here trains, reads images
+or writes exports.
 """

@@ -1,15 +1,22 @@
-"""timm's backbones: which names exist, how their inputs are normalised, and which are good first choices."""
+"""timm's backbones: which names exist, how their inputs are normalised, which are good choices."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import ModelError, choose
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB from 0 to 1
+
+# Suggested in errors: small, convolutional, with ImageNet weights and a pyramid of five scales.
 GOOD_BACKBONES = "mobilenetv2_100, resnet18, resnet34, efficientnet_b0, convnext_tiny"
 
 
 def check_arch(arch: str) -> None:
-    """Raise `ModelError`, naming the nearest names, if timm has no model called `arch` (a tag after a dot is allowed)."""
+    """Raise `ModelError`, naming the nearest names, if timm has no model `arch`.
+
+    A tag of pretrained weights after a dot is allowed.
+    """
     import timm
 
     name, _, tag = arch.partition(".")
@@ -21,14 +28,15 @@ def check_arch(arch: str) -> None:
         choose("backbone", arch, timm.list_pretrained(f"{name}.*"))
 
 
-def backbone_config(arch: str):
-    """Return timm's pretrained_cfg of `arch`: its mean and std are the normalisation that its weights expect."""
+def backbone_config(arch: str) -> Any:
+    """Return timm's `PretrainedCfg` of `arch`: mean, std and tag of its pretrained weights."""
     import timm
     from timm.models import PretrainedCfg
 
     return timm.get_pretrained_cfg(arch, allow_unregistered=True) or PretrainedCfg()
 
 
-def backbone_options(arch: str) -> dict:
-    # Window attention is built for one input size unless told otherwise.
+def backbone_options(arch: str) -> dict[str, Any]:
+    """Return the arguments that let timm build `arch` for inputs of any size."""
+    # Swin's window attention is built for one input size unless told otherwise.
     return {"strict_img_size": False} if arch.startswith(("swin_", "swinv2_", "swin_s3")) else {}

@@ -1,9 +1,10 @@
-"""Decoders of our own: a U-Net that stops before full resolution, and a network of many classes merged into few."""
+"""Own decoders: a U-Net that stops before full resolution, and classes merged into fewer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +13,17 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
-CHANNELS = (128, 64, 48, 32, 16)  # from the deepest block on; half of a plain U-Net's, and fewer
+# Of the decoder's blocks, the deepest first. segmentation_models_pytorch's U-Net has
+# (256, 128, 64, 32, 16): half of them where the maps are small and the channels cost most.
+CHANNELS = (128, 64, 48, 32, 16)
 
 
 class LightUnet(SegmentationModel):
-    """A U-Net whose last blocks are left out: its logits come at 1/`stride` of the input size and are resized bilinearly.
+    """A U-Net without its last blocks: it predicts at 1/`stride` of the input's size.
 
-    Input float (B, 3, H, W), H and W multiples of the encoder's stride; output logits (B, classes, H, W). `channels`
-    are the decoder blocks', the deepest first; the blocks beyond `stride` are not built.
+    Input float (B, 3, H, W), H and W multiples of the encoder's stride; output logits
+    (B, classes, H, W), resized bilinearly from H/stride x W/stride. `channels` are those of the
+    decoder's blocks, the deepest first; the blocks beyond `stride` are not built.
     Raises `ValueError` unless `stride` is a power of two that leaves one block or more.
     """
 
@@ -30,14 +34,13 @@ class LightUnet(SegmentationModel):
         stride: int = 4,
         channels: Sequence[int] = CHANNELS,
         encoder_weights: str | None = None,
-        **encoder_options,
+        **encoder_options: Any,
     ):
         super().__init__()
         levels = math.log2(stride) if stride > 0 else -1
         if levels not in range(len(channels)):
-            raise ValueError(
-                f"stride is one of {', '.join(str(2**i) for i in range(len(channels)))}, not {stride}"
-            )
+            strides = ", ".join(str(2**level) for level in range(len(channels)))
+            raise ValueError(f"stride is one of {strides}, not {stride}")
         self.encoder = get_encoder(
             encoder_name, depth=len(channels), weights=encoder_weights, **encoder_options
         )
@@ -48,18 +51,19 @@ class LightUnet(SegmentationModel):
         self.initialize()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits at the size of `x`."""
+        """Return logits (B, classes, H, W) of `x`, float (B, 3, H, W)."""
         self.check_input_shape(x)
         logits = self.segmentation_head(self.decoder(self.encoder(x)))
         return F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class Merged(nn.Module):
-    """A network of many classes whose probabilities are summed into few; what is learnt later passes through the many.
+    """A network of many classes whose probabilities are summed into fewer classes.
 
-    `groups` has, for each class to come, the indices of the classes of `model` that make it. Input as `model`'s, output logits
-    (B, groups, H, W) at the input's size: the logarithm of the sum of exponentials of a group's logits, so that their softmax is
-    the sum of the softmax over the group.
+    `groups` has, for each new class, the indices of the classes of `model` that belong to it. Input
+    as `model`'s, output logits (B, groups, H, W) at the input's size. A group's logit is the
+    logarithm of the sum of exponentials of its classes' logits: the softmax over the groups is then
+    the sum of the softmax over their classes. All classes of `model` stay trainable.
     """
 
     def __init__(self, model: SegmentationModel, groups: Sequence[Sequence[int]]):
@@ -72,7 +76,7 @@ class Merged(nn.Module):
         return self.model.encoder
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return merged logits at the size of `x`."""
+        """Return merged logits (B, groups, H, W) of `x`, float (B, 3, H, W)."""
         logits = self.model(x).float()
         merged = torch.stack([logits[:, group].logsumexp(1) for group in self.groups], dim=1)
         return F.interpolate(merged, x.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,10 +1,11 @@
-"""A network that takes images of any size, what it is built from, and ensembles of networks."""
+"""The network of every learner and export: what it is built from, any input size, ensembles."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,49 +14,59 @@ from torch import nn
 from ..utils.device import autocast_dtype
 from .backbones import IMAGENET
 
+SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm of a probability of 0 finite
+
 
 @dataclass(frozen=True)
 class Spec:
-    """What a `Network` is made from: enough to build it again without weights."""
+    """What a `Network` is built from. With the weights, it is all that an export needs."""
 
     kind: str  # "segment" or "classify"
     arch: str  # timm name
-    n_out: int
-    decoder: str | None = None
-    stride: int = 1  # inputs are padded to multiples of it
-    options: Mapping = field(default_factory=dict)  # decoder or head arguments, JSON values only
-    members: int = 1  # more than one: an ensemble of so many networks
+    n_out: int  # classes
+    decoder: str | None = None  # one of `utils.choices.DECODERS`; None for classifiers
+    stride: int = 1  # px; inputs are padded to a multiple of it
+    # arguments of the decoder's class or of the head, JSON values only
+    options: Mapping[str, Any] = field(default_factory=dict)
+    members: int = 1  # networks of an ensemble; 1: no ensemble
 
     @property
     def has_masks(self) -> bool:
         """Whether the network gives logits for each pixel, not for each image."""
         return self.kind == "segment"
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them; `Spec(**fields)` is the same spec again."""
         return json.loads(json.dumps(asdict(self)))
 
 
 class Network(nn.Module):
-    """A model that takes any input size: pads to the stride, runs channels_last in the machine's best precision, crops.
+    """A model for inputs of any size: it pads them to the stride, and crops the output.
 
-    Input float (B, 3, H, W), normalised; output float32 logits (B, C, H, W), or (B, C) for classifiers.
+    Input float (B, 3, H, W), normalised by `mean` and `std`; output float32 logits (B, C, H, W), or
+    (B, C) for classifiers. Computes channels_last, in `precision`.
     """
 
-    def __init__(self, model: nn.Module, spec: Spec, mean=IMAGENET[0], std=IMAGENET[1]):
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: Spec,
+        mean: Sequence[float] = IMAGENET[0],
+        std: Sequence[float] = IMAGENET[1],
+    ):
         super().__init__()
         self.model, self.spec = model, spec
         for parameter in model.parameters():
-            if (
-                parameter.ndim == 4
-            ):  # Module.to(memory_format=...) would stumble over 5-dimensional ones
+            # not Module.to(memory_format=...): it fails for models with 5-dimensional parameters
+            if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.mean, self.std = tuple(mean), tuple(std)
         self.precision: str | None = None  # "float32", "bfloat16", or None: the machine's best
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if type(x).__module__.startswith(
-            "fastai"
-        ):  # unwrap fastai tensor subclasses: torch.export refuses them
+        """Return float32 logits (B, C, H, W), or (B, C), of `x`, float (B, 3, H, W)."""
+        # unwrap fastai tensor subclasses: torch.export refuses them
+        if type(x).__module__.startswith("fastai"):
             x = x.as_subclass(torch.Tensor)
         height, width = x.shape[-2:]
         down, right = -height % self.spec.stride, -width % self.spec.stride
@@ -74,32 +85,31 @@ class Network(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The backbone, or an ensemble's backbones: what is pretrained, and frozen first."""
+        """The backbone, or all backbones of an ensemble: what is pretrained and can be frozen."""
         if self.spec.members > 1:
             return nn.ModuleList([self._body_of(model) for model in self.model.models])
         return self._body_of(self.model)
 
     def _body_of(self, model: nn.Module) -> nn.Module:
-        return (
-            model[0] if not self.spec.has_masks or self.spec.decoder == "fastai" else model.encoder
-        )
+        is_sequential = not self.spec.has_masks or self.spec.decoder == "fastai"
+        return model[0] if is_sequential else model.encoder
 
 
 class Ensemble(nn.Module):
-    """Several models of one form; the logarithm of the mean of their probabilities takes the place of logits."""
+    """Several models of one form. Its logits are the logarithm of their mean probabilities."""
 
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__()
         self.models = nn.ModuleList(models)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return log probabilities, float32 (B, C, ...)."""
+        """Return log probabilities, float32 (B, C, ...), of `x`, float (B, 3, H, W)."""
         total = sum(model(x).float().softmax(dim=1) for model in self.models)
-        return (total / len(self.models)).clamp_min(1e-12).log()
+        return (total / len(self.models)).clamp_min(SMALLEST_PROBABILITY).log()
 
 
 def ensemble(networks: Sequence[Network]) -> Network:
-    """Join networks of equal form into one."""
+    """Return one network that averages the probabilities of `networks`, all of one form."""
     first = networks[0]
     joined = Network(
         Ensemble([network.model for network in networks]),
@@ -111,9 +121,12 @@ def ensemble(networks: Sequence[Network]) -> Network:
     return joined
 
 
-def parameter_groups(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Split a `Network` for fastai: early backbone, late backbone, decoder or head, for `freeze` and sliced rates."""
+def parameter_groups(network: Network) -> list[list[nn.Parameter]]:
+    """Return the parameters as fastai's splitter does: early backbone, late backbone, the rest.
+
+    fastai's `freeze` and its learning rates by group depend on this order.
+    """
     body = list(network.body.parameters())
-    inside = {id(p) for p in body}
-    head = [p for p in network.parameters() if id(p) not in inside]
+    in_body = {id(parameter) for parameter in body}
+    head = [parameter for parameter in network.parameters() if id(parameter) not in in_body]
     return [body[: len(body) // 2], body[len(body) // 2 :], head]

@@ -1,4 +1,4 @@
-"""Pretrained weights for a network: ImageNet's from timm's hub, or a file; matched by name and shape, and reported."""
+"""Pretrained weights: ImageNet's from timm's hub, or a file's, matched by name and shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from .network import Network
 
 log = logging.getLogger(__name__)
 
-MATCHING = 0.5  # share of the backbone's tensors that a file must hold: with fewer it is another backbone's
+# Share of the backbone's tensors that a file must match. Another backbone's file matches a few by
+# chance; the same backbone's, of another version of timm, misses a few. A convention between both.
+MIN_MATCHED = 0.5
+
+# What training code puts before the names of a backbone's tensors.
 PREFIXES = (
     "",
     "module.",
@@ -30,15 +34,16 @@ PREFIXES = (
     "0.model.",
     "model.0.",
     "model.0.model.",
-)  # what trainers put before a backbone's names
+)
+HUB_SECONDS = 5  # after which the hub counts as out of reach; its own retries take most of a minute
 
 
 def load_weights(network: Network, weights: str) -> str:
-    """Load pretrained weights into `network` and return where they came from.
+    """Load pretrained weights into `network` and return their origin, in words.
 
-    `weights` is "auto" (ImageNet from timm's hub; random, with a warning, when it is out of reach), "imagenet" (the
-    same, but an error when out of reach), "none", or a .safetensors, .pth or .pt file.
-    Raises `ModelError` naming the remedies.
+    `weights` is "auto" (ImageNet from timm's hub; random, with a warning, if it is out of reach),
+    "imagenet" (the same, but an error if it is out of reach), "none", or a .safetensors, .pth or
+    .pt file. Raises `ModelError` for weights that cannot be fetched, read, or matched.
     """
     if weights == "none":
         return "random"
@@ -46,20 +51,20 @@ def load_weights(network: Network, weights: str) -> str:
         return _load_file(network, Path(weights))
     try:
         return _load_imagenet(network)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # no network, no such file on the hub, no pretrained tag
+    except (OSError, RuntimeError) as error:
+        # OSError: no network, no such file on the hub; RuntimeError: timm has no pretrained tag
         reason = "the hub does not answer" if isinstance(error, OSError) else brief(error)
-        remedies = "pass --weights FILE with a local safetensors or pth file, or --weights none to start from random weights"
         if weights == "imagenet":
             raise ModelError(
-                f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); {remedies}",
+                f"ImageNet weights of {network.spec.arch} could not be fetched ({reason}); pass "
+                "--weights FILE with a local safetensors or pth file, or --weights none to start "
+                "from random weights",
                 "not-fetched",
             ) from error
         log.warning(
-            "ImageNet weights of %s could not be fetched; training starts from random weights and needs more "
-            "epochs. To change that: pass --weights FILE with a local safetensors or pth file.",
+            "ImageNet weights of %s could not be fetched; training starts from random weights and "
+            "needs more epochs. To change that: pass --weights FILE with a local safetensors or "
+            "pth file.",
             network.spec.arch,
         )
         log.debug("the reason: %s", reason)
@@ -71,7 +76,7 @@ def _load_imagenet(network: Network) -> str:
     if spec.decoder == "fastai":
         import torchvision
 
-        matched, wanted = _match(
+        matched, wanted = _copy_matching(
             torchvision.models.get_model(spec.arch, weights="DEFAULT").state_dict(), network
         )
         return f"torchvision {spec.arch} ({matched} of {wanted} backbone tensors)"
@@ -80,24 +85,26 @@ def _load_imagenet(network: Network) -> str:
     config = backbone_config(spec.arch)
     with offline_unless_reachable():
         model = timm.create_model(spec.arch, pretrained=True)
-    matched, wanted = _match(model.state_dict(), network)
+    matched, wanted = _copy_matching(model.state_dict(), network)
     if not matched:
         raise ModelError(
-            f"none of the ImageNet weights of {spec.arch} fit its backbone here; pass --weights none",
+            f"none of the ImageNet weights of {spec.arch} fit its backbone here; "
+            "pass --weights none",
             "weights-mismatch",
         )
-    return f"timm {spec.arch.partition('.')[0]}.{config.tag or 'default'} ({matched} of {wanted} backbone tensors)"
+    name = f"{spec.arch.partition('.')[0]}.{config.tag or 'default'}"
+    return f"timm {name} ({matched} of {wanted} backbone tensors)"
 
 
 @contextmanager
 def offline_unless_reachable() -> Iterator[None]:
-    """Ask the hub once; if it does not answer, use its local cache only: its own retries take most of a minute."""
+    """Use only the hub's local cache in a block if the hub does not answer one request."""
     import httpx
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
     try:
-        httpx.head(constants.ENDPOINT, timeout=5)
+        httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS)
     except httpx.HTTPError as error:
         log.debug("%s: %s", constants.ENDPOINT, error)
         constants.HF_HUB_OFFLINE = True
@@ -109,6 +116,26 @@ def offline_unless_reachable() -> Iterator[None]:
 
 def _load_file(network: Network, path: Path) -> str:
     check_weights(path)
+    tensors = _read_tensors(path)
+    matched, wanted = _copy_matching(tensors, network)
+    if matched < MIN_MATCHED * wanted:
+        raise ModelError(
+            f"{path}: {matched or 'none'} of its {len(tensors)} tensors fit the {wanted} of "
+            f"{network.spec.arch}; is the file for another backbone? Set --arch to it",
+            "weights-mismatch",
+        )
+    log.info(
+        "%s: %d tensors loaded; %d of the file unused, %d of the backbone without a match",
+        path.name,
+        matched,
+        max(len(tensors) - matched, 0),
+        max(wanted - matched, 0),
+    )
+    return f"{path.name} ({matched} of {wanted} backbone tensors)"
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file by name. Raises `ModelError` if it cannot be read."""
     try:
         if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
@@ -116,9 +143,8 @@ def _load_file(network: Network, path: Path) -> str:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # the readers raise their own kinds for damage, code in pickles, wrong formats
+    except Exception as error:
+        # the readers raise many kinds: for damage, for code in pickles, for other formats
         raise ModelError(
             f"{path}: cannot be read as weights (damaged, or not tensors alone); "
             "give a whole safetensors file, or a pth file that holds only tensors",
@@ -127,46 +153,33 @@ def _load_file(network: Network, path: Path) -> str:
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    tensors = (
-        {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-        if isinstance(state, Mapping)
-        else {}
-    )
-    matched, wanted = _match(tensors, network)
-    if matched < MATCHING * wanted:
-        raise ModelError(
-            f"{path}: {matched or 'none'} of its {len(tensors)} tensors fit the {wanted} of {network.spec.arch}; "
-            "is the file for another backbone? Set --arch to it",
-            "weights-mismatch",
-        )
-    left = len(tensors) - matched
-    log.info(
-        "%s: %d tensors loaded; %d of the file unused, %d of the backbone without a match",
-        path.name,
-        matched,
-        max(left, 0),
-        max(wanted - matched, 0),
-    )
-    return f"{path.name} ({matched} of {wanted} backbone tensors)"
+    if not isinstance(state, Mapping):
+        return {}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    }
 
 
-def _match(state: Mapping[str, torch.Tensor], network: Network) -> tuple[int, int]:
-    """Copy the tensors of `state` that fit by name and shape; return how many did, and how many the backbone has.
+def _copy_matching(state: Mapping[str, torch.Tensor], network: Network) -> tuple[int, int]:
+    """Copy the tensors of `state` that fit by name and shape into the network.
 
-    timm renames "stages.0" to "stages_0" when it extracts features, so names are compared with both separators made one.
+    Returns how many fitted, and how many the backbone has. Dots and underscores count as equal:
+    timm renames "stages.0" to "stages_0" when it extracts features.
     """
-    whole, body = network.state_dict(), network.body.state_dict()
-    same = {k: v for k, v in state.items() if k in whole and whole[k].shape == v.shape}
-    if len(same) > len(body) // 2:  # a fastseg model: decoder and all
+    everything, body = network.state_dict(), network.body.state_dict()
+    same = {k: v for k, v in state.items() if k in everything and everything[k].shape == v.shape}
+    if len(same) > len(body) // 2:  # a fastseg model, with its decoder
         network.load_state_dict(same, strict=False)
-        return len(same), len(whole)
+        return len(same), len(everything)
     if network.spec.decoder == "fastai":  # fastai numbers torchvision's layers, keeping their order
         import torchvision
 
         numbered = dict(zip(torchvision.models.get_model(network.spec.arch).state_dict(), body))
         state = {numbered.get(key, key): value for key, value in state.items()}
-    given = {_plain(key): value for key, value in state.items()}
-    names = {_plain(key): key for key in body}
+    given = {_with_dots(key): value for key, value in state.items()}
+    names = {_with_dots(key): key for key in body}
     best: dict[str, torch.Tensor] = {}
     for theirs in PREFIXES:
         for ours in ("", "model."):
@@ -185,5 +198,5 @@ def _match(state: Mapping[str, torch.Tensor], network: Network) -> tuple[int, in
     return len(best), len(body)
 
 
-def _plain(key: str) -> str:
+def _with_dots(key: str) -> str:
     return key.replace("_", ".")

@@ -256,8 +256,12 @@ class Task:
         shared = sorted(sides[0].keys() & sides[1].keys()) if self.grouped else []
         refuse(
             [
-                f"{sides[1][group].image}: {group} is also in {sides[0][group].image.parent}; keep each subject or set on one side of the "
-                "split"
+                Fault(
+                    "group on both sides",
+                    str(sides[1][group].image),
+                    f"{group} is also in {sides[0][group].image.parent}",
+                    "keep each subject or set on one side of the split",
+                )
                 for group in shared
             ]
         )
@@ -341,10 +345,10 @@ def with_depth(name: str, depth: int) -> Task:
 
 
 def scaled(task: Task, files: Iterable[Path]) -> Task:
-    """Return `task` with the bit depth that `chosen` gives for these image files."""
-    from ..data.depth import chosen, largest_values
+    """Return `task` with the bit depth that `choose_depth` gives for these image files."""
+    from ..data.depth import choose_depth, largest_values
 
-    depth = chosen(task.depth, largest_values(files))
+    depth = choose_depth(task.depth, largest_values(files))
     return task if depth == task.depth else replace(task, depth=depth)
 
 
