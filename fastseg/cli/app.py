@@ -27,13 +27,13 @@ SHORTEST_BUDGET = 0.1  # seconds: a budget that the imports used up is refused b
 class Commands(typer.core.TyperGroup):
     """A command group in which a user's mistake is one line on standard error and exit code 1."""
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "" in args:  # a path that is empty would mean the current folder
             raise typer.BadParameter("an argument is empty: is a shell variable unset?")
         ctx.meta["as_json"] = "--json" in args
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except FastsegError as error:
@@ -298,7 +298,7 @@ def check(
         )
     else:
         console.faults(audit)
-    if copy:
+    if copy and fix:
         console.repaired(copy, fix, task, as_json)
     if (audit.stops and not copy) or (copy and (copy.unusable or not copy.remaining)):
         raise typer.Exit(1)
@@ -447,6 +447,7 @@ def evaluate(
 def study(
     task: TaskName,
     data: Data = None,
+    *,
     vary: Annotated[
         list[str],
         typer.Option(
@@ -455,7 +456,7 @@ def study(
             help="An option of fit and its values, such as "
             "opt=adamw,sgd; can be repeated. One value holds the option at it.",
         ),
-    ] = ...,
+    ],
     together: Annotated[
         bool,
         typer.Option("--together", help="First values with first values, not all combinations."),
@@ -463,7 +464,6 @@ def study(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")
     ] = 3,
-    *,
     options: dict[str, Any],
     out: Annotated[
         Optional[Path],

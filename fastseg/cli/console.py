@@ -77,7 +77,7 @@ def as_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def table(header: tuple[str, ...], rows: list[tuple], title: str | None = None) -> None:
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | None = None) -> None:
     """Print a table on standard output; None reads "absent"."""
     from rich.console import Console
     from rich.table import Table
@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
     return "absent" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def figures(result: dict, title: str | None = None) -> None:
+def figures(result: dict[str, Any], title: str | None = None) -> None:
     """Print the metrics of an evaluation: one row a figure, one column a class, 95% intervals beneath where there are any."""
     from ..metrics.figures import FIGURES
 
@@ -163,11 +163,12 @@ def faults(audit: Audit, shown: int = 5) -> None:
             typer.echo(f"  {printable(str(fault))}")
         if len(found) > shown:
             typer.echo(f"  and {len(found) - shown} more (--json lists all)")
-    deep = (
-        f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {2**audit.depth - 1}"
-        if audit.deep
-        else ""
-    )
+    deep = ""
+    if audit.deep and audit.depth:
+        highest = 2**audit.depth - 1
+        deep = (
+            f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {highest}"
+        )
     typer.echo(
         "; ".join(
             [
@@ -240,7 +241,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
 
 
-def groups(parts: dict[str, dict], by: str) -> None:
+def groups(parts: dict[str, dict[str, Any]], by: str) -> None:
     """Print the main figures of each group of images, with their intervals."""
     from ..metrics.figures import FIGURES
 
@@ -250,7 +251,7 @@ def groups(parts: dict[str, dict], by: str) -> None:
         else ("accuracy", "roc_auc")
     )
 
-    def cell(part: dict, key: str) -> str:
+    def cell(part: dict[str, Any], key: str) -> str:
         values, ends = part.get("mean_foreground", part), part.get("intervals", {})
         return _with_interval(values[key], ends.get("mean_foreground", ends).get(key), " ")
 

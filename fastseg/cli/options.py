@@ -77,7 +77,7 @@ def with_fit_options(*names: str) -> Callable[[F], F]:
 def _parameter(option: Option) -> inspect.Parameter:
     """Return the parameter that typer makes an option of."""
     kind: Any = str
-    limits = {}
+    limits: dict[str, Any] = {}
     if isinstance(option.rule, WholeNumber):
         kind, limits = int, {"min": option.rule.low, "max": option.rule.high}
     elif isinstance(option.rule, Number):  # `FitOptions` itself checks its limits

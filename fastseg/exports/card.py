@@ -123,7 +123,7 @@ def sha256(path: Path) -> str:
 
 
 def _numbers(
-    count: int, low: float, high: float, kind: type | tuple = (int, float)
+    count: int, low: float, high: float, kind: type | tuple[type, ...] = (int, float)
 ) -> Callable[[Any], bool]:
     return lambda v: (
         isinstance(v, list)

@@ -41,15 +41,18 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     Raises `ExportError` if there is none, or if it is of another task than the one named.
     """
     name = get(task).name if task else None
-    if export is None and name is None:
-        found = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
-        if not found:
+    if export is not None:
+        folder = Path(export)
+    elif name is not None:
+        folder = Path("exports") / name
+    else:
+        exports = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
+        if not exports:
             raise ExportError(
                 "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)",
                 "no-export",
             )
-        return found[-1].parent
-    folder = Path(export) if export else Path("exports") / name
+        return exports[-1].parent
     if folder.suffix == ".pkl":  # `load` opens it on trust only
         return find(task, folder.parent) / folder.name
     recover(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError
 
@@ -27,7 +27,7 @@ class TrainingRecord:
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images, if there are any
     precision: str | None = None  # as asked for
-    course: dict[str, object] = field(default_factory=dict)  # options of the training, and seconds
+    course: dict[str, Any] = field(default_factory=dict)  # options of the training, and seconds
     history: list[dict[str, float]] = field(default_factory=list)  # one dict an epoch
 
     @property

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 
-def __getattr__(name: str) -> Callable:
+def __getattr__(name: str) -> Callable[..., Any]:
     """Import the learners on first use, and give every task its own `TASK_learner`, such as `eye_learner(data, arch="resnet34")`."""
     if name in ("unet_learner", "vision_learner"):
         return getattr(import_module(".build", __name__), name)

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +30,15 @@ class AverageWeights(Callback):
     def __init__(self, decay: float):
         self.decay = decay
 
-    def before_fit(self):
-        self.steps, self.kept = 0, None
+    def before_fit(self) -> None:
+        self.steps = 0
+        self.kept: dict[str, torch.Tensor] | None = None
         self.average = {
             name: value.detach().clone() for name, value in self.learn.model.state_dict().items()
         }
 
     @torch.no_grad()
-    def after_batch(self):
+    def after_batch(self) -> None:
         if not self.training:
             return
         self.steps += 1
@@ -49,22 +51,21 @@ class AverageWeights(Callback):
         for name in now.keys() - set(floating):
             self.average[name].copy_(now[name])
 
-    def before_validate(self):
+    def before_validate(self) -> None:
         self.kept = {
             name: value.detach().clone() for name, value in self.learn.model.state_dict().items()
         }
         self.learn.model.load_state_dict(self.average)
 
-    def before_train(
-        self,
-    ):  # not right after validation: what is saved after an epoch is to be what was validated
+    def before_train(self) -> None:
+        # Not right after validation: what is saved after an epoch is what was validated.
         if self.kept is not None:
             self.learn.model.load_state_dict(self.kept)
             self.kept = None
 
-    def after_fit(self):
+    def after_fit(self) -> None:
         self.learn.model.load_state_dict(self.average)
-        self.average = None
+        self.average = {}
 
 
 class Windows(Callback):
@@ -84,7 +85,7 @@ class Windows(Callback):
             anywhere,
         )
 
-    def before_batch(self):
+    def before_batch(self) -> None:
         if not self.training or self.epoch >= self.epochs:
             return
         x, y = self.learn.xb[0], self.learn.yb[0]
@@ -128,7 +129,7 @@ class HalfSize(Callback):
     def __init__(self, epochs: int):
         self.epochs = epochs
 
-    def before_batch(self):
+    def before_batch(self) -> None:
         if not self.training or self.epoch >= self.epochs:
             return
         x, y = self.learn.xb[0], self.learn.yb[0]
@@ -159,7 +160,7 @@ class TimeBudget(Callback):
     def __init__(self, seconds: float):
         self.end = time.monotonic() + seconds
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.start, self.last, self.since = time.monotonic(), self.n_epoch, (0, 0.0)
 
     @property
@@ -168,17 +169,17 @@ class TimeBudget(Callback):
         return time.monotonic() - self.start
 
     @elapsed.setter
-    def elapsed(self, seconds: float):
+    def elapsed(self, seconds: float) -> None:
         self.start = time.monotonic() - seconds
 
-    def before_batch(self):
+    def before_batch(self) -> None:
         if self.training:  # fastai counts towards n_epoch; the schedule must reach its end at the last affordable epoch
             epoch, done = self.since
             self.learn.pct_train = done + (1 - done) * (
                 self.epoch + self.iter / self.n_iter - epoch
             ) / (self.last - epoch)
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         count = self.epoch + 1
         spent = (time.monotonic() - self.start) / count
         affordable = count + max(0, int((self.end - time.monotonic()) / spent))
@@ -191,7 +192,7 @@ class TimeBudget(Callback):
             )
             self.since, self.last = (count, self.learn.pct_train), affordable
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         if (
             self.epoch >= self.last
         ):  # not in after_epoch: the epoch that ended is still to be recorded
@@ -203,7 +204,7 @@ class Reporter(Callback):
 
     order = 60
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.shown = not hasattr(self.learn, "lr_finder")
         if not self.shown:
             return
@@ -215,21 +216,21 @@ class Reporter(Callback):
         )
         self.logger, self.learn.logger = self.learn.logger, self._line
 
-    def after_batch(self):
+    def after_batch(self) -> None:
         if self.shown:
             part = "head only, epoch" if self.frozen_head else "epoch"
             self.bar.update(
                 self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}"
             )
 
-    def after_fit(self):
+    def after_fit(self) -> None:
         if self.shown:
             self.bar.stop()
             self.learn.logger = self.logger
 
     after_cancel_fit = after_fit
 
-    def _line(self, values: Sequence):
+    def _line(self, values: Sequence[Any]) -> None:
         names = [
             "frozen epoch" if self.frozen_head and name == "epoch" else name
             for name in self.recorder.metric_names

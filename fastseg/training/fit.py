@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
         for number in range(max(1, options.folds)):
             left = (deadline - time.monotonic()) / (max(1, options.folds) - number)
             learn = _trained(task, run, number, left if options.time_budget else None)
-            seconds += float(record_of(learn).course["seconds"])
+            seconds += record_of(learn).course["seconds"]
             card = write(learn, folder)
             found.judge(card, folder, record_of(learn).data, options)
             networks.append(learn.model.cpu())
@@ -197,9 +197,10 @@ class HeldOut:
         # Two fits of one seed have the same metrics, whatever is quicker here.
         precision = fixed_precision(device_of(options.device), options.precision)
         predictor = load(folder, options.device, precision=precision)
-        for score, (panels, evidence) in judged(
+        found: Iterator[tuple[Any, Any]] = judged(
             predictor, items, root, look=_evidence_of(self.task, items)
-        ):
+        )
+        for score, (panels, evidence) in found:
             self.scores.images.append(score)
             self.evidence.append(evidence)
             self.panels += panels if len(self.panels) < SHOWN else []

@@ -42,8 +42,8 @@ class Study:
 
     task: Task
     folder: Path
-    settings: dict[str, dict]  # name -> {"mean", "std", "values": one main figure a seed}
-    comparisons: list[dict]  # {"with", "difference", "interval", "clear"}
+    settings: dict[str, dict[str, Any]]  # name -> {"mean", "std", "values": one main figure a seed}
+    comparisons: list[dict[str, Any]]  # {"with", "difference", "interval", "clear"}
     verdicts: list[str]
     files: list[Path]
 
@@ -159,7 +159,7 @@ def _check_values(settings: Sequence[Setting]) -> None:
     """Raise `FastsegError` for values that options cannot have, before anything is trained."""
     for setting in settings:
         FitOptions(**setting).check()
-    archs = {setting.get("arch") for setting in settings} - {None}
+    archs = {setting["arch"] for setting in settings if setting.get("arch") is not None}
     if archs:  # only timm knows their names
         with importing():
             from ..models.backbones import check_arch
