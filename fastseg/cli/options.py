@@ -52,7 +52,7 @@ def _varied_value(name: str, text: str) -> Any:
 
 
 def with_fit_options(*names: str) -> Callable[[F], F]:
-    """Give a command the options `names` of a fit, as one dict, in place of its parameter `options`."""
+    """Give a command the options `names` of a fit; its parameter `options` gets them as a dict."""
 
     def decorate(command: F) -> F:
         parameters: list[inspect.Parameter] = []

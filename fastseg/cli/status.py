@@ -12,7 +12,7 @@ from ..tasks import get, names
 
 
 def overview() -> list[dict[str, Any]]:
-    """Return one dict a task: task, kind, classes, data folder, its state and error, counts by split, export folder."""
+    """Return one dict for each task: its data folder, the state of the data, its newest export."""
     return [_row(name) for name in names()]
 
 
@@ -54,7 +54,7 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _is_missing(folder: Path, error: FastsegError) -> bool:
-    """Return whether a folder was never filled: there is none, or only notes and pictures lie in it."""
+    """Return whether there is no folder, or only notes and pictures are in it."""
     if not folder.is_dir():
         return True
     if not isinstance(error, DataError) or error.code != "no-data":

@@ -1,4 +1,4 @@
-"""The card of an export: what its model is, checked field by field, since cards come from strangers."""
+"""The card of an export: what its model is. Cards come from strangers: each field is checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ..utils.io import write_json
 EARLIER_DEPTH = (
     16  # bits by which versions that kept no depth in the card scaled every 16-bit image
 )
-SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
+# The card's version: raise it when a field changes its meaning, and add a migration to `read_card`.
+SCHEMA = 1
 CARD, MODEL, PICKLE, METRICS, HISTORY = (
     "card.json",
     "model.safetensors",
@@ -69,7 +70,7 @@ class Card:
 
     @property
     def data_folder(self) -> Path | None:
-        """The folder it was trained on, as seen from the export; it need not exist here. None if it is not known."""
+        """The folder it was trained on, which need not exist here; None if it is not known."""
         if not self.data or self.folder is None:
             return None
         return Path(os.path.normpath(self.folder.resolve() / self.data))
@@ -92,7 +93,10 @@ def versions() -> dict[str, str]:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Return an export's history.csv, one dict an epoch, nan where nothing was recorded; nothing if there is no file."""
+    """Return an export's history.csv, one dict for each epoch; an empty list if there is no file.
+
+    Values that were not recorded are nan.
+    """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -140,7 +144,10 @@ def _strings(value: Any) -> bool:
 
 
 def _is_arch(value: Any) -> bool:
-    """Return whether a value is a name of timm's own: with a colon or slash, it would be fetched from wherever a stranger says."""
+    """Return whether a value is one of timm's own names.
+
+    timm fetches names with a colon or slash from elsewhere: a stranger would choose from where.
+    """
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.\-]{1,100}", value) is not None
 
 
@@ -151,7 +158,7 @@ def _is_classes(value: Any) -> bool:
 
 
 def _is_merge(value: Any, count: Any) -> bool:
-    """Return whether a value is nothing, or `count` groups of class indices: each index once and none left out."""
+    """Return whether a value is None, or `count` groups of class indices with each index once."""
     if value is None:
         return True
     if not (
@@ -185,7 +192,7 @@ def _is_network(value: Any) -> bool:
     )
 
 
-# What each field of a card must be: cards come from strangers, and nothing in one may crash or exhaust the reader.
+# What each field of a card must be: nothing in a card may crash or exhaust the reader.
 _FORMS: dict[str, Callable[[Any], bool]] = {
     "task": lambda v: isinstance(v, str),
     "kind": lambda v: v in ("segment", "classify"),
@@ -219,7 +226,10 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
 
 
 def read_card(folder: Path | str) -> Card:
-    """Read and check an export's card. Raises `ExportError` if it is missing, damaged, or newer than this fastseg."""
+    """Read and check an export's card.
+
+    Raises `ExportError` if it is missing, damaged, or newer than this fastseg.
+    """
     path = Path(folder) / CARD
     if not path.is_file():
         name = Path(folder).name
@@ -233,8 +243,9 @@ def read_card(folder: Path | str) -> Card:
             raise ValueError(f"there is no card version {schema}")
         if schema > SCHEMA:
             raise ExportError(
-                f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
-                f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later",
+                f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version "
+                f"{schema}; this one reads up to {SCHEMA}); upgrade fastseg to "
+                f"{values.get('fastseg')} or later",
                 "newer-card",
             )
         values.setdefault("depth", EARLIER_DEPTH)

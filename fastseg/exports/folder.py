@@ -36,8 +36,9 @@ WRITTEN = {
 
 
 def find(task: str | Task | None = None, export: Path | str | None = None) -> Path:
-    """Return an export folder: the given one, else exports/TASK, else the newest below exports/; or the pickle given, in one.
+    """Return an export folder: the given one, else exports/TASK, else the newest below exports/.
 
+    A given pickle is returned as it is, after its folder was found.
     Raises `ExportError` if there is none, or if it is of another task than the one named.
     """
     name = get(task).name if task else None
@@ -49,7 +50,8 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
         exports = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
         if not exports:
             raise ExportError(
-                "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)",
+                "exports: no export yet; train one with: fastseg fit TASK "
+                "(fastseg tasks lists them)",
                 "no-export",
             )
         return exports[-1].parent
@@ -65,7 +67,8 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     found = read_card(folder).task
     if name and found != name:
         raise ExportError(
-            f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}",
+            f"{folder}: holds an export of task {found}, not {name}; "
+            f"pass --export with one of {name}",
             "wrong-task",
         )
     return folder
@@ -73,10 +76,12 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
 
 @contextmanager
 def replacing(out: Path, task: Task) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `out` on success; on failure, `out` stays as it was. `out` is to be claimed before.
+    """Yield a temporary folder that replaces `out` on success; on failure, `out` is unchanged.
 
-    Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` holds no export but other files,
-    another task's export, or the current folder.
+    The caller holds the lock of `out`.
+
+    Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` holds no
+    export but other files, another task's export, or the current folder.
     """
     target, existed = out.resolve(), out.parent.exists()
     recover(target)
@@ -92,7 +97,8 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         )
     if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
         raise ExportError(
-            f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out",
+            f"{out}: holds an export of task {_task_named(target)}; "
+            "choose another folder with --out",
             "holds-export",
         )
     try:
@@ -149,7 +155,10 @@ def _swap(folder: Path, target: Path) -> None:
 
 
 def _set_aside(target: Path) -> Path:
-    """Return where an export lies for a moment while another takes its place, on systems that cannot exchange folders in one step."""
+    """Return where an export is kept while another one replaces it.
+
+    Only systems that cannot exchange folders in one step need it.
+    """
     return target.with_name(f".{target.name}.old")
 
 

@@ -1,4 +1,4 @@
-"""The network as ONNX: a deployable file, and on CPUs often two to three times quicker than torch, for single images above all."""
+"""The network as ONNX: a file to deploy, on CPUs often two to three times quicker than torch."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ TOLERANCE = 1e-2  # logits; float32 in another order of summation differs by 1e-
 
 
 def write_onnx(network: Network, card: Card, path: Path) -> bool:
-    """Write `network` as ONNX: "images", uint8 (N, h, w, 3) at the card's size, to "logits", float32 (N, C, h, w) or (N, C).
+    """Write `network` as ONNX.
 
-    Normalisation and padding are part of the graph. Return False, and write nothing, where the
-    network has operations that ONNX or its runtime lacks, or where the two disagree: predictions are
-    made by torch then.
+    The input "images" is uint8 (N, h, w, 3) at the card's size; the output "logits" is float32 (N,
+    C, h, w) or (N, C). Normalisation and padding are part of the graph. Return False, and write
+    nothing, where the network has operations that ONNX or its runtime lacks, or where the two
+    disagree: predictions are made by torch then.
     """
     import torch
 
@@ -107,7 +108,10 @@ def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str 
 
 @contextmanager
 def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
-    """Put products of matrices in the place of adaptive average pooling, which ONNX has only where the sizes divide each other."""
+    """Replace adaptive average pooling by products of matrices.
+
+    ONNX has that pooling only where one size divides the other.
+    """
     import torch
 
     class Pool(torch.nn.Module):
@@ -140,7 +144,7 @@ def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _shares(have: int, want: int) -> np.ndarray:
-    """Return which share each of `have` values has in each of `want` means: float32 (want, have), rows sum to 1."""
+    """Return the weight of each of `have` values in each of `want` means, float32 (want, have)."""
     shares = np.zeros((want, have), dtype=np.float32)
     for i in range(want):  # the bounds of torch's adaptive pooling
         start, end = i * have // want, -(-(i + 1) * have // want)
@@ -149,7 +153,7 @@ def _shares(have: int, want: int) -> np.ndarray:
 
 
 class Sessions:
-    """An ONNX file's sessions by their number of threads: each is made once, whichever thread asks first."""
+    """An ONNX file's sessions by their number of threads; each is made once, by any thread."""
 
     def __init__(self, path: Path):
         self._path, self._lock = path, Lock()
@@ -163,7 +167,7 @@ class Sessions:
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the kinds of errors that onnxruntime raises: classes without a common one of their own."""
+    """Return the kinds of errors that onnxruntime raises; they have no common class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     kinds = [kind for kind in vars(state).values() if isinstance(kind, type)]

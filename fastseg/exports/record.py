@@ -1,4 +1,4 @@
-"""What is known of the training of a learner, kept on the learner until it is written into the card."""
+"""What is known of the training of a learner, for the card of its export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingRecord:
-    """What a task's learner was made from, as `learn.record`; training adds `course` and `history`."""
+    """What a learner was made from: `learn.record`. Training adds `course` and `history`."""
 
     task: str
     data: str  # folder with the images, absolute

@@ -1,4 +1,4 @@
-"""Learners: `unet_learner` and `vision_learner` for any timm backbone, and one `learner` for every task."""
+"""Makes learners: `unet_learner` and `vision_learner` for any timm backbone, `built` for tasks."""
 
 from __future__ import annotations
 
@@ -79,12 +79,13 @@ def unet_learner(
     decoder: str = "unet",
     **kwargs: Any,
 ) -> Learner:
-    """Build a segmentation `Learner`, with fastai's signature, over any timm backbone with a feature pyramid.
+    """Build a segmentation `Learner`, with fastai's signature, over a timm backbone.
 
-    A string `arch` is a timm name; `decoder` is one of `utils.choices.DECODERS`, and `kwargs` go to it. `weights` is as
-    for the CLI ("auto", "imagenet", "none", a file); None means "auto" if `pretrained` else "none".
-    A callable `arch` is handed to fastai's own `unet_learner` with all that it understands.
-    Raises `ModelError` for names, weights and options that do not fit.
+    The backbone must have a feature pyramid. A string `arch` is a timm name; `decoder` is one of
+    `utils.choices.DECODERS`, and `kwargs` go to it. `weights` is as for the CLI ("auto",
+    "imagenet", "none", a file); None means "auto" if `pretrained` else "none". A callable `arch` is
+    handed to fastai's own `unet_learner` with all that it understands. Raises `ModelError` for
+    names, weights and options that do not fit.
     """
     common: dict[str, Any] = dict(
         loss_func=loss_func,
@@ -147,9 +148,9 @@ def vision_learner(
 ) -> Learner:
     """Build a classification `Learner`, with fastai's signature, over any timm backbone.
 
-    `kwargs` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...). `weights` is as for `unet_learner`.
-    A callable `arch` is handed to fastai's own `vision_learner`.
-    Raises `ModelError` for names, weights and options that do not fit.
+    `kwargs` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...). `weights` is as
+    for `unet_learner`. A callable `arch` is handed to fastai's own `vision_learner`. Raises
+    `ModelError` for names, weights and options that do not fit.
     """
     common: dict[str, Any] = dict(
         loss_func=loss_func,
@@ -198,7 +199,7 @@ def as_learner(
     loss_func: Callable[..., Any] | None = None,
     **options: Any,
 ) -> Learner:
-    """Return a fastai `Learner` of `network`, whose weights come from `origin`: frozen unless they are random."""
+    """Return a fastai `Learner` of `network`; it is frozen unless its weights are random."""
     if normalize and not dls.after_batch.fs.filter(lambda t: isinstance(t, Normalize)):
         dls.add_tfms([Normalize.from_stats(network.mean, network.std)], "after_batch")
     learn = Learner(
@@ -214,7 +215,7 @@ def as_learner(
 
 
 class ForegroundMetric(Metric):
-    """A dataset-level mean over the foreground classes: counts are summed over all batches, then divided."""
+    """A mean over the foreground classes: counts are summed over all batches, then divided."""
 
     def __init__(self, key: str, classes: int, background: int | None):
         self.key, self.classes, self.background = key, classes, background
@@ -247,8 +248,9 @@ def built(
 ) -> Learner:
     """Return the learner of options that `preparation.learner_of` has checked.
 
-    `recipe` is the task's with these options in it; `card` is of the export that `options.weights` names, if it names one. Checks what only torch
-    and timm know, and every image and label. Raises `FastsegError` kinds.
+    `recipe` is the task's with these options in it; `card` is of the export that `options.weights`
+    names, if it names one. Checks what only torch and timm know, and every image and label. Raises
+    `FastsegError` kinds.
     """
     if card is None:
         check_arch(recipe.arch)
@@ -315,5 +317,5 @@ def _metrics(task: Task) -> list[Any]:
 
 
 def _input_size(dls: DataLoaders, decoder: str) -> tuple[int, int] | None:
-    """Return the (height, width) of a batch in px, which only fastai's own decoder needs to know."""
+    """Return the (height, width) of a batch in px; only fastai's own decoder needs it."""
     return tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None

@@ -1,4 +1,4 @@
-"""What happens during training beyond fastai's loop: averaged weights, small windows first, a budget of time, progress."""
+"""Callbacks beyond fastai's: averaged weights, windows, half size, time budget, progress."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class AverageWeights(Callback):
-    """Validate with, and end training on, an exponential moving average of the weights (arXiv:1703.01780).
+    """Validate with, and end with, a moving average of the weights (arXiv:1703.01780).
 
-    `decay` is the share of the average that each step keeps; it rises from 0.1 so that the start is soon forgotten.
+    `decay` is the share of the average that each step keeps; it rises from 0.1 so that the start is
+    soon forgotten.
     """
 
     order = 55  # after the optimizer's step and the schedule
@@ -69,10 +70,11 @@ class AverageWeights(Callback):
 
 
 class Windows(Callback):
-    """Train the first epochs on windows cut from the images, and the rest on whole ones: small first, then large.
+    """Train the first epochs on windows cut from the images, and the rest on whole images.
 
-    A window is `share` of each side of the image. Three of four lie about a labelled foreground pixel of their image
-    drawn at random, so that small objects are seen often; the others lie anywhere. Validation sees whole images.
+    A window is `share` of each side of the image. Three of four lie about a labelled foreground
+    pixel of their image drawn at random, so that small objects are seen often; the others lie
+    anywhere. Validation sees whole images.
     """
 
     order = -1  # before MixUp mixes what is seen
@@ -122,7 +124,7 @@ class Windows(Callback):
 
 
 class HalfSize(Callback):
-    """Train the first epochs on images of half the size, at a quarter of the cost, and the rest at the whole."""
+    """Train the first epochs on images of half the size, which takes a quarter of the time."""
 
     order = -1
 
@@ -153,7 +155,10 @@ class HalfSize(Callback):
 
 
 class TimeBudget(Callback):
-    """End a one-cycle within `seconds` from now: where epochs take longer than planned, the cycle is shortened to fit."""
+    """End a one-cycle within `seconds` from now.
+
+    Where epochs take longer than planned, the cycle is shortened to fit.
+    """
 
     order = -5  # before the schedule reads how much of the training is done
 
@@ -173,7 +178,8 @@ class TimeBudget(Callback):
         self.start = time.monotonic() - seconds
 
     def before_batch(self) -> None:
-        if self.training:  # fastai counts towards n_epoch; the schedule must reach its end at the last affordable epoch
+        # fastai counts towards n_epoch; the schedule must end at the last affordable epoch.
+        if self.training:
             epoch, done = self.since
             self.learn.pct_train = done + (1 - done) * (
                 self.epoch + self.iter / self.n_iter - epoch
@@ -200,7 +206,7 @@ class TimeBudget(Callback):
 
 
 class Reporter(Callback):
-    """Show a progress bar over all batches of all epochs, and one line an epoch, on standard error."""
+    """Show a progress bar over all batches, and one line for each epoch, on standard error."""
 
     order = 60
 

@@ -1,4 +1,4 @@
-"""What a training needs to go on where it stopped, written after each epoch: weights, optimizer, schedule, random numbers, history."""
+"""What a training needs to be resumed: weights, optimizer, schedule, random numbers, history."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ KNOWN = {
 
 
 class Checkpoint(Callback):
-    """Write `path` after each epoch of one stage of a training, and begin where `saved`, what `read` returned, ends.
+    """Write `path` after each epoch of one stage of a training; begin where `saved` ends.
 
-    `before` is what was known before this stage, its rate and its history; the training began at `began`, a time of
-    `time.monotonic` that leaves out the interruptions. `rows(learn)` gives this stage's own rows of history.
+    `before` is what was known before this stage, its rate and its history; the training began at
+    `began`, a time of `time.monotonic` that leaves out the interruptions. `rows(learn)` gives this
+    stage's own rows of history.
     """
 
     order = 90  # after all that an epoch changes: metrics, averages, the best weights so far
@@ -58,9 +59,8 @@ class Checkpoint(Callback):
 
     def __call__(self, event_name: str) -> None:
         if event_name in ("before_fit", "after_epoch"):
-            getattr(
-                self, event_name
-            )()  # fastai's own call would rewrite the message of an error, such as that of a full disk
+            # fastai's own call would rewrite the message of an error, such as that of a full disk.
+            getattr(self, event_name)()
 
     def before_fit(self) -> None:
         if self.saved is None:
@@ -119,7 +119,10 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """Return what a checkpoint holds, or None if there is none. No code in it is run. Raises `DataError` if it is damaged."""
+    """Return what a checkpoint holds, or None.
+
+    Runs no code in it. Raises `DataError` if damaged.
+    """
     if not path.is_file():
         return None
     try:
