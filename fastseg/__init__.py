@@ -1,18 +1,21 @@
-"""fastseg: from a few hundred labelled images to a trained, explained, deployable fastai learner."""
+"""From a few hundred labelled images to a trained, explained, deployable fastai learner."""
 
 from __future__ import annotations
 
 import os
 from importlib import import_module
+from typing import Any
 
 from .utils.imports import importing
 
 __version__ = "0.5.0"
 
-# Threads that wait by spinning starve each other as soon as anything else runs: training was seen 20 times slower.
+# Threads that wait by spinning slow each other down as soon as another program runs: training was
+# measured 20 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Public names by module, imported on first use: `import fastseg` and the CLI's help need neither torch nor fastai.
+# Public names by module, imported on first use: `import fastseg` and the help of the command line
+# need neither torch nor fastai. `__init__.pyi` names the same ones for type checkers and editors.
 _PUBLIC = {
     "checks.dataset": ("check",),
     "errors": ("FastsegError",),
@@ -36,7 +39,7 @@ _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in name
 __all__ = [*sorted(_MODULE_OF), "tasks"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         with importing():
             return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -26,6 +26,7 @@ fi
 wanted="fastseg${extra:+[$extra]}"
 if ! "$PYTHON" - "$wanted" <<'CHECK' >/dev/null 2>&1
 import importlib.metadata as metadata, pathlib, sys
+del sys.path[0]  # the current folder: what counts is what is installed
 extra = sys.argv[1].partition("[")[2].rstrip("]")
 home = metadata.distribution("fastseg")
 import fastseg, fastai, segmentation_models_pytorch, torchvision

@@ -142,7 +142,7 @@ def test_misalignment_says_where_the_mask_belongs():
     moved = np.roll(codes, (-20, 30), (0, 1))
     score, (x, y) = examination.misalignment(image, moved)
     assert (
-        score > dataset.OFFSET > examination.misalignment(image, codes)[0]
+        score > dataset.MIN_OFFSET > examination.misalignment(image, codes)[0]
         and abs(x + 30) < 6
         and abs(y - 20) < 6
     )

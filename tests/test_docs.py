@@ -1,5 +1,6 @@
 """README, guides and data notes: their commands run, their links and options exist."""
 
+import ast
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +19,7 @@ from conftest import ARCH
 import fastseg
 from fastseg import tasks
 from fastseg.cli.app import app
+from fastseg.learners.options import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / ".github" / "docs"
@@ -204,6 +207,33 @@ def test_the_task_file_is_the_same_in_readme_and_guide():
     assert code(shown[0]) == code(shown[1])
 
 
+def test_the_training_guide_has_every_field_of_a_recipe():
+    """The fields that are no option, with their defaults."""
+    text = PAGES[".github/docs/training.md"]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (`.*?) \|", text, re.M)
+    shown = {}
+    for names, values in rows:
+        names, values = re.findall(r"`(\w+)`", names), re.findall(r"`(.+?)`", values)
+        shown |= dict(zip(names, map(ast.literal_eval, values), strict=True))
+    recipe = tasks.Recipe(size=(64, 64))
+    fields = {name: value for name, value in vars(recipe).items() if name not in OPTIONS}
+    assert shown == fields
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    source = "".join(
+        str(node.value)
+        for file in sorted((ROOT / "fastseg").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant)
+    )
+    text = PAGES[".github/docs/troubleshooting.md"]
+    messages = re.findall(r"^\| `(.+?)` \|", text, re.M)
+    assert len(messages) > 6
+    parts = [part for message in messages for part in message.split("...") if part.strip()]
+    assert [part for part in parts if part.strip() not in source] == []
+
+
 def test_links_and_pictures_exist():
     assert any("](" in text for text in PAGES.values())
     for page, text in PAGES.items():
@@ -213,14 +243,22 @@ def test_links_and_pictures_exist():
 
 
 def test_the_reference_has_every_public_name():
+    """The other entries name what is there; `mkdocs_hooks` finds the public names' modules."""
     text = PAGES[".github/docs/reference.md"]
-    entry = r"^::: fastseg\.(\S+)\n    options:\n      heading: fastseg\.(\S+)"
-    entries = dict(re.findall(entry, text, re.M))
-    found = {name: path.rpartition(".")[0] for path, name in entries.items() if "." not in name}
-    assert found == fastseg._MODULE_OF
-    for path in re.findall(r"^::: (\S+)", text, re.M):
+    public = re.findall(r"^::: fastseg\.(\w+)$", text, re.M)
+    assert sorted([*public, "tasks"]) == sorted(fastseg.__all__)
+    others = re.findall(r"^::: (fastseg\.\w+\.\S+)$", text, re.M)
+    assert "fastseg.tasks.get" in others
+    for path in others:
         module, _, name = path.rpartition(".")
-        assert hasattr(__import__(module, fromlist=[name]), name), path
+        assert hasattr(import_module(module), name), path
+
+
+def test_type_checkers_see_every_public_name():
+    stub = ast.parse((ROOT / "fastseg" / "__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom) and node.module]
+    found = {alias.asname: node.module for node in imports for alias in node.names}
+    assert found == fastseg._MODULE_OF
 
 
 def test_the_notebook_is_stored_without_outputs():
@@ -255,7 +293,9 @@ def test_the_docs_build_without_warnings(tmp_path):
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "fastseg.unet_learner" in (site / "reference.html").read_text()
+    reference = (site / "reference.html").read_text()
+    assert "fastseg.unet_learner" in reference
+    assert all(f"<code>{name}</code>" in reference for name in OPTIONS)
     for page in site.glob("*.html"):  # nothing is fetched from elsewhere
         assert not re.search(r"<(script|link|img)[^>]+=\"https?://", page.read_text()), page.name
 

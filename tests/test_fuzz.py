@@ -113,7 +113,7 @@ def test_damaged_images(data, kind):
                 assert read(path).dtype == np.uint8
             except DataError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
-        found = examine(EYE, path, path)
+        found = examine(EYE, tasks.Item(path, path))
         assert all("\n" not in str(fault) for fault in found.faults)
         assert json.loads(json.dumps(found.plain()))
         assert path.read_bytes() == content

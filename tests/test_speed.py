@@ -16,6 +16,7 @@ from fastseg.evaluation.scores import MaskScores
 from fastseg.exports import onnx
 from fastseg.inference import prediction
 from fastseg.inference.predictor import Predictor
+from fastseg.learners import precision as training_precision
 from fastseg.training import checkpoint
 from fastseg.utils import device, speed
 
@@ -69,7 +70,7 @@ def test_nothing_is_measured_where_it_cannot_pay(exports, seconds):
     measured = []
     seconds(onnx_float32=0.01, torch_float32=0.001, torch_bfloat16=0.001, measured=measured)
     assert (
-        option_of(exports("eye")) == option_of(exports("eye"), images=speed.FEW - 1) == ONNX
+        option_of(exports("eye")) == option_of(exports("eye"), images=speed.FEW_IMAGES - 1) == ONNX
         and measured == []
     )
     assert option_of(exports("eye"), images=100) == ONNX and measured == [(*ONNX, 4)]
@@ -84,7 +85,7 @@ def test_a_long_fit_measures_its_export_for_single_images_and_streams(
     samples, seconds, tmp_path, monkeypatch
 ):
     measured = []
-    monkeypatch.setattr("fastseg.inference.loading.PAYS", 0)
+    monkeypatch.setattr("fastseg.inference.loading.WORTH_MEASURING", 0)
     seconds(onnx_float32=0.5, torch_float32=0.1, torch_bfloat16=0.2, measured=measured)
     fastseg.fit("eye", samples["eye"], **OPTIONS, epochs=1, device="cpu", out=tmp_path / "e")
     assert sorted(measured, key=str) == sorted(
@@ -186,7 +187,7 @@ def test_what_does_not_go_together(exports, samples, run, fails, tmp_path):
         fastseg.load(
             exports("eye"), "meta" if not torch.cuda.is_available() else "cuda", engine="onnx"
         )
-    assert caught.value.code in ("engine-device", "model")
+    assert caught.value.code in ("engine-device", "no-device")
     assert (
         option_of(folder) == FLOAT
         and option_of(folder, engine="torch", precision="bfloat16") == HALF
@@ -276,7 +277,7 @@ def test_the_card_has_the_precision(samples, tmp_path):
 @pytest.fixture
 def steps(monkeypatch):
     """Set the seconds of a training step in each precision; `measured` lists what was measured."""
-    whole = speed.step_seconds
+    whole = training_precision.step_seconds
 
     def table(*, measured=None, **by_precision):
         def took(network, *batch):
@@ -285,7 +286,7 @@ def steps(monkeypatch):
             whole(network, *batch)
             return by_precision[network.precision]
 
-        monkeypatch.setattr(speed, "step_seconds", took)
+        monkeypatch.setattr(training_precision, "step_seconds", took)
 
     return table
 
@@ -342,7 +343,7 @@ def test_a_model_that_cannot_be_measured_trains_in_float32(samples, monkeypatch)
     def fails(*_):
         raise RuntimeError("not implemented for 'BFloat16'")
 
-    monkeypatch.setattr(speed, "step_seconds", fails)
+    monkeypatch.setattr(training_precision, "step_seconds", fails)
     assert (
         fastseg.learner("eye", samples["eye"], **OPTIONS, device="cpu").model.precision == "float32"
     )
@@ -432,7 +433,7 @@ def test_compared_exports_are_computed_in_one_precision(
 ):
     measured, loaded = [], []
     seconds(onnx_float32=9, torch_float32=9, torch_bfloat16=1, measured=measured)
-    monkeypatch.setattr("fastseg.inference.loading.FEW", 1)
+    monkeypatch.setattr("fastseg.inference.loading.FEW_IMAGES", 1)
     load = fastseg.inference.loading.load
     monkeypatch.setattr(
         fastseg.inference.loading,

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: the survey before training, the full check, and the repaired copy.
+"""What can be wrong with a dataset: the check before training, the full check, the repaired copy.
 
-Nothing here needs a model, and no original file is changed.
+Needs no model. No original file is changed.
 """

@@ -1,14 +1,15 @@
-"""The audit of a dataset: every file decoded whole, every fault named with its place and its remedy, none of it fatal to the audit."""
+"""The check of a dataset: every file is decoded, every fault is named with its remedy."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from os import cpu_count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,23 +28,24 @@ from .image import Finding, examine
 
 log = logging.getLogger(__name__)
 
-BITS = (
-    10  # of 256 that the perceptual hashes of one picture may differ in: re-saved, resized or relit
-)
-BANDS = 16  # hashes that differ in fewer bits than there are bands agree in one of them
-OFFSET, SPREAD = (
-    1.75,
-    4.0,
-)  # misalignment to be told: at least this, and so many quartile ranges above the data's own median
-FEW, FEW_SHARE, MANY_SHARE = (
-    2,
-    0.01,
-    0.1,
-)  # images of a rare class; more outlier sizes than this are normal for this dataset
-SMALL, LONG = (
-    4.0,
-    1.5,
-)  # times the median area, and the median shape, beyond which a size is an outlier
+# Conventions; what they find, and how often they are wrong, is measured by scripts/planting.py (see
+# checks/image.py for the figures).
+# Of 256 bits, that the perceptual hashes of one picture differ in at most: re-saved, resized, relit
+MAX_HASH_DISTANCE = 10
+# Hashes are compared only if they agree in one band. Two that differ in fewer bits than there are
+# bands agree in one of them, so that none is missed.
+HASH_BANDS = 16
+# A score of `image.misalignment` is a fault from here on, and so many times the distance from
+# median to upper quartile above the data's own median: outlines in some data fit no edges well.
+MIN_OFFSET, OFFSET_SPREAD = 1.75, 4.0
+# A class is rare that at most one image has, or this share of the images; more than two images
+# are needed to say so.
+RARE_IMAGES, RARE_SHARE = 1, 0.01
+# A size is unusual whose area, or shape, is so many times the median's, or its inverse. If more
+# than `MAX_UNUSUAL_SHARE` of the images are, it is normal for this dataset; fewer than
+# `MIN_IMAGES_FOR_SIZES` images have no usual size.
+AREA_RATIO, SHAPE_RATIO = 4.0, 1.5
+MAX_UNUSUAL_SHARE, MIN_IMAGES_FOR_SIZES = 0.1, 10
 
 
 @dataclass
@@ -58,9 +60,8 @@ class Audit:
     unlabelled: int  # pixels, in the same labels
     counted: int  # labels that a fit would take
     sizes: dict[str, int]  # "width x height" -> images, commonest first
-    depth: int | None = (
-        None  # bits of the values of the images of more than 8 bits, by which a fit scales them; None: there are none
-    )
+    # bits by which a fit scales the images of more than 8 bits; None: there are none
+    depth: int | None = None
     deep: int = 0  # how many images have more than 8 bits
     findings: list[Finding] = field(repr=False, default_factory=list)
     items: list[Item] = field(repr=False, default_factory=list)
@@ -78,8 +79,8 @@ class Audit:
         """Whether a fit would refuse the data."""
         return any(fault.stops for fault in self.faults)
 
-    def plain(self) -> dict:
-        """Return it as JSON can hold it."""
+    def plain(self) -> dict[str, Any]:
+        """Return the result as JSON can hold it."""
         return {
             "task": self.task,
             "data": self.data,
@@ -107,10 +108,11 @@ class Audit:
 
 
 def check(task: str | Task, data: Path | str | None = None) -> Audit:
-    """Examine every image and label below `data` (default: data/TASK) and return all that is wrong.
+    """Examine every image and label below `data` (default: data/TASK) and return all faults.
 
-    An audit that was interrupted goes on where it stopped, unless files changed. Memory grows by about a kilobyte an image.
-    Raises `DataError` only if no data of the task are there at all.
+    A check that was interrupted continues where it stopped, unless files or the task changed.
+    Memory grows by about a kilobyte an image. Raises `DataError` only if there are no data of the
+    task.
     """
     task = get(task)
     root = Path(data or f"data/{task.name}")
@@ -123,45 +125,26 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
         write_lock(root.resolve() / ".check"),
         Journal("check", __version__, task.definition(), str(root.resolve())) as journal,
     ):
-        findings = list(_examined(task, items, journal))
-    hidden = sum(
-        file.name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES
-        for folder in {item.image.parent for item in items}
-        for file in folder.iterdir()
-    )
-    if hidden:
-        log.warning(
-            "%s: %d image files whose names begin with a dot are not looked at, here or by fit; rename them if they belong",
-            root,
-            hidden,
-        )
+        findings = list(_examine_all(task, items, journal))
+    _warn_of_hidden_images(root, items)
     note = pairing_note(items)
     if note:
         log.info(note)
-    faults += _binary(task, root, items, findings)
+    faults += _binary_faults(task, root, items, findings)
     _refuse_all_jpegs(findings)
     faults += [fault for finding in findings for fault in finding.faults]
     faults += [
-        Fault(
-            "bit depth",
-            str(file),
-            why,
-            "save it in the range of the others, or as 8 bits, if it is not meant",
-        )
-        for file, value in largest.items()
-        if (why := misfit(value, task.depth))
+        *_depth_faults(largest, task.depth),
+        *_duplicates(items, findings),
+        *_misaligned_masks(findings),
+        *_unusual_sizes(findings),
+        *_uneven_classes(task, root, findings),
+        *_groups_on_both_sides(task, items),
     ]
-    faults += [
-        *_doubled(items, findings),
-        *_misaligned(findings),
-        *_outliers(findings),
-        *_uneven(task, root, findings),
-        *_shared(task, items),
-    ]
-    faults += _undividable(task, root, items, findings, faults)
+    faults += _split_faults(task, root, items, findings, faults)
     order = list(KINDS)
     faults.sort(key=lambda fault: (order.index(fault.kind), fault.file, fault.place))
-    counted = [f.counts for f in findings if len(f.counts)]
+    counted = [np.asarray(f.counts) for f in findings if len(f.counts)]
     counts = np.sum(counted or [np.zeros(len(task.classes))], axis=0)
     sizes = Counter(f"{f.size[1]} x {f.size[0]}" for f in findings if f.size[0])
     return Audit(
@@ -180,10 +163,37 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     )
 
 
-def _binary(
+def _warn_of_hidden_images(root: Path, items: Sequence[Item]) -> None:
+    hidden = sum(
+        file.name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES
+        for folder in {item.image.parent for item in items}
+        for file in folder.iterdir()
+    )
+    if hidden:
+        log.warning(
+            "%s: %d image files whose names begin with a dot are not looked at, here or by fit; "
+            "rename them if they belong",
+            root,
+            hidden,
+        )
+
+
+def _depth_faults(largest: Mapping[Path, int], depth: int | None) -> Iterator[Fault]:
+    """Yield a fault for each image of more than 8 bits that does not fit the range of `depth`."""
+    for file, value in largest.items():
+        why = misfit(value, depth) if depth is not None else ""
+        if why:
+            remedy = "save it in the range of the others, or as 8 bits, if it is not meant"
+            yield Fault("bit depth", str(file), why, remedy)
+
+
+def _binary_faults(
     task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding]
 ) -> list[Fault]:
-    """Return a fault for each source whose masks are 0/255 masks, which shows over all of them only; nothing is counted in these."""
+    """Return a fault for each source whose masks are 0/255 masks, which only all of them show.
+
+    Nothing is counted in such masks.
+    """
     found = task.binary_faults(
         root, ((item.source, finding.values) for item, finding in zip(items, findings))
     )
@@ -195,50 +205,50 @@ def _binary(
 
 
 def _refuse_all_jpegs(findings: Sequence[Finding]) -> None:
-    """Where JPEG compression changed the codes of some masks, it changed others too, into codes that have a meaning."""
+    """Add a fault to every JPEG mask if JPEG compression changed the codes of one.
+
+    It changed codes in the others too, into codes that have a meaning.
+    """
     jpegs = [finding for finding in findings if finding.values and is_lossy(str(finding.label))]
-    lossy = next(
-        (
-            finding
-            for finding in jpegs
-            if any(fault.kind == "lossy mask" for fault in finding.faults)
-        ),
-        None,
-    )
-    for finding in jpegs if lossy else []:
+    changed = [f for f in jpegs if any(fault.kind == "lossy mask" for fault in f.faults)]
+    for finding in jpegs if changed else []:
         if not any(fault.stops for fault in finding.faults):
             finding.faults.append(
                 Fault(
                     "lossy mask",
                     str(finding.label),
                     "is a JPEG, whose compression changes codes, as it did in "
-                    f"{Path(str(lossy.label)).name}",
+                    f"{Path(str(changed[0].label)).name}",
                     "export masks of codes as PNG",
                 )
             )
             finding.counts, finding.unlabelled = (), 0
 
 
-def _examined(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
+def _examine_all(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
+    """Yield the finding of each item, in order; those in the journal are not examined again."""
     workers = cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
 
-        def work(left: list[int]) -> Iterator[dict]:
+        def work(left: list[int]) -> Iterator[dict[str, Any]]:
             chosen = (items[i] for i in left)
             return results_in_order(
-                (pool.submit(_plainly, task, item) for item in chosen), 2 * workers
+                (pool.submit(_examine_plain, task, item) for item in chosen), 2 * workers
             )
 
         keys = [stamp(item.image, item.label) for item in items]
         yield from map(Finding.of, track(resumed(journal, keys, work), "checking", len(keys)))
 
 
-def _plainly(task: Task, item: Item) -> dict:
-    return examine(task, item.image, item.label, item.source).plain()
+def _examine_plain(task: Task, item: Item) -> dict[str, Any]:
+    return examine(task, item).plain()
 
 
-def _doubled(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
-    """Yield pictures that are there again: equal bytes, or nearly equal perceptual hashes of images of different groups."""
+def _duplicates(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
+    """Yield pictures that are there again: the same bytes, or nearly the same perceptual hash.
+
+    The latter only between images of different groups or splits.
+    """
     first: dict[str, int] = {}
     same = np.full(len(items), -1)
     for i, finding in enumerate(findings):
@@ -246,33 +256,32 @@ def _doubled(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fau
             same[i] = first.setdefault(finding.digest, i)
     for i, (original, item) in enumerate(zip(same, items)):
         if original not in (-1, i):
-            yield _again(item, items[original], "is the same file as")
+            yield _duplicate(item, items[original], "is the same file as")
     unique = [i for i in range(len(items)) if same[i] == i and findings[i].hash]
     if not unique:
         return
     bits = np.array([np.frombuffer(bytes.fromhex(findings[i].hash), np.uint8) for i in unique])
-    bands = bits.reshape(len(unique), BANDS, -1)
+    bands = bits.reshape(len(unique), HASH_BANDS, -1)
     told: set[int] = set()
-    for band in range(BANDS):
+    for band in range(HASH_BANDS):
         buckets: dict[bytes, list[int]] = defaultdict(list)
         for row, key in enumerate(bands[:, band]):
             near = buckets[key.tobytes()]
             if row not in told and near:
                 others = np.array(near)
                 distance = np.unpackbits(bits[others] ^ bits[row], axis=1).sum(axis=1)
-                for other in others[distance <= BITS]:
+                for other in others[distance <= MAX_HASH_DISTANCE]:
                     one, two = items[unique[row]], items[unique[other]]
-                    labelled_apart = (
-                        isinstance(one.label, int) and one.label != two.label
-                    )  # sharp and blurred look alike to a hash
-                    if (one.group != two.group or one.split != two.split) and not labelled_apart:
+                    # a sharp and a blurred picture, of different classes, look alike to a hash
+                    other_class = isinstance(one.label, int) and one.label != two.label
+                    if (one.group != two.group or one.split != two.split) and not other_class:
                         told.add(row)
-                        yield _again(one, two, "looks the same as")
+                        yield _duplicate(one, two, "looks the same as")
                         break
             near.append(row)
 
 
-def _again(item: Item, other: Item, how: str) -> Fault:
+def _duplicate(item: Item, other: Item, how: str) -> Fault:
     crosses = item.split != other.split
     return Fault(
         "duplicate across the split" if crosses else "duplicate",
@@ -283,12 +292,13 @@ def _again(item: Item, other: Item, how: str) -> Fault:
     )
 
 
-def _misaligned(findings: Sequence[Finding]) -> Iterator[Fault]:
+def _misaligned_masks(findings: Sequence[Finding]) -> Iterator[Fault]:
+    """Yield masks whose outlines fit their image's edges much better elsewhere."""
     offsets = np.array([finding.offset for finding in findings])
     if not len(offsets):
         return
     middle, upper = np.percentile(offsets, [50, 75])
-    limit = max(OFFSET, middle + SPREAD * (upper - middle))
+    limit = max(MIN_OFFSET, middle + OFFSET_SPREAD * (upper - middle))
     for finding in findings:
         if finding.offset > limit:
             x, y = finding.shift
@@ -296,25 +306,26 @@ def _misaligned(findings: Sequence[Finding]) -> Iterator[Fault]:
                 "misaligned mask",
                 str(finding.label),
                 f"its outlines fit the image's edges better {abs(x)} px to the "
-                f"{'right' if x >= 0 else 'left'} and {abs(y)} px {'down' if y >= 0 else 'up'} (score {finding.offset:.1f}, "
-                f"limit {limit:.1f})",
+                f"{'right' if x >= 0 else 'left'} and {abs(y)} px {'down' if y >= 0 else 'up'} "
+                f"(score {finding.offset:.1f}, limit {limit:.1f})",
                 "look at both: the mask may be another image's, or moved",
             )
 
 
-def _outliers(findings: Sequence[Finding]) -> Iterator[Fault]:
+def _unusual_sizes(findings: Sequence[Finding]) -> Iterator[Fault]:
+    """Yield images of another size or shape than most."""
     known = [
         finding
         for finding in findings
         if finding.size[0] and not any(fault.stops for fault in finding.faults)
     ]
-    if len(known) < 10:
+    if len(known) < MIN_IMAGES_FOR_SIZES:
         return
     sizes = np.array([finding.size for finding in known], dtype=float)
     area, shape = sizes.prod(axis=1), sizes[:, 1] / sizes[:, 0]
     area, shape = area / np.median(area), shape / np.median(shape)
-    away = (np.maximum(area, 1 / area) > SMALL) | (np.maximum(shape, 1 / shape) > LONG)
-    if away.mean() > MANY_SHARE:
+    away = (np.maximum(area, 1 / area) > AREA_RATIO) | (np.maximum(shape, 1 / shape) > SHAPE_RATIO)
+    if away.mean() > MAX_UNUSUAL_SHARE:
         return
     ((commonest, count),) = Counter(finding.size for finding in known).most_common(1)
     height, width = (
@@ -334,14 +345,15 @@ def _outliers(findings: Sequence[Finding]) -> Iterator[Fault]:
         )
 
 
-def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:
+def _uneven_classes(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:
+    """Yield classes that hardly any image has, and the largest imbalance of two classes."""
     known = np.array([finding.counts for finding in findings if len(finding.counts)])
     if not len(known):
         return
     classes = [i for i in range(len(task.classes)) if i != task.background]
     has = (known > 0).sum(axis=0)
     for i in classes:
-        if has[i] <= max(FEW - 1, FEW_SHARE * len(known)) and len(known) > FEW:
+        if len(known) > 2 and has[i] <= max(RARE_IMAGES, RARE_SHARE * len(known)):
             yield Fault(
                 "rare class",
                 str(root),
@@ -358,21 +370,24 @@ def _uneven(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fau
             yield Fault(
                 "imbalance",
                 str(root),
-                f"there is {counts[most] / counts[least]:.0f} times as much {task.classes[most]} as "
-                f"{task.classes[least]}",
+                f"there is {counts[most] / counts[least]:.0f} times as much "
+                f"{task.classes[most]} as {task.classes[least]}",
                 "label more of the rarer one; fit weighs classes, but cannot make examples",
                 f"class {task.classes[least]}",
             )
 
 
-def _undividable(
+def _split_faults(
     task: Task,
     root: Path,
     items: Sequence[Item],
     findings: Sequence[Finding],
     faults: Sequence[Fault],
 ) -> Iterator[Fault]:
-    """Yield why no fit can divide the items, or learn from the part to train on, unless other faults say it already."""
+    """Yield why the items cannot be split, or why nothing can be learnt from the training part.
+
+    Nothing is yielded if other faults stop a fit already.
+    """
     if any(fault.stops for fault in faults):
         return
     try:
@@ -392,7 +407,7 @@ def _undividable(
         )
 
 
-def _shared(task: Task, items: Sequence[Item]) -> Iterator[Fault]:
+def _groups_on_both_sides(task: Task, items: Sequence[Item]) -> Iterator[Fault]:
     """Yield, once, each group whose images are both in a training and in a validation folder."""
     if not task.grouped:
         return

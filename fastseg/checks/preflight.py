@@ -1,4 +1,4 @@
-"""The quick look before a training: every image and mask decoded whole and kept; the first fault ends it."""
+"""The check before a training: every image and mask is decoded once; any fault ends it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ import numpy as np
 from ..data.issues import Fault, refuse
 from ..data.pairing import pairing_note
 from ..errors import DataError
-from ..tasks import Item, Task, get
+from ..tasks import Item, SegmentationTask, Task, get
 from ..types import IGNORE
 from ..utils.progress import track
 from ..utils.threads import results_in_order
 
 log = logging.getLogger(__name__)
+
+MAX_WORKERS = 8  # threads that decode at once: each holds an image of full size
 
 Split = Callable[[list[Item]], tuple[list[int], list[int]]]
 Keep = Callable[[Item, "np.ndarray", "np.ndarray | int"], None]
@@ -31,16 +33,11 @@ class Facts:
     """What a check found: counts over all labelled images of one data folder."""
 
     images: int = 0
-    splits: dict[str, int] = field(
-        default_factory=dict
-    )  # images to train and to validate, by the seed
+    splits: dict[str, int] = field(default_factory=dict)  # "train" and "valid" -> images
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # (height, width) -> images
-    classes: dict[str, int] = field(
-        default_factory=dict
-    )  # class -> pixels, or images for classification
-    learnt: np.ndarray = field(
-        default_factory=lambda: np.zeros(0)
-    )  # as `classes`, in the training part alone: int64 (classes,)
+    classes: dict[str, int] = field(default_factory=dict)  # class -> pixels, or images
+    # like `classes`, of the training part alone: int64 (classes,)
+    learnt: np.ndarray = field(default_factory=lambda: np.zeros(0))
     unlabelled: int = 0  # pixels
     warnings: list[str] = field(default_factory=list)
 
@@ -53,9 +50,10 @@ def survey(
 ) -> Facts:
     """Decode every image and label of a task's data and return the facts.
 
-    `split` divides the items into training and validation: the seed of the task's own split, or a function of the items.
-    `keep(item, image, label)` sees what was decoded, on several threads, so that a fit need not decode it again.
-    Raises `DataError` for the first fault, naming file, value and remedy, and how many more files have faults.
+    `split` divides the items into training and validation: the seed of the task's own split, or a
+    function of the items. `keep(item, image, label)` is called on several threads with what was
+    decoded, so that a fit need not decode it again. Raises `DataError` for the first fault, naming
+    file, value and remedy, and how many more files have faults.
     """
     task = get(task)
     data = Path(data or f"data/{task.name}")
@@ -72,19 +70,19 @@ def survey(
     faults: list[Fault | DataError] = []
     values: list[tuple[str, set[int]]] = []
     stray, binary = [], []
-    for look in _examined(task, items, keep):
-        if look.fault:
-            faults.append(look.fault)
+    for found in _examine_all(task, items, keep):
+        if found.fault:
+            faults.append(found.fault)
             continue
-        facts.sizes[look.size] += 1
-        for name, count in zip(task.classes, look.counts):
+        facts.sizes[found.size] += 1
+        for name, count in zip(task.classes, found.counts):
             facts.classes[name] += int(count)
-        if look.item.image in in_training:
-            learnt += look.counts[: len(task.classes)]
-        facts.unlabelled += int(look.counts[IGNORE]) if len(look.counts) > IGNORE else 0
-        values.append((look.item.source, look.values))
-        stray += [look.item] if look.is_stray else []
-        binary += [look.item] if look.values == {0, IGNORE} else []
+        if found.item.image in in_training:
+            learnt += found.counts[: len(task.classes)]
+        facts.unlabelled += int(found.counts[IGNORE]) if len(found.counts) > IGNORE else 0
+        values.append((found.item.source, found.values))
+        stray += [found.item] if found.is_stray else []
+        binary += [found.item] if found.values == {0, IGNORE} else []
     refuse(faults)
     refuse(list(task.binary_faults(data, values).values()))
     facts.learnt = learnt
@@ -99,16 +97,7 @@ def survey(
         facts.warnings.append(
             f"{data}: class {name} never occurs in the training part; it cannot be learnt"
         )
-    if stray:
-        facts.warnings.append(
-            f"masks with a few stray pixels outside the classes: {len(stray)}, such as {stray[0].label}; "
-            "these pixels count as unlabelled"
-        )
-    if any(task.meaning(item.source).get(IGNORE) == IGNORE for item in binary):
-        facts.warnings.append(
-            f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].label}; 255 counts as unlabelled, "
-            "since other masks hold other codes: if it means a class there, remap it"
-        )
+    facts.warnings += _mask_warnings(task, stray, binary)
     note = pairing_note(items)
     if note:
         log.info(note)
@@ -117,22 +106,37 @@ def survey(
     return facts
 
 
+def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterator[str]:
+    """Yield warnings of masks with stray pixels, and of those that hold 0 and 255 only."""
+    if stray:
+        yield (
+            f"masks with a few stray pixels outside the classes: {len(stray)}, such as "
+            f"{stray[0].label}; these pixels count as unlabelled"
+        )
+    if isinstance(task, SegmentationTask) and any(
+        task.meaning(item.source).get(IGNORE) == IGNORE for item in binary
+    ):
+        yield (
+            f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].label}; 255 counts as "
+            "unlabelled, since other masks hold other codes: if it means a class there, remap it"
+        )
+
+
 @dataclass
-class _Look:
-    """What one look at an item found."""
+class _Examined:
+    """What is known of one item."""
 
     item: Item
     size: tuple[int, int] = (0, 0)
-    counts: np.ndarray = field(
-        default_factory=lambda: np.zeros(0)
-    )  # of each code (256,), or of each class
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of 256 codes, or of classes
     values: set[int] = field(default_factory=set)  # the codes that the mask file holds
     is_stray: bool = False
     fault: Fault | DataError | None = None
 
 
-def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Look]:
-    workers = min(8, cpu_count() or 1)
+def _examine_all(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Examined]:
+    """Yield what is known of each item, in order; items are decoded on threads."""
+    workers = min(MAX_WORKERS, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         yield from track(
             results_in_order(
@@ -143,18 +147,19 @@ def _examined(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Loo
         )
 
 
-def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
+def _examine(task: Task, item: Item, keep: Keep | None) -> _Examined:
+    """Decode an item, give it to `keep`, and return its counts, or its fault."""
     try:
         image = task.image(item)
         decoded = task.examine_label(item)
     except DataError as error:
-        return _Look(item, fault=error)
+        return _Examined(item, fault=error)
     height, width = image.shape[:2]
     if decoded is None:
         label = task.label(item)
         if keep:
             keep(item, image, label)
-        return _Look(item, (height, width), np.eye(len(task.classes), dtype=int)[label])
+        return _Examined(item, (height, width), np.eye(len(task.classes), dtype=int)[label])
     faults = decoded.stopping
     if decoded.codes.shape != (height, width):
         faults.append(
@@ -167,10 +172,10 @@ def _examine(task: Task, item: Item, keep: Keep | None) -> _Look:
             )
         )
     if faults:
-        return _Look(item, (height, width), fault=faults[0])
+        return _Examined(item, (height, width), fault=faults[0])
     if keep:
         keep(item, image, decoded.codes)
-    return _Look(
+    return _Examined(
         item,
         (height, width),
         np.bincount(decoded.codes.reshape(-1), minlength=256),

@@ -1,4 +1,4 @@
-"""A repaired copy of a dataset: what can be repaired is, the rest is set aside, every change is listed. The source stays as it is."""
+"""The repaired copy of a dataset; what cannot be repaired is set aside, each change is listed."""
 
 from __future__ import annotations
 
@@ -12,35 +12,33 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from ..data import images as masks
+from ..data import images
 from ..data.issues import Fault
 from ..data.pairing import image_files
 from ..errors import DataError
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from ..tasks.base import MADE
+from ..types import IGNORE
 from ..utils.io import atomic_folder, name_below, require_folder, write_rows
 from ..utils.locks import write_lock
 from ..utils.progress import track
 from .dataset import Audit, check
 
-BACK = {
+UNDO = {  # EXIF orientations that exchange width and height -> what undoes them
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_90,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
-}  # what undoes an EXIF orientation that turns
+}
 ASIDE, LOG = "set_aside", "changes.csv"
 REPAIRABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
-HARMLESS = {
-    "rare class",
-    "imbalance",
-    "table",
-    "split",
-    "one class",
-}  # what concerns no image of its own
-LEFT = {
-    "bit depth"
-}  # one odd image makes all others misfits: which of them to change is for a person to say
+# Faults that concern no single image, and those that a person must decide on: one odd bit depth
+# makes all other images misfits. The images are copied as they are.
+OF_NO_IMAGE = {"rare class", "imbalance", "table", "split", "one class"}
+UNDECIDED = {"bit depth"}
+BOTH_SIDES = "group on both sides"
+
+Change = dict[str, str]  # a row of changes.csv: file, fault, change
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,15 @@ class Repaired:
 
 
 def fix(audit: Audit, out: Path | str) -> Repaired:
-    """Write a copy of the audited data to `out`, a new folder, without the faults that `audit` names; say what remains.
+    """Write a copy of the audited data to `out`, a new folder, without the faults of `audit`.
 
-    Codes of grey pictures are remapped, stray codes and blended colours take the nearest class, images of odd modes become 8-bit
-    RGB PNG, EXIF orientations that the mask does not follow are removed, tables lose the lines that cannot be used, and images of
-    groups on both sides of the split go to training. What cannot be repaired, and pictures that are there twice, lie in
-    set_aside/, where no fit looks. The copy is written atomically. Raises `DataError` if `out` holds something or lies in the
-    data, or if the data are 0/255 masks of more than two classes: which class 255 stands for cannot be known.
+    Codes of grey masks are remapped, stray codes and blended colours take the nearest class, images
+    of unusual modes become 8-bit RGB PNG, EXIF orientations that the mask does not follow are
+    removed, tables lose the lines that cannot be used, and images of groups on both sides of the
+    split go to training. What cannot be repaired, and pictures that are there twice, lie in
+    set_aside/, where no fit looks. The copy is written atomically. Raises `DataError` if `out`
+    holds something or lies in the data, or if the data are 0/255 masks of more than two classes:
+    which class 255 stands for cannot be known.
     """
     out, task, root = Path(out), get(audit.task), Path(audit.data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -70,24 +70,17 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         raise DataError(
             f"{out}: lies in the data themselves; choose a folder beside them", "output-in-data"
         )
-    guess = next(
-        (
-            fault
-            for fault in audit.faults
-            if fault.kind == "0/255 mask" and fault.file == audit.data
-        ),
-        None,
-    )
-    if guess is not None and len(task.classes) > 2:
-        raise DataError(f"{guess}", "0-255-mask")
+    for fault in audit.faults:
+        of_all = fault.kind == "0/255 mask" and fault.file == audit.data
+        if of_all and len(task.classes) > 2:
+            raise DataError(str(fault), "0-255-mask")
     require_folder(out)
     with write_lock(out), atomic_folder(out) as part:
-        changes = list(_copied(task, audit, root, part))
+        changes = list(_Copy(task, audit, root, part).changes())
         if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
-            changes += _the_same_now(task, root, part)
-        write_rows(
-            part / LOG, changes or [_change("", "", "nothing was wrong: the copy is the source")]
-        )
+            changes += _set_new_duplicates_aside(task, root, part)
+        nothing = _change("", "", "nothing was wrong: the copy is the source")
+        write_rows(part / LOG, changes or [nothing])
         if (root / MADE).is_file():
             shutil.copyfile(root / MADE, part / MADE)
         left, _ = task.listed(part)
@@ -97,6 +90,7 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
 
 
 def _unusable(task: Task, folder: Path) -> str:
+    """Return why a fit would refuse the names, tables or split of a folder; "" if it would not."""
     try:
         task.split(task.items(folder))
     except DataError as error:
@@ -104,222 +98,218 @@ def _unusable(task: Task, folder: Path) -> str:
     return ""
 
 
-def _change(file: str, fault: str, change: str) -> dict[str, str]:
-    return {"file": file, "fault": fault, "change": change}
+def _change(file: Path | str, fault: str, change: str) -> Change:
+    return {"file": str(file), "fault": fault, "change": change}
 
 
-def _copied(task: Task, audit: Audit, root: Path, out: Path) -> Iterator[dict[str, str]]:
-    """Copy or repair every item, set the others aside, and yield what was changed."""
-    faults: dict[str, list[Fault]] = defaultdict(list)
-    for fault in audit.faults:
-        faults[fault.file].append(fault)
-    both_sides = {
-        item.group
-        for item in audit.items
-        if any(fault.kind == "group on both sides" for fault in faults[str(item.image)])
-    }
-    tables: dict[Path, dict[str, int]] = defaultdict(dict)
-    training = {
-        (item.image.parent, item.image.stem) for item in audit.items if item.split == "train"
-    }
-    train_of = {
-        item.group: item for item in reversed(audit.items) if item.split == "train"
-    }  # the first of each group
-    binary = any(fault.kind == "0/255 mask" for fault in faults[str(root)])
-    copied = set()
-    for item in track(audit.items, "copying", len(audit.items)):
-        own = [
-            *faults[str(item.image)],
-            *(faults[str(item.label)] if isinstance(item.label, Path) else []),
-        ]
-        if binary and isinstance(item.label, Path):
+class _Copy:
+    """The copy of an audited dataset from `root` to `out`, item by item."""
+
+    def __init__(self, task: Task, audit: Audit, root: Path, out: Path):
+        self.task = replace(task, depth=audit.depth)
+        self.audit, self.root, self.out = audit, root, out
+        self.faults: dict[str, list[Fault]] = defaultdict(list)  # by file
+        for fault in audit.faults:
+            self.faults[fault.file].append(fault)
+        self.is_binary = any(fault.kind == "0/255 mask" for fault in self.faults[str(root)])
+        self.both_sides = {
+            item.group
+            for item in audit.items
+            if any(fault.kind == BOTH_SIDES for fault in self.faults[str(item.image)])
+        }
+        training = [item for item in audit.items if item.split == "train"]
+        self.training_names = {(item.image.parent, item.image.stem) for item in training}
+        # the first training item of each group
+        self.training_item = {item.group: item for item in reversed(training)}
+        self.copied: set[Path] = set()
+        self.tables: dict[Path, dict[str, int]] = defaultdict(dict)  # folder -> stem -> class
+
+    def changes(self) -> Iterator[Change]:
+        """Copy or repair every item, set the others aside, and yield what was changed."""
+        for item in track(self.audit.items, "copying", len(self.audit.items)):
+            self.copied |= set(_files(item))
+            yield from self._copy(item)
+        yield from self._write_tables()
+        yield from self._set_lone_files_aside()
+        yield from self._set_unlabelled_aside()
+
+    def _copy(self, item: Item) -> Iterator[Change]:
+        own = [fault for file in _files(item) for fault in self.faults[str(file)]]
+        if self.is_binary and isinstance(item.label, Path):
             own.append(Fault("0/255 mask", str(item.label), "", ""))
-        copied |= {item.image, item.label}
-        reasons = [
-            fault
-            for fault in own
-            if fault.kind not in REPAIRABLE | HARMLESS | LEFT | {"group on both sides"}
-        ]
-        if (
-            item.group in both_sides
-            and item.split == "valid"
-            and isinstance(task, ClassificationTask)
-        ):
-            reasons += [Fault("group on both sides", str(item.image), "", "")]
-        if reasons:
-            yield from _aside(item, root, out, reasons[0])
-            continue
-        folder = None
-        if item.group in both_sides and item.split == "valid":
-            there = train_of[item.group]
-            if (there.image.parent, item.image.stem) in training:
-                yield from _aside(
-                    item,
-                    root,
-                    out,
-                    Fault(
-                        "group on both sides", str(item.image), "a training image has its name", ""
-                    ),
-                )
-                continue
-            folder = tuple(
-                out / name_below(root, file.parent) for file in (there.image, there.label)
-            )
-            yield _change(
-                str(item.image),
-                "group on both sides",
-                "moved to training with the rest of its group",
-            )
-        yield from _repaired(replace(task, depth=audit.depth), item, root, out, own, folder)
-        if isinstance(task, ClassificationTask):
-            tables[out / name_below(root, item.image.parent)][item.image.stem] = int(item.label)
-    if isinstance(task, ClassificationTask):
-        for folder, rows in tables.items():
-            task.write_table(folder / task.table, rows)
-        yield from (
-            _change(fault.file, "table", f"{fault.place}: {fault.detail}: left out")
-            for fault in audit.faults
-            if fault.kind == "table"
-        )
-    for fault in (
-        audit.faults
-    ):  # images and masks that are no item: without partner, or of a name that is there twice
-        file = Path(fault.file)
-        if fault.kind in ("no partner", "doubled name") and file not in copied:
-            for lone in image_files(file) if file.is_dir() else [file]:
-                yield _set_aside(lone, root, out, fault.kind, fault.detail)
-    yield from _without_table(task, root, out, copied)
+        copyable = REPAIRABLE | OF_NO_IMAGE | UNDECIDED | {BOTH_SIDES}
+        reason = next((fault for fault in own if fault.kind not in copyable), None)
+        moves = item.group in self.both_sides and item.split == "valid"
+        folders = None
+        if moves and reason is None:
+            folders, reason = self._training_folders(item)
+        if reason is not None:
+            for file in _files(item):
+                yield _set_aside(file, self.root, self.out, reason.kind, reason.detail)
+            return
+        if folders is not None:
+            text = "moved to training with the rest of its group"
+            yield _change(item.image, BOTH_SIDES, text)
+        else:
+            folders = [self._target_folder(file) for file in _files(item)]
+        yield from _copy_image(self.task, item, folders[0], own)
+        if isinstance(item.label, Path):
+            yield from _copy_mask(self.task, item, item.label, folders[-1], own)
+        else:
+            self.tables[folders[0]][item.image.stem] = item.label
+
+    def _target_folder(self, file: Path) -> Path:
+        return self.out / name_below(self.root, file.parent)
+
+    def _training_folders(self, item: Item) -> tuple[list[Path] | None, Fault | None]:
+        """Return where a validation item goes whose group trains too, or why it cannot go there."""
+        if isinstance(self.task, ClassificationTask):
+            return None, Fault(BOTH_SIDES, str(item.image), "", "")
+        there = self.training_item[item.group]
+        if (there.image.parent, item.image.stem) in self.training_names:
+            why = "a training image has its name"
+            return None, Fault(BOTH_SIDES, str(item.image), why, "")
+        return [self._target_folder(file) for file in _files(there)], None
+
+    def _write_tables(self) -> Iterator[Change]:
+        if not isinstance(self.task, ClassificationTask):
+            return
+        for folder, rows in self.tables.items():
+            self.task.write_table(folder / self.task.table, rows)
+        for fault in self.audit.faults:
+            if fault.kind == "table":
+                text = f"{fault.place}: {fault.detail}: left out"
+                yield _change(fault.file, "table", text)
+
+    def _set_lone_files_aside(self) -> Iterator[Change]:
+        """Set aside images and masks that are no item: without a partner, or of a doubled name."""
+        for fault in self.audit.faults:
+            file = Path(fault.file)
+            if fault.kind in ("no partner", "doubled name") and file not in self.copied:
+                for lone in image_files(file) if file.is_dir() else [file]:
+                    yield _set_aside(lone, self.root, self.out, fault.kind, fault.detail)
+
+    def _set_unlabelled_aside(self) -> Iterator[Change]:
+        """Set aside the images that a table names without a usable label."""
+        if not isinstance(self.task, ClassificationTask):
+            return
+        for names in self.task.folders.values():
+            for folder in (self.root / name for name in names if (self.root / name).is_dir()):
+                for image in image_files(folder):
+                    target = self.out / ASIDE / name_below(self.root, image)
+                    if image not in self.copied and not target.exists():
+                        text = "its label cannot be used"
+                        yield _set_aside(image, self.root, self.out, "table", text)
 
 
-def _the_same_now(task: Task, root: Path, part: Path) -> Iterator[dict[str, str]]:
-    """Set aside, in the copy, pictures that repairs made the same as others: turned ones, or ones in other modes, hide it."""
-    audit = check(task, part)
-    tables = {item.image.parent: {} for item in audit.items}
+def _files(item: Item) -> list[Path]:
+    """Return an item's image and, if it has one, its mask; one file where they are the same."""
+    both = [item.image, item.label] if isinstance(item.label, Path) else [item.image]
+    return list(dict.fromkeys(both))
+
+
+def _set_new_duplicates_aside(task: Task, root: Path, copy: Path) -> Iterator[Change]:
+    """Set aside, in the copy, pictures that became equal to others by a repair.
+
+    An EXIF orientation or another image mode can hide that two pictures are the same.
+    """
+    audit = check(task, copy)
+    tables: dict[Path, dict[str, int]] = {item.image.parent: {} for item in audit.items}
     twice = {fault.file: fault for fault in audit.faults if fault.kind.startswith("duplicate")}
     for item in audit.items:
         fault = twice.get(str(item.image))
         if fault is None:
-            tables[item.image.parent][item.image.stem] = item.label
+            if isinstance(item.label, int):
+                tables[item.image.parent][item.image.stem] = item.label
             continue
-        for file in dict.fromkeys(
-            file for file in (item.image, item.label) if isinstance(file, Path)
-        ):
-            target = part / ASIDE / name_below(part, file)
+        for file in _files(item):
+            name = name_below(copy, file)
+            target = copy / ASIDE / name
             target.parent.mkdir(parents=True, exist_ok=True)
             file.rename(target)
-            yield _change(
-                str(root / name_below(part, file)),
-                fault.kind,
-                "set aside: repaired, it is another picture's equal",
-            )
+            text = "set aside: repaired, it is another picture's equal"
+            yield _change(root / name, fault.kind, text)
     if isinstance(task, ClassificationTask) and twice:
         for folder, rows in tables.items():
             task.write_table(folder / task.table, rows)
 
 
-def _without_table(task: Task, root: Path, out: Path, copied: set) -> Iterator[dict[str, str]]:
-    """Set aside the images that a table names without a usable label."""
-    if not isinstance(task, ClassificationTask):
-        return
-    for folders in task.folders.values():
-        for folder in (root / name for name in folders if (root / name).is_dir()):
-            for image in image_files(folder):
-                target = out / ASIDE / name_below(root, image)
-                if image not in copied and not target.exists():
-                    yield _set_aside(image, root, out, "table", "its label cannot be used")
-
-
-def _set_aside(file: Path, root: Path, out: Path, kind: str, why: str) -> dict[str, str]:
-    """Copy a file to where no fit looks, if it is one, and return the change."""
+def _set_aside(file: Path, root: Path, out: Path, kind: str, why: str) -> Change:
+    """Copy a file to set_aside/, if it is a file, and return the change."""
     if not file.is_file():  # a link to nothing, or a folder with an image's name
-        return _change(str(file), kind, "left out: it is no file")
+        return _change(file, kind, "left out: it is no file")
     target = out / ASIDE / name_below(root, file)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, target)
-    return _change(str(file), kind, f"set aside{f': {why}' if why else ''}")
+    return _change(file, kind, f"set aside{f': {why}' if why else ''}")
 
 
-def _aside(item: Item, root: Path, out: Path, fault: Fault) -> Iterator[dict[str, str]]:
-    for file in dict.fromkeys(file for file in (item.image, item.label) if isinstance(file, Path)):
-        yield _set_aside(file, root, out, fault.kind, fault.detail)
-
-
-def _repaired(
-    task: Task,
-    item: Item,
-    root: Path,
-    out: Path,
-    faults: list[Fault],
-    folders: tuple[Path, Path] | None,
-) -> Iterator[dict[str, str]]:
-    """Write an item's image and mask, repaired where they need it."""
-    kinds = {(fault.kind, fault.file) for fault in faults}
-    image = (folders[0] if folders else out / name_below(root, item.image.parent)) / item.image.name
-    image.parent.mkdir(parents=True, exist_ok=True)
-    own = {kind for kind, file in kinds if file == str(item.image)}
-    if "exif rotation" in own:
-        written = _unturned(item.image, image, task.depth)
-        yield _change(str(item.image), "exif rotation", f"its EXIF orientation is removed{written}")
+def _copy_image(task: Task, item: Item, folder: Path, faults: list[Fault]) -> Iterator[Change]:
+    """Write an item's image to `folder`, repaired if it has faults that can be."""
+    kinds = {fault.kind for fault in faults if fault.file == str(item.image)}
+    image = folder / item.image.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if "exif rotation" in kinds:
+        also = _copy_unturned(item.image, image, task.depth)
+        yield _change(item.image, "exif rotation", f"its EXIF orientation is removed{also}")
     else:
         shutil.copyfile(item.image, image)
-    if "image mode" in own:
-        side_by_side = (
-            isinstance(item.label, Path) and item.label.parent == item.image.parent
-        )  # PNG files are masks there
-        target = image.with_suffix(".tif" if side_by_side else ".png")
-        masks.save_image(target, masks.read_image(image, task.depth))
+    if "image mode" in kinds:
+        # where images and masks lie in one folder, PNG files are masks
+        masks_beside = isinstance(item.label, Path) and item.label.parent == item.image.parent
+        target = image.with_suffix(".tif" if masks_beside else ".png")
+        images.save_image(target, images.read_image(image, task.depth))
         if target != image:
             image.unlink()
-        yield _change(str(item.image), "image mode", f"written as 8-bit RGB to {target.name}")
-    if not isinstance(item.label, Path):
-        return
-    mask = (folders[1] if folders else out / name_below(root, item.label.parent)) / item.label.name
-    mask.parent.mkdir(parents=True, exist_ok=True)
-    own = {kind for kind, file in kinds if file == str(item.label)}
-    if not own & REPAIRABLE:
-        shutil.copyfile(item.label, mask)
-        return
-    values, change = _values(task, item, own)
-    masks.save_image(mask.with_suffix(".png"), values)
-    yield _change(str(item.label), ", ".join(sorted(own & REPAIRABLE)), change)
+        yield _change(item.image, "image mode", f"written as 8-bit RGB to {target.name}")
 
 
-def _values(task: SegmentationTask, item: Item, kinds: set[str]) -> tuple[np.ndarray, str]:
-    """Return a mask's repaired values and what was done."""
-    decoded = task.examine_mask(item.label, item.source)
+def _copy_mask(
+    task: Task, item: Item, label: Path, folder: Path, faults: list[Fault]
+) -> Iterator[Change]:
+    """Write an item's mask to `folder`, repaired if it has faults that can be."""
+    kinds = {fault.kind for fault in faults if fault.file == str(label)} & REPAIRABLE
+    folder.mkdir(parents=True, exist_ok=True)
+    if not kinds or not isinstance(task, SegmentationTask):
+        shutil.copyfile(label, folder / label.name)
+        return
+    values, change = _repaired_values(task, label, item.source, kinds)
+    images.save_image((folder / label.name).with_suffix(".png"), values)
+    yield _change(label, ", ".join(sorted(kinds)), change)
+
+
+def _repaired_values(
+    task: SegmentationTask, label: Path, source: str, kinds: set[str]
+) -> tuple[np.ndarray, str]:
+    """Return the values of a mask without the faults of `kinds`, and what was done."""
+    decoded = task.examine_mask(label, source)
     if task.masks == "colours":
-        void = next(
-            (
-                colour
-                for colour, index in task.meaning(item.source).items()
-                if index == masks.IGNORE
-            ),
-            masks.UNLABELLED_COLOUR,
-        )
-        codes = (
-            decoded.codes if decoded.unknown is None else _filled(decoded.codes, decoded.unknown)
-        )
-        painted = masks.codes_to_colours(codes, task.palette)
-        painted[codes == masks.IGNORE] = void
+        codes = decoded.codes
+        if decoded.unknown is not None:
+            codes = _with_nearest(codes, decoded.unknown)
+        painted = images.codes_to_colours(codes, task.palette)
+        meaning = task.meaning(source).items()
+        void = [colour for colour, index in meaning if index == IGNORE]
+        painted[codes == IGNORE] = void[0] if void else images.UNLABELLED_COLOUR
         return painted, "each pixel took the nearest class's colour"
     if task.masks == "threshold":
-        grey = masks.read_image(item.label)[..., 0]
+        grey = images.read_image(label)[..., 0]
         if "0/255 mask" in kinds:
             return np.where(grey > 0, 255, 0).astype(np.uint8), "code 1 became 255"
         return grey, "written as 8-bit grey"
-    values = masks.read_raw(item.label)
+    values = images.read_raw(label)
     values = values if values.ndim == 2 else values[..., 0]
     if "0/255 mask" in kinds:
         return np.where(values == 255, 1, values).astype(np.uint8), "255 became code 1"
     change = "written as grey codes"
     if decoded.unknown is not None:
-        values = _filled(values, decoded.unknown)
+        values = _with_nearest(values, decoded.unknown)
         change = f"{int(decoded.unknown.sum())} px of unknown codes took their nearest neighbour's"
     return values.astype(np.uint8 if values.max() < 256 else np.uint16), change
 
 
-def _filled(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return codes with those at `where` replaced by the nearest others."""
+def _with_nearest(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return codes (H, W), those at `where`, bool (H, W), replaced by the nearest others."""
     if not where.any():
         return codes
     rows, columns = ndimage.distance_transform_edt(
@@ -328,22 +318,23 @@ def _filled(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
     return codes[rows, columns]
 
 
-def _unturned(source: Path, target: Path, depth: int | None) -> str:
-    """Copy an image without its EXIF orientation and return what else was changed; a JPEG's pixels are not compressed again."""
+def _copy_unturned(source: Path, target: Path, depth: int | None) -> str:
+    """Copy an image without its EXIF orientation and return what else was changed.
+
+    A JPEG's pixels are not compressed again.
+    """
     with Image.open(source) as image:
         exif = image.getexif()
-        orientation = exif.get(0x0112, 1)
-        if masks.is_deep(image) and not image.mode.startswith(
-            "I"
-        ):  # Pillow cannot write 16-bit colours
-            Image.fromarray(masks.read_image(source, depth)).transpose(BACK[orientation]).save(
-                target
-            )
+        orientation = exif.get(images.ORIENTATION, 1)
+        if images.is_deep(image) and not image.mode.startswith("I"):
+            # Pillow cannot write 16-bit colours
+            upright = Image.fromarray(images.read_image(source, depth))
+            upright.transpose(UNDO[orientation]).save(target)
             return ", and it is written as 8-bit RGB"
         if image.format == "TIFF":  # Pillow turns these on its own when it loads them
             image.load()
-            image.transpose(BACK[orientation]).save(target)
+            image.transpose(UNDO[orientation]).save(target)
             return ""
-        exif[0x0112] = 1
+        exif[images.ORIENTATION] = 1
         image.save(target, exif=exif, **({"quality": "keep"} if image.format == "JPEG" else {}))
         return ""

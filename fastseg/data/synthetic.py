@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Size = tuple[int, int]  # (height, width) in px
+Point = Sequence[float] | np.ndarray  # (x, y) in px
 
 
 def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -16,9 +17,7 @@ def grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def ellipse(
-    size: Size, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0
-) -> np.ndarray:
+def ellipse(size: Size, centre: Point, radii: Point, angle: float = 0.0) -> np.ndarray:
     """Return a filled ellipse, bool (H, W).
 
     `centre` and `radii` are (x, y) in px, `angle` is in radians.
@@ -26,9 +25,7 @@ def ellipse(
     return radius(size, centre, radii, angle) <= 1
 
 
-def radius(
-    size: Size, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0
-) -> np.ndarray:
+def radius(size: Size, centre: Point, radii: Point, angle: float = 0.0) -> np.ndarray:
     """Return each pixel's elliptic radius, float32 (H, W): 0 at `centre`, 1 on the ellipse."""
     x, y = grid(size)
     x, y = x - centre[0], y - centre[1]
@@ -36,7 +33,7 @@ def radius(
     return np.hypot((x * cos + y * sin) / radii[0], (y * cos - x * sin) / radii[1])
 
 
-def polygon(size: Size, points: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+def polygon(size: Size, points: Sequence[Point] | np.ndarray) -> np.ndarray:
     """Return a filled polygon, bool (H, W), through `points` (x, y) in px."""
     canvas = Image.new("1", size[::-1])
     ImageDraw.Draw(canvas).polygon([(float(px), float(py)) for px, py in points], fill=1)
@@ -95,7 +92,7 @@ def soften(mask: np.ndarray, sigma: float = 0.8) -> np.ndarray:
 
 
 def strokes(
-    size: Size, lines: Sequence[tuple[Sequence[Sequence[float]], float]], sigma: float = 0.6
+    size: Size, lines: Sequence[tuple[Sequence[Point] | np.ndarray, float]], sigma: float = 0.6
 ) -> np.ndarray:
     """Return drawn lines as weights, float32 (H, W); each line is (points, width in px)."""
     canvas = Image.new("L", size[::-1])

@@ -1,4 +1,4 @@
-"""An export against truth: which images are judged, their scores, and intervals.
+"""An export against labels: which images are judged, their scores, groups, intervals and comparisons.
 
-The figures themselves are computed in `metrics`; pictures and pages are made in `report`.
+The formulas of the figures are in `metrics`. Pictures and pages are made in `report`.
 """

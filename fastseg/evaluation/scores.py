@@ -1,4 +1,6 @@
-"""What a pass over labelled images adds up to: figures, their intervals, rows for each image, groups, and comparisons."""
+"""What a pass over labelled images adds up to: figures, their intervals, rows for each image,
+groups, and comparisons.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ class Scores(ABC, Generic[Score]):
 
     @abstractmethod
     def severity(self, image: Score, code: int | None = None) -> float:
-        """Return how wrong an image is, 0 to 1, for ranking; with `code`, how wrong its pixels or label of that class are."""
+        """Return how wrong an image is, 0 to 1, for ranking; with `code`, how wrong its pixels or
+        label of that class are.
+        """
 
     @abstractmethod
     def calibrate(self, image: Score, logits: np.ndarray, temperature: float) -> None:
@@ -101,10 +105,14 @@ class Scores(ABC, Generic[Score]):
 
     @abstractmethod
     def _figures(self, weights: np.ndarray) -> Tree:
-        """Return figures whose leaves are (B,), of images weighted by each row of `weights`, float64 (B, N)."""
+        """Return figures whose leaves are (B,), of images weighted by each row of `weights`,
+        float64 (B, N).
+        """
 
     def metrics(self, samples: int = 0, seed: int = 0) -> dict[str, Any]:
-        """Return all figures; with bootstrap `samples` over the images, "intervals" has a 95% interval of each; one image has none."""
+        """Return all figures; with bootstrap `samples` over the images, "intervals" has a 95%
+        interval of each; one image has none.
+        """
         tree = metrics.plain(_taken(self._figures(np.ones((1, len(self.images)))), 0))
         counts = self.confusion()
         for name, true in zip(self.task.classes, counts.sum(axis=1)):
@@ -125,9 +133,11 @@ class Scores(ABC, Generic[Score]):
         }
 
     def rows(self, group_of: Callable[[Item], str] | None = None) -> Iterator[dict[str, object]]:
-        """Yield one row an image and class (for segmentation), or an image: the figures of that image alone, and its group if asked for.
+        """Yield one row an image and class (for segmentation), or an image: the figures of that
+        image alone, and its group if asked for.
 
-        Where the truth has no pixel of a class its figures are empty, and the image's foreground mean leaves it out.
+        Where the truth has no pixel of a class its figures are empty, and the image's foreground
+        mean leaves it out.
         """
         for image in self.images:
             group = {"group": group_of(image.item)} if group_of else {}
@@ -135,9 +145,11 @@ class Scores(ABC, Generic[Score]):
                 yield {"image": image.name, **group, **row}
 
     def compare(self, other: Scores[Any], samples: int = SAMPLES, seed: int = 0) -> dict[str, Any]:
-        """Return each of this export's figures minus another's on the same images, with paired 95% bootstrap intervals.
+        """Return each of this export's figures minus another's on the same images, with paired 95%
+        bootstrap intervals.
 
-        Each bootstrap sample draws images, and takes both exports' figures from the same draw (paired bootstrap).
+        Each bootstrap sample draws images, and takes both exports' figures from the same draw
+        (paired bootstrap).
         """
         ours, theirs = self.resampled(samples, seed), other.resampled(samples, seed)
         point = (
@@ -152,7 +164,9 @@ class Scores(ABC, Generic[Score]):
         }
 
     def resampled(self, samples: int, seed: int) -> Tree:
-        """Return figures with leaves float64 (samples,), of the images drawn with replacement (bootstrap); nan for one image alone."""
+        """Return figures with leaves float64 (samples,), of the images drawn with replacement
+        (bootstrap); nan for one image alone.
+        """
         rng, number = np.random.default_rng(seed), len(self.images)
         parts = []
         for start in range(0, samples, CHUNK):
@@ -257,7 +271,9 @@ class MaskScores(Scores[MaskScore]):
         }
 
     def _measured(self) -> np.ndarray:
-        """Return, for each image, counts (C * C), boundary sums (C * 8), its mean Dice and IoU, and whether it has them."""
+        """Return, for each image, counts (C * C), boundary sums (C * 8), its mean Dice and IoU, and
+        whether it has them.
+        """
         means = np.array(
             [
                 [

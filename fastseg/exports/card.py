@@ -16,9 +16,8 @@ from typing import Any
 from ..errors import ExportError, brief
 from ..utils.io import write_json
 
-EARLIER_DEPTH = (
-    16  # bits by which versions that kept no depth in the card scaled every 16-bit image
-)
+# Bits by which versions that kept no depth in the card scaled every 16-bit image.
+EARLIER_DEPTH = 16
 # The card's version: raise it when a field changes its meaning, and add a migration to `read_card`.
 SCHEMA = 1
 CARD, MODEL, PICKLE, METRICS, HISTORY = (
@@ -57,13 +56,10 @@ class Card:
     licence: str = ""  # of the weights that training began with, where it is known
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
-    depth: int | None = (
-        None  # bits of the values of 16-bit images that it was trained on; None: there were none
-    )
+    depth: int | None = None  # bits of the values of 16-bit images in its data, if there were any
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
-    review: dict[str, float] = field(
-        default_factory=dict
-    )  # error rate -> expected error above which a person should look
+    # From error rate to the expected error above which a person should look.
+    review: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None  # where the card was read from or will be; not written

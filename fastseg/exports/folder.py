@@ -103,9 +103,8 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         )
     try:
         folder = target.with_name(f".{target.name}.part")
-        shutil.rmtree(
-            folder, ignore_errors=True
-        )  # of a run that was killed: `out` is claimed, so nobody else writes there
+        # Of a run that was killed: `out` is locked, so nobody else writes there.
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     except OSError as error:
         raise ExportError(

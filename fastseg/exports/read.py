@@ -41,9 +41,7 @@ def network_of(export: Path, card: Card) -> Network:
         with importing():  # timm and the decoders
             network = build(Spec(**card.network))
         network.load_state_dict(load_file(path))
-    except (
-        Exception
-    ) as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
+    except Exception as error:  # damaged weights fail in the reader's or in torch's own way
         raise ExportError(
             f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"
         ) from error

@@ -1,4 +1,4 @@
-"""What comes from elsewhere: ready models, public datasets, and masks made by landmarks.
+"""Models and labels from elsewhere: ready networks, other datasets, masks made by landmarks.
 
-The results are ordinary exports and datasets; nothing in the other rooms imports from here, but the command line.
+The results are ordinary exports and datasets. Only the command line imports from here.
 """

@@ -1,58 +1,69 @@
-"""A folder of faces made into a labelled dataset: masks by landmarks, split into the task's own folders, rejects listed."""
+"""A dataset of masks made of a folder of faces by landmarks; the rejected are listed."""
 
 from __future__ import annotations
 
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import cpu_count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import __version__
+from ..data.decoding import GREY_THRESHOLD
 from ..data.images import overlay, read_image, save_image
 from ..data.issues import Fault, refuse
 from ..data.pairing import by_stem, image_files
 from ..errors import DataError, TaskError, brief, choose
-from ..tasks import Task, get
+from ..tasks import SegmentationTask, Task, get
 from ..tasks.base import MADE
 from ..utils.io import atomic_file, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
 from ..utils.threads import results_in_order
-from .landmarks import Face, Finder, mask
+from .landmarks import Eye, Face, Finder, mask
 
 REJECTED, PREVIEW = "rejected.csv", "preview"
 REGIONS, EDGES, ROUNDINGS = ("iris", "eye"), ("hard", "soft"), ("subpixel", "published")
 
+# Of the previews: pictures are enlarged to about so many px of height, with gaps of white between
+# them, and lines in colours that colour-blind people tell apart (Okabe and Ito 2008).
+PREVIEW_HEIGHT, PREVIEW_GAP = 400, 8
+LID_COLOUR, IRIS_COLOUR = (86, 180, 233), (230, 159, 0)
+
+Row = dict[str, Any]  # {"eyes", "split"} of a picture with a mask; reason, face, value, limit else
+
 
 @dataclass(frozen=True)
 class Masked:
-    """What was made: the dataset's folder, masks by split, eyes in them, and the pictures rejected, by reason."""
+    """What was made: the dataset's folder and counts of masks, eyes and rejected pictures."""
 
     out: Path
-    splits: dict[str, int]
+    splits: dict[str, int]  # split -> masks
     eyes: int
-    rejected: dict[str, int]
+    rejected: dict[str, int]  # reason -> pictures
 
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """How masks are made of pictures."""
+    """How masks are made of pictures, see `make_masks`."""
 
-    task: Task
+    task: SegmentationTask
     out: Path
     region: str
     edge: str
     rounding: str
     preview: bool
+    valid: float
+    test: float
 
 
 def make_masks(
@@ -68,113 +79,79 @@ def make_masks(
     test: float = 0.0,
     seed: int = 42,
 ) -> Masked:
-    """Find the eyes in every picture of the folder `data` and write pictures and masks to `out` (default: data/face), ready to fit.
+    """Find the eyes in every picture of the folder `data` and write a dataset of masks to `out`.
 
-    Masks are PNG greys, 0 to 255, above 127 an eye: hard ones hold 0 and 255, soft ones how much of each pixel is covered.
-    `region` and `rounding`: see `landmarks.mask`. Pictures are split by `seed`, or as `data` splits them if it has the task's own
-    folders. A picture in which any face is turned away, has an eye closed, or is not certain, and one without a face, gets no
-    mask; rejected.csv says why. With `preview`, the folder preview shows picture, landmarks and mask side by side.
-    Interrupted, it goes on where it stopped. Raises `TaskError`, `DataError`, and `ModelError` if mediapipe is missing.
+    `out` is data/face by default. Masks are PNG greys, 0 to 255, above 127 an eye: with hard edges
+    0 or 255, with soft ones the covered share of each pixel. `region` and `rounding`: see
+    `landmarks.mask`. Pictures are split by `seed`, or as in `data` if it has the task's own
+    folders. A picture without a face, or in which any face is turned away, uncertain or has an eye
+    closed, gets no mask; rejected.csv says why. With `preview`, the folder preview shows picture,
+    landmarks and mask side by side. An interrupted run continues where it stopped. Raises
+    `TaskError`, `DataError`, and `ModelError` if mediapipe is missing.
     """
     task = get(task)
-    if task.name != "face":
+    if task.name != "face" or not isinstance(task, SegmentationTask):
         raise TaskError(
             f"masks are made by landmarks for face only, not for {task.name}", "masks-task"
         )
-    (
-        choose("region", region, REGIONS, TaskError),
-        choose("edge", edge, EDGES, TaskError),
-        choose("rounding", rounding, ROUNDINGS, TaskError),
-    )
+    choose("region", region, REGIONS, TaskError)
+    choose("edge", edge, EDGES, TaskError)
+    choose("rounding", rounding, ROUNDINGS, TaskError)
     if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
         raise TaskError(
-            f"shares of {valid:g} to validate and {test:g} to test: give shares between 0 and 1 that leave some to train, "
-            "such as --valid 0.2 --test 0.1",
+            f"shares of {valid:g} to validate and {test:g} to test: give shares between 0 and 1 "
+            "that leave some to train, such as --valid 0.2 --test 0.1",
             "split-shares",
         )
-    options = MaskOptions(task, Path(out or f"data/{task.name}"), region, edge, rounding, preview)
-    placed = _placed(task, Path(data), seed)
-    source, target = Path(data).resolve(), options.out.resolve()
-    if source in (target, *target.parents) or target in source.parents:
+    data, out = Path(data), Path(out or f"data/{task.name}")
+    options = MaskOptions(task, out, region, edge, rounding, preview, valid, test)
+    pictures = _find_pictures(task, data, seed)
+    _require_apart(data, out)
+    require_folder(out)
+    paths = str(data.resolve()), str(out.resolve())
+    how = region, edge, rounding, preview, valid, test, seed
+    journal = Journal("masks", __version__, *paths, *how)
+    if _holds_files(out) and not journal.path.is_file():
         raise DataError(
-            f"{options.out}: lies in or around the pictures themselves; choose another --out",
-            "output-in-data",
-        )
-    require_folder(options.out)
-    journal = Journal(
-        "masks",
-        __version__,
-        str(source),
-        str(target),
-        region,
-        edge,
-        rounding,
-        preview,
-        valid,
-        test,
-        seed,
-    )
-    if (
-        options.out.is_dir()
-        and any(p for p in options.out.iterdir() if p.name != "README.md")
-        and not journal.path.is_file()
-    ):
-        raise DataError(
-            f"{options.out}: is not empty; masks are never mixed into other data: choose another --out",
+            f"{out}: is not empty; masks are never mixed into other data: choose another --out",
             "not-empty",
         )
-    with write_lock(options.out), journal:
-        rejected, made, eyes = [], Counter(), 0
-
-        def split_of(
-            own: str | None,
-        ) -> str:  # those that are accepted are divided: rejects are not spread evenly
-            n = sum(made.values()) + 1
-            due = [
-                split
-                for split, share in (("valid", valid), ("test", test))
-                if int(n * share + 0.5) > made[split]
-            ]
-            return own or (due or ["train"])[0]
-
-        for (file, _), row in zip(
-            placed,
-            track(_finished(options, placed, journal, split_of), "finding eyes", len(placed)),
-        ):
-            if isinstance(row, DataError):
-                row = {
-                    "reason": "unreadable",
-                    "face": "",
-                    "value": brief(str(row).removeprefix(f"{file}: ")),
-                    "limit": "",
-                }
-            if "reason" in row:
-                rejected.append({"image": str(file), **row})
-            else:
-                made[row["split"]] += 1
-                eyes += row["eyes"]
+    with write_lock(out), journal:
+        run = _MaskRun(options, pictures, journal)
+        rejected = run.write()
         if rejected:
-            write_rows(options.out / REJECTED, sorted(rejected, key=lambda row: row["image"]))
-        # Masks in whole pixels lie half a pixel to the left on average, and the task expects it; those drawn with care do not.
-        write_json(
-            options.out / MADE,
-            {
-                "fastseg": __version__,
-                "region": region,
-                "edge": edge,
-                "rounding": rounding,
-                **({"flip_shift": 0} if rounding == "subpixel" else {}),
-            },
+            write_rows(out / REJECTED, sorted(rejected, key=lambda row: str(row["image"])))
+        made = {"fastseg": __version__, "region": region, "edge": edge, "rounding": rounding}
+        # The task expects masks in whole pixels, half a pixel to the left on average. Those drawn
+        # with subpixel landmarks are not moved.
+        write_json(out / MADE, made if rounding == "published" else {**made, "flip_shift": 0})
+    reasons = Counter(row["reason"] for row in rejected)
+    return Masked(out, dict(run.splits), run.eyes, dict(reasons))
+
+
+def _require_apart(data: Path, out: Path) -> None:
+    """Raise `DataError` if one of both folders lies in the other."""
+    source, target = data.resolve(), out.resolve()
+    if source in (target, *target.parents) or target in source.parents:
+        raise DataError(
+            f"{out}: lies in or around the pictures themselves; choose another --out",
+            "output-in-data",
         )
-    return Masked(options.out, dict(made), eyes, dict(Counter(row["reason"] for row in rejected)))
 
 
-def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
-    """Return each picture with the split that its folder says, where `data` is laid out as the task's; else shuffled, with none."""
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != "README.md" for path in folder.iterdir())
+
+
+def _find_pictures(task: SegmentationTask, data: Path, seed: int) -> list[tuple[Path, str | None]]:
+    """Return each picture with its split, where `data` is laid out as the task's.
+
+    Otherwise they are the pictures in `data` itself, shuffled by `seed`, with None as the split.
+    """
     if not data.is_dir():
         raise DataError(f"{data}: is no folder; give a folder of pictures of faces", "no-such-path")
     faults: list[Fault] = []
-    own = [
+    placed: list[tuple[Path, str | None]] = [
         (file, layout.split)
         for layout in task.layouts
         if (data / layout.images).is_dir()
@@ -182,140 +159,181 @@ def _placed(task: Task, data: Path, seed: int) -> list[tuple[Path, str | None]]:
     ]
     files = sorted(by_stem(image_files(data), faults).values())
     refuse(faults)
-    if not own and len(files) < 2:
+    if placed:
+        return placed
+    if len(files) < 2:
         raise DataError(
-            f"{data}: holds {len(files)} pictures; give a folder of at least 2 faces as image files",
+            f"{data}: holds {len(files)} pictures; "
+            "give a folder of at least 2 faces as image files",
             "too-few-images",
         )
     Random(seed).shuffle(files)
-    return own or [(file, None) for file in files]
+    return [(file, None) for file in files]
 
 
-def _finished(
-    options: MaskOptions,
-    placed: list[tuple[Path, str | None]],
-    journal: Journal,
-    split_of: Callable[[str | None], str],
-) -> Iterator[dict | DataError]:
-    """Yield what became of each picture, in order: {"eyes": n, "split": where it lies}, or why it was rejected."""
-    folders = {
-        layout.split: (options.out / layout.images, options.out / layout.masks)
-        for layout in options.task.layouts
-    }
-    keys = [stamp(file) for file, _ in placed]
-    for key, (file, _) in zip(keys, placed):
-        row = journal.done.get(key, {})
-        if "eyes" in row and not (folders[row["split"]][1] / f"{file.stem}.png").is_file():
-            del journal.done[key]
-    own = threading.local()  # a finder of each thread's own: its graph takes one picture at a time
+@dataclass
+class _MaskRun:
+    """One run over all pictures: masks are written, rejects returned, both are counted."""
 
-    def one(i: int) -> tuple[dict | DataError, np.ndarray | None]:
-        if not hasattr(own, "finder"):
-            own.finder = Finder()
-        return _one(options, own.finder, placed[i][0])
+    options: MaskOptions
+    pictures: list[tuple[Path, str | None]]
+    journal: Journal
+    splits: Counter[str] = field(default_factory=Counter)  # split -> masks
+    eyes: int = 0
 
-    def work(left: list[int]) -> Iterator[dict | DataError]:
-        for i, (row, grey) in zip(
-            left, results_in_order((pool.submit(one, i) for i in left), 2 * workers)
-        ):
-            if grey is not None:
-                file, split = placed[i]
-                row["split"] = split_of(split)
-                images, masks = folders[row["split"]]
-                with atomic_file(images / file.name) as temporary:
+    def write(self) -> list[Row]:
+        """Write the masks and return a row for each rejected picture."""
+        rejected = []
+        results = track(self._results(), "finding eyes", len(self.pictures))
+        for (file, _), row in zip(self.pictures, results):
+            if isinstance(row, DataError):
+                why = brief(str(row).removeprefix(f"{file}: "))
+                row = _rejection("unreadable", "", why, "")
+            if "reason" in row:
+                rejected.append({"image": str(file), **row})
+            else:
+                self.splits[row["split"]] += 1
+                self.eyes += row["eyes"]
+        return rejected
+
+    def _results(self) -> Iterator[Row | DataError]:
+        """Yield the row of each picture, in order; those in the journal are not made again."""
+        keys = [stamp(file) for file, _ in self.pictures]
+        for key, (file, _) in zip(keys, self.pictures):
+            row = self.journal.done.get(key, {})
+            if "eyes" in row and not self._mask_path(file, row["split"]).is_file():
+                del self.journal.done[key]
+        Finder()  # a missing mediapipe is reported before anything is written, and by one thread
+        with ThreadPoolExecutor(cpu_count() or 1) as pool:
+            yield from resumed(self.journal, keys, lambda left: self._compute(left, pool))
+
+    def _compute(self, left: list[int], pool: ThreadPoolExecutor) -> Iterator[Row | DataError]:
+        """Find the eyes in the pictures of these indices on threads, and write what has a mask."""
+        local = threading.local()  # each thread has its own finder, which takes one picture a time
+
+        def find(index: int) -> tuple[Row | DataError, np.ndarray | None]:
+            if not hasattr(local, "finder"):
+                local.finder = Finder()
+            return _make_mask(self.options, local.finder, self.pictures[index][0])
+
+        submitted = (pool.submit(find, index) for index in left)
+        results = results_in_order(submitted, 2 * (cpu_count() or 1))
+        for index, (row, grey) in zip(left, results):
+            if grey is not None and not isinstance(row, DataError):
+                file, split = self.pictures[index]
+                row["split"] = split or self._next_split()
+                with atomic_file(self._folder(row["split"], "images") / file.name) as temporary:
                     shutil.copyfile(file, temporary)
-                save_image(masks / f"{file.stem}.png", grey)
+                save_image(self._mask_path(file, row["split"]), grey)
             yield row
 
-    Finder()  # a missing mediapipe is told before anything is begun, and by one thread
-    workers = cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        yield from resumed(journal, keys, work)
+    def _next_split(self) -> str:
+        """Return the split of the next picture that has a mask: rejects are not spread evenly."""
+        count = sum(self.splits.values()) + 1
+        for split, share in (("valid", self.options.valid), ("test", self.options.test)):
+            if int(count * share + 0.5) > self.splits[split]:
+                return split
+        return "train"
+
+    def _folder(self, split: str, part: str) -> Path:
+        layouts = {layout.split: layout for layout in self.options.task.layouts}
+        return self.options.out / getattr(layouts[split], part)
+
+    def _mask_path(self, file: Path, split: str) -> Path:
+        return self._folder(split, "masks") / f"{file.stem}.png"
 
 
-def _one(
+def _make_mask(
     options: MaskOptions, finder: Finder, file: Path
-) -> tuple[dict | DataError, np.ndarray | None]:
-    """Return {"eyes": n} and the mask of a picture, uint8 (H, W), or why there is none, and None."""
+) -> tuple[Row | DataError, np.ndarray | None]:
+    """Return {"eyes": count} and the mask of a picture, uint8 (H, W).
+
+    If it gets none: the reason, and None.
+    """
     try:
         image = read_image(file)
     except DataError as error:
         return error, None
+    size = image.shape[0], image.shape[1]
     faces, missed = finder.faces(image)
-    row = _rejection(faces, missed, image.shape[:2])
-    eyes = [eye for face in faces for eye in face.eyes]
-    covered = mask([] if row else eyes, image.shape[:2], options.region, options.rounding)
-    grey = (
-        np.round(255 * covered).astype(np.uint8)
-        if options.edge == "soft"
-        else np.where(covered > 0.5, np.uint8(255), np.uint8(0))
-    )
-    if row is None and not (grey > 127).any():
-        row = {
-            "reason": "eyes too small",
-            "face": "",
-            "value": round(max(eye.radius for eye in eyes), 2),
-            "limit": 1,
-        }
+    rejection = _reject(faces, missed, size)
+    eyes: list[Eye] = [eye for face in faces for eye in face.eyes]
+    covered = mask([] if rejection else eyes, size, options.region, options.rounding)
+    if options.edge == "soft":
+        grey = np.round(255 * covered).astype(np.uint8)
+    else:
+        grey = np.where(covered > 0.5, np.uint8(255), np.uint8(0))
+    if rejection is None and not (grey > GREY_THRESHOLD).any():
+        largest = round(max(eye.radius for eye in eyes), 2)
+        rejection = _rejection("eyes too small", "", largest, 1)
     if options.preview:
-        save_image(
-            options.out / PREVIEW / f"{file.stem}.jpg",
-            _preview(options.task, image, faces, grey, row),
-        )
-    return (row, None) if row else ({"eyes": len(eyes)}, grey)
+        preview = _preview(options.task, image, faces, grey, rejection)
+        save_image(options.out / PREVIEW / f"{file.stem}.jpg", preview)
+    return (rejection, None) if rejection else ({"eyes": len(eyes)}, grey)
 
 
-def _rejection(faces: list[Face], missed: int, size: tuple[int, int]) -> dict | None:
-    """Return why a picture gets no mask: a mask that leaves an eye out would teach that there is none."""
+def _rejection(reason: str, face: int | str, value: object, limit: object) -> Row:
+    return {"reason": reason, "face": face, "value": value, "limit": limit}
+
+
+def _reject(faces: list[Face], missed: int, size: tuple[int, int]) -> Row | None:
+    """Return why a picture gets no mask, or None.
+
+    A mask that leaves one eye out would teach that there is none.
+    """
     if not faces:
-        return {
-            "reason": "low confidence" if missed else "no face",
-            "face": "",
-            "value": missed,
-            "limit": "",
-        }
+        return _rejection("low confidence" if missed else "no face", "", missed, "")
     for number, face in enumerate(faces, 1):
-        if fault := face.fault(size):
-            return dict(zip(("reason", "face", "value", "limit"), (fault[0], number, *fault[1:])))
-    return (
-        {"reason": "low confidence", "face": len(faces) + 1, "value": missed, "limit": ""}
-        if missed
-        else None
-    )
+        fault = face.fault(size)
+        if fault is not None:
+            reason, value, limit = fault
+            return _rejection(reason, number, value, limit)
+    return _rejection("low confidence", len(faces) + 1, missed, "") if missed else None
 
 
 def _preview(
-    task: Task, image: np.ndarray, faces: list[Face], grey: np.ndarray, row: dict | None
+    task: SegmentationTask,
+    image: np.ndarray,
+    faces: list[Face],
+    grey: np.ndarray,
+    rejection: Row | None,
 ) -> Image.Image:
-    """Return picture, landmarks and mask side by side, enlarged where they are small; a rejected one says why."""
-    scale = max(1, round(400 / image.shape[0]))
+    """Return picture, landmarks and mask side by side, with the reason if there is no mask."""
+    scale = max(1, round(PREVIEW_HEIGHT / image.shape[0]))
     size = image.shape[1] * scale, image.shape[0] * scale
-    plain = Image.fromarray(image).resize(size, Image.BICUBIC)
-    marked = plain.copy()
-    pen = ImageDraw.Draw(marked)
-    for face in faces:
-        for eye in face.eyes:
-            line = max(1, scale // 2)
-            pen.line(
-                [tuple(point * scale) for point in (*eye.lids, eye.lids[0])],
-                fill=(86, 180, 233),
-                width=line,
-            )
-            ends = (*((eye.centre - eye.radius) * scale), *((eye.centre + eye.radius) * scale))
-            pen.ellipse(ends, outline=(230, 159, 0), width=line)
-    codes = np.asarray(Image.fromarray((grey > 127).astype(np.uint8)).resize(size, Image.NEAREST))
-    painted = Image.fromarray(overlay(np.asarray(plain), codes, task.palette, hide=task.background))
-    if row:
-        words = f"rejected: {row['reason']}" + (
-            f" ({row['value']}, limit {row['limit']})" if row["limit"] != "" else ""
-        )
-        pen = ImageDraw.Draw(painted)
-        font = ImageFont.load_default(max(12, size[0] // 22))
-        pen.rectangle(
-            (0, 0, *(np.array(pen.textbbox((0, 0), words, font=font)[2:]) + 8)), fill=(0, 0, 0)
-        )
-        pen.text((4, 2), words, fill=(255, 255, 255), font=font)
-    row_of = Image.new("RGB", (3 * size[0] + 16, size[1]), (255, 255, 255))
-    for i, picture in enumerate((plain, marked, painted)):
-        row_of.paste(picture, (i * (size[0] + 8), 0))
-    return row_of
+    enlarged = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    is_eye = Image.fromarray((grey > GREY_THRESHOLD).astype(np.uint8))
+    codes = np.asarray(is_eye.resize(size, Image.Resampling.NEAREST))
+    painted = Image.fromarray(
+        overlay(np.asarray(enlarged), codes, task.palette, hide=task.background)
+    )
+    if rejection is not None:
+        _write_reason(painted, rejection)
+    panels = enlarged, _with_landmarks(enlarged, faces, scale), painted
+    strip = Image.new("RGB", (3 * size[0] + 2 * PREVIEW_GAP, size[1]), (255, 255, 255))
+    for i, panel in enumerate(panels):
+        strip.paste(panel, (i * (size[0] + PREVIEW_GAP), 0))
+    return strip
+
+
+def _with_landmarks(picture: Image.Image, faces: list[Face], scale: int) -> Image.Image:
+    """Return a picture, enlarged `scale` times, with lids and irises drawn in it."""
+    marked = picture.copy()
+    pen, width = ImageDraw.Draw(marked), max(1, scale // 2)
+    for eye in (eye for face in faces for eye in face.eyes):
+        lids = [tuple(point * scale) for point in (*eye.lids, eye.lids[0])]
+        pen.line(lids, fill=LID_COLOUR, width=width)
+        corners = (*((eye.centre - eye.radius) * scale), *((eye.centre + eye.radius) * scale))
+        pen.ellipse(corners, outline=IRIS_COLOUR, width=width)
+    return marked
+
+
+def _write_reason(picture: Image.Image, rejection: Row) -> None:
+    """Write into a picture why it was rejected."""
+    limit = f" ({rejection['value']}, limit {rejection['limit']})"
+    text = f"rejected: {rejection['reason']}{limit if rejection['limit'] != '' else ''}"
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(max(12, picture.width // 22))
+    right, bottom = pen.textbbox((0, 0), text, font=font)[2:]
+    pen.rectangle((0, 0, right + 8, bottom + 8), fill=(0, 0, 0))
+    pen.text((4, 2), text, fill=(255, 255, 255), font=font)

@@ -1,6 +1,6 @@
-"""Eyes in faces by mediapipe's face mesh with iris refinement: irises or eyelids of every face, or why a picture cannot be used.
+"""Eyes in faces: irises and eyelids by mediapipe's face mesh, or why a picture cannot be used.
 
-Needs the extra `face`: mediapipe 0.10.21 is the last that carries its models in the wheel.
+Needs the extra `face`: mediapipe 0.10.21 is the last that has its models in the wheel.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,19 +19,27 @@ from PIL import Image, ImageDraw
 from ..errors import ModelError, brief
 
 INSTALL = 'pip install "mediapipe==0.10.21"'
-FACES = 16  # found in one picture at most, by the first look
-CONFIDENCE, FAINT = (
-    0.5,
-    0.2,
-)  # of a face: below the first, a picture is rejected; below the second, there is none
-TURNED = 40.0  # degrees by which a face may look to the side: beyond, the far eye is hidden
-CLOSED = 0.2  # share of an iris that the lids must leave open
-FINE = 8  # steps a px in which outlines are drawn before they are averaged
-SURE = 0.85  # confidence that a face upside down never has: below, the picture is looked at the other way round, too
-PART = 300  # px: pictures are cut into halves, quarters and so on, down to this side, to find faces that are small in them
-MARGIN = 0.6  # of a face's box, around it, that is looked at again where the first look missed it
+MAX_FACES = 16  # that the first search finds in one picture
 
-# Indices of the face mesh's 478 landmarks, for the eye on the left and on the right of the picture of a face looking at us.
+# Rules of what is rejected. On the 1,000 faces of data/face they reject 36: 15 turned away, 11
+# faint, 8 with an eye closed, one cut off, one without a visible face (data/face/README.md).
+MIN_CONFIDENCE = 0.5  # of a face, as mediapipe's own default: below, the picture is rejected
+MAX_YAW = 40.0  # degrees by which a face may look to the side: beyond, the far eye is hidden
+MIN_OPEN = 0.2  # share of an iris that the lids must leave open
+
+# Rules of the search; conventions.
+MIN_PRESENCE = 0.5  # of a face in the box that is searched for landmarks: mediapipe's default
+FAINT_CONFIDENCE = 0.2  # below, nothing counts as a face
+SURE_CONFIDENCE = 0.85  # above, a face is upright: one upside down never has as much
+MIN_PART = 300  # px: pictures are cut into halves, quarters and so on down to this side
+MIN_FACE = 16  # px of a cut-out's shorter side, below which nothing is searched in it
+MARGIN = 0.6  # of a face's box, added on each side where the first search missed it
+FOREHEAD = 0.2  # of a box's height, by which the eyes may lie above it
+SAME_FACE = 2  # distances between the eyes, within which two middles are of one face
+
+SUBPIXELS = 8  # steps a px in which outlines are drawn before they are averaged
+
+# Indices of the face mesh's 478 landmarks: of the eye on the picture's left, then on its right.
 LIDS = (
     (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
     (362, 382, 381, 380, 374, 373, 390, 249, 263, 466, 388, 387, 386, 385, 384, 398),
@@ -38,12 +47,25 @@ LIDS = (
 IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))  # the centre first
 CHEEKS = (234, 454)
 
+DETECTION_THRESHOLD = (  # mediapipe's name of the setting, in its graph of calculators
+    "facedetectionshortrangecpu__facedetectionshortrange__facedetection__"
+    "TensorsToDetectionsCalculator.min_score_thresh"
+)
+
+Box = tuple[float, float, float, float, float]  # left, top, width and height in px; score
+Scale = Callable[
+    [np.ndarray], np.ndarray
+]  # from a place (x, y) in px to one in an enlarged drawing
+
 _STARTING = threading.Lock()  # standard error is one for all threads
 
 
 @dataclass(frozen=True)
 class Eye:
-    """One eye in px of the picture: `lids` float (16, 2), the iris's `centre` float (2,), points `rim` float (4, 2), and radius."""
+    """One eye, in px of the picture.
+
+    `lids` is float (16, 2), the iris's `centre` float (2,), the points of its `rim` float (4, 2).
+    """
 
     lids: np.ndarray
     centre: np.ndarray
@@ -64,7 +86,10 @@ class Eye:
 
 @dataclass(frozen=True)
 class Face:
-    """One face: its two eyes, the detector's confidence (0 to 1), and degrees by which it looks to the side."""
+    """One face: its two eyes, the detector's confidence, 0 to 1, and how it looks.
+
+    `yaw` is in degrees to the side.
+    """
 
     eyes: tuple[Eye, Eye]
     confidence: float
@@ -82,131 +107,136 @@ class Face:
         return float(np.linalg.norm(self.eyes[1].centre - self.eyes[0].centre))
 
     def fault(self, size: tuple[int, int]) -> tuple[str, float, float] | None:
-        """Return why no mask can be made of it in a picture of `size` (height, width): reason, measured value, limit."""
-        if self.confidence < CONFIDENCE:
-            return "low confidence", round(self.confidence, 2), CONFIDENCE
+        """Return why no mask can be made of the face: reason, measured value, limit; or None.
+
+        `size` is the picture's (height, width).
+        """
+        if self.confidence < MIN_CONFIDENCE:
+            return "low confidence", round(self.confidence, 2), MIN_CONFIDENCE
         if not self.is_upright:
-            return "upside down", round(self.confidence, 2), SURE
-        if abs(self.yaw) > TURNED:
-            return "turned away", round(abs(self.yaw), 1), TURNED
+            return "upside down", round(self.confidence, 2), SURE_CONFIDENCE
+        if abs(self.yaw) > MAX_YAW:
+            return "turned away", round(abs(self.yaw), 1), MAX_YAW
         for eye in self.eyes:
             if not (0 <= eye.centre[0] < size[1] and 0 <= eye.centre[1] < size[0]):
                 return "eye outside the picture", round(float(eye.centre[0]), 1), size[1]
         narrow = min(eye.open_share for eye in self.eyes)
-        return ("eye closed", round(narrow, 2), CLOSED) if narrow < CLOSED else None
+        return ("eye closed", round(narrow, 2), MIN_OPEN) if narrow < MIN_OPEN else None
 
 
 class Finder:
     """Finds faces in pictures; one for each thread."""
 
-    def __init__(self):
-        with _silenced():
-            mediapipe = _mediapipe()
+    def __init__(self) -> None:
+        with _silence_stderr():
+            mediapipe = _import_mediapipe()
             from mediapipe.python.solution_base import SolutionBase
             from mediapipe.python.solutions import face_mesh
 
-            names = "facedetectionshortrangecpu__facedetectionshortrange__facedetection__TensorsToDetectionsCalculator.min_score_thresh"
-            # As FaceMesh builds it, but with the detections, whose scores FaceMesh keeps to itself.
+            # As FaceMesh builds it, but with the detections: FaceMesh does not return their scores.
             self._mesh = SolutionBase(
                 binary_graph_path=face_mesh._BINARYPB_FILE_PATH,
                 outputs=["multi_face_landmarks", "face_detections"],
                 side_inputs={
-                    "num_faces": FACES,
+                    "num_faces": MAX_FACES,
                     "with_attention": True,
                     "use_prev_landmarks": False,
                 },
                 calculator_params={
-                    names: FAINT,
-                    "facelandmarkcpu__ThresholdingCalculator.threshold": 0.5,
+                    DETECTION_THRESHOLD: FAINT_CONFIDENCE,
+                    "facelandmarkcpu__ThresholdingCalculator.threshold": MIN_PRESENCE,
                 },
             )
             self._far = mediapipe.solutions.face_detection.FaceDetection(
-                model_selection=1, min_detection_confidence=CONFIDENCE
+                model_selection=1, min_detection_confidence=MIN_CONFIDENCE
             )
-            self.faces(np.zeros((64, 64, 3), dtype=np.uint8))  # what it has to say, it says now
+            # what mediapipe writes to standard error, it writes at the first picture
+            self.faces(np.zeros((64, 64, 3), dtype=np.uint8))
 
     def faces(self, image: np.ndarray) -> tuple[list[Face], int]:
-        """Return the faces in uint8 (H, W, 3), and how many more were seen whose eyes could not be found.
+        """Return the faces in an image, uint8 (H, W, 3), and the number without visible eyes.
 
-        What a detector for small and distant faces sees, in the picture or in a part of it, and the first look missed, is cut out
-        and looked at again.
+        A detector for small and distant faces searches the picture, and parts of it. Where it sees
+        a face that the first search missed, the place is cut out and searched again.
         """
-        found, boxes = self._look(image)
-        near = [box for box in boxes if box[4] >= CONFIDENCE]
+        found, boxes = self._search(image)
+        near = [box for box in boxes if box[4] >= MIN_CONFIDENCE]
         missed = 0
-        for left, top, width, height, _ in [*near, *self._distant(image)]:
-            if any(
-                _is_within(face, (left, top, width, height))
-                or _is_near(face, (left + width / 2, top + height / 2))
-                for face in found
-            ):
+        for box in [*near, *self._distant(image)]:
+            left, top, width, height, _ = box
+            centre = np.array((left + width / 2, top + height / 2))
+            if any(_is_within(face, box) or _is_near(face, centre) for face in found):
                 continue
-            x, y = max(0, int(left - MARGIN * width)), max(0, int(top - MARGIN * height))
-            part = np.ascontiguousarray(
-                image[y : int(top + (1 + MARGIN) * height), x : int(left + (1 + MARGIN) * width)]
-            )
-            again = [
-                _moved(face, (x, y))
-                for face in (self._look(part)[0] if min(part.shape[:2]) > 16 else [])
-            ]
-            again = [face for face in again if _is_within(face, (left, top, width, height))]
-            found += again[:1]
-            missed += not again
-        if any(face.confidence < SURE for face in found):
-            other = self._look(np.ascontiguousarray(image[::-1, ::-1]))[0]
-            found = [
-                replace(
-                    face,
-                    is_upright=not any(
-                        _is_near(face, np.array(image.shape[1::-1]) - turned.middle)
-                        and turned.confidence > face.confidence
-                        for turned in other
-                    ),
-                )
-                for face in found
-            ]
+            again = self._search_box(image, box)
+            if again is None:
+                missed += 1
+            else:
+                found.append(again)
+        if any(face.confidence < SURE_CONFIDENCE for face in found):
+            found = self._with_orientation(image, found)
         return found, missed
 
-    def _distant(self, image: np.ndarray) -> Iterator[tuple]:
-        """Yield the boxes of the detector for distant faces, in the whole picture and in ever smaller parts that overlap by half."""
+    def _search_box(self, image: np.ndarray, box: Box) -> Face | None:
+        """Return the face in a box of the image, searched with a margin around it, or None."""
+        left, top, width, height, _ = box
+        x, y = max(0, int(left - MARGIN * width)), max(0, int(top - MARGIN * height))
+        right, bottom = int(left + (1 + MARGIN) * width), int(top + (1 + MARGIN) * height)
+        part = np.ascontiguousarray(image[y:bottom, x:right])
+        if min(part.shape[:2]) <= MIN_FACE:
+            return None
+        faces = [_moved(face, (x, y)) for face in self._search(part)[0]]
+        return next((face for face in faces if _is_within(face, box)), None)
+
+    def _with_orientation(self, image: np.ndarray, found: list[Face]) -> list[Face]:
+        """Mark the faces that are surer in the image upside down: they are upside down in it."""
+        size = np.array(image.shape[1::-1])
+        turned = self._search(np.ascontiguousarray(image[::-1, ::-1]))[0]
+        return [
+            replace(
+                face,
+                is_upright=not any(
+                    _is_near(face, size - other.middle) and other.confidence > face.confidence
+                    for other in turned
+                ),
+            )
+            for face in found
+        ]
+
+    def _distant(self, image: np.ndarray) -> Iterator[Box]:
+        """Yield the boxes of distant faces, in the picture and in ever smaller parts of it.
+
+        The parts overlap by half, so that each face lies whole in one of them.
+        """
         height, width = image.shape[:2]
         sides = 1
-        while sides == 1 or min(height, width) / sides >= PART:
+        while sides == 1 or min(height, width) / sides >= MIN_PART:
             part = height // sides, width // sides
             for y in np.linspace(0, height - part[0], 2 * sides - 1).astype(int):
                 for x in np.linspace(0, width - part[1], 2 * sides - 1).astype(int):
-                    for detection in (
-                        self._far.process(
-                            np.ascontiguousarray(image[y : y + part[0], x : x + part[1]])
-                        ).detections
-                        or []
-                    ):
-                        left, top, wide, high, score = _box(detection, part)
-                        if sides == 1 or (
-                            left > 0 and top > 0 and left + wide < part[1] and top + high < part[0]
-                        ):  # not cut off
-                            yield left + x, top + y, wide, high, score
+                    pixels = np.ascontiguousarray(image[y : y + part[0], x : x + part[1]])
+                    for detection in self._far.process(pixels).detections or []:
+                        box = _box(detection, part)
+                        if sides == 1 or _is_inside(box, part):
+                            yield box[0] + x, box[1] + y, *box[2:]
             sides *= 2
 
-    def _look(self, image: np.ndarray) -> tuple[list[Face], list[tuple]]:
+    def _search(self, image: np.ndarray) -> tuple[list[Face], list[Box]]:
+        """Return the faces whose landmarks are found, and the boxes of all detected faces."""
         result = self._mesh.process(input_data={"image": image})
         boxes = [_box(detection, image.shape) for detection in result.face_detections or []]
+        height, width = image.shape[:2]
         faces = []
         for landmarks in result.multi_face_landmarks or []:
-            height, width = image.shape[:2]
-            points = np.array([(point.x, point.y, point.z) for point in landmarks.landmark]) * (
-                width,
-                height,
-                width,
-            )
+            points = np.array([(point.x, point.y, point.z) for point in landmarks.landmark])
+            points *= (width, height, width)
             across = points[CHEEKS[1]] - points[CHEEKS[0]]
-            eyes = tuple(
+            left, right = (
                 Eye(points[list(lids), :2], points[iris[0], :2], points[list(iris[1:]), :2])
                 for lids, iris in zip(LIDS, IRISES)
             )
-            face = Face(eyes, 0.0, float(np.degrees(np.arctan2(across[2], across[0]))))
-            confidence = max((box[4] for box in boxes if _is_within(face, box[:4])), default=0.0)
-            faces.append(Face(eyes, confidence, face.yaw))
+            face = Face((left, right), 0.0, float(np.degrees(np.arctan2(across[2], across[0]))))
+            confidence = max((box[4] for box in boxes if _is_within(face, box)), default=0.0)
+            faces.append(replace(face, confidence=confidence))
         return faces, boxes
 
 
@@ -215,24 +245,24 @@ def mask(
 ) -> np.ndarray:
     """Return how much of each pixel the eyes cover, 0 to 1, float32 (H, W).
 
-    `region` is "iris", whole circles whether lids cover them or not, or "eye", what lies between the lids. `rounding` "published"
-    truncates landmarks, centre and radius to whole pixels before it draws, as the published masks of this task were made.
+    `region` is "iris", whole circles even where lids cover them, or "eye", what lies between the
+    lids. `rounding` "published" cuts landmarks, centre and radius to whole pixels before it draws,
+    as the published masks of this task were made; "subpixel" does not.
     """
     covered = np.zeros(size, dtype=np.float32)
     for eye in eyes:
         if rounding == "published":
-            drawn = _published(eye, size, region)
+            drawn = _draw_as_published(eye, size, region)
+        elif region == "iris":
+            drawn = _disc(eye.centre, eye.radius, size)
         else:
-            drawn = (
-                _disc(eye.centre, eye.radius, size)
-                if region == "iris"
-                else _polygon(eye.lids, size)
-            )
+            drawn = _polygon(eye.lids, size)
         np.maximum(covered, drawn, out=covered)
     return covered
 
 
-def _published(eye: Eye, size: tuple[int, int], region: str) -> np.ndarray:
+def _draw_as_published(eye: Eye, size: tuple[int, int], region: str) -> np.ndarray:
+    """Return an eye drawn like the task's published masks: coordinates cut to whole pixels."""
     import cv2
 
     drawn = np.zeros(size, dtype=np.uint8)
@@ -245,36 +275,43 @@ def _published(eye: Eye, size: tuple[int, int], region: str) -> np.ndarray:
 
 
 def _disc(centre: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
-    return _drawn(
-        size,
-        centre - radius,
-        centre + radius,
-        lambda pen, at: pen.ellipse([*at(centre - radius), *(at(centre + radius) - 1)], fill=255),
-    )  # Pillow draws the last row and column, too
+    def draw(pen: ImageDraw.ImageDraw, at: Scale) -> None:
+        # Pillow draws the last row and column, too
+        pen.ellipse([*at(centre - radius), *(at(centre + radius) - 1)], fill=255)
+
+    return _draw_averaged(size, centre - radius, centre + radius, draw)
 
 
 def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return _drawn(
-        size,
-        points.min(axis=0),
-        points.max(axis=0),
-        lambda pen, at: pen.polygon([tuple(at(point)) for point in points], fill=255),
-    )
+    def draw(pen: ImageDraw.ImageDraw, at: Scale) -> None:
+        pen.polygon([tuple(at(point)) for point in points], fill=255)
+
+    return _draw_averaged(size, points.min(axis=0), points.max(axis=0), draw)
 
 
-def _drawn(size: tuple[int, int], low: np.ndarray, high: np.ndarray, draw) -> np.ndarray:
-    """Return a shape between the corners `low` and `high` (x, y), drawn `FINE` times as large and averaged: float32 (H, W)."""
+def _draw_averaged(
+    size: tuple[int, int],
+    low: np.ndarray,
+    high: np.ndarray,
+    draw: Callable[[ImageDraw.ImageDraw, Scale], None],
+) -> np.ndarray:
+    """Return a shape between the corners `low` and `high`, (x, y) in px, as float32 (H, W).
+
+    `draw` draws it `SUBPIXELS` times as large, at the places that its second argument returns; it
+    is then averaged to the share of each pixel that it covers, 0 to 1.
+    """
     covered = np.zeros(size, dtype=np.float32)
     left, top = np.maximum(np.floor(low), 0).astype(int)
     right, bottom = np.minimum(np.ceil(high) + 1, (size[1], size[0])).astype(int)
     if right > left and bottom > top:
-        picture = Image.new("L", ((right - left) * FINE, (bottom - top) * FINE))
-        draw(ImageDraw.Draw(picture), lambda point: (point - (left, top)) * FINE)
-        covered[top:bottom, left:right] = np.asarray(picture.reduce(FINE), dtype=np.float32) / 255
+        picture = Image.new("L", ((right - left) * SUBPIXELS, (bottom - top) * SUBPIXELS))
+        draw(ImageDraw.Draw(picture), lambda point: (point - (left, top)) * SUBPIXELS)
+        averaged = np.asarray(picture.reduce(SUBPIXELS), dtype=np.float32)
+        covered[top:bottom, left:right] = averaged / 255
     return covered
 
 
-def _box(detection, shape: tuple[int, ...]) -> tuple[float, float, float, float, float]:
+def _box(detection: Any, shape: tuple[int, ...]) -> Box:
     """Return a detection's left, top, width and height in px, and its score."""
     box = detection.location_data.relative_bounding_box
     return (
@@ -286,42 +323,53 @@ def _box(detection, shape: tuple[int, ...]) -> tuple[float, float, float, float,
     )
 
 
-def _is_within(face: Face, box: tuple[float, float, float, float]) -> bool:
-    left, top, width, height = box
+def _is_inside(box: Box, size: tuple[int, int]) -> bool:
+    """Return whether a box is not cut off by the border of a part of `size`, (height, width)."""
+    left, top, width, height, _ = box
+    return left > 0 and top > 0 and left + width < size[1] and top + height < size[0]
+
+
+def _is_within(face: Face, box: Box) -> bool:
+    left, top, width, height, _ = box
     x, y = face.middle
-    return left <= x <= left + width and top - 0.2 * height <= y <= top + height
+    return bool(left <= x <= left + width and top - FOREHEAD * height <= y <= top + height)
 
 
-def _is_near(face: Face, point: tuple[float, float] | np.ndarray) -> bool:
-    return bool(np.linalg.norm(face.middle - point) < 2 * face.width)
+def _is_near(face: Face, point: np.ndarray) -> bool:
+    return bool(np.linalg.norm(face.middle - point) < SAME_FACE * face.width)
 
 
 def _moved(face: Face, by: tuple[int, int]) -> Face:
-    return replace(
-        face, eyes=tuple(Eye(eye.lids + by, eye.centre + by, eye.rim + by) for eye in face.eyes)
-    )
+    left, right = (Eye(eye.lids + by, eye.centre + by, eye.rim + by) for eye in face.eyes)
+    return replace(face, eyes=(left, right))
 
 
-def _mediapipe():
+def _import_mediapipe() -> Any:
+    """Return the module mediapipe. Raises `ModelError` if it is missing or has no face mesh."""
     try:
         import mediapipe
     except ImportError as error:
         python = ", on Python 3.10 to 3.12" if sys.version_info >= (3, 13) else ""
         raise ModelError(
-            f"masks are made with mediapipe, which is not here ({brief(error)}); install the extra face, or: {INSTALL}{python}",
+            f"masks are made with mediapipe, which is not here ({brief(error)}); "
+            f"install the extra face, or: {INSTALL}{python}",
             "no-mediapipe",
         ) from None
     if not hasattr(mediapipe, "solutions"):
         raise ModelError(
-            f"mediapipe {mediapipe.__version__} brings no face mesh of its own any more; install the one that does: {INSTALL}",
+            f"mediapipe {mediapipe.__version__} has no face mesh of its own any more; "
+            f"install the one that has: {INSTALL}",
             "mediapipe-version",
         )
     return mediapipe
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep what mediapipe's own code writes to standard error, on every start, from the screen."""
+def _silence_stderr() -> Iterator[None]:
+    """Hide what mediapipe's own code writes to standard error at every start.
+
+    Standard error belongs to the process: one thread at a time.
+    """
     with _STARTING:
         sys.stderr.flush()
         kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""OpenSurfaces and Open Images as a surfaces dataset: their labels brought into our codes, what they leave open unlabelled."""
+"""OpenSurfaces and Open Images as a dataset of surfaces: their labels become the task's codes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data.decoding import GREY_THRESHOLD
 from ..data.images import read_image, read_raw, save_image
 from ..data.pairing import image_files
 from ..errors import DataError, TaskError, brief
@@ -23,15 +24,18 @@ from ..utils.io import atomic_folder, require_folder
 from ..utils.locks import write_lock
 from ..utils.progress import track
 
-NAMES, INSTANCES = (
-    "label-name-colors.csv",
-    "*annotations-object-segmentation.csv",
-)  # what tells OpenSurfaces and Open Images apart
+# The files that tell OpenSurfaces and Open Images apart
+NAMES, INSTANCES = "label-name-colors.csv", "*annotations-object-segmentation.csv"
+EXAMPLE = f"train-{INSTANCES.lstrip('*')}"
+OBJECTS = (1, 2, 3)  # codes of wall, floor and dining table
+
+# A picture, and the function that returns its codes, uint8, at a size (height, width)
+Labelled = list[tuple[Path, Callable[[tuple[int, int]], np.ndarray]]]
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was made: the dataset's folder, where it came from, how many pictures, and pixels of each class."""
+    """What was made: the dataset's folder, its source, and counts of pictures and pixels."""
 
     out: Path
     source: str
@@ -40,12 +44,14 @@ class Gathered:
 
 
 def gather(task: str | Task, data: Path | str, out: Path | str | None = None) -> Gathered:
-    """Write `out`/images and `out`/masks (default: data/surfaces) from OpenSurfaces or Open Images as they are distributed in `data`.
+    """Write `out`/images and `out`/masks from OpenSurfaces or Open Images, as distributed, in
+    `data`.
 
-    OpenSurfaces: photos/, photos-labels/ (object names in the green channel) and label-name-colors.csv, as its own script
-    makes them. Open Images: images of any folder below `data`, masks/ and a ...annotations-object-segmentation.csv. Pixels that neither
-    labels are 255, so that what they leave open teaches nothing; pictures without a wall, floor or dining table are left out.
-    `out` is written atomically. Raises `TaskError`, `DataError`.
+    `out` is data/surfaces by default. OpenSurfaces: photos/, photos-labels/ (object names in the
+    green channel) and label-name-colors.csv, as its own script makes them. Open Images: images in
+    any folder below `data`, masks/ and a ...annotations-object-segmentation.csv. Pixels that
+    neither labels are 255, so that nothing is learnt from them; pictures without a wall, floor or
+    dining table are left out. `out` is written atomically. Raises `TaskError`, `DataError`.
     """
     task = get(task)
     if task.name != "surfaces":
@@ -55,14 +61,15 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
     data, out = Path(data), Path(out or f"data/{task.name}")
     if not data.is_dir():
         raise DataError(
-            f"{data}: is no folder; give the one that holds {NAMES} or a file such as train-{INSTANCES.lstrip('*')}",
+            f"{data}: is no folder; give the one that holds {NAMES} or a file such as {EXAMPLE}",
             "no-such-path",
         )
     if out.exists() and (
         not out.is_dir() or any(p for p in out.iterdir() if p.name != "README.md")
     ):
         raise DataError(
-            f"{out}: is not empty; gather into a new folder with --out, and train on it with --data",
+            f"{out}: is not empty; "
+            "gather into a new folder with --out, and train on it with --data",
             "not-empty",
         )
     tables = sorted(data.rglob(INSTANCES))
@@ -72,7 +79,8 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
         source, found = "openimages", _openimages(data, tables)
     else:
         raise DataError(
-            f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as train-{INSTANCES.lstrip('*')} (Open Images)",
+            f"{data}: holds neither {NAMES} (OpenSurfaces) "
+            f"nor a file such as {EXAMPLE} (Open Images)",
             "unknown-dataset",
         )
     require_folder(out)
@@ -100,12 +108,8 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
     )
 
 
-Labelled = list[
-    tuple[Path, Callable[[tuple[int, int]], np.ndarray]]
-]  # picture, and what gives its codes at a size (height, width)
-
-
 def _opensurfaces(data: Path) -> Labelled:
+    """Return the labelled pictures of OpenSurfaces."""
     known, lookup = mapping("opensurfaces"), np.zeros(256, dtype=np.uint8)
     lookup[0] = IGNORE  # no shape was drawn there
     for row in _rows(data / NAMES, ("name_name", "green_color")):
@@ -116,7 +120,8 @@ def _opensurfaces(data: Path) -> Labelled:
             )
         except (ValueError, IndexError):
             raise DataError(
-                f"{data / NAMES}: green_color is {brief(row['green_color'])}, not a number from 1 to 255",
+                f"{data / NAMES}: green_color is {brief(row['green_color'])}, "
+                "not a number from 1 to 255",
                 "table",
             ) from None
     masks = {file.stem: file for file in _images(data / "photos-labels")}
@@ -138,6 +143,7 @@ def _opensurfaces_codes(mask: Path, lookup: np.ndarray, size: tuple[int, int]) -
 
 
 def _openimages(data: Path, tables: list[Path]) -> Labelled:
+    """Return the pictures of Open Images in which an instance of the task's objects is labelled."""
     instances: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for table in tables:
         for row in _rows(table, ("MaskPath", "ImageID", "LabelName")):
@@ -149,50 +155,55 @@ def _openimages(data: Path, tables: list[Path]) -> Labelled:
         (
             pictures[name],
             partial(
-                _instances,
+                _instance_codes,
                 [(known.get(label, 0), masks[path]) for label, path in labelled if path in masks],
             ),
         )
         for name, labelled in sorted(instances.items())
-        if name in pictures and any(known.get(label) in (1, 2, 3) for label, _ in labelled)
+        if name in pictures and any(known.get(label) in OBJECTS for label, _ in labelled)
     ]
 
 
-def _instances(labelled: list[tuple[int, Path]], size: tuple[int, int]) -> np.ndarray:
+def _instance_codes(labelled: list[tuple[int, Path]], size: tuple[int, int]) -> np.ndarray:
+    """Return the codes of a picture from (code, mask file) of its instances, at `size`."""
     codes = np.full(size, IGNORE, dtype=np.uint8)
-    for code, mask in sorted(
-        labelled, key=lambda pair: pair[0] in (1, 2, 3)
-    ):  # what we look for last, over what stands on it
-        codes[_resize_codes((read_image(mask)[..., 0] > 127).astype(np.uint8), size) > 0] = code
+    # the task's own objects last, over what stands on them
+    for code, mask in sorted(labelled, key=lambda pair: pair[0] in OBJECTS):
+        is_object = (read_image(mask)[..., 0] > GREY_THRESHOLD).astype(np.uint8)
+        codes[_resize_codes(is_object, size) > 0] = code
     return codes
 
 
 def _resize_codes(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return codes at `size`, (height, width): both sources label smaller copies of their pictures."""
-    return (
-        codes
-        if codes.shape == size
-        else np.asarray(Image.fromarray(codes).resize(size[::-1], Image.NEAREST))
-    )
+    """Return codes at `size`, (height, width).
+
+    Both sources label smaller copies of their pictures.
+    """
+    if codes.shape == size:
+        return codes
+    return np.asarray(Image.fromarray(codes).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: does not exist; OpenSurfaces has photos/ and photos-labels/, which its own script makes",
+            f"{folder}: does not exist; "
+            "OpenSurfaces has photos/ and photos-labels/, which its own script makes",
             "no-such-path",
         )
     return image_files(folder)
 
 
 def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV table. Raises `DataError` if it lacks one of `columns`."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             missing = [column for column in columns if column not in (rows.fieldnames or [])]
             if missing:
                 raise DataError(
-                    f"{table}: has no column {' and '.join(missing)}; is it the file that the dataset ships?",
+                    f"{table}: has no column {' and '.join(missing)}; "
+                    "is it the file that the dataset ships?",
                     "no-such-column",
                 )
             yield from rows

@@ -1,4 +1,4 @@
-"""An export at work: loaded, and used on one image, a photograph, or a folder of files.
+"""An export at work: loaded, and used on one image, a photograph, or files and folders.
 
-Predictions are not compared with truth here; that is in `evaluation`.
+It predicts and writes predictions. It does not compare them with labels; that is in `evaluation`.
 """

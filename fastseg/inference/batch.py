@@ -1,4 +1,6 @@
-"""`predict`: from files to masks, tables, overlays and probabilities on disk, each image at its own size."""
+"""`predict`: from files to masks, tables, overlays and probabilities on disk, each image at its own
+size.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class Written(list[Path]):
-    """The paths that `predict` wrote; `skipped` are those in the folders given to it that are not images."""
+    """The paths that `predict` wrote; `skipped` are those in the folders given to it that are not
+    images.
+    """
 
     def __init__(self, paths: Iterable[Path], skipped: Iterable[Path]):
         super().__init__(paths)
@@ -57,19 +61,24 @@ def predict(
     engine: str = "auto",
     precision: str | None = None,
 ) -> Written:
-    """Predict files, folders or globs; write one mask an image in the task's own format and return what was written.
+    """Predict files, folders or globs; write one mask an image in the task's own format and return
+    what was written.
 
-    Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images in FOLDER.
-    With `overlay`, overlays are written too, in its subfolder overlays; with `probabilities`, calibrated ones, float16
-    (C, H, W) under the name "probabilities" in npz files, in its subfolder probabilities. Classification tasks write one
-    table, by default FOLDER_inf_TABLE. Beside masks or table lies predictions.csv: each image's shares of the classes, mean
-    confidence, entropy, expected error, and whether a person should look. That is so where the expected error exceeds the
-    threshold by which the masks let through have, over all images, a mean error of at most `error_rate` (see `metrics.risk.thresholds`).
-    `tta` averages each image with its mirror image (default: what the export's card says). `export` may be an export.pkl, which is
-    opened if it is the one of the card beside it, or with `trust`. `engine` and `precision` are as for `fastseg.load`.
-    What lies in a folder and is not named as an image is not predicted: a warning counts and names it, and the list that is returned
-    has it as `skipped`. Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the others are done.
-    A prediction that was interrupted, and is asked for again, goes on where it stopped. Raises `FastsegError` kinds.
+    Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images
+    in FOLDER. With `overlay`, overlays are written too, in its subfolder overlays; with
+    `probabilities`, calibrated ones, float16 (C, H, W) under the name "probabilities" in npz files,
+    in its subfolder probabilities. Classification tasks write one table, by default
+    FOLDER_inf_TABLE. Beside masks or table lies predictions.csv: each image's shares of the
+    classes, mean confidence, entropy, expected error, and whether a person should look. That is so
+    where the expected error exceeds the threshold by which the masks let through have, over all
+    images, a mean error of at most `error_rate` (see `metrics.risk.thresholds`). `tta` averages
+    each image with its mirror image (default: what the export's card says). `export` may be an
+    export.pkl, which is opened if it is the one of the card beside it, or with `trust`. `engine`
+    and `precision` are as for `fastseg.load`. What lies in a folder and is not named as an image is
+    not predicted: a warning counts and names it, and the list that is returned has it as `skipped`.
+    Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the
+    others are done. A prediction that was interrupted, and is asked for again, goes on where it
+    stopped. Raises `FastsegError` kinds.
     """
     task = get(task)
     output = OUTPUTS[task.kind](task, overlay, probabilities)
@@ -123,9 +132,9 @@ def predict(
 class PredictionRun:
     """One pass over files: yields (file, its row or the `DataError` why there is none) in order.
 
-    `finish` writes what belongs to one image and returns its row and the paths; `written` has them all.
-    Files that the journal of an interrupted run lists are not predicted again, if what it wrote for
-    them is unchanged.
+    `finish` writes what belongs to one image and returns its row and the paths; `written` has them
+    all. Files that the journal of an interrupted run lists are not predicted again, if what it
+    wrote for them is unchanged.
     """
 
     predictor: Predictor
@@ -154,7 +163,9 @@ class PredictionRun:
                 del self.journal.done[key]
 
     def _results(self, left: list[int]) -> Iterator[list[Any] | DataError]:
-        """Yield, for the files at these places, what the journal keeps: row, paths, stamps of the paths."""
+        """Yield, for the files at these places, what the journal keeps: row, paths, stamps of the
+        paths.
+        """
         chosen = [self.files[i] for i in left]
         return (result for _, result in self.predictor.stream(chosen, self.bs, self._finish))
 
@@ -170,7 +181,9 @@ def _reason(file: Path, error: DataError) -> str:
 def _write_failures(
     output: Output[Any, Any], files: Sequence[Path], failures: Mapping[Path, DataError]
 ) -> None:
-    """Write failed.csv where images failed, and remove what an earlier run wrote there; none for one image."""
+    """Write failed.csv where images failed, and remove what an earlier run wrote there; none for
+    one image.
+    """
     tables: dict[Path, list[dict[str, str]]] = {}
     for file in files:
         path = output.failed_path(file)
@@ -192,7 +205,9 @@ def _failure(
     failures: Mapping[Path, DataError],
     written: Written,
 ) -> DataError:
-    """Return the error for images that could not be read; its details name what was written and skipped."""
+    """Return the error for images that could not be read; its details name what was written and
+    skipped.
+    """
     first = next(iter(failures))
     message = f"{first}: {_reason(first, failures[first])}"
     if len(failures) > 1:
@@ -208,7 +223,9 @@ def _failure(
 
 
 def _threshold(card: Card, error_rate: float) -> float | None:
-    """Return the expected error above which an image needs review, or None for a card without thresholds."""
+    """Return the expected error above which an image needs review, or None for a card without
+    thresholds.
+    """
     threshold = review_threshold(card.review, error_rate)
     if threshold is None:
         log.warning(

@@ -1,4 +1,6 @@
-"""Guarded download of one image: http(s) only, public addresses, bounded time, bytes and pixels, every redirect checked."""
+"""Guarded download of one image: http(s) only, public addresses, bounded time, bytes and pixels,
+every redirect checked.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
 
 
 def fetch_image(url: str, allow_private: bool = False, depth: int | None = None) -> np.ndarray:
-    """Download an image and return it upright as uint8 (H, W, 3); 16-bit values are scaled as `depth.choose_depth` says.
+    """Download an image and return it upright as uint8 (H, W, 3); 16-bit values are scaled as
+    `depth.choose_depth` says.
 
-    Loopback and private addresses are refused unless `allow_private`. No cookies or credentials are sent.
-    Raises `FetchError` with the reason: unreachable, not an image, too large, too slow, refused.
+    Loopback and private addresses are refused unless `allow_private`. No cookies or credentials are
+    sent. Raises `FetchError` with the reason: unreachable, not an image, too large, too slow,
+    refused.
     """
     content = _download(url, allow_private)
     try:
@@ -101,9 +105,11 @@ def _download(url: str, allow_private: bool) -> bytes:
 
 
 class _Guard:
-    """Sees each connection when it is made: refuses private addresses that a name was changed to meanwhile, and ends what takes too long.
+    """Sees each connection when it is made: refuses private addresses that a name was changed to
+    meanwhile, and ends what takes too long.
 
-    A server that sends a byte every few seconds is never silent long enough for a timeout of the socket.
+    A server that sends a byte every few seconds is never silent long enough for a timeout of the
+    socket.
     """
 
     def __init__(self, url: str, allow_private: bool):

@@ -19,7 +19,8 @@ LONGEST_NAME = 255  # bytes; the limit of common file systems
 def expand(
     paths: Sequence[Path | str], is_own: Callable[[Path], bool]
 ) -> tuple[list[Path], list[Path]]:
-    """Return the image files that files, folders and globs name, in order, each once, and what was skipped.
+    """Return the image files that files, folders and globs name, in order, each once, and what was
+    skipped.
 
     A file that is named itself is taken whatever its suffix. What is not an image in a folder is
     skipped, with a warning; what `is_own` says that fastseg put there is left out without one.

@@ -1,4 +1,6 @@
-"""An export made ready to predict: by the engine and in the precision that are asked for, or quickest on this machine."""
+"""An export made ready to predict: by the engine and in the precision that are asked for, or
+quickest on this machine.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from ..exports.read import card_of, network_of, verified
 from ..utils.choices import check_engine
 from ..utils.device import asked_precision, device_of, precision_of
 from ..utils.imports import importing
-from ..utils.speed import FEW, PAYS, Option, Speeds, quickest
+from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, Option, Speeds, quickest
 from .predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -35,14 +37,16 @@ def load(
     images: int | None = None,
     bs: int = 4,
 ) -> Predictor:
-    """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or model.safetensors.
+    """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or
+    model.safetensors.
 
-    `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None: what of them is not given is what was
-    measured to be quickest on this machine, for so many `images` in batches of `bs`. Where nothing is known yet, it is measured if
-    that pays for them, else ONNX computes. Without `images`, nothing is measured, and what counts is the time of single images.
-    On GPUs torch computes.
-    Given the path of an export.pkl instead, that is opened, but only if its sha256 is the one in the card beside it or
-    with `trust=True`, since a pickle can run any code. Raises `ExportError`, and `ModelError` for what does not go together.
+    `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None: what of them
+    is not given is what was measured to be quickest on this machine, for so many `images` in
+    batches of `bs`. Where nothing is known yet, it is measured if that pays for them, else ONNX
+    computes. Without `images`, nothing is measured, and what counts is the time of single images.
+    On GPUs torch computes. Given the path of an export.pkl instead, that is opened, but only if its
+    sha256 is the one in the card beside it or with `trust=True`, since a pickle can run any code.
+    Raises `ExportError`, and `ModelError` for what does not go together.
     """
     check_engine(engine, precision)
     export, card = Path(export), card_of(export)
@@ -63,7 +67,9 @@ def load(
     if len(options) > 1:
         batch = None if alone else bs
         seconds = (
-            partial(_seconds(export, card, sessions), batch) if images and images >= FEW else None
+            partial(_seconds(export, card, sessions), batch)
+            if images and images >= FEW_IMAGES
+            else None
         )
         option, why = quickest(
             options, _speeds(card), partial(_key, batch), seconds, images or math.inf, "an image"
@@ -114,7 +120,9 @@ def _speeds(card: Card) -> Speeds:
 def _seconds(
     export: Path, card: Card, sessions: Sessions | None
 ) -> Callable[[int | None, Option], float]:
-    """Return what measures the seconds of an image in batches of a size, or alone, by an option; torch's options share one network."""
+    """Return what measures the seconds of an image in batches of a size, or alone, by an option;
+    torch's options share one network.
+    """
     network = cache(partial(network_of, export, card))
     return lambda bs, option: Predictor(
         card, network, option, "cpu", False, sessions, alone=bs is None
@@ -122,11 +130,13 @@ def _seconds(
 
 
 def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None:
-    """Measure all ways to compute an export's predictions, for single images and for batches of `bs`: later commands know them.
+    """Measure all ways to compute an export's predictions, for single images and for batches of
+    `bs`: later commands know them.
 
-    Nothing is measured after less than `PAYS` seconds `spent` on the training: beside more, measuring costs nothing.
+    Nothing is measured after less than `WORTH_MEASURING` seconds `spent` on the training: beside
+    more, measuring costs nothing.
     """
-    if spent < PAYS:
+    if spent < WORTH_MEASURING:
         return
     card, where = card_of(export), device_of(device)
     options = _options(export, card, where, "auto", None)

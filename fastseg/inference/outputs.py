@@ -44,7 +44,10 @@ class Output(ABC, Generic[TaskT, PredictionT]):
 
     @abstractmethod
     def plan(self, files: Sequence[Path], out: Path | str | None) -> None:
-        """Choose where results of these image files go. Raises `DataError` for what must not be overwritten."""
+        """Choose where results of these image files go.
+
+        Raises `DataError` for what must not be overwritten.
+        """
 
     @property
     @abstractmethod
@@ -55,18 +58,24 @@ class Output(ABC, Generic[TaskT, PredictionT]):
     def write(
         self, file: Path, prediction: PredictionT, threshold: float | None
     ) -> tuple[Row, list[Path]]:
-        """Write what belongs to one image; return what `write_tables` needs of it, and the files written."""
+        """Write what belongs to one image; return what `write_tables` needs of it, and the files
+        written.
+        """
 
     @abstractmethod
     def write_tables(self, rows: Mapping[Path, Row]) -> list[Path]:
-        """Write what belongs to all images together, from the rows of `write`; return the files written."""
+        """Write what belongs to all images together, from the rows of `write`; return the files
+        written.
+        """
 
     @abstractmethod
     def failed_path(self, file: Path) -> Path | None:
         """Return the table that lists an image if it cannot be read; None where there is none."""
 
     def is_own(self, path: Path) -> bool:
-        """Return whether fastseg, or the layout of the task's data, puts a file or folder of this name among images."""
+        """Return whether fastseg, or the layout of the task's data, puts a file or folder of this
+        name among images.
+        """
         if path.is_dir():
             return path.name.endswith(MASKS) or path.name in (OVERLAYS, PROBABILITIES)
         return path.name in ("README.md", MADE) or path.name.endswith((DESCRIBED, FAILED))
@@ -124,7 +133,9 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
         return self._out if self._is_one_file else self._out / f"{file.stem}{self.task.suffix}"
 
     def _labelled_folders(self, files: Sequence[Path]) -> set[Path]:
-        """Return the folders of the inputs, and those around them and around the results that hold true masks."""
+        """Return the folders of the inputs, and those around them and around the results that hold
+        true masks.
+        """
         folders = {file.resolve().parent for file in files}
         results = set()
         if self._out is not None:

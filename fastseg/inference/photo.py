@@ -1,4 +1,6 @@
-"""One photograph through the surfaces learner: walls, floor and dining tables laid over it, with a legend, and its regions."""
+"""One photograph through the surfaces learner: walls, floor and dining tables laid over it, with a
+legend, and its regions.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Segmented:
-    """The overlay written, each class's share of the photograph's pixels (0 to 1), and its regions."""
+    """The overlay written, each class's share of the photograph's pixels (0 to 1), and its
+    regions.
+    """
 
     path: Path
     shares: dict[str, float]
@@ -59,10 +63,12 @@ def segment(
     engine: str = "auto",
     precision: str | None = None,
 ) -> Segmented:
-    """Segment one image file or URL with the surfaces learner and write OUT/{surname}_{name}__{time}.jpg, at the image's size.
+    """Segment one image file or URL with the surfaces learner and write
+    OUT/{surname}_{name}__{time}.jpg, at the image's size.
 
-    `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large photographs, see
-    `Predictor.predict` (default: by its size). `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
+    `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large
+    photographs, see `Predictor.predict` (default: by its size). `engine` and `precision` are as for
+    `fastseg.load`. Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both", "file-and-url")
@@ -110,7 +116,9 @@ def _safe(text: str) -> str:
 
 
 def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Image.Image:
-    """Return the picture with a legend in its lower left corner: a swatch, name and share for each class shown."""
+    """Return the picture with a legend in its lower left corner: a swatch, name and share for each
+    class shown.
+    """
     picture = Image.fromarray(pixels)
     shown = [
         i for i, label in enumerate(task.classes) if shares[label] > 0 and i != task.background

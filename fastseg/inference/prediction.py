@@ -1,4 +1,6 @@
-"""One image's result, read from the network's logits: masks for segmentation, one class for classification."""
+"""One image's result, read from the network's logits: masks for segmentation, one class for
+classification.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Prediction(ABC):
 
     @cached_property
     def image(self) -> np.ndarray:
-        """The image itself, uint8 (H, W, 3): read again when asked for, since masks do not need it."""
+        """The image itself, uint8 (H, W, 3): read again when asked for, since masks do not need
+        it.
+        """
         return self.task.image(self.source)
 
     @property
@@ -59,7 +63,9 @@ class Prediction(ABC):
     def calibration_sample(
         self, truth: np.ndarray | int, count: int, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return logits, float32 (n, C), and true classes, (n,), of up to `count` labelled places."""
+        """Return logits, float32 (n, C), and true classes, (n,), of up to `count` labelled
+        places.
+        """
 
     @staticmethod
     @abstractmethod
@@ -201,7 +207,9 @@ PREDICTIONS: dict[str, type[Prediction]] = {
 
 
 def _argmax_codes(scores: torch.Tensor) -> np.ndarray:
-    """Return the first class of the highest score at each pixel, uint8 (H, W), from scores (C, H, W)."""
+    """Return the first class of the highest score at each pixel, uint8 (H, W), from scores (C, H,
+    W).
+    """
     if scores.device.type != "cpu":
         return scores.max(0).indices.to(torch.uint8).cpu().numpy()
     # Plane by plane: twice as quick as torch's max, forty times as quick as its argmax.

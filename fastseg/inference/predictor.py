@@ -1,4 +1,6 @@
-"""A loaded export at work: one image or a stream of batches, never all at once; results at each image's own size."""
+"""A loaded export at work: one image or a stream of batches, never all at once; results at each
+image's own size.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +44,13 @@ def _files(images: Iterable[Image]) -> list[Path]:
 
 
 class Predictor:
-    """A loaded export. `predict` takes one image, `stream` many; both give results at the images' own sizes.
+    """A loaded export.
 
-    With `tta`, or where the card asks for it, the probabilities of the image and of its mirror image are averaged. `engine` and
-    `precision` say how it computes; `sessions` are there for the engine "onnx". `alone` says that a stream has one image only.
+    `predict` takes one image, `stream` many; both give results at the images' own sizes.
+
+    With `tta`, or where the card asks for it, the probabilities of the image and of its mirror
+    image are averaged. `engine` and `precision` say how it computes; `sessions` are there for the
+    engine "onnx". `alone` says that a stream has one image only.
     """
 
     def __init__(
@@ -83,7 +88,9 @@ class Predictor:
         return height, width
 
     def seconds(self, bs: int | None) -> float:
-        """Return the measured seconds of the network for an image: one at a time, or in a stream's batches of `bs`."""
+        """Return the measured seconds of the network for an image: one at a time, or in a stream's
+        batches of `bs`.
+        """
         shape = (bs or 1, *self.size, 3)
         batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         if bs is None or self._sessions is None:
@@ -99,18 +106,21 @@ class Predictor:
         return max(2, torch.get_num_threads())
 
     def adapt(self, images: Iterable[Image]) -> None:
-        """Look at the 16-bit files among `images` before they are predicted, and log those that do not fit the card's bit depth.
+        """Look at the 16-bit files among `images` before they are predicted, and log those that do
+        not fit the card's bit depth.
 
-        Where training saw no 16-bit image, the depth is found over these files, logged, and used from now on.
+        Where training saw no 16-bit image, the depth is found over these files, logged, and used
+        from now on.
         """
         self.task = scaled(self.task, _files(images))
 
     def predict(self, image: Path | str | np.ndarray, tiles: int = 1) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read.
 
-        With `tiles` above 1, it is also seen at so many times the model's size, in overlapping tiles, see `tiling.tiled`: finer
-        outlines of large photographs, in about four times the square of it as much time.
-        A 16-bit file is scaled as `adapt` says, where training saw none by its own depth.
+        With `tiles` above 1, it is also seen at so many times the model's size, in overlapping
+        tiles, see `tiling.tiled`: finer outlines of large photographs, in about four times the
+        square of it as much time. A 16-bit file is scaled as `adapt` says, where training saw none
+        by its own depth.
         """
         # For its log messages: where the task has no depth, each image is scaled by its own.
         scaled(self.task, _files([image]))
@@ -142,12 +152,14 @@ class Predictor:
         bs: int = 8,
         finish: Callable[[Any, Prediction], Any] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (image, finish(image, its prediction)) in order; an image that cannot be read comes with its `DataError` instead.
+        """Yield (image, finish(image, its prediction)) in order; an image that cannot be read comes
+        with its `DataError` instead.
 
-        Without `finish`, the predictions themselves come. Threads read ahead and `finish` behind: what is done with each
-        prediction (writing, measuring) belongs there. Where ONNX computes, each thread takes whole batches from file to
-        finish, so that no core waits for another; torch computes on all cores at once. At most two batches more than there
-        are threads are held at a time.
+        Without `finish`, the predictions themselves come. Threads read ahead and `finish` behind:
+        what is done with each prediction (writing, measuring) belongs there. Where ONNX computes,
+        each thread takes whole batches from file to finish, so that no core waits for another;
+        torch computes on all cores at once. At most two batches more than there are threads are
+        held at a time.
         """
         end = finish or (lambda _, prediction: prediction)
         images, workers = iter(images), self._workers
@@ -182,7 +194,10 @@ class Predictor:
         bs: int = 8,
         finish: Callable[[Any, Prediction], Any] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield what `stream` yields. Raises the `DataError` of the first image that cannot be read."""
+        """Yield what `stream` yields.
+
+        Raises the `DataError` of the first image that cannot be read.
+        """
         for image, result in self.stream(images, bs, finish) if finish else self.stream(images, bs):
             if isinstance(result, DataError):
                 raise result
@@ -236,9 +251,11 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, batch: np.ndarray, threads: int | None = None) -> torch.Tensor:
-        """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, 3) at the card's size.
+        """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, 3) at
+        the card's size.
 
-        With `tta` they are the logarithms of the averaged probabilities. `threads` (default: torch's) are for ONNX.
+        With `tta` they are the logarithms of the averaged probabilities. `threads` (default:
+        torch's) are for ONNX.
         """
         threads = threads or torch.get_num_threads()
         logits = self._run(batch, threads)
@@ -254,7 +271,9 @@ class Predictor:
         return self.network(self.normalised(torch.tensor(batch)))
 
     def normalised(self, batch: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 (B, h, w, 3) into what the network takes: float32 (B, 3, h, w) by the card's mean and std."""
+        """Turn uint8 (B, h, w, 3) into what the network takes: float32 (B, 3, h, w) by the card's
+        mean and std.
+        """
         x = batch.to(self.device).permute(0, 3, 1, 2).float()
         mean, std = (
             torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255

@@ -1,4 +1,6 @@
-"""Connected regions of a prediction as scripts read them: score, area, box, COCO run lengths and polygons."""
+"""Connected regions of a prediction as scripts read them: score, area, box, COCO run lengths and
+polygons.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,11 @@ class Region:
 def regions(
     codes: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], background: int | None = 0
 ) -> list[Region]:
-    """Return the regions of codes, uint8 (H, W), the largest first; `probabilities` is float (C, h, w), at any size.
+    """Return the regions of codes, uint8 (H, W), the largest first; `probabilities` is float (C, h,
+    w), at any size.
 
-    Pixels that touch at a side or corner belong together. Regions below `SMALLEST` of the picture are left out.
+    Pixels that touch at a side or corner belong together. Regions below `SMALLEST` of the picture
+    are left out.
     """
     found = []
     scale = np.array(probabilities.shape[1:]) / codes.shape
@@ -85,7 +89,9 @@ def regions(
 
 
 def _polygons(part: np.ndarray, corner: tuple[int, int]) -> dict:
-    """Return the outlines of a mask, bool (h, w), with holes, moved by `corner` (x, y), simplified and valid."""
+    """Return the outlines of a mask, bool (h, w), with holes, moved by `corner` (x, y), simplified
+    and valid.
+    """
     padded = np.pad(part, 1).astype(np.float32)
     lines = contourpy.contour_generator(z=padded, fill_type=contourpy.FillType.OuterOffset).filled(
         0.5, 2.0

@@ -1,4 +1,6 @@
-"""Large photographs in overlapping tiles: each seen at the model's size, blended by a window so that no seam shows."""
+"""Large photographs in overlapping tiles: each seen at the model's size, blended by a window so
+that no seam shows.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ FINEST = 2  # objects twice as large as in training are still known to a model; 
 
 
 def tiles_for(own: tuple[int, int], size: tuple[int, int]) -> int:
-    """Return how many tiles a side serve a photograph of `own` (height, width) seen by a model of `size`: 1 for the whole at once.
+    """Return how many tiles a side serve a photograph of `own` (height, width) seen by a model of
+    `size`: 1 for the whole at once.
 
     A photograph is taken apart where both its sides are at least four times the model's.
     """
@@ -26,10 +29,12 @@ def tiles_for(own: tuple[int, int], size: tuple[int, int]) -> int:
 def tiled(
     logits: Callable[[np.ndarray], torch.Tensor], image: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Return probabilities, float32 (C, H, W), of an image, uint8 (H, W, 3), whose sides are multiples of `size`.
+    """Return probabilities, float32 (C, H, W), of an image, uint8 (H, W, 3), whose sides are
+    multiples of `size`.
 
-    `logits` gives float (B, C, h, w) for tiles, uint8 (B, h, w, 3), of `size`. Tiles overlap by half; their probabilities are
-    averaged with the weights of a Hann window, which falls to nothing at a tile's borders, where it knows least.
+    `logits` gives float (B, C, h, w) for tiles, uint8 (B, h, w, 3), of `size`. Tiles overlap by
+    half; their probabilities are averaged with the weights of a Hann window, which falls to nothing
+    at a tile's borders, where it knows least.
     """
     starts = [
         np.linspace(0, have - want, 2 * (have // want) - 1).round().astype(int)

@@ -40,8 +40,8 @@ from ..types import Recipe
 from ..utils import device as machine
 from ..utils.choices import asked_precision
 from ..utils.io import portable_path
-from ..utils.speed import training_precision
 from .options import FitOptions
+from .precision import training_precision
 
 log = logging.getLogger(__name__)
 

@@ -102,7 +102,8 @@ def _decoder_model(spec: Spec) -> nn.Module:
 
     from .decoders import OWN, Merged
 
-    model_class = OWN.get(spec.decoder) or smp.MODEL_ARCHITECTURES_MAPPING[spec.decoder]
+    decoder = spec.decoder or ""
+    model_class = OWN.get(decoder) or smp.MODEL_ARCHITECTURES_MAPPING[decoder]
     options = {"encoder_name": f"tu-{spec.arch}", **backbone_options(spec.arch), **spec.options}
     groups = options.pop("merge", None)
     classes = spec.n_out if groups is None else sum(map(len, groups))

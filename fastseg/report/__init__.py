@@ -1,4 +1,4 @@
-"""What people look at: result pages, pictures, charts, evidence, suspected label errors.
+"""Pictures, tables and pages for people: a dataset, an export's errors, its evidence, suspect labels.
 
-The predictions and figures shown come from `inference` and `evaluation`.
+It draws and ranks what others computed: scores come from `evaluation`, figures from `metrics`.
 """

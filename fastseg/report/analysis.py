@@ -1,4 +1,6 @@
-"""What is kept of each image in one pass over labelled images: loss, error, uncertainty, suspect label."""
+"""What is kept of each image in one pass over labelled images: loss, error, uncertainty, suspect
+label.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from ..inference.predictor import Predictor
     from .label_issues import Suspicion
 
-# Bounds of probabilities whose logarithm is taken: a loss of at most 16.1 nats, an entropy that stays finite.
+# Bounds of probabilities whose logarithm is taken: a loss of at most 16.1 nats, an entropy that
+# stays finite.
 SMALLEST_TRUE, SMALLEST = 1e-7, 1e-12
 
 
@@ -73,7 +76,9 @@ def analyse(predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4
 def _insight(
     task: Task, root: Path, item: Item, prediction: Prediction, truth: np.ndarray | int
 ) -> tuple[Insight, np.ndarray]:
-    """Return what is kept of one image, without its error, and its reliability table, float64 (15, 3)."""
+    """Return what is kept of one image, without its error, and its reliability table, float64 (15,
+    3).
+    """
     from .label_issues import of_image  # not at the top: cleanlab brings pandas and scikit-learn
 
     probabilities = prediction.probabilities
@@ -96,7 +101,9 @@ def _insight(
 
 
 def cross_entropy(probabilities: np.ndarray, truth: np.ndarray | int) -> float:
-    """Return the mean -log p(true class) in nats over labelled pixels; `probabilities` is float (C, H, W) or (C,)."""
+    """Return the mean -log p(true class) in nats over labelled pixels; `probabilities` is float (C,
+    H, W) or (C,).
+    """
     codes = np.asarray(truth)
     labelled = codes != IGNORE
     if not labelled.any():

@@ -1,4 +1,6 @@
-"""`show`: a look through a dataset, or at the images that an export gets most wrong, as a picture or a page."""
+"""`show`: a look through a dataset, or at the images that an export gets most wrong, as a picture
+or a page.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,13 @@ def show(
     engine: str = "auto",
     precision: str | None = None,
 ) -> Path:
-    """Write a PNG grid, or for an `out` that ends in .html a page, of `rows` examples (classification: four a row); return its path.
+    """Write a PNG grid, or for an `out` that ends in .html a page, of `rows` examples
+    (classification: four a row); return its path.
 
-    The examples are drawn by `seed`, from those with a pixel (or label) of the class `only`. With `wrong` they are instead the
-    held-out images that `export` (default: exports/TASK) gets most wrong, with truth, prediction and errors.
-    `engine` and `precision` are as for `fastseg.load`. `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
+    The examples are drawn by `seed`, from those with a pixel (or label) of the class `only`. With
+    `wrong` they are instead the held-out images that `export` (default: exports/TASK) gets most
+    wrong, with truth, prediction and errors. `engine` and `precision` are as for `fastseg.load`.
+    `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
     """
     task = get(task)
     if only is not None:
@@ -100,7 +104,9 @@ def _require_apart(out: Path, items: Sequence[Item]) -> None:
 def _drawn(
     task: Task, items: Sequence[Item], only: str | None, count: int, seed: int
 ) -> list[Item]:
-    """Return up to `count` items drawn by `seed`, of those that have the class `only`, in their own order."""
+    """Return up to `count` items drawn by `seed`, of those that have the class `only`, in their own
+    order.
+    """
     chosen: list[int] = []
     for index in np.random.default_rng(seed).permutation(len(items)):
         if len(chosen) == count:
@@ -118,7 +124,8 @@ def _most_wrong(
     count: int,
     **options: Any,
 ) -> tuple[list[Item], list[list[Panel]]]:
-    """Return the held-out items and the panels of those, up to `count`, that an export gets most wrong.
+    """Return the held-out items and the panels of those, up to `count`, that an export gets most
+    wrong.
 
     `options` are those of `inference.loading.load`.
     """

@@ -1,7 +1,7 @@
 """Where the network found its evidence for a class: maps computed by captum.
 
-Both functions take an image, uint8 (h, w, 3), at the size of the predictor's card, and return one map
-for each of `classes`, float32 (len(classes), h, w) from 0 to 1.
+Both functions take an image, uint8 (h, w, 3), at the size of the predictor's card, and return one
+map for each of `classes`, float32 (len(classes), h, w) from 0 to 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ Maps = list[list[torch.Tensor]]  # for each class, maps (1, 1, h, w) of one or m
 
 
 def grad_cam(predictor: Predictor, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Return Grad-CAM on the backbone's last feature map (Selvaraju et al., ICCV 2017), for classification."""
+    """Return Grad-CAM on the backbone's last feature map (Selvaraju et al., ICCV 2017), for
+    classification.
+    """
     from captum.attr import LayerGradCam
 
     def maps(network: nn.Module, x: torch.Tensor, scales: list[nn.Module]) -> Maps:
@@ -35,9 +37,10 @@ def grad_cam(predictor: Predictor, pixels: np.ndarray, classes: Sequence[int]) -
 def hires_cam(predictor: Predictor, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     """Return HiResCAM (Draelos and Carin 2020, arXiv:2011.08891), for masks.
 
-    It is gradient times activation place by place: gradients averaged over the image, as in Grad-CAM,
-    say little about a small object. The maps are means over the backbone's `SCALES` deepest scales. A
-    class's score is the sum of its logits over the pixels predicted as it, or over all if there are none.
+    It is gradient times activation place by place: gradients averaged over the image, as in
+    Grad-CAM, say little about a small object. The maps are means over the backbone's `SCALES`
+    deepest scales. A class's score is the sum of its logits over the pixels predicted as it, or
+    over all if there are none.
     """
     from captum.attr import LayerGradientXActivation
 
@@ -77,7 +80,9 @@ def _in_float32(predictor: Predictor) -> Iterator[nn.Module]:
 
 
 def _mean_map(maps: Sequence[torch.Tensor], size: tuple[int, ...]) -> np.ndarray:
-    """Return the mean of maps (1, 1, h, w), enlarged to `size`, each scaled to 1: float32 (H, W), scaled to 1."""
+    """Return the mean of maps (1, 1, h, w), enlarged to `size`, each scaled to 1: float32 (H, W),
+    scaled to 1.
+    """
     total = sum(
         _scaled(F.interpolate(m.detach(), size, mode="bilinear", align_corners=False)) for m in maps
     )
@@ -85,7 +90,9 @@ def _mean_map(maps: Sequence[torch.Tensor], size: tuple[int, ...]) -> np.ndarray
 
 
 def _mask_scores(logits: torch.Tensor) -> torch.Tensor:
-    """Return each class's score (B, C) of logits (B, C, h, w): their sum over the pixels predicted as it, or over all."""
+    """Return each class's score (B, C) of logits (B, C, h, w): their sum over the pixels predicted
+    as it, or over all.
+    """
     chosen = F.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
     chosen = torch.where(chosen.sum((2, 3), keepdim=True) > 0, chosen, torch.ones_like(chosen))
     return (logits * chosen.detach()).sum((2, 3))
@@ -96,7 +103,9 @@ def _scaled(maps: torch.Tensor) -> torch.Tensor:
 
 
 def _scales(network: nn.Module, x: torch.Tensor) -> list[nn.Module]:
-    """Return the last module of each scale of the backbone's feature maps (1, C, h, w) with h, w > 1, deepest first."""
+    """Return the last module of each scale of the backbone's feature maps (1, C, h, w) with h, w >
+    1, deepest first.
+    """
     found: dict[int, nn.Module] = {}
 
     def note(module: nn.Module, _: object, out: object) -> None:

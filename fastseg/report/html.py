@@ -1,4 +1,6 @@
-"""What the HTML pages share: their templates' environment, pictures as data addresses, colours as CSS."""
+"""What the HTML pages share: their templates' environment, pictures as data addresses, colours as
+CSS.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,18 @@ def jpeg(pixels: np.ndarray, quality: int = 85) -> str:
 
 
 def layer(where: np.ndarray, colour: Colour) -> str:
-    """Return the data address of a PNG that is `colour` where `where`, bool (H, W), holds, and clear elsewhere."""
+    """Return the data address of a PNG that is `colour` where `where`, bool (H, W), holds, and
+    clear elsewhere.
+    """
     picture = Image.fromarray(where.astype(np.uint8), "P")
     picture.putpalette([0, 0, 0, *colour])
     return address(picture, "PNG", transparency=0, bits=1)
 
 
 def address(picture: Image.Image, kind: str, **options: object) -> str:
-    """Return a picture as a data address, encoded as `kind` ("JPEG", "PNG") with Pillow's `options`."""
+    """Return a picture as a data address, encoded as `kind` ("JPEG", "PNG") with Pillow's
+    `options`.
+    """
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return data_address(kind.lower(), buffer)

@@ -1,4 +1,6 @@
-"""`report.html`: one self-contained page about an export; nothing is fetched, every name is escaped, every picture is inside it."""
+"""`report.html`: one self-contained page about an export; nothing is fetched, every name is
+escaped, every picture is inside it.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def _charts(found: Interpretation) -> dict[str, str]:
 
 
 def _suspects(found: Interpretation) -> dict[str, Any]:
-    """Return the images whose label the model contradicts, and the pictures of the first of them."""
+    """Return the images whose label the model contradicts, and the pictures of the first of
+    them.
+    """
     contradicted = [image for image in found.suspects() if image.suspicion.predicted]
     return {
         "suspects": contradicted[:LISTED],
@@ -95,7 +99,9 @@ def _suspects(found: Interpretation) -> dict[str, Any]:
 
 
 def _review(found: Interpretation) -> dict[str, Any]:
-    """Return which images need review, what the others' error is, and how well errors were expected."""
+    """Return which images need review, what the others' error is, and how well errors were
+    expected.
+    """
     review = found.needing_review()
     passed = [image.error for image in found.images if image not in review]
     errors = [image.error for image in found.images]

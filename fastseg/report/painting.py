@@ -1,4 +1,6 @@
-"""Colours of classes and errors, and images painted in them: overlays, error maps, evidence maps."""
+"""Colours of classes and errors, and images painted in them: overlays, error maps, evidence
+maps.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from ..data import images
 from ..tasks import Task
 from ..types import IGNORE, Colour
 
-# Okabe and Ito's colours, which colour-blind people can tell apart (https://jfly.uni-koeln.de/color/).
+# Okabe and Ito's colours, which colour-blind people can tell apart
+# (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000")
 # Indices into COLOURS for classes; light colours first, which are visible on skin, walls and pans.
 CLASS_ORDER = (5, 1, 2, 3, 0, 6, 4)
@@ -25,7 +28,8 @@ DIM = 90  # lightest grey level of an image under an evidence map: evidence, up 
 
 
 def class_colours(task: Task) -> tuple[Colour, ...]:
-    """Return one colour a class: black for the background, colour-blind-safe colours for the others.
+    """Return one colour a class: black for the background, colour-blind-safe colours for the
+    others.
 
     A task's own palette need not be safe (kitchen's is red, green and blue). Beyond seven classes,
     the colours repeat, lighter.
@@ -55,7 +59,9 @@ def error_kinds(task: Task) -> tuple[str, ...]:
 def wrong_pixels(
     truth: np.ndarray, codes: np.ndarray, background: int | None
 ) -> dict[str, np.ndarray]:
-    """Return where codes (H, W) are wrong, bool (H, W) for each of `ERRORS`; unlabelled pixels are never wrong."""
+    """Return where codes (H, W) are wrong, bool (H, W) for each of `ERRORS`; unlabelled pixels are
+    never wrong.
+    """
     wrong = (truth != codes) & (truth != IGNORE)
     if background is None:
         return {"wrong class": wrong}
@@ -97,7 +103,8 @@ def evidence_colours(heat: np.ndarray) -> np.ndarray:
 
 
 def entropy_map(probabilities: np.ndarray) -> np.ndarray:
-    """Return the entropy of probabilities (C, H, W) in a colour-blind-safe colour map, uint8 (H, W, 3).
+    """Return the entropy of probabilities (C, H, W) in a colour-blind-safe colour map, uint8 (H, W,
+    3).
 
     The highest possible entropy, of equal probabilities, is yellow; 0 is dark blue.
     """

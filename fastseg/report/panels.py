@@ -1,4 +1,6 @@
-"""Grids of images with titles and a legend, and figures written as PNG. matplotlib without a display."""
+"""Grids of images with titles and a legend, and figures written as PNG. matplotlib without a
+display.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Panel:
 
 
 def short(name: str, length: int = 26) -> str:
-    """Return a file name of at most `length` characters, without its middle: both ends tell names apart."""
+    """Return a file name of at most `length` characters, without its middle: both ends tell names
+    apart.
+    """
     if len(name) <= length:
         return name
     return f"{name[: length // 2 - 1]}...{name[-(length // 2 - 2) :]}"
@@ -64,7 +68,8 @@ def literal(text: str) -> str:
 def shrink(pixels: np.ndarray) -> np.ndarray:
     """Return an array reduced by a whole number, so that no side exceeds `MAX_SIDE` by much.
 
-    Pixels (H, W, 3) become means over n x n px; of values (H, W), every n-th row and column is taken.
+    Pixels (H, W, 3) become means over n x n px; of values (H, W), every n-th row and column is
+    taken.
     """
     step = max(1, round(max(pixels.shape[:2]) / MAX_SIDE))
     if pixels.ndim == 3 and step > 1:
@@ -81,7 +86,9 @@ def require_png(path: Path | str) -> None:
 
 
 def write(figure: Figure, path: Path | str, dpi: float = DPI) -> Path:
-    """Write a figure as PNG, atomically, at `dpi` or at as many as keep both sides within `MAX_PX`."""
+    """Write a figure as PNG, atomically, at `dpi` or at as many as keep both sides within
+    `MAX_PX`.
+    """
     require_png(path)
     buffer = io.BytesIO()
     # Compression level 3 takes half the time of the default, for files that are 6 % larger.
@@ -99,7 +106,9 @@ def write(figure: Figure, path: Path | str, dpi: float = DPI) -> Path:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the rows of a grid go: `lines` rows above each other, then further blocks beside them."""
+    """Where the rows of a grid go: `lines` rows above each other, then further blocks beside
+    them.
+    """
 
     shown: int  # rows that are drawn
     lines: int
@@ -130,7 +139,8 @@ def grid(
     """Draw rows of panels above a legend of names and colours.
 
     Every panel has its image's proportions. Rows that would make too long a picture continue in
-    columns beside the first ones; those that would be too small to see are left out, with a warning.
+    columns beside the first ones; those that would be too small to see are left out, with a
+    warning.
     """
     layout = _Layout.of(rows)
     if layout.shown < len(rows):
@@ -215,7 +225,8 @@ def _heading(row: Sequence[Panel]) -> float:
 
 
 def _blocks(heights: Sequence[float], width: float) -> tuple[int, float]:
-    """Return the number of blocks side by side that makes a picture not too long, and its longer side.
+    """Return the number of blocks side by side that makes a picture not too long, and its longer
+    side.
 
     `heights` are those of the rows, which are `width` wide, in inches.
     """

@@ -1,4 +1,6 @@
-"""`interpret`: where an export is right and wrong, and how far it can be trusted, in pictures, tables and one page."""
+"""`interpret`: where an export is right and wrong, and how far it can be trusted, in pictures,
+tables and one page.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ RANKED = 4  # images in each of best, median and worst
 
 @dataclass
 class Interpretation:
-    """What `interpret` found. Figures are drawn when asked for, by methods named as in fastai's Interpretation classes."""
+    """What `interpret` found.
+
+    Figures are drawn when asked for, by methods named as in fastai's Interpretation classes.
+    """
 
     task: Task
     card: Card
@@ -96,7 +101,9 @@ class Interpretation:
         return sorted(self.images, key=lambda image: image.suspicion.quality)
 
     def needing_review(self, error_rate: float = ERROR_RATE) -> list[Insight]:
-        """Return the images that a person should look at, the most uncertain first (see `metrics.risk.thresholds`)."""
+        """Return the images that a person should look at, the most uncertain first (see
+        `metrics.risk.thresholds`).
+        """
         threshold = review_threshold(self.card.review, error_rate)
         if threshold is None:
             return []
@@ -123,7 +130,10 @@ class Interpretation:
         return charts.confusion(self.metrics["confusion"], self.task.classes, self.unit)
 
     def plot_top_losses(self, k: int = 6) -> Figure:
-        """Draw the `k` images with the highest loss: image, truth, prediction and errors. Raises `TaskError` for no image."""
+        """Draw the `k` images with the highest loss: image, truth, prediction and errors.
+
+        Raises `TaskError` for no image.
+        """
         if k < 1:
             raise TaskError(f"{k} images make no picture; ask for 1 or more", "picture-count")
         return self._grid(
@@ -180,12 +190,15 @@ def interpret(
     engine: str = "auto",
     precision: str | None = None,
 ) -> Interpretation:
-    """Show where an export (default: the newest) is right and wrong on the images that its training held out.
+    """Show where an export (default: the newest) is right and wrong on the images that its training
+    held out.
 
-    Writes into `out`, by default the export's folder: report.html; show_results.png (best, median and worst images),
-    top_losses.png, confusion_matrix.png, per_class.png and reliability.png, no side longer than 2400 px; images.csv, with loss,
-    error, expected error, confidence, entropy and the review flag of each image, and suspects.csv, suspected label errors first.
-    Memory grows by a few hundred bytes an image. `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
+    Writes into `out`, by default the export's folder: report.html; show_results.png (best, median
+    and worst images), top_losses.png, confusion_matrix.png, per_class.png and reliability.png, no
+    side longer than 2400 px; images.csv, with loss, error, expected error, confidence, entropy and
+    the review flag of each image, and suspects.csv, suspected label errors first. Memory grows by a
+    few hundred bytes an image. `engine` and `precision` are as for `fastseg.load`. Raises
+    `FastsegError` kinds.
     """
     check_engine(engine, precision)
     folder = find(task, export)

@@ -51,7 +51,9 @@ class View(ABC):
 
     @abstractmethod
     def legend(self, errors: bool = False, unlabelled: bool = False) -> list[tuple[str, Colour]]:
-        """Return names and colours of classes, and of errors and unlabelled pixels where they are painted."""
+        """Return names and colours of classes, and of errors and unlabelled pixels where they are
+        painted.
+        """
 
     @abstractmethod
     def caption(self, insight: Insight) -> str:
@@ -65,11 +67,15 @@ class View(ABC):
     def case(
         self, insight: Insight, prediction: Prediction, truth: Label, boxed: bool = False
     ) -> dict[str, Any]:
-        """Return what the report's template shows of one image; with `boxed`, its suspect region too."""
+        """Return what the report's template shows of one image; with `boxed`, its suspect region
+        too.
+        """
 
     @abstractmethod
     def evidence_images(self, ranked: Mapping[str, Sequence[Insight]]) -> list[Insight]:
-        """Return the images, of the best, median and worst ones, that the report has evidence maps of."""
+        """Return the images, of the best, median and worst ones, that the report has evidence maps
+        of.
+        """
 
     @abstractmethod
     def evidence(
@@ -85,7 +91,9 @@ class View(ABC):
         """Return what the report says of the truth beside an evidence map."""
 
     def grid(self, examples: Sequence[Sequence[Panel]], title: str, errors: bool = False) -> Figure:
-        """Draw the panels of several images with a legend; with `errors`, it explains their colours too."""
+        """Draw the panels of several images with a legend; with `errors`, it explains their colours
+        too.
+        """
         count = self.examples_in_row
         rows = [
             [panel for example in examples[start : start + count] for panel in example]
@@ -170,7 +178,9 @@ class MaskView(View):
         return case
 
     def _layers(self, codes: np.ndarray) -> list[tuple[int, str]]:
-        """Return (class index, its pixels as a picture) of each foreground class in codes (H, W)."""
+        """Return (class index, its pixels as a picture) of each foreground class in codes (H,
+        W).
+        """
         return [
             (code, layer(codes == code, colour))
             for code, colour in enumerate(painting.class_colours(self.task))

@@ -1,11 +1,11 @@
-"""What a task is: how its files lie on disk, what its labels mean, how it is split, and its fastai DataBlock.
+"""`Task`: where the data are, what labels mean, how data are split; `get` and `names` find tasks.
 
-Kinds of tasks. A `SegmentationTask` has masks: one class for each pixel. A `ClassificationTask` has one
-class for each image. What differs between the two kinds is an attribute or a method of these two classes.
-`kind` is only the text that a card stores; no code compares it with a text.
+Kinds of tasks. A `SegmentationTask` has masks: one class for each pixel. A `ClassificationTask` has
+one class for each image. What differs between the two kinds is an attribute or a method of these
+two classes. `kind` is only the text that a card stores; no code compares it with a text.
 
-Work that needs modules which a task may not import (`metrics`, `inference`, `evaluation`, `report`) is done
-by one pair of classes for each purpose, with one table from `kind` to class:
+Work that needs modules which a task may not import (`metrics`, `inference`, `evaluation`, `report`)
+is done by one pair of classes for each purpose, with one table from `kind` to class:
 
     inference.prediction.PREDICTIONS   what is read from the network's logits
     inference.outputs.OUTPUTS          what `predict` writes
@@ -20,16 +20,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pkgutil
 import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.issues import Fault, refuse
-from ..errors import DataError, TaskError
+from ..errors import DataError, TaskError, choose
 from ..formats.recognise import advice
 from ..types import Colour, Drawing, Item, Recipe
 from ..utils.io import read_json
@@ -40,7 +42,12 @@ if TYPE_CHECKING:
 
     from ..data.decoding import Decoded
 
-MADE = "masks.json"  # beside masks that were made, not drawn: how
+    ImageSource = Item | Path | str | np.ndarray  # an array is uint8 (H, W, 3)
+
+MADE = "masks.json"  # beside masks that a tool made: how it made them
+SMALLEST_SAMPLE = 4  # images: two groups to train on and two to validate on
+NOT_TASKS = ("base", "segmentation", "classification")  # modules of the package without a task
+RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +57,12 @@ class Task:
     name: str
     classes: tuple[str, ...]
     recipe: Recipe
-    draw: Callable[[np.random.Generator], Drawing] | None = None  # one synthetic example
+    # Draws one synthetic example: draw(rng), for classification draw(rng, class index).
+    draw: Callable[..., Drawing] | None = None
     sample_splits: Mapping[str | None, float] = field(default_factory=lambda: {None: 1.0})
     sample_name: str = "image_{:03d}"
-    depth: int | None = (
-        None  # bits that the values of 16-bit images have; None: each image is scaled by its own
-    )
+    # Bits that the values of 16-bit images have; None: each image is scaled by its own range.
+    depth: int | None = None
 
     # Only segmentation tasks set these two.
     background: int | None = field(default=None, init=False, repr=False)
@@ -67,20 +74,21 @@ class Task:
     unit = "images"  # what has a class, and what the figures count
     main_figure = ""  # name of the figure that decides which of two exports is better
     imbalance_limit = math.inf  # factor by which the most common class may exceed the rarest one
-    grouped = False  # whether no group may be in both training and validation
 
-    def __reduce__(
-        self,
-    ):  # pickled by name: exports hold no code, and load wherever the task's file is found
-        from . import get
+    @property
+    def grouped(self) -> bool:
+        """Whether no group may be in both training and validation."""
+        return False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled by name: exports hold no code, and load wherever the task's file is found.
         return (get, (self.name,)) if self.depth is None else (with_depth, (self.name, self.depth))
 
     def definition(self) -> str:
-        """Return a digest of the task's fields and of the files that its code stands in; it changes when the task is edited.
+        """Return a digest of the task's fields and of its source files.
 
-        Results that were stored under one definition do not hold for another. Functions of other modules that the task's own
-        code calls are not part of it.
+        Results stored under one definition do not hold for another. Functions of other modules that
+        the task's code calls are not part of it.
         """
         modules = {f"{__package__}.{self.name}", *(cls.__module__ for cls in type(self).__mro__)}
         modules |= {
@@ -96,7 +104,10 @@ class Task:
         return digest.hexdigest()
 
     def items(self, data: Path | str) -> list[Item]:
-        """Return every labelled image below `data`, in a stable order. Raises `DataError` naming the file at fault."""
+        """Return every labelled image below `data`, in a stable order.
+
+        Raises `DataError` naming the file at fault.
+        """
         items, faults = self.listed(data)
         refuse(faults)
         if not items:
@@ -109,26 +120,32 @@ class Task:
         return items
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
-        """Return the labelled images below `data` that can be used, in a stable order, and what is wrong with names and tables."""
+        """Return the usable labelled images below `data`, and the faults of names and tables.
+
+        The order is stable.
+        """
         raise NotImplementedError
 
     def binary_faults(
         self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]
     ) -> dict[str, Fault]:
-        """Return what is wrong with the codes of all masks together, by source; `values` has each mask's source and codes."""
+        """Return what is wrong with the codes of all masks together, by source.
+
+        `values` has each mask's source and codes.
+        """
         return {}
 
     def adapted(self, data: Path | str) -> Task:
-        """Return the task as the data need it: with the bit depth of all labelled 16-bit images, which is logged, and with what
-        masks.json, where a tool made the masks, says of how they may be mirrored.
+        """Return the task with what these data ask for.
+
+        That is the bit depth of all labelled 16-bit images, which is logged, and the shift by which
+        masks may be mirrored, which masks.json has where a tool made them.
         """
         note = Path(data) / MADE
         shift = read_json(note).get("flip_shift") if note.is_file() else None
-        task = (
-            self
-            if shift is None
-            else replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
-        )
+        task = self
+        if shift is not None:
+            task = replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
         return scaled(task, (item.image for item in self.items(data)))
 
     def label(self, item: Item) -> np.ndarray | int:
@@ -140,7 +157,7 @@ class Task:
         return self.classes[int(self.label(item))]
 
     def examine_label(self, item: Item) -> Decoded | None:
-        """Return the item's mask with what is wrong with it; None for a class index, which cannot be wrong.
+        """Return the item's mask with its faults; None for a class index, which can have none.
 
         Raises `DataError` if the mask cannot be read.
         """
@@ -151,18 +168,19 @@ class Task:
         raise NotImplementedError
 
     def main_value(self, figures: Mapping[str, Any]) -> Any:
-        """Return the main figure from a tree of figures, of their intervals or of bootstrap samples."""
+        """Return the main figure from a tree of figures, of intervals or of bootstrap samples."""
         raise NotImplementedError
 
-    def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray:
-        """Return an item's, file's or array's pixels: uint8 (H, W, 3), 16-bit values scaled by the range of `depth` bits.
+    def image(self, item: ImageSource) -> np.ndarray:
+        """Return an item's, file's or array's pixels, uint8 (H, W, 3).
 
-        Raises `DataError` for files and arrays that are no image.
+        16-bit values are scaled by the range of `depth` bits. Raises `DataError` for files and
+        arrays that are no image.
         """
         from ..data.images import read_image
 
-        if not hasattr(item, "shape"):
-            return read_image(getattr(item, "image", item), self.depth)
+        if isinstance(item, (Item, Path, str)):
+            return read_image(_file_of(item), self.depth)
         if (
             str(item.dtype) != "uint8"
             or len(item.shape) != 3
@@ -170,53 +188,53 @@ class Task:
             or 0 in item.shape
         ):
             raise DataError(
-                f"an image as an array is uint8 (height, width, 3), not {item.dtype} {tuple(item.shape)}",
+                "an image as an array is uint8 (height, width, 3), "
+                f"not {item.dtype} {tuple(item.shape)}",
                 "image-array",
             )
         return item
 
     def image_near(
-        self, item: Item | Path | str | np.ndarray, size: tuple[int, int]
+        self, item: ImageSource, size: tuple[int, int]
     ) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return an image at `size`, (height, width), as the model sees it, uint8 (h, w, 3), and its own (height, width)."""
+        """Return an image as the model sees it, uint8 (h, w, 3) at `size`, and its own (height,
+        width).
+        """
         from ..data.images import read_near, resized
 
-        if (
-            hasattr(item, "shape")
-            or self.recipe.resize != "squish"
-            or type(self).image is not Task.image
-        ):
-            pixels = self.image(item)
-            own = pixels.shape[:2]
+        reads_files = self.recipe.resize == "squish" and type(self).image is Task.image
+        if reads_files and isinstance(item, (Item, Path, str)):
+            pixels, own = read_near(_file_of(item), size, self.depth)
         else:
-            pixels, own = read_near(getattr(item, "image", item), size, self.depth)
+            pixels = self.image(item)
+            own = pixels.shape[0], pixels.shape[1]
         return resized(pixels, size, self.recipe.resize), own
 
     def folder(self, data: Path | str) -> Path:
-        """Return `data` as a path if it is a folder that holds something, else raise `DataError` with the remedy."""
+        """Return `data` as a path.
+
+        Raises `DataError` if it is no folder, or holds nothing but a README.md.
+        """
         root = Path(data)
         if root.is_file():
             raise DataError(
-                f"{root}: is a file; give the folder that holds the {self.name} data ({self.expected()})",
+                f"{root}: is a file; "
+                f"give the folder that holds the {self.name} data ({self.expected()})",
                 "no-data",
             )
         if not root.is_dir() or not any(p for p in root.iterdir() if p.name != "README.md"):
-            state = (
-                "is empty"
-                if root.is_dir()
-                else "is not a folder"
-                if root.exists()
-                else "does not exist"
-            )
+            state = "does not exist"
+            if root.exists():
+                state = "is empty" if root.is_dir() else "is not a folder"
             raise DataError(
-                f"{root}: {state}; put the {self.name} data there ({self.expected()}) or make a synthetic "
-                f"set: fastseg sample {self.name} {root}",
+                f"{root}: {state}; put the {self.name} data there ({self.expected()}) "
+                f"or make a synthetic set: fastseg sample {self.name} {root}",
                 "no-data",
             )
         return root
 
     def expected(self) -> str:
-        """Say in a few words how the data should lie."""
+        """Return in a few words which files and folders the task's data are."""
         raise NotImplementedError
 
     def split(
@@ -224,8 +242,9 @@ class Task:
     ) -> tuple[list[int], list[int]]:
         """Return the indices of the training and the validation items; groups stay on one side.
 
-        Items that their folder places stay there; the others (all of them, if no folder is for validation) are drawn
-        by `seed`. Raises `DataError` if either side would be empty.
+        Items whose folder is for training or validation stay there; the others (all of them, if no
+        folder is for validation) are drawn by `seed`. Raises `DataError` if either side would be
+        empty.
         """
         has_valid = any(item.split == "valid" for item in items)
         loose = [
@@ -237,12 +256,14 @@ class Task:
         if loose and not has_valid and len(groups) < 2:
             raise DataError(
                 f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
-                f"{len(groups)} group; at least 2 groups are needed, one to train and one to validate",
+                f"{len(groups)} group; at least 2 groups are needed, "
+                "one to train and one to validate",
                 "split",
             )
         random.Random(seed).shuffle(groups)
         sizes = Counter(items[i].group for i in loose)
-        drawn, count = set(), 0
+        drawn: set[str] = set()
+        count = 0
         for group in groups[:-1]:
             if count >= valid_share * len(loose):
                 break
@@ -276,23 +297,24 @@ class Task:
     def fold(
         self, items: Sequence[Item], number: int, folds: int, seed: int = 42
     ) -> tuple[list[int], list[int]]:
-        """Return the indices of the training and the validation items of one of `folds` parts; groups stay on one side.
+        """Return the indices of the training and the validation items of one of `folds` parts.
 
-        Every item but those of a test folder is validated in one fold. Raises `DataError` if there are too few groups.
+        Groups stay on one side. Every item but those of a test folder is validated in one fold.
+        Raises `DataError` if there are too few groups.
         """
         usable = [i for i, item in enumerate(items) if item.split != "test"]
         groups = sorted({items[i].group for i in usable})
         if not 2 <= folds <= len(groups):
             raise DataError(
-                f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} folds; "
-                f"give --folds from 2 to {len(groups)}",
+                f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} "
+                f"folds; give --folds from 2 to {len(groups)}",
                 "folds",
             )
         random.Random(seed).shuffle(groups)
-        sizes, filled, part = Counter(items[i].group for i in usable), [0] * folds, {}
-        for group in sorted(
-            groups, key=lambda g: -sizes[g]
-        ):  # large groups first, each into the emptiest fold
+        sizes = Counter(items[i].group for i in usable)
+        filled, part = [0] * folds, {}
+        # Large groups first, each into the emptiest fold.
+        for group in sorted(groups, key=lambda g: -sizes[g]):
             part[group] = filled.index(min(filled))
             filled[part[group]] += sizes[group]
         valid = [i for i in usable if part[items[i].group] == number]
@@ -301,30 +323,35 @@ class Task:
     def datablock(
         self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True
     ) -> DataBlock:
-        """Return a fastai `DataBlock` over a data folder: `task.datablock().dataloaders("data/eye", bs=8)`.
+        """Return a fastai `DataBlock`: `task.datablock().dataloaders("data/eye", bs=8)`.
 
-        For 16-bit images, use `task.adapted("data/eye").datablock()`, which scales all of them by one range.
+        For 16-bit images, use `task.adapted("data/eye").datablock()`, which scales all of them by
+        one range. `size` is one side or (height, width), in px.
         """
         from ..data.loaders import datablock
 
-        size = (size, size) if isinstance(size, int) else tuple(size or self.recipe.size)
-        return datablock(self, size, seed, augment)
+        height, width = (size, size) if isinstance(size, int) else size or self.recipe.size
+        return datablock(self, (height, width), seed, augment)
 
     def sample(self, folder: Path | str, n: int = 40, seed: int = 0) -> Path:
-        """Write `n` synthetic examples below `folder` in the task's own layout; the same seed gives the same files.
+        """Write `n` synthetic examples below `folder` in the task's layout and return `folder`.
 
-        Raises `DataError` if the folder holds files already, `TaskError` if `n` is too small to split.
+        The same seed gives the same files. Raises `DataError` if the folder holds files already,
+        `TaskError` if `n` is too small to split.
         """
         folder = Path(folder)
         if folder.exists() and (
             not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")
         ):
             raise DataError(
-                f"{folder}: is not empty; a sample is never mixed into other files: name another folder",
+                f"{folder}: is not empty; a sample is never mixed into other files: "
+                "name another folder",
                 "not-empty",
             )
-        if n < 4:
-            raise TaskError(f"a sample of {n} is too small; make at least 4", "sample-size")
+        if n < SMALLEST_SAMPLE:
+            raise TaskError(
+                f"a sample of {n} is too small; make at least {SMALLEST_SAMPLE}", "sample-size"
+            )
         total, start, reached = sum(self.sample_splits.values()), 0, 0.0
         for split, share in self.sample_splits.items():
             reached += share
@@ -337,10 +364,50 @@ class Task:
         raise NotImplementedError
 
 
-def with_depth(name: str, depth: int) -> Task:
-    """Return the task called `name` for 16-bit images of `depth` bits: what pickles of it call."""
-    from . import get
+def names() -> list[str]:
+    """Return the names of all tasks: the files of this package, and of the folders in
+    FASTSEG_TASKS.
+    """
+    modules = {module.name for module in pkgutil.iter_modules(import_module(__package__).__path__)}
+    return sorted(name for name in modules - {*NOT_TASKS} if not name.startswith("_"))
 
+
+def get(name: str | Task) -> Task:
+    """Return the task called `name`; a `Task` is returned as it is.
+
+    Raises `TaskError` for an unknown name, with the valid ones, and for a faulty file.
+    """
+    if isinstance(name, Task):
+        return name
+    known = choose("task", name, names(), TaskError)
+    try:
+        module = import_module(f"{__package__}.{known}")
+    except TaskError:
+        raise
+    except Exception as error:  # a task's file is the user's own code, and may fail in any way
+        is_renamed = any(old in str(error) for old in RENAMED_FIELDS)
+        raise TaskError(
+            f"the file of task '{name}' cannot be imported "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); "
+            + (
+                "codes and ignore replace these fields, see the README"
+                if is_renamed
+                else "correct it"
+            ),
+            "task-file",
+        ) from error
+    task = getattr(module, "task", None)
+    if not isinstance(task, Task) or task.name != name:
+        raise TaskError(
+            f"{module.__file__}: must define task = SegmentationTask(name='{name}', ...) "
+            "or ClassificationTask(...)",
+            "task-file",
+        )
+    return task
+
+
+def with_depth(name: str, depth: int) -> Task:
+    """Return the task called `name` for 16-bit images of `depth` bits; pickles of it call this."""
     return replace(get(name), depth=depth)
 
 
@@ -352,8 +419,15 @@ def scaled(task: Task, files: Iterable[Path]) -> Task:
     return task if depth == task.depth else replace(task, depth=depth)
 
 
+def _file_of(item: Item | Path | str) -> Path | str:
+    return item.image if isinstance(item, Item) else item
+
+
 def _as_json(value: object) -> object:
-    """Return a field's value as lists and strings that are equal in each process: no addresses, no order of sets."""
+    """Return a field's value as lists and strings that are equal in each process.
+
+    They hold no addresses of objects and no order of sets.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return [(entry.name, _as_json(getattr(value, entry.name))) for entry in fields(value)]
     if isinstance(value, Mapping):

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationTask(Task):
-    """Images listed in one table a folder: file stem in the first of `columns`, class index in the second."""
+    """Images listed in one table for each folder.
+
+    The first of `columns` has the file's stem, the second one the class index.
+    """
 
     folders: Mapping[str, tuple[str, ...]]  # split -> folder names
     table: str = "labels.tsv"
@@ -30,8 +33,11 @@ class ClassificationTask(Task):
     kind = "classify"
     purpose = "classifies whole images"
     main_figure = "accuracy"
-    imbalance_limit = 10.0
-    grouped = True  # an image is a subject, which may not be in both training and validation
+    imbalance_limit = 10.0  # a convention: of 100 images, ten are of the rarer class
+
+    @property
+    def grouped(self) -> bool:
+        return True  # an image is a subject
 
     def expected(self) -> str:
         names = ", ".join(f"{folders[0]}/" for folders in self.folders.values())
@@ -89,7 +95,10 @@ class ClassificationTask(Task):
         return items
 
     def read_table(self, table: Path, faults: list[Fault]) -> dict[str, tuple[str, str]] | None:
-        """Return {name: (label text, "line n")} in the table's order, None for no table; what cannot be used goes to `faults`."""
+        """Return {name: (label text, "line n")} in the table's order, or None if it cannot be read.
+
+        What cannot be used goes to `faults`.
+        """
 
         def wrong(detail: str, remedy: str, place: str = "") -> None:
             faults.append(Fault("table", str(table), detail, remedy, place))
@@ -129,7 +138,9 @@ class ClassificationTask(Task):
 
     def label(self, item: Item) -> int:
         """Return the item's class index."""
-        return int(item.label)
+        if not isinstance(item.label, int):
+            raise TaskError(f"{item.image}: its label is a file, not a class index", "not-an-index")
+        return item.label
 
     def label_block(self) -> TransformBlock:
         from fastai.data.block import CategoryBlock
@@ -147,20 +158,23 @@ class ClassificationTask(Task):
         return path
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
-        if self.draw is None:
+        if self.draw is None or split is None:
             raise TaskError(
-                f"task {self.name} has no synthetic sample: give it a draw function", "no-sample"
+                f"task {self.name} has no synthetic sample: "
+                "give it a draw function, and sample_splits of its folders",
+                "no-sample",
             )
         import numpy as np
 
         from ..data.images import save_image
 
-        target, rows = folder / self.folders[split][0], {}
+        target = folder / self.folders[split][0]
+        rows: dict[str, int | str] = {}
         for number in numbers:
             image, label = self.draw(
                 np.random.default_rng([seed, number]), number % len(self.classes)
             )
             name = self.sample_name.format(number)
             save_image(target / f"{name}.png", image)
-            rows[name] = label
+            rows[name] = int(label)
         self.write_table(target / self.table, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -23,17 +23,22 @@ if TYPE_CHECKING:
     from ..data.decoding import Decoded
     from ..types import Colour
 
-MaskValue = Union[int, tuple[int, int, int]]  # a code, or a colour
+MaskValue = Union[int, "Colour"]  # a code, or a colour
 
-# The methods that touch pixels import numpy themselves: listing tasks and files stays quick without it.
+# Methods that need pixels import numpy themselves, so that listing tasks and files stays quick.
+
+SETS = 10  # groups in each split of a synthetic sample
+NAMED_LAYOUTS = 3  # that messages name
+Key = tuple["str | None", str]  # of a layout: split and source
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and masks of equal stems lie below the data folder; the same folder twice means side by side.
+    """The folders, below the data folder, of images and of masks with the same stems.
 
-    `source` names where such data come from. Masks of other codes than the task's declare `codes` and `ignore` of their own,
-    see `SegmentationTask`; layouts of one source declare the same.
+    The same folder twice means that masks lie beside their images. `source` names where such data
+    come from. If its masks have other codes than the task's, the layout declares `codes` and
+    `ignore` of its own, see `SegmentationTask`; layouts of one source declare the same.
     """
 
     images: str
@@ -51,6 +56,12 @@ class Layout:
         )
 
 
+def _mask_file(item: Item) -> Path:
+    if isinstance(item.label, int):
+        raise TaskError(f"{item.image}: its label is a class index, not a mask file", "not-a-mask")
+    return Path(item.label)
+
+
 def _is_code(value: object) -> bool:
     return type(value) is int and 0 <= value <= 65535
 
@@ -65,19 +76,19 @@ def _is_colour(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationTask(Task):
-    """Images with masks of equal stem. `masks` says what mask pixels are: class codes, palette colours or greys.
+    """Images with masks of the same stem.
 
-    `codes` maps mask values to class indices: codes from 0 to 65535, or further colours (R, G, B) beside the palette's. Left out,
-    a code is the class's index. `ignore` names the values of unlabelled pixels, which count neither in the loss nor in the
-    metrics; code 255 is always one of them unless `codes` has it. Raises `TaskError` for declarations that contradict themselves.
+    `masks` says what mask pixels are: class codes, palette colours or greys. `codes` maps mask
+    values to class indices: codes from 0 to 65535, or further colours (R, G, B) beside the
+    palette's; without it, a code is the class's index. `ignore` lists the values of unlabelled
+    pixels, which count neither in the loss nor in the metrics; code 255 is one of them unless
+    `codes` has it. Raises `TaskError` for declarations that contradict each other.
     """
 
     palette: tuple[Colour, ...]
     layouts: tuple[Layout, ...]
     background: int | None = 0  # left out of foreground means
-    masks: str = (
-        "codes"  # "codes", "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
-    )
+    masks: str = "codes"  # or "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
     codes: Mapping[MaskValue, int] = field(default_factory=dict)  # mask value -> class index
     ignore: tuple[MaskValue, ...] = ()  # mask values of unlabelled pixels, beside code 255
     group: str | None = None  # regular expression; what it matches in the stem is the group
@@ -88,36 +99,40 @@ class SegmentationTask(Task):
     has_masks = True
     unit = "pixels"
     main_figure = "Dice"
-    imbalance_limit = 100.0
+    imbalance_limit = 100.0  # a convention: objects of a hundredth of the largest are still learnt
 
     @property
     def grouped(self) -> bool:
         return self.group is not None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.palette) != len(self.classes):
             raise TaskError(
-                f"task {self.name}: {len(self.classes)} classes but {len(self.palette)} palette colours",
+                f"task {self.name}: {len(self.classes)} classes "
+                f"but {len(self.palette)} palette colours",
                 "task-palette",
             )
         if self.background is not None and self.background not in range(len(self.classes)):
             raise TaskError(
-                f"task {self.name}: background is {self.background!r}; classes are 0 to {len(self.classes) - 1}",
+                f"task {self.name}: background is {self.background!r}; "
+                f"classes are 0 to {len(self.classes) - 1}",
                 "task-background",
             )
         try:
             re.compile(self.group or "")
         except (re.error, TypeError) as error:
             raise TaskError(
-                f"task {self.name}: group {self.group!r} is not a regular expression ({error}); correct it",
+                f"task {self.name}: group {self.group!r} is not a regular expression ({error}); "
+                "correct it",
                 "task-group",
             ) from None
         if not all(isinstance(layout, Layout) for layout in self.layouts):
             raise TaskError(
-                f'task {self.name}: layouts is not a tuple of Layout; write layouts=(Layout("images", "masks"),)',
+                f"task {self.name}: layouts is not a tuple of Layout; "
+                'write layouts=(Layout("images", "masks"),)',
                 "task-layouts",
             )
-        declared: dict[str, tuple] = {}
+        declared: dict[str, tuple[object, object]] = {}
         for layout in self.layouts:
             own = layout.codes, layout.ignore
             if declared.setdefault(layout.source, own) != own:
@@ -134,12 +149,17 @@ class SegmentationTask(Task):
         }
         if unreachable and self.layouts and self.masks == "codes":
             raise TaskError(
-                f"task {self.name}: no mask code stands for class {self.classes[min(unreachable)]}; add it to codes",
+                f"task {self.name}: no mask code stands for class "
+                f"{self.classes[min(unreachable)]}; add it to codes",
                 "task-codes",
             )
 
     def _check_declaration(self, source: str) -> None:
-        """Raise `TaskError` if the values that a source declares are not mask values, not classes, or both a class and ignored."""
+        """Check what a source declares.
+
+        Raises `TaskError` for values that are not mask values or not classes, or that are both a
+        class and ignored.
+        """
 
         def wrong(what: str, remedy: str) -> TaskError:
             return TaskError(
@@ -188,83 +208,91 @@ class SegmentationTask(Task):
         return (self.codes if codes is None else codes), (self.ignore if ignore is None else ignore)
 
     def meaning(self, source: str = "") -> dict[MaskValue, int]:
-        """Return {mask value: class index, or 255 for unlabelled} of one source; of colours, those beside the palette."""
+        """Return {mask value: class index, or 255 for unlabelled} of one source.
+
+        Of colours, it has those beside the palette.
+        """
         codes, ignore = self._declared(source)
-        meaning = (
-            dict(codes)
-            if codes or self.masks == "colours"
-            else {index: index for index in range(len(self.classes))}
-        )
-        meaning.update(dict.fromkeys(ignore, IGNORE))
+        meaning: dict[MaskValue, int] = dict(codes)
+        if not codes and self.masks != "colours":
+            meaning = {index: index for index in range(len(self.classes))}
+        meaning.update((value, IGNORE) for value in ignore)
         if self.masks == "codes":
             meaning.setdefault(IGNORE, IGNORE)
         return meaning
 
     def expected(self) -> str:
         named = list(dict.fromkeys(map(str, self.layouts)))
-        more = (
-            f", or one of {len(named) - 3} more layouts (data/{self.name}/README.md)"
-            if len(named) > 4
-            else ""
-        )
-        return (
-            "images and masks of equal names in "
-            + ", or ".join(named[:3] if more else named)
-            + more
-        )
+        text = "images and masks of equal names in "
+        if len(named) <= NAMED_LAYOUTS + 1:
+            return text + ", or ".join(named)
+        more = f"{len(named) - NAMED_LAYOUTS} more layouts (data/{self.name}/README.md)"
+        return text + ", or ".join(named[:NAMED_LAYOUTS]) + f", or one of {more}"
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         root = self.folder(data)
         faults: list[Fault] = []
-        found: dict[tuple[str | None, str], list[Item]] = {}
-        without: list[tuple[tuple[str | None, str], Path, Path, str]] = []
+        found: dict[Key, list[Item]] = {}
+        missing: list[Layout] = []
         for layout in self.layouts:  # the first layout that is there wins for its split and source
-            key, images, masks = (
-                (layout.split, layout.source),
-                root / layout.images,
-                root / layout.masks,
-            )
-            alone: list[Fault] = []
-            if key in found:
+            if (layout.split, layout.source) in found:
                 continue
-            matched = pairs(images, masks, alone) if images.is_dir() and masks.is_dir() else []
-            if matched:
-                found[key] = [self._item(image, mask, layout) for image, mask in matched]
-                lone = next(
-                    (i for i, fault in enumerate(alone) if fault.kind == "no partner"), None
-                )
-                if lone is not None and (foreign := advice(root)):
-                    alone[lone] = replace(alone[lone], detail=f"{alone[lone].detail}; {foreign}")
-                faults += alone
+            items = self._matched(layout, root, faults)
+            if items:
+                found[layout.split, layout.source] = items
             elif layout.split != "test":
-                without.append((key, images, masks, "masks"))
-                without.append((key, masks, images, "images"))
+                missing.append(layout)
+        missing = [layout for layout in missing if (layout.split, layout.source) not in found]
+        return (
+            [item for items in found.values() for item in items],
+            [*faults, *self._without_partners(root, missing, found)],
+        )
+
+    def _matched(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+        """Return the pairs of a layout; if there are any, images and masks without a partner go to
+        `faults`.
+        """
+        images, masks = root / layout.images, root / layout.masks
+        alone: list[Fault] = []
+        matched = pairs(images, masks, alone) if images.is_dir() and masks.is_dir() else []
+        if not matched:
+            return []
+        lone = next((i for i, fault in enumerate(alone) if fault.kind == "no partner"), None)
+        if lone is not None and (foreign := advice(root)):
+            alone[lone] = replace(alone[lone], detail=f"{alone[lone].detail}; {foreign}")
+        faults += alone
+        return [self._item(image, mask, layout) for image, mask in matched]
+
+    def _without_partners(
+        self, root: Path, missing: Sequence[Layout], found: Mapping[Key, Sequence[Item]]
+    ) -> list[Fault]:
+        """Return a fault for each folder of images, or of masks, that no layout uses."""
         used = {
             folder
             for items in found.values()
-            for folder in (items[0].image.parent, items[0].label.parent)
+            for folder in (items[0].image.parent, _mask_file(items[0]).parent)
         }
-        for key, folder, partner, what in without:
-            if key not in found and folder not in used and folder.is_dir() and image_files(folder):
+        faults = []
+        for layout in missing:
+            images, masks = root / layout.images, root / layout.masks
+            for folder, partner, what in ((images, masks, "masks"), (masks, images, "images")):
+                count = len(image_files(folder)) if folder.is_dir() and folder not in used else 0
+                if not count:
+                    continue
                 used |= {folder, partner}
-                count = len(image_files(folder))
+                state = f"has no {what} of their names" if partner.is_dir() else "does not exist"
                 foreign = advice(root) if what == "masks" else ""
                 faults.append(
                     Fault(
                         "no partner",
                         str(folder),
-                        f"holds {count} files, but {partner} "
-                        + (
-                            f"has no {what} of their names"
-                            if partner.is_dir()
-                            else "does not exist"
-                        )
+                        f"holds {count} files, but {partner} {state}"
                         + (f"; {foreign}" if foreign else ""),
                         f"add their {what}, or remove them",
                         count=count,
                     )
                 )
-        return [item for items in found.values() for item in items], faults
+        return faults
 
     def _item(self, image: Path, mask: Path, layout: Layout) -> Item:
         match = re.match(self.group, image.stem) if self.group else None
@@ -277,25 +305,38 @@ class SegmentationTask(Task):
         )
 
     def label(self, item: Item) -> np.ndarray:
-        """Return the item's codes, uint8 (H, W), 255 = unlabelled. Raises `DataError` for codes or colours not known."""
-        return self.decode(item.label, item.source)
+        """Return the item's codes, uint8 (H, W), 255 = unlabelled.
+
+        Raises `DataError` for unknown values.
+        """
+        return self.decode(_mask_file(item), item.source)
 
     def decode(self, path: Path | str, source: str = "") -> np.ndarray:
-        """Read a mask file as class indices, uint8 (H, W), 255 = unlabelled. Raises `DataError` for values without a meaning."""
+        """Read a mask file as class indices, uint8 (H, W), 255 = unlabelled.
+
+        Raises `DataError` for values without a meaning.
+        """
         return self.examine_mask(path, source).accepted()
 
     def examine_mask(self, path: Path | str, source: str = "") -> Decoded:
-        """Read a mask file and return its classes with what is wrong with it. Raises `DataError` if it cannot be read."""
+        """Read a mask file and return its codes and its faults.
+
+        Raises `DataError` if it cannot be read.
+        """
         from ..data.decoding import decode_codes, decode_colours, decode_greys
 
-        if self.masks == "colours":
-            return decode_colours(path, self.classes, self.palette, self.meaning(source))
         if self.masks == "threshold":
             return decode_greys(path, self.classes)
-        return decode_codes(path, self.meaning(source))
+        meaning = self.meaning(source)
+        if self.masks == "colours":
+            colours = {value: index for value, index in meaning.items() if isinstance(value, tuple)}
+            return decode_colours(path, self.classes, self.palette, colours)
+        return decode_codes(
+            path, {value: index for value, index in meaning.items() if isinstance(value, int)}
+        )
 
     def examine_label(self, item: Item) -> Decoded:
-        return self.examine_mask(item.label, item.source)
+        return self.examine_mask(_mask_file(item), item.source)
 
     def label_block(self) -> TransformBlock:
         from fastai.vision.data import MaskBlock
@@ -308,13 +349,14 @@ class SegmentationTask(Task):
     def binary_faults(
         self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]
     ) -> dict[str, Fault]:
-        """Return {source: fault} of the sources whose masks of codes hold, all together, 0 and 255 only, unless 255 is declared.
+        """Return {source: fault} of the sources whose masks hold, all together, the codes 0 and 255
+        only.
 
-        `values` has the source and the codes of every mask: one mask alone does not tell, since beside other codes 255 stands for
-        unlabelled pixels.
+        Sources that declare 255 are left out. `values` has the source and the codes of every mask:
+        one mask alone does not tell, since beside other codes 255 stands for unlabelled pixels.
         """
         found: dict[str, set[int]] = {}
-        masks = Counter()
+        masks: Counter[str] = Counter()
         for source, of_mask in values:
             found.setdefault(source, set()).update(of_mask)
             masks[source] += 1
@@ -333,14 +375,16 @@ class SegmentationTask(Task):
                 "0/255 mask",
                 str(data),
                 f"{what}: they are 0/255 masks, in which 255 is {self.classes[1]}",
-                f"write code 1 instead of 255 (fastseg check {self.name} --data {data} --fix OUT does), or declare "
-                "codes={0: 0, 255: 1} in the task",
+                "write code 1 instead of 255 "
+                f"(fastseg check {self.name} --data {data} --fix OUT does), "
+                "or declare codes={0: 0, 255: 1} in the task",
                 count=masks,
             )
         return Fault(
             "0/255 mask",
             str(data),
-            f"{what}, but the task has {len(self.classes)} classes, and nothing says which one 255 is",
+            f"{what}, but the task has {len(self.classes)} classes, "
+            "and nothing says which one 255 is",
             "label the classes by their codes, or define a task of two classes",
             count=masks,
         )
@@ -351,19 +395,21 @@ class SegmentationTask(Task):
         return ".jpg" if self.output == "overlay" else ".png"
 
     def render(self, prediction: Painted) -> np.ndarray:
-        """Return what predict writes for one image: uint8 codes (H, W), colours or overlay (H, W, 3)."""
+        """Return what predict writes for one image, uint8: codes (H, W), or colours or overlay (H,
+        W, 3).
+        """
         from ..data.images import codes_to_colours
 
         if self.output == "overlay":
             return self.overlay(prediction.image, prediction.codes)
-        return (
-            codes_to_colours(prediction.codes, self.palette)
-            if self.output == "colours"
-            else prediction.codes
-        )
+        if self.output == "colours":
+            return codes_to_colours(prediction.codes, self.palette)
+        return prediction.codes
 
     def overlay(self, image: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Return `image`, uint8 (H, W, 3), under semi-transparent class colours; the background stays clear."""
+        """Return `image`, uint8 (H, W, 3), under semi-transparent class colours, but for the
+        background.
+        """
         from ..data.images import overlay
 
         return overlay(image, codes, self.palette, hide=self.background)
@@ -379,9 +425,8 @@ class SegmentationTask(Task):
         if self.masks == "threshold":
             return codes * np.uint8(255), ".jpg"
         lookup = np.zeros(256, dtype=np.uint16)
-        for value, index in reversed(
-            self.meaning(source).items()
-        ):  # the first value of each class is the one that is written
+        # Reversed, so that of several values of a class the first one is written.
+        for value, index in reversed(self.meaning(source).items()):
             lookup[index] = value
         values = lookup[codes]
         return values.astype(np.uint8) if values.max() < 256 else values, ".png"
@@ -393,19 +438,19 @@ class SegmentationTask(Task):
 
         draw = self.draw or self._draw_blobs
         layout = next((lay for lay in self.layouts if lay.split == split), None)
-        sets = 10 * list(self.sample_splits).index(split)  # no set is in two splits
+        sets = SETS * list(self.sample_splits).index(split)  # no set is in two splits
         for number in numbers:
-            image, codes = draw(np.random.default_rng([seed, number]))
-            name = self.sample_name.format(number, set=sets + number % 10, frame=number // 10)
+            image, drawn = draw(np.random.default_rng([seed, number]))
+            name = self.sample_name.format(number, set=sets + number % SETS, frame=number // SETS)
             if layout is None:  # a test part: images only
                 save_image(folder / str(split) / f"{name}.jpg", image)
                 continue
-            mask, suffix = self.sample_mask(codes, layout.source)
+            mask, suffix = self.sample_mask(np.asarray(drawn), layout.source)
             save_image(folder / layout.images / f"{name}.jpg", image)
             save_image(folder / layout.masks / f"{name}{suffix}", mask)
 
     def _draw_blobs(self, rng: np.random.Generator) -> Drawing:
-        """Draw one ellipse a class, each in its palette's colour: for tasks without a drawing of their own."""
+        """Draw one ellipse for each class, in its palette's colour, for tasks without `draw`."""
         import numpy as np
 
         from ..data.images import codes_to_colours
@@ -416,8 +461,7 @@ class SegmentationTask(Task):
         for code in range(len(self.classes)):
             if code != self.background:
                 centre = rng.uniform(0.25, 0.75, 2) * (width, height)
-                codes[
-                    ellipse((height, width), centre, rng.uniform(18, 34, 2), rng.uniform(0, np.pi))
-                ] = code
+                radii, angle = rng.uniform(18, 34, 2), rng.uniform(0, np.pi)
+                codes[ellipse((height, width), centre, radii, angle)] = code
         image = codes_to_colours(codes, self.palette) * 0.6 + rng.uniform(30, 70)
         return grain(image, rng, 8), codes

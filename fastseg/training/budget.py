@@ -62,7 +62,7 @@ class Plan:
 
 def epoch_seconds(learn: Learner) -> float:
     """Return the measured seconds of one epoch with its validation. The learner is unchanged."""
-    from ..utils.speed import step_seconds
+    from ..learners.precision import step_seconds
 
     steps = STEPS_A_TRAINING_BATCH * len(learn.dls.train)
     steps += STEPS_A_VALIDATION_BATCH * len(learn.dls.valid)

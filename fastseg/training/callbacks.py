@@ -199,9 +199,8 @@ class TimeBudget(Callback):
             self.since, self.last = (count, self.learn.pct_train), affordable
 
     def before_epoch(self) -> None:
-        if (
-            self.epoch >= self.last
-        ):  # not in after_epoch: the epoch that ended is still to be recorded
+        # Not in after_epoch: the epoch that ended has not been recorded yet.
+        if self.epoch >= self.last:
             raise CancelFitException
 
 

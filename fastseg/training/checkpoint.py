@@ -126,9 +126,8 @@ def read(path: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        with zipfile.ZipFile(
-            path
-        ) as archive:  # torch itself does not look at the checksums that it writes
+        # torch itself does not check the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged} has another checksum than it was written with")
         return torch.load(path, map_location=device, weights_only=True)

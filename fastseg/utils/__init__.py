@@ -1,4 +1,4 @@
-"""Helpers that know nothing of images or tasks: files, journals of runs, devices, progress bars, options.
+"""Helpers for files, locks, journals, devices, measured times, progress bars and options.
 
-No module here imports from another room but `errors`, and none holds anything about datasets, models or training.
+They know nothing of images, tasks or training, and import from no other room but `errors`.
 """

@@ -1,4 +1,7 @@
-"""What options may be: names of decoders, losses and optimizers, sizes, weights. No torch here: mistakes are found without it."""
+"""What options may be: names of decoders, losses and optimizers, sizes, weights.
+
+No torch here: mistakes in options are found before it is imported.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,8 @@ DECODERS = (
 LOSSES = ("ce", "wce", "dice", "focal", "lovasz", "tversky")
 OPTIMIZERS = ("adam", "adamw", "sgd", "ranger", "radam", "lamb", "rmsprop")
 WEIGHTS = ("auto", "imagenet", "none")
-MIN_SIZE, MAX_SIZE = (
-    32,
-    8192,
-)  # px; below, nothing is left at a backbone's deepest level; above, no memory holds a batch
+# px. Below, nothing is left at a backbone's deepest level; above, no memory holds a batch.
+MIN_SIZE, MAX_SIZE = 32, 8192
 
 
 ENGINES = ("auto", "onnx", "torch")
@@ -47,11 +48,15 @@ def check_engine(engine: str, precision: str | None) -> None:
 
 
 def asked_precision(precision: str | None) -> str | None:
-    """Return `precision`, or what FASTSEG_PRECISION says where it is None, or None. Raises `ModelError` for unknown names."""
+    """Return `precision`, or the value of FASTSEG_PRECISION if it is None, or None.
+
+    Raises `ModelError` for unknown names.
+    """
     if precision is None and (forced := os.environ.get("FASTSEG_PRECISION")):
         if forced not in PRECISIONS:
             raise ModelError(
-                f"the environment variable FASTSEG_PRECISION is '{forced}'; set it to {' or '.join(PRECISIONS)}, or unset it",
+                f"the environment variable FASTSEG_PRECISION is '{forced}'; "
+                f"set it to {' or '.join(PRECISIONS)}, or unset it",
                 "unknown-precision",
             )
         return forced
@@ -73,7 +78,10 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def loss_parts(name: str) -> list[str]:
-    """Return the names of the losses in a sum such as "ce+dice". Raises `ModelError` for unknown and repeated ones."""
+    """Return the names of the losses in a sum such as "ce+dice".
+
+    Raises `ModelError` for names that are unknown or repeated.
+    """
     parts = [
         choose(f"loss in '{name}':" if "+" in name else "loss", part, LOSSES)
         for part in name.split("+")

@@ -1,4 +1,4 @@
-"""What this machine has, and what is chosen from it: device, precision, threads, memory for decoded images."""
+"""What this machine has, and what follows: device, precision, memory for decoded images."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from ..errors import ModelError
 from .choices import asked_precision
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
-CACHE_SHARE = 0.25  # of the memory: the rest is for the model, its activations and other people
+# Share of the memory that decoded images may take. A convention: the rest is for the model, its
+# activations and other processes.
+CACHE_SHARE = 0.25
+MEMORY_UNKNOWN = 8 * 2**30  # bytes assumed where the system does not say
 
 
 def device_of(name: str | None) -> torch.device:
-    """Return the named device, or without a name the best there is. Raises `ModelError` if it is not available."""
+    """Return the device called `name`, or the best one if it is None.
+
+    Raises `ModelError` if it is not available.
+    """
     if name is None:
-        return torch.device(
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # unknown name, no driver, no such card, meta
+    except (RuntimeError, AssertionError) as error:  # unknown name, no driver, no such card, meta
         raise ModelError(
-            f"device '{name}' is not available here; choose cpu, or leave --device out for the best there is",
+            f"device '{name}' is not available here; "
+            "choose cpu, or leave --device out for the best there is",
             "no-device",
         ) from error
     return device
 
 
 def autocast_dtype(device: torch.device, precision: str | None = None) -> torch.dtype | None:
-    """Return the reduced precision to compute in on `device`, or None for float32: bfloat16 where CPU or GPU has units for it.
+    """Return the reduced precision to compute in on `device`, or None for float32.
 
-    `precision`, "float32" or "bfloat16", overrides what is found, and so does the environment variable FASTSEG_PRECISION where
-    `precision` is None. Raises `ModelError` for other names.
+    That is bfloat16 where the CPU or GPU has units for it. `precision`, "float32" or "bfloat16",
+    overrides this; so does the environment variable FASTSEG_PRECISION if `precision` is None.
+    Raises `ModelError` for other names.
     """
     precision = asked_precision(precision)
     if precision is not None:
@@ -63,16 +63,18 @@ def precision_of(device: torch.device, precision: str | None = None) -> str:
 
 
 def fixed_precision(device: torch.device, precision: str | None = None) -> str:
-    """Return the asked precision, or one that depends on no measurement and no CPU flag: float32 on CPUs, the best one of a GPU."""
+    """Return the asked precision, or one that depends on no measurement and no CPU flag.
+
+    That is float32 on CPUs, and the best one of a GPU.
+    """
     asked = asked_precision(precision)
     return precision_of(device, asked or ("float32" if device.type == "cpu" else None))
 
 
 def _cpu_has_bf16() -> bool:
-    # mkldnn reports AVX2-only CPUs as "supported" too, by emulation that is slower than float32.
-    if (
-        "AVX2" in os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    ):  # convolutions are told not to use the units
+    """Return whether the CPU has units for bfloat16 that oneDNN may use."""
+    # oneDNN reports AVX2-only CPUs as "supported" too, by emulation that is slower than float32.
+    if "AVX2" in os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper():
         return False
     capability = torch.backends.cpu.get_cpu_capability()
     checks = (
@@ -86,7 +88,7 @@ def _cpu_has_bf16() -> bool:
     )
 
 
-def signature() -> list:
+def signature() -> list[object]:
     """Return what measured times depend on: processor, its units, threads, libraries."""
     from importlib.metadata import version
 
@@ -112,11 +114,14 @@ def processor() -> str:
 
 
 def memory_bytes() -> int:
-    """Return the memory that this process may use: the machine's, or the container's limit where that is lower."""
+    """Return the memory that this process may use, in bytes.
+
+    That is the machine's, or the container's limit if that is lower.
+    """
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # Windows has no sysconf
-        total = 8 * 2**30
+        total = MEMORY_UNKNOWN
     limits = (
         Path("/sys/fs/cgroup/memory.max"),
         Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -135,14 +140,14 @@ def cache_bytes() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that there is too little memory: torch's on GPUs, torch's own or Python's on CPUs."""
+    """Return whether an error says that there is too little memory: Python's, or one of torch's."""
     return isinstance(
         error, (MemoryError, torch.OutOfMemoryError)
     ) or "can't allocate memory" in str(error)
 
 
 def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
-    """Say in one line what was chosen for this machine; `precision` is told as it is."""
+    """Return in one line what was chosen for this machine, with `precision` as it is."""
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"

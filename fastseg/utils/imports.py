@@ -1,4 +1,6 @@
-"""How torch, fastai and timm are imported: late, and without the garbage collections that take a fifth of their import."""
+"""Imports of torch, fastai and timm without the garbage collections that take a fifth of their
+time.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Run a block that imports the heavy libraries with Python's garbage collector paused.
+    """Pause Python's garbage collector in a block that imports the heavy libraries.
 
-    They make a million objects that all stay. A collection during the import would go through them again and again and free
-    nothing; the first one after it would, too, unless they are moved to the oldest generation, which is rarely looked at.
+    They make a million objects that all stay. Collections during the import would go through them
+    again and again and free nothing. The first one after it would, too, unless the objects are
+    moved to the oldest generation, which is rarely looked at.
     """
     if not gc.isenabled():  # by the caller's own choice, or in a block within a block
         yield

@@ -1,4 +1,4 @@
-"""Files by name, and atomic writing: what needs no pixels, and so no numpy."""
+"""Files by name, and atomic writing. No numpy here."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, brief
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
-_UMASK = os.umask(
-    0
-)  # can only be read by setting it; temporary files are private, outputs follow the user's umask
+# Temporary files are private, outputs follow the user's umask, which is read by setting it.
+_UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
 def name_below(root: Path | str, file: Path) -> str:
-    """Return `file` relative to `root`, with slashes; links are not followed, so linked images keep their names."""
+    """Return `file` relative to `root`, with slashes.
+
+    Links are not followed, so that linked images keep their names.
+    """
     return Path(os.path.relpath(os.path.abspath(file), os.path.abspath(root))).as_posix()
 
 
@@ -45,7 +48,10 @@ def portable_path(path: Path | str, base: Path | str) -> str:
 
 
 def require_folder(folder: Path) -> None:
-    """Raise `DataError`, before long work, if results cannot be written to `folder`, which need not exist yet."""
+    """Raise `DataError` if results cannot be written to `folder`, which need not exist yet.
+
+    It is called before long work.
+    """
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -57,7 +63,7 @@ def require_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure."""
+    """Yield a temporary path beside `path`; rename it on success, delete it on failure."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +85,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, says that the disk is full; torch's own writer names no such cause."""
+    """Return whether an error, or one that caused it, says that the disk is full.
+
+    torch's writer of checkpoints has no such error; its own messages are known here.
+    """
     while error is not None:
         text = str(error)
         if (
@@ -94,7 +103,10 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def exchanged(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step that no interruption can halve; return False where the system cannot."""
+    """Exchange two folders in one step, and return whether the system can do that.
+
+    No interruption leaves half of it done.
+    """
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     return (
         call is not None
@@ -106,7 +118,7 @@ def exchanged(one: Path, other: Path) -> bool:
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `out`; replace `out` by it on success, delete it on failure.
 
-    `out` is to be claimed before. Raises `DataError` if nothing can be written there.
+    The caller holds the `write_lock` of `out`. Raises `DataError` if nothing can be written there.
     """
     target = out.resolve()
     part = target.with_name(f".{target.name}.part")
@@ -127,14 +139,14 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: object) -> Path:
-    """Write a value as JSON atomically."""
+    """Write a value as JSON atomically. Raises `DataError` if it cannot be written."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def read_json(path: Path) -> dict:
-    """Return a JSON file's object. Raises `DataError` if it cannot be read or holds something else."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises `DataError` for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -145,7 +157,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
-    """Write rows as CSV atomically, under the names of the first one's columns, nan as an empty field.
+    """Write rows as CSV atomically, under the column names of the first one; nan is empty.
 
     File names that are not UTF-8 are written as the bytes that they are.
     """

@@ -1,4 +1,4 @@
-"""Journals: the finished results of a long run, on disk, so that the same run continues after an interruption."""
+"""Journals: results of a long run on disk, so that it continues after an interruption."""
 
 from __future__ import annotations
 

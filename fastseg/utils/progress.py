@@ -21,7 +21,10 @@ console = Console(stderr=True, emoji=False)
 
 
 def bar() -> Progress:
-    """Return a rich progress bar with counts, elapsed and remaining time; it shows only on a terminal."""
+    """Return a progress bar with counts, elapsed and remaining time.
+
+    It shows on a terminal only.
+    """
     return Progress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),

@@ -1,0 +1,24 @@
+"""Types of the public names, which `__init__.py` imports on first use."""
+
+from . import tasks as tasks
+from .checks.dataset import check as check
+from .errors import FastsegError as FastsegError
+from .evaluation.run import evaluate as evaluate
+from .exports.write import save as save
+from .importers.face_masks import make_masks as make_masks
+from .importers.smp_hub import adopt as adopt
+from .importers.surfaces import gather as gather
+from .inference.batch import predict as predict
+from .inference.loading import load as load
+from .inference.photo import segment as segment
+from .learners.build import unet_learner as unet_learner
+from .learners.build import vision_learner as vision_learner
+from .learners.preparation import learner as learner
+from .report.browse import show as show
+from .report.results import interpret as interpret
+from .training.fit import find_lr as find_lr
+from .training.fit import fit as fit
+from .training.study import study as study
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,110 @@
+"""The code in CONTRIBUTING works: it is put where it says, in a copy of the package."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ARCH
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+
+
+def blocks(section: str) -> list[tuple[str, str]]:
+    """Return (file, code) of a section's code blocks."""
+    text = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S)[1]
+    found = re.findall(r'^```python title="(\S+)"\n(.*?)^```', text, re.M | re.S)
+    assert found, section
+    return found
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Run fastseg of a copy of the package, which `cli.edit` changes."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "fastseg", tmp_path / "fastseg", ignore=ignored)
+
+    def call(*arguments, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "fastseg", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    def edit(file, pattern, replacement):
+        path = tmp_path / file
+        text, count = re.subn(pattern, lambda m: m[0] + replacement, path.read_text(), count=1)
+        assert count, f"{file}: has no {pattern}"
+        path.write_text(text)
+
+    call.edit = edit
+    return call
+
+
+def fit(cli, *options):
+    small = ("--arch", ARCH, "--weights", "none", "--size", 64, "--bs", 4, "--epochs", 1)
+    return cli("fit", "eye", *small, *options)
+
+
+@pytest.mark.slow
+def test_a_decoder_a_loss_an_option_and_a_metric(cli, tmp_path):
+    ((file, code),) = blocks("Add a decoder")
+    path = tmp_path / file
+    path.write_text(re.sub(r"^OWN = .*\n", lambda _: code, path.read_text(), flags=re.M))
+    cli.edit("fastseg/utils/choices.py", r"DECODERS[^=]*= \(\n", '    "linear",\n')
+
+    ((file, code),) = blocks("Add a loss")
+    cli.edit(file, r"_SMP_LOSSES[^=]*= \{\n", code)
+    cli.edit("fastseg/utils/choices.py", r"LOSSES[^=]*= \(", '"logdice", ')
+
+    (file, code), (user, use) = blocks("Add an option of `fit`")
+    cli.edit(file, r"class FitOptions:\n.*\n\n", code)
+    statement = re.search(r"^    cbs = .*\n", use)[0]
+    cli.edit(user, re.escape(statement), use.removeprefix(statement))
+    imports = "from fastai.callback.training import GradientClip\n"
+    cli.edit(user, r"from __future__ import annotations\n", imports)
+
+    ((file, code),) = blocks("Add a metric")
+    title, line = re.search(r"FIGURES = \{\n(.*?)\}\n.*# in per_class\n(.*)", code, re.S).groups()
+    cli.edit(file, r"FIGURES[^=]*= \{.*\n", title)
+    cli.edit(file, r'        "dice": .*\n', line)
+
+    cli("sample", "eye", "--n", 16)
+    assert "--clip" in cli("fit", "--help")
+    assert "--clip" in cli("fit", "eye", "--clip", -1, code=1)
+    fit(cli, "--decoder", "linear", "--loss", "ce+logdice", "--clip", 0.5)
+    card = json.loads((tmp_path / "exports" / "eye" / "card.json").read_text())
+    assert card["network"]["decoder"] == "linear"
+    assert (card["training"]["loss"], card["training"]["clip"]) == ("ce+logdice", 0.5)
+    assert re.search(r"volume similarity +\d", cli("evaluate", "eye"))
+
+
+@pytest.mark.slow
+def test_a_check(cli, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    ((file, code),) = blocks("Add a check")
+    name = re.search(r"def (\w+)", code)[1]
+    with (tmp_path / file).open("a") as module:
+        module.write("\n\n" + code)
+    cli.edit(file, r"        \*_outliers\(findings\),\n", f"        *{name}(task, findings),\n")
+    kind = re.search(r'Fault\(\s*"(.*?)"', code)[1]
+    entry = f'    "{kind}": (False, "few pixels"),\n'
+    cli.edit("fastseg/data/issues.py", r"KINDS[^=]*= \{.*\n", entry)
+    cli("sample", "eye", "--n", 16)
+    mask = sorted((tmp_path / "data" / "eye" / "masks_small").iterdir())[0]
+    codes = np.array(Image.open(mask))
+    codes[codes == 3] = 2
+    codes[0, :3] = 3
+    Image.fromarray(codes).save(mask)
+    assert f"{mask.name}: has 3 px of pupil" in cli("check", "eye")
