@@ -207,6 +207,33 @@ def test_the_task_file_is_the_same_in_readme_and_guide():
     assert code(shown[0]) == code(shown[1])
 
 
+def test_the_training_guide_has_every_field_of_a_recipe():
+    """The fields that are no option, with their defaults."""
+    text = PAGES[".github/docs/training.md"]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (`.*?) \|", text, re.M)
+    shown = {}
+    for names, values in rows:
+        names, values = re.findall(r"`(\w+)`", names), re.findall(r"`(.+?)`", values)
+        shown |= dict(zip(names, map(ast.literal_eval, values), strict=True))
+    recipe = tasks.Recipe(size=(64, 64))
+    fields = {name: value for name, value in vars(recipe).items() if name not in OPTIONS}
+    assert shown == fields
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    source = "".join(
+        str(node.value)
+        for file in sorted((ROOT / "fastseg").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant)
+    )
+    text = PAGES[".github/docs/troubleshooting.md"]
+    messages = re.findall(r"^\| `(.+?)` \|", text, re.M)
+    assert len(messages) > 6
+    parts = [part for message in messages for part in message.split("...") if part.strip()]
+    assert [part for part in parts if part.strip() not in source] == []
+
+
 def test_links_and_pictures_exist():
     assert any("](" in text for text in PAGES.values())
     for page, text in PAGES.items():
