@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,23 @@ def test_tasks_shows_data_and_exports(run, tmp_path):
     after = {row["task"]: row for row in json.loads(run("tasks", "--json").out)}
     assert after["eye"]["images"] == {"images": 8} and after["eye"]["export"] == "exports/eye"
     assert "sclera" in run("tasks").out
+
+
+def test_the_table_of_tasks_is_narrow_whatever_the_data_are(run, samples, tmp_path):
+    for name in tasks.names():
+        shutil.copytree(samples[name], tmp_path / "data" / name)
+    assert max(map(len, run("tasks").out.splitlines())) <= 92  # 100 with counts of four digits
+    shutil.rmtree(tmp_path / "data" / "face")
+    (tmp_path / "data" / "face").mkdir()
+    (tmp_path / "data" / "face" / "README.md").touch()
+    Image.new("RGB", (32, 32)).save(tmp_path / "data" / "face" / "study.png")
+    for mask in (tmp_path / "data" / "eye" / "masks_small").iterdir():
+        mask.unlink()
+    states = {row["task"]: row["data_state"] for row in json.loads(run("tasks", "--json").out)}
+    assert (states["face"], states["eye"]) == ("data/face: not there", "data/eye: faulty")
+    shown = run("tasks")
+    assert max(map(len, shown.out.splitlines())) <= 92
+    assert "masks_small" in shown.err and "face: " not in shown.err
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from fastseg.checks.image import examine
 from fastseg.cli.options import varied
 from fastseg.data.images import read_image, read_near, read_raw
 from fastseg.errors import DataError, ExportError, FastsegError, FetchError
-from fastseg.evaluation.run import _column
+from fastseg.evaluation.groups import group_function
 from fastseg.exports.card import Card, read_card, sha256
 from fastseg.inference import download
 from fastseg.inference.loading import load
@@ -161,7 +161,7 @@ def test_damaged_tables(data):
         audit = fastseg.check("mri", root)
         assert json.loads(json.dumps(audit.plain()))
         try:
-            _column(table, "Label", MRI.items(root), root)
+            group_function("Label", table, MRI.items(root), root)
         except DataError as error:
             assert "\n" not in str(error)
         assert table.read_bytes() == content

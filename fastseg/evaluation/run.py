@@ -1,28 +1,28 @@
-"""Metrics of an export over a labelled dataset, at the images' own sizes, in one streamed pass."""
+"""`evaluate`: figures of an export over labelled images, at their own sizes, in one streamed
+pass.
+"""
 
 from __future__ import annotations
 
-import csv
 import logging
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
 from .. import __version__
-from ..errors import DataError, TaskError, brief
+from ..errors import DataError, TaskError
 from ..exports.card import CARD, METRICS, Card
 from ..exports.folder import find
 from ..exports.read import card_of
 from ..tasks import Item, Task, get
 from ..utils.choices import check_engine
-from ..utils.io import name_below, require_folder, write_json, write_rows
+from ..utils.io import name_below, portable_path, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
+from .groups import group_function
 from .scores import SAMPLES, ImageScore, Scores, scores_of
 
 if TYPE_CHECKING:
@@ -55,18 +55,21 @@ def evaluate(
     trust: bool = False,
     engine: str = "auto",
     precision: str | None = None,
-) -> dict:
-    """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write them to `out`.
+) -> dict[str, Any]:
+    """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write
+    them to `out`.
 
-    The dict has the figures of `metrics.figures.segmentation` or `.classification`, and "intervals" of the same shape, from `samples`
-    seeded bootstrap samples of the images. `data` defaults to the folder that the export was trained on; "valid" is what
-    training held out, by the card. `tta` averages each image with its mirror image (default: what the card says).
-    `compare`, another export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by", the metrics
-    of each group of images: group, source, split, folder, a column of the CSV or TSV file `table` (whose first column names
-    images), or a regular expression whose match (or first group) in the file's name is the group.
-    `export` may be an export.pkl, which is opened if it is the one of the card beside it, or with `trust`. `engine` and `precision`
-    are as for `fastseg.load`; both exports are computed in the same precision.
-    metrics.json and per_image.csv (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
+    The dict has the figures of `metrics.figures.segmentation` or `.classification`, and "intervals"
+    of the same shape, from `samples` seeded bootstrap samples of the images. `data` defaults to the
+    folder that the export was trained on; "valid" is what training held out, by the card. `tta`
+    averages each image with its mirror image (default: what the card says). `compare`, another
+    export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by",
+    the metrics of each group of images: group, source, split, folder, a column of the CSV or TSV
+    file `table` (whose first column names images), or a regular expression whose match (or first
+    group) in the file's name is the group. `export` may be an export.pkl, which is opened if it is
+    the one of the card beside it, or with `trust`. `engine` and `precision` are as for
+    `fastseg.load`; both exports are computed in the same precision. metrics.json and per_image.csv
+    (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
     the export. Raises `FastsegError` kinds.
     """
     task = get(task)
@@ -77,36 +80,22 @@ def evaluate(
         raise TaskError(
             "--table needs --by with the name of one of its columns", "table-without-by"
         )
-    group_of = _grouping(by, table, items, root) if by else None
+    group_of = group_function(by, table, items, root) if by else None
     compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
+    _require_no_export(out)
     require_free(out, items, root)
-    if (out / CARD).is_file():
-        raise DataError(
-            f"{out}: holds an export, and its metrics.json is of the training; choose another --out",
-            "holds-export",
-        )
     from ..inference.loading import load
 
     predictor = load(folder, device, trust, tta, engine, precision, images=len(items), bs=bs)
-    other = (
-        load(
-            compared, device, engine=engine, precision=predictor.precision, images=len(items), bs=bs
-        )
-        if compared
-        else None
-    )
-    seen = trained_on(other.card, items, root) if other else 0
-    if seen:
-        log.warning(
-            "%s was trained on %d of these %d images, which favours it: compare exports of one seed and split",
-            compare,
-            seen,
-            len(items),
-        )
+    other = None
+    if compared:
+        same = predictor.precision
+        other = load(compared, device, engine=engine, precision=same, images=len(items), bs=bs)
+        _warn_of_seen(other.card, items, root, compare)
     with write_lock(out):
-        scores = _scored(predictor, items, root, bs)
-        theirs = _scored(other, items, root, bs) if other else None
+        scores = _scores(predictor, items, root, bs)
+        theirs = _scores(other, items, root, bs) if other else None
     result = {
         "task": task.name,
         "export": str(folder),
@@ -124,13 +113,38 @@ def evaluate(
             "verdict": verdict(task, str(folder), str(compare), difference),
             **difference,
         }
-    write_json(out / METRICS, result)
+    places = {"export": portable_path(folder, out), "data": portable_path(root, out)}
+    write_json(out / METRICS, {**result, **places})
     write_rows(out / PER_IMAGE, scores.rows(group_of))
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
 
 
-def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores[Any]:
-    """Return the scores of the items; those that an interrupted evaluation of the same export had judged are not judged again."""
+def _require_no_export(out: Path) -> None:
+    if (out / CARD).is_file():
+        raise DataError(
+            f"{out}: holds an export, and its metrics.json is of the training; "
+            "choose another --out",
+            "holds-export",
+        )
+
+
+def _warn_of_seen(card: Card, items: Sequence[Item], root: Path, name: Path | str | None) -> None:
+    seen = trained_on(card, items, root)
+    if seen:
+        log.warning(
+            "%s was trained on %d of these %d images, which favours it: "
+            "compare exports of one seed and split",
+            name,
+            seen,
+            len(items),
+        )
+
+
+def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores[Any]:
+    """Return the scores of the items.
+
+    Those that an interrupted evaluation of the same export has in its journal are not judged again.
+    """
     predictor.adapt(items)
     scores = scores_of(predictor.task)
 
@@ -157,7 +171,7 @@ def _scored(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
-    """Raise `DataError` if `out` cannot be a folder, or holds the data, or images or masks: results would spoil them."""
+    """Raise `DataError` if `out` cannot be a folder, or if it holds the data, images or masks."""
     if out.resolve() in {root.resolve()} | data_folders(items):
         raise DataError(
             f"{out}: holds the data, and results are not written among them; choose another --out",
@@ -176,8 +190,11 @@ def data_folders(items: Sequence[Item]) -> set[Path]:
     }
 
 
-def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
-    """Say in words which of two exports is better, by the task's main figure and its paired interval."""
+def verdict(task: Task, ours: str, theirs: str, difference: Mapping[str, Any]) -> str:
+    """Return a sentence that says which of two exports is better, or that it is not clear.
+
+    `difference` is what `Scores.compare` returns; the task's main figure and its interval decide.
+    """
     name = task.main_figure
     value = task.main_value(difference["difference"])
     ends = task.main_value(difference["intervals"])
@@ -186,16 +203,26 @@ def verdict(task: Task, ours: str, theirs: str, difference: Mapping) -> str:
     if ends is None:
         return f"one image shows no spread: {ours} minus {theirs} is {value:+.4f} {name}"
     low, high = ends
-    span = f"95% interval {{:.4f}} to {{:.4f}}, {difference['images']} images"
-    if low > 0 or high < 0:
-        better, worse = (ours, theirs) if low > 0 else (theirs, ours)
-        return f"{better} is better than {worse} by {abs(value):.4f} {name} ({span.format(*sorted((abs(low), abs(high))))})"
-    return f"no clear difference: {ours} minus {theirs} is {value:+.4f} {name} ({span.format(low, high)}, which includes 0)"
+    images = f"{difference['images']} images"
+    if low <= 0 <= high:
+        return (
+            f"no clear difference: {ours} minus {theirs} is {value:+.4f} {name} "
+            f"(95% interval {low:.4f} to {high:.4f}, {images}, which includes 0)"
+        )
+    better, worse = (ours, theirs) if low > 0 else (theirs, ours)
+    low, high = sorted((abs(low), abs(high)))
+    return (
+        f"{better} is better than {worse} by {abs(value):.4f} {name} "
+        f"(95% interval {low:.4f} to {high:.4f}, {images})"
+    )
 
 
 def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
-    """Return how many of these items below `root` trained the export; copies of its data elsewhere are not recognised."""
-    if Path(card.data).resolve() != root.resolve():
+    """Return how many of these items below `root` trained the export.
+
+    Copies of its data in another folder are not recognised.
+    """
+    if card.data_folder is None or card.data_folder.resolve() != root.resolve():
         return 0
     held_out = set(card.valid_files)
     return sum(
@@ -203,125 +230,23 @@ def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
     )
 
 
-def _grouping(
-    by: str, table: Path | str | None, items: Sequence[Item], root: Path
-) -> Callable[[Item], str]:
-    if table is not None:
-        return _column(Path(table), by, items, root)
-    if by in ("group", "source", "split"):
-        return lambda item: str(getattr(item, by) or "none").lstrip("/")
-    if by == "folder":
-        return lambda item: item.image.parent.name
-    try:
-        pattern = re.compile(by)
-    except re.error as error:
-        raise TaskError(
-            f"--by {by}: is neither group, source, split or folder, nor a regular expression ({error})",
-            "no-such-group",
-        ) from None
-    if not any(pattern.search(item.image.stem) for item in items):
-        raise TaskError(
-            f"--by {by}: is neither group, source, split or folder, nor found in any file's name, such as "
-            f"{items[0].image.stem}",
-            "no-such-group",
-        )
-
-    def matched(item: Item) -> str:
-        match = pattern.search(item.image.stem)
-        return (
-            "no match" if not match else match.group(1) or "" if pattern.groups else match.group()
-        )
-
-    return matched
-
-
-def _column(table: Path, name: str, items: Sequence[Item], root: Path) -> Callable[[Item], str]:
-    """Return what gives an image's value in the column `name`; rows may name it with its folder, its suffix, or neither."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            lines = [
-                [cell.strip() for cell in row]
-                for row in csv.reader(file, delimiter=max(",\t;", key=first.count))
-                if row
-            ]
-    except OSError as error:
-        raise DataError(
-            f"{table}: cannot be read ({error.strerror}); check the path", "unreadable-table"
-        ) from None
-    except (ValueError, csv.Error) as error:
-        raise DataError(
-            f"{table}: cannot be read as a table ({brief(error)}); save it as CSV or TSV, with a header, in UTF-8",
-            "unreadable-table",
-        ) from None
-    header, rows = lines[0] if lines else [], lines[1:]
-    if header[1:].count(name) != 1:
-        others = (
-            f"it has {', '.join(header[1:])} beside the image in the first column"
-            if len(header) > 1
-            else "it has one column only"
-        )
-        raise DataError(
-            f"{table}: has {'two columns' if name in header[1:] else 'no column'} {name}; {brief(others)}; "
-            "columns are parted by commas, tabs or semicolons",
-            "no-such-column",
-        )
-    column = header.index(name, 1)
-    values: dict[str, str] = {}
-    for row in rows:
-        value = row[column] if column < len(row) else ""
-        if values.setdefault(row[0], value) != value:
-            both = f"'{brief(values[row[0]])}' and '{brief(value)}'"
-            raise DataError(
-                f"{table}: lists {brief(row[0])} twice, as {both}; keep one row an image",
-                "repeated-row",
-            )
-    bare = Counter(
-        Path(key).name for key in values
-    )  # a path, for instance from predictions.csv, where its file name is the only one
-    values |= {
-        Path(key).name: value
-        for key, value in values.items()
-        if bare[Path(key).name] == 1 and Path(key).name not in values
-    }
-
-    def listed(item: Item) -> str | None:
-        relative = name_below(root, item.image)
-        return next(
-            (values[key] for key in (relative, item.image.name, item.image.stem) if key in values),
-            None,
-        )
-
-    found = [listed(item) for item in items]
-    if not any(value is not None for value in found):
-        raise DataError(
-            f"{table}: names none of these images in its first column (one of them is {items[0].image.name}, the table "
-            f"begins with {brief(rows[0][0]) if rows else 'nothing'}); put file names, with or without suffix, there",
-            "table-names-no-image",
-        )
-    if None in found:
-        log.warning(
-            "%s: does not list %d of these %d images; they are the group 'not listed'",
-            table,
-            found.count(None),
-            len(found),
-        )
-    return lambda item: "not listed" if (value := listed(item)) is None else value or "empty"
-
-
 def items_of(
     card: Card, task: Task, data: Path | str | None, split: str
 ) -> tuple[list[Item], Path]:
-    """Return the labelled items of a split, and the data folder. Validation items are those the card names."""
+    """Return the labelled items of a split, and the data folder.
+
+    Validation items are those that the card names. Raises `TaskError` for an unknown split,
+    `DataError` if there are no such items.
+    """
     if split not in SPLITS:
         raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})", "unknown-split")
-    root = Path(data or card.data or f"data/{task.name}")
+    root = Path(data or card.data_folder or f"data/{task.name}")
     if data is None and not root.is_dir():
         root = Path("data") / task.name
         if not root.is_dir():
             raise DataError(
-                f"{card.data or root}: the data that this export was trained on are not there; name them with --data",
+                f"{card.data_folder or root}: the data that this export was trained on are not "
+                "there; name them with --data",
                 "data-moved",
             )
     items = task.items(root)
@@ -329,7 +254,8 @@ def items_of(
     names = [name_below(root, item.image) for item in items]
     if card.is_adopted and split in ("valid", "all"):
         log.warning(
-            "this model was adopted as it is (%s): whether its own training saw these images is not known here",
+            "this model was adopted as it is (%s): "
+            "whether its own training saw these images is not known here",
             card.training["adopted_from"],
         )
         return items, root
@@ -342,12 +268,15 @@ def items_of(
         chosen = [item for item, name in zip(items, names) if name in held_out]
         folds = card.training.get("folds")
         remedy = (
-            f"this export joins {folds} learners, and every image trained some of them; its metrics.json holds the scores "
-            "of each image by the learner that never saw it; judge it on other data with --split all"
-            if folds
-            else "none of the images that this export's training held out is here; use the data it was trained on (evaluate and "
-            "interpret take any data with --split all)"
+            "none of the images that this export's training held out is here; use the data it was "
+            "trained on (evaluate and interpret take any data with --split all)"
         )
+        if folds:
+            remedy = (
+                f"this export joins {folds} learners, and every image trained some of them; its "
+                "metrics.json holds the scores of each image by the learner that never saw it; "
+                "judge it on other data with --split all"
+            )
     else:
         chosen = [
             item
@@ -360,16 +289,34 @@ def items_of(
     return chosen, root
 
 
+@overload
 def judged(
-    predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4, look: Look | None = None
-) -> Iterator[tuple[ImageScore, T | None]]:
-    """Yield each item's score and what `look(item, prediction, truth)` returns, in order; both are worked out on threads.
+    predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4
+) -> Iterator[tuple[ImageScore, None]]: ...
 
-    Raises `DataError` for the first image or mask that cannot be read.
+
+@overload
+def judged(
+    predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4, *, look: Look[T]
+) -> Iterator[tuple[ImageScore, T]]: ...
+
+
+def judged(
+    predictor: Predictor,
+    items: Sequence[Item],
+    root: Path,
+    bs: int = 4,
+    *,
+    look: Look[Any] | None = None,
+) -> Iterator[tuple[ImageScore, Any]]:
+    """Yield each item's score and what `look(item, prediction, truth)` returns, in order.
+
+    Both are computed on threads. Raises `DataError` for the first image or mask that cannot be
+    read.
     """
     task, scores = predictor.task, scores_of(predictor.task)
 
-    def finish(item: Item, prediction: Prediction) -> tuple[ImageScore, T | None]:
+    def finish(item: Item, prediction: Prediction) -> tuple[ImageScore, Any]:
         truth = task.label(item)
         return (
             scores.judge(item, name_below(root, item.image), prediction, truth),

@@ -65,7 +65,7 @@ def analyse(predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4
     ) -> tuple[Insight, np.ndarray]:
         return _insight(task, root, item, prediction, truth)
 
-    for score, (insight, reliability) in judged(predictor, items, root, bs, look):
+    for score, (insight, reliability) in judged(predictor, items, root, bs, look=look):
         insight.error = scores.error(score)
         scores.images.append(score)
         found.images.append(insight)
