@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refuses
+from conftest import refuses, size_of
 from PIL import Image
 
 import fastseg
@@ -319,8 +319,7 @@ def _as_codes(mask):
         (
             "eye",
             lambda root: [
-                Image.new("L", Image.open(file).size).save(file)
-                for file in root.glob("masks_small/*")
+                Image.new("L", size_of(file)).save(file) for file in root.glob("masks_small/*")
             ],
             "one class",
         ),

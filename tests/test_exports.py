@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import refuses
 
 import fastseg
 from fastseg import tasks
 from fastseg.exports.card import SCHEMA, sha256
+from fastseg.models.network import Network
 
 
 def copied(export, tmp_path):
@@ -169,7 +171,7 @@ def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
 
 def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monkeypatch):
     folder = copied(exports("eye"), tmp_path)
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     from fastseg.training import fit
 
     def fail(*_, **__):
@@ -187,7 +189,7 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
             epochs=1,
             out=folder,
         )
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert {p.name for p in tmp_path.iterdir()} == {
         "copy",
         ".copy.fit",
@@ -312,3 +314,58 @@ def test_a_pickle_is_used_from_the_command_line(exports, samples, run, tmp_path)
         "--split",
         "all",
     )
+
+
+def test_an_export_names_no_folder_of_its_maker(samples, run, tmp_path, monkeypatch):
+    data = shutil.copytree(samples["eye"], tmp_path / "private" / "data" / "eye")
+    out = tmp_path / "private" / "exports" / "eye"
+    small = ["--arch", "test_resnet", "--weights", "none", "--size", "64", "--epochs", "1"]
+    run("fit", "eye", "--data", data, "--out", out, *small)
+    assert json.loads((out / "card.json").read_text())["data"] == "../../data/eye"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("evaluate", "eye", "--export", out, "--json").out  # finds the data from anywhere
+    run("interpret", "eye", "--export", out)
+    for file in out.rglob("*"):
+        assert not file.is_file() or str(tmp_path).encode() not in file.read_bytes(), file
+    moved = shutil.copytree(out, tmp_path / "moved" / "eye" / "deeper")
+    result = run("evaluate", "eye", "--export", moved, "--json", code=1)
+    assert json.loads(result.out)["error"]["code"] == "data-moved" and "--data" in result.err
+    run("evaluate", "eye", "--export", moved, "--data", data)
+    edit(moved, data=str(data))  # as earlier versions wrote it
+    run("evaluate", "eye", "--export", moved)
+
+
+def test_a_path_that_would_tell_too_much_is_a_name(tmp_path, monkeypatch):
+    from fastseg.utils.io import portable_path
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "jane"))
+    jane = tmp_path / "home" / "jane"
+    assert portable_path(jane / "data" / "eye", jane / "exports" / "eye") == "../../data/eye"
+    assert portable_path(tmp_path / "home" / "tom" / "eye", jane / "exports" / "eye") == "eye"
+    assert portable_path("/somewhere/else/eye", jane / "exports" / "eye") == "eye"
+
+
+def one_export(samples, out):
+    small = dict(arch="test_resnet", weights="none", size=64, epochs=1)
+    return fastseg.fit("eye", samples["eye"], out=out, **small)
+
+
+def test_a_network_that_onnx_cannot_hold_has_no_onnx_file(samples, tmp_path, monkeypatch):
+    def without_onnx(self, x):
+        return torch.fft.fft2(forward(self, x)).real
+
+    forward = Network.forward
+    monkeypatch.setattr(Network, "forward", without_onnx)
+    one_export(samples, tmp_path / "e")
+    assert not (tmp_path / "e" / "model.onnx").exists()
+
+
+def test_a_mistake_while_onnx_is_written_is_an_error(samples, tmp_path, monkeypatch):
+    def misspelt(*_):
+        raise AttributeError("'Network' object has no attribute 'precsion'")
+
+    monkeypatch.setattr("fastseg.exports.onnx._exportable_pools", misspelt)
+    with pytest.raises(AttributeError):
+        one_export(samples, tmp_path / "e")
+    assert not (tmp_path / "e").exists()

@@ -191,6 +191,21 @@ def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkey
     assert not (tmp_path / "c").exists()
 
 
+def test_time_budget_keeps_the_size_of_images_that_are_cropped(samples, tmp_path, monkeypatch):
+    """A smaller crop would cut parts of the slices away; fewer epochs are planned instead."""
+    from fastseg.training import budget
+
+    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 6.0)
+    out = tmp_path / "a"
+    result = fastseg.fit("mri", samples["mri"], **SMALL, time_budget=20, out=out)
+    assert json.loads((out / "card.json").read_text())["size"] == [64, 64]
+    assert 1 <= len(result["history"]) < budget.FEWEST_EPOCHS
+    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 100.0)
+    with refuses("time-budget") as caught:
+        fastseg.fit("mri", samples["mri"], **SMALL, time_budget=20, out=tmp_path / "b")
+    assert "--size" not in str(caught.value)
+
+
 def test_budget_and_epochs_exclude_each_other(run):
     run("fit", "eye", "--epochs", "3", "--time-budget", "5m", code=2)
     run("fit", "eye", "--time-budget", "soon", code=2)

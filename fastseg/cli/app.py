@@ -1,4 +1,4 @@
-"""The command line: each command parses, makes one public call, and prints. Nothing heavy is imported for help."""
+"""The command line: each command parses, makes one public call, and prints."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SHORTEST_BUDGET = 0.1  # seconds: a budget that the imports used up is refused b
 class Commands(typer.core.TyperGroup):
     """A command group in which a user's mistake is one line on standard error and exit code 1."""
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "" in args:  # a path that is empty would mean the current folder
             raise typer.BadParameter("an argument is empty: is a shell variable unset?")
         ctx.meta["as_json"] = "--json" in args
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except FastsegError as error:
@@ -162,25 +162,28 @@ def start(
 
 @app.command(epilog="Example: fastseg tasks")
 def tasks(as_json: Json = False) -> None:
-    """List the tasks: classes, where their data is expected and whether it is there, newest export."""
+    """List the tasks: classes, the state of their data, newest export."""
     from .status import overview
 
     rows = overview()
     if as_json:
         return console.as_json(rows)
     console.table(
-        ("task", "kind", "classes", "data", "export"),
+        ("task", "kind", "classes", "in data/TASK", "in exports/"),
         [
             (
-                r["task"],
-                r["kind"],
-                ", ".join(r["classes"]),
-                r["data_state"],
-                r["export"] or "none yet",
+                row["task"],
+                row["kind"],
+                ", ".join(row["classes"]),
+                row["data_state"].removeprefix(f"{row['data']}: "),
+                Path(row["export"]).name if row["export"] else "none yet",
             )
-            for r in rows
+            for row in rows
         ],
     )
+    for row in rows:
+        if row["error"]:
+            console.say(f"{row['task']}: {row['error']}", "yellow")
 
 
 @app.command(epilog="Example: fastseg sample eye --n 40")
@@ -196,7 +199,9 @@ def sample(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Write a synthetic dataset in the task's real layout, to try everything before real data are there."""
+    """Write a synthetic dataset in the task's real layout, to try everything before real data are
+    there.
+    """
     from ..tasks import get
 
     found = get(task)
@@ -241,7 +246,9 @@ def show(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Look through a dataset: images, masks in visible colours, overlays, legend; or what an export gets wrong."""
+    """Look through a dataset: images, masks in visible colours, overlays, legend; or what an export
+    gets wrong.
+    """
     from ..report.browse import show as call
 
     picture = call(
@@ -277,7 +284,9 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look for all that is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a fit would refuse it."""
+    """Find what is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a
+    fit would refuse it.
+    """
     from ..checks.dataset import check as call
 
     audit = call(task, data)
@@ -295,7 +304,7 @@ def check(
         )
     else:
         console.faults(audit)
-    if copy:
+    if copy and fix:
         console.repaired(copy, fix, task, as_json)
     if (audit.stops and not copy) or (copy and (copy.unusable or not copy.remaining)):
         raise typer.Exit(1)
@@ -346,7 +355,9 @@ def fit(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train on a task's data by one-cycle and write the export: model, card, history, metrics, pictures."""
+    """Train on a task's data by one-cycle and write the export: model, card, history, metrics,
+    pictures.
+    """
     if options["time_budget"] is not None and options["epochs"] is not None:
         raise typer.BadParameter("give either --epochs or --time-budget")
     from ..training.fit import fit as call
@@ -406,7 +417,9 @@ def evaluate(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Measure an export on labelled images, at original size: each class's figures over the dataset, with 95% intervals."""
+    """Measure an export on labelled images, at original size: each class's figures over the
+    dataset, with 95% intervals.
+    """
     from ..evaluation.run import evaluate as call
 
     result = call(
@@ -432,18 +445,21 @@ def evaluate(
     if compare:
         typer.echo(result["comparison"]["verdict"])
     typer.echo(
-        f"{result['images']} images ({result['split']}) of {result['data']}; export: {result['export']}; "
+        f"{result['images']} images ({result['split']}) of {result['data']}; "
+        f"export: {result['export']}; "
         f"weights: {result['weights']}\n" + "\n".join(result["written"])
     )
 
 
 @app.command(
-    epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 --together --seeds 3"
+    epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 "
+    "--together --seeds 3"
 )
 @with_fit_options("weights", "epochs", "size", "device")
 def study(
     task: TaskName,
     data: Data = None,
+    *,
     vary: Annotated[
         list[str],
         typer.Option(
@@ -452,7 +468,7 @@ def study(
             help="An option of fit and its values, such as "
             "opt=adamw,sgd; can be repeated. One value holds the option at it.",
         ),
-    ] = ...,
+    ],
     together: Annotated[
         bool,
         typer.Option("--together", help="First values with first values, not all combinations."),
@@ -460,7 +476,6 @@ def study(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")
     ] = 3,
-    *,
     options: dict[str, Any],
     out: Annotated[
         Optional[Path],
@@ -468,7 +483,9 @@ def study(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a grid of settings with several seeds; say which one won, and whether the difference is real. A stopped study is resumed."""
+    """Train a grid of settings with several seeds; say which one won, and whether the difference is
+    real. A stopped study is resumed.
+    """
     given = [varied(text) for text in vary]
     if len({name for name, _ in given}) < len(given):
         raise typer.BadParameter(
@@ -548,7 +565,9 @@ def predict(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Write a mask for each image, at its own size and under its own name, in the task's own format, and predictions.csv."""
+    """Write a mask for each image, at its own size and under its own name, in the task's own
+    format, and predictions.csv.
+    """
     from ..inference.batch import predict as call
 
     written = call(
@@ -602,7 +621,9 @@ def interpret(
     precision: Precision = None,
     as_json: Json = False,
 ) -> None:
-    """Show where an export is right and wrong, and which labels may be: a report page, pictures for papers, tables."""
+    """Show where an export is right and wrong, and which labels may be: a report page, pictures for
+    papers, tables.
+    """
     from ..report.results import interpret as call
 
     result = call(
@@ -632,7 +653,8 @@ def interpret(
     typer.echo(f"{len(result.images)} images ({split}), {review}")
     for true, predicted, share in result.most_confused(0.001)[:3]:
         typer.echo(
-            f"  {share:.1%} of {console.printable(true)} is taken for {console.printable(predicted)}"
+            f"  {share:.1%} of {console.printable(true)} is taken for "
+            f"{console.printable(predicted)}"
         )
     for file in result.files:
         typer.echo(file)
@@ -673,7 +695,9 @@ def segment(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lay walls, floor and dining tables over one photograph; prints each class's share, and with --json each region."""
+    """Lay walls, floor and dining tables over one photograph; prints each class's share, and with
+    --json each region.
+    """
     if (file is None) == (url is None):
         raise typer.BadParameter("give either FILE or --url")
     from ..inference.photo import segment as call
@@ -752,7 +776,9 @@ def masks(
     ] = 42,
     as_json: Json = False,
 ) -> None:
-    """Make masks of the eyes in pictures of faces by mediapipe's landmarks, split and ready to fit; needs the extra face."""
+    """Make masks of the eyes in pictures of faces by mediapipe's landmarks, split and ready to fit;
+    needs the extra face.
+    """
     from ..importers.face_masks import make_masks
 
     made = make_masks(
@@ -778,7 +804,8 @@ def masks(
         )
     if made.rejected:
         typer.echo(
-            f"{sum(made.rejected.values())} pictures have no mask, see {made.out / 'rejected.csv'}: "
+            f"{sum(made.rejected.values())} pictures have no mask, "
+            f"see {made.out / 'rejected.csv'}: "
             + ", ".join(f"{count} {reason}" for reason, count in sorted(made.rejected.items()))
         )
     typer.echo(
@@ -807,7 +834,9 @@ def adopt(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take a ready ADE20K model over as an export, its 150 classes merged to the task's: useful before anything is trained."""
+    """Take a ready ADE20K model over as an export, its 150 classes merged to the task's: useful
+    before anything is trained.
+    """
     from ..importers.smp_hub import FREE
     from ..importers.smp_hub import adopt as call
 
@@ -817,8 +846,10 @@ def adopt(
             {"export": str(result.export), "model": result.model, "licence": result.licence}
         )
     typer.echo(
-        f"{result.export}: {result.model}, from {source or FREE}; licence of its weights: {result.licence}\n"
-        f"next: fastseg segment FILE, or train on from it: fastseg fit {task} --weights {result.export} --out exports/{task}_tuned"
+        f"{result.export}: {result.model}, from {source or FREE}; "
+        f"licence of its weights: {result.licence}\n"
+        "next: fastseg segment FILE, or train on from it: "
+        f"fastseg fit {task} --weights {result.export} --out exports/{task}_tuned"
     )
 
 
@@ -834,7 +865,9 @@ def gather(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring OpenSurfaces or Open Images into the task's own codes, with all that they leave open unlabelled."""
+    """Bring OpenSurfaces or Open Images into the task's own codes, with all that they leave open
+    unlabelled.
+    """
     from ..importers.surfaces import gather as call
 
     made = call(task, folder, out)
@@ -849,7 +882,8 @@ def gather(
         )
     counts = ", ".join(f"{name} {count:,} px" for name, count in made.pixels.items())
     typer.echo(
-        f"{made.images} pictures of {made.source} are in {made.out} ({counts}); next: fastseg fit {task} --data {made.out}"
+        f"{made.images} pictures of {made.source} are in {made.out} ({counts}); "
+        f"next: fastseg fit {task} --data {made.out}"
     )
 
 
@@ -867,13 +901,16 @@ def main() -> None:
 
 
 def _is_the_program() -> bool:
-    """Return whether this process was started as `fastseg` or `python -m fastseg`, and not as a program that calls `main`."""
+    """Return whether this process is `fastseg` or `python -m fastseg`."""
     file = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     return "fastseg" in (file.stem, file.parent.stem if file.stem == "__main__" else "")
 
 
 def _leave(status: int) -> None:
-    """End the process without taking torch, fastai and timm apart module by module, which takes two seconds and frees nothing more."""
+    """End the process at once.
+
+    Python would take torch, fastai and timm apart module by module, which takes two seconds.
+    """
     try:
         sys.stdout.flush()
         sys.stderr.flush()

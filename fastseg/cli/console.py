@@ -1,4 +1,4 @@
-"""What the command line reads and prints: sizes and times, tables, figures with their intervals, lines of the log."""
+"""What the command line reads and prints: sizes, times, tables, figures, lines of the log."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def seconds(text: str | None) -> float | None:
 
 
 class Lines(logging.Handler):
-    """Print the package's log records through the progress console, so that they do not break a bar."""
+    """Print log records through the progress console, so that they do not break a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warning = record.levelno >= logging.WARNING
@@ -77,7 +77,7 @@ def as_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def table(header: tuple[str, ...], rows: list[tuple], title: str | None = None) -> None:
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | None = None) -> None:
     """Print a table on standard output; None reads "absent"."""
     from rich.console import Console
     from rich.table import Table
@@ -97,8 +97,8 @@ def _text(value: Any) -> str:
     return "absent" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def figures(result: dict, title: str | None = None) -> None:
-    """Print the metrics of an evaluation: one row a figure, one column a class, 95% intervals beneath where there are any."""
+def figures(result: dict[str, Any], title: str | None = None) -> None:
+    """Print the metrics of an evaluation: a row for each figure, a column for each class."""
     from ..metrics.figures import FIGURES
 
     ends = result.get("intervals", {})
@@ -137,8 +137,8 @@ def figures(result: dict, title: str | None = None) -> None:
     if unit == "images":
         if result["accuracy"] == 1 and ends:  # resampling images without an error shows none
             typer.echo(
-                f"no error among {result['images']} images: by the rule of three, error rates of up to "
-                f"{min(1.0, 3 / result['images']):.0%} are not excluded"
+                f"no error among {result['images']} images: by the rule of three, error rates of "
+                f"up to {min(1.0, 3 / result['images']):.0%} are not excluded"
             )
         names = list(result["classes"])
         typer.echo(
@@ -150,7 +150,7 @@ def figures(result: dict, title: str | None = None) -> None:
 
 
 def faults(audit: Audit, shown: int = 5) -> None:
-    """Print what an audit found: the first faults of each kind in full, then how many there are of each."""
+    """Print what an audit found: the first faults of each kind, and how many there are."""
     from ..data.issues import KINDS
 
     for kind, count in audit.kinds.items():
@@ -163,11 +163,12 @@ def faults(audit: Audit, shown: int = 5) -> None:
             typer.echo(f"  {printable(str(fault))}")
         if len(found) > shown:
             typer.echo(f"  and {len(found) - shown} more (--json lists all)")
-    deep = (
-        f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {2**audit.depth - 1}"
-        if audit.deep
-        else ""
-    )
+    deep = ""
+    if audit.deep and audit.depth:
+        highest = 2**audit.depth - 1
+        deep = (
+            f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {highest}"
+        )
     typer.echo(
         "; ".join(
             [
@@ -199,7 +200,7 @@ def _images(audit: Audit) -> str:
 
 
 def _labels(audit: Audit) -> str:
-    """Say how many pixels, or images, of each class there are in the labels that a fit would take."""
+    """Say how many pixels, or images, of each class are in the labels that a fit would take."""
     if not audit.counted:
         return "no label can be used" if audit.images else "nothing to count"
     counts = {**audit.classes, **({"unlabelled": audit.unlabelled} if audit.unlabelled else {})}
@@ -210,7 +211,7 @@ def _labels(audit: Audit) -> str:
 
 
 def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
-    """Say what a repaired copy holds and what comes next; beside JSON, only what is wrong with it."""
+    """Say what a repaired copy holds and the next command; beside JSON, only what is wrong."""
     if not copy.remaining:
         what = (
             f"none of the {copy.images} labelled images remains"
@@ -218,29 +219,31 @@ def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
             else "there is no labelled image to repair"
         )
         say(
-            f"error: {what}: {copy.set_aside} files are in {folder / 'set_aside'}, with the reasons in {copy.log}; "
-            "correct them in the original data",
+            f"error: {what}: {copy.set_aside} files are in {folder / 'set_aside'}, with the "
+            f"reasons in {copy.log}; correct them in the original data",
             "red",
         )
     elif copy.unusable:
         say(
-            f"error: {copy.remaining} of {copy.images} labelled images remain in {folder}, but a fit would refuse them: {copy.unusable}",
+            f"error: {copy.remaining} of {copy.images} labelled images remain in {folder}, but a "
+            f"fit would refuse them: {copy.unusable}",
             "red",
         )
     elif not as_json:
         aside = f", {copy.set_aside} files are set aside" if copy.set_aside else ""
         typer.echo(
-            f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images remain{aside}; "
-            f"the changes are listed in {copy.log}; next: fastseg check {task} --data {folder}"
+            f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images "
+            f"remain{aside}; the changes are listed in {copy.log}; "
+            f"next: fastseg check {task} --data {folder}"
         )
 
 
 def printable(text: str) -> str:
-    """Return a text whose control characters, with which a name could write over the screen, are question marks."""
+    """Return a text with question marks for control characters, which could change the screen."""
     return "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
 
 
-def groups(parts: dict[str, dict], by: str) -> None:
+def groups(parts: dict[str, dict[str, Any]], by: str) -> None:
     """Print the main figures of each group of images, with their intervals."""
     from ..metrics.figures import FIGURES
 
@@ -250,7 +253,7 @@ def groups(parts: dict[str, dict], by: str) -> None:
         else ("accuracy", "roc_auc")
     )
 
-    def cell(part: dict, key: str) -> str:
+    def cell(part: dict[str, Any], key: str) -> str:
         values, ends = part.get("mean_foreground", part), part.get("intervals", {})
         return _with_interval(values[key], ends.get("mean_foreground", ends).get(key), " ")
 

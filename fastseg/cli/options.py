@@ -52,7 +52,7 @@ def _varied_value(name: str, text: str) -> Any:
 
 
 def with_fit_options(*names: str) -> Callable[[F], F]:
-    """Give a command the options `names` of a fit, as one dict, in place of its parameter `options`."""
+    """Give a command the options `names` of a fit; its parameter `options` gets them as a dict."""
 
     def decorate(command: F) -> F:
         parameters: list[inspect.Parameter] = []
@@ -77,7 +77,7 @@ def with_fit_options(*names: str) -> Callable[[F], F]:
 def _parameter(option: Option) -> inspect.Parameter:
     """Return the parameter that typer makes an option of."""
     kind: Any = str
-    limits = {}
+    limits: dict[str, Any] = {}
     if isinstance(option.rule, WholeNumber):
         kind, limits = int, {"min": option.rule.low, "max": option.rule.high}
     elif isinstance(option.rule, Number):  # `FitOptions` itself checks its limits

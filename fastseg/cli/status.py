@@ -1,20 +1,22 @@
-"""What there is: each task with the state of its data and its newest export. No torch here."""
+"""The state of each task: its data and its newest export. No torch here."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from ..errors import FastsegError, TaskError
+from ..data.pairing import is_image
+from ..errors import DataError, FastsegError, TaskError
 from ..exports.card import CARD, read_card
 from ..tasks import get, names
 
 
-def overview() -> list[dict]:
-    """Return one dict a task: task, kind, classes, data folder and its state, counts by split, export folder."""
+def overview() -> list[dict[str, Any]]:
+    """Return one dict for each task: its data folder, the state of the data, its newest export."""
     return [_row(name) for name in names()]
 
 
-def _row(name: str) -> dict:
+def _row(name: str) -> dict[str, Any]:
     try:
         task = get(name)
     except TaskError as error:
@@ -23,29 +25,43 @@ def _row(name: str) -> dict:
             "kind": "faulty",
             "classes": [],
             "data": "",
-            "data_state": str(error),
+            "data_state": "the task's file is faulty",
+            "error": str(error),
             "images": {},
             "export": None,
         }
     folder = Path("data") / name
     counts: dict[str, int] = {}
+    fault = None
     try:
         for item in task.items(folder):
             split = item.split or "images"
             counts[split] = counts.get(split, 0) + 1
-        state = f"{folder}: " + ", ".join(f"{count} {split}" for split, count in counts.items())
+        state = ", ".join(f"{count} {split}" for split, count in counts.items())
     except FastsegError as error:
-        there = folder.is_dir() and any(p.name != "README.md" for p in folder.iterdir())
-        state = f"{folder}: faulty ({error})" if there else f"{folder}: not there"
+        state = "not there" if _is_missing(folder, error) else "faulty"
+        fault = None if state == "not there" else str(error)
     return {
         "task": name,
         "kind": task.kind,
         "classes": list(task.classes),
         "data": str(folder),
-        "data_state": state,
+        "data_state": f"{folder}: {state}",
+        "error": fault,
         "images": counts,
         "export": _newest_export(name),
     }
+
+
+def _is_missing(folder: Path, error: FastsegError) -> bool:
+    """Return whether there is no folder, or only notes and pictures are in it."""
+    if not folder.is_dir():
+        return True
+    if not isinstance(error, DataError) or error.code != "no-data":
+        return False
+    return all(
+        path.is_file() and (path.suffix == ".md" or is_image(path)) for path in folder.iterdir()
+    )
 
 
 def _newest_export(name: str) -> str | None:

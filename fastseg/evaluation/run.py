@@ -18,7 +18,7 @@ from ..exports.folder import find
 from ..exports.read import card_of
 from ..tasks import Item, Task, get
 from ..utils.choices import check_engine
-from ..utils.io import name_below, require_folder, write_json, write_rows
+from ..utils.io import name_below, portable_path, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
@@ -113,7 +113,8 @@ def evaluate(
             "verdict": verdict(task, str(folder), str(compare), difference),
             **difference,
         }
-    write_json(out / METRICS, result)
+    places = {"export": portable_path(folder, out), "data": portable_path(root, out)}
+    write_json(out / METRICS, {**result, **places})
     write_rows(out / PER_IMAGE, scores.rows(group_of))
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
 
@@ -221,7 +222,7 @@ def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
 
     Copies of its data in another folder are not recognised.
     """
-    if Path(card.data).resolve() != root.resolve():
+    if card.data_folder is None or card.data_folder.resolve() != root.resolve():
         return 0
     held_out = set(card.valid_files)
     return sum(
@@ -239,13 +240,13 @@ def items_of(
     """
     if split not in SPLITS:
         raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})", "unknown-split")
-    root = Path(data or card.data or f"data/{task.name}")
+    root = Path(data or card.data_folder or f"data/{task.name}")
     if data is None and not root.is_dir():
         root = Path("data") / task.name
         if not root.is_dir():
             raise DataError(
-                f"{card.data or root}: the data that this export was trained on are not there; "
-                "name them with --data",
+                f"{card.data_folder or root}: the data that this export was trained on are not "
+                "there; name them with --data",
                 "data-moved",
             )
     items = task.items(root)

@@ -1,24 +1,25 @@
-"""The card of an export: what its model is, checked field by field, since cards come from strangers."""
+"""The card of an export: what its model is. Cards come from strangers: each field is checked."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError, brief
 from ..utils.io import write_json
 
-EARLIER_DEPTH = (
-    16  # bits by which versions that kept no depth in the card scaled every 16-bit image
-)
-SCHEMA = 1  # the card's version: raise it when a field changes meaning, and add a migration to `read_card`
+# Bits by which versions that kept no depth in the card scaled every 16-bit image.
+EARLIER_DEPTH = 16
+# The card's version: raise it when a field changes its meaning, and add a migration to `read_card`.
+SCHEMA = 1
 CARD, MODEL, PICKLE, METRICS, HISTORY = (
     "card.json",
     "model.safetensors",
@@ -44,7 +45,7 @@ class Card:
     resize: str
     mean: list[float]
     std: list[float]
-    data: str  # the folder it was trained on
+    data: str  # the folder it was trained on, from the export's; absolute in earlier exports
     train_images: int
     valid_files: list[str]  # relative to `data`
     weights_origin: str
@@ -55,20 +56,28 @@ class Card:
     licence: str = ""  # of the weights that training began with, where it is known
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
-    depth: int | None = (
-        None  # bits of the values of 16-bit images that it was trained on; None: there were none
-    )
+    depth: int | None = None  # bits of the values of 16-bit images in its data, if there were any
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
-    review: dict[str, float] = field(
-        default_factory=dict
-    )  # error rate -> expected error above which a person should look
+    # From error rate to the expected error above which a person should look.
+    review: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None  # where the card was read from or will be; not written
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder it was trained on, which need not exist here; None if it is not known."""
+        if not self.data or self.folder is None:
+            return None
+        return Path(os.path.normpath(self.folder.resolve() / self.data))
 
     @property
     def is_adopted(self) -> bool:
         """Whether it was taken over as it is: then none of anybody's own images trained it."""
         return "adopted_from" in self.training
+
+
+STORED = tuple(entry.name for entry in fields(Card) if entry.name != "folder")
 
 
 def versions() -> dict[str, str]:
@@ -80,7 +89,10 @@ def versions() -> dict[str, str]:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Return an export's history.csv, one dict an epoch, nan where nothing was recorded; nothing if there is no file."""
+    """Return an export's history.csv, one dict for each epoch; an empty list if there is no file.
+
+    Values that were not recorded are nan.
+    """
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -97,7 +109,7 @@ def seal(card: Card, folder: Path) -> None:
         for name in (MODEL, ONNX, PICKLE, HISTORY, METRICS)
         if (folder / name).is_file()
     }
-    write_json(folder / CARD, asdict(card))
+    write_json(folder / CARD, {name: getattr(card, name) for name in STORED})
 
 
 def sha256(path: Path) -> str:
@@ -111,7 +123,7 @@ def sha256(path: Path) -> str:
 
 
 def _numbers(
-    count: int, low: float, high: float, kind: type | tuple = (int, float)
+    count: int, low: float, high: float, kind: type | tuple[type, ...] = (int, float)
 ) -> Callable[[Any], bool]:
     return lambda v: (
         isinstance(v, list)
@@ -128,7 +140,10 @@ def _strings(value: Any) -> bool:
 
 
 def _is_arch(value: Any) -> bool:
-    """Return whether a value is a name of timm's own: with a colon or slash, it would be fetched from wherever a stranger says."""
+    """Return whether a value is one of timm's own names.
+
+    timm fetches names with a colon or slash from elsewhere: a stranger would choose from where.
+    """
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.\-]{1,100}", value) is not None
 
 
@@ -139,7 +154,7 @@ def _is_classes(value: Any) -> bool:
 
 
 def _is_merge(value: Any, count: Any) -> bool:
-    """Return whether a value is nothing, or `count` groups of class indices: each index once and none left out."""
+    """Return whether a value is None, or `count` groups of class indices with each index once."""
     if value is None:
         return True
     if not (
@@ -173,7 +188,7 @@ def _is_network(value: Any) -> bool:
     )
 
 
-# What each field of a card must be: cards come from strangers, and nothing in one may crash or exhaust the reader.
+# What each field of a card must be: nothing in a card may crash or exhaust the reader.
 _FORMS: dict[str, Callable[[Any], bool]] = {
     "task": lambda v: isinstance(v, str),
     "kind": lambda v: v in ("segment", "classify"),
@@ -207,7 +222,10 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
 
 
 def read_card(folder: Path | str) -> Card:
-    """Read and check an export's card. Raises `ExportError` if it is missing, damaged, or newer than this fastseg."""
+    """Read and check an export's card.
+
+    Raises `ExportError` if it is missing, damaged, or newer than this fastseg.
+    """
     path = Path(folder) / CARD
     if not path.is_file():
         name = Path(folder).name
@@ -221,12 +239,14 @@ def read_card(folder: Path | str) -> Card:
             raise ValueError(f"there is no card version {schema}")
         if schema > SCHEMA:
             raise ExportError(
-                f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version {schema}; this one "
-                f"reads up to {SCHEMA}); upgrade fastseg to {values.get('fastseg')} or later",
+                f"{path}: written by a newer fastseg ({values.get('fastseg')}, card version "
+                f"{schema}; this one reads up to {SCHEMA}); upgrade fastseg to "
+                f"{values.get('fastseg')} or later",
                 "newer-card",
             )
         values.setdefault("depth", EARLIER_DEPTH)
-        card = Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
+        card = Card(**{name: values[name] for name in STORED if name in values})
+        card.folder = Path(folder)
         faulty = [name for name, is_right in _FORMS.items() if not is_right(getattr(card, name))]
         if faulty:
             raise ValueError(f"wrong value of {', '.join(faulty)}")

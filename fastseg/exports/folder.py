@@ -36,20 +36,25 @@ WRITTEN = {
 
 
 def find(task: str | Task | None = None, export: Path | str | None = None) -> Path:
-    """Return an export folder: the given one, else exports/TASK, else the newest below exports/; or the pickle given, in one.
+    """Return an export folder: the given one, else exports/TASK, else the newest below exports/.
 
+    A given pickle is returned as it is, after its folder was found.
     Raises `ExportError` if there is none, or if it is of another task than the one named.
     """
     name = get(task).name if task else None
-    if export is None and name is None:
-        found = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
-        if not found:
+    if export is not None:
+        folder = Path(export)
+    elif name is not None:
+        folder = Path("exports") / name
+    else:
+        exports = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
+        if not exports:
             raise ExportError(
-                "exports: no export yet; train one with: fastseg fit TASK (fastseg tasks lists them)",
+                "exports: no export yet; train one with: fastseg fit TASK "
+                "(fastseg tasks lists them)",
                 "no-export",
             )
-        return found[-1].parent
-    folder = Path(export) if export else Path("exports") / name
+        return exports[-1].parent
     if folder.suffix == ".pkl":  # `load` opens it on trust only
         return find(task, folder.parent) / folder.name
     recover(folder)
@@ -62,7 +67,8 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     found = read_card(folder).task
     if name and found != name:
         raise ExportError(
-            f"{folder}: holds an export of task {found}, not {name}; pass --export with one of {name}",
+            f"{folder}: holds an export of task {found}, not {name}; "
+            f"pass --export with one of {name}",
             "wrong-task",
         )
     return folder
@@ -70,10 +76,12 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
 
 @contextmanager
 def replacing(out: Path, task: Task) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `out` on success; on failure, `out` stays as it was. `out` is to be claimed before.
+    """Yield a temporary folder that replaces `out` on success; on failure, `out` is unchanged.
 
-    Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` holds no export but other files,
-    another task's export, or the current folder.
+    The caller holds the lock of `out`.
+
+    Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` holds no
+    export but other files, another task's export, or the current folder.
     """
     target, existed = out.resolve(), out.parent.exists()
     recover(target)
@@ -89,14 +97,14 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         )
     if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
         raise ExportError(
-            f"{out}: holds an export of task {_task_named(target)}; choose another folder with --out",
+            f"{out}: holds an export of task {_task_named(target)}; "
+            "choose another folder with --out",
             "holds-export",
         )
     try:
         folder = target.with_name(f".{target.name}.part")
-        shutil.rmtree(
-            folder, ignore_errors=True
-        )  # of a run that was killed: `out` is claimed, so nobody else writes there
+        # Of a run that was killed: `out` is locked, so nobody else writes there.
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     except OSError as error:
         raise ExportError(
@@ -146,7 +154,10 @@ def _swap(folder: Path, target: Path) -> None:
 
 
 def _set_aside(target: Path) -> Path:
-    """Return where an export lies for a moment while another takes its place, on systems that cannot exchange folders in one step."""
+    """Return where an export is kept while another one replaces it.
+
+    Only systems that cannot exchange folders in one step need it.
+    """
     return target.with_name(f".{target.name}.old")
 
 

@@ -1,4 +1,4 @@
-"""The network as ONNX: a deployable file, and on CPUs often two to three times quicker than torch, for single images above all."""
+"""The network as ONNX: a file to deploy, on CPUs often two to three times quicker than torch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ExportError, brief
+from ..utils.device import is_out_of_memory
+from ..utils.io import is_disk_full
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +29,17 @@ TOLERANCE = 1e-2  # logits; float32 in another order of summation differs by 1e-
 
 
 def write_onnx(network: Network, card: Card, path: Path) -> bool:
-    """Write `network` as ONNX: "images", uint8 (N, h, w, 3) at the card's size, to "logits", float32 (N, C, h, w) or (N, C).
+    """Write `network` as ONNX.
 
-    Normalisation and padding are part of the graph. Return False, and write nothing, where the network has operations
-    that ONNX lacks or where the two disagree: predictions are made by torch then.
+    The input "images" is uint8 (N, h, w, 3) at the card's size; the output "logits" is float32 (N,
+    C, h, w) or (N, C). Normalisation and padding are part of the graph. Return False, and write
+    nothing, where the network has operations that ONNX or its runtime lacks, or where the two
+    disagree: predictions are made by torch then.
     """
     import torch
 
     class Deployed(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.network = network
             self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1) * 255)
@@ -44,22 +48,41 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.network((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
-    kept = network.training, network.precision, next(network.parameters()).device
+    training, precision = network.training, network.precision
+    device = next(network.parameters()).device
     images = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (2, *card.size, 3), dtype=np.uint8)
     )
     try:
         network.precision = "float32"
         deployed = Deployed().cpu().eval()
-        # The exporter prints the whole graph when it fails: nothing that a user can correct.
-        with (
-            warnings.catch_warnings(),
-            torch.inference_mode(),
-            redirect_stdout(None),
-            _exportable_pools(deployed),
-        ):
-            warnings.simplefilter("ignore")
-            expected = deployed(images).numpy()
+        reason = _export(deployed, images, path)
+    finally:
+        network.precision = precision
+        network.to(device).train(training)
+    if reason:
+        path.unlink(missing_ok=True)
+        log.info("no ONNX file: %s", brief(reason))
+    return not reason
+
+
+def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str | None:
+    """Write a module as ONNX, and return why it cannot be used, if so.
+
+    Errors that are not of the exporter or the runtime pass through: they are mistakes of our own.
+    """
+    import torch
+
+    # The exporter prints the whole graph when it fails: nothing that a user can correct.
+    with (
+        warnings.catch_warnings(),
+        torch.inference_mode(),
+        redirect_stdout(None),
+        _exportable_pools(deployed),
+    ):
+        warnings.simplefilter("ignore")
+        expected = deployed(images).numpy()
+        try:
             torch.onnx.export(
                 deployed,
                 (images,),
@@ -70,22 +93,25 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
                 dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
                 dynamo=False,
             )
+        except RuntimeError as error:  # the exporter's own kind, and what its C++ part raises
+            if is_out_of_memory(error) or is_disk_full(error):
+                raise
+            return str(error)
+        try:
             difference = float(np.abs(Session(path)(images.numpy()) - expected).max())
-        if difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            raise ValueError(f"ONNX and torch differ by {difference:.3g}")
-        return True
-    except Exception as error:  # exporter and runtime fail on operations they lack in many ways
-        path.unlink(missing_ok=True)
-        log.info("no ONNX file: %s", brief(error))
-        return False
-    finally:
-        network.precision = kept[1]
-        network.to(kept[2]).train(kept[0])
+        except ExportError as error:  # operations that the runtime lacks
+            return str(error)
+    if difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        return f"ONNX and torch differ by {difference:.3g}"
+    return None
 
 
 @contextmanager
 def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
-    """Put products of matrices in the place of adaptive average pooling, which ONNX has only where the sizes divide each other."""
+    """Replace adaptive average pooling by products of matrices.
+
+    ONNX has that pooling only where one size divides the other.
+    """
     import torch
 
     class Pool(torch.nn.Module):
@@ -118,7 +144,7 @@ def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _shares(have: int, want: int) -> np.ndarray:
-    """Return which share each of `have` values has in each of `want` means: float32 (want, have), rows sum to 1."""
+    """Return the weight of each of `have` values in each of `want` means, float32 (want, have)."""
     shares = np.zeros((want, have), dtype=np.float32)
     for i in range(want):  # the bounds of torch's adaptive pooling
         start, end = i * have // want, -(-(i + 1) * have // want)
@@ -127,16 +153,26 @@ def _shares(have: int, want: int) -> np.ndarray:
 
 
 class Sessions:
-    """An ONNX file's sessions by their number of threads: each is made once, whichever thread asks first."""
+    """An ONNX file's sessions by their number of threads; each is made once, by any thread."""
 
     def __init__(self, path: Path):
-        self._path, self._made, self._lock = path, {}, Lock()
+        self._path, self._lock = path, Lock()
+        self._made: dict[int, Session] = {}
 
     def __call__(self, threads: int) -> Session:
         with self._lock:
             if threads not in self._made:
                 self._made[threads] = Session(self._path, threads)
             return self._made[threads]
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the kinds of errors that onnxruntime raises; they have no common class."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type)]
+    own = [kind for kind in kinds if issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError)  # ValueError: inputs that the graph does not have
 
 
 class Session:
@@ -148,15 +184,14 @@ class Session:
         self._path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # spinning starves decoding and writing
+        # Threads that wait by spinning take the processor from decoding and writing.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # damaged files fail in the runtime's own ways
+        except _runtime_errors() as error:  # a damaged file
             raise ExportError(
                 f"{path}: cannot be read as ONNX ({brief(error)}); fit again", "damaged-onnx"
             ) from error
@@ -164,9 +199,7 @@ class Session:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         try:
             return self._session.run(None, {"images": images})[0]
-        except (
-            Exception
-        ) as error:  # the runtime's own kinds: a card that names another size, out of memory
+        except _runtime_errors() as error:  # a card of another size, or too little memory
             raise ExportError(
                 f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "
                 f"({brief(error)}); does the card fit it? Fit again",

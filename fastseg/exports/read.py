@@ -1,4 +1,4 @@
-"""Reads an export: its card, checked against the task here, and its network with the weights that the card names."""
+"""Reads an export: its card, checked against the task here, and its network with its weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def card_of(export: Path | str) -> Card:
-    """Return the card of an export's folder, or of the folder that a pickle lies in, and check that its task is the one here.
+    """Return the card of an export's folder, or of the folder that a pickle lies in.
 
+    The task that it names must be the one here.
     Needs no torch: mistakes about exports are found before it is imported. Raises `ExportError`.
     """
     export = Path(export)
@@ -26,7 +27,10 @@ def card_of(export: Path | str) -> Card:
 
 
 def network_of(export: Path, card: Card) -> Network:
-    """Return the network of an export with its weights. Raises `ExportError` if they do not fit its card."""
+    """Return the network of an export with its weights.
+
+    Raises `ExportError` if they do not fit its card.
+    """
     from safetensors.torch import load_file
 
     from ..models.factory import build
@@ -37,9 +41,7 @@ def network_of(export: Path, card: Card) -> Network:
         with importing():  # timm and the decoders
             network = build(Spec(**card.network))
         network.load_state_dict(load_file(path))
-    except (
-        Exception
-    ) as error:  # damaged or exchanged weights fail in the reader's or in torch's own way
+    except Exception as error:  # damaged weights fail in the reader's or in torch's own way
         raise ExportError(
             f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"
         ) from error
@@ -53,7 +55,8 @@ def verified(path: Path, card: Card) -> Path:
         raise ExportError(f"{path}: missing; fit again", "missing-file")
     if card.sha256.get(path.name) != sha256(path):
         raise ExportError(
-            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or copy it again",
+            f"{path}: is not the file that its card names (damaged or exchanged); fit again, or "
+            "copy it again",
             "exchanged-file",
         )
     return path
@@ -74,8 +77,8 @@ def _task_of(card: Card) -> Task:
         )
     if list(task.classes) != card.classes:
         raise ExportError(
-            f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the task here has "
-            f"{', '.join(task.classes)}; fit again",
+            f"the export of task {card.task} has classes {brief(', '.join(card.classes))}, but the "
+            f"task here has {', '.join(task.classes)}; fit again",
             "task-changed",
         )
     return task

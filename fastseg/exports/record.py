@@ -1,9 +1,9 @@
-"""What is known of the training of a learner, kept on the learner until it is written into the card."""
+"""What is known of the training of a learner, for the card of its export."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingRecord:
-    """What a task's learner was made from, as `learn.record`; training adds `course` and `history`."""
+    """What a learner was made from: `learn.record`. Training adds `course` and `history`."""
 
     task: str
     data: str  # folder with the images, absolute
@@ -27,7 +27,7 @@ class TrainingRecord:
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images, if there are any
     precision: str | None = None  # as asked for
-    course: dict[str, object] = field(default_factory=dict)  # options of the training, and seconds
+    course: dict[str, Any] = field(default_factory=dict)  # options of the training, and seconds
     history: list[dict[str, float]] = field(default_factory=list)  # one dict an epoch
 
     @property

@@ -1,4 +1,4 @@
-"""Writes a learner as an export: model.safetensors, model.onnx, export.pkl, history.csv, card.json."""
+"""Writes a learner as an export: network, ONNX model, pickle, history and card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import get
-from ..utils.io import name_below
+from ..utils.io import name_below, portable_path
 from ..utils.locks import write_lock
 from .card import HISTORY, MODEL, ONNX, PICKLE, SCHEMA, Card, seal, versions
 from .folder import replacing
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 def save(learn: Learner, out: Path | str) -> Path:
-    """Write `learn`, made by `fastseg.learner`, to the folder `out`; an export that is there already is replaced.
+    """Write `learn`, made by `fastseg.learner`, to the folder `out`, and replace an export in it.
 
-    Raises `ExportError` for other learners (use fastai's `learn.export` for them) and for folders that hold other files.
+    Raises `ExportError` for other learners (use fastai's `learn.export` for them) and for folders
+    that hold other files.
     """
     with write_lock(Path(out)), replacing(Path(out), get(record_of(learn).task)) as folder:
         write(learn, folder)
@@ -30,7 +31,7 @@ def save(learn: Learner, out: Path | str) -> Path:
 
 
 def write(learn: Learner, folder: Path) -> Card:
-    """Write export.pkl, model.safetensors, model.onnx, history.csv and card.json of `learn` into an existing folder."""
+    """Write the files of an export of `learn` into an existing folder, and return its card."""
     import pandas as pd
     from safetensors.torch import save_file
 
@@ -46,14 +47,14 @@ def write(learn: Learner, folder: Path) -> Card:
     _export_pickle(learn, folder)
     history = record.history or _last_history(learn)
     pd.DataFrame(history).rename_axis("epoch").to_csv(folder / HISTORY)
-    card = _card(learn, epochs=len(history))
+    card = _card(learn, folder, epochs=len(history))
     write_onnx(learn.model, card, folder / ONNX)
     seal(card, folder)
     return card
 
 
 def _last_history(learn: Learner) -> list[dict[str, float]]:
-    """Return the epochs of the last call of fit, which is all that fastai remembers of a training by hand."""
+    """Return the epochs of the last call of fit: fastai keeps no others of a training by hand."""
     return [
         dict(zip(learn.recorder.metric_names[1:-1], map(float, row)))
         for row in getattr(learn.recorder, "values", [])
@@ -62,7 +63,7 @@ def _last_history(learn: Learner) -> list[dict[str, float]]:
 
 
 def _export_pickle(learn: Learner, folder: Path) -> None:
-    """Write export.pkl, without the history, which has its own file, and without the path of the data."""
+    """Write export.pkl without the history, which has its own file, and the path of the data."""
     record, path, precision = record_of(learn), learn.path, learn.model.precision
     try:
         learn.path = Path(".")
@@ -74,14 +75,14 @@ def _export_pickle(learn: Learner, folder: Path) -> None:
 
 
 def _drop_activations(model: Any) -> None:
-    """Drop the features of the last batch, which fastai's DynamicUnet keeps in its hooks and would pickle."""
+    """Drop the features of the last batch, which the hooks of fastai's DynamicUnet keep."""
     for module in model.modules():
         for holder in (getattr(module, "hook", None), *(getattr(module, "sfs", None) or [])):
             if hasattr(holder, "stored"):
                 holder.stored = None
 
 
-def _card(learn: Learner, epochs: int) -> Card:
+def _card(learn: Learner, folder: Path, epochs: int) -> Card:
     from .. import __version__
     from ..utils.device import precision_of
 
@@ -99,7 +100,7 @@ def _card(learn: Learner, epochs: int) -> Card:
         resize=task.recipe.resize,
         mean=list(learn.model.mean),
         std=list(learn.model.std),
-        data=record.data,
+        data=portable_path(record.data, folder) if record.data else "",
         train_images=len(learn.dls.train_ds),
         valid_files=[name_below(record.data, item.image) for item in learn.dls.valid_ds.items],
         weights_origin=record.weights_origin,
@@ -117,4 +118,5 @@ def _card(learn: Learner, epochs: int) -> Card:
         tta=task.recipe.tta,
         flip_shift=record.flip_shift,
         depth=record.depth,
+        folder=folder,
     )

@@ -1,6 +1,7 @@
-"""fastai learners: `learner` for a task, its short form `TASK_learner`, and `unet_learner` and `vision_learner` for any `DataLoaders`.
+"""fastai learners: `learner` for a task, `unet_learner` and `vision_learner` for any `DataLoaders`.
 
-The options are checked in `preparation` without torch, and the learner is made in `build`. Training is in `training`.
+`options` describes the options of a fit, `preparation` checks them without torch, and `build` makes
+the learner. Training is in `fastseg.training`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 
-def __getattr__(name: str) -> Callable:
-    """Import the learners on first use, and give every task its own `TASK_learner`, such as `eye_learner(data, arch="resnet34")`."""
+def __getattr__(name: str) -> Callable[..., Any]:
+    """Import the learners on first use, and give every task its own, such as `eye_learner`."""
     if name in ("unet_learner", "vision_learner"):
         return getattr(import_module(".build", __name__), name)
     task, _, suffix = name.rpartition("_")

@@ -1,19 +1,20 @@
-"""Learners: `unet_learner` and `vision_learner` for any timm backbone, and one `learner` for every task."""
+"""Makes learners: `unet_learner` and `vision_learner` for any timm backbone, `built` for tasks."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from fastai import optimizer as optimizers
-from fastai.callback.schedule import (
-    Learner,
-)  # the import patches fit_one_cycle and lr_find into Learner
+
+# This import patches fit_one_cycle and lr_find into Learner.
+from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize, get_c
 from fastai.learner import Metric, defaults
@@ -37,6 +38,8 @@ from ..models.network import Network, parameter_groups
 from ..tasks import Task
 from ..types import Recipe
 from ..utils import device as machine
+from ..utils.choices import asked_precision
+from ..utils.io import portable_path
 from .options import FitOptions
 from .precision import training_precision
 
@@ -55,35 +58,36 @@ OPTIMIZERS = {
 
 def unet_learner(
     dls: DataLoaders,
-    arch: str | Callable,
+    arch: str | Callable[..., Any],
     normalize: bool = True,
     n_out: int | None = None,
     pretrained: bool = True,
-    weights=None,
-    config: dict | None = None,
-    loss_func=None,
-    opt_func=optimizers.Adam,
-    lr=defaults.lr,
-    splitter=None,
-    cbs=None,
-    metrics=None,
-    path=None,
-    model_dir="models",
-    wd=None,
+    weights: str | Path | None = None,
+    config: dict[str, Any] | None = None,
+    loss_func: Callable[..., Any] | None = None,
+    opt_func: Callable[..., Any] = optimizers.Adam,
+    lr: float = defaults.lr,
+    splitter: Callable[..., Any] | None = None,
+    cbs: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | None = None,
+    path: str | Path | None = None,
+    model_dir: str | Path = "models",
+    wd: float | None = None,
     wd_bn_bias: bool = False,
     train_bn: bool = True,
-    moms=(0.95, 0.85, 0.95),
+    moms: tuple[float, ...] = (0.95, 0.85, 0.95),
     decoder: str = "unet",
-    **kwargs,
+    **kwargs: Any,
 ) -> Learner:
-    """Build a segmentation `Learner`, with fastai's signature, over any timm backbone with a feature pyramid.
+    """Build a segmentation `Learner`, with fastai's signature, over a timm backbone.
 
-    A string `arch` is a timm name; `decoder` is one of `utils.choices.DECODERS`, and `kwargs` go to it. `weights` is as
-    for the CLI ("auto", "imagenet", "none", a file); None means "auto" if `pretrained` else "none".
-    A callable `arch` is handed to fastai's own `unet_learner` with all that it understands.
-    Raises `ModelError` for names, weights and options that do not fit.
+    The backbone must have a feature pyramid. A string `arch` is a timm name; `decoder` is one of
+    `utils.choices.DECODERS`, and `kwargs` go to it. `weights` is as for the CLI ("auto",
+    "imagenet", "none", a file); None means "auto" if `pretrained` else "none". A callable `arch` is
+    handed to fastai's own `unet_learner` with all that it understands. Raises `ModelError` for
+    names, weights and options that do not fit.
     """
-    common = dict(
+    common: dict[str, Any] = dict(
         loss_func=loss_func,
         opt_func=opt_func,
         lr=lr,
@@ -123,32 +127,32 @@ def unet_learner(
 
 def vision_learner(
     dls: DataLoaders,
-    arch: str | Callable,
+    arch: str | Callable[..., Any],
     normalize: bool = True,
     n_out: int | None = None,
     pretrained: bool = True,
-    weights=None,
-    loss_func=None,
-    opt_func=optimizers.Adam,
-    lr=defaults.lr,
-    splitter=None,
-    cbs=None,
-    metrics=None,
-    path=None,
-    model_dir="models",
-    wd=None,
+    weights: str | Path | None = None,
+    loss_func: Callable[..., Any] | None = None,
+    opt_func: Callable[..., Any] = optimizers.Adam,
+    lr: float = defaults.lr,
+    splitter: Callable[..., Any] | None = None,
+    cbs: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | None = None,
+    path: str | Path | None = None,
+    model_dir: str | Path = "models",
+    wd: float | None = None,
     wd_bn_bias: bool = False,
     train_bn: bool = True,
-    moms=(0.95, 0.85, 0.95),
-    **kwargs,
+    moms: tuple[float, ...] = (0.95, 0.85, 0.95),
+    **kwargs: Any,
 ) -> Learner:
     """Build a classification `Learner`, with fastai's signature, over any timm backbone.
 
-    `kwargs` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...). `weights` is as for `unet_learner`.
-    A callable `arch` is handed to fastai's own `vision_learner`.
-    Raises `ModelError` for names, weights and options that do not fit.
+    `kwargs` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...). `weights` is as
+    for `unet_learner`. A callable `arch` is handed to fastai's own `vision_learner`. Raises
+    `ModelError` for names, weights and options that do not fit.
     """
-    common = dict(
+    common: dict[str, Any] = dict(
         loss_func=loss_func,
         opt_func=opt_func,
         lr=lr,
@@ -179,8 +183,10 @@ def vision_learner(
     return as_learner(dls, network, origin, normalize, **common)
 
 
-def _weights(weights, pretrained: bool) -> str:
-    return str(weights) if weights is not None else "auto" if pretrained else "none"
+def _weights(weights: str | Path | None, pretrained: bool) -> str:
+    if weights is not None:
+        return str(weights)
+    return "auto" if pretrained else "none"
 
 
 def as_learner(
@@ -189,11 +195,11 @@ def as_learner(
     origin: str,
     normalize: bool = True,
     *,
-    splitter=None,
-    loss_func=None,
-    **options,
+    splitter: Callable[..., Any] | None = None,
+    loss_func: Callable[..., Any] | None = None,
+    **options: Any,
 ) -> Learner:
-    """Return a fastai `Learner` of `network`, whose weights come from `origin`: frozen unless they are random."""
+    """Return a fastai `Learner` of `network`; it is frozen unless its weights are random."""
     if normalize and not dls.after_batch.fs.filter(lambda t: isinstance(t, Normalize)):
         dls.add_tfms([Normalize.from_stats(network.mean, network.std)], "after_batch")
     learn = Learner(
@@ -209,24 +215,23 @@ def as_learner(
 
 
 class ForegroundMetric(Metric):
-    """A dataset-level mean over the foreground classes: counts are summed over all batches, then divided."""
+    """A mean over the foreground classes: counts are summed over all batches, then divided."""
 
     def __init__(self, key: str, classes: int, background: int | None):
         self.key, self.classes, self.background = key, classes, background
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         self.counts = np.zeros((self.classes, self.classes), dtype=np.int64)
 
-    def accumulate(self, learn):
-        predicted = (
-            learn.pred.max(dim=1).indices.to(torch.uint8).cpu().numpy()
-        )  # far quicker than argmax over a channel
+    def accumulate(self, learn: Learner) -> None:
+        # `max` is far quicker than `argmax` over a channel.
+        predicted = learn.pred.max(dim=1).indices.to(torch.uint8).cpu().numpy()
         self.counts += metrics.confusion(learn.y.cpu().numpy(), predicted, self.classes)
 
     @property
     def value(self) -> float:
-        return metrics.mean(metrics.per_class(self.counts)[self.key], self.background)
+        return float(metrics.mean(metrics.per_class(self.counts)[self.key], self.background))
 
     @property
     def name(self) -> str:
@@ -243,13 +248,14 @@ def built(
 ) -> Learner:
     """Return the learner of options that `preparation.learner_of` has checked.
 
-    `recipe` is the task's with these options in it; `card` is of the export that `options.weights` names, if it names one. Checks what only torch
-    and timm know, and every image and label. Raises `FastsegError` kinds.
+    `recipe` is the task's with these options in it; `card` is of the export that `options.weights`
+    names, if it names one. Checks what only torch and timm know, and every image and label. Raises
+    `FastsegError` kinds.
     """
     if card is None:
         check_arch(recipe.arch)
     machine.device_of(options.device)
-    asked = machine.asked_precision(options.precision)
+    asked = asked_precision(options.precision)
     pixels = Pixels(task, recipe.size, options.cache)
     facts = survey(task, data, splitter(task, options.seed, fold), pixels.keep)
     set_seed(options.seed)
@@ -291,7 +297,7 @@ def _network(
 ) -> tuple[Network, str]:
     """Return the recipe's network, or that of an export, and where its weights come from."""
     if card is not None:
-        return network_of(Path(weights), card), f"export {Path(weights)}"
+        return network_of(Path(weights), card), f"export {portable_path(weights, Path.cwd())}"
     if not task.has_masks:
         return classifier(recipe.arch, get_c(dls), weights)
     return segmenter(
@@ -304,12 +310,12 @@ def _network(
     )
 
 
-def _metrics(task: Task) -> list[Callable | Metric]:
+def _metrics(task: Task) -> list[Any]:
     if not task.has_masks:
         return [accuracy]
     return [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
 
 
 def _input_size(dls: DataLoaders, decoder: str) -> tuple[int, int] | None:
-    """Return the (height, width) of a batch in px, which only fastai's own decoder needs to know."""
+    """Return the (height, width) of a batch in px; only fastai's own decoder needs it."""
     return tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None

@@ -1,8 +1,9 @@
 """The options of a fit, in one place: name, type, default, range and help of each. No torch here.
 
-From the fields of `FitOptions` derive the options of the command line, the signatures of `fastseg.fit` and
-`fastseg.learner`, the values that `fastseg.study` can vary, what an interrupted fit remembers, and the
-training part of a card. A new option is one field here, and the code that uses it.
+From the fields of `FitOptions` derive the options of the command line, the signatures of
+`fastseg.fit` and `fastseg.learner`, the values that `fastseg.study` can vary, what an interrupted
+fit remembers, and the training part of a card. A new option is one field here, and the code that
+uses it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError, ModelError, choose
 from ..utils.choices import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ..tasks import Task
     from ..types import Recipe
 
-# What an option says something about: the network and its data, the course of the training, or the run as a whole.
+# What an option is about: the network and its data, the course of the training, or the whole run.
 Part = Literal["learner", "course", "run"]
 RECIPE = "the task's recipe"
 MAX_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
@@ -95,7 +96,7 @@ class Name:
 
 
 def rate_of(lr: float | str | None, default: float) -> float:
-    """Return a learning rate as a number, the default for None. Raises `ModelError` unless it is positive."""
+    """Return a learning rate, the default for None. Raises `ModelError` unless it is positive."""
     try:
         rate = default if lr is None else float(lr)
     except (TypeError, ValueError):
@@ -137,10 +138,9 @@ def _check_start(weights: str) -> None:
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option. `default_help` says what None stands for, as the help prints it."""
+    """What is known of one option. `default_help` says what None stands for."""
 
     name: str
-    types: tuple[type, ...]
     annotation: str
     default: Any
     part: Part
@@ -194,7 +194,7 @@ def _option(
 
 @dataclass(frozen=True)
 class FitOptions:
-    """All options of a fit. None stands for the task's recipe, or for what the help of the option says."""
+    """All options of a fit. None stands for the task's recipe, or for what the help says."""
 
     arch: str | None = _option(
         None, "learner", "Backbone: any timm name", Name(), default_help=RECIPE
@@ -263,7 +263,8 @@ class FitOptions:
     windows: float | None = _option(
         None,
         "course",
-        "Share of the epochs that see windows of half the image's sides: quicker, for small objects",
+        "Share of the epochs that see windows of half the image's sides: quicker, for small "
+        "objects",
         Number(0, 1),
         default_help=RECIPE,
         in_card=True,
@@ -306,7 +307,8 @@ class FitOptions:
     loss: str | None = _option(
         None,
         "learner",
-        "ce, wce (class weights from the data), dice, focal, lovasz, tversky, or a sum such as ce+dice",
+        "ce, wce (class weights from the data), dice, focal, lovasz, tversky, or a sum such as "
+        "ce+dice",
         Name(loss_parts),
         default_help=RECIPE,
     )
@@ -416,7 +418,7 @@ class FitOptions:
         return {name: 0 if value is None else value for name, value in kept.items()}
 
     def given(self) -> dict[str, object]:
-        """Return the options that differ from their defaults, as JSON keeps them; `from_json` reads them."""
+        """Return the options that differ from their defaults, as JSON keeps them."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -426,7 +428,7 @@ class FitOptions:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FitOptions:
-        """Return the options that `given` wrote. Raises `ValueError` for names that are no options."""
+        """Return the options that `given` returned. Raises `ValueError` for unknown names."""
         unknown = sorted(set(values) - set(OPTIONS))
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such option")
@@ -434,11 +436,9 @@ class FitOptions:
 
 
 def _described() -> dict[str, Option]:
-    hints = get_type_hints(FitOptions)
     return {
         entry.name: Option(
             name=entry.name,
-            types=tuple(getattr(hints[entry.name], "__args__", (hints[entry.name],))),
             annotation=str(entry.type),
             default=entry.default,
             **entry.metadata,
@@ -453,7 +453,7 @@ LEARNER_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.part 
 
 
 def with_options(*names: str) -> Callable[[F], F]:
-    """Show the options `names` in the signature and the help of a function that takes them as `**options`."""
+    """Show the options `names` in the signature and help of a function that has `**options`."""
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)

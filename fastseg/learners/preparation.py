@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # Seconds for which masks are decoded before torch is imported: a few hundred small masks, while the
 # import itself takes three to six seconds.
 EARLY_CHECK_SECONDS = 0.5
-# Threads that decode masks at the same time: reading from a network disk waits more than it computes.
+# Threads that decode masks: reading from a network disk waits more than it computes.
 MAX_DECODERS = 8
 
 
@@ -59,7 +59,7 @@ def learner_of(
     options: FitOptions,
     fold: tuple[int, int] | None = None,
 ) -> Learner:
-    """Return the learner that `options` describe, as `learner` does. Raises `FastsegError` kinds."""
+    """Return the learner that `options` describe. Raises `FastsegError` kinds."""
     data = Path(data or f"data/{task.name}")
     options.check()
     asked_precision(options.precision)
@@ -120,10 +120,10 @@ def start_card(export: Path, task: Task) -> Card:
 def check_some_masks(
     task: Task, data: Path, items: Sequence[Item], seconds: float = EARLY_CHECK_SECONDS
 ) -> None:
-    """Decode masks, evenly spread over `items`, for so many seconds. Raises `DataError` for the first faulty one.
+    """Decode masks, evenly spread over `items`, for so many seconds.
 
-    A few hundred masks are all checked. `checks.preflight.survey` reads every image and mask, once
-    torch is imported.
+    Raises `DataError` for the first faulty one. A few hundred masks are all checked.
+    `checks.preflight.survey` reads every image and mask, once torch is imported.
     """
     end, workers = time.monotonic() + seconds, min(MAX_DECODERS, cpu_count() or 1)
     step = max(1, round(len(items) ** 0.5))

@@ -20,6 +20,7 @@ from ..evaluation.run import trained_on
 from ..exports.card import HISTORY, read_history
 from ..metrics.figures import FIGURES
 from ..metrics.risk import ERROR_RATE, review_threshold
+from ..utils.io import portable_path
 from . import charts, painting, panels
 from .html import css_colour, data_address, environment, jpeg, write_page
 
@@ -44,7 +45,7 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
         task=found.task,
         card=found.card,
         metrics=found.metrics,
-        data=root,
+        data=portable_path(root, path.parent),
         split=split,
         found=found,
         seen=trained_on(found.card, [image.item for image in found.images], root),

@@ -1,4 +1,4 @@
-"""From a learner to an export: options, time budget, loop, callbacks, checkpoints, resuming, cross-validation, studies.
+"""From a learner to an export: time budget, loop, callbacks, checkpoints, folds, studies.
 
 Networks are built in `models`, and learners in `learners`.
 """

@@ -1,4 +1,4 @@
-"""Plans a training that fits into a given time: how many epochs, and at which size of the images."""
+"""Plans a training that fits into a given time: number of epochs, and size of the images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS_A_VALIDATION_BATCH = 0.4
 
 @dataclass(frozen=True)
 class Plan:
-    """A training that fits into its time: image size (height, width) in px, epochs, and seconds for them."""
+    """A training that fits into its time: size (height, width) in px, epochs, and seconds."""
 
     size: tuple[int, int]
     epochs: int
@@ -61,7 +61,7 @@ class Plan:
 
 
 def epoch_seconds(learn: Learner) -> float:
-    """Return the measured seconds of one epoch, training and validation. The learner is left as it was."""
+    """Return the measured seconds of one epoch with its validation. The learner is unchanged."""
     from ..learners.precision import step_seconds
 
     steps = STEPS_A_TRAINING_BATCH * len(learn.dls.train)
@@ -99,8 +99,8 @@ def planned(
     if epochs < 1:
         smaller_size = "--size or " if recipe.resize == "squish" else ""
         raise ModelError(
-            f"an epoch takes {epoch:.1f} s at {size[0]}x{size[1]} px, too long for what loading left "
-            f"of the time budget ({max(0, left):.1f} s); give more time, or a smaller "
+            f"an epoch takes {epoch:.1f} s at {size[0]}x{size[1]} px, too long for what loading "
+            f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller "
             f"{smaller_size}--arch",
             "time-budget",
         )
@@ -114,7 +114,7 @@ def planned(
 
 
 def _smaller(size: tuple[int, int], epochs: int) -> tuple[int, int]:
-    """Return the size at which `FEWEST_EPOCHS` take the time of `epochs`; time grows with the area."""
+    """Return the size at which `FEWEST_EPOCHS` take the time of `epochs`, by the area."""
     scale = max(SMALLEST_SCALE, (max(epochs, 0.1) / FEWEST_EPOCHS) ** 0.5)
     height, width = (max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in size)
     return height, width

@@ -1,4 +1,4 @@
-"""What happens during training beyond fastai's loop: averaged weights, small windows first, a budget of time, progress."""
+"""Callbacks beyond fastai's: averaged weights, windows, half size, time budget, progress."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class AverageWeights(Callback):
-    """Validate with, and end training on, an exponential moving average of the weights (arXiv:1703.01780).
+    """Validate with, and end with, a moving average of the weights (arXiv:1703.01780).
 
-    `decay` is the share of the average that each step keeps; it rises from 0.1 so that the start is soon forgotten.
+    `decay` is the share of the average that each step keeps; it rises from 0.1 so that the start is
+    soon forgotten.
     """
 
     order = 55  # after the optimizer's step and the schedule
@@ -29,14 +31,15 @@ class AverageWeights(Callback):
     def __init__(self, decay: float):
         self.decay = decay
 
-    def before_fit(self):
-        self.steps, self.kept = 0, None
+    def before_fit(self) -> None:
+        self.steps = 0
+        self.kept: dict[str, torch.Tensor] | None = None
         self.average = {
             name: value.detach().clone() for name, value in self.learn.model.state_dict().items()
         }
 
     @torch.no_grad()
-    def after_batch(self):
+    def after_batch(self) -> None:
         if not self.training:
             return
         self.steps += 1
@@ -49,29 +52,29 @@ class AverageWeights(Callback):
         for name in now.keys() - set(floating):
             self.average[name].copy_(now[name])
 
-    def before_validate(self):
+    def before_validate(self) -> None:
         self.kept = {
             name: value.detach().clone() for name, value in self.learn.model.state_dict().items()
         }
         self.learn.model.load_state_dict(self.average)
 
-    def before_train(
-        self,
-    ):  # not right after validation: what is saved after an epoch is to be what was validated
+    def before_train(self) -> None:
+        # Not right after validation: what is saved after an epoch is what was validated.
         if self.kept is not None:
             self.learn.model.load_state_dict(self.kept)
             self.kept = None
 
-    def after_fit(self):
+    def after_fit(self) -> None:
         self.learn.model.load_state_dict(self.average)
-        self.average = None
+        self.average = {}
 
 
 class Windows(Callback):
-    """Train the first epochs on windows cut from the images, and the rest on whole ones: small first, then large.
+    """Train the first epochs on windows cut from the images, and the rest on whole images.
 
-    A window is `share` of each side of the image. Three of four lie about a labelled foreground pixel of their image
-    drawn at random, so that small objects are seen often; the others lie anywhere. Validation sees whole images.
+    A window is `share` of each side of the image. Three of four lie about a labelled foreground
+    pixel of their image drawn at random, so that small objects are seen often; the others lie
+    anywhere. Validation sees whole images.
     """
 
     order = -1  # before MixUp mixes what is seen
@@ -84,7 +87,7 @@ class Windows(Callback):
             anywhere,
         )
 
-    def before_batch(self):
+    def before_batch(self) -> None:
         if not self.training or self.epoch >= self.epochs:
             return
         x, y = self.learn.xb[0], self.learn.yb[0]
@@ -121,14 +124,14 @@ class Windows(Callback):
 
 
 class HalfSize(Callback):
-    """Train the first epochs on images of half the size, at a quarter of the cost, and the rest at the whole."""
+    """Train the first epochs on images of half the size, which takes a quarter of the time."""
 
     order = -1
 
     def __init__(self, epochs: int):
         self.epochs = epochs
 
-    def before_batch(self):
+    def before_batch(self) -> None:
         if not self.training or self.epoch >= self.epochs:
             return
         x, y = self.learn.xb[0], self.learn.yb[0]
@@ -152,14 +155,17 @@ class HalfSize(Callback):
 
 
 class TimeBudget(Callback):
-    """End a one-cycle within `seconds` from now: where epochs take longer than planned, the cycle is shortened to fit."""
+    """End a one-cycle within `seconds` from now.
+
+    Where epochs take longer than planned, the cycle is shortened to fit.
+    """
 
     order = -5  # before the schedule reads how much of the training is done
 
     def __init__(self, seconds: float):
         self.end = time.monotonic() + seconds
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.start, self.last, self.since = time.monotonic(), self.n_epoch, (0, 0.0)
 
     @property
@@ -168,17 +174,18 @@ class TimeBudget(Callback):
         return time.monotonic() - self.start
 
     @elapsed.setter
-    def elapsed(self, seconds: float):
+    def elapsed(self, seconds: float) -> None:
         self.start = time.monotonic() - seconds
 
-    def before_batch(self):
-        if self.training:  # fastai counts towards n_epoch; the schedule must reach its end at the last affordable epoch
+    def before_batch(self) -> None:
+        # fastai counts towards n_epoch; the schedule must end at the last affordable epoch.
+        if self.training:
             epoch, done = self.since
             self.learn.pct_train = done + (1 - done) * (
                 self.epoch + self.iter / self.n_iter - epoch
             ) / (self.last - epoch)
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         count = self.epoch + 1
         spent = (time.monotonic() - self.start) / count
         affordable = count + max(0, int((self.end - time.monotonic()) / spent))
@@ -191,19 +198,18 @@ class TimeBudget(Callback):
             )
             self.since, self.last = (count, self.learn.pct_train), affordable
 
-    def before_epoch(self):
-        if (
-            self.epoch >= self.last
-        ):  # not in after_epoch: the epoch that ended is still to be recorded
+    def before_epoch(self) -> None:
+        # Not in after_epoch: the epoch that ended has not been recorded yet.
+        if self.epoch >= self.last:
             raise CancelFitException
 
 
 class Reporter(Callback):
-    """Show a progress bar over all batches of all epochs, and one line an epoch, on standard error."""
+    """Show a progress bar over all batches, and one line for each epoch, on standard error."""
 
     order = 60
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.shown = not hasattr(self.learn, "lr_finder")
         if not self.shown:
             return
@@ -215,21 +221,21 @@ class Reporter(Callback):
         )
         self.logger, self.learn.logger = self.learn.logger, self._line
 
-    def after_batch(self):
+    def after_batch(self) -> None:
         if self.shown:
             part = "head only, epoch" if self.frozen_head else "epoch"
             self.bar.update(
                 self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}"
             )
 
-    def after_fit(self):
+    def after_fit(self) -> None:
         if self.shown:
             self.bar.stop()
             self.learn.logger = self.logger
 
     after_cancel_fit = after_fit
 
-    def _line(self, values: Sequence):
+    def _line(self, values: Sequence[Any]) -> None:
         names = [
             "frozen epoch" if self.frozen_head and name == "epoch" else name
             for name in self.recorder.metric_names

@@ -1,4 +1,4 @@
-"""What a training needs to go on where it stopped, written after each epoch: weights, optimizer, schedule, random numbers, history."""
+"""What a training needs to be resumed: weights, optimizer, schedule, random numbers, history."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.learner import Learner
 from fastcore.foundation import L
 
 from ..errors import DataError, brief
@@ -28,10 +30,11 @@ KNOWN = {
 
 
 class Checkpoint(Callback):
-    """Write `path` after each epoch of one stage of a training, and begin where `saved`, what `read` returned, ends.
+    """Write `path` after each epoch of one stage of a training; begin where `saved` ends.
 
-    `before` is what was known before this stage, its rate and its history; the training began at `began`, a time of
-    `time.monotonic` that leaves out the interruptions. `rows(learn)` gives this stage's own rows of history.
+    `before` is what was known before this stage, its rate and its history; the training began at
+    `began`, a time of `time.monotonic` that leaves out the interruptions. `rows(learn)` gives this
+    stage's own rows of history.
     """
 
     order = 90  # after all that an epoch changes: metrics, averages, the best weights so far
@@ -40,10 +43,10 @@ class Checkpoint(Callback):
         self,
         path: Path,
         stage: int,
-        saved: Mapping | None,
-        before: Mapping,
+        saved: Mapping[str, Any] | None,
+        before: Mapping[str, Any],
         began: float,
-        rows: Callable,
+        rows: Callable[[Learner], list[dict[str, float]]],
     ):
         self.path, self.stage, self.saved, self.before, self.began, self.rows = (
             path,
@@ -54,13 +57,12 @@ class Checkpoint(Callback):
             rows,
         )
 
-    def __call__(self, event_name: str):
+    def __call__(self, event_name: str) -> None:
         if event_name in ("before_fit", "after_epoch"):
-            getattr(
-                self, event_name
-            )()  # fastai's own call would rewrite the message of an error, such as that of a full disk
+            # fastai's own call would rewrite the message of an error, such as that of a full disk.
+            getattr(self, event_name)()
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         if self.saved is None:
             return
         learn, saved = self.learn, self.saved
@@ -71,9 +73,9 @@ class Checkpoint(Callback):
             for name, value in saved["callbacks"].get(type(callback).__name__, {}).items():
                 setattr(callback, name, value)
         learn.recorder.smooth_loss.count, learn.recorder.smooth_loss.val = saved["smooth_loss"]
-        _set_random(saved["random"], learn)
+        _set_random_state(saved["random"], learn)
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         averaged = next(
             (cb for cb in self.learn.cbs if getattr(cb, "kept", None) is not None), None
         )
@@ -90,7 +92,7 @@ class Checkpoint(Callback):
                 if averaged
                 else self.learn.model.state_dict(),  # the average is only shown to the validation
                 "opt": self.learn.opt.state_dict(),
-                "random": _random(self.learn),
+                "random": _random_state(self.learn),
                 "smooth_loss": (
                     self.recorder.smooth_loss.count,
                     self.recorder.smooth_loss.val,
@@ -106,24 +108,26 @@ class Checkpoint(Callback):
         )
 
 
-def write(path: Path, state: Mapping) -> None:
+def write(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically, and flush it to the disk: it must survive a power cut."""
     buffer = io.BytesIO()  # torch's own writer cannot say that a disk is full
-    torch.save(_plain(state), buffer)
+    torch.save(_without_classes(state), buffer)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())
 
 
-def read(path: Path, device: torch.device) -> dict | None:
-    """Return what a checkpoint holds, or None if there is none. No code in it is run. Raises `DataError` if it is damaged."""
+def read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """Return what a checkpoint holds, or None.
+
+    Runs no code in it. Raises `DataError` if damaged.
+    """
     if not path.is_file():
         return None
     try:
-        with zipfile.ZipFile(
-            path
-        ) as archive:  # torch itself does not look at the checksums that it writes
+        # torch itself does not check the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged} has another checksum than it was written with")
         return torch.load(path, map_location=device, weights_only=True)
@@ -134,31 +138,32 @@ def read(path: Path, device: torch.device) -> dict | None:
         ) from None
 
 
-def _plain(value):
+def _without_classes(value: Any) -> Any:
     """Return a value of plain containers, tensors and numbers, which load without running code."""
     if isinstance(value, torch.Tensor):
         return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: _without_classes(entry) for key, entry in value.items()}
     if isinstance(value, (list, L)):
-        return [_plain(entry) for entry in value]
+        return [_without_classes(entry) for entry in value]
     if isinstance(value, tuple):
-        return tuple(_plain(entry) for entry in value)
+        return tuple(_without_classes(entry) for entry in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _random(learn) -> dict:
-    kind, keys, *rest = np.random.get_state()
+def _random_state(learn: Learner) -> dict[str, Any]:
+    """Return the states of all random number generators that a training uses."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "loaders": [loader.rng.getstate() for loader in learn.dls.loaders],
     }
 
 
-def _set_random(state: Mapping, learn) -> None:
+def _set_random_state(state: Mapping[str, Any], learn: Learner) -> None:
     kind, keys, *rest = state["numpy"]
     random.setstate(state["python"])
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))

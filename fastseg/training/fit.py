@@ -1,4 +1,4 @@
-"""From a data folder to an export: learners trained, judged on what they never saw, and written atomically."""
+"""From data to an export: learners are trained, judged on images that they never saw, written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,20 +55,18 @@ def fit(
     resume: bool | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train a task's learner and write its export to `out` (default: exports/TASK); return what was measured.
+    """Train a task's learner, write its export to `out`, and return what was measured.
 
-    `size` is in px, one side or (height, width); `cache` is in bytes. `time_budget` is in seconds,
-    for all of it: a measured step plans epochs and, where few fit, a smaller size. `folds` trains as
-    many learners, each on another part held out, and exports their ensemble; its metrics are those
-    of every image by the learner that never saw it.
-    The returned dict has "export", "seconds" (training alone), "weights", "history" (one dict an
-    epoch, of the last fold) and "metrics" over the validation images at original size; temperature
-    and review thresholds from them go into the card. An earlier export in `out` stays until the new
-    one is complete.
-    Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` goes on from it,
-    with the arguments of the interrupted fit, to the same weights that it would have reached; False
-    starts again; None refuses to lose one.
-    Raises `FastsegError` kinds.
+    `out` is exports/TASK by default. `size` is in px, one side or (height, width); `cache` is in
+    bytes. `time_budget` is in seconds, for all of it: a measured step plans epochs and, where few
+    fit, a smaller size. `folds` trains as many learners, each on another part held out, and exports
+    their ensemble; its metrics are those of every image by the learner that never saw it. The
+    returned dict has "export", "seconds" (training alone), "weights", "history" (one dict an epoch,
+    of the last fold) and "metrics" over the validation images at original size; temperature and
+    review thresholds from them go into the card. An earlier export in `out` stays until the new one
+    is complete. Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` goes
+    on from it, with the arguments of the interrupted fit, to the same weights that it would have
+    reached; False starts again; None refuses to lose one. Raises `FastsegError` kinds.
     """
     task, given = get(task), FitOptions(**options)
     out = Path(out or f"exports/{task.name}")
@@ -92,7 +90,7 @@ def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
         for number in range(max(1, options.folds)):
             left = (deadline - time.monotonic()) / (max(1, options.folds) - number)
             learn = _trained(task, run, number, left if options.time_budget else None)
-            seconds += float(record_of(learn).course["seconds"])
+            seconds += record_of(learn).course["seconds"]
             card = write(learn, folder)
             found.judge(card, folder, record_of(learn).data, options)
             networks.append(learn.model.cpu())
@@ -120,7 +118,7 @@ def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
 def _trained(task: Task, run: FitRun, number: int, seconds: float | None) -> Learner:
     """Return the trained learner of one fold, or the only one, within `seconds` if they are given.
 
-    Its folder in the run's keeps checkpoints, and the plan for its time, until the export is complete.
+    Its folder keeps checkpoints, and the plan for its time, until the export is complete.
     """
     start = time.monotonic()
     options, work = run.options, run.folder / f"learner_{number}"
@@ -180,7 +178,7 @@ def _write_pictures(
 
 
 class HeldOut:
-    """What the images held out from training show: scores, panels of the first ones, and how sure the learner was."""
+    """What the images held out from training show: scores, panels of the first ones, evidence."""
 
     def __init__(self, task: Task):
         self.task = task
@@ -197,15 +195,16 @@ class HeldOut:
         # Two fits of one seed have the same metrics, whatever is quicker here.
         precision = fixed_precision(device_of(options.device), options.precision)
         predictor = load(folder, options.device, precision=precision)
-        for score, (panels, evidence) in judged(
+        found: Iterator[tuple[Any, Any]] = judged(
             predictor, items, root, look=_evidence_of(self.task, items)
-        ):
+        )
+        for score, (panels, evidence) in found:
             self.scores.images.append(score)
             self.evidence.append(evidence)
             self.panels += panels if len(self.panels) < SHOWN else []
 
     def calibrate(self, card: Card) -> None:
-        """Put temperature and review thresholds into the card; a classifier's scores become calibrated ones."""
+        """Put temperature and review thresholds into the card; calibrate a classifier's scores."""
         logits = np.concatenate([entry[0] for entry in self.evidence])
         labels = np.concatenate([entry[1] for entry in self.evidence])
         errors = [self.scores.error(score) for score in self.scores.images]
@@ -218,7 +217,7 @@ class HeldOut:
 
 
 def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[Any], Evidence]]:
-    """Return what to keep of each held-out image: panels of the first ones, and its evidence for calibration."""
+    """Return what gives an image's panels, of the first ones, and its evidence for calibration."""
     from ..report.views import view_of
 
     view = view_of(task)

@@ -37,7 +37,7 @@ BACKBONE_DIVISOR = 10
 
 
 def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
-    """Return the learning rate that fastai's `lr_find` suggests (its valley), and the rates and losses that it tried.
+    """Return the learning rate that fastai's `lr_find` suggests, and the rates and losses it tried.
 
     The weights are left as they were.
     """
@@ -129,7 +129,7 @@ def train(
 
 
 def _rate(learn: Learner, options: FitOptions) -> float:
-    """Return the highest learning rate of the cycle, from the options, the range test or the recipe."""
+    """Return the highest learning rate, from the options, the range test or the recipe."""
     if options.lr != "auto":
         return rate_of(options.lr, learn.lr)
     rate, _, _ = range_test(learn)
@@ -138,7 +138,7 @@ def _rate(learn: Learner, options: FitOptions) -> float:
 
 
 def _resume_precision(learn: Learner, saved: dict[str, Any]) -> None:
-    """Train in the precision of the interrupted training, even if another is measured to be quicker now."""
+    """Train in the precision of the interrupted training, even if another is quicker now."""
     # Earlier versions kept none in a checkpoint, and trained in the machine's default.
     before = saved.get("precision", record_of(learn).precision)
     if before not in (None, learn.model.precision):
@@ -148,7 +148,7 @@ def _resume_precision(learn: Learner, saved: dict[str, Any]) -> None:
 
 @contextmanager
 def _starting_at(learn: Learner, first: int) -> Iterator[None]:
-    """Let fastai's loop begin at an epoch: its own SkipToEpoch would record the epochs that it skips."""
+    """Let fastai's loop begin at an epoch; its SkipToEpoch would record the skipped epochs."""
 
     def epochs() -> None:
         for number in range(first, learn.n_epoch):
@@ -163,7 +163,7 @@ def _starting_at(learn: Learner, first: int) -> Iterator[None]:
 
 
 def _rows(learn: Learner) -> list[dict[str, float]]:
-    """Return what the last call of fit recorded: each epoch's losses, metrics and mean learning rate."""
+    """Return each epoch's losses, metrics and mean learning rate from the last call of fit."""
     rows, names = learn.recorder.values, learn.recorder.metric_names[1:-1]
     rates = np.array_split(np.array(learn.recorder.lrs, dtype=float), max(1, len(rows)))
     return [
@@ -201,7 +201,7 @@ def _windows(task: Task, recipe: Recipe, epochs: int) -> list[Callback]:
 
 @contextmanager
 def _errors_explained(learn: Learner) -> Iterator[None]:
-    """Turn torch's errors about batches of one image and about too little memory into one clear line."""
+    """Turn torch's errors about batches of one image and too little memory into clear ones."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -225,7 +225,7 @@ def _errors_explained(learn: Learner) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the libraries' warnings, and keep what fastai prints of best and last epochs off standard output."""
+    """Silence the libraries' warnings, and keep what fastai prints off standard output."""
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm")
         warnings.filterwarnings("ignore", category=FutureWarning)

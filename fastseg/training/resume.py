@@ -1,4 +1,4 @@
-"""An interrupted fit: what it was asked for, how far it came, and how it is resumed or discarded."""
+"""An interrupted fit: what it was asked for, and how it is resumed or discarded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_unfinished(out: Path) -> bool:
 def interruptible(
     out: Path, task: Task, data: Path | str | None, given: FitOptions, resume: bool | None
 ) -> Iterator[FitRun]:
-    """Yield the run: with the given data and options, or with those of the interrupted fit that is resumed.
+    """Yield the run, with the given data and options or with those of the interrupted fit.
 
     Its folder is deleted when the fit is done, and when it failed before the first checkpoint.
     Raises `ModelError` where `resume` asks for what is not there or for other options, and where it
@@ -111,6 +111,7 @@ def _write_asked(run: FitRun, task: Task) -> None:
             "task": task.name,
             "given": given,
             "files": _digest_of_items(items),
+            "definition": task.definition(),
             "versions": versions(),
             "digest": _digest(given),
         },
@@ -129,10 +130,10 @@ def _digest_of_items(items: Sequence[Item]) -> str:
 
 
 def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: FitOptions) -> FitRun:
-    """Return the interrupted run in `work`. Raises `ModelError` if it cannot be resumed as asked for."""
+    """Return the interrupted run in `work`. Raises `ModelError` if it cannot be resumed."""
     try:
         asked = read_json(work / ASKED)
-        files, made = asked["files"], asked["versions"]
+        files, definition, made = asked["files"], asked["definition"], asked["versions"]
         values = dict(asked["given"])
         if asked["digest"] != _digest(values):
             raise ValueError("it was changed by hand")
@@ -149,6 +150,12 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
             "interrupted-fit",
         )
     _check_same_options(before, data, given)
+    if definition != task.definition():
+        raise ModelError(
+            f"{work}: the task {task.name} was edited since the fit was interrupted; "
+            "start again with --no-resume",
+            "task-edited",
+        )
     if _digest_of_items(task.items(before.data)) != files:
         raise ModelError(
             f"{before.data}: the images or masks changed since the fit was interrupted; "
@@ -164,7 +171,7 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
 
 
 def _check_same_options(before: FitRun, data: Path | str | None, given: FitOptions) -> None:
-    """Raise `ModelError` if data or options are given that differ from those of the interrupted fit."""
+    """Raise `ModelError` if given data or options differ from those of the interrupted fit."""
     earlier = {
         OPTIONS[name].flag: getattr(before.options, name)
         for name in given.given()

@@ -1,4 +1,4 @@
-"""Is the difference real? A grid of settings, each trained with several seeds and compared by paired intervals."""
+"""Studies: a grid of settings, trained with several seeds, compared by paired intervals."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ Run = tuple[str, int]  # the name of a setting, and a seed
 
 @dataclass
 class Study:
-    """What a study found. `settings` are by name, best first; `verdicts` say how the best compares with each other one."""
+    """What a study found.
+
+    `settings` are by name, best first; `verdicts` say how the best compares with each other one.
+    """
 
     task: Task
     folder: Path
-    settings: dict[str, dict]  # name -> {"mean", "std", "values": one main figure a seed}
-    comparisons: list[dict]  # {"with", "difference", "interval", "clear"}
+    settings: dict[str, dict[str, Any]]  # name -> {"mean", "std", "values": one main figure a seed}
+    comparisons: list[dict[str, Any]]  # {"with", "difference", "interval", "clear"}
     verdicts: list[str]
     files: list[Path]
 
@@ -58,15 +61,15 @@ def study(
     out: Path | str | None = None,
     **options: Any,
 ) -> Study:
-    """Train every combination of the values in `vary` with `seeds` seeds; say which is best and whether that is certain.
+    """Train every combination of values with several seeds, and say which is best, and if clearly.
 
     `vary` maps options of `fastseg.fit` to lists of values; with `together`, first values go with
-    first values, instead of all combinations. `options` are the same for all. Each run is a complete
-    export below `out` (default: exports/TASK_study), and one that is complete already is not trained
-    again: a study that was stopped continues where it stopped. Writes study.json, study.csv (one row
-    a run) and study.png. The interval is of the difference of the task's main figure, foreground
-    mean Dice or accuracy: paired, by a bootstrap that draws seeds, and images within them, for both
-    settings alike. A setting whose training fails is reported, not compared.
+    first values, instead of all combinations. `options` are the same for all. Each run is a
+    complete export below `out` (default: exports/TASK_study), and one that is complete already is
+    not trained again: a study that was stopped continues where it stopped. Writes study.json,
+    study.csv (one row a run) and study.png. The interval is of the difference of the task's main
+    figure, foreground mean Dice or accuracy: paired, by a bootstrap that draws seeds, and images
+    within them, for both settings alike. A setting whose training fails is reported, not compared.
     Raises `FastsegError` kinds.
     """
     task = get(task)
@@ -159,7 +162,7 @@ def _check_values(settings: Sequence[Setting]) -> None:
     """Raise `FastsegError` for values that options cannot have, before anything is trained."""
     for setting in settings:
         FitOptions(**setting).check()
-    archs = {setting.get("arch") for setting in settings} - {None}
+    archs = {setting["arch"] for setting in settings if setting.get("arch") is not None}
     if archs:  # only timm knows their names
         with importing():
             from ..models.backbones import check_arch
@@ -190,7 +193,7 @@ def _describe(
     settings: Mapping[str, Setting],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write and return what this study is. Raises `ModelError` if `out` holds another one, or other files."""
+    """Write and return what this study is. Raises `ModelError` if `out` holds something else."""
     given = {key: value for key, value in options.items() if value is not None}
     mine: dict[str, Any] = json.loads(
         json.dumps(
@@ -204,7 +207,8 @@ def _describe(
             theirs = None
         if theirs != mine:
             raise ModelError(
-                f"{out}: holds a study of other data or options; choose another --out, or remove it",
+                f"{out}: holds a study of other data or options; choose another --out, or "
+                "remove it",
                 "study-changed",
             )
         return mine  # the results so far stay until there are new ones
@@ -244,7 +248,7 @@ def _compared(
     scores: Mapping[Run, Scores[Any]],
     failures: list[str],
 ) -> Study:
-    """Compare the best setting with each other one, and write the study's files. Raises `DataError`."""
+    """Compare the best setting with each other one, and write the study. Raises `DataError`."""
     values = _values(task, out, scores)
     order = sorted(values, key=lambda name: -float(np.mean(values[name])))
     seeds = len(values[order[0]])
@@ -291,7 +295,7 @@ def _compared(
 
 
 def _values(task: Task, out: Path, scores: Mapping[Run, Scores[Any]]) -> dict[str, list[float]]:
-    """Return the main figure of each setting, one value a seed. Raises `DataError` where there is none."""
+    """Return the main figure of each setting, one value a seed. Raises `DataError` without one."""
     values: dict[str, list[float]] = {}
     for (name, _), found in scores.items():
         value = task.main_value(found.metrics())

@@ -31,6 +31,22 @@ def name_below(root: Path | str, file: Path) -> str:
     return Path(os.path.relpath(os.path.abspath(file), os.path.abspath(root))).as_posix()
 
 
+def portable_path(path: Path | str, base: Path | str) -> str:
+    """Return `path` relative to `base`, for files that others will read: with slashes, and without a user's folders.
+
+    It is the name alone where the relative path would lead through the root of the file system or
+    beside the home folder, since it would then say what an absolute path says.
+    """
+    target, start = Path(os.path.abspath(path)), Path(base).resolve()
+    for place in (target, target.resolve()):
+        if place.anchor != start.anchor:
+            continue
+        shared = Path(os.path.commonpath([place, start]))
+        if shared != Path(shared.anchor) and shared not in Path.home().parents:
+            return Path(os.path.relpath(place, start)).as_posix()
+    return target.name
+
+
 def require_folder(folder: Path) -> None:
     """Raise `DataError` if results cannot be written to `folder`, which need not exist yet.
 
