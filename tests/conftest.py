@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from fastseg import tasks
@@ -31,6 +32,12 @@ def rows_of(path: Path | str) -> list[dict[str, str]]:
     """Return a CSV file's rows."""
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def size_of(path: Path | str) -> tuple[int, int]:
+    """Return a picture's width and height, and close its file."""
+    with Image.open(path) as picture:
+        return picture.size
 
 
 class Result:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ARCH
+from conftest import ARCH, size_of
 from PIL import Image
 
 import fastseg
@@ -111,9 +111,9 @@ def test_a_newcomers_first_commands(run, tmp_path):
     """No option but speed's: sample, show, lr, fit, evaluate, predict, interpret in one folder."""
     assert "next: fastseg fit eye" in run("sample", "eye", "--n", "12").out
     run("show", "eye")
-    assert Image.open("eye_show.png").width > 300
+    assert size_of("eye_show.png")[0] > 300
     suggestion = re.search(r"suggested learning rate: ([\d.e+-]+)", run("lr", "eye", *SMALL).out)
-    assert 0 < float(suggestion[1]) < 10 and Image.open("eye_lr_find.png").width > 300
+    assert 0 < float(suggestion[1]) < 10 and size_of("eye_lr_find.png")[0] > 300
     fitted = run("fit", "eye", *SMALL, "--epochs", "2", "--lr", "auto")
     assert (
         "foreground" in fitted.out
@@ -158,10 +158,9 @@ def test_predict_writes_masks_of_the_images_own_sizes_in_the_tasks_format(
         mask = Image.open(
             tmp_path / "test_inf_masks" / f"{stem}{'.jpg' if task.output == 'overlay' else '.png'}"
         )
+        mask.load()  # closes the file
         assert mask.size == size[::-1]
-        assert (
-            Image.open(tmp_path / "test_inf_masks" / "overlays" / f"{stem}.jpg").size == size[::-1]
-        )
+        assert size_of(tmp_path / "test_inf_masks" / "overlays" / f"{stem}.jpg") == size[::-1]
         if task.output == "colours":
             assert {tuple(c) for c in np.asarray(mask).reshape(-1, 3)} <= set(task.palette)
         if task.output == "codes":
@@ -285,7 +284,7 @@ def test_segment_a_file(exports, samples, run):
     ).out
     path = out.strip().splitlines()[-1]
     assert re.fullmatch(r"output/Doe_Jane__\d{8}-\d{6}\.jpg", path)
-    assert Image.open(path).size == Image.open(image).size
+    assert size_of(path) == size_of(image)
     shares = [float(line.split()[-1].rstrip("%")) for line in out.strip().splitlines()[:-1]]
     assert len(shares) == 4 and sum(shares) == pytest.approx(100, abs=0.3)
 

@@ -171,7 +171,7 @@ def test_dynamic_unet_exports_without_its_activations(samples, tmp_path):
 
 def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monkeypatch):
     folder = copied(exports("eye"), tmp_path)
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     from fastseg.training import fit
 
     def fail(*_, **__):
@@ -189,7 +189,7 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
             epochs=1,
             out=folder,
         )
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert {p.name for p in tmp_path.iterdir()} == {
         "copy",
         ".copy.fit",

@@ -25,7 +25,7 @@ from PIL import Image
 import fastseg
 from fastseg import tasks
 from fastseg.checks.image import examine
-from fastseg.cli.console import varied
+from fastseg.cli.options import varied
 from fastseg.data.images import read_image, read_near, read_raw
 from fastseg.errors import DataError, ExportError, FastsegError, FetchError
 from fastseg.evaluation.groups import group_function

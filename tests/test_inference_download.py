@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import refuses
+from conftest import refuses, size_of
 from PIL import Image
 
 from fastseg.errors import FetchError
@@ -75,6 +75,7 @@ def server():
     httpd.url = f"http://127.0.0.1:{httpd.server_address[1]}"
     yield httpd
     httpd.shutdown()
+    httpd.server_close()
 
 
 def test_an_image_arrives_and_redirects_are_followed(server):
@@ -140,7 +141,7 @@ def test_segment_a_url(server, exports, run):
     arguments = ["segment", "--url", f"{server.url}/image.jpg", "--export", exports("surfaces")]
     run(*arguments, error="private-address")
     written = json.loads(run(*arguments, "--allow-private", "--json").out)
-    assert Image.open(written["file"]).size == (40, 30) and sum(
+    assert size_of(written["file"]) == (40, 30) and sum(
         written["shares"].values()
     ) == pytest.approx(1)
 
@@ -221,6 +222,7 @@ def hostile():
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{httpd.server_address[1]}"
     httpd.shutdown()
+    httpd.server_close()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 import torch
-from conftest import ARCH
+from conftest import ARCH, size_of
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -154,10 +154,10 @@ def test_regions_of_anything_are_valid():
 def test_json_of_segment(exports, samples, run):
     image = sorted(samples["surfaces"].glob("images/*"))[0]
     result = json.loads(run("segment", image, "--export", exports("surfaces"), "--json").out)
-    assert (result["height"], result["width"]) == Image.open(image).size[::-1] and sum(
+    assert (result["height"], result["width"]) == size_of(image)[::-1] and sum(
         result["shares"].values()
     ) == pytest.approx(1)
-    assert Image.open(result["file"]).size == Image.open(image).size
+    assert size_of(result["file"]) == size_of(image)
     for region in result["regions"]:
         assert (
             region["label"] in CLASSES[1:]

@@ -61,6 +61,7 @@ def test_auto_fetches_imagenet_weights(tmp_path):
         timeout=120,
     )
     server.shutdown()
+    server.server_close()
     assert done.returncode == 0, done.stderr
     *origin, total = done.stdout.split()
     assert "backbone tensors)" in " ".join(origin) and "random" not in origin

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ARCH
+from conftest import ARCH, refuses, size_of
 from PIL import Image
 
 import fastseg
 from fastseg import tasks
+from fastseg.training import checkpoint
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -48,7 +49,7 @@ def test_a_task_in_one_file(cli, tmp_path):
     assert "roof" in cli("evaluate", "roof")
     cli("predict", "roof", "data/roof/images")
     masks = list((tmp_path / "images_inf_masks").glob("*.png"))
-    assert len(masks) == 8 and Image.open(masks[0]).size == (160, 120)
+    assert len(masks) == 8 and size_of(masks[0]) == (160, 120)
     assert "report.html" in cli("interpret")
     cli("show", "roof")
     code = (
@@ -162,3 +163,24 @@ def test_a_prediction_that_was_interrupted_starts_again_when_the_task_was_edited
         for name in ("resumed", "whole")
     )
     assert resumed == whole
+
+
+def test_an_interrupted_fit_is_not_resumed_when_the_task_was_edited(
+    edit, roofs, tmp_path, monkeypatch
+):
+    options = {"arch": ARCH, "weights": "none", "size": 64, "epochs": 2, "out": tmp_path / "export"}
+    write = checkpoint.write
+
+    def dies(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fastseg.fit("roof", roofs, **options)
+    monkeypatch.setattr(checkpoint, "write", write)
+    edit({0: 1, 255: 0})
+    with refuses("task-edited"):
+        fastseg.fit("roof", roofs, resume=True, **options)
+    edit({0: 0, 255: 1})
+    fastseg.fit("roof", roofs, resume=True, **options)

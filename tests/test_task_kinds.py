@@ -1,4 +1,4 @@
-"""What differs between kinds of tasks is held by classes: no code compares a task's kind with a text."""
+"""What differs between kinds of tasks is in their classes: no code compares `kind` with a text."""
 
 import ast
 from pathlib import Path

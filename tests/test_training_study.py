@@ -10,7 +10,7 @@ TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs
 
 
 @pytest.mark.slow
-def test_study_trains_compares_and_goes_on(samples, run, tmp_path):
+def test_study_trains_compares_and_resumes(samples, run, tmp_path):
     common = [
         "study",
         "eye",
@@ -82,13 +82,13 @@ def test_study_refuses_in_one_line(samples, run):
     assert "did you mean lr" in near
     run(*common, "--vary", "lr=1e-3,1e-3", error="nothing-varies")
     for values, code in (
-        ("bs=4,x", "study-value"),
-        ("bs=0,4", "study-value"),
-        ("mixup=true,0.2", "study-value"),
-        ("epochs=1.5,1", "study-value"),
-        ("patience=-1,2", "study-value"),
+        ("bs=4,x", "option-range"),
+        ("bs=0,4", "option-range"),
+        ("mixup=true,0.2", "option-range"),
+        ("epochs=1.5,1", "option-range"),
+        ("patience=-1,2", "option-range"),
         ("loss=ce,nope", "unknown-loss"),
-        ("arch=1,2", "study-value"),
+        ("arch=1,2", "option-name"),
         ("opt=adamw,foo", "unknown-optimizer"),
         ("decoder=light,none", "unknown-decoder"),
         ("weights=none,missing.safetensors", "no-weights-file"),

@@ -16,7 +16,7 @@ from fastseg.report.evidence import grad_cam, hires_cam
 EYE = fastseg.tasks.get("eye")
 
 
-def test_temperature_mends_overconfident_logits():
+def test_temperature_corrects_overconfident_logits():
     rng = np.random.default_rng(0)
     honest = rng.normal(size=(20_000, 3)) * 2
     truth = np.array([rng.choice(3, p=p) for p in torch.tensor(honest).softmax(1).numpy()])
@@ -88,7 +88,7 @@ def test_planted_label_errors_come_first(samples):
     )
 
 
-def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
+def test_emptied_masks_that_a_model_has_half_learnt_are_suspected():
     """A pale eye where the label has none is suspected; empty images and good labels are not."""
     probabilities = np.zeros((2, 40, 40), dtype=np.float32)
     probabilities[1, 10:20, 10:20] = 0.4
@@ -108,7 +108,7 @@ def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
     assert emptied < 0.1 < good < empty
 
 
-def test_unlabelled_pixels_are_in_no_doubt():
+def test_unlabelled_pixels_are_not_suspected():
     probabilities = np.zeros((4, 10, 10), dtype=np.float32)
     probabilities[1] = 1
     assert label_issues.of_image(

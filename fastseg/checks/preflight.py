@@ -60,12 +60,12 @@ def survey(
     items = task.items(data)
     train, valid = task.split(items, split) if isinstance(split, int) else split(items)
     facts = Facts(
-        len(items),
-        {"train": len(train), "valid": len(valid)},
-        Counter(),
-        Counter({c: 0 for c in task.classes}),
+        images=len(items),
+        splits={"train": len(train), "valid": len(valid)},
+        sizes=Counter(),
+        classes=Counter({name: 0 for name in task.classes}),
+        learnt=np.zeros(len(task.classes), dtype=np.int64),
     )
-    learnt = np.zeros(len(task.classes), dtype=np.int64)
     in_training = {items[i].image for i in train}
     faults: list[Fault | DataError] = []
     values: list[tuple[str, set[int]]] = []
@@ -78,25 +78,14 @@ def survey(
         for name, count in zip(task.classes, found.counts):
             facts.classes[name] += int(count)
         if found.item.image in in_training:
-            learnt += found.counts[: len(task.classes)]
+            facts.learnt += found.counts[: len(task.classes)]
         facts.unlabelled += int(found.counts[IGNORE]) if len(found.counts) > IGNORE else 0
         values.append((found.item.source, found.values))
         stray += [found.item] if found.is_stray else []
         binary += [found.item] if found.values == {0, IGNORE} else []
     refuse(faults)
     refuse(list(task.binary_faults(data, values).values()))
-    facts.learnt = learnt
-    present = [name for name, count in zip(task.classes, learnt) if count]
-    if len(present) < 2:
-        raise DataError(
-            f"{data}: every label to train on is of one class ({', '.join(present) or 'none'}); "
-            "there is nothing to tell apart: add labels of another class",
-            "one-class",
-        )
-    for name in sorted(set(task.classes) - set(present)):
-        facts.warnings.append(
-            f"{data}: class {name} never occurs in the training part; it cannot be learnt"
-        )
+    facts.warnings += _missing_classes(task, data, facts.learnt)
     facts.warnings += _mask_warnings(task, stray, binary)
     note = pairing_note(items)
     if note:
@@ -104,6 +93,25 @@ def survey(
     for warning in facts.warnings:
         log.warning(warning)
     return facts
+
+
+def _missing_classes(task: Task, data: Path, learnt: np.ndarray) -> list[str]:
+    """Return a warning for each class without pixels, or images, in the training part.
+
+    `learnt` are the counts of the classes there, int64 (C,). Raises `DataError` if fewer than two
+    classes occur.
+    """
+    present = [name for name, count in zip(task.classes, learnt) if count]
+    if len(present) < 2:
+        raise DataError(
+            f"{data}: every label to train on is of one class ({', '.join(present) or 'none'}); "
+            "there is nothing to tell apart: add labels of another class",
+            "one-class",
+        )
+    return [
+        f"{data}: class {name} never occurs in the training part; it cannot be learnt"
+        for name in sorted(set(task.classes) - set(present))
+    ]
 
 
 def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterator[str]:

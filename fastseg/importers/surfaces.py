@@ -44,14 +44,14 @@ class Gathered:
 
 
 def gather(task: str | Task, data: Path | str, out: Path | str | None = None) -> Gathered:
-    """Write `out`/images and `out`/masks from OpenSurfaces or Open Images, as distributed, in
-    `data`.
+    """Write `out`/images and `out`/masks from OpenSurfaces or Open Images in `data`.
 
-    `out` is data/surfaces by default. OpenSurfaces: photos/, photos-labels/ (object names in the
-    green channel) and label-name-colors.csv, as its own script makes them. Open Images: images in
-    any folder below `data`, masks/ and a ...annotations-object-segmentation.csv. Pixels that
-    neither labels are 255, so that nothing is learnt from them; pictures without a wall, floor or
-    dining table are left out. `out` is written atomically. Raises `TaskError`, `DataError`.
+    They lie in `data` as they are distributed. `out` is data/surfaces by default. OpenSurfaces:
+    photos/, photos-labels/ (object names in the green channel) and label-name-colors.csv, as its
+    own script makes them. Open Images: images in any folder below `data`, masks/ and a
+    ...annotations-object-segmentation.csv. Pixels that neither labels are 255, so that nothing is
+    learnt from them; pictures without a wall, floor or dining table are left out. `out` is written
+    atomically. Raises `TaskError`, `DataError`.
     """
     task = get(task)
     if task.name != "surfaces":
@@ -72,30 +72,10 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
             "gather into a new folder with --out, and train on it with --data",
             "not-empty",
         )
-    tables = sorted(data.rglob(INSTANCES))
-    if (data / NAMES).is_file():
-        source, found = "opensurfaces", _opensurfaces(data)
-    elif tables:
-        source, found = "openimages", _openimages(data, tables)
-    else:
-        raise DataError(
-            f"{data}: holds neither {NAMES} (OpenSurfaces) "
-            f"nor a file such as {EXAMPLE} (Open Images)",
-            "unknown-dataset",
-        )
+    source, labelled = _find_labelled(data)
     require_folder(out)
-    counts = np.zeros(len(task.classes), dtype=np.int64)
-    images = 0
     with write_lock(out), atomic_folder(out) as part:
-        for file, codes_of in track(found, "gathering", len(found)):
-            codes = codes_of(read_image(file).shape[:2])
-            if not np.isin(codes, range(1, len(task.classes))).any():
-                continue
-            save_image(part / "masks" / f"{file.stem}.png", codes)
-            (part / "images").mkdir(exist_ok=True)
-            shutil.copyfile(file, part / "images" / file.name)
-            counts += np.bincount(codes.reshape(-1), minlength=256)[: len(counts)]
-            images += 1
+        images, counts = _write_dataset(labelled, part, len(task.classes))
         if not images:
             raise DataError(
                 f"{data}: none of its pictures has a wall, a floor or a dining table",
@@ -108,11 +88,43 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
     )
 
 
+def _find_labelled(data: Path) -> tuple[str, Labelled]:
+    """Return which of both datasets lies in `data`, and its labelled pictures."""
+    if (data / NAMES).is_file():
+        return "opensurfaces", _opensurfaces(data)
+    tables = sorted(data.rglob(INSTANCES))
+    if tables:
+        return "openimages", _openimages(data, tables)
+    raise DataError(
+        f"{data}: holds neither {NAMES} (OpenSurfaces) nor a file such as {EXAMPLE} (Open Images)",
+        "unknown-dataset",
+    )
+
+
+def _write_dataset(labelled: Labelled, folder: Path, classes: int) -> tuple[int, np.ndarray]:
+    """Write images/ and masks/ of the pictures that have a class of the task's.
+
+    Returns how many there are, and their pixels of each class, int64 (classes,).
+    """
+    counts, images = np.zeros(classes, dtype=np.int64), 0
+    for file, codes_of in track(labelled, "gathering", len(labelled)):
+        height, width = read_image(file).shape[:2]
+        codes = codes_of((height, width))
+        if not np.isin(codes, range(1, classes)).any():
+            continue
+        save_image(folder / "masks" / f"{file.stem}.png", codes)
+        (folder / "images").mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / "images" / file.name)
+        counts += np.bincount(codes.reshape(-1), minlength=256)[:classes]
+        images += 1
+    return images, counts
+
+
 def _opensurfaces(data: Path) -> Labelled:
     """Return the labelled pictures of OpenSurfaces."""
     known, lookup = mapping("opensurfaces"), np.zeros(256, dtype=np.uint8)
     lookup[0] = IGNORE  # no shape was drawn there
-    for row in _rows(data / NAMES, ("name_name", "green_color")):
+    for row in _read_rows(data / NAMES, ("name_name", "green_color")):
         parts = [part.strip().lower() for part in row["name_name"].split("/")]
         try:
             lookup[int(row["green_color"])] = next(
@@ -146,7 +158,7 @@ def _openimages(data: Path, tables: list[Path]) -> Labelled:
     """Return the pictures of Open Images in which an instance of the task's objects is labelled."""
     instances: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for table in tables:
-        for row in _rows(table, ("MaskPath", "ImageID", "LabelName")):
+        for row in _read_rows(table, ("MaskPath", "ImageID", "LabelName")):
             instances[row["ImageID"]].append((row["LabelName"], row["MaskPath"]))
     pictures = {file.stem: file for file in data.rglob("*.jpg") if file.is_file()}
     masks = {file.name: file for file in data.rglob("*.png") if file.is_file()}
@@ -194,7 +206,7 @@ def _images(folder: Path) -> list[Path]:
     return image_files(folder)
 
 
-def _rows(table: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def _read_rows(table: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV table. Raises `DataError` if it lacks one of `columns`."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:

@@ -123,6 +123,8 @@ class _Guard:
 
     def __exit__(self, *_) -> None:
         self._timer.cancel()
+        if self._socket is not None:  # httpx does not close it where `__call__` raises
+            self._socket.close()
 
     def __call__(self, event: str, info: dict) -> None:
         if event == "connection.connect_tcp.complete":

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def draw(rng: np.random.Generator, label: int) -> Drawing:
-    """Draw one slice, 121x121 grey: a folded cortex, basal ganglia, ventricles; label 0 is blurred by 1.5 to 4 px."""
+    """Draw one slice, 121x121 grey: a folded cortex, basal ganglia, ventricles; label 0 is blurred
+    by 1.5 to 4 px.
+    """
     import numpy as np
 
     from ..data.synthetic import blur, clouds, ellipse, grid, radius
@@ -22,7 +24,8 @@ def draw(rng: np.random.Generator, label: int) -> Drawing:
     centre = 60 + rng.uniform(-2, 2, 2)
     wobble = 1 + 0.10 * (clouds(size, rng, 25) - 0.5)
     head = radius(size, centre, (rng.uniform(46, 50), rng.uniform(38, 42))) * wobble
-    # Band-passed noise has winding zero lines of even spacing, as gyri have; the two halves mirror each other loosely.
+    # Band-passed noise has winding zero lines of even spacing, as gyri have; the two halves mirror
+    # each other loosely.
     noise = rng.normal(128, 60, size)
     folds = blur(noise, 2.1) - blur(noise, 4.2)
     folds = 0.7 * folds + 0.7 * folds[:, ::-1]
@@ -38,9 +41,8 @@ def draw(rng: np.random.Generator, label: int) -> Drawing:
     rind = np.exp(-(((depth - 0.86) / 0.055) ** 2))
     outer = np.clip((depth - 0.5) * 5, 0, 1) * (depth < 0.86) * 0.75
     image = 225 * np.maximum(ribbon * outer, rind)
-    image *= 1 - np.exp(-(((x - centre[0]) / 1.3) ** 2)) * (
-        y < centre[1] - 8
-    )  # the cleft between the hemispheres
+    cleft = np.exp(-(((x - centre[0]) / 1.3) ** 2)) * (y < centre[1] - 8)  # between hemispheres
+    image *= 1 - cleft
     image[radius(size, centre + (0, 3), (17, 13)) < 1] *= 0.25
     for side in (-1, 1):
         ganglion = centre + (side * rng.uniform(12, 15), rng.uniform(3, 7))
@@ -61,7 +63,8 @@ task = ClassificationTask(
     folders={"train": ("train",), "valid": ("validation", "valid", "val")},
     table="subjects.tsv",
     columns=("Subject", "Label"),
-    # Sharpness is the label: nothing may resample or relight a slice, so it is cropped or padded and only flipped.
+    # Sharpness is the label: nothing may resample or relight a slice, so it is cropped or padded
+    # and only flipped.
     recipe=Recipe(
         size=(121, 121),
         resize="crop",
@@ -69,10 +72,8 @@ task = ClassificationTask(
         zoom=0.0,
         light=0.0,
         blur_share=0.3,
-        blur_sigma=(
-            0.45,
-            1.2,
-        ),  # the data hold strong blur only; without these, 1 px of it passes for sharp
+        # The data hold strong blur only; without these, 1 px of it passes for sharp.
+        blur_sigma=(0.45, 1.2),
         loss="ce",
         epochs=5,
         bs=16,

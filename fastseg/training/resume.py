@@ -111,6 +111,7 @@ def _write_asked(run: FitRun, task: Task) -> None:
             "task": task.name,
             "given": given,
             "files": _digest_of_items(items),
+            "definition": task.definition(),
             "versions": versions(),
             "digest": _digest(given),
         },
@@ -132,7 +133,7 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
     """Return the interrupted run in `work`. Raises `ModelError` if it cannot be resumed."""
     try:
         asked = read_json(work / ASKED)
-        files, made = asked["files"], asked["versions"]
+        files, definition, made = asked["files"], asked["definition"], asked["versions"]
         values = dict(asked["given"])
         if asked["digest"] != _digest(values):
             raise ValueError("it was changed by hand")
@@ -149,6 +150,12 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
             "interrupted-fit",
         )
     _check_same_options(before, data, given)
+    if definition != task.definition():
+        raise ModelError(
+            f"{work}: the task {task.name} was edited since the fit was interrupted; "
+            "start again with --no-resume",
+            "task-edited",
+        )
     if _digest_of_items(task.items(before.data)) != files:
         raise ModelError(
             f"{before.data}: the images or masks changed since the fit was interrupted; "
