@@ -174,7 +174,7 @@ def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
     theirs, ours, plain = peers.notebook_learner(data), learner(data), peers.PlainLoop(data)
     files = sorted((data / "images").iterdir())
 
-    def one(learn) -> Callable[[], None]:
+    def epoch_of(learn) -> Callable[[], None]:
         def run() -> None:
             with learn.no_bar(), learn.no_logging():
                 learn.fit(1, 1e-3)
@@ -188,10 +188,10 @@ def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
 
     return interleaved(
         {
-            "fastai DataBlock + aug_transforms": one(theirs),
+            "fastai DataBlock + aug_transforms": epoch_of(theirs),
             "smp loop": lambda: plain.epoch(files[:77], files[77:]),
-            "fastseg resnet18": one(ours),
-            "fastseg default backbone": one(learner(data, "mobilenetv2_100")),
+            "fastseg resnet18": epoch_of(ours),
+            "fastseg default backbone": epoch_of(learner(data, "mobilenetv2_100")),
             "of it, fastseg's data and augmentation": batches,
         },
         repeats,

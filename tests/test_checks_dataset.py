@@ -29,7 +29,7 @@ import planting  # noqa: E402
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(planting.PLANTS))
-def test_planted_faults_are_found_and_mended(name, tmp_path):
+def test_planted_faults_are_found_and_repaired(name, tmp_path):
     data = tasks.get(name).sample(tmp_path / "data", n=60, seed=5)
     assert fastseg.check(name, data).faults == []
     planted = planting.plant(name, data, len(planting.PLANTS[name]), seed=2)
@@ -88,7 +88,7 @@ def test_check_on_the_command_line(samples, run, tmp_path):
     run("check", "eye", "--data", "nowhere", error="no-data")
 
 
-def test_an_interrupted_check_goes_on(samples, tmp_path, monkeypatch):
+def test_an_interrupted_check_resumes(samples, tmp_path, monkeypatch):
     data, examine, seen = shutil.copytree(samples["eye"], tmp_path / "eye"), dataset.examine, []
 
     def dies(*arguments):
@@ -105,7 +105,7 @@ def test_an_interrupted_check_goes_on(samples, tmp_path, monkeypatch):
     assert fastseg.check("eye", data).plain() == whole and len(seen) - before < 16
 
 
-def test_a_repair_is_whole_or_not_there(samples, tmp_path, monkeypatch):
+def test_a_repair_is_atomic(samples, tmp_path, monkeypatch):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     planting.plant("eye", data, 9)
     audit = fastseg.check("eye", data)
@@ -236,7 +236,7 @@ def test_label_maps_with_255_are_unlabelled_there(tmp_path):
 
 
 @pytest.mark.parametrize("gone", ["removed", "emptied"])
-def test_masks_whose_images_are_gone_are_told(gone, tmp_path):
+def test_masks_whose_images_are_gone_are_reported(gone, tmp_path):
     root = tasks.get("kitchen").sample(tmp_path / "data", 12)
     for file in (root / "val" / "images").iterdir():
         file.unlink()
@@ -260,7 +260,7 @@ def test_a_table_of_a_header_only(folder, tmp_path):
 
 
 @pytest.mark.parametrize("suffix, mode", [(".tif", "RGB"), (".jpg", "CMYK"), (".png", "RGBA")])
-def test_turned_images_of_every_kind_are_mended(suffix, mode, tmp_path):
+def test_turned_images_of_every_kind_are_repaired(suffix, mode, tmp_path):
     root = tasks.get("eye").sample(tmp_path / "data", 10)
     image = sorted(root.glob("imgs_small/*"))[0]
     exif = Image.Exif()
@@ -286,7 +286,7 @@ def test_turned_images_of_every_kind_are_mended(suffix, mode, tmp_path):
     )  # JPEG noise
 
 
-def test_a_square_image_to_be_turned_is_in_doubt(tmp_path):
+def test_a_square_image_to_be_turned_is_uncertain(tmp_path):
     root = tasks.get("eye").sample(tmp_path / "data", 10)
     for file in (*root.glob("imgs_small/*"), *root.glob("masks_small/*")):
         Image.open(file).crop((0, 0, 200, 200)).save(file)
@@ -362,7 +362,7 @@ def test_a_pipe_among_the_images_holds_nobody_up(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
-def test_a_copy_in_which_mending_makes_two_the_same_is_clean(name, tmp_path):
+def test_a_copy_in_which_repairing_makes_two_the_same_is_clean(name, tmp_path):
     root = tasks.get(name).sample(tmp_path / "data", 20)
     one, other = [item for item in tasks.get(name).items(root) if item.split != "valid"][:2]
     pixels = Image.open(one.image).convert("RGB")

@@ -504,7 +504,7 @@ def test_one_hot_pixel_does_not_make_the_others_dark(caplog):
     assert "hot.png" in warning and "1 of 20" in warning
 
 
-def test_images_that_all_fit_a_smaller_range_are_told(caplog):
+def test_images_that_all_fit_a_smaller_range_are_reported(caplog):
     from fastseg.data.depth import choose_depth
 
     assert choose_depth(14, {f"{i}.png": 4095 for i in range(5)}) == 14 and len(caplog.records) == 1

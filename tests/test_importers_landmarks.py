@@ -70,7 +70,7 @@ def test_how_much_of_an_iris_is_open():
     assert _eye(30, 40, lids=4).open_share > _eye(30, 40, lids=2).open_share > 0.3
 
 
-class _Told:
+class FakeFinder:
     """A finder that was told what is in each picture, by its first pixel."""
 
     found = {
@@ -83,13 +83,13 @@ class _Told:
     looked = 0
 
     def faces(self, image):
-        _Told.looked += 1
+        FakeFinder.looked += 1
         return self.found[int(image[0, 0, 0]) // 10]
 
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(face_masks, "Finder", _Told)
+    monkeypatch.setattr(face_masks, "Finder", FakeFinder)
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, kind in enumerate((0, 0, 0, 0, 0, 0, 1, 2, 3, 4)):
@@ -138,7 +138,7 @@ def test_soft_edges_and_lids(pictures, tmp_path):
     )
 
 
-def test_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch):
+def test_resumes_where_it_stopped(pictures, tmp_path, monkeypatch):
     real, calls = face_masks.save_image, []
 
     def dies(path, *rest, **options):
@@ -152,17 +152,17 @@ def test_goes_on_where_it_stopped(pictures, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_masks("face", pictures, tmp_path / "out")
     monkeypatch.setattr(face_masks, "save_image", real)
-    _Told.looked = 0
+    FakeFinder.looked = 0
     made = make_masks("face", pictures, tmp_path / "out")
     assert (
-        sum(made.splits.values()) == 6 and _Told.looked < 10
+        sum(made.splits.values()) == 6 and FakeFinder.looked < 10
     )  # those that were finished are not looked at again
     with refuses("not-empty"):
         make_masks("face", pictures, tmp_path / "out")
 
 
 def test_a_folder_that_is_split_already_stays_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(face_masks, "Finder", _Told)
+    monkeypatch.setattr(face_masks, "Finder", FakeFinder)
     for part, names in (("training", "12"), ("validation", "3")):
         (tmp_path / "faces" / f"Dataset_Faces_{part}").mkdir(parents=True)
         for name in names:
@@ -249,7 +249,7 @@ def test_faces_that_are_small_or_upside_down(tmp_path):
 
 
 def test_accepted_pictures_are_divided_not_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(face_masks, "Finder", _Told)
+    monkeypatch.setattr(face_masks, "Finder", FakeFinder)
     (tmp_path / "many").mkdir()
     for i in range(60):
         Image.fromarray(np.full((80, 100, 3), 10 * (i % 3 == 0), dtype=np.uint8)).save(

@@ -46,6 +46,7 @@ def test_the_object_is_like_fastais_interpretation(name, exports, tmp_path):
     assert found.reliability[:, 0].sum() == (sum(map(sum, found.metrics["confusion"])))
 
 
+@pytest.mark.slow
 def test_every_split_can_be_interpreted(exports, samples, run):
     said = json.loads(
         run(

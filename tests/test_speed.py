@@ -319,6 +319,7 @@ def test_measuring_a_step_leaves_no_trace(name, samples, steps):
     assert len(measured) == 4  # of another size, it is not
 
 
+@pytest.mark.slow
 def test_a_measured_precision_trains_to_the_same_weights_as_that_precision(
     samples, steps, tmp_path
 ):

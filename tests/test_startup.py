@@ -265,7 +265,7 @@ threading.Thread(target=lambda: (time.sleep(0.5), os.mkdir("waited"))).start()
         (["fit"], 2, set()),
     ],
 )
-def test_the_end_is_quick_and_whole(arguments, code, made, tmp_path):
+def test_the_end_is_quick_and_complete(arguments, code, made, tmp_path):
     """Threads finish, functions of atexit are called, output and exit code arrive."""
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "late.py").write_text(AT_THE_END)

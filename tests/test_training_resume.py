@@ -69,10 +69,10 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(
     name, options, before, samples, tmp_path, plug
 ):
     fastseg.fit(name, samples[name], out=tmp_path / "whole", **OPTIONS, **options)
-    mend = plug(3, before)
+    restore = plug(3, before)
     with pytest.raises(PulledPlug):
         fastseg.fit(name, samples[name], out=tmp_path / "cut", **OPTIONS, **options)
-    mend()
+    restore()
     assert not (tmp_path / "cut").exists()
     torch.rand(7)  # the random numbers of the process that goes on are others
     result = fastseg.fit(name, out=tmp_path / "cut", resume=True)
@@ -89,10 +89,10 @@ def test_resume_with_the_default_folders(samples, run, tmp_path, plug):
     shutil.copytree(samples["eye"], tmp_path / "data/eye")
     common = ["--arch", ARCH, "--weights", "none", "--size", "64", "--epochs", "2"]
     run("tasks")  # moves to the temporary folder
-    mend = plug(1)
+    restore = plug(1)
     with pytest.raises(PulledPlug):
         run("fit", "eye", *common)
-    mend()
+    restore()
     assert "--resume" in run("fit", "eye", *common, error="interrupted-fit").message
     assert "export: exports/eye" in run("fit", "eye", "--resume").out
     run("evaluate", "eye")
@@ -104,10 +104,10 @@ def test_an_interrupted_fit_is_not_lost_by_chance(samples, tmp_path, plug, monke
     common = dict(out=out, **OPTIONS)
     with refuses("nothing-to-resume"):
         fastseg.fit("eye", data, resume=True, epochs=2, **common)
-    mend = plug(1)
+    restore = plug(1)
     with pytest.raises(PulledPlug):
         fastseg.fit("eye", data, epochs=2, **common)
-    mend()
+    restore()
     with refuses("interrupted-fit", "--resume"):
         fastseg.fit("eye", data, epochs=2, **common)
     with refuses("resume-options", "--lr"):
@@ -198,6 +198,7 @@ def test_one_run_at_a_time_writes_to_a_place(samples, run, tmp_path):
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
+        holder.stdout.close()
     with write_lock(Path("exports/eye")):  # one that died lets go
         run("fit", "eye", "--data", samples["eye"], error="busy")
 
@@ -242,7 +243,7 @@ def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["eye", "mri"])
-def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, monkeypatch):
+def test_an_interrupted_prediction_resumes(name, samples, exports, tmp_path, monkeypatch):
     images = {"eye": samples["eye"] / "imgs_small", "mri": samples["mri"] / "train"}[name]
     count = len(list(images.glob("*.*g")))
 
@@ -277,7 +278,7 @@ def test_an_interrupted_prediction_goes_on(name, samples, exports, tmp_path, mon
     assert len(seen) == 100 + count
 
 
-def test_an_interrupted_evaluation_goes_on(samples, exports, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_resumes(samples, exports, tmp_path, monkeypatch):
     common = dict(data=samples["eye"], split="all", export=exports("eye"), bs=2)
     whole = fastseg.evaluate("eye", out=tmp_path / "whole", **common)
     judge, seen = MaskScores.judge, []

@@ -10,7 +10,7 @@ TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs
 
 
 @pytest.mark.slow
-def test_study_trains_compares_and_goes_on(samples, run, tmp_path):
+def test_study_trains_compares_and_resumes(samples, run, tmp_path):
     common = [
         "study",
         "eye",

@@ -16,7 +16,7 @@ from fastseg.report.evidence import grad_cam, hires_cam
 EYE = fastseg.tasks.get("eye")
 
 
-def test_temperature_mends_overconfident_logits():
+def test_temperature_corrects_overconfident_logits():
     rng = np.random.default_rng(0)
     honest = rng.normal(size=(20_000, 3)) * 2
     truth = np.array([rng.choice(3, p=p) for p in torch.tensor(honest).softmax(1).numpy()])
@@ -88,7 +88,7 @@ def test_planted_label_errors_come_first(samples):
     )
 
 
-def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
+def test_emptied_masks_that_a_model_has_half_learnt_are_suspected():
     """A pale eye where the label has none is suspected; empty images and good labels are not."""
     probabilities = np.zeros((2, 40, 40), dtype=np.float32)
     probabilities[1, 10:20, 10:20] = 0.4
@@ -108,7 +108,7 @@ def test_emptied_masks_that_a_model_has_half_learnt_are_in_doubt():
     assert emptied < 0.1 < good < empty
 
 
-def test_unlabelled_pixels_are_in_no_doubt():
+def test_unlabelled_pixels_are_not_suspected():
     probabilities = np.zeros((4, 10, 10), dtype=np.float32)
     probabilities[1] = 1
     assert label_issues.of_image(
@@ -150,6 +150,7 @@ def test_predict_writes_probabilities_and_review_flags(exports, samples, run):
     warned = run(
         "predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.01", "--out", "out"
     ).err
+    assert "warning" not in warned  # it is how the promise works, and no fault
     assert "too few" in warned and all(
         row["needs_review"] == "True" for row in rows_of("out/predictions.csv")
     )
@@ -197,3 +198,8 @@ def test_evidence_maps(name, exports, samples):
     maps = method(predictor, image, list(range(len(task.classes))))
     assert maps.shape == (len(task.classes), *predictor.card.size) and np.isfinite(maps).all()
     assert maps.min() >= 0 and 0 < maps.max() <= 1
+
+
+def test_the_lowest_error_rate_that_can_be_promised():
+    assert risk.lowest_rate({"0.1": -1.0, "0.2": 0.3, "0.3": 1.0}) == 0.2
+    assert risk.lowest_rate({"0.1": -1.0}) is None
