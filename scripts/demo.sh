@@ -5,11 +5,11 @@ set -euo pipefail
 fastseg() { "$PYTHON" -m fastseg "$@"; }
 
 data=data/demo
-echo "demo: 40 synthetic eyes to learn from, 12 fresh ones to judge by, in $data"
-[ -d "$data/eye" ] || fastseg sample eye "$data/eye" --n 40 --seed 0
+echo "demo: 80 synthetic eyes to learn from, 12 fresh ones to judge by, in $data"
+[ -d "$data/eye" ] || fastseg sample eye "$data/eye" --n 80 --seed 0
 [ -d "$data/fresh" ] || fastseg sample eye "$data/fresh" --n 12 --seed 1
 echo "demo: training"
-fastseg fit eye --data "$data/eye" --weights none --size 96x128 --epochs 40 --lr 1e-2 --out exports/demo
+fastseg fit eye --data "$data/eye" --weights none --size 96x128 --epochs 20 --lr 1e-2 --out exports/demo
 echo "demo: predicting the fresh images"
 fastseg predict eye "$data/fresh/imgs_small" --export exports/demo --out demo_inf_masks --overlay
 echo "demo: judging them"

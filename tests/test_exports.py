@@ -362,10 +362,10 @@ def test_a_network_that_onnx_cannot_hold_has_no_onnx_file(samples, tmp_path, mon
 
 
 def test_a_mistake_while_onnx_is_written_is_an_error(samples, tmp_path, monkeypatch):
-    def misspelt(*_):
+    def misspelt(*_, **__):
         raise AttributeError("'Network' object has no attribute 'precsion'")
 
-    monkeypatch.setattr("fastseg.exports.onnx._exportable_pools", misspelt)
+    monkeypatch.setattr("torch.onnx.export", misspelt)
     with pytest.raises(AttributeError):
         one_export(samples, tmp_path / "e")
     assert not (tmp_path / "e").exists()

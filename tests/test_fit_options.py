@@ -1,8 +1,11 @@
 """Each option of a fit has one home, and all that offers options derives from it."""
 
 import inspect
+import json
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastseg
@@ -87,6 +90,12 @@ def test_values_that_an_option_cannot_have_are_refused_early(name, value):
         FitOptions(**{name: value}).check()
     with pytest.raises(FastsegError):
         _check_values([{name: value}])
+
+
+def test_equal_options_are_equal_however_they_are_given():
+    given = FitOptions(size=[64, 64], weights=Path("none"), epochs=np.int64(3), ema=np.float32(0.5))
+    assert given == FitOptions(size=64, weights="none", epochs=3, ema=0.5)
+    assert json.loads(json.dumps(given.given()))["size"] == [64, 64]
 
 
 def test_options_take_the_place_of_the_recipe():

@@ -198,6 +198,7 @@ def test_one_run_at_a_time_writes_to_a_place(samples, run, tmp_path):
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
+        holder.stdout.close()
     with write_lock(Path("exports/eye")):  # one that died lets go
         run("fit", "eye", "--data", samples["eye"], error="busy")
 

@@ -150,6 +150,7 @@ def test_predict_writes_probabilities_and_review_flags(exports, samples, run):
     warned = run(
         "predict", "eye", folder, "--export", exports("eye"), "--error-rate", "0.01", "--out", "out"
     ).err
+    assert "warning" not in warned  # it is how the promise works, and no fault
     assert "too few" in warned and all(
         row["needs_review"] == "True" for row in rows_of("out/predictions.csv")
     )
@@ -197,3 +198,8 @@ def test_evidence_maps(name, exports, samples):
     maps = method(predictor, image, list(range(len(task.classes))))
     assert maps.shape == (len(task.classes), *predictor.card.size) and np.isfinite(maps).all()
     assert maps.min() >= 0 and 0 < maps.max() <= 1
+
+
+def test_the_lowest_error_rate_that_can_be_promised():
+    assert risk.lowest_rate({"0.1": -1.0, "0.2": 0.3, "0.3": 1.0}) == 0.2
+    assert risk.lowest_rate({"0.1": -1.0}) is None

@@ -262,12 +262,12 @@ def _duplicates(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[
         return
     bits = np.array([np.frombuffer(bytes.fromhex(findings[i].hash), np.uint8) for i in unique])
     bands = bits.reshape(len(unique), HASH_BANDS, -1)
-    told: set[int] = set()
+    reported: set[int] = set()
     for band in range(HASH_BANDS):
         buckets: dict[bytes, list[int]] = defaultdict(list)
         for row, key in enumerate(bands[:, band]):
             near = buckets[key.tobytes()]
-            if row not in told and near:
+            if row not in reported and near:
                 others = np.array(near)
                 distance = np.unpackbits(bits[others] ^ bits[row], axis=1).sum(axis=1)
                 for other in others[distance <= MAX_HASH_DISTANCE]:
@@ -275,7 +275,7 @@ def _duplicates(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[
                     # a sharp and a blurred picture, of different classes, look alike to a hash
                     other_class = isinstance(one.label, int) and one.label != two.label
                     if (one.group != two.group or one.split != two.split) and not other_class:
-                        told.add(row)
+                        reported.add(row)
                         yield _duplicate(one, two, "looks the same as")
                         break
             near.append(row)

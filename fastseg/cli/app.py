@@ -892,7 +892,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 1  # of an exception that Python itself prints
     if _is_the_program():
-        atexit.register(lambda: _leave(status))  # what is registered first is called last
+        atexit.register(lambda: _exit_at_once(status))  # what is registered first is called last
     try:
         app()
     except SystemExit as end:
@@ -906,7 +906,7 @@ def _is_the_program() -> bool:
     return "fastseg" in (file.stem, file.parent.stem if file.stem == "__main__" else "")
 
 
-def _leave(status: int) -> None:
+def _exit_at_once(status: int) -> None:
     """End the process at once.
 
     Python would take torch, fastai and timm apart module by module, which takes two seconds.

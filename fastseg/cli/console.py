@@ -86,14 +86,14 @@ def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | Non
         *header, box=None, header_style="bold", pad_edge=False, title=title, title_justify="left"
     )
     for row in rows:
-        drawn.add_row(*(_text(value) for value in row))
+        drawn.add_row(*(_cell(value) for value in row))
     console = Console(markup=False, emoji=False)  # names are printed as they are
     if not console.is_terminal:  # a script reads whole lines
         console.width = max(console.width, 200)
     console.print(drawn)
 
 
-def _text(value: Any) -> str:
+def _cell(value: Any) -> str:
     return "absent" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

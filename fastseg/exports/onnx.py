@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ExportError, brief
-from ..utils.device import is_out_of_memory
 from ..utils.io import is_disk_full
 
 if TYPE_CHECKING:
@@ -72,6 +71,8 @@ def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str 
     Errors that are not of the exporter or the runtime pass through: they are mistakes of our own.
     """
     import torch
+
+    from ..utils.device import is_out_of_memory  # here: it imports torch
 
     # The exporter prints the whole graph when it fails: nothing that a user can correct.
     with (

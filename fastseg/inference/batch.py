@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..exports.card import Card
 from ..exports.folder import find
 from ..exports.read import card_of
-from ..metrics.risk import ERROR_RATE, review_threshold
+from ..metrics.risk import ERROR_RATE, lowest_rate, review_threshold
 from ..tasks import Task, get
 from ..utils.choices import check_engine
 from ..utils.io import write_rows
@@ -233,9 +233,12 @@ def _threshold(card: Card, error_rate: float) -> float | None:
             "needs_review stays empty; a fit gives them"
         )
     if threshold is not None and threshold < 0:
-        log.warning(
-            "the validation images are too few, or their masks too faulty, to promise an error rate of %g: "
-            "every image is marked for review; raise --error-rate",
+        lowest = lowest_rate(card.review)
+        log.info(
+            "needs_review is True for every image, which says nothing against the masks: the "
+            "validation images are too few, or their errors too large, to promise a mean error of "
+            "at most %g; %s",
             error_rate,
+            f"--error-rate {lowest:g} can be promised" if lowest else "a fit with more images can",
         )
     return threshold

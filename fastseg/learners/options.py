@@ -115,7 +115,7 @@ def _check_rate(flag: str, value: Any) -> None:
 
 
 def _check_budget(flag: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise ModelError(
             "give either a number of epochs or a time budget, a positive one", "epochs-or-budget"
         )
@@ -165,6 +165,19 @@ class Option:
         """Raise `FastsegError` unless the option can have this value."""
         if value is not None or self.default is not None:
             self.rule(self.flag, value)
+
+
+def _as_python(value: Any) -> Any:
+    """Return a value in Python's own types, for JSON and comparisons: numbers, tuples, texts."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(_as_python(entry) for entry in value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _option(
@@ -346,12 +359,10 @@ class FitOptions:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, Integral):
-            object.__setattr__(self, "size", (int(self.size), int(self.size)))
-        elif isinstance(self.size, list):
-            object.__setattr__(self, "size", tuple(self.size))
-        if isinstance(self.weights, Path):
-            object.__setattr__(self, "weights", str(self.weights))
+        for name in OPTIONS:
+            object.__setattr__(self, name, _as_python(getattr(self, name)))
+        if isinstance(self.size, int) and not isinstance(self.size, bool):
+            object.__setattr__(self, "size", (self.size, self.size))
 
     def check(self) -> None:
         """Raise `FastsegError` for the first value that its option cannot have."""

@@ -80,3 +80,8 @@ def review_threshold(review: Mapping[str, float], error_rate: float) -> float | 
             f"an error rate (--error-rate) of {error_rate:g} is not from 0.01 to 0.5", "error-rate"
         )
     return review.get(str(math.floor(100 * error_rate + 1e-9) / 100))
+
+
+def lowest_rate(review: Mapping[str, float]) -> float | None:
+    """Return the lowest error rate of a card at which not every image needs review, or None."""
+    return min((float(rate) for rate, threshold in review.items() if threshold >= 0), default=None)

@@ -57,16 +57,19 @@ def fit(
 ) -> dict[str, Any]:
     """Train a task's learner, write its export to `out`, and return what was measured.
 
-    `out` is exports/TASK by default. `size` is in px, one side or (height, width); `cache` is in
-    bytes. `time_budget` is in seconds, for all of it: a measured step plans epochs and, where few
-    fit, a smaller size. `folds` trains as many learners, each on another part held out, and exports
-    their ensemble; its metrics are those of every image by the learner that never saw it. The
-    returned dict has "export", "seconds" (training alone), "weights", "history" (one dict an epoch,
-    of the last fold) and "metrics" over the validation images at original size; temperature and
-    review thresholds from them go into the card. An earlier export in `out` stays until the new one
-    is complete. Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` goes
-    on from it, with the arguments of the interrupted fit, to the same weights that it would have
-    reached; False starts again; None refuses to lose one. Raises `FastsegError` kinds.
+    `out` is exports/TASK by default; an earlier export in it stays until the new one is complete.
+    `size` is in px, one side or (height, width); `cache` is in bytes. `time_budget` is in seconds,
+    for all of it: a measured step plans epochs and, where few fit, a smaller size (not for images
+    that are cropped). `folds` trains as many learners, each on another part held out, and exports
+    their ensemble; its metrics are those of every image by the learner that never saw it.
+
+    The returned dict has "export", "seconds" (training alone), "weights", "history" (one dict for
+    each epoch, of the last fold) and "metrics" over the validation images at original size. The
+    temperature and the review thresholds that they give go into the card.
+
+    Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` resumes from it,
+    with the arguments of the interrupted fit, and reaches the same weights; False starts again;
+    None refuses to lose a checkpoint. Raises `FastsegError` kinds.
     """
     task, given = get(task), FitOptions(**options)
     out = Path(out or f"exports/{task.name}")

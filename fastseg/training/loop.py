@@ -104,13 +104,15 @@ def train(
             if folder:
                 before = {"lr": lr, "history": history}
                 chosen.append(
-                    checkpoint.Checkpoint(folder / CHECKPOINT, stage, resumed, before, began, _rows)
+                    checkpoint.Checkpoint(
+                        folder / CHECKPOINT, stage, resumed, before, began, _history_rows
+                    )
                 )
             first = resumed["epoch"] if resumed else 0
             with learn.added_cbs(chosen), _starting_at(learn, first):
                 sliced = stage and record.is_pretrained
                 learn.fit_one_cycle(epochs, slice(lr / BACKBONE_DIVISOR, lr) if sliced else lr)
-            history = [*history, *_rows(learn)]
+            history = [*history, *_history_rows(learn)]
     if not history:
         raise ModelError(
             "no epoch was trained (head-only epochs need pretrained weights); "
@@ -162,7 +164,7 @@ def _starting_at(learn: Learner, first: int) -> Iterator[None]:
         del learn._do_fit
 
 
-def _rows(learn: Learner) -> list[dict[str, float]]:
+def _history_rows(learn: Learner) -> list[dict[str, float]]:
     """Return each epoch's losses, metrics and mean learning rate from the last call of fit."""
     rows, names = learn.recorder.values, learn.recorder.metric_names[1:-1]
     rates = np.array_split(np.array(learn.recorder.lrs, dtype=float), max(1, len(rows)))

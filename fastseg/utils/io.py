@@ -32,10 +32,11 @@ def name_below(root: Path | str, file: Path) -> str:
 
 
 def portable_path(path: Path | str, base: Path | str) -> str:
-    """Return `path` relative to `base`, for files that others will read: with slashes, and without a user's folders.
+    """Return `path` relative to `base`, with slashes, for files that others will read.
 
-    It is the name alone where the relative path would lead through the root of the file system or
-    beside the home folder, since it would then say what an absolute path says.
+    It has no folder of the user's. It is the name alone where the relative path would lead through
+    the root of the file system or beside the home folder: it would then say as much as an absolute
+    path.
     """
     target, start = Path(os.path.abspath(path)), Path(base).resolve()
     for place in (target, target.resolve()):
