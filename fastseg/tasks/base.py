@@ -12,7 +12,8 @@ is done by one pair of classes for each purpose, with one table from `kind` to c
     evaluation.scores.SCORES           how predictions are compared with labels
     report.views.VIEWS                 how images, labels and predictions are shown
 
-A third kind is a third subclass of `Task` and one entry in each of these tables.
+A third kind is a third subclass of `Task`, one entry in each of these tables, and its text among
+those that `exports.card` accepts.
 """
 
 from __future__ import annotations

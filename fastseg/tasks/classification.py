@@ -33,7 +33,7 @@ class ClassificationTask(Task):
     kind = "classify"
     purpose = "classifies whole images"
     main_figure = "accuracy"
-    imbalance_limit = 10.0  # a convention: of 100 images, ten are of the rarer class
+    imbalance_limit = 10.0  # of images; a convention
 
     @property
     def grouped(self) -> bool:

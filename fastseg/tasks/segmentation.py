@@ -99,7 +99,7 @@ class SegmentationTask(Task):
     has_masks = True
     unit = "pixels"
     main_figure = "Dice"
-    imbalance_limit = 100.0  # a convention: objects of a hundredth of the largest are still learnt
+    imbalance_limit = 100.0  # of pixels; a convention
 
     @property
     def grouped(self) -> bool:
