@@ -229,7 +229,8 @@ def _threshold(card: Card, error_rate: float) -> float | None:
     threshold = review_threshold(card.review, error_rate)
     if threshold is None:
         log.warning(
-            "this export has no review thresholds (an earlier fastseg wrote it, or it was adopted): "
+            "this export has no review thresholds "
+            "(an earlier fastseg wrote it, or it was adopted): "
             "needs_review stays empty; a fit gives them"
         )
     if threshold is not None and threshold < 0:

@@ -10,6 +10,7 @@ import socket
 import threading
 import warnings
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -63,7 +64,8 @@ def fetch_image(url: str, allow_private: bool = False, depth: int | None = None)
         ) from None
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise FetchError(
-            f"{url}: is not an image that can be read; give the address of a JPEG, PNG or WebP file",
+            f"{url}: is not an image that can be read; "
+            "give the address of a JPEG, PNG or WebP file",
             "not-an-image",
         ) from error
 
@@ -105,15 +107,15 @@ def _download(url: str, allow_private: bool) -> bytes:
 
 
 class _Guard:
-    """Sees each connection when it is made: refuses private addresses that a name was changed to
-    meanwhile, and ends what takes too long.
+    """Checks each connection when it is made, and ends what takes too long.
 
-    A server that sends a byte every few seconds is never silent long enough for a timeout of the
-    socket.
+    A name may lead to a private address only after it was checked. A server that sends a byte every
+    few seconds is never silent long enough for a timeout of the socket.
     """
 
     def __init__(self, url: str, allow_private: bool):
-        self.url, self.allow_private, self.is_late, self._socket = url, allow_private, False, None
+        self.url, self.allow_private, self.is_late = url, allow_private, False
+        self._socket: Any = None
 
     def __enter__(self) -> _Guard:
         self._timer = threading.Timer(MAX_SECONDS, self._end)
@@ -121,12 +123,12 @@ class _Guard:
         self._timer.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         if self._socket is not None:  # httpx does not close it where `__call__` raises
             self._socket.close()
 
-    def __call__(self, event: str, info: dict) -> None:
+    def __call__(self, event: str, info: dict[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
             self._socket = info["return_value"].get_extra_info("socket")
             if not self.allow_private:
@@ -191,7 +193,7 @@ def _require_public(url: str, allow_private: bool) -> None:
         ) from None
     for *_, address in found:
         if not allow_private:
-            _require_global(address[0], url)
+            _require_global(str(address[0]), url)
 
 
 def _require_global(address: str, url: str) -> None:

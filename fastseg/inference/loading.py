@@ -1,5 +1,5 @@
-"""An export made ready to predict: by the engine and in the precision that are asked for, or
-quickest on this machine.
+"""`load`: an export ready to predict, by the engine and in the precision asked for or quickest
+here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..errors import ExportError, ModelError, brief
 from ..exports.card import MODEL, ONNX, PICKLE, Card, sha256
 from ..exports.onnx import Sessions
 from ..exports.read import card_of, network_of, verified
-from ..utils.choices import check_engine
-from ..utils.device import asked_precision, device_of, precision_of
+from ..utils.choices import asked_precision, check_engine
+from ..utils.device import device_of, precision_of
 from ..utils.imports import importing
 from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, Option, Speeds, quickest
 from .predictor import Predictor
@@ -37,15 +37,14 @@ def load(
     images: int | None = None,
     bs: int = 4,
 ) -> Predictor:
-    """Return a `Predictor` from an export folder, reading no pickle: card.json with model.onnx or
-    model.safetensors.
+    """Return a `Predictor` from an export folder: card.json with model.onnx or model.safetensors.
 
     `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None: what of them
     is not given is what was measured to be quickest on this machine, for so many `images` in
     batches of `bs`. Where nothing is known yet, it is measured if that pays for them, else ONNX
     computes. Without `images`, nothing is measured, and what counts is the time of single images.
-    On GPUs torch computes. Given the path of an export.pkl instead, that is opened, but only if its
-    sha256 is the one in the card beside it or with `trust=True`, since a pickle can run any code.
+    On GPUs torch computes. The path of an export.pkl is opened only if its sha256 is the one in the
+    card beside it, or with `trust=True`: a pickle can run any code.
     Raises `ExportError`, and `ModelError` for what does not go together.
     """
     check_engine(engine, precision)
@@ -53,9 +52,7 @@ def load(
     where = device_of(device or ("cpu" if engine == "onnx" else None))
     if export.suffix == ".pkl":
         return _load_pickle(export, card, where, trust, tta, engine, precision)
-    verified(
-        export / MODEL, card
-    )  # even where ONNX is quicker: one that was exchanged is not to go unnoticed
+    verified(export / MODEL, card)  # even where ONNX computes: an exchanged file must be found
     options = _options(export, card, where, engine, precision)
     sessions = Sessions(verified(export / ONNX, card)) if options[0].engine == "onnx" else None
     option, why = (
@@ -90,7 +87,8 @@ def _options(
     if engine == "onnx":
         if where.type != "cpu":
             raise ModelError(
-                f"ONNX computes on the CPU, not on {where}: leave out --device, or choose --engine torch",
+                f"ONNX computes on the CPU, not on {where}: "
+                "leave out --device, or choose --engine torch",
                 "engine-device",
             )
         if not has_onnx:
@@ -120,8 +118,9 @@ def _speeds(card: Card) -> Speeds:
 def _seconds(
     export: Path, card: Card, sessions: Sessions | None
 ) -> Callable[[int | None, Option], float]:
-    """Return what measures the seconds of an image in batches of a size, or alone, by an option;
-    torch's options share one network.
+    """Return a function of batch size (None: one image at a time) and option: seconds for an image.
+
+    The options of torch share one network.
     """
     network = cache(partial(network_of, export, card))
     return lambda bs, option: Predictor(
@@ -130,9 +129,9 @@ def _seconds(
 
 
 def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None:
-    """Measure all ways to compute an export's predictions, for single images and for batches of
-    `bs`: later commands know them.
+    """Measure all options of an export, for single images and for batches of `bs`, and keep them.
 
+    Later commands choose by what was measured.
     Nothing is measured after less than `WORTH_MEASURING` seconds `spent` on the training: beside
     more, measuring costs nothing.
     """
@@ -161,7 +160,8 @@ def _load_pickle(
 ) -> Predictor:
     if engine == "onnx":
         raise ExportError(
-            f"{path}: a pickle is computed by torch; load the folder {path.parent} for --engine onnx",
+            f"{path}: a pickle is computed by torch; "
+            f"load the folder {path.parent} for --engine onnx",
             "no-onnx",
         )
     if not path.is_file():
@@ -178,19 +178,14 @@ def _load_pickle(
         from fastai.learner import load_learner
     try:
         network = load_learner(path).model
-    except (
-        AttributeError,
-        ImportError,
-        NameError,
-    ) as error:  # a pickle names modules; fastai turns ImportError into NameError
+    # A pickle names modules; fastai turns ImportError into NameError.
+    except (AttributeError, ImportError, NameError) as error:
         raise ExportError(
-            f"{path}: was written by another version of fastseg ({brief(error)}); load the folder {path.parent}, which "
-            "every later version reads",
+            f"{path}: was written by another version of fastseg ({brief(error)}); "
+            f"load the folder {path.parent}, which every later version reads",
             "old-pickle",
         ) from error
-    asked = precision or getattr(
-        network, "precision", None
-    )  # the one that its training was asked to have
+    asked = precision or getattr(network, "precision", None)  # that of its training
     return Predictor(
         card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta
     )

@@ -117,7 +117,8 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
         out, suffix = self._out or Path(), self.task.suffix
         if len(files) > 1:
             raise DataError(
-                f"{out}: is one file, but {len(files)} images are to be predicted; give a folder as --out",
+                f"{out}: is one file, but {len(files)} images are to be predicted; "
+                "give a folder as --out",
                 "one-file-for-many",
             )
         if out.suffix.lower() != suffix:
@@ -219,7 +220,8 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
             path = path / table
         if path.suffix.lower() not in TABLE_SUFFIXES:
             raise DataError(
-                f"{path}: {self.task.name} results are a table; name it {path.stem}.tsv, or give a folder",
+                f"{path}: {self.task.name} results are a table; "
+                f"name it {path.stem}.tsv, or give a folder",
                 "output-suffix",
             )
         if path.exists() and image_files(path.parent):

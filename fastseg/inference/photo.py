@@ -17,8 +17,9 @@ from ..data.images import save_image
 from ..errors import ExportError, FetchError
 from ..exports.folder import find
 from ..exports.read import card_of
-from ..tasks import Task, get
+from ..tasks import SegmentationTask
 from ..tasks.base import scaled
+from ..tasks.surfaces import task as SURFACES
 from ..utils.choices import check_engine
 from .download import fetch_image
 from .tiling import tiles_for
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Segmented:
-    """The overlay written, each class's share of the photograph's pixels (0 to 1), and its
-    regions.
-    """
+    """A segmented photograph: the overlay written, and each class's share of the pixels, 0 to 1."""
 
     path: Path
     shares: dict[str, float]
@@ -45,7 +44,7 @@ class Segmented:
 
         task = self.prediction.task
         return regions(
-            self.prediction.codes, self.prediction.calibrated, task.classes, task.background
+            self.prediction.labels, self.prediction.calibrated, task.classes, task.background
         )
 
 
@@ -63,59 +62,59 @@ def segment(
     engine: str = "auto",
     precision: str | None = None,
 ) -> Segmented:
-    """Segment one image file or URL with the surfaces learner and write
-    OUT/{surname}_{name}__{time}.jpg, at the image's size.
+    """Segment one image file or URL with the surfaces learner and write an overlay at its size.
 
+    It is OUT/{surname}_{name}__{time}.jpg.
     `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large
     photographs, see `Predictor.predict` (default: by its size). `engine` and `precision` are as for
     `fastseg.load`. Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both", "file-and-url")
-    task = get("surfaces")
     check_engine(engine, precision)
-    folder = _export(task, export)
-    task = replace(task, depth=card_of(folder).depth)
-    if file is not None:
-        task = scaled(task, [file])
-        image = task.image(file)
-    else:
+    folder = _find_export(export)
+    task = replace(SURFACES, depth=card_of(folder).depth)
+    if url is not None:
         image = fetch_image(url, allow_private, task.depth)
+    else:
+        path = Path(file or "")
+        task = scaled(task, [path])
+        image = task.image(path)
     from .loading import load
 
     predictor = load(folder, device, engine=engine, precision=precision, images=1)
-    prediction = predictor.predict(
-        image, tiles or tiles_for(image.shape[:2], tuple(predictor.card.size))
-    )
-    del (
-        predictor
-    )  # and with it the memory that the network worked in: large photographs need it now
-    counts = np.bincount(prediction.codes.reshape(-1), minlength=len(task.classes))
+    height, width = image.shape[:2]
+    prediction = predictor.predict(image, tiles or tiles_for((height, width), predictor.size))
+    # Frees the memory that the network worked in: large photographs need it below.
+    del predictor
+    counts = np.bincount(prediction.labels.reshape(-1), minlength=len(task.classes))
     shares = {label: float(count / counts.sum()) for label, count in zip(task.classes, counts)}
     stem = name or Path(str(file or url).split("?")[0].rstrip("/")).stem
-    target = (
-        Path(out)
-        / f"{_safe(surname or task.name)}_{_safe(stem)}__{datetime.now():%Y%m%d-%H%M%S}.jpg"
-    )
-    picture = with_legend(task, task.overlay(image, prediction.codes), shares)
-    return Segmented(save_image(target, picture), shares, image.shape[:2], prediction)
+    who, when = _file_part(surname or task.name), f"{datetime.now():%Y%m%d-%H%M%S}"
+    target = Path(out) / f"{who}_{_file_part(stem)}__{when}.jpg"
+    picture = with_legend(task, task.overlay(image, prediction.labels), shares)
+    return Segmented(save_image(target, picture), shares, (height, width), prediction)
 
 
-def _export(task: Task, export: Path | str | None) -> Path:
-    if export is None and not (Path("exports") / task.name).exists():
+def _find_export(export: Path | str | None) -> Path:
+    name = SURFACES.name
+    if export is None and not (Path("exports") / name).exists():
         raise ExportError(
-            f"exports/{task.name}: no export yet; take a ready one over with: fastseg adopt {task.name} (or train one with: "
-            f"fastseg fit {task.name})",
+            f"exports/{name}: no export yet; take a ready one over with: fastseg adopt {name} "
+            f"(or train one with: fastseg fit {name})",
             "no-export",
         )
-    return find(task, export)
+    return find(SURFACES, export)
 
 
-def _safe(text: str) -> str:
+def _file_part(text: str) -> str:
+    """Return a text as a part of a file name."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "image"
 
 
-def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Image.Image:
+def with_legend(
+    task: SegmentationTask, pixels: np.ndarray, shares: dict[str, float]
+) -> Image.Image:
     """Return the picture with a legend in its lower left corner: a swatch, name and share for each
     class shown.
     """
@@ -137,7 +136,7 @@ def with_legend(task: Task, pixels: np.ndarray, shares: dict[str, float]) -> Ima
         height = len(lines) * (size + gap) + gap
         if width + 2 * gap <= picture.width and height + 2 * gap <= picture.height:
             break
-    else:  # nothing at all is better than what is cut off; the shares are printed anyway
+    else:  # no legend fits; the shares are printed anyway
         return picture
     left, top = gap, picture.height - height - gap
     shade = Image.new("RGBA", picture.size, (0, 0, 0, 0))

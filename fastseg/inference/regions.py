@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import contourpy
 import numpy as np
@@ -25,10 +26,13 @@ class Region:
     score: float  # mean calibrated probability of its class, 0 to 1
     area: int  # px
     box: tuple[int, int, int, int]  # x, y, width, height, as COCO has them
-    rle: dict  # {"size": [height, width], "counts": text}: COCO's compressed run lengths, for pycocotools
-    polygons: dict  # {"type": "MultiPolygon", "coordinates": ...} as GeoJSON, in px, y downwards; outer rings first, then holes
+    # COCO's compressed run lengths, for pycocotools: {"size": [height, width], "counts": text}
+    rle: dict[str, Any]
+    # GeoJSON in px, y downwards, outer rings before holes: {"type": "MultiPolygon", "coordinates":
+    # ...}
+    polygons: dict[str, Any]
 
-    def plain(self) -> dict:
+    def plain(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         return {
             "label": self.label,
@@ -88,7 +92,7 @@ def regions(
     return sorted(found, key=lambda region: -region.area)
 
 
-def _polygons(part: np.ndarray, corner: tuple[int, int]) -> dict:
+def _polygons(part: np.ndarray, corner: tuple[int, int]) -> dict[str, Any]:
     """Return the outlines of a mask, bool (h, w), with holes, moved by `corner` (x, y), simplified
     and valid.
     """

@@ -70,7 +70,8 @@ def show(
     _require_apart(out, items)
     if not examples:
         raise DataError(
-            f"{data or items[0].image.parent}: no image {f'has the class {only}' if only else 'is wrong'}"
+            f"{data or items[0].image.parent}: no image "
+            + (f"has the class {only}" if only else "is wrong")
             + (" and is wrong" if only and wrong else ""),
             "nothing-to-show",
         )

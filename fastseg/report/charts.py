@@ -1,10 +1,11 @@
-"""Charts: confusion matrices, bars with intervals, training curves, reliability. Each function returns a matplotlib figure."""
+"""Charts as matplotlib figures: confusion matrices, bars with intervals, curves, reliability."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -14,17 +15,20 @@ from .painting import COLOURS
 from .panels import even_legend, literal
 
 BROAD = 11.4  # inches; charts side by side in one figure
-RARE = 0.001  # share of all pixels or images; what holds less is drawn as uncertain
+RARE = 0.001  # share of all pixels or images; bins that hold less are hollow: a convention
 
 
-def _finished(*axes) -> None:
+def _remove_frame(*axes: Axes) -> None:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_prop_cycle(None)
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], unit: str) -> Figure:
-    """Draw a confusion matrix (C, C) as shares of each true class, with the counts of `unit` (pixels or images) beneath."""
+    """Draw a confusion matrix (C, C) as shares of each true class, with the counts of `unit` below.
+
+    `unit` is "pixels" or "images".
+    """
     counts = np.asarray(counts)
     shares = counts / np.clip(counts.sum(axis=1, keepdims=True), 1, None)
     cell = min(0.85, 16 / len(classes))
@@ -77,9 +81,11 @@ def bars(
     intervals: Mapping[str, Mapping[str, Sequence[float] | None]] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw grouped bars: one group a class, one bar for each of `keys` (0 to 1; None is absent), with 95% intervals if given.
+    """Draw grouped bars: a group for each class, a bar for each of `keys`, with 95% intervals if
+    given.
 
-    Each value stands in its bar's own line, behind the end of the interval. `names` are the titles of the keys.
+    Values are from 0 to 1, or None where absent. Each stands in its bar's own line, after the end
+    of the interval. `names` are the titles of the keys.
     """
     classes = list(figures)
     step = min(
@@ -135,12 +141,12 @@ def bars(
     even_legend(
         figure, handles, loc="outside lower center", fontsize=9, handlelength=1.2, columnspacing=1.2
     )
-    _finished(axis)
+    _remove_frame(axis)
     return figure
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw training and validation loss, the metrics and, where it was recorded, the learning rate against the epoch."""
+    """Draw losses, metrics and, where it was recorded, the learning rate against the epoch."""
     epochs = np.arange(1, len(history) + 1)
     scores = [key for key in history[0] if key not in ("epoch", "train_loss", "valid_loss", "lr")]
     has_rate = "lr" in history[0]
@@ -178,7 +184,7 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.set_xlim(0.5, len(history) + 0.5)
-    _finished(left, middle, *right)
+    _remove_frame(left, middle, *right)
     return figure
 
 
@@ -195,13 +201,14 @@ def rate_finder(rates: Sequence[float], losses: Sequence[float], suggestion: flo
         title="Learning-rate range test",
     )
     axis.legend(frameon=False)
-    _finished(axis)
+    _remove_frame(axis)
     return figure
 
 
 def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
-    """Draw how often predictions of each confidence are right, from `metrics.calibration.reliability` (15, 3), and how many there are.
+    """Draw how often predictions of each confidence are right, and how many there are.
 
+    `bins` are float64 (15, 3), see `metrics.calibration.reliability`.
     Bins that hold less than a thousandth of all are hollow: what they show may be chance.
     """
     weight, confidence, hits = bins.T
@@ -262,12 +269,15 @@ def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
     for axis in (left, right):
         axis.grid(color="0.92")
         axis.set_axisbelow(True)
-    _finished(left, right)
+    _remove_frame(left, right)
     return figure
 
 
 def bands(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], title: str) -> Figure:
-    """Draw loss and score of several settings against the epoch: each one's mean over its runs, in a band from least to most."""
+    """Draw loss and score of several settings against the epoch.
+
+    Lines are means over the runs of a setting; bands reach from the lowest to the highest run.
+    """
     first = next(iter(histories.values()))[0][0]
     score = next(key for key in first if key not in ("epoch", "train_loss", "valid_loss", "lr"))
     keys = {
@@ -298,5 +308,5 @@ def bands(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], titl
         title_fontsize=8,
     )
     figure.suptitle(literal(title), fontsize=10)
-    _finished(*axes)
+    _remove_frame(*axes)
     return figure

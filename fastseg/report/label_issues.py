@@ -1,4 +1,6 @@
-"""Labels that the model contradicts with confidence: images ranked by cleanlab, and in each the most suspect region."""
+"""Labels that the model contradicts: images ranked by cleanlab, and the most suspect region of
+each.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,26 @@ from scipy import ndimage
 
 from ..types import IGNORE
 
-with (
-    warnings.catch_warnings()
-):  # here, not where it is used: threads that import it at once can lock each other out
+# Imported here, not where it is used: threads that import it at once can deadlock.
+with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from cleanlab.rank import get_label_quality_scores as class_quality
     from cleanlab.segmentation.rank import get_label_quality_scores as mask_quality
 
-CONFIDENT = 0.5  # by which the predicted class's probability must exceed the labelled one's for a pixel to be suspect
-SPARE = 0.002  # share of an image's pixels that may be suspect where there is no foreground: a few of them prove nothing
+# A pixel is suspect if the predicted class's probability exceeds the labelled one's by this: a
+# convention.
+CONFIDENT = 0.5
+# Share of an image's pixels that may be suspect where there is no foreground: a few of them prove
+# nothing. A convention.
+SPARE = 0.002
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """How suspect an image's label is. `quality` is from 0, surely wrong, to 1; without a region, `box` is None."""
+    """How suspect an image's label is.
+
+    `quality` is from 0, surely wrong, to 1. Without a suspect region, `box` is None.
+    """
 
     quality: float
     labelled: str = ""
@@ -40,17 +48,19 @@ def of_image(
 ) -> Suspicion:
     """Judge one image's label by out-of-sample probabilities, float (C, H, W) or (C,).
 
-    Quality is cleanlab's: the probability of the label (Northcutt et al., JAIR 2021), for masks the soft minimum of it over
-    the pixels (Lad and Mueller 2023, arXiv:2307.05080), times the soft Dice of the whole foreground (see `_agreement`), which
-    finds shifted and emptied masks that a model has half learnt. The region is the largest connected one where another class
-    is more probable than the labelled one by `CONFIDENT`. Unlabelled pixels are never suspect.
+    Quality is cleanlab's: the probability of the label (Northcutt et al., JAIR 2021), for masks the
+    soft minimum of it over the pixels (Lad and Mueller 2023, arXiv:2307.05080), times the soft Dice
+    of the foreground (see `_agreement`), which finds shifted and emptied masks that a model has
+    learnt in part. The region is the largest connected one where another class is more probable
+    than the labelled one by `CONFIDENT`. Unlabelled pixels are never suspect.
     """
     if probabilities.ndim == 1:
+        label = int(label)
         quality = float(class_quality(np.array([label]), probabilities[None].astype(np.float64))[0])
         said = int(probabilities.argmax())
         return Suspicion(quality, classes[label], classes[said] if said != label else "")
     codes = probabilities.argmax(0)
-    known = label != IGNORE
+    known = np.asarray(label) != IGNORE
     truth = np.where(known, label, codes).astype(np.int64)
     certain = np.where(known[None], probabilities, np.arange(len(classes))[:, None, None] == truth)
     scores, own = mask_quality(truth[None], certain[None], verbose=False)
@@ -71,8 +81,12 @@ def of_image(
 
 
 def _agreement(probabilities: np.ndarray, truth: np.ndarray, background: int | None) -> float:
-    """Return 2 sum(p of the foreground where it is labelled) / (sum of that p everywhere + labelled pixels), as in V-Net's Dice loss
-    (Milletari et al. 2016), both sides raised by `SPARE` of the pixels: where label and model see no foreground, they agree."""
+    """Return the soft Dice of foreground probabilities and labels, as in V-Net (Milletari et al.
+    2016).
+
+    That is 2 sum(p of the foreground where it is labelled) / (sum of that p everywhere + labelled
+    pixels). `SPARE` of the pixels is added to both: without any foreground, label and model agree.
+    """
     if background is None:
         return 1.0
     foreground, labelled, spare = (

@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..data.issues import Fault, refuse
 from ..errors import DataError, TaskError, choose
@@ -364,6 +364,9 @@ class Task:
         raise NotImplementedError
 
 
+TaskT = TypeVar("TaskT", bound=Task)
+
+
 def names() -> list[str]:
     """Return the names of all tasks: the files of this package, and of the folders in
     FASTSEG_TASKS.
@@ -411,7 +414,7 @@ def with_depth(name: str, depth: int) -> Task:
     return replace(get(name), depth=depth)
 
 
-def scaled(task: Task, files: Iterable[Path]) -> Task:
+def scaled(task: TaskT, files: Iterable[Path]) -> TaskT:
     """Return `task` with the bit depth that `choose_depth` gives for these image files."""
     from ..data.depth import choose_depth, largest_values
 
