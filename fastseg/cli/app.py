@@ -86,7 +86,7 @@ TrainedData = Annotated[
     typer.Option(
         "--data",
         help="Folder with the labelled images [default: the one "
-        "the export was trained on, data/TASK unless fit was told otherwise].",
+        "the export was trained on, data/TASK unless fit was given another].",
     ),
 ]
 Export = Annotated[
@@ -695,8 +695,8 @@ def segment(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lay walls, floor and dining tables over one photograph; prints each class's share, and with
-    --json each region.
+    """Mark walls, floor and dining tables on one photograph; prints the share of each class, and
+    with --json each region.
     """
     if (file is None) == (url is None):
         raise typer.BadParameter("give either FILE or --url")
@@ -834,7 +834,7 @@ def adopt(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take a ready ADE20K model over as an export, its 150 classes merged to the task's: useful
+    """Write a ready ADE20K model as an export, with its 150 classes merged into the task's: useful
     before anything is trained.
     """
     from ..importers.smp_hub import FREE
@@ -865,9 +865,7 @@ def gather(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring OpenSurfaces or Open Images into the task's own codes, with all that they leave open
-    unlabelled.
-    """
+    """Convert OpenSurfaces or Open Images to the task's codes; the rest is unlabelled."""
     from ..importers.surfaces import gather as call
 
     made = call(task, folder, out)
