@@ -79,8 +79,8 @@ def test_the_page_works_in_a_browser(name, exports, tmp_path):
       box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display === "none"));
       box.click(); seen.push(layers.every(layer => getComputedStyle(layer).display !== "none"));
       slider.value = 20; slider.dispatchEvent(new Event("input"));
-      const layers = [...document.querySelectorAll(".layer")];
-      seen.push(layers.every(layer => getComputedStyle(layer).opacity === "0.2"));
+      const painted = [...document.querySelectorAll(".layer")];
+      seen.push(painted.every(layer => getComputedStyle(layer).opacity === "0.2"));
     }
     seen.push([...document.images].every(image => image.naturalWidth > 0));
     seen.push(document.documentElement.scrollWidth <= innerWidth);
