@@ -32,8 +32,8 @@ home = metadata.distribution("fastseg")
 import fastseg, fastai, segmentation_models_pytorch, torchvision
 assert pathlib.Path(fastseg.__file__).resolve().parent.parent == pathlib.Path.cwd().resolve()
 if extra == "test":
-    import ipykernel, nbmake, pytest, pytest_cov, xdist
-if extra == "docs":
+    import importlinter, ipykernel, mypy, nbmake, pre_commit, pytest, pytest_cov, ruff, xdist
+if extra in ("docs", "test"):
     import material, mkdocs, mkdocstrings, mkdocstrings_handlers.python
 if extra == "face" and sys.version_info < (3, 13):
     import mediapipe
