@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from ..errors import DataError
 from ..types import Dataset, Item
+from .issues import Fault, refuse
 
 Splitter = Callable[[list[Item]], tuple[list[int], list[int]]]
 
@@ -18,3 +22,88 @@ def splitter(task: Dataset, seed: int, fold: tuple[int, int] | None = None) -> S
     if fold is None:
         return partial(task.split, seed=seed)
     return partial(task.fold, number=fold[0], folds=fold[1], seed=seed)
+
+
+def drawn_split(
+    items: Sequence[Item], seed: int, valid_share: float, grouped: bool
+) -> tuple[list[int], list[int]]:
+    """Return the indices of the training and the validation items; groups stay on one side.
+
+    Items whose folder is for training or validation stay there; the others (all of them, if no
+    folder is for validation) are drawn by `seed`. `grouped`: whether a group whose folders put it
+    on both sides is a fault. Raises `DataError` for it, and if either side would be empty.
+    """
+    has_valid = any(item.split == "valid" for item in items)
+    loose = [
+        i
+        for i, item in enumerate(items)
+        if item.split is None or (item.split == "train" and not has_valid)
+    ]
+    groups = sorted({items[i].group for i in loose})
+    if loose and not has_valid and len(groups) < 2:
+        raise DataError(
+            f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
+            f"{len(groups)} group; at least 2 groups are needed, "
+            "one to train and one to validate",
+            "split",
+        )
+    random.Random(seed).shuffle(groups)
+    sizes = Counter(items[i].group for i in loose)
+    drawn: set[str] = set()
+    count = 0
+    for group in groups[:-1]:
+        if count >= valid_share * len(loose):
+            break
+        drawn.add(group)
+        count += sizes[group]
+    valid = {i for i in loose if items[i].group in drawn} | {
+        i for i, item in enumerate(items) if item.split == "valid"
+    }
+    train = [i for i, item in enumerate(items) if item.split != "test" and i not in valid]
+    sides = [{items[i].group: items[i] for i in side} for side in (train, valid)]
+    shared = sorted(sides[0].keys() & sides[1].keys()) if grouped else []
+    refuse(
+        [
+            Fault(
+                "group on both sides",
+                str(sides[1][group].image),
+                f"{group} is also in {sides[0][group].image.parent}",
+                "keep each subject or set on one side of the split",
+            )
+            for group in shared
+        ]
+    )
+    if not train or not valid:
+        raise DataError(
+            f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
+            "both parts need at least one",
+            "split",
+        )
+    return train, sorted(valid)
+
+
+def drawn_fold(
+    items: Sequence[Item], number: int, folds: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Return the indices of the training and the validation items of one of `folds` parts.
+
+    Groups stay on one side. Every item but those of a test folder is validated in one fold.
+    Raises `DataError` if there are too few groups.
+    """
+    usable = [i for i, item in enumerate(items) if item.split != "test"]
+    groups = sorted({items[i].group for i in usable})
+    if not 2 <= folds <= len(groups):
+        raise DataError(
+            f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} "
+            f"folds; give --folds from 2 to {len(groups)}",
+            "folds",
+        )
+    random.Random(seed).shuffle(groups)
+    sizes = Counter(items[i].group for i in usable)
+    filled, part = [0] * folds, {}
+    # Large groups first, each into the emptiest fold.
+    for group in sorted(groups, key=lambda g: -sizes[g]):
+        part[group] = filled.index(min(filled))
+        filled[part[group]] += sizes[group]
+    valid = [i for i in usable if part[items[i].group] == number]
+    return [i for i in usable if part[items[i].group] != number], valid

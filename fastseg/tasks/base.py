@@ -22,9 +22,7 @@ import hashlib
 import json
 import math
 import pkgutil
-import random
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import import_module
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..data.issues import Fault, refuse
+from ..data.split import drawn_fold, drawn_split
 from ..errors import DataError, TaskError, choose
 from ..formats.recognise import advice
 from ..types import Colour, Drawing, Item, Recipe
@@ -247,53 +246,7 @@ class Task:
         folder is for validation) are drawn by `seed`. Raises `DataError` if either side would be
         empty.
         """
-        has_valid = any(item.split == "valid" for item in items)
-        loose = [
-            i
-            for i, item in enumerate(items)
-            if item.split is None or (item.split == "train" and not has_valid)
-        ]
-        groups = sorted({items[i].group for i in loose})
-        if loose and not has_valid and len(groups) < 2:
-            raise DataError(
-                f"{items[loose[0]].image.parent}: not enough images to split: {len(loose)} in "
-                f"{len(groups)} group; at least 2 groups are needed, "
-                "one to train and one to validate",
-                "split",
-            )
-        random.Random(seed).shuffle(groups)
-        sizes = Counter(items[i].group for i in loose)
-        drawn: set[str] = set()
-        count = 0
-        for group in groups[:-1]:
-            if count >= valid_share * len(loose):
-                break
-            drawn.add(group)
-            count += sizes[group]
-        valid = {i for i in loose if items[i].group in drawn} | {
-            i for i, item in enumerate(items) if item.split == "valid"
-        }
-        train = [i for i, item in enumerate(items) if item.split != "test" and i not in valid]
-        sides = [{items[i].group: items[i] for i in side} for side in (train, valid)]
-        shared = sorted(sides[0].keys() & sides[1].keys()) if self.grouped else []
-        refuse(
-            [
-                Fault(
-                    "group on both sides",
-                    str(sides[1][group].image),
-                    f"{group} is also in {sides[0][group].image.parent}",
-                    "keep each subject or set on one side of the split",
-                )
-                for group in shared
-            ]
-        )
-        if not train or not valid:
-            raise DataError(
-                f"not enough images to split: {len(train)} to train, {len(valid)} to validate; "
-                "both parts need at least one",
-                "split",
-            )
-        return train, sorted(valid)
+        return drawn_split(items, seed, valid_share, self.grouped)
 
     def fold(
         self, items: Sequence[Item], number: int, folds: int, seed: int = 42
@@ -303,23 +256,7 @@ class Task:
         Groups stay on one side. Every item but those of a test folder is validated in one fold.
         Raises `DataError` if there are too few groups.
         """
-        usable = [i for i, item in enumerate(items) if item.split != "test"]
-        groups = sorted({items[i].group for i in usable})
-        if not 2 <= folds <= len(groups):
-            raise DataError(
-                f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} "
-                f"folds; give --folds from 2 to {len(groups)}",
-                "folds",
-            )
-        random.Random(seed).shuffle(groups)
-        sizes = Counter(items[i].group for i in usable)
-        filled, part = [0] * folds, {}
-        # Large groups first, each into the emptiest fold.
-        for group in sorted(groups, key=lambda g: -sizes[g]):
-            part[group] = filled.index(min(filled))
-            filled[part[group]] += sizes[group]
-        valid = [i for i in usable if part[items[i].group] == number]
-        return [i for i in usable if part[items[i].group] != number], valid
+        return drawn_fold(items, number, folds, seed)
 
     def datablock(
         self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True
