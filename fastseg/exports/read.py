@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ExportError, TaskError, brief
 from ..tasks import Task, get
 from ..utils.imports import importing
-from .card import MODEL, Card, read_card, sha256
+from .card import MODEL, PICKLE, Card, read_card, sha256
 
 if TYPE_CHECKING:
     from ..models.network import Network
+
+log = logging.getLogger(__name__)
 
 
 def card_of(export: Path | str) -> Card:
@@ -46,6 +49,35 @@ def network_of(export: Path, card: Card) -> Network:
             f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"
         ) from error
     network.mean, network.std = tuple(card.mean), tuple(card.std)
+    return network
+
+
+def pickled_network(path: Path, card: Card, trust: bool) -> Network:
+    """Return the network of an export.pkl, which can run any code when it is opened.
+
+    It is opened only if its sha256 is the one in the card, or with `trust`. Raises `ExportError`.
+    """
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file", "no-such-path")
+    if card.sha256.get(PICKLE) != sha256(path):
+        if not trust:
+            raise ExportError(
+                f"{path}: is not the pickle that its card names, and a pickle can run any code; "
+                "if you trust its author, pass trust=True (--trust)",
+                "untrusted-pickle",
+            )
+        log.warning("%s: opened on trust; it is not the pickle that its card names", path)
+    with importing():
+        from fastai.learner import load_learner
+    try:
+        network: Network = load_learner(path).model
+    # A pickle names modules; fastai turns ImportError into NameError.
+    except (AttributeError, ImportError, NameError) as error:
+        raise ExportError(
+            f"{path}: was written by another version of fastseg ({brief(error)}); "
+            f"load the folder {path.parent}, which every later version reads",
+            "old-pickle",
+        ) from error
     return network
 
 

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ExportError, ModelError, brief
-from ..exports.card import MODEL, ONNX, PICKLE, Card, sha256
+from ..errors import ExportError, ModelError
+from ..exports.card import MODEL, ONNX, Card
 from ..exports.onnx import Sessions
-from ..exports.read import card_of, network_of, verified
+from ..exports.read import card_of, network_of, pickled_network, verified
 from ..utils.choices import asked_precision, check_engine
 from ..utils.device import device_of, precision_of
-from ..utils.imports import importing
 from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, Option, Speeds, quickest
 from .predictor import Predictor
 
@@ -164,27 +163,7 @@ def _load_pickle(
             f"load the folder {path.parent} for --engine onnx",
             "no-onnx",
         )
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file", "no-such-path")
-    if card.sha256.get(PICKLE) != sha256(path):
-        if not trust:
-            raise ExportError(
-                f"{path}: is not the pickle that its card names, and a pickle can run any code; "
-                "if you trust its author, pass trust=True (--trust)",
-                "untrusted-pickle",
-            )
-        log.warning("%s: opened on trust; it is not the pickle that its card names", path)
-    with importing():
-        from fastai.learner import load_learner
-    try:
-        network = load_learner(path).model
-    # A pickle names modules; fastai turns ImportError into NameError.
-    except (AttributeError, ImportError, NameError) as error:
-        raise ExportError(
-            f"{path}: was written by another version of fastseg ({brief(error)}); "
-            f"load the folder {path.parent}, which every later version reads",
-            "old-pickle",
-        ) from error
+    network = pickled_network(path, card, trust)
     asked = precision or getattr(network, "precision", None)  # that of its training
     return Predictor(
         card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta
