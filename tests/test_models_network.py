@@ -242,7 +242,7 @@ def first_losses(decoder: str, steps: int) -> list[float]:
         optimizer.zero_grad()
         found.backward()
         optimizer.step()
-        losses.append(float(found))
+        losses.append(found.item())
     return losses
 
 
