@@ -10,8 +10,8 @@ from .utils.imports import importing
 
 __version__ = "0.5.0"
 
-# Threads that wait by spinning slow each other down as soon as another program runs: training was
-# measured 20 times slower.
+# By default OpenMP threads wait in a busy loop, which makes training slow while another program
+# uses the same cores (measured: 20 times slower).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Public names by module, imported on first use: `import fastseg` and the help of the command line

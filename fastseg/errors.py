@@ -22,16 +22,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-MAX_QUOTED = 100  # characters of a text from outside that a message quotes: one line of a terminal
-MAX_LISTED = 40  # valid names that a message lists; of more, it names the nearest ones only
-NEAREST, SIMILARITY = 3, 0.5  # names suggested at most, and their least `difflib` ratio, 0 to 1
+MAX_QUOTED = 100  # characters of foreign text that a message quotes: one line of a terminal
+MAX_LISTED = 40  # valid names that a message lists; if there are more, only the nearest ones
+NEAREST, SIMILARITY = 3, 0.5  # most names suggested; their smallest `difflib` ratio, 0 to 1
 
 
 class FastsegError(Exception):
     """A mistake that the user can correct. The CLI prints it on one line and exits with 1.
 
     `code` is a short stable name of what is wrong, such as "unknown-codes"; see the module's
-    docstring. `details` is what `--json` prints beside it: results of the part that succeeded.
+    docstring. `details` is printed too with `--json`: results of the part that succeeded.
     """
 
     code = "error"
@@ -74,7 +74,7 @@ class FetchError(FastsegError):
 
 
 def brief(text: object) -> str:
-    """Return a text from outside as messages quote it: one line of printable characters, cut."""
+    """Return foreign text for a message: one line of printable characters, cut to `MAX_QUOTED`."""
     line = " ".join(str(text).split())
     printable = "".join(c if c.isprintable() else "?" for c in line[:MAX_QUOTED])
     return printable + ("..." if len(line) > MAX_QUOTED else "")

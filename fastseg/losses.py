@@ -17,7 +17,7 @@ from .types import IGNORE
 from .utils.choices import loss_parts
 
 # Published defaults: Dice (arXiv:1606.04797), focal (arXiv:1708.02002), Lovasz (arXiv:1705.08790),
-# Tversky with alpha 0.3 and beta 0.7, which weighs misses over false alarms (arXiv:1706.05721).
+# Tversky with alpha 0.3 and beta 0.7: misses cost more than false alarms (arXiv:1706.05721).
 _SMP_LOSSES = {
     "dice": partial(smp_losses.DiceLoss, "multiclass", ignore_index=IGNORE),
     "focal": partial(smp_losses.FocalLoss, "multiclass", ignore_index=IGNORE),
@@ -35,7 +35,7 @@ class Loss(nn.Module):
     weight in "wce"; the other losses do not use it. Raises `ModelError` for unknown names.
     """
 
-    # tells fastai's MixUp that targets are class indices: it mixes the losses instead of them
+    # tells fastai's MixUp that targets are class indices: it then mixes the losses, not the targets
     y_int = True
 
     def __init__(self, name: str = "ce", weight: torch.Tensor | None = None):
@@ -57,7 +57,7 @@ class Loss(nn.Module):
         return self._sum(logits, target)
 
     def _sum(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        if not (target != IGNORE).any():  # nothing labelled: no loss, but still a graph
+        if not (target != IGNORE).any():  # nothing labelled: a loss of 0 that has a gradient
             return logits.sum() * 0
         losses = [part(logits, target) for part in self.regional]
         if "ce" in self.parts:

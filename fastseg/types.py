@@ -1,4 +1,4 @@
-"""The plain types that rooms share: a labelled image, a recipe, a colour, what a dataset offers."""
+"""The shared types: a labelled image, a recipe, a colour, the interface of a dataset."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The training defaults of a task: what `fastseg fit TASK` does when nothing else is said."""
+    """The training defaults of a task: what `fastseg fit TASK` does without options."""
 
     size: tuple[int, int]  # (height, width) in px at which the model sees images
     arch: str = "mobilenetv2_100"
@@ -65,7 +65,7 @@ class Recipe:
 
     flip: bool = True
 
-    # px by which mirrored masks move right: -1 where annotation cut coordinates to whole pixels
+    # px by which mirrored masks move right: -1 if annotations were truncated to whole pixels
     flip_shift: int = 0
 
     rotate: float = 10.0  # degrees
@@ -89,7 +89,7 @@ class Recipe:
 
 
 class Dataset(Protocol):
-    """What loaders need of a task; see `tasks.base.Task` for the meaning of each."""
+    """The part of a task that loaders need; see `tasks.base.Task` for the meaning of each."""
 
     @property
     def name(self) -> str: ...
@@ -112,7 +112,7 @@ class Dataset(Protocol):
 
 
 class Painted(Protocol):
-    """What can be drawn of a prediction."""
+    """The part of a prediction that `render` needs."""
 
     @property
     def image(self) -> np.ndarray:

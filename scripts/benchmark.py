@@ -1,4 +1,4 @@
-"""Time fastseg against what a user would otherwise write, side by side in one run.
+"""Measure fastseg and common alternatives, side by side in one run.
 
     python scripts/benchmark.py step predict --json figures.json
 
@@ -33,7 +33,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import fastseg  # before torch: it sets how OpenMP threads wait, for all contestants alike
+import fastseg  # before torch: it sets how OpenMP threads wait, for all contestants
 
 # isort: split
 import numpy as np
@@ -169,7 +169,7 @@ def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
 
 
 def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """A whole epoch over 96 images: decoding, augmentation, training, validation."""
+    """One complete epoch over 96 images: decoding, augmentation, training, validation."""
     data = eyes(folder, 96)
     theirs, ours, plain = peers.notebook_learner(data), learner(data), peers.PlainLoop(data)
     files = sorted((data / "images").iterdir())
@@ -423,7 +423,7 @@ def peak_of(kind: str, data: Path, export: Path) -> float:
             fastseg.evaluate("eye", data, split="all", export=export)
         else:
             fastseg.interpret("eye", data, export=export, split="all", out=out)
-    # not ru_maxrss: a process inherits the one of its parent
+    # not ru_maxrss: a process inherits its parent's value
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 

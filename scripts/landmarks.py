@@ -62,7 +62,7 @@ def overlap_and_eyes(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, 
 
 
 def sheet(cells: list) -> Image.Image:
-    """Return pictures with the outlines of ours in blue and the published in orange."""
+    """Return pictures with outlines: our masks in blue, the published ones in orange."""
     font = ImageFont.load_default(13)
     drawn = []
     for file, ours, theirs, words in cells:

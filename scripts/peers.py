@@ -1,4 +1,4 @@
-"""The benchmark's contestants: fastai's notebook, a plain loop over smp, ultralytics."""
+"""The benchmark's contestants: fastai's notebook, a plain loop with smp, ultralytics."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python scripts/planting.py [TASK ...] [--faults 200] [--files 2000]
 
-Works on synthetic samples, and on the real data in FASTSEG_SHARED where that is set. Every fault is
+Works on synthetic samples, and on the real data in FASTSEG_SHARED if that is set. Every fault is
 in a file of its own.
 """
 
@@ -198,7 +198,7 @@ def _line(item: Item, line: str) -> None:
 
 
 def bad_line(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
-    """A line of the table becomes unusable, or one more is there that is."""
+    """Make a line of the table unusable, or add an unusable one."""
     table = item.image.parent / "subjects.tsv"
     lines = table.read_text().splitlines()
     where = next(i for i, line in enumerate(lines) if line.split("\t")[0] == item.image.stem)
@@ -215,7 +215,7 @@ def bad_line(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
 
 
 def on_both_sides(item: Item, rng: np.random.Generator) -> tuple[str, Path]:
-    """A subject of the training is in the validation, too, with another slice."""
+    """Put another slice of a training subject into validation, or the reverse."""
     other = (
         item.image.parent.parent
         / ("validation" if item.split == "train" else "train")

@@ -10,5 +10,5 @@ export COVERAGE_CORE=sysmon # faster; Python 3.12 and later have it
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || unset COVERAGE_CORE
 "$PYTHON" -m pytest -n 2 --dist loadfile --durations=15 --cov --cov-report=term --cov-fail-under=90
 . scripts/setup.sh face # last: it installs an older numpy
-# -W default: mediapipe and what it pins are no longer updated, and warn
+# -W default: mediapipe and its pinned dependencies are no longer updated, and give warnings
 "$PYTHON" -m pytest -W default tests/test_importers_landmarks.py

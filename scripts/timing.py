@@ -1,4 +1,4 @@
-"""Taking turns, describing the machine, and the table of the benchmark."""
+"""The benchmark's runner (contestants take turns), description of the machine, and table."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from fastseg.errors import FastsegError
 
 ARCH = "test_resnet"  # timm's own 2-million-parameter test backbone
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test waits for a hub
-torch.set_num_threads(1)  # two workers on two cores
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests never access a hub
+torch.set_num_threads(1)  # two test processes share two cores
 
 shared = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(
@@ -41,7 +41,7 @@ def size_of(path: Path | str) -> tuple[int, int]:
 
 
 class Result:
-    """What a command did: exit code, both outputs, and the expected error's message."""
+    """The result of a command: exit code, both outputs, and the expected error's message."""
 
     message = ""
 
@@ -91,7 +91,7 @@ def run(monkeypatch, tmp_path):
 
 @pytest.fixture
 def fails(run, tmp_path):
-    """Run a command that must fail with the error `code` in one line, and leave no output behind.
+    """Run a command that must fail with the error `code` in one line and write no output.
 
     All `values` must be in that line: file names, numbers, options, suggestions; no prose.
     """

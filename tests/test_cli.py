@@ -1,4 +1,4 @@
-"""The command line by hand: every command on every task, what it writes and what it says."""
+"""The command line: every command on every task, its files and its output."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The code in CONTRIBUTING works: it is put where it says, in a copy of the package."""
+"""The code in CONTRIBUTING works: each block is inserted at its place in a copy of the package."""
 
 import json
 import os

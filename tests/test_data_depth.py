@@ -336,7 +336,7 @@ def test_evaluate_interpret_and_show_read_12_bits_as_8(trained, eyes, run, tmp_p
 
 
 def test_fastai_reads_files_alike(trained, eyes, tmp_path):
-    """A dim image, whose own values have fewer bits: the dataset's range is in the pickle."""
+    """A dark image, whose own values have fewer bits, is scaled by the pickle's bit depth."""
     file = sorted((eyes[1] / "imgs_small").iterdir())[0]
     values = np.asarray(Image.open(file)).astype(int) // 6
     assert bits_of(int(values.max())) == 10

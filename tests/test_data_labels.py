@@ -1,4 +1,4 @@
-"""Labels as people store them: void pixels, 0/255, JPEG and colour masks, files of other tools."""
+"""Common label formats: void pixels, 0/255, JPEG and colour masks, files of other tools."""
 
 import json
 import shutil

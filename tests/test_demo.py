@@ -1,4 +1,4 @@
-"""The demo's promise: 80 synthetic eyes are enough for a foreground Dice of 0.9 on fresh ones."""
+"""The demo: training on 80 synthetic eyes gives a foreground Dice of 0.9 on new ones."""
 
 import json
 import re

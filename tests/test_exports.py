@@ -1,4 +1,4 @@
-"""The export folder: what is in it, who may open it, that it loads anywhere."""
+"""The export folder: its files, which pickles are opened, loading in another place."""
 
 import json
 import pickle

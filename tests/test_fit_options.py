@@ -1,4 +1,4 @@
-"""Each option of a fit has one home, and all that offers options derives from it."""
+"""Each option of a fit is defined once; everything else is derived from the definition."""
 
 import inspect
 import json

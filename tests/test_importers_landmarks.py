@@ -71,7 +71,7 @@ def test_how_much_of_an_iris_is_open():
 
 
 class FakeFinder:
-    """A finder that was told what is in each picture, by its first pixel."""
+    """A finder that returns faces according to each picture's first pixel."""
 
     found = {
         0: ([_face()], 0),
@@ -204,7 +204,7 @@ def test_a_missing_extra_is_one_friendly_line(run, tmp_path, monkeypatch):
 
 @needs_shared
 def test_masks_of_real_faces(tmp_path):
-    """By the published rule, our masks are equal to theirs; by ours, within a pixel of them."""
+    """With published rounding, masks are equal to the published ones; else within a pixel."""
     pytest.importorskip("mediapipe")
     theirs = {item.image.stem: FACE.label(item) for item in FACE.items(shared / "data" / "face")}
     chosen = tmp_path / "faces"

@@ -1,4 +1,4 @@
-"""Downloading one image: what is refused. A server on 127.0.0.1 stands for the web."""
+"""Downloading one image: what is refused. A local server on 127.0.0.1 replaces the web."""
 
 import contextlib
 import gzip
@@ -147,7 +147,7 @@ def test_segment_a_url(server, exports, run):
 
 
 class Hostile(Handler):
-    """Servers that mean harm."""
+    """Malicious servers."""
 
     def do_GET(self):
         path = self.path.strip("/")
@@ -195,12 +195,12 @@ class Hostile(Handler):
         self.end_headers()
 
     def handle(self):
-        with contextlib.suppress(OSError):  # the reader hangs up
+        with contextlib.suppress(OSError):  # the client closes the connection
             super().handle()
 
 
 def vast_png():
-    """A PNG of 50,000 x 50,000 px in a few bytes: header, and pixels that never come."""
+    """A PNG of 50,000 x 50,000 px in a few bytes: a header without pixels."""
 
     def chunk(kind, data):
         return (
@@ -268,7 +268,7 @@ def test_a_name_that_changes_its_address_is_refused(server, monkeypatch):
     before = len(server.seen)
     with refuses("private-address"):
         download.fetch_image(f"{server.url}/image.jpg")
-    assert len(server.seen) == before  # nothing was asked of it
+    assert len(server.seen) == before  # it received no request
 
 
 def test_names_are_sanitized(hostile, exports, run, tmp_path):

@@ -29,7 +29,7 @@ def _pictures():
 
 
 def test_tiles_agree_with_the_whole_and_show_no_seam():
-    """A network that sees no farther than half a tile predicts the same for tiles and the whole."""
+    """If the receptive field is below half a tile, tiles and the full image give equal results."""
     torch.manual_seed(1)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 9, padding=4), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 9, padding=4)

@@ -1,4 +1,4 @@
-"""The rooms of the package import one way: the contract stands in pyproject.toml."""
+"""The rooms of the package import in one direction: the contract is in pyproject.toml."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Learners are plain fastai Learners: what fastai promises of one works on ours."""
+"""Learners are plain fastai Learners: fastai's documented methods work with them."""
 
 import warnings
 

@@ -237,7 +237,7 @@ def test_intervals_cover_the_truth():
 
 
 def test_paired_comparison_sees_what_unpaired_intervals_hide():
-    """Slightly better on every image: a certain difference, though single intervals overlap."""
+    """Slightly better on every image: a significant difference, though single intervals overlap."""
     better, worse = [], []
     for seed in range(30):
         truth = blobs(seed)

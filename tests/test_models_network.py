@@ -55,7 +55,7 @@ def test_architectures(arch):
 
 @pytest.mark.slow
 def test_every_family_of_timm_works_or_is_refused():
-    """A family is a module of timm; the shortest name in it stands for all of it."""
+    """A family is a module of timm; only the shortest name in it is tested."""
     import timm
 
     families = defaultdict(list)
@@ -251,7 +251,7 @@ def first_losses(decoder: str, steps: int) -> list[float]:
 def test_training_from_random_weights_starts_low_and_stays_low(decoder):
     """Equal probabilities of 4 classes give a loss near ln 4 + 0.75; no step may exceed it much.
 
-    FPN and PAN add up what they find at several scales, so their first logits are larger.
+    FPN and PAN sum features of several scales, so their first logits are larger.
     """
     losses = first_losses(decoder, 12)
     assert (

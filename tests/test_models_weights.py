@@ -1,4 +1,4 @@
-"""ImageNet weights from timm's hub: a server on 127.0.0.1 plays the hub for a fresh process."""
+"""ImageNet weights from timm's hub: a server on 127.0.0.1 replaces the hub for a new process."""
 
 import hashlib
 import os

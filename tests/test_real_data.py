@@ -1,4 +1,4 @@
-"""The real data, where they are: layouts read, labels decoded."""
+"""Tests with the real data, if they exist: reading layouts, decoding labels."""
 
 import numpy as np
 from conftest import needs_shared, shared

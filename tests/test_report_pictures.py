@@ -1,4 +1,4 @@
-"""Pictures: size, proportions, legends, labels that nothing crosses, evidence on dark images."""
+"""Pictures: size, proportions, legends, readable labels, evidence on dark images."""
 
 import io
 import itertools

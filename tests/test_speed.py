@@ -26,7 +26,7 @@ ONNX, FLOAT, HALF = ("onnx", "float32"), ("torch", "float32"), ("torch", "bfloat
 
 @pytest.fixture(autouse=True)
 def a_cpu_with_units(monkeypatch):
-    """Pretend that the CPU has bfloat16 units, and force nothing: the same on every machine."""
+    """Pretend that the CPU has bfloat16 units and no precision is forced, on every machine."""
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
     monkeypatch.delenv("FASTSEG_PRECISION", raising=False)
 

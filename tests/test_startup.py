@@ -1,4 +1,4 @@
-"""Start and end of the process: mistakes are found before torch is imported; exit is quick."""
+"""Start and end of the process: mistakes are found before torch is imported; exit is fast."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Style and types of the package: the rules stand in pyproject.toml."""
+"""Style and types of the package: the rules are in pyproject.toml."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A task of the user's own is one file: as README shows it, used through the command line."""
+"""A user's own task is one file: the one in README, used on the command line."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Options of a fit beyond fastai's: averages, windows, budgets, folds, views, cached pixels."""
+"""fastseg's own options of a fit: averages, windows, budgets, folds, views, cached pixels."""
 
 from __future__ import annotations
 

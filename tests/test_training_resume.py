@@ -27,12 +27,12 @@ OPTIONS = {"arch": ARCH, "weights": "none", "size": 64, "bs": 4}
 
 
 class PulledPlug(Exception):
-    """Stands for whatever ends a process."""
+    """Simulates the end of a process for any reason."""
 
 
 @pytest.fixture
 def plug(monkeypatch):
-    """Let a fit die at the `count`-th checkpoint, before it is written or after it."""
+    """Stop a fit at the `count`-th checkpoint, before or after it is written."""
     whole = checkpoint.write
 
     def pull(count: int, before: bool = False):
@@ -74,7 +74,7 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(
         fastseg.fit(name, samples[name], out=tmp_path / "cut", **OPTIONS, **options)
     restore()
     assert not (tmp_path / "cut").exists()
-    torch.rand(7)  # the random numbers of the process that goes on are others
+    torch.rand(7)  # the resuming process has another random state
     result = fastseg.fit(name, out=tmp_path / "cut", resume=True)
     one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "cut"))
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -339,7 +339,7 @@ def test_unreadable_images_are_listed_and_tried_again(name, samples, exports, ru
 
 
 def test_a_disk_that_fills_up_while_learning_is_one_line(samples, tmp_path, monkeypatch):
-    """torch's writer names a file of its own, not the disk."""
+    """torch's error names a source file of torch, not the disk."""
 
     def full(*_, **__):
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""The check of a dataset: every file is decoded, every fault is named with its remedy."""
+"""The check of a dataset: decodes every file and reports each fault with its remedy."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from .image import Finding, examine
 
 log = logging.getLogger(__name__)
 
-# Conventions; what they find, and how often they are wrong, is measured by scripts/planting.py (see
-# checks/image.py for the figures).
-# Of 256 bits, that the perceptual hashes of one picture differ in at most: re-saved, resized, relit
+# Conventions; scripts/planting.py measures how many faults they find and how often they are wrong
+# (the figures are in checks/image.py).
+# Two hashes (256 bits) that differ in at most this many bits are of one picture, perhaps re-saved
 MAX_HASH_DISTANCE = 10
-# Hashes are compared only if they agree in one band. Two that differ in fewer bits than there are
-# bands agree in one of them, so that none is missed.
+# Hashes are cut into bands and compared only if one band is equal. Hashes that differ in fewer bits
+# than there are bands always have an equal band, so no duplicate is missed.
 HASH_BANDS = 16
-# A score of `image.misalignment` is a fault from here on, and so many times the distance from
-# median to upper quartile above the data's own median: outlines in some data fit no edges well.
+# A mask is misaligned if its score (`image.misalignment`) is at least MIN_OFFSET, and above the
+# dataset's median by OFFSET_SPREAD times (upper quartile - median): some data fit edges badly.
 MIN_OFFSET, OFFSET_SPREAD = 1.75, 4.0
-# A class is rare that at most one image has, or this share of the images; more than two images
-# are needed to say so.
+# A class is rare if at most RARE_IMAGES images, or this share of the images, contain it. With two
+# images or fewer, no class is called rare.
 RARE_IMAGES, RARE_SHARE = 1, 0.01
-# A size is unusual whose area, or shape, is so many times the median's, or its inverse. If more
+# A size is unusual if its area or aspect ratio differs from the median by this factor. If more
 # than `MAX_UNUSUAL_SHARE` of the images are, it is normal for this dataset; fewer than
 # `MIN_IMAGES_FOR_SIZES` images have no usual size.
 AREA_RATIO, SHAPE_RATIO = 4.0, 1.5
@@ -60,7 +60,7 @@ class Audit:
     unlabelled: int  # pixels, in the same labels
     counted: int  # labels that a fit would take
     sizes: dict[str, int]  # "width x height" -> images, commonest first
-    # bits by which a fit scales the images of more than 8 bits; None: there are none
+    # bit depth by which a fit scales images of more than 8 bits; None: no such images
     depth: int | None = None
     deep: int = 0  # how many images have more than 8 bits
     findings: list[Finding] = field(repr=False, default_factory=list)
@@ -80,7 +80,7 @@ class Audit:
         return any(fault.stops for fault in self.faults)
 
     def plain(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it."""
+        """Return the result as JSON values."""
         return {
             "task": self.task,
             "data": self.data,
@@ -110,8 +110,8 @@ class Audit:
 def check(task: str | Task, data: Path | str | None = None) -> Audit:
     """Examine every image and label below `data` (default: data/TASK) and return all faults.
 
-    A check that was interrupted continues where it stopped, unless files or the task changed.
-    Memory grows by about a kilobyte an image. Raises `DataError` only if there are no data of the
+    An interrupted check continues where it stopped, unless files or the task changed.
+    Memory grows by about a kilobyte per image. Raises `DataError` only if there are no data of the
     task.
     """
     task = get(task)
@@ -190,9 +190,9 @@ def _depth_faults(largest: Mapping[Path, int], depth: int | None) -> Iterator[Fa
 def _binary_faults(
     task: Task, root: Path, items: Sequence[Item], findings: Sequence[Finding]
 ) -> list[Fault]:
-    """Return a fault for each source whose masks are 0/255 masks, which only all of them show.
+    """Return a fault for each source whose masks are all 0/255 masks.
 
-    Nothing is counted in such masks.
+    The pixel counts of such masks are cleared.
     """
     found = task.binary_faults(
         root, ((item.source, finding.values) for item, finding in zip(items, findings))
@@ -205,9 +205,9 @@ def _binary_faults(
 
 
 def _refuse_all_jpegs(findings: Sequence[Finding]) -> None:
-    """Add a fault to every JPEG mask if JPEG compression changed the codes of one.
+    """Add a fault to every JPEG mask if JPEG compression changed the codes of at least one.
 
-    It changed codes in the others too, into codes that have a meaning.
+    In the other masks it may have changed codes into other valid codes, which cannot be detected.
     """
     jpegs = [finding for finding in findings if finding.values and is_lossy(str(finding.label))]
     changed = [f for f in jpegs if any(fault.kind == "lossy mask" for fault in f.faults)]
@@ -226,7 +226,7 @@ def _refuse_all_jpegs(findings: Sequence[Finding]) -> None:
 
 
 def _examine_all(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
-    """Yield the finding of each item, in order; those in the journal are not examined again."""
+    """Yield the finding of each item, in order; findings in the journal are reused."""
     workers = cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
 
@@ -245,9 +245,9 @@ def _examine_plain(task: Task, item: Item) -> dict[str, Any]:
 
 
 def _duplicates(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
-    """Yield pictures that are there again: the same bytes, or nearly the same perceptual hash.
+    """Yield duplicate pictures: the same bytes, or nearly the same perceptual hash.
 
-    The latter only between images of different groups or splits.
+    Hashes are compared only between images of different groups or splits.
     """
     first: dict[str, int] = {}
     same = np.full(len(items), -1)
@@ -272,7 +272,7 @@ def _duplicates(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[
                 distance = np.unpackbits(bits[others] ^ bits[row], axis=1).sum(axis=1)
                 for other in others[distance <= MAX_HASH_DISTANCE]:
                     one, two = items[unique[row]], items[unique[other]]
-                    # a sharp and a blurred picture, of different classes, look alike to a hash
+                    # a sharp and a blurred picture have the same hash, but different classes
                     other_class = isinstance(one.label, int) and one.label != two.label
                     if (one.group != two.group or one.split != two.split) and not other_class:
                         reported.add(row)
@@ -293,7 +293,7 @@ def _duplicate(item: Item, other: Item, how: str) -> Fault:
 
 
 def _misaligned_masks(findings: Sequence[Finding]) -> Iterator[Fault]:
-    """Yield masks whose outlines fit their image's edges much better elsewhere."""
+    """Yield masks whose outlines fit the image's edges much better at another position."""
     offsets = np.array([finding.offset for finding in findings])
     if not len(offsets):
         return
@@ -313,7 +313,7 @@ def _misaligned_masks(findings: Sequence[Finding]) -> Iterator[Fault]:
 
 
 def _unusual_sizes(findings: Sequence[Finding]) -> Iterator[Fault]:
-    """Yield images of another size or shape than most."""
+    """Yield images whose size or shape differs from that of most images."""
     known = [
         finding
         for finding in findings
@@ -346,7 +346,7 @@ def _unusual_sizes(findings: Sequence[Finding]) -> Iterator[Fault]:
 
 
 def _uneven_classes(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:
-    """Yield classes that hardly any image has, and the largest imbalance of two classes."""
+    """Yield classes that few or no images contain, and the largest imbalance of two classes."""
     known = np.array([finding.counts for finding in findings if len(finding.counts)])
     if not len(known):
         return
@@ -359,7 +359,7 @@ def _uneven_classes(task: Task, root: Path, findings: Sequence[Finding]) -> Iter
                 str(root),
                 f"{'no image has' if not has[i] else f'only {has[i]} of {len(known)} images have'} "
                 f"{task.classes[i]}",
-                "label more of it, or expect nothing of it",
+                "label more of it; otherwise the model cannot learn it",
                 f"class {task.classes[i]}",
             )
     there = [i for i in classes if has[i]]
@@ -372,7 +372,7 @@ def _uneven_classes(task: Task, root: Path, findings: Sequence[Finding]) -> Iter
                 str(root),
                 f"there is {counts[most] / counts[least]:.0f} times as much "
                 f"{task.classes[most]} as {task.classes[least]}",
-                "label more of the rarer one; fit weighs classes, but cannot make examples",
+                "label more of the rarer one: class weights cannot replace examples",
                 f"class {task.classes[least]}",
             )
 
@@ -384,9 +384,9 @@ def _split_faults(
     findings: Sequence[Finding],
     faults: Sequence[Fault],
 ) -> Iterator[Fault]:
-    """Yield why the items cannot be split, or why nothing can be learnt from the training part.
+    """Yield why the items cannot be split, or why the training part has too few classes.
 
-    Nothing is yielded if other faults stop a fit already.
+    Nothing is yielded if other faults already stop a fit.
     """
     if any(fault.stops for fault in faults):
         return
@@ -408,7 +408,7 @@ def _split_faults(
 
 
 def _groups_on_both_sides(task: Task, items: Sequence[Item]) -> Iterator[Fault]:
-    """Yield, once, each group whose images are both in a training and in a validation folder."""
+    """Yield each group with images in both a training and a validation folder, once."""
     if not task.grouped:
         return
     sides: dict[str, dict[str, Item]] = defaultdict(dict)

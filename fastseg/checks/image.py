@@ -1,4 +1,4 @@
-"""The check of one labelled image: it is decoded completely, and each fault is named."""
+"""The check of one labelled image: decodes it completely and reports each fault."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..errors import DataError
 from ..tasks import Item, SegmentationTask, Task
 from ..types import IGNORE
 
-# How alignment is judged. Conventions; what they find is measured by scripts/planting.py: of 60
-# faults of all kinds planted in real images, 58 are found in eye (two moved masks are missed) and
-# 60 in mri, 4 of 4 in surfaces, without a false alarm.
-ALIGNMENT_SIDE = 192  # px of the longest side to which images are shrunk
-MAX_SHIFT = 24  # px, in the shrunk image, by which masks are moved
-IN_PLACE = 3  # px, in the shrunk image, that still count as in place
+# Alignment of masks. Conventions, measured by scripts/planting.py: of 60
+# faults of all kinds planted in real images, it finds 58 in eye (it misses two moved masks),
+# 60 in mri, and 4 of 4 in surfaces, without a false alarm.
+ALIGNMENT_SIDE = 192  # px: images are shrunk until their longest side has this length
+MAX_SHIFT = 24  # px in the shrunk image: largest shift of the mask that is tried
+IN_PLACE = 3  # px in the shrunk image: shifts up to this count as aligned
 MIN_SIDE = 8  # px of the shrunk image's shorter side
-EDGE_SIGMA = 1.0  # px of the Gaussian before edges are found: single pixels are noise
-SURROUNDINGS_SIGMA = 12.0  # px of the Gaussian that tells edges from a busy background
-BORDER = 2  # px along the shrunk image's border in which outlines do not count
-# px of outline in the shrunk image, two fifths of its longest side, below which nothing can be
-# said: a few small circles fit many places
+EDGE_SIGMA = 1.0  # px: Gaussian that removes noise before edges are detected
+SURROUNDINGS_SIGMA = 12.0  # px: Gaussian that estimates the mean edge strength around a pixel
+BORDER = 2  # px: outlines this close to the border of the shrunk image are ignored
+# px of outline in the shrunk image (two fifths of its longest side); with less, no score is
+# computed: a few small circles fit many places
 MIN_OUTLINE = 80
 
 UPRIGHT = 1  # the EXIF orientation of images that are not turned
@@ -43,7 +43,7 @@ CONVERTED_MODES = {  # Pillow's mode -> what an image of it has
 }
 
 HASH_SIDE = 16  # of a perceptual hash of 16 x 16 bits
-DIGEST_BYTES = 12  # two of 100,000 files have one digest by chance with a probability of 1e-19
+DIGEST_BYTES = 12  # for 100,000 files, the probability of a collision is about 1e-19
 
 
 @dataclass
@@ -59,11 +59,11 @@ class Finding:
     values: Sequence[int] = ()  # codes that the mask file holds, the first few
     digest: str = ""  # of the file's bytes
     hash: str = ""  # perceptual, hexadecimal
-    offset: float = 0.0  # how much better the mask's outlines fit elsewhere, see `misalignment`
+    offset: float = 0.0  # score of `misalignment`
     shift: tuple[int, int] = (0, 0)  # where: px of the image to the right and down
 
     def plain(self) -> dict[str, Any]:
-        """Return the finding as JSON can hold it; `of` makes the finding of it again."""
+        """Return the finding as JSON values; `of` is the inverse."""
         return {**asdict(self), "counts": [int(count) for count in self.counts]}
 
     @classmethod
@@ -82,7 +82,7 @@ class Finding:
 def examine(task: Task, item: Item) -> Finding:
     """Decode an image and its mask completely and return all that is wrong with them.
 
-    Nothing is raised for faults of the files.
+    Faults of the files are returned, not raised.
     """
     image, label = item.image, item.label
     found = Finding(str(image), label if isinstance(label, int) else str(label), [])
@@ -118,7 +118,7 @@ def examine(task: Task, item: Item) -> Finding:
             Fault(
                 "exif flip",
                 str(image),
-                "viewers turn or mirror it, and its mask is not turned so",
+                "viewers turn or mirror it, but its mask is not turned",
                 "look whether they fit, and remove the orientation from the image's EXIF if not",
             )
         )
@@ -226,9 +226,9 @@ def _size_fault(
 
 
 def misalignment(image: np.ndarray, codes: np.ndarray) -> tuple[float, tuple[int, int]]:
-    """Return how much better a mask's outlines fit the edges of its image elsewhere, and where.
+    """Return how much better a mask's outlines fit the image's edges when shifted, and the shift.
 
-    `image` is uint8 (H, W, 3), `codes` are (H, W). The place is (px to the right, px down). The
+    `image` is uint8 (H, W, 3), `codes` are (H, W). The shift is (px to the right, px down). The
     score is by how much the mean edge strength under the outlines, moved by up to `MAX_SHIFT` px of
     an image shrunk to `ALIGNMENT_SIDE`, exceeds that in place, in standard deviations over all
     moves: 0 for a mask that fits best where it is.
@@ -239,13 +239,13 @@ def misalignment(image: np.ndarray, codes: np.ndarray) -> tuple[float, tuple[int
     small = Image.fromarray(image).convert("L").resize(size, Image.Resampling.BOX)
     grey = ndimage.gaussian_filter(np.asarray(small, dtype=np.float32), EDGE_SIGMA)
     strength = np.log1p(np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)))
-    # against their surroundings: a busy background attracts no outline
+    # relative to the surroundings, so that a textured background does not attract outlines
     strength -= ndimage.gaussian_filter(strength, SURROUNDINGS_SIGMA)
     outline = _outline(np.asarray(Image.fromarray(codes).resize(size, Image.Resampling.NEAREST)))
     if outline.sum() < MIN_OUTLINE:
         return 0.0, (0, 0)
-    # The sums of strength under the outline, moved by each shift, are a correlation; padding keeps
-    # what is moved out on one side from coming in on the other.
+    # The edge strength under the outline, for each shift, is a cross-correlation; padding prevents
+    # outlines that leave the image on one side from entering it on the other.
     padded = [2 * side for side in outline.shape]
     fit = np.fft.irfft2(
         np.fft.rfft2(strength, padded) * np.conj(np.fft.rfft2(outline.astype(np.float32), padded)),

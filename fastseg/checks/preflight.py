@@ -1,4 +1,4 @@
-"""The check before a training: every image and mask is decoded once; any fault ends it."""
+"""The check before training: every image and mask is decoded once; a fault stops the fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..utils.threads import results_in_order
 
 log = logging.getLogger(__name__)
 
-MAX_WORKERS = 8  # threads that decode at once: each holds an image of full size
+MAX_WORKERS = 8  # decoding threads: each holds one full-size image in memory
 
 Split = Callable[[list[Item]], tuple[list[int], list[int]]]
 Keep = Callable[[Item, "np.ndarray", "np.ndarray | int"], None]
@@ -52,7 +52,7 @@ def survey(
 
     `split` divides the items into training and validation: the seed of the task's own split, or a
     function of the items. `keep(item, image, label)` is called on several threads with what was
-    decoded, so that a fit need not decode it again. Raises `DataError` for the first fault, naming
+    decoded, so that a fit does not decode it again. Raises `DataError` for the first fault, naming
     file, value and remedy, and how many more files have faults.
     """
     task = get(task)
@@ -115,7 +115,7 @@ def _missing_classes(task: Task, data: Path, learnt: np.ndarray) -> list[str]:
 
 
 def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterator[str]:
-    """Yield warnings of masks with stray pixels, and of those that hold 0 and 255 only."""
+    """Yield warnings about masks with stray pixels, and about masks with only 0 and 255."""
     if stray:
         yield (
             f"masks with a few stray pixels outside the classes: {len(stray)}, such as "
@@ -132,7 +132,7 @@ def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterato
 
 @dataclass
 class _Examined:
-    """What is known of one item."""
+    """The result of examining one item."""
 
     item: Item
     size: tuple[int, int] = (0, 0)
@@ -143,7 +143,7 @@ class _Examined:
 
 
 def _examine_all(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Examined]:
-    """Yield what is known of each item, in order; items are decoded on threads."""
+    """Yield the result for each item, in order; threads decode the items."""
     workers = min(MAX_WORKERS, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         yield from track(
@@ -156,7 +156,7 @@ def _examine_all(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_
 
 
 def _examine(task: Task, item: Item, keep: Keep | None) -> _Examined:
-    """Decode an item, give it to `keep`, and return its counts, or its fault."""
+    """Decode an item, pass it to `keep`, and return its counts or its fault."""
     try:
         image = task.image(item)
         decoded = task.examine_label(item)

@@ -24,7 +24,7 @@ from ..utils.locks import write_lock
 from ..utils.progress import track
 from .dataset import Audit, check
 
-UNDO = {  # EXIF orientations that exchange width and height -> what undoes them
+UNDO = {  # EXIF orientations that swap width and height -> the inverse operation
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_90,
     7: Image.Transpose.TRANSVERSE,
@@ -32,8 +32,8 @@ UNDO = {  # EXIF orientations that exchange width and height -> what undoes them
 }
 ASIDE, LOG = "set_aside", "changes.csv"
 REPAIRABLE = {"0/255 mask", "stray codes", "blended colours", "image mode", "exif rotation"}
-# Faults that concern no single image, and those that a person must decide on: one odd bit depth
-# makes all other images misfits. The images are copied as they are.
+# Faults of the dataset, not of one image; and faults that a person must decide on: one unusual bit
+# depth may mean that all other images are wrong. For both, images are copied unchanged.
 OF_NO_IMAGE = {"rare class", "imbalance", "table", "split", "one class"}
 UNDECIDED = {"bit depth"}
 BOTH_SIDES = "group on both sides"
@@ -48,8 +48,8 @@ class Repaired:
     log: Path
     remaining: int
     images: int
-    set_aside: int  # files, of all kinds
-    unusable: str  # why a fit would refuse the copy's names, tables or split; "" if it would not
+    set_aside: int  # number of files
+    unusable: str  # why a fit would refuse the copy; "" if it would accept it
 
 
 def fix(audit: Audit, out: Path | str) -> Repaired:
@@ -58,17 +58,17 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
     Codes of grey masks are remapped, stray codes and blended colours take the nearest class, images
     of unusual modes become 8-bit RGB PNG, EXIF orientations that the mask does not follow are
     removed, tables lose the lines that cannot be used, and images of groups on both sides of the
-    split go to training. What cannot be repaired, and pictures that are there twice, lie in
-    set_aside/, where no fit looks. The copy is written atomically. Raises `DataError` if `out`
-    holds something or lies in the data, or if the data are 0/255 masks of more than two classes:
-    which class 255 stands for cannot be known.
+    split go to training. What cannot be repaired, and duplicate pictures, are put into
+    set_aside/, which no fit reads. The copy is written atomically. Raises `DataError` if `out`
+    is not empty or is inside the data, or if the data are 0/255 masks of more than two classes:
+    it is unknown which class 255 means.
     """
     out, task, root = Path(out), get(audit.task), Path(audit.data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is not empty; the repaired copy needs a new folder", "not-empty")
     if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(
-            f"{out}: lies in the data themselves; choose a folder beside them", "output-in-data"
+            f"{out}: is inside the data; choose a folder outside them", "output-in-data"
         )
     for fault in audit.faults:
         of_all = fault.kind == "0/255 mask" and fault.file == audit.data
@@ -90,7 +90,7 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
 
 
 def _unusable(task: Task, folder: Path) -> str:
-    """Return why a fit would refuse the names, tables or split of a folder; "" if it would not."""
+    """Return why a fit would refuse a folder's names, tables or split; "" if it accepts them."""
     try:
         task.split(task.items(folder))
     except DataError as error:
@@ -162,7 +162,7 @@ class _Copy:
         return self.out / name_below(self.root, file.parent)
 
     def _training_folders(self, item: Item) -> tuple[list[Path] | None, Fault | None]:
-        """Return where a validation item goes whose group trains too, or why it cannot go there."""
+        """Return where a validation item of a training group is moved to, or why it cannot be."""
         if isinstance(self.task, ClassificationTask):
             return None, Fault(BOTH_SIDES, str(item.image), "", "")
         there = self.training_item[item.group]
@@ -182,7 +182,7 @@ class _Copy:
                 yield _change(fault.file, "table", text)
 
     def _set_lone_files_aside(self) -> Iterator[Change]:
-        """Set aside images and masks that are no item: without a partner, or of a doubled name."""
+        """Set aside images and masks without a partner, or with a name that exists twice."""
         for fault in self.audit.faults:
             file = Path(fault.file)
             if fault.kind in ("no partner", "doubled name") and file not in self.copied:
@@ -209,7 +209,7 @@ def _files(item: Item) -> list[Path]:
 
 
 def _set_new_duplicates_aside(task: Task, root: Path, copy: Path) -> Iterator[Change]:
-    """Set aside, in the copy, pictures that became equal to others by a repair.
+    """Set aside pictures in the copy that a repair made equal to others.
 
     An EXIF orientation or another image mode can hide that two pictures are the same.
     """
@@ -245,7 +245,7 @@ def _set_aside(file: Path, root: Path, out: Path, kind: str, why: str) -> Change
 
 
 def _copy_image(task: Task, item: Item, folder: Path, faults: list[Fault]) -> Iterator[Change]:
-    """Write an item's image to `folder`, repaired if it has faults that can be."""
+    """Write an item's image to `folder`; repair it where possible."""
     kinds = {fault.kind for fault in faults if fault.file == str(item.image)}
     image = folder / item.image.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ def _copy_image(task: Task, item: Item, folder: Path, faults: list[Fault]) -> It
     else:
         shutil.copyfile(item.image, image)
     if "image mode" in kinds:
-        # where images and masks lie in one folder, PNG files are masks
+        # if images and masks are in one folder, PNG files are masks
         masks_beside = isinstance(item.label, Path) and item.label.parent == item.image.parent
         target = image.with_suffix(".tif" if masks_beside else ".png")
         images.save_image(target, images.read_image(image, task.depth))
@@ -267,7 +267,7 @@ def _copy_image(task: Task, item: Item, folder: Path, faults: list[Fault]) -> It
 def _copy_mask(
     task: Task, item: Item, label: Path, folder: Path, faults: list[Fault]
 ) -> Iterator[Change]:
-    """Write an item's mask to `folder`, repaired if it has faults that can be."""
+    """Write an item's mask to `folder`; repair it where possible."""
     kinds = {fault.kind for fault in faults if fault.file == str(label)} & REPAIRABLE
     folder.mkdir(parents=True, exist_ok=True)
     if not kinds or not isinstance(task, SegmentationTask):
@@ -281,7 +281,7 @@ def _copy_mask(
 def _repaired_values(
     task: SegmentationTask, label: Path, source: str, kinds: set[str]
 ) -> tuple[np.ndarray, str]:
-    """Return the values of a mask without the faults of `kinds`, and what was done."""
+    """Return the values of a mask with the faults of `kinds` repaired, and what was done."""
     decoded = task.examine_mask(label, source)
     if task.masks == "colours":
         codes = decoded.codes
@@ -309,7 +309,7 @@ def _repaired_values(
 
 
 def _with_nearest(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return codes (H, W), those at `where`, bool (H, W), replaced by the nearest others."""
+    """Return codes (H, W), replaced at `where`, bool (H, W), by the nearest other codes."""
     if not where.any():
         return codes
     rows, columns = ndimage.distance_transform_edt(
@@ -321,7 +321,7 @@ def _with_nearest(codes: np.ndarray, where: np.ndarray) -> np.ndarray:
 def _copy_unturned(source: Path, target: Path, depth: int | None) -> str:
     """Copy an image without its EXIF orientation and return what else was changed.
 
-    A JPEG's pixels are not compressed again.
+    The pixels of a JPEG are not recompressed.
     """
     with Image.open(source) as image:
         exif = image.getexif()

@@ -1,6 +1,6 @@
 """The command line: each command parses, makes one public call, and prints.
 
-Nothing heavy is imported until a command needs it. Each command is one public call.
+Heavy libraries are imported only when a command needs them.
 """
 
 

@@ -21,14 +21,14 @@ from . import console
 from .options import varied, with_fit_options
 
 STARTED = time.monotonic()
-SHORTEST_BUDGET = 0.1  # seconds: a budget that the imports used up is refused by the fit itself
+SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
 
 
 class Commands(typer.core.TyperGroup):
     """A command group in which a user's mistake is one line on standard error and exit code 1."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "" in args:  # a path that is empty would mean the current folder
+        if "" in args:  # an empty path would mean the current folder
             raise typer.BadParameter("an argument is empty: is a shell variable unset?")
         ctx.meta["as_json"] = "--json" in args
         return super().parse_args(ctx, args)
@@ -96,7 +96,7 @@ Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Open an --export FILE.pkl that its card does not vouch for: a pickle can run "
+        help="Open an --export FILE.pkl whose SHA-256 is not the one in its card: a pickle can run "
         "any code.",
     ),
 ]
@@ -111,7 +111,7 @@ Precision = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        "--engine", help="onnx, torch, or auto: the one that is measured to be quicker here."
+        "--engine", help="onnx, torch, or auto: the one that was measured to be faster here."
     ),
 ]
 Tta = Annotated[
@@ -145,7 +145,7 @@ def start(
         raise typer.Exit()
     if threads and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    elif threads:  # torch reads it when it is imported, which is late: mistakes are found first
+    elif threads:  # torch is not imported yet; it reads these variables when it is
         os.environ.update({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     package = logging.getLogger("fastseg")
@@ -153,7 +153,7 @@ def start(
         package.addHandler(console.Lines())
         package.propagate = False
     package.setLevel(logging.INFO)
-    # Deprecations inside the libraries are nothing that a user of the command line can correct.
+    # Users of the command line cannot correct deprecated calls inside the libraries.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings(
         "ignore", category=UserWarning, module="torch|fastai|timm|huggingface_hub"
@@ -199,8 +199,8 @@ def sample(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Write a synthetic dataset in the task's real layout, to try everything before real data are
-    there.
+    """Write a synthetic dataset in the task's real layout, to try everything before real data
+    exist.
     """
     from ..tasks import get
 
@@ -232,7 +232,7 @@ def show(
         bool,
         typer.Option(
             "--wrong",
-            help="The held-out images that an export gets most wrong, of the data "
+            help="The held-out images with the largest errors of an export, of the data "
             "that it was trained on.",
         ),
     ] = False,
@@ -246,8 +246,8 @@ def show(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Look through a dataset: images, masks in visible colours, overlays, legend; or what an export
-    gets wrong.
+    """Look through a dataset: images, masks in visible colours, overlays, legend; or the largest
+    errors of an export.
     """
     from ..report.browse import show as call
 
@@ -263,7 +263,7 @@ def show(
         device=device,
     )
     if open_it and typer.launch(str(picture)):
-        console.say(f"no viewer was found here; open {picture} yourself")
+        console.say(f"found no viewer; open {picture} yourself")
     if as_json:
         return console.as_json({"picture": str(picture)})
     typer.echo(picture)
@@ -279,7 +279,7 @@ def check(
             "--fix",
             metavar="OUT",
             help="Write a repaired copy to this new folder, with "
-            "changes.csv; the data stay as they are.",
+            "changes.csv; the original data are not changed.",
         ),
     ] = None,
     as_json: Json = False,
@@ -386,7 +386,7 @@ def evaluate(
         typer.Option(
             "--compare",
             metavar="EXPORT",
-            help="Another export: is the difference on these images real?",
+            help="Another export: is the difference on these images significant?",
         ),
     ] = None,
     by: Annotated[
@@ -466,12 +466,12 @@ def study(
             "--vary",
             metavar="OPTION=A,B,...",
             help="An option of fit and its values, such as "
-            "opt=adamw,sgd; can be repeated. One value holds the option at it.",
+            "opt=adamw,sgd; can be repeated. A single value fixes the option.",
         ),
     ],
     together: Annotated[
         bool,
-        typer.Option("--together", help="First values with first values, not all combinations."),
+        typer.Option("--together", help="Pair the values in order; do not try all combinations."),
     ] = False,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")
@@ -483,8 +483,8 @@ def study(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a grid of settings with several seeds; say which one won, and whether the difference is
-    real. A stopped study is resumed.
+    """Train a grid of settings with several seeds; report the best, and whether its lead is
+    significant. An interrupted study is resumed.
     """
     given = [varied(text) for text in vary]
     if len({name for name, _ in given}) < len(given):
@@ -553,7 +553,7 @@ def predict(
         float,
         typer.Option(
             "--error-rate",
-            help="Mean error that masks let through without review may have, "
+            help="Largest mean error that predictions without review may have, "
             "0.01 to 0.5; sets the needs_review column of predictions.csv.",
         ),
     ] = 0.1,
@@ -621,8 +621,8 @@ def interpret(
     precision: Precision = None,
     as_json: Json = False,
 ) -> None:
-    """Show where an export is right and wrong, and which labels may be: a report page, pictures for
-    papers, tables.
+    """Show where an export is right and wrong, and which labels may be wrong: a report page,
+    pictures for papers, tables.
     """
     from ..report.results import interpret as call
 
@@ -689,7 +689,7 @@ def segment(
             "--tiles",
             min=1,
             max=8,
-            help="Tiles a side to see it in: finer outlines of "
+            help="Number of tiles per side: finer outlines of "
             "large photographs [default: by its size].",
         ),
     ] = None,
@@ -834,7 +834,7 @@ def adopt(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a ready ADE20K model as an export, with its 150 classes merged into the task's: useful
+    """Write a pretrained ADE20K model as an export; its 150 classes become the task's: useful
     before anything is trained.
     """
     from ..importers.smp_hub import FREE
@@ -865,7 +865,7 @@ def gather(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert OpenSurfaces or Open Images to the task's codes; the rest is unlabelled."""
+    """Convert OpenSurfaces or Open Images to the task's codes; all else becomes unlabelled."""
     from ..importers.surfaces import gather as call
 
     made = call(task, folder, out)
@@ -886,11 +886,11 @@ def gather(
 
 
 def main() -> None:
-    """Run the command line. SIGTERM ends it as Ctrl-C does, so that temporary files are removed."""
+    """Run the command line. SIGTERM acts like Ctrl-C, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    status = 1  # of an exception that Python itself prints
+    status = 1  # exit code if Python itself prints an exception
     if _is_the_program():
-        atexit.register(lambda: _exit_at_once(status))  # what is registered first is called last
+        atexit.register(lambda: _exit_at_once(status))  # registered first, so it is called last
     try:
         app()
     except SystemExit as end:
@@ -905,14 +905,14 @@ def _is_the_program() -> bool:
 
 
 def _exit_at_once(status: int) -> None:
-    """End the process at once.
+    """End the process immediately.
 
-    Python would take torch, fastai and timm apart module by module, which takes two seconds.
+    Otherwise Python spends two seconds on freeing the modules of torch, fastai and timm.
     """
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except (OSError, ValueError):  # nobody reads any more: Python's own end says so
+    except (OSError, ValueError):  # the output is closed: Python's normal exit reports it
         return
     os._exit(status)
 

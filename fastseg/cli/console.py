@@ -88,7 +88,7 @@ def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | Non
     for row in rows:
         drawn.add_row(*(_cell(value) for value in row))
     console = Console(markup=False, emoji=False)  # names are printed as they are
-    if not console.is_terminal:  # a script reads whole lines
+    if not console.is_terminal:  # do not wrap lines that a script reads
         console.width = max(console.width, 200)
     console.print(drawn)
 
@@ -135,7 +135,7 @@ def figures(result: dict[str, Any], title: str | None = None) -> None:
         )
     )
     if unit == "images":
-        if result["accuracy"] == 1 and ends:  # resampling images without an error shows none
+        if result["accuracy"] == 1 and ends:  # the bootstrap interval is empty without any error
             typer.echo(
                 f"no error among {result['images']} images: by the rule of three, error rates of "
                 f"up to {min(1.0, 3 / result['images']):.0%} are not excluded"
@@ -150,7 +150,7 @@ def figures(result: dict[str, Any], title: str | None = None) -> None:
 
 
 def faults(audit: Audit, shown: int = 5) -> None:
-    """Print what an audit found: the first faults of each kind, and how many there are."""
+    """Print the result of a check: the first faults of each kind, and their number."""
     from ..data.issues import KINDS
 
     for kind, count in audit.kinds.items():
@@ -182,7 +182,7 @@ def faults(audit: Audit, shown: int = 5) -> None:
 
 
 def _images(audit: Audit) -> str:
-    """Say how many labelled images there are, and of which sizes."""
+    """Return a text with the number of labelled images and their sizes."""
     images = "1 labelled image" if audit.images == 1 else f"{audit.images:,} labelled images"
     measured = sum(audit.sizes.values())
     if not measured:
@@ -200,7 +200,7 @@ def _images(audit: Audit) -> str:
 
 
 def _labels(audit: Audit) -> str:
-    """Say how many pixels, or images, of each class are in the labels that a fit would take."""
+    """Return a text with the pixels, or images, of each class in the labels that a fit accepts."""
     if not audit.counted:
         return "no label can be used" if audit.images else "nothing to count"
     counts = {**audit.classes, **({"unlabelled": audit.unlabelled} if audit.unlabelled else {})}
@@ -211,7 +211,7 @@ def _labels(audit: Audit) -> str:
 
 
 def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
-    """Say what a repaired copy holds and the next command; beside JSON, only what is wrong."""
+    """Print the content of a repaired copy and the next command; with `as_json`, only problems."""
     if not copy.remaining:
         what = (
             f"none of the {copy.images} labelled images remains"
@@ -239,7 +239,7 @@ def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text with question marks for control characters, which could change the screen."""
+    """Return a text with control characters, which could change the terminal, replaced by "?"."""
     return "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
 
 

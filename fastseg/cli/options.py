@@ -1,4 +1,4 @@
-"""The options of a fit as the command line has them, from the fields of `FitOptions`."""
+"""The command line's options of a fit, derived from the fields of `FitOptions`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MB = 2**20  # bytes
 
 
 def read_value(option: Option, value: Any) -> Any:
-    """Return what `FitOptions` takes for what the command line has. Raises `typer.BadParameter`."""
+    """Convert a command-line value to a value of `FitOptions`. Raises `typer.BadParameter`."""
     if option.unit == "px":
         return console.size(value)
     if option.unit == "s":
@@ -28,7 +28,7 @@ def read_value(option: Option, value: Any) -> Any:
 
 
 def varied(text: str) -> tuple[str, list[Any]]:
-    """Return an option's name and its values for "lr=1e-4,1e-2". Raises `typer.BadParameter`."""
+    """Parse "lr=1e-4,1e-2" into an option's name and values. Raises `typer.BadParameter`."""
     name, found, values = text.partition("=")
     if not found or not name.strip() or not all(value.strip() for value in values.split(",")):
         raise typer.BadParameter(
@@ -52,7 +52,7 @@ def _varied_value(name: str, text: str) -> Any:
 
 
 def with_fit_options(*names: str) -> Callable[[F], F]:
-    """Give a command the options `names` of a fit; its parameter `options` gets them as a dict."""
+    """Add the options `names` of a fit to a command; it gets them as the dict `options`."""
 
     def decorate(command: F) -> F:
         parameters: list[inspect.Parameter] = []
@@ -75,7 +75,7 @@ def with_fit_options(*names: str) -> Callable[[F], F]:
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """Return the parameter that typer makes an option of."""
+    """Return the parameter from which typer makes the option."""
     kind: Any = str
     limits: dict[str, Any] = {}
     if isinstance(option.rule, WholeNumber):

@@ -54,7 +54,7 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _is_missing(folder: Path, error: FastsegError) -> bool:
-    """Return whether there is no folder, or only notes and pictures are in it."""
+    """Return whether the folder is missing, or has only notes and pictures in it."""
     if not folder.is_dir():
         return True
     if not isinstance(error, DataError) or error.code != "no-data":

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: an exact flip, at most one resampling, light, colour, blur."""
+"""Augmentation of batches: an exact flip, at most one resampling, light, colour, blur."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastai.vision.augment import RandTransform
 from ..types import IGNORE, Recipe
 from .mirror import mirrored
 
-KERNEL_SIGMAS = 4  # radius of a Gaussian's kernel; 0.006 % of its weight lie outside
+KERNEL_SIGMAS = 4  # radius of a Gaussian's kernel; 0.006 % of its weight is outside
 
 
 class Augment(RandTransform):
@@ -112,7 +112,7 @@ class Augment(RandTransform):
             inside = [(places >= 0) & (places < self.cutout) for places in (rows, columns)]
             self.box = (inside[0][:, :, None] & inside[1][:, None])[:, None]
 
-    # fastai picks one of these by the annotation of `x`, and would convert to an annotated result.
+    # fastai selects one by the annotation of `x`; a return annotation would convert the result.
     def encodes(self, x: TensorImage):  # type: ignore[no-untyped-def]
         pixels = self._flip(x.as_subclass(torch.Tensor))
         if self.grid is not None:
@@ -146,7 +146,7 @@ class Augment(RandTransform):
     def encodes(self, x: TensorMask):  # type: ignore[no-untyped-def,no-redef]  # noqa: F811
         codes = self._flip(x.as_subclass(torch.Tensor), self.flip_shift)
         if self.grid is not None:
-            # Beyond the border, masks are unlabelled: zero padding of codes - 255 is code 255.
+            # Pad masks with 255 (unlabelled): subtract 255, pad with 0, add 255.
             shifted = (codes.float() - IGNORE)[:, None]
             codes = F.grid_sample(
                 shifted, self.grid, mode="nearest", padding_mode="zeros", align_corners=False

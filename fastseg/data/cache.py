@@ -17,8 +17,8 @@ from .images import resized, resized_codes
 class Pixels:
     """Images and labels at the training size, uint8, decoded once.
 
-    What fits into `budget` bytes (default: `utils.device.cache_bytes`) stays in memory. Pickles
-    without the decoded images, so that exports hold none. Threads may share it.
+    Up to `budget` bytes (default: `utils.device.cache_bytes`) stay in memory. Pickles without the
+    decoded images, so that exports contain none. Thread-safe.
     """
 
     def __init__(self, task: Dataset, size: tuple[int, int], budget: int | None = None):
@@ -53,13 +53,13 @@ class Pixels:
         return self._get("label", item, lambda: self.task.label(item))
 
     def keep(self, item: Item, image: np.ndarray, label: np.ndarray | int) -> None:
-        """Keep an image and its label that were decoded for another purpose, if they fit."""
+        """Keep an image and its label that were already decoded, if they fit into memory."""
         self._get("image", item, lambda: image)
         if self.task.has_masks:
             self._get("label", item, lambda: label)
 
     def _get(self, part: str, item: Item, read: Callable[[], np.ndarray | int]) -> np.ndarray:
-        """Return an item's "image" or "label", from memory or as `read` gives it."""
+        """Return an item's "image" or "label", from memory or from `read`."""
         key = part, item.image if part == "image" else item.label
         found = self.kept.get(key)
         if found is not None:

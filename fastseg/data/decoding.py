@@ -1,4 +1,4 @@
-"""What the values of a mask mean: codes, colours or greys as classes; the others as faults."""
+"""Decodes masks: codes, colours or greys become class indices; other values are faults."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from ..types import IGNORE, Colour
 from .images import read_image, read_raw
 from .issues import Fault, refuse
 
-# Masks drawn by hand hold a few wrong pixels. Up to this share they count as unlabelled; a
+# Masks drawn by hand contain a few wrong pixels. Up to this share of a mask is unlabelled; a
 # convention: 1 px of 100 x 100.
 STRAY_SHARE = 1e-4
 
-# In shares of the smallest distance between two palette colours. Anti-aliasing mixes neighbouring
-# colours: the mean of three primaries lies 0.577 such distances from each of them, while black,
-# white and the secondaries lie at least 0.707 away.
+# In units of the smallest distance between two palette colours. Anti-aliasing mixes neighbouring
+# colours: the mean of three primaries is 0.577 units from each of them, while black,
+# white and the secondary colours are at least 0.707 units away.
 COLOUR_TOLERANCE = 0.6
 
-# Colours declared beside the palette take JPEG noise only, in shares of the smallest distance
-# between two colours: a mixture of two palette colours, such as dark yellow between red and green,
-# may lie nearer to a declared black than to either.
+# For colours declared in addition to the palette, only JPEG noise is tolerated, in units of the
+# smallest distance between two colours: a mixture of two palette colours, such as dark yellow from
+# red and green, may be nearer to a declared black than to either.
 DECLARED_TOLERANCE = 0.25
 
 MAX_LISTED = 6  # codes or colours that a message names
-MAX_VALUES = 16  # codes that are kept of each mask: enough to tell 0/255 masks from others
+MAX_VALUES = 16  # codes kept per mask: enough to distinguish 0/255 masks from others
 
-# Levels by which JPEG compression makes the equal channels of a grey mask differ at most, after
-# conversion from YCbCr; a convention above the rounding errors of a level or two.
+# Largest difference, in levels, that JPEG makes between the equal channels of a grey mask after
+# conversion from YCbCr; a convention, above the rounding errors of one or two levels.
 LOSSY_SPREAD = 16
 
-# A grey mask, where colours are expected, whose values are all below 32 holds codes, not colours
-# near black: no task here has as many classes. A convention.
+# If colours are expected and all values of a grey mask are below this, it has codes, not colours
+# near black: no task here has so many classes. A convention.
 MAX_CODES = 32
 
-# From so many greys between 0 and 255 on, a mask is a 0/255 mask with soft edges, not one of
-# codes; a convention: smoothing an edge makes more, and tasks seldom declare as many.
+# A mask with at least this many greys between 0 and 255 is a 0/255 mask with soft edges, not a mask
+# of codes. A convention: smoothed edges have more greys, and tasks rarely declare so many codes.
 SOFT_EDGE_GREYS = 8
 
-WIDENING = 257  # by which 8-bit values are multiplied to fill 16 bits: 255 * 257 = 65535
+WIDENING = 257  # factor from 8-bit to 16-bit values: 255 * 257 = 65535
 GREY_THRESHOLD = 127  # greys above are class 1 in masks of two classes
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One mask: its classes, and what is wrong with it."""
+    """A decoded mask: its class indices and its faults."""
 
     codes: np.ndarray  # uint8 (H, W): class indices, 255 = unlabelled
     faults: list[Fault] = field(default_factory=list)
@@ -83,7 +83,7 @@ def decode_codes(path: Path | str, meaning: Mapping[int, int]) -> Decoded:
             return _refuse_colours(path, channels)
         values = channels[..., 0]
     if values.dtype == np.uint8:
-        # three times quicker than bincount, which makes a copy of eight bytes a pixel
+        # three times faster than bincount, which copies the mask with eight bytes per pixel
         present = np.flatnonzero(Image.fromarray(values).histogram())
     else:
         present = np.flatnonzero(np.bincount(values.reshape(-1)))
@@ -101,7 +101,7 @@ def decode_codes(path: Path | str, meaning: Mapping[int, int]) -> Decoded:
 
 
 def is_lossy(path: Path | str) -> bool:
-    """Return whether a mask file is of a format whose compression changes values."""
+    """Return whether the format of a mask file compresses with loss."""
     return Path(path).suffix.lower() in LOSSY_SUFFIXES
 
 
@@ -110,7 +110,7 @@ def _unknown_codes(
 ) -> Fault:
     """Return the fault of a mask with codes that are not `known`; `unknown`, bool (H, W), has them.
 
-    It names the likely cause: soft edges, a change to 16 bits, JPEG compression, or a few strays.
+    It names the likely cause: soft edges, conversion to 16 bits, JPEG, or a few stray pixels.
     """
     codes, counts = np.unique(values[unknown], return_counts=True)
     listed = ", ".join(f"{code} ({count} px)" for code, count in zip(codes[:MAX_LISTED], counts))
@@ -156,7 +156,7 @@ def _unknown_codes(
 
 
 def _all_unlabelled(rgb: np.ndarray, fault: Fault) -> Decoded:
-    """Return the result for a mask, (H, W, channels), of which nothing can be decoded."""
+    """Return the result for a mask, (H, W, channels), that cannot be decoded: all unlabelled."""
     return Decoded(np.full(rgb.shape[:2], IGNORE, np.uint8), [fault])
 
 
@@ -318,7 +318,7 @@ def decode_greys(path: Path | str, classes: Sequence[str]) -> Decoded:
 
 
 def ranges(codes: Sequence[int]) -> str:
-    """Return codes as a reader counts them: "0 to 3, 255"."""
+    """Return codes as a short text: "0 to 3, 255"."""
     runs: list[list[int]] = []  # [first, last] of each run of consecutive codes
     for code in sorted(set(codes)):
         if runs and code == runs[-1][1] + 1:

@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 DARK_PART = 8
 
 # Share of a dataset's images that may exceed the range of the others: a hot pixel in a few images
-# must not make all others dark. A convention; tests/test_data_depth.py pins what follows from it.
+# must not make all others dark. A convention; tests/test_data_depth.py tests its consequences.
 MAX_EXCEEDING_SHARE = 0.1
 
-# Images that all fit a smaller range than their model's, from which on that is no chance: one or
-# two may simply be dim. A convention.
+# Warn if at least this many images all fit a smaller range than their model's: one or
+# two images may simply be dark. A convention.
 MIN_IMAGES_FOR_RANGE = 3
 
 MAX_WORKERS = 8  # threads that read headers at once; a convention
@@ -35,8 +35,8 @@ MAX_WORKERS = 8  # threads that read headers at once; a convention
 def largest_values(files: Iterable[Path]) -> dict[Path, int]:
     """Return the largest value of each image of more than 8 bits; others are left out.
 
-    Of the others, only the headers are read. Files that cannot be read are left out too: whoever
-    reads their pixels afterwards reports them.
+    Of the others, only the headers are read. Unreadable files are left out too: they are reported
+    when their pixels are read.
     """
     files, workers = list(files), min(MAX_WORKERS, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
@@ -56,7 +56,7 @@ def _largest_value(file: Path) -> int | None:
 
 
 def depth_of(largest: Mapping[Any, int]) -> int | None:
-    """Return the fewest bits that hold the largest values of several images, or None for none.
+    """Return the smallest bit depth that holds the largest values of several images, or None.
 
     If all but `MAX_EXCEEDING_SHARE` of the images fit a smaller range, that one is returned.
     """
@@ -67,9 +67,9 @@ def depth_of(largest: Mapping[Any, int]) -> int | None:
 
 
 def misfit(largest: int, depth: int) -> str:
-    """Return why an image of this largest value does not fit the range of `depth` bits.
+    """Return why an image with this largest value does not fit the range of `depth` bits.
 
-    "" if it fits.
+    Returns "" if it fits.
     """
     top = 2**depth - 1
     if largest > top:

@@ -23,20 +23,20 @@ log = logging.getLogger(__name__)
 
 UNLABELLED_COLOUR = (240, 240, 240)
 DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that cameras and scanners keep in 16-bit files
-BAND_ROWS = 512  # rows blended at a time: floats of 12 megapixels would take half a gigabyte
+BAND_ROWS = 512  # rows blended at a time: 12 megapixels as floats would need half a gigabyte
 JPEG_QUALITY = 92  # a convention; Pillow's default is 75, and it recommends no more than 95
 
-# An outline in an overlay is one pixel wider on either side for each so many px of the image's
-# shorter side: on 12 megapixels, a line of 1 px cannot be seen at the size of a screen.
+# Outlines in overlays are one pixel wider on both sides for each OUTLINE_STEP px of the image's
+# shorter side: at 12 megapixels, a line of 1 px is invisible on a screen.
 OUTLINE_STEP = 800
 
 # Tags of TIFF 6.0
 SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION, SEPARATE_PLANES = 277, 258, 284, 2
-# The tag of EXIF that says how an image is turned, and its values that exchange width and height
+# The EXIF orientation tag, and its values that swap width and height
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
-# Pillow has no mode for 16 bits in each of several channels, and keeps each value's high byte.
-# Asked for the other byte order, it keeps the low byte. Grey with alpha is asked for as four bytes.
+# Pillow has no mode for several 16-bit channels: it keeps only the high byte of a value. With the
+# byte order swapped, it keeps the low byte. Grey with alpha is read as four 8-bit channels.
 _SWAPPED = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
 LOW_BYTE = {
     **{
@@ -65,7 +65,7 @@ def read_near(
     """Read an image like `read_image`, no larger than needed for `size`, and its own size.
 
     Both sizes are (height, width). A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is
-    still at least `size`: two to five times quicker.
+    still at least `size`: two to five times faster.
     """
     picture, own = _open(path, size)
     return as_rgb(picture, depth), own
@@ -113,7 +113,7 @@ def upright(image: Image.Image, source: Path | str | io.BytesIO) -> Picture:
     grey, without alpha. Raises the decoder's own errors, and `ValueError` for such images that are
     stored plane by plane.
     """
-    if _is_planar(image):  # Pillow reads these wrongly, or has their high bytes only
+    if _is_planar(image):  # Pillow reads these wrongly, or only their high bytes
         raise ValueError(
             "its 16-bit channels are stored one after the other: save it interleaved, or as PNG"
         )
@@ -149,7 +149,7 @@ def _is_planar(image: Image.Image) -> bool:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name of how values are stored, such as "RGB;16B"; "" where it has none."""
+    """Return Pillow's raw mode, such as "RGB;16B"; "" if there is none."""
     tiles = getattr(image, "tile", None)
     args = tiles[0][3] if tiles else ""
     return str(args if isinstance(args, str) else args[0] if args else "")
@@ -192,7 +192,7 @@ def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Pictur
 
 @contextmanager
 def _decoding(path: Path | str) -> Iterator[None]:
-    """Raise a `DataError` that names the file for any error of decoding it in a block."""
+    """Convert any decoding error in a block to a `DataError` that names the file."""
     if Path(path).exists() and not Path(path).is_file():
         raise DataError(f"{path}: is not a regular file; remove it", "not-a-file")
     try:
@@ -200,7 +200,7 @@ def _decoding(path: Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; check the path", "no-such-image") from None
     except Exception as error:
-        # decoders raise nearly anything on damaged files: struct, zlib, IndexError, KeyError
+        # decoders raise many kinds of errors on damaged files: struct, zlib, IndexError, KeyError
         reason = _reason(error)
         if Path(path).is_file() and not Path(path).stat().st_size:
             reason = "the file is empty"
@@ -261,7 +261,7 @@ def _resize(
 
 
 def _centred_slices(have: int, want: int) -> tuple[slice, slice]:
-    """Return where to read `have` places and where to write them among `want`, both centred."""
+    """Return slices that copy the centre of `have` elements to the centre of `want` elements."""
     start, span = (have - want) // 2, min(have, want)
     return slice(max(0, start), max(0, start) + span), slice(max(0, -start), max(0, -start) + span)
 

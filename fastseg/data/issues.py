@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from ..errors import DataError
 
 KINDS = {  # kind -> (does it stop a fit?, what it is)
-    "unreadable": (True, "files that cannot be decoded whole"),
+    "unreadable": (True, "files that cannot be decoded completely"),
     "no partner": (True, "images without label, labels without image"),
     "doubled name": (True, "files of one name in one folder"),
     "size mismatch": (True, "masks that are not of their image's size"),
-    "exif rotation": (True, "images that viewers turn, and masks that were drawn on them unturned"),
+    "exif rotation": (True, "images that viewers turn, with masks drawn on the unturned image"),
     "exif flip": (
         False,
-        "images that viewers turn upside down or mirror, and masks that say nothing of it",
+        "images that viewers turn upside down or mirror, with masks that have no EXIF orientation",
     ),
-    "0/255 mask": (True, "0/255 masks where class codes are expected, or the other way round"),
+    "0/255 mask": (True, "0/255 masks where class codes are expected, or the reverse"),
     "lossy mask": (True, "masks of codes saved as JPEG, which changes codes"),
     "unknown codes": (True, "masks with codes outside the classes"),
     "unknown colours": (True, "masks in colours that no class has"),
@@ -40,28 +40,28 @@ KINDS = {  # kind -> (does it stop a fit?, what it is)
         "masks with colours between those of the classes: the nearest one counts",
     ),
     "empty mask": (False, "masks without any foreground"),
-    "misaligned mask": (False, "masks whose outlines lie beside the edges of the image"),
-    "duplicate": (False, "the same picture again"),
+    "misaligned mask": (False, "masks whose outlines do not match the edges of the image"),
+    "duplicate": (False, "the same picture more than once"),
     "duplicate across the split": (
         False,
-        "the same picture in training and validation: scores flatter",
+        "the same picture in training and validation: scores are too optimistic",
     ),
     "outlier size": (False, "images of another size or shape than the rest"),
-    "rare class": (False, "classes that no image, or hardly any, has"),
+    "rare class": (False, "classes that few or no images have"),
     "imbalance": (False, "classes with far less area, or images, than others"),
 }
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong. `place` says where in the file; "" for all of it."""
+    """One fault of a dataset. `place` says where in the file; "" for the complete file."""
 
     kind: str
     file: str
     detail: str
     remedy: str
     place: str = ""
-    count: int = 1  # files that it stands for
+    count: int = 1  # number of affected files
 
     @property
     def stops(self) -> bool:

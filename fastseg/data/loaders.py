@@ -23,7 +23,7 @@ from .augment import Augment
 from .cache import Pixels
 from .split import splitter
 
-MAX_WORKERS = 8  # processes that decode; a convention, since each holds a copy of the program
+MAX_WORKERS = 8  # decoding processes; a convention: each one needs memory for its own Python
 
 
 def datablock(
@@ -43,7 +43,7 @@ def datablock(
     check_size(size)
     recipe, pixels = task.recipe, pixels or Pixels(task, size)
     changes = [Augment.of(recipe)] if augment else []
-    # `Pixels` reads at that size already; this is for arrays given to fastai's own predict.
+    # `Pixels` already returns this size; this is for arrays passed to fastai's own predict.
     resize = (
         Resize(size, method=ResizeMethod.Squish)
         if recipe.resize == "squish"
@@ -62,7 +62,7 @@ def datablock(
 
 
 class Read:
-    """Call a method of `Pixels` on an item: fastai misreads the `self` of bound methods."""
+    """Call a method of `Pixels` on an item: fastai treats `self` of bound methods as an input."""
 
     def __init__(self, pixels: Pixels, method: str):
         self.pixels, self.method = pixels, method
@@ -72,7 +72,7 @@ class Read:
 
 
 class Opened(Transform):
-    """Make fastai's image of an array, tensor, bytes, picture, or of a file given to its predict.
+    """Make a fastai image from an array, tensor, bytes, picture, or a file passed to its predict.
 
     fastai would open files as 8-bit images and without EXIF; the task reads them here.
     """
@@ -90,7 +90,7 @@ class Opened(Transform):
 
 
 def labelled(task: Dataset, data: Path | str) -> list[Item]:
-    """Return the items that a fit may see: all but those of a test folder."""
+    """Return the items that a fit may use: all except those of a test folder."""
     return [item for item in task.items(data) if item.split != "test"]
 
 
@@ -105,9 +105,9 @@ def dataloaders(
 ) -> DataLoaders:
     """Return the task's `DataLoaders` on `device`, with batches of up to `bs` images.
 
-    The last, incomplete training batch is left out if it holds one image, which batch normalisation
-    cannot train on. Worker processes decode only where the images do not fit into memory and a GPU
-    leaves the cores free.
+    The last, incomplete training batch is left out if it has one image, which batch normalisation
+    cannot train on. Worker processes decode only if the images do not fit into memory and a GPU
+    does the training.
     """
     where = device_of(device)
     block = datablock(task, pixels.size, seed, pixels=pixels, fold=fold)

@@ -8,8 +8,8 @@ import torch
 def mirrored(x: torch.Tensor, shift: int = 0) -> torch.Tensor:
     """Return `x` with its last axis mirrored, moved `shift` places to the right.
 
-    A negative shift moves it to the left. The places left free repeat the edge. Mirroring twice
-    with the same shift gives `x` again, but for its edge.
+    A negative shift moves it to the left. Empty places repeat the edge. Mirroring twice
+    with the same shift gives `x` again, except at its edge.
     """
     x = x.flip(-1)
     if not shift:

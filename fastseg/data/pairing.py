@@ -10,8 +10,8 @@ from pathlib import Path
 from ..types import Item
 from .issues import Fault
 
-# Photographs, scans, frames and masks that Pillow reads. Not the icons, textures and vectors that
-# it reads too, nor the layered files that masks are drawn in, which may lie beside them.
+# Formats of photographs, scans, frames and masks that Pillow reads. Not icons, textures and vector
+# graphics, and not the layered files of drawing programs, which may be in the same folder.
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -49,7 +49,7 @@ SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a path is named as an image, by its suffix alone, and is not hidden."""
+    """Return whether a path has an image's suffix and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
@@ -59,7 +59,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
-    """Return files by stem, the first of each; the others are added to `faults`."""
+    """Return the first file of each stem; further files of a stem are added to `faults`."""
     found: dict[str, Path] = {}
     for file in files:
         if file.stem in found:
@@ -78,10 +78,10 @@ def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
 def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Path]]:
     """Return (image, mask) files of equal stems, sorted by stem; none if either folder has none.
 
-    Files without a partner are added to `faults`. If both folders are one, PNG files are masks and
-    the others images. A mask whose name has one word more is a partner too (7.jpg and 7_mask.png).
-    If no stem has an equal, stems count as equal without what all images, and all masks, begin or
-    end with (img_7.jpg and gt_7.png).
+    Files without a partner are added to `faults`. If the folders are equal, PNG files are masks and
+    other files are images. A mask with one more word in its name also matches (7.jpg, 7_mask.png).
+    If no stems are equal, they are compared without the prefix or suffix that all images, or masks,
+    have (img_7.jpg and gt_7.png).
     """
     files, mask_files = image_files(images), image_files(masks)
     if images == masks:
@@ -107,10 +107,10 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
 
 
 def by_word(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
-    """Return masks by the stems of their images where they have one word more (7_mask for 7).
+    """Return masks keyed by image stem where the mask's stem has one more word (7_mask for 7).
 
-    Other masks keep their stems; so do those of images that have a mask of their own name, or
-    several with one word more.
+    Other masks keep their stems; so do masks of images that have a mask with the same stem, or
+    several masks with one more word.
     """
     found: dict[str, list[str]] = {}
     for stem in masks.keys() - images.keys():
@@ -133,7 +133,7 @@ def without_affixes(
 ) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return images and masks by stems without a common beginning or end, such as _mask.
 
-    They are returned as given unless that pairs any of them.
+    They are returned unchanged if this pairs none of them.
     """
     best, most = (images, masks), 0
     for image_affix in _affixes(list(images)):
@@ -147,7 +147,7 @@ def without_affixes(
 
 
 def _affixes(stems: list[str]) -> list[tuple[str, str]]:
-    """Return each (beginning, end) that all stems share, cut at separators, the shortest first.
+    """Return each (prefix, suffix) that all stems share, cut at separators, the shortest first.
 
     ("", "") is one of them.
     """
@@ -172,7 +172,7 @@ def _without_affix(stem: str, affix: tuple[str, str]) -> str:
 
 
 def pairing_note(items: Sequence[Item]) -> str | None:
-    """Return by which names images and masks were paired; None if all are equal."""
+    """Return a note on how differing names were paired; None if all names are equal."""
     for item in items:
         if isinstance(item.label, Path) and item.label.stem != item.image.stem:
             return (

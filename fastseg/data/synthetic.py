@@ -1,4 +1,4 @@
-"""Shapes and textures of which synthetic samples are drawn: masks and weights as arrays."""
+"""Shapes and textures for drawing synthetic samples: masks and weights as arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An export against labels: which images are judged, their scores, groups, intervals and
+"""Compares an export with labels: which images are used, their scores, groups, intervals and
 comparisons.
 
 The formulas of the figures are in `metrics`. Pictures and pages are made in `report`.

@@ -99,13 +99,13 @@ def _by_column(table: Path, column: str, items: Sequence[Item], root: Path) -> G
 def _column_values(table: Path, column: str) -> dict[str, str]:
     """Return {image as the table names it: value}.
 
-    A path, for instance from predictions.csv, is also found by its file name, where that is unique.
+    A path, for example from predictions.csv, is also found by its file name if that is unique.
     """
     header, *rows = _read_table(table) or [[]]
     if header[1:].count(column) != 1:
         others = "it has one column only"
         if len(header) > 1:
-            others = f"it has {', '.join(header[1:])} beside the image in the first column"
+            others = f"it has {', '.join(header[1:])} after the image in the first column"
         raise DataError(
             f"{table}: has {'two columns' if column in header[1:] else 'no column'} {column}; "
             f"{brief(others)}; columns are separated by commas, tabs or semicolons",

@@ -1,4 +1,4 @@
-"""`evaluate`: figures of an export over labelled images, at their own sizes, in one streamed
+"""`evaluate`: figures of an export over labelled images, at their original sizes, in one streaming
 pass.
 """
 
@@ -132,7 +132,7 @@ def _warn_of_seen(card: Card, items: Sequence[Item], root: Path, name: Path | st
     seen = trained_on(card, items, root)
     if seen:
         log.warning(
-            "%s was trained on %d of these %d images, which favours it: "
+            "%s was trained on %d of these %d images, so its scores are too optimistic: "
             "compare exports of one seed and split",
             name,
             seen,
@@ -143,7 +143,7 @@ def _warn_of_seen(card: Card, items: Sequence[Item], root: Path, name: Path | st
 def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores[Any]:
     """Return the scores of the items.
 
-    Those that an interrupted evaluation of the same export has in its journal are not judged again.
+    Scores in the journal of an interrupted evaluation of the same export are reused.
     """
     predictor.adapt(items)
     scores = scores_of(predictor.task)
@@ -171,10 +171,10 @@ def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
 
 
 def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
-    """Raise `DataError` if `out` cannot be a folder, or if it holds the data, images or masks."""
+    """Raise `DataError` if `out` cannot be a folder, or contains the data, images or masks."""
     if out.resolve() in {root.resolve()} | data_folders(items):
         raise DataError(
-            f"{out}: holds the data, and results are not written among them; choose another --out",
+            f"{out}: contains the data, and results are not written there; choose another --out",
             "output-in-data",
         )
     require_folder(out)
@@ -191,7 +191,7 @@ def data_folders(items: Sequence[Item]) -> set[Path]:
 
 
 def verdict(task: Task, ours: str, theirs: str, difference: Mapping[str, Any]) -> str:
-    """Return a sentence that says which of two exports is better, or that it is not clear.
+    """Return a sentence that says which of two exports is better, or that neither clearly is.
 
     `difference` is what `Scores.compare` returns; the task's main figure and its interval decide.
     """

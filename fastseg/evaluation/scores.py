@@ -1,4 +1,4 @@
-"""What a pass over labelled images adds up to: figures, their intervals, rows for each image,
+"""Scores of labelled images and what is computed from them: figures, intervals, rows per image,
 groups, and comparisons.
 """
 
@@ -22,7 +22,7 @@ from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
-SAMPLES = 1000  # bootstrap samples: the ends of 95 % intervals then have 25 samples beyond them
+SAMPLES = 1000  # bootstrap samples: 25 of them are beyond each end of a 95 % interval
 CHUNK = 100  # bootstrap samples computed at a time, which bounds memory
 
 
@@ -36,7 +36,7 @@ class ImageScore:
 
 @dataclass
 class MaskScore(ImageScore):
-    """What is counted of one predicted mask."""
+    """Counts and distances of one predicted mask."""
 
     counts: np.ndarray  # int64 (C, C), see metrics.figures.confusion
     distances: np.ndarray  # float64 (C, 6), see metrics.boundaries.distances
@@ -75,7 +75,7 @@ class Scores(ABC, Generic[Score]):
 
     @abstractmethod
     def plain(self, image: Score) -> list[Any]:
-        """Return what was measured of one image as JSON can hold it, see `restored`."""
+        """Return the measurements of one image as JSON values; `restored` is the inverse."""
 
     @abstractmethod
     def restored(self, item: Item, name: str, plain: Sequence[Any]) -> Score:
@@ -83,7 +83,7 @@ class Scores(ABC, Generic[Score]):
 
     @abstractmethod
     def error(self, image: Score) -> float:
-        """Return an image's error, 0 to 1: that which `Prediction.expected_error` predicts."""
+        """Return an image's error, 0 to 1, which `Prediction.expected_error` estimates."""
 
     @abstractmethod
     def severity(self, image: Score, code: int | None = None) -> float:
@@ -174,7 +174,7 @@ class Scores(ABC, Generic[Score]):
             weights = np.stack([np.bincount(draw, minlength=number) for draw in draws])
             parts.append(self._figures(weights.astype(np.float64)))
         joined = _joined(parts)
-        # One image, drawn again and again, would show no spread.
+        # Resampling a single image would give an interval of width zero.
         return joined if number > 1 else _minus(joined, _filled(joined, np.nan))
 
 
@@ -357,7 +357,7 @@ def scores_of(task: Task, images: Iterable[ImageScore] = ()) -> Scores[Any]:
 
 
 def _natural(text: str) -> list[tuple[int, float, str]]:
-    """Return a key by which numbers in texts sort as numbers."""
+    """Return a sort key that orders numbers within texts by value."""
     return [
         (0, float(part), "") if part.isdigit() else (1, 0.0, part)
         for part in re.split(r"(\d+)", text)

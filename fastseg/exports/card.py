@@ -1,4 +1,4 @@
-"""The card of an export: what its model is. Cards come from strangers: each field is checked."""
+"""The card of an export: describes its model. Cards may be malicious: each field is checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ExportError, brief
 from ..utils.io import write_json
 
-# Bits by which versions that kept no depth in the card scaled every 16-bit image.
+# Bit depth by which earlier versions, whose cards have no depth, scaled every 16-bit image.
 EARLIER_DEPTH = 16
 # The card's version: raise it when a field changes its meaning, and add a migration to `read_card`.
 SCHEMA = 1
@@ -32,7 +32,7 @@ ONNX = "model.onnx"
 
 @dataclass
 class Card:
-    """All that is needed to use, judge and repeat a trained model, without executable code."""
+    """All data needed to use, evaluate and reproduce a trained model, without executable code."""
 
     schema: int
     fastseg: str
@@ -45,7 +45,7 @@ class Card:
     resize: str
     mean: list[float]
     std: list[float]
-    data: str  # the folder it was trained on, from the export's; absolute in earlier exports
+    data: str  # folder it was trained on, relative to the export; absolute in earlier exports
     train_images: int
     valid_files: list[str]  # relative to `data`
     weights_origin: str
@@ -58,7 +58,7 @@ class Card:
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images in its data, if there were any
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
-    # From error rate to the expected error above which a person should look.
+    # Error rate -> expected error above which a person should review the image.
     review: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
@@ -66,14 +66,14 @@ class Card:
 
     @property
     def data_folder(self) -> Path | None:
-        """The folder it was trained on, which need not exist here; None if it is not known."""
+        """The folder it was trained on, which may not exist here; None if it is not known."""
         if not self.data or self.folder is None:
             return None
         return Path(os.path.normpath(self.folder.resolve() / self.data))
 
     @property
     def is_adopted(self) -> bool:
-        """Whether it was taken over as it is: then none of anybody's own images trained it."""
+        """Whether the model was adopted and not trained further by fastseg."""
         return "adopted_from" in self.training
 
 
@@ -103,7 +103,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def seal(card: Card, folder: Path) -> None:
-    """Write the card with the sha256 of the files that it vouches for."""
+    """Write the card with the SHA-256 of the export's files."""
     card.sha256 = {
         name: sha256(folder / name)
         for name in (MODEL, ONNX, PICKLE, HISTORY, METRICS)
@@ -142,7 +142,7 @@ def _strings(value: Any) -> bool:
 def _is_arch(value: Any) -> bool:
     """Return whether a value is one of timm's own names.
 
-    timm fetches names with a colon or slash from elsewhere: a stranger would choose from where.
+    timm downloads names with a colon or slash: the author of a card could choose the address.
     """
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.\-]{1,100}", value) is not None
 
@@ -188,7 +188,7 @@ def _is_network(value: Any) -> bool:
     )
 
 
-# What each field of a card must be: nothing in a card may crash or exhaust the reader.
+# The valid values of each field: no card may crash the reader or use up its memory.
 _FORMS: dict[str, Callable[[Any], bool]] = {
     "task": lambda v: isinstance(v, str),
     "kind": lambda v: v in ("segment", "classify"),

@@ -1,4 +1,4 @@
-"""The export folder as a whole: found, and replaced in one step."""
+"""Finds export folders and replaces them in one step."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
                 "no-export",
             )
         return exports[-1].parent
-    if folder.suffix == ".pkl":  # `load` opens it on trust only
+    if folder.suffix == ".pkl":  # `load` checks whether it may be opened
         return find(task, folder.parent) / folder.name
     recover(folder)
     if not (folder / CARD).is_file():
@@ -80,7 +80,7 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
 
     The caller holds the lock of `out`.
 
-    Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` holds no
+    Files in `out` that fastseg did not write are kept. Raises `ExportError` if `out` contains no
     export but other files, another task's export, or the current folder.
     """
     target, existed = out.resolve(), out.parent.exists()
@@ -103,7 +103,7 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         )
     try:
         folder = target.with_name(f".{target.name}.part")
-        # Of a run that was killed: `out` is locked, so nobody else writes there.
+        # Left by a killed run: `out` is locked, so no other run writes there.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     except OSError as error:
@@ -134,7 +134,7 @@ def _task_named(folder: Path) -> str | None:
 
 
 def _swap(folder: Path, target: Path) -> None:
-    """Put `folder` in the place of `target`, keeping the user's own files that lie in it."""
+    """Replace `target` with `folder`; keep the user's own files that are in `target`."""
     if not target.exists():
         folder.rename(target)
         return
@@ -154,7 +154,7 @@ def _swap(folder: Path, target: Path) -> None:
 
 
 def _set_aside(target: Path) -> Path:
-    """Return where an export is kept while another one replaces it.
+    """Return the temporary place of an export while another one replaces it.
 
     Only systems that cannot exchange folders in one step need it.
     """
@@ -162,7 +162,7 @@ def _set_aside(target: Path) -> Path:
 
 
 def recover(out: Path) -> None:
-    """Put an export back that a killed run had set aside."""
+    """Restore an export that a killed run had moved away."""
     old = _set_aside(out.resolve())
     if not out.exists() and (old / CARD).is_file():
         old.rename(out.resolve())

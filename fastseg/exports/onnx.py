@@ -32,8 +32,8 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
 
     The input "images" is uint8 (N, h, w, 3) at the card's size; the output "logits" is float32 (N,
     C, h, w) or (N, C). Normalisation and padding are part of the graph. Return False, and write
-    nothing, where the network has operations that ONNX or its runtime lacks, or where the two
-    disagree: predictions are made by torch then.
+    nothing, if the network has operations that ONNX or its runtime lacks, or if the two
+    disagree: torch then computes the predictions.
     """
     import torch
 
@@ -68,13 +68,13 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
 def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str | None:
     """Write a module as ONNX, and return why it cannot be used, if so.
 
-    Errors that are not of the exporter or the runtime pass through: they are mistakes of our own.
+    Errors from elsewhere are not caught: they are bugs in fastseg.
     """
     import torch
 
     from ..utils.device import is_out_of_memory  # here: it imports torch
 
-    # The exporter prints the whole graph when it fails: nothing that a user can correct.
+    # The exporter prints the complete graph when it fails, which does not help a user.
     with (
         warnings.catch_warnings(),
         torch.inference_mode(),
@@ -94,7 +94,7 @@ def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str 
                 dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
                 dynamo=False,
             )
-        except RuntimeError as error:  # the exporter's own kind, and what its C++ part raises
+        except RuntimeError as error:  # raised by the exporter and by its C++ part
             if is_out_of_memory(error) or is_disk_full(error):
                 raise
             return str(error)
@@ -109,7 +109,7 @@ def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str 
 
 @contextmanager
 def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
-    """Replace adaptive average pooling by products of matrices.
+    """Replace adaptive average pooling by matrix products.
 
     ONNX has that pooling only where one size divides the other.
     """
@@ -154,7 +154,7 @@ def _shares(have: int, want: int) -> np.ndarray:
 
 
 class Sessions:
-    """An ONNX file's sessions by their number of threads; each is made once, by any thread."""
+    """The sessions of an ONNX file by number of threads; each is created once. Thread-safe."""
 
     def __init__(self, path: Path):
         self._path, self._lock = path, Lock()
@@ -185,7 +185,7 @@ class Session:
         self._path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Threads that wait by spinning take the processor from decoding and writing.
+        # Threads that wait in a busy loop take processor time from decoding and writing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:

@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def card_of(export: Path | str) -> Card:
-    """Return the card of an export's folder, or of the folder that a pickle lies in.
+    """Return the card of an export's folder, or of the folder that contains a pickle.
 
-    The task that it names must be the one here.
-    Needs no torch: mistakes about exports are found before it is imported. Raises `ExportError`.
+    The task with its name here must have the same kind and classes.
+    Needs no torch, so that mistakes about exports are found early. Raises `ExportError`.
     """
     export = Path(export)
     card = read_card(export.parent if export.suffix == ".pkl" else export)
@@ -44,7 +44,7 @@ def network_of(export: Path, card: Card) -> Network:
         with importing():  # timm and the decoders
             network = build(Spec(**card.network))
         network.load_state_dict(load_file(path))
-    except Exception as error:  # damaged weights fail in the reader's or in torch's own way
+    except Exception as error:  # the reader and torch raise many kinds for damaged weights
         raise ExportError(
             f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"
         ) from error

@@ -1,4 +1,4 @@
-"""What is known of the training of a learner, for the card of its export."""
+"""The training record of a learner, for the card of its export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingRecord:
-    """What a learner was made from: `learn.record`. Training adds `course` and `history`."""
+    """What a learner was built from (`learn.record`). Training adds `course` and `history`."""
 
     task: str
     data: str  # folder with the images, absolute
@@ -32,7 +32,7 @@ class TrainingRecord:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether training began with weights that were learned before."""
+        """Whether training began with pretrained weights."""
         return not self.weights_origin.startswith("random")
 
 

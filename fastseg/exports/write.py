@@ -42,7 +42,7 @@ def write(learn: Learner, folder: Path) -> Card:
         for name, tensor in learn.model.state_dict().items()
     }
     save_file(state, folder / MODEL)
-    # safetensors writes for the owner alone
+    # safetensors makes files that only the owner can read
     (folder / MODEL).chmod((folder / MODEL).stat().st_mode | 0o044)
     _export_pickle(learn, folder)
     history = record.history or _last_history(learn)
@@ -54,7 +54,7 @@ def write(learn: Learner, folder: Path) -> Card:
 
 
 def _last_history(learn: Learner) -> list[dict[str, float]]:
-    """Return the epochs of the last call of fit: fastai keeps no others of a training by hand."""
+    """Return the epochs of the last fastai fit; fastai keeps no earlier ones."""
     return [
         dict(zip(learn.recorder.metric_names[1:-1], map(float, row)))
         for row in getattr(learn.recorder, "values", [])
@@ -63,19 +63,19 @@ def _last_history(learn: Learner) -> list[dict[str, float]]:
 
 
 def _export_pickle(learn: Learner, folder: Path) -> None:
-    """Write export.pkl without the history, which has its own file, and the path of the data."""
+    """Write export.pkl without the history (it has its own file) and without the data's path."""
     record, path, precision = record_of(learn), learn.path, learn.model.precision
     try:
         learn.path = Path(".")
         learn.record = replace(record, data="", course={}, history=[])
-        learn.model.precision = record.precision  # what was measured holds on this machine alone
+        learn.model.precision = record.precision  # a measured one is only valid on this machine
         learn.export((folder / PICKLE).resolve())
     finally:
         learn.path, learn.record, learn.model.precision = path, record, precision
 
 
 def _drop_activations(model: Any) -> None:
-    """Drop the features of the last batch, which the hooks of fastai's DynamicUnet keep."""
+    """Delete the features of the last batch, which the hooks of fastai's DynamicUnet keep."""
     for module in model.modules():
         for holder in (getattr(module, "hook", None), *(getattr(module, "sfs", None) or [])):
             if hasattr(holder, "stored"):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-# Conventions that bound the time of an error message: embedded images make label files large, and
+# Conventions that limit the time for an error message: embedded images make label files large, and
 # tools write one file an image.
 HEAD = 65536  # bytes read at either end of a file
 MAX_FILES, MAX_DEPTH = 2000, 3  # label files looked at, and levels of folders below the data
@@ -87,7 +87,7 @@ def tool_of(file: Path) -> str | None:
 
 
 def advice(folder: Path) -> str:
-    """Return which tools' label files lie below `folder` and how they become masks.
+    """Return which tools' label files are below `folder` and how to convert them to masks.
 
     "" if there are none.
     """

@@ -1,4 +1,4 @@
-"""A dataset of masks made of a folder of faces by landmarks; the rejected are listed."""
+"""Makes a dataset of masks from pictures of faces by landmarks; lists rejected pictures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .landmarks import Eye, Face, Finder, mask
 REJECTED, PREVIEW = "rejected.csv", "preview"
 REGIONS, EDGES, ROUNDINGS = ("iris", "eye"), ("hard", "soft"), ("subpixel", "published")
 
-# Of the previews: pictures are enlarged to about so many px of height, with gaps of white between
+# Previews: pictures are enlarged to about this height in px, with white gaps between
 # them, and lines in colours that colour-blind people tell apart (Okabe and Ito 2008).
 PREVIEW_HEIGHT, PREVIEW_GAP = 400, 8
 LID_COLOUR, IRIS_COLOUR = (86, 180, 233), (230, 159, 0)
@@ -44,7 +44,7 @@ Row = dict[str, Any]  # {"eyes", "split"} of a picture with a mask; reason, face
 
 @dataclass(frozen=True)
 class Masked:
-    """What was made: the dataset's folder and counts of masks, eyes and rejected pictures."""
+    """The dataset that was made: its folder and counts of masks, eyes and rejected pictures."""
 
     out: Path
     splits: dict[str, int]  # split -> masks
@@ -54,7 +54,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """How masks are made of pictures, see `make_masks`."""
+    """How masks are made, see `make_masks`."""
 
     task: SegmentationTask
     out: Path
@@ -122,19 +122,19 @@ def make_masks(
         if rejected:
             write_rows(out / REJECTED, sorted(rejected, key=lambda row: str(row["image"])))
         made = {"fastseg": __version__, "region": region, "edge": edge, "rounding": rounding}
-        # The task expects masks in whole pixels, half a pixel to the left on average. Those drawn
-        # with subpixel landmarks are not moved.
+        # The task expects truncated coordinates, on average half a pixel to the left. Masks
+        # drawn with subpixel landmarks are not shifted.
         write_json(out / MADE, made if rounding == "published" else {**made, "flip_shift": 0})
     reasons = Counter(row["reason"] for row in rejected)
     return Masked(out, dict(run.splits), run.eyes, dict(reasons))
 
 
 def _require_apart(data: Path, out: Path) -> None:
-    """Raise `DataError` if one of both folders lies in the other."""
+    """Raise `DataError` if one folder contains the other."""
     source, target = data.resolve(), out.resolve()
     if source in (target, *target.parents) or target in source.parents:
         raise DataError(
-            f"{out}: lies in or around the pictures themselves; choose another --out",
+            f"{out}: is inside the folder of pictures, or contains it; choose another --out",
             "output-in-data",
         )
 
@@ -144,7 +144,7 @@ def _holds_files(folder: Path) -> bool:
 
 
 def _find_pictures(task: SegmentationTask, data: Path, seed: int) -> list[tuple[Path, str | None]]:
-    """Return each picture with its split, where `data` is laid out as the task's.
+    """Return each picture with its split if `data` has the task's own layout.
 
     Otherwise they are the pictures in `data` itself, shuffled by `seed`, with None as the split.
     """
@@ -173,7 +173,7 @@ def _find_pictures(task: SegmentationTask, data: Path, seed: int) -> list[tuple[
 
 @dataclass
 class _MaskRun:
-    """One run over all pictures: masks are written, rejects returned, both are counted."""
+    """One run over all pictures: writes masks, returns rejected pictures, counts both."""
 
     options: MaskOptions
     pictures: list[tuple[Path, str | None]]
@@ -197,19 +197,19 @@ class _MaskRun:
         return rejected
 
     def _results(self) -> Iterator[Row | DataError]:
-        """Yield the row of each picture, in order; those in the journal are not made again."""
+        """Yield the row of each picture, in order; rows in the journal are reused."""
         keys = [stamp(file) for file, _ in self.pictures]
         for key, (file, _) in zip(keys, self.pictures):
             row = self.journal.done.get(key, {})
             if "eyes" in row and not self._mask_path(file, row["split"]).is_file():
                 del self.journal.done[key]
-        Finder()  # a missing mediapipe is reported before anything is written, and by one thread
+        Finder()  # reports a missing mediapipe before anything is written, and only once
         with ThreadPoolExecutor(cpu_count() or 1) as pool:
             yield from resumed(self.journal, keys, lambda left: self._compute(left, pool))
 
     def _compute(self, left: list[int], pool: ThreadPoolExecutor) -> Iterator[Row | DataError]:
         """Find the eyes in the pictures of these indices on threads, and write what has a mask."""
-        local = threading.local()  # each thread has its own finder, which takes one picture a time
+        local = threading.local()  # a finder handles one picture at a time: one per thread
 
         def find(index: int) -> tuple[Row | DataError, np.ndarray | None]:
             if not hasattr(local, "finder"):
@@ -228,7 +228,7 @@ class _MaskRun:
             yield row
 
     def _next_split(self) -> str:
-        """Return the split of the next picture that has a mask: rejects are not spread evenly."""
+        """Return the split of the next mask; rejected pictures must not distort the shares."""
         count = sum(self.splits.values()) + 1
         for split, share in (("valid", self.options.valid), ("test", self.options.test)):
             if int(count * share + 0.5) > self.splits[split]:
@@ -279,7 +279,7 @@ def _rejection(reason: str, face: int | str, value: object, limit: object) -> Ro
 def _reject(faces: list[Face], missed: int, size: tuple[int, int]) -> Row | None:
     """Return why a picture gets no mask, or None.
 
-    A mask that leaves one eye out would teach that there is none.
+    A mask without one of the eyes would teach the model that there is none.
     """
     if not faces:
         return _rejection("low confidence" if missed else "no face", "", missed, "")

@@ -21,23 +21,23 @@ from ..errors import ModelError, brief
 INSTALL = 'pip install "mediapipe==0.10.21"'
 MAX_FACES = 16  # that the first search finds in one picture
 
-# Rules of what is rejected. On the 1,000 faces of data/face they reject 36: 15 turned away, 11
+# Limits for rejecting faces. Of the 1,000 faces of data/face they reject 36: 15 turned away, 11
 # faint, 8 with an eye closed, one cut off, one without a visible face (data/face/README.md).
-MIN_CONFIDENCE = 0.5  # of a face, as mediapipe's own default: below, the picture is rejected
-MAX_YAW = 40.0  # degrees by which a face may look to the side: beyond, the far eye is hidden
+MIN_CONFIDENCE = 0.5  # of a face, mediapipe's default; below it, the picture is rejected
+MAX_YAW = 40.0  # degrees to the side; beyond this, the far eye is hidden
 MIN_OPEN = 0.2  # share of an iris that the lids must leave open
 
-# Rules of the search; conventions.
+# Limits for the search; conventions.
 MIN_PRESENCE = 0.5  # of a face in the box that is searched for landmarks: mediapipe's default
-FAINT_CONFIDENCE = 0.2  # below, nothing counts as a face
-SURE_CONFIDENCE = 0.85  # above, a face is upright: one upside down never has as much
+FAINT_CONFIDENCE = 0.2  # detections below this are ignored
+SURE_CONFIDENCE = 0.85  # faces above this are upright: upside-down faces score lower
 MIN_PART = 300  # px: pictures are cut into halves, quarters and so on down to this side
-MIN_FACE = 16  # px of a cut-out's shorter side, below which nothing is searched in it
-MARGIN = 0.6  # of a face's box, added on each side where the first search missed it
-FOREHEAD = 0.2  # of a box's height, by which the eyes may lie above it
-SAME_FACE = 2  # distances between the eyes, within which two middles are of one face
+MIN_FACE = 16  # px: cut-outs with a shorter side below this are not searched
+MARGIN = 0.6  # share of a face's box added on each side for the second search
+FOREHEAD = 0.2  # share of a box's height by which the eyes may be above it
+SAME_FACE = 2  # two faces are one if their middles are closer than this many eye distances
 
-SUBPIXELS = 8  # steps a px in which outlines are drawn before they are averaged
+SUBPIXELS = 8  # factor by which outlines are drawn larger before they are averaged
 
 # Indices of the face mesh's 478 landmarks: of the eye on the picture's left, then on its right.
 LIDS = (
@@ -78,7 +78,7 @@ class Eye:
 
     @property
     def open_share(self) -> float:
-        """The share of the iris that lies between the lids, 0 to 1."""
+        """The share of the iris that is between the lids, 0 to 1."""
         corner, side = self.centre - self.radius - 1, int(np.ceil(2 * self.radius + 2))
         iris = _disc(self.centre - corner, self.radius, (side, side))
         return float((iris * _polygon(self.lids - corner, (side, side))).sum() / iris.sum())
@@ -103,7 +103,7 @@ class Face:
 
     @property
     def width(self) -> float:
-        """How far the eyes lie apart, px."""
+        """The distance between the eyes, px."""
         return float(np.linalg.norm(self.eyes[1].centre - self.eyes[0].centre))
 
     def fault(self, size: tuple[int, int]) -> tuple[str, float, float] | None:
@@ -150,7 +150,7 @@ class Finder:
             self._far = mediapipe.solutions.face_detection.FaceDetection(
                 model_selection=1, min_detection_confidence=MIN_CONFIDENCE
             )
-            # what mediapipe writes to standard error, it writes at the first picture
+            # mediapipe writes to standard error at the first picture
             self.faces(np.zeros((64, 64, 3), dtype=np.uint8))
 
     def faces(self, image: np.ndarray) -> tuple[list[Face], int]:
@@ -188,7 +188,7 @@ class Finder:
         return next((face for face in faces if _is_within(face, box)), None)
 
     def _with_orientation(self, image: np.ndarray, found: list[Face]) -> list[Face]:
-        """Mark the faces that are surer in the image upside down: they are upside down in it."""
+        """Mark faces that have a higher confidence when the image is turned upside down."""
         size = np.array(image.shape[1::-1])
         turned = self._search(np.ascontiguousarray(image[::-1, ::-1]))[0]
         return [
@@ -203,9 +203,9 @@ class Finder:
         ]
 
     def _distant(self, image: np.ndarray) -> Iterator[Box]:
-        """Yield the boxes of distant faces, in the picture and in ever smaller parts of it.
+        """Yield the boxes of distant faces, in the picture and in smaller and smaller parts of it.
 
-        The parts overlap by half, so that each face lies whole in one of them.
+        The parts overlap by half, so that each face is completely in one of them.
         """
         height, width = image.shape[:2]
         sides = 1
@@ -245,8 +245,8 @@ def mask(
 ) -> np.ndarray:
     """Return how much of each pixel the eyes cover, 0 to 1, float32 (H, W).
 
-    `region` is "iris", whole circles even where lids cover them, or "eye", what lies between the
-    lids. `rounding` "published" cuts landmarks, centre and radius to whole pixels before it draws,
+    `region` is "iris", full circles even where lids cover them, or "eye", the area between the
+    lids. `rounding` "published" truncates landmarks, centre and radius to whole pixels first,
     as the published masks of this task were made; "subpixel" does not.
     """
     covered = np.zeros(size, dtype=np.float32)
@@ -262,7 +262,7 @@ def mask(
 
 
 def _draw_as_published(eye: Eye, size: tuple[int, int], region: str) -> np.ndarray:
-    """Return an eye drawn like the task's published masks: coordinates cut to whole pixels."""
+    """Return an eye drawn like the task's published masks: with truncated coordinates."""
     import cv2
 
     drawn = np.zeros(size, dtype=np.uint8)
@@ -368,7 +368,7 @@ def _import_mediapipe() -> Any:
 def _silence_stderr() -> Iterator[None]:
     """Hide what mediapipe's own code writes to standard error at every start.
 
-    Standard error belongs to the process: one thread at a time.
+    All threads share standard error, so only one thread at a time may do this.
     """
     with _STARTING:
         sys.stderr.flush()

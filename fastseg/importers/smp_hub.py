@@ -1,4 +1,4 @@
-"""A ready model of 150 classes, from the hub of segmentation-models-pytorch, as an export."""
+"""A pretrained ADE20K model (150 classes) of segmentation-models-pytorch as an export."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 # The default: a model whose licence allows any use, unlike SegFormer's
 FREE = "smp-hub/upernet-convnext-tiny"
 ADE20K_CLASSES = 150
-SIZE = 512  # px, of models that do not say theirs: the usual size of crops of ADE20K
+SIZE = 512  # px, for models without a stated size: the usual crop size for ADE20K
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 TRANSFORMS = "albumentations_config_eval.json"
 NON_COMMERCIAL = (
     "NVIDIA Source Code License for SegFormer: research and evaluation only, no commercial use"
 )
 
-# What of a config is not an option of the decoder's class here
+# Entries of a config that are not options of the decoder's class here
 NOT_OPTIONS = {
     "_model_class",
     "encoder_name",
@@ -60,7 +60,7 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Adopted:
-    """What was adopted: the export written, the model in words, and the licence of its weights."""
+    """The result of `adopt`: the export, a description of the model, the licence of its weights."""
 
     export: Path
     model: str
@@ -132,7 +132,7 @@ def _find_files(source: str) -> ModelFiles:
 
 
 def _fetch(name: str, files: Sequence[str]) -> dict[str, Path]:
-    """Return where the files of a model on the hub lie in its cache; some need not exist."""
+    """Return the paths of a hub model's files in the cache; some files are optional."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -186,7 +186,7 @@ def _build_network(config: dict[str, Any], files: ModelFiles, task: Segmentation
     try:
         network.model.model.load_state_dict(load_file(files.weights))
     except Exception as error:
-        # damaged and foreign weights: safetensors and torch raise many kinds
+        # safetensors and torch raise many kinds of errors for damaged or foreign weights
         raise ModelError(
             f"{files.weights}: does not fit its {CONFIG} ({brief(error)})", "damaged-source"
         ) from error
@@ -225,7 +225,7 @@ def _spec_of(config: dict[str, Any], where: Path, task: SegmentationTask) -> Spe
     options = {key: value for key, value in config.items() if key not in NOT_OPTIONS}
     model_class = smp.MODEL_ARCHITECTURES_MAPPING[decoder]
     if "upsampling" in signature(model_class.__init__).parameters:
-        options["upsampling"] = 1  # few classes are enlarged after merging, not 150 before it
+        options["upsampling"] = 1  # enlarge the few merged classes, not the 150 original ones
     codes = task.meaning("ade20k")  # ADE20K counts its classes from 1
     options["merge"] = [
         [index for index in range(ADE20K_CLASSES) if codes.get(index + 1, 0) == ours]
@@ -273,14 +273,14 @@ def _licence(files: ModelFiles, config: dict[str, Any]) -> str:
     """Return the licence of the weights: that of the model's page, or of its family."""
     from huggingface_hub import ModelCard
 
-    # whatever the page says: the trained backbone is NVIDIA's
+    # regardless of the page: the trained backbone is NVIDIA's
     if str(config.get("encoder_name")).startswith("mit_b"):
         return NON_COMMERCIAL
     if files.readme is None:
         return "not stated"
     try:
         licence = ModelCard.load(files.readme).data.license
-    except Exception as error:  # a page's header is anybody's YAML
+    except Exception as error:  # the header of a page can be any YAML
         licence = f"unreadable ({brief(error)})"
     return brief(licence) if licence else "not stated"
 
@@ -288,7 +288,7 @@ def _licence(files: ModelFiles, config: dict[str, Any]) -> str:
 def _learner(task: Task, network: Network, size: tuple[int, int], source: str) -> Learner:
     """Return the learner that an export is written from.
 
-    It is made with a few synthetic images, of which nothing remains in it.
+    It is made with a few synthetic images, which are not part of the export.
     """
     from ..data.cache import Pixels
     from ..data.loaders import dataloaders

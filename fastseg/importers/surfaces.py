@@ -24,7 +24,7 @@ from ..utils.io import atomic_folder, require_folder
 from ..utils.locks import write_lock
 from ..utils.progress import track
 
-# The files that tell OpenSurfaces and Open Images apart
+# The files by which OpenSurfaces and Open Images are recognised
 NAMES, INSTANCES = "label-name-colors.csv", "*annotations-object-segmentation.csv"
 EXAMPLE = f"train-{INSTANCES.lstrip('*')}"
 OBJECTS = (1, 2, 3)  # codes of wall, floor and dining table
@@ -35,7 +35,7 @@ Labelled = list[tuple[Path, Callable[[tuple[int, int]], np.ndarray]]]
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was made: the dataset's folder, its source, and counts of pictures and pixels."""
+    """The dataset that was made: its folder, its source, and counts of pictures and pixels."""
 
     out: Path
     source: str
@@ -46,10 +46,10 @@ class Gathered:
 def gather(task: str | Task, data: Path | str, out: Path | str | None = None) -> Gathered:
     """Write `out`/images and `out`/masks from OpenSurfaces or Open Images in `data`.
 
-    They lie in `data` as they are distributed. `out` is data/surfaces by default. OpenSurfaces:
+    `data` has the files as distributed. `out` is data/surfaces by default. OpenSurfaces:
     photos/, photos-labels/ (object names in the green channel) and label-name-colors.csv, as its
     own script makes them. Open Images: images in any folder below `data`, masks/ and a
-    ...annotations-object-segmentation.csv. Pixels that neither labels are 255, so that nothing is
+    ...annotations-object-segmentation.csv. Pixels without a label become 255, so that nothing is
     learnt from them; pictures without a wall, floor or dining table are left out. `out` is written
     atomically. Raises `TaskError`, `DataError`.
     """
@@ -89,7 +89,7 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
 
 
 def _find_labelled(data: Path) -> tuple[str, Labelled]:
-    """Return which of both datasets lies in `data`, and its labelled pictures."""
+    """Return which of the two datasets is in `data`, and its labelled pictures."""
     if (data / NAMES).is_file():
         return "opensurfaces", _opensurfaces(data)
     tables = sorted(data.rglob(INSTANCES))
@@ -179,7 +179,7 @@ def _openimages(data: Path, tables: list[Path]) -> Labelled:
 def _instance_codes(labelled: list[tuple[int, Path]], size: tuple[int, int]) -> np.ndarray:
     """Return the codes of a picture from (code, mask file) of its instances, at `size`."""
     codes = np.full(size, IGNORE, dtype=np.uint8)
-    # the task's own objects last, over what stands on them
+    # the task's classes are drawn last, over objects that stand on them
     for code, mask in sorted(labelled, key=lambda pair: pair[0] in OBJECTS):
         is_object = (read_image(mask)[..., 0] > GREY_THRESHOLD).astype(np.uint8)
         codes[_resize_codes(is_object, size) > 0] = code

@@ -1,4 +1,4 @@
-"""An export at work: loaded, and used on one image, a photograph, or files and folders.
+"""Inference: loads an export and predicts one image, a photograph, or files and folders.
 
-It predicts and writes predictions. It does not compare them with labels; that is in `evaluation`.
+It writes predictions, but does not compare them with labels; that is in `evaluation`.
 """

@@ -1,4 +1,4 @@
-"""`predict`: from files to masks, tables, overlays and probabilities on disk, each image at its own
+"""`predict`: writes masks, tables, overlays and probabilities for image files, each at its own
 size.
 """
 
@@ -68,16 +68,16 @@ def predict(
     in FOLDER. With `overlay`, overlays are written too, in its subfolder overlays; with
     `probabilities`, calibrated ones, float16 (C, H, W) under the name "probabilities" in npz files,
     in its subfolder probabilities. Classification tasks write one table, by default
-    FOLDER_inf_TABLE. Beside masks or table lies predictions.csv: each image's shares of the
-    classes, mean confidence, entropy, expected error, and whether a person should look. That is so
-    where the expected error exceeds the threshold by which the masks let through have, over all
+    FOLDER_inf_TABLE. The same folder gets predictions.csv: each image's shares of the
+    classes, mean confidence, entropy, expected error, and whether a person should review it:
+    if the expected error exceeds a threshold. It is chosen so that the other masks have, over all
     images, a mean error of at most `error_rate` (see `metrics.risk.thresholds`). `tta` averages
     each image with its mirror image (default: what the export's card says). `export` may be an
     export.pkl, which is opened if it is the one of the card beside it, or with `trust`. `engine`
-    and `precision` are as for `fastseg.load`. What lies in a folder and is not named as an image is
-    not predicted: a warning counts and names it, and the list that is returned has it as `skipped`.
+    and `precision` are as for `fastseg.load`. Files in a folder that are not named as images are
+    not predicted: a warning counts and names them, and the returned list has them as `skipped`.
     Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the
-    others are done. A prediction that was interrupted, and is asked for again, goes on where it
+    others are done. An interrupted prediction continues, when it is called again, where it
     stopped. Raises `FastsegError` kinds.
     """
     task = get(task)
@@ -157,7 +157,7 @@ class PredictionRun:
             yield file, row
 
     def _forget_changed(self) -> None:
-        """Remove from the journal what was deleted since, or overwritten by another run."""
+        """Remove results from the journal whose files were deleted or overwritten since."""
         for key, (_, paths, stamps) in list(self.journal.done.items()):
             if [stamp(Path(path)) for path in paths] != stamps:
                 del self.journal.done[key]

@@ -25,7 +25,7 @@ MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 60_000_000
 MAX_SECONDS = 60.0
 MAX_REDIRECTS = 5
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # addresses of version 4 behind a gateway (RFC 6052)
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # IPv4 addresses behind a NAT64 gateway (RFC 6052)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
 
 
@@ -62,7 +62,7 @@ def fetch_image(url: str, allow_private: bool = False, depth: int | None = None)
         raise FetchError(
             f"{url}: too many pixels; the limit is {MAX_PIXELS // 10**6} megapixels", "too-large"
         ) from None
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
+    except Exception as error:  # decoders raise many kinds of errors on damaged bytes
         raise FetchError(
             f"{url}: is not an image that can be read; "
             "give the address of a JPEG, PNG or WebP file",
@@ -107,10 +107,10 @@ def _download(url: str, allow_private: bool) -> bytes:
 
 
 class _Guard:
-    """Checks each connection when it is made, and ends what takes too long.
+    """Checks each connection when it is made, and ends downloads that take too long.
 
-    A name may lead to a private address only after it was checked. A server that sends a byte every
-    few seconds is never silent long enough for a timeout of the socket.
+    A host name can resolve to a private address after the check. A server that sends a byte every
+    few seconds never triggers the socket's timeout.
     """
 
     def __init__(self, url: str, allow_private: bool):
@@ -139,7 +139,7 @@ class _Guard:
     def _end(self) -> None:
         self.is_late = True
         if self._socket is not None:
-            with suppress(OSError):  # it may be closed by now
+            with suppress(OSError):  # it may be closed already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 

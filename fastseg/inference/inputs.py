@@ -22,8 +22,8 @@ def expand(
     """Return the image files that files, folders and globs name, in order, each once, and what was
     skipped.
 
-    A file that is named itself is taken whatever its suffix. What is not an image in a folder is
-    skipped, with a warning; what `is_own` says that fastseg put there is left out without one.
+    A file that is named directly is used whatever its suffix is. Other files in a folder are
+    skipped, with a warning; fastseg's own files (see `is_own`) are skipped without one.
     Raises `DataError` for a path that holds no image.
     """
     found: dict[Path, None] = {}

@@ -1,4 +1,4 @@
-"""`load`: an export ready to predict, by the engine and in the precision asked for or quickest
+"""`load`: an export ready to predict, with the engine and precision given, or the fastest ones
 here.
 """
 
@@ -38,20 +38,20 @@ def load(
 ) -> Predictor:
     """Return a `Predictor` from an export folder: card.json with model.onnx or model.safetensors.
 
-    `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None: what of them
-    is not given is what was measured to be quickest on this machine, for so many `images` in
-    batches of `bs`. Where nothing is known yet, it is measured if that pays for them, else ONNX
-    computes. Without `images`, nothing is measured, and what counts is the time of single images.
+    `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None. If not
+    given, the measured fastest one on this machine is used, for this number of `images` in
+    batches of `bs`. If nothing was measured yet, it is measured if that saves time, else ONNX
+    computes. Without `images`, nothing is measured, and the choice is for single images.
     On GPUs torch computes. The path of an export.pkl is opened only if its sha256 is the one in the
     card beside it, or with `trust=True`: a pickle can run any code.
-    Raises `ExportError`, and `ModelError` for what does not go together.
+    Raises `ExportError`, and `ModelError` for options that contradict each other.
     """
     check_engine(engine, precision)
     export, card = Path(export), card_of(export)
     where = device_of(device or ("cpu" if engine == "onnx" else None))
     if export.suffix == ".pkl":
         return _load_pickle(export, card, where, trust, tta, engine, precision)
-    verified(export / MODEL, card)  # even where ONNX computes: an exchanged file must be found
+    verified(export / MODEL, card)  # even if ONNX computes: a replaced file must be detected
     options = _options(export, card, where, engine, precision)
     sessions = Sessions(verified(export / ONNX, card)) if options[0].engine == "onnx" else None
     option, why = (
@@ -80,7 +80,7 @@ def load(
 def _options(
     export: Path, card: Card, where: torch.device, engine: str, precision: str | None
 ) -> list[Option]:
-    """Return the ways to compute that are left to choose from, the default first."""
+    """Return the remaining ways to compute, the default first."""
     asked = asked_precision(precision)
     has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
     if engine == "onnx":
@@ -96,7 +96,7 @@ def _options(
     best = Option("torch", precision_of(where, asked))
     if asked or where.type != "cpu":
         torch_options = [best]
-    else:  # the units alone do not tell which one is quicker
+    else:  # having bfloat16 units does not mean that it is faster
         torch_options = list(dict.fromkeys([Option("torch", "float32"), best]))
     if engine == "torch" or where.type != "cpu" or asked == "bfloat16":
         return torch_options
@@ -128,11 +128,11 @@ def _seconds(
 
 
 def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None:
-    """Measure all options of an export, for single images and for batches of `bs`, and keep them.
+    """Measure all options of an export, for single images and batches of `bs`, and store the times.
 
-    Later commands choose by what was measured.
-    Nothing is measured after less than `WORTH_MEASURING` seconds `spent` on the training: beside
-    more, measuring costs nothing.
+    Later commands choose by these times.
+    Nothing is measured if less than `WORTH_MEASURING` seconds were `spent` on training: beside
+    more, measuring costs little.
     """
     if spent < WORTH_MEASURING:
         return

@@ -1,4 +1,4 @@
-"""What `predict` writes: one mask an image for segmentation, one table for classification.
+"""What `predict` writes: one mask per image for segmentation, one table for classification.
 
 An `Output` is made before torch is imported, and finds what is wrong with names and folders.
 """
@@ -29,7 +29,7 @@ DESCRIBED, FAILED = "predictions.csv", "failed.csv"
 # Names of folders of results, or their ends.
 MASKS, OVERLAYS, PROBABILITIES = "_inf_masks", "overlays", "probabilities"
 TABLE_SUFFIXES = (".tsv", ".txt")
-PARENTS = 3  # folders above images and results in which true masks are looked for
+PARENTS = 3  # levels above images and results that are searched for true masks
 
 TaskT = TypeVar("TaskT", bound=Task)
 PredictionT = TypeVar("PredictionT", bound="Prediction")
@@ -158,7 +158,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
         self, file: Path, prediction: MaskPrediction, threshold: float | None
     ) -> tuple[Row, list[Path]]:
         target = self._targets[file]
-        # Masks are runs of one value: run-length matching at the lowest level is five times quicker
+        # Masks have long runs of a value: run-length matching at the lowest level is 5 times faster
         # than the default, and the files are no larger.
         quick = (
             {"compress_level": 1, "compress_type": zlib.Z_RLE} if target.suffix == ".png" else {}
@@ -226,7 +226,7 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
             )
         if path.exists() and image_files(path.parent):
             raise DataError(
-                f"{path}: lies among images and may hold their true labels; choose another --out",
+                f"{path}: is among images and may contain their labels; choose another --out",
                 "output-in-data",
             )
         usual = Path(table).stem

@@ -1,4 +1,4 @@
-"""One photograph through the surfaces learner: walls, floor and dining tables laid over it, with a
+"""`segment`: marks walls, floor and dining tables on one photograph (task surfaces), with a
 legend, and its regions.
 """
 
@@ -85,7 +85,7 @@ def segment(
     predictor = load(folder, device, engine=engine, precision=precision, images=1)
     height, width = image.shape[:2]
     prediction = predictor.predict(image, tiles or tiles_for((height, width), predictor.size))
-    # Frees the memory that the network worked in: large photographs need it below.
+    # Free the network's working memory: large photographs need it below.
     del predictor
     counts = np.bincount(prediction.labels.reshape(-1), minlength=len(task.classes))
     shares = {label: float(count / counts.sum()) for label, count in zip(task.classes, counts)}
@@ -136,7 +136,7 @@ def with_legend(
         height = len(lines) * (size + gap) + gap
         if width + 2 * gap <= picture.width and height + 2 * gap <= picture.height:
             break
-    else:  # no legend fits; the shares are printed anyway
+    else:  # no legend fits; the shares are printed to the terminal
         return picture
     left, top = gap, picture.height - height - gap
     shade = Image.new("RGBA", picture.size, (0, 0, 0, 0))

@@ -97,7 +97,7 @@ class Prediction(ABC):
     @property
     def expected_error(self) -> float:
         """The error to expect by the image's own probabilities, 0 to 1, see `metrics.risk`."""
-        # Not divided by the temperature: it comes from the images that the thresholds come from.
+        # Not calibrated: the temperature comes from the same images as the thresholds.
         return expected_error(self._sampled_logits.softmax(0), self.task.background)
 
     def described(self, threshold: float | None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class MaskPrediction(Prediction):
 
     @property
     def _sampled_logits(self) -> torch.Tensor:
-        # A quarter of the pixels is enough for means, and four times quicker.
+        # A quarter of the pixels is enough for means, and four times faster.
         return self.logits[:, ::2, ::2]
 
     def _class_columns(self, probabilities: torch.Tensor) -> dict[str, object]:
@@ -212,7 +212,7 @@ def _argmax_codes(scores: torch.Tensor) -> np.ndarray:
     """
     if scores.device.type != "cpu":
         return scores.max(0).indices.to(torch.uint8).cpu().numpy()
-    # Plane by plane: twice as quick as torch's max, forty times as quick as its argmax.
+    # Plane by plane: twice as fast as torch's max, forty times as fast as its argmax.
     best, *others = scores.numpy()
     best, codes = best.copy(), np.zeros(best.shape, dtype=np.uint8)
     for code, plane in enumerate(others, 1):

@@ -49,8 +49,8 @@ class Predictor:
     `predict` takes one image, `stream` many; both give results at the images' own sizes.
 
     With `tta`, or where the card asks for it, the probabilities of the image and of its mirror
-    image are averaged. `engine` and `precision` say how it computes; `sessions` are there for the
-    engine "onnx". `alone` says that a stream has one image only.
+    image are averaged. `engine` and `precision` say how it computes; `sessions` are needed for the
+    engine "onnx". `alone` says that a stream has only one image.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Predictor:
         self._sessions = sessions if self.engine == "onnx" else None
         self.tta = card.tta if tta is None else tta
         self._stream_threads = torch.get_num_threads() if alone else 1
-        if self._sessions is None:  # a damaged export is found now, not at the first image
+        if self._sessions is None:  # detect a damaged export now, not at the first image
             self.network  # noqa: B018
         else:
             self._sessions(self._stream_threads)
@@ -117,12 +117,12 @@ class Predictor:
     def predict(self, image: Path | str | np.ndarray, tiles: int = 1) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read.
 
-        With `tiles` above 1, it is also seen at so many times the model's size, in overlapping
-        tiles, see `tiling.tiled`: finer outlines of large photographs, in about four times the
-        square of it as much time. A 16-bit file is scaled as `adapt` says, where training saw none
-        by its own depth.
+        With `tiles` above 1, it is also predicted at that many times the model's size in
+        overlapping tiles, see `tiling.tiled`: finer outlines of large photographs, in about
+        4 * tiles**2 times the time. A 16-bit file is scaled as in `adapt`; if training saw none,
+        by its own bit depth.
         """
-        # For its log messages: where the task has no depth, each image is scaled by its own.
+        # For its log messages only: without a depth in the task, each image is scaled by its own.
         scaled(self.task, _files([image]))
         small, own = self._read(image)
         logits = self.logits(small[None])[0]
@@ -158,8 +158,8 @@ class Predictor:
         Without `finish`, the predictions themselves come. Threads read ahead and `finish` behind:
         what is done with each prediction (writing, measuring) belongs there. Where ONNX computes,
         each thread takes whole batches from file to finish, so that no core waits for another;
-        torch computes on all cores at once. At most two batches more than there are threads are
-        held at a time.
+        torch computes on all cores at once. At most (number of threads + 2) batches are
+        in memory at a time.
         """
         end = finish or (lambda _, prediction: prediction)
         images, workers = iter(images), self._workers

@@ -14,8 +14,8 @@ import shapely
 from pycocotools import mask as coco
 from scipy import ndimage
 
-SMALLEST = 5e-4  # share of the photograph below which a region is a speckle and is left out
-TOLERANCE = 1.0  # px by which a polygon may leave the pixels' outline: a tenth of the points
+SMALLEST = 5e-4  # share of the photograph; smaller regions are noise and are left out
+TOLERANCE = 1.0  # px that a polygon may differ from the pixels' outline: a tenth of the points
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Region:
     polygons: dict[str, Any]
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the region as JSON values."""
         return {
             "label": self.label,
             "score": round(self.score, 4),
@@ -71,7 +71,7 @@ def regions(
             ]
             whole = np.zeros(
                 codes.shape, dtype=np.uint8, order="F"
-            )  # the order that COCO's run lengths follow
+            )  # COCO's run lengths are in column order
             whole[rows, columns] = part
             rle = coco.encode(whole)
             found.append(

@@ -10,12 +10,12 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-# Weight of the tiles beside the whole image: they decide where it is uncertain. Tiles alone cost
-# 0.15 Dice on 9 rooms, tiles of this weight none.
+# Weight of the tiles relative to the complete image: they decide where it is uncertain. On 9 rooms,
+# tiles alone cost 0.15 Dice; tiles with this weight cost nothing.
 DETAIL = 0.25
-BATCH = 1  # tiles at a time: memory stays that of one image
-# Tiles a side, at most: a model still recognises objects twice as large as in training; in finer
-# tiles there is little but texture.
+BATCH = 1  # tiles at a time: memory for one image is enough
+# Most tiles per side: a model still recognises objects twice as large as in training; smaller
+# tiles show little more than texture.
 FINEST = 2
 
 
@@ -23,7 +23,7 @@ def tiles_for(own: tuple[int, int], size: tuple[int, int]) -> int:
     """Return the number of tiles a side for a photograph of `own` (height, width), for a model of
     `size`.
 
-    It is 1, for the whole at once, unless both sides are at least four times the model's.
+    It is 1 (no tiles) unless both sides are at least four times the model's.
     """
     return max(1, min(FINEST, int(min(own[0] / size[0], own[1] / size[1]) / 2)))
 
@@ -35,7 +35,7 @@ def tiled(
 
     The image's sides are multiples of `size`. `logits` gives float (B, C, h, w) for tiles, uint8
     (B, h, w, 3), of `size`. Tiles overlap by half; their probabilities are averaged with the
-    weights of a Hann window, which falls to nothing at a tile's borders, where it knows least.
+    weights of a Hann window, which is 0 at a tile's borders, where predictions are worst.
     """
     starts = [
         np.linspace(0, have - want, 2 * (have // want) - 1).round().astype(int)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from fastai import optimizer as optimizers
 
-# This import patches fit_one_cycle and lr_find into Learner.
+# This import adds fit_one_cycle and lr_find to Learner.
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize, get_c
@@ -84,7 +84,7 @@ def unet_learner(
     The backbone must have a feature pyramid. A string `arch` is a timm name; `decoder` is one of
     `utils.choices.DECODERS`, and `kwargs` go to it. `weights` is as for the CLI ("auto",
     "imagenet", "none", a file); None means "auto" if `pretrained` else "none". A callable `arch` is
-    handed to fastai's own `unet_learner` with all that it understands. Raises `ModelError` for
+    passed to fastai's own `unet_learner` with its arguments. Raises `ModelError` for
     names, weights and options that do not fit.
     """
     common: dict[str, Any] = dict(
@@ -149,7 +149,7 @@ def vision_learner(
     """Build a classification `Learner`, with fastai's signature, over any timm backbone.
 
     `kwargs` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...). `weights` is as
-    for `unet_learner`. A callable `arch` is handed to fastai's own `vision_learner`. Raises
+    for `unet_learner`. A callable `arch` is passed to fastai's own `vision_learner`. Raises
     `ModelError` for names, weights and options that do not fit.
     """
     common: dict[str, Any] = dict(
@@ -225,7 +225,7 @@ class ForegroundMetric(Metric):
         self.counts = np.zeros((self.classes, self.classes), dtype=np.int64)
 
     def accumulate(self, learn: Learner) -> None:
-        # `max` is far quicker than `argmax` over a channel.
+        # `max` is much faster than `argmax` over a channel.
         predicted = learn.pred.max(dim=1).indices.to(torch.uint8).cpu().numpy()
         self.counts += metrics.confusion(learn.y.cpu().numpy(), predicted, self.classes)
 

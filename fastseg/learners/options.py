@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..tasks import Task
     from ..types import Recipe
 
-# What an option is about: the network and its data, the course of the training, or the whole run.
+# The part of a fit that an option changes: network and data, course of the training, or the run.
 Part = Literal["learner", "course", "run"]
 RECIPE = "the task's recipe"
 MAX_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
@@ -132,13 +132,13 @@ def _check_size(flag: str, value: Any) -> None:
 
 
 def _check_start(weights: str) -> None:
-    if not Path(weights).is_dir():  # the folder of an export, whose card `learner` reads
+    if not Path(weights).is_dir():  # a folder is an export; `learner` reads its card
         check_weights(weights)
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option. `default_help` says what None stands for."""
+    """The definition of one option. `default_help` says what None means."""
 
     name: str
     annotation: str
@@ -153,12 +153,12 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option as the command line has it, "--freeze-epochs"."""
+        """The option's name on the command line, such as "--freeze-epochs"."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def described(self) -> str:
-        """The help with the default, where that is not a value."""
+        """The help text, with `default_help` if there is one."""
         return f"{self.help} [default: {self.default_help}]." if self.default_help else self.help
 
     def check(self, value: Any) -> None:
@@ -207,7 +207,7 @@ def _option(
 
 @dataclass(frozen=True)
 class FitOptions:
-    """All options of a fit. None stands for the task's recipe, or for what the help says."""
+    """All options of a fit. None means the task's recipe, or the default named in the help."""
 
     arch: str | None = _option(
         None, "learner", "Backbone: any timm name", Name(), default_help=RECIPE
@@ -253,7 +253,7 @@ class FitOptions:
     time_budget: float | None = _option(
         None,
         "run",
-        "Time for it all, such as 90s, 10m or 1h, in place of --epochs: a measured step plans "
+        "Total time, such as 90s, 10m or 1h, instead of --epochs: a measured step plans "
         "epochs and size.",
         _check_budget,
         unit="s",
@@ -268,7 +268,7 @@ class FitOptions:
     ema: float | None = _option(
         None,
         "course",
-        "Average the weights over training steps: the share a step keeps, such as 0.99",
+        "Average the weights over training steps: the share kept at each step, such as 0.99",
         Number(0, 0.9999),
         default_help=RECIPE,
         in_card=True,
@@ -293,7 +293,7 @@ class FitOptions:
     mixup: float | None = _option(
         None,
         "course",
-        "Mix pairs of images by a share drawn with this alpha, such as 0.2",
+        "Mix pairs of images; alpha of the beta distribution of the share, such as 0.2",
         Number(0, 10),
         default_help=RECIPE,
         in_card=True,
@@ -301,7 +301,7 @@ class FitOptions:
     patience: int | None = _option(
         None,
         "course",
-        "End after so many epochs without a better score, with the best weights",
+        "Stop after this many epochs without a better score, and keep the best weights",
         WholeNumber(),
         default_help="never",
         in_card=True,
@@ -340,14 +340,14 @@ class FitOptions:
         can_vary=False,  # a study draws its own seeds
     )
     device: str | None = _option(
-        None, "learner", "cpu, cuda, cuda:1, mps", Name(), default_help="the best there is"
+        None, "learner", "cpu, cuda, cuda:1, mps", Name(), default_help="the best available"
     )
     precision: str | None = _option(
         None,
         "learner",
         "float32 or bfloat16",
         Name(lambda name: choose("precision", name, PRECISIONS)),
-        default_help="the quicker one here",
+        default_help="the faster one here",
     )
     cache: int | None = _option(
         None,
@@ -419,7 +419,7 @@ class FitOptions:
             )
 
     def in_card(self, task: Task) -> dict[str, object]:
-        """Return what a card keeps of the course of a training; 0 where nothing is said."""
+        """Return the options of the training that a card stores; 0 for options that are None."""
         recipe = self.recipe(task)
         kept = {
             name: getattr(recipe if name in OF_RECIPE else self, name)

@@ -1,4 +1,4 @@
-"""The precision to train in: the one asked for, or the quicker one on CPUs that have both."""
+"""The precision to train in: the one asked for, or the faster one on CPUs that have both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def training_precision(
     learn: Learner, size: tuple[int, int], asked: str | None, epochs: int
 ) -> tuple[str, str]:
-    """Return the precision to train in, "float32" or "bfloat16", and in words why.
+    """Return the precision to train in, "float32" or "bfloat16", and a text that says why.
 
     That is `asked`, or the device's best, or on a CPU with bfloat16 units the one in which `epochs`
     at `size`, (height, width), take less time, which is measured once for a model and machine.
@@ -63,7 +63,7 @@ def step_seconds(
 ) -> float:
     """Return the seconds of forward, loss and backward through the whole network, measured.
 
-    The optimizer's step is not in it. Network and random state are left as they were.
+    The optimizer's step is not included. Network and random state are unchanged afterwards.
     """
     device = x.device
 

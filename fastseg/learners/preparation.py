@@ -1,4 +1,4 @@
-"""From options to a learner: mistakes that need no torch are found before it is imported."""
+"""From options to a learner: most mistakes are found here, before torch is imported."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds for which masks are decoded before torch is imported: a few hundred small masks, while the
-# import itself takes three to six seconds.
+# Seconds for decoding masks before torch is imported: enough for a few hundred small masks; the
+# import takes three to six seconds.
 EARLY_CHECK_SECONDS = 0.5
-# Threads that decode masks: reading from a network disk waits more than it computes.
+# Threads that decode masks: on a network disk, most of the time is waiting.
 MAX_DECODERS = 8
 
 
@@ -43,11 +43,11 @@ def learner(
 ) -> Learner:
     """Return a plain fastai `Learner` for `task` on the images in `data` (default: data/TASK).
 
-    What is not given comes from the task's recipe, or from what the machine has. `weights` may be
-    the folder of an export of this task, whose network, decoder and all, is trained on. `size` is
+    Options that are not given come from the task's recipe or from the machine. `weights` may be
+    the folder of an export of this task; its whole network is trained further. `size` is
     in px, one side or (height, width); `cache` is in bytes. `fold` (k, n) validates on part k, from
-    0, of n, instead of the task's own split. `epochs` says for how long the learner will be
-    trained: for little work, the faster precision is not measured. The data are checked first.
+    0, of n, instead of the task's own split. `epochs` says how long the learner will be
+    trained: for short trainings, the faster precision is not measured. The data are checked first.
     Raises `FastsegError` kinds for unknown names, faulty data and weights that do not fit.
     """
     return learner_of(get(task), data, FitOptions(freeze_epochs=0, **options), fold)
@@ -122,8 +122,8 @@ def check_some_masks(
 ) -> None:
     """Decode masks, evenly spread over `items`, for so many seconds.
 
-    Raises `DataError` for the first faulty one. A few hundred masks are all checked.
-    `checks.preflight.survey` reads every image and mask, once torch is imported.
+    Raises `DataError` for the first faulty one. With only a few hundred masks, all are checked.
+    `checks.preflight.survey` reads every image and mask, after torch is imported.
     """
     end, workers = time.monotonic() + seconds, min(MAX_DECODERS, cpu_count() or 1)
     step = max(1, round(len(items) ** 0.5))

@@ -8,14 +8,14 @@ from scipy.spatial import cKDTree
 
 from ..types import IGNORE
 
-TOLERANCE = 2.0  # px within which an outline counts as met; a convention, named in reports
+TOLERANCE = 2.0  # px; outlines closer than this match. A convention, named in reports
 COLUMNS = ("met_predicted", "predicted", "met_true", "true", "hausdorff95", "mean_distance")
 
 
 def outlines(codes: np.ndarray) -> np.ndarray:
     """Return the outline pixels, bool (H, W), of all regions.
 
-    One of their four neighbours has another code, or lies outside the image.
+    One of their four neighbours has another code, or is outside the image.
     """
     framed = np.pad(codes.astype(np.int16), 1, constant_values=-1)
     inner = framed[1:-1, 1:-1]
@@ -33,7 +33,7 @@ def distances(
     """Return one row a class, float64 (C, 6), with the `COLUMNS` of one image.
 
     `truth` and `predicted` are codes (H, W). First come counts of outline pixels: of the predicted
-    ones, how many lie within `tolerance` px of the true outline, and how many there are; of the
+    ones, how many are within `tolerance` px of the true outline, and how many there are; of the
     true ones likewise. Boundary precision, recall and F1 (Csurka et al., BMVC 2013) follow from
     them. Then, in px, the 95th percentile Hausdorff distance (the larger one of both directions)
     and the mean distance over both outlines (average symmetric surface distance; Heimann et al.,

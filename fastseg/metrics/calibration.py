@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 # torch is imported by the functions that need it: thresholds are read and checked without it.
 
-TEMPERATURES = 0.2, 10.0  # the bounds of the search; a convention, with 1 well inside
-PIXELS = 400_000  # for the temperature, over all images: its one parameter needs no more
+TEMPERATURES = 0.2, 10.0  # bounds of the search; a convention, with 1 well inside
+PIXELS = 400_000  # over all images, to fit the temperature: one parameter needs no more
 BINS = 15  # of confidence, as in Guo et al.
 
 
 def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
     """Return the temperature T for which softmax(logits / T) is best calibrated.
 
-    `logits` float (N, C) and `truth` int (N,) are held-out pixels or images, of so many `images`
+    `logits` float (N, C) and `truth` int (N,) are of held-out pixels or images, `images` in number
     (Guo et al., ICML 2017). What is minimised is the negative log-likelihood, each image counting
-    once, plus (log T)^2 / 2. That term keeps T near 1 where a few images, all right, would drive it
-    to 0.
+    once, plus (log T)^2 / 2. This term keeps T near 1: without it, a few images without errors
+    would give T = 0.
     """
     import torch
     from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy

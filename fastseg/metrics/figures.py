@@ -1,4 +1,4 @@
-"""Metrics of a whole dataset: counts are summed over the images, then divided.
+"""Metrics of a dataset: counts are summed over the images, then divided.
 
 Every function takes leading axes too. A leading axis holds bootstrap samples, so that a figure and
 its interval come from the same lines.
@@ -22,18 +22,18 @@ BOUNDARY = ("boundary_f1", "hausdorff95", "mean_surface_distance")
 FIGURES = {  # the figures of one class: key -> title, and what it is
     "pixel_accuracy": (
         "pixel accuracy",
-        "share of all pixels for which 'is it this class?' is answered right",
+        "share of all pixels that are correct when only 'this class or not' is asked",
     ),
-    "precision": ("precision", "share of what is called this class that is"),
+    "precision": ("precision", "share of the pixels predicted as this class that are correct"),
     "recall": ("recall", "share of this class that is found"),
-    "specificity": ("specificity", "share of everything else that is not called this class"),
+    "specificity": ("specificity", "share of other classes that is not predicted as this class"),
     "iou": ("IoU", "overlap of truth and prediction over their union"),
     "dice": ("Dice", "twice the overlap over the sum of both"),
-    "boundary_f1": ("boundary F1", "share of the outlines that lie within 2 px of each other"),
-    "hausdorff95": ("Hausdorff 95 (px)", "95 % of the outlines lie closer than this"),
+    "boundary_f1": ("boundary F1", "share of the outlines that are within 2 px of each other"),
+    "hausdorff95": ("Hausdorff 95 (px)", "95 % of the outlines are closer than this"),
     "mean_surface_distance": (
         "mean surface distance (px)",
-        "how far the outlines lie apart on average",
+        "mean distance between the outlines",
     ),
     "f1": ("F1", "harmonic mean of precision and recall"),
 }
@@ -63,7 +63,7 @@ def per_class(counts: np.ndarray) -> dict[str, np.ndarray]:
     The matrices count by (truth, predicted). With TP, FP, FN, TN in pixels: pixel accuracy
     (TP+TN)/all, precision TP/(TP+FP), recall TP/(TP+FN), specificity TN/(TN+FP), IoU TP/(TP+FP+FN)
     (Jaccard 1912), Dice 2TP/(2TP+FP+FN) (Dice 1945). A class in neither truth nor prediction has
-    nan for precision, recall, IoU and Dice: it is no success and no failure.
+    nan for precision, recall, IoU and Dice: it is neither a success nor a failure.
     """
     hit, true, said = (
         np.diagonal(counts, axis1=-2, axis2=-1),
@@ -85,7 +85,7 @@ def boundary(sums: np.ndarray) -> dict[str, np.ndarray]:
     """Return the `BOUNDARY` figures of each class, float64 (..., C).
 
     `sums` are `boundary_sums` (..., C, 8) added over images. Boundary F1 is the harmonic mean of
-    the shares of predicted and of true outline pixels that meet the other outline: 0 where only one
+    the shares of predicted and of true outline pixels near the other outline: 0 where only one
     of truth and prediction has the class, nan where neither has. Distances, in px, are means over
     the images in which both have the class.
     """
@@ -104,7 +104,7 @@ def boundary(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def boundary_sums(distances: np.ndarray) -> np.ndarray:
-    """Turn `boundaries.distances` of one image, (C, 6), into what adds up over images, (C, 8)."""
+    """Turn `boundaries.distances` of one image, (C, 6), into sums over images, (C, 8)."""
     known = ~np.isnan(distances[:, 4:])
     return np.column_stack(
         [
@@ -225,7 +225,7 @@ def areas_under_curves(
 
 
 def plain(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tree of figures as JSON can hold it: floats, None for nan."""
+    """Return a tree of figures as JSON values: floats, None for nan."""
     numbers: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

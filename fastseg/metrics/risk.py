@@ -13,15 +13,15 @@ from ..errors import TaskError
 if TYPE_CHECKING:
     import torch
 
-RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # for which a card holds a threshold
-ERROR_RATE = 0.1  # the default: the mean error that images without review may have
+RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # error rates with a threshold in cards
+ERROR_RATE = 0.1  # default: largest mean error of images without review
 
 
 def expected_error(probabilities: torch.Tensor, background: int | None) -> float:
-    """Return the error, 0 to 1, to expect by an image's own probabilities, float (C, H, W) or (C,).
+    """Return the error, 0 to 1, expected from an image's probabilities, float (C, H, W) or (C,).
 
     For a class it is 1 - max p. For a mask it is 1 - Dice of the predicted foreground, all classes
-    pooled, if each pixel were right with its own probability: 1 - 2 sum(p of the predicted class) /
+    pooled, if each pixel is correct with its own probability: 1 - 2 sum(p of the predicted class) /
     (predicted pixels + sum of all foreground p).
     """
     best, codes = probabilities.max(0)
@@ -51,10 +51,10 @@ def actual_error(counts: np.ndarray, background: int | None) -> float:
 def thresholds(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
     """Return, for each of `RATES`, the expected error above which an image needs review.
 
-    -1 stands for all images, 1 for none. What is promised, for new images drawn like the n held-out
+    -1 means all images, 1 means none. The promise, for new images drawn like the n held-out
     ones: the mean over all images of the actual error, counting 0 for those sent to review, is at
     most the rate. By conformal risk control (Angelopoulos et al., ICLR 2024, equation 4), with
-    losses from 0 to 1: the largest threshold with (sum of the losses let through + 1) / (n + 1) <=
+    losses from 0 to 1: the largest threshold with (sum of the accepted losses + 1) / (n + 1) <=
     rate.
     """
     values, places = np.unique(expected, return_inverse=True)

@@ -1,4 +1,4 @@
-"""timm's backbones: which names exist, how their inputs are normalised, which are good choices."""
+"""timm's backbones: valid names, normalisation of their inputs, recommended ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import ModelError, choose
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB from 0 to 1
 
-# Suggested in errors: small, convolutional, with ImageNet weights and a pyramid of five scales.
+# Recommended in errors: small, convolutional, with ImageNet weights and a pyramid of five scales.
 GOOD_BACKBONES = "mobilenetv2_100, resnet18, resnet34, efficientnet_b0, convnext_tiny"
 
 
@@ -37,6 +37,6 @@ def backbone_config(arch: str) -> Any:
 
 
 def backbone_options(arch: str) -> dict[str, Any]:
-    """Return the arguments that let timm build `arch` for inputs of any size."""
-    # Swin's window attention is built for one input size unless told otherwise.
+    """Return the arguments with which timm builds `arch` for inputs of any size."""
+    # By default, Swin's window attention only accepts one input size.
     return {"strict_img_size": False} if arch.startswith(("swin_", "swinv2_", "swin_s3")) else {}

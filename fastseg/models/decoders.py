@@ -1,4 +1,4 @@
-"""Own decoders: a U-Net that stops before full resolution, and classes merged into fewer."""
+"""fastseg's own decoders: a U-Net that stops before full resolution, and merged classes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
-# Of the decoder's blocks, the deepest first. segmentation_models_pytorch's U-Net has
-# (256, 128, 64, 32, 16): half of them where the maps are small and the channels cost most.
+# Channels of the decoder's blocks, deepest first. segmentation_models_pytorch's U-Net has
+# (256, 128, 64, 32, 16); here the deepest blocks, which cost most, have half as many.
 CHANNELS = (128, 64, 48, 32, 16)
 
 
@@ -82,5 +82,5 @@ class Merged(nn.Module):
         return F.interpolate(merged, x.shape[-2:], mode="bilinear", align_corners=False)
 
 
-# Decoders by name, beside those of segmentation_models_pytorch. `utils.choices.DECODERS` lists all.
+# Decoders that segmentation_models_pytorch does not have. `utils.choices.DECODERS` lists all names.
 OWN = {"light": LightUnet}

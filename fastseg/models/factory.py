@@ -23,8 +23,8 @@ STRIDES = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384)
 FASTAI_STRIDE = 32  # of DynamicUnet over torchvision's backbones
 MIN_LEVELS = 4  # scales: decoders merge features of 1/4, 1/8, 1/16 and 1/32, or finer ones
 
-# What timm, segmentation_models_pytorch and fastai raise for options and backbones that they cannot
-# use; KeyError is timm's for unknown layer names. Anything else is a bug, here or there.
+# Errors of timm, segmentation_models_pytorch and fastai for options and backbones they cannot
+# use; timm raises KeyError for unknown layer names. Any other error is a bug.
 BUILD_ERRORS = (AssertionError, KeyError, RuntimeError, TypeError, ValueError)
 
 
@@ -38,7 +38,7 @@ def segmenter(
 ) -> tuple[Network, str]:
     """Build a segmentation network of `decoder` over the timm backbone `arch`.
 
-    Returns the network and the origin of its weights, in words. `options` go to the decoder's
+    Returns the network and a text with the origin of its weights. `options` go to the decoder's
     class: `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
     DynamicUnet over a torchvision backbone; it is built for one `size`, (height, width) in px.
     `weights`: see `weights.load_weights`. Raises `ModelError` for unknown names and options,
@@ -59,7 +59,7 @@ def segmenter(
 def classifier(arch: str, n_out: int, weights: str = "none", **options: Any) -> tuple[Network, str]:
     """Build a classifier: the timm backbone `arch` with fastai's head.
 
-    Returns the network and the origin of its weights, in words. `options` go to fastai's
+    Returns the network and a text with the origin of its weights. `options` go to fastai's
     `create_timm_model` (concat_pool, lin_ftrs, ps, ...), and from there to timm.
     Raises `ModelError` for unknown names and options and unusable weights.
     """
@@ -121,7 +121,7 @@ def _dynamic_unet(spec: Spec) -> nn.Module:
     """Return fastai's DynamicUnet, with batch normalisation in its decoder.
 
     fastai's default decoder has no normalisation: with random weights, the first steps of Adam at a
-    usual learning rate multiply its activations a thousand times. The last layer stays a plain
+    usual learning rate multiply its activations by a thousand. The last layer stays a plain
     convolution, as in fastai's default: normalised logits would limit the confidence. Specs of
     exports written before 0.6 have no option "batchnorm"; theirs is fastai's default decoder.
     """
@@ -170,7 +170,7 @@ def _find_stride(arch: str, decoder: str, n_out: int, options: dict[str, Any]) -
         if isinstance(error, ModelError) and error.__cause__ is None:
             raise
     # The meta device of some torch versions (2.9 is one) cannot run every backbone. The CPU can; if
-    # the network itself is at fault, it fails there again, with the same error.
+    # the network itself has the fault, it fails on the CPU again with the same error.
     with torch.device("cpu"):
         _check_pyramid(arch, decoder)
         return padding_of(spec)
@@ -189,8 +189,8 @@ def _check_pyramid(arch: str, decoder: str) -> None:
     try:
         features = timm.create_model(arch, features_only=True, **backbone_options(arch))
     except (AssertionError, RuntimeError) as error:
-        # How timm refuses: assert not kwargs.pop("features_only"), or RuntimeError("features_only
-        # not implemented for ..."). Most families are not refused, and have one scale only.
+        # timm's refusals: assert not kwargs.pop("features_only"), or RuntimeError("features_only
+        # not implemented for ..."). It accepts most families, even those with one scale only.
         if isinstance(error, RuntimeError) and "features_only" not in str(error):
             raise
         raise refusal from None

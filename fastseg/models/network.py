@@ -1,4 +1,4 @@
-"""The network of every learner and export: what it is built from, any input size, ensembles."""
+"""The network of every learner and export: its spec, inputs of any size, ensembles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm of a probability of 0 finite
 
 @dataclass(frozen=True)
 class Spec:
-    """What a `Network` is built from. With the weights, it is all that an export needs."""
+    """The description from which a `Network` is built. An export needs only it and the weights."""
 
     kind: str  # "segment" or "classify"
     arch: str  # timm name
@@ -36,7 +36,7 @@ class Spec:
         return self.kind == "segment"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them; `Spec(**fields)` is the same spec again."""
+        """Return the fields as JSON values; `Spec(**fields)` is the inverse."""
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -57,7 +57,7 @@ class Network(nn.Module):
         super().__init__()
         self.model, self.spec = model, spec
         for parameter in model.parameters():
-            # not Module.to(memory_format=...): it fails for models with 5-dimensional parameters
+            # Module.to(memory_format=...) fails for models with 5-dimensional parameters
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.mean, self.std = tuple(mean), tuple(std)
@@ -85,7 +85,7 @@ class Network(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The backbone, or all backbones of an ensemble: what is pretrained and can be frozen."""
+        """The backbone, or all backbones of an ensemble: the part that can be frozen."""
         if self.spec.members > 1:
             return nn.ModuleList([self._body_of(model) for model in self.model.models])
         return self._body_of(self.model)
@@ -96,7 +96,7 @@ class Network(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Several models of one form. Its logits are the logarithm of their mean probabilities."""
+    """Several models of equal form. Its logits are the logarithm of their mean probabilities."""
 
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__()

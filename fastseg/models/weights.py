@@ -16,11 +16,11 @@ from .network import Network
 
 log = logging.getLogger(__name__)
 
-# Share of the backbone's tensors that a file must match. Another backbone's file matches a few by
-# chance; the same backbone's, of another version of timm, misses a few. A convention between both.
+# Share of the backbone's tensors that a file must match. Files of other backbones match a few by
+# chance; a file from another version of timm misses a few. A convention between the two.
 MIN_MATCHED = 0.5
 
-# What training code puts before the names of a backbone's tensors.
+# Prefixes that training code adds to the names of a backbone's tensors.
 PREFIXES = (
     "",
     "module.",
@@ -35,11 +35,11 @@ PREFIXES = (
     "model.0.",
     "model.0.model.",
 )
-HUB_SECONDS = 5  # after which the hub counts as out of reach; its own retries take most of a minute
+HUB_SECONDS = 5  # timeout for reaching the hub; its own retries take most of a minute
 
 
 def load_weights(network: Network, weights: str) -> str:
-    """Load pretrained weights into `network` and return their origin, in words.
+    """Load pretrained weights into `network` and return a text with their origin.
 
     `weights` is "auto" (ImageNet from timm's hub; random, with a warning, if it is out of reach),
     "imagenet" (the same, but an error if it is out of reach), "none", or a .safetensors, .pth or
@@ -144,10 +144,10 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # the readers raise many kinds: for damage, for code in pickles, for other formats
+        # the readers raise many kinds of errors: damage, code in pickles, other formats
         raise ModelError(
             f"{path}: cannot be read as weights (damaged, or not tensors alone); "
-            "give a whole safetensors file, or a pth file that holds only tensors",
+            "give a complete safetensors file, or a pth file with only tensors",
             "damaged-weights",
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
@@ -173,7 +173,7 @@ def _copy_matching(state: Mapping[str, torch.Tensor], network: Network) -> tuple
     if len(same) > len(body) // 2:  # a fastseg model, with its decoder
         network.load_state_dict(same, strict=False)
         return len(same), len(everything)
-    if network.spec.decoder == "fastai":  # fastai numbers torchvision's layers, keeping their order
+    if network.spec.decoder == "fastai":  # fastai renames torchvision's layers, in their order
         import torchvision
 
         numbered = dict(zip(torchvision.models.get_model(network.spec.arch).state_dict(), body))

@@ -1,4 +1,4 @@
-"""What is kept of each image in one pass over labelled images: loss, error, uncertainty, suspect
+"""Results per image of one pass over labelled images: loss, error, uncertainty, suspect
 label.
 """
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from ..inference.predictor import Predictor
     from .label_issues import Suspicion
 
-# Bounds of probabilities whose logarithm is taken: a loss of at most 16.1 nats, an entropy that
-# stays finite.
+# Smallest probability before a logarithm: the loss is at most 16.1 nats, and the entropy
+# is finite.
 SMALLEST_TRUE, SMALLEST = 1e-7, 1e-12
 
 
 @dataclass
 class Insight:
-    """One image, as the pass over all of them saw it."""
+    """The results of one image."""
 
     item: Item
     name: str  # relative to the data
     size: tuple[int, int]  # (height, width) in px
     loss: float  # mean cross-entropy in nats
     error: float  # 1 - foreground Dice of all classes pooled; for classification 0 or 1
-    expected_error: float  # by the image's own probabilities
+    expected_error: float  # from the image's own probabilities
     confidence: float  # mean probability of the predicted class
     entropy: float  # mean, in nats
     suspicion: Suspicion
@@ -45,7 +45,7 @@ class Insight:
 
 @dataclass
 class Analysis:
-    """A pass over labelled images."""
+    """The results of a pass over labelled images."""
 
     scores: Scores[Any]
     images: list[Insight]
@@ -76,7 +76,7 @@ def analyse(predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4
 def _insight(
     task: Task, root: Path, item: Item, prediction: Prediction, truth: np.ndarray | int
 ) -> tuple[Insight, np.ndarray]:
-    """Return what is kept of one image, without its error, and its reliability table, float64 (15,
+    """Return the results of one image, without its error, and its reliability table, float64 (15,
     3).
     """
     from .label_issues import of_image  # not at the top: cleanlab brings pandas and scikit-learn

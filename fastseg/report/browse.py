@@ -1,4 +1,4 @@
-"""`show`: a look through a dataset, or at the images that an export gets most wrong, as a picture
+"""`show`: images of a dataset, or the images with the largest errors of an export, as a picture
 or a page.
 """
 
@@ -42,12 +42,12 @@ def show(
     engine: str = "auto",
     precision: str | None = None,
 ) -> Path:
-    """Write a PNG grid, or for an `out` that ends in .html a page, of `rows` examples
+    """Write `rows` examples to a PNG grid, or to a page if `out` ends in .html
     (classification: four a row); return its path.
 
     The examples are drawn by `seed`, from those with a pixel (or label) of the class `only`. With
-    `wrong` they are instead the held-out images that `export` (default: exports/TASK) gets most
-    wrong, with truth, prediction and errors. `engine` and `precision` are as for `fastseg.load`.
+    `wrong` they are instead the held-out images with the largest errors of `export` (default:
+    exports/TASK), with truth, prediction and errors. `engine` and `precision` as in `fastseg.load`.
     `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
     """
     task = get(task)
@@ -84,7 +84,7 @@ def show(
 
 
 def _require_apart(out: Path, items: Sequence[Item]) -> None:
-    """Raise `DataError` if `out` is one of the images or masks, or would lie among them."""
+    """Raise `DataError` if `out` is one of the images or masks, or in their folder."""
     files = {
         path.resolve()
         for item in items
@@ -97,7 +97,7 @@ def _require_apart(out: Path, items: Sequence[Item]) -> None:
         )
     if out.resolve().parent in data_folders(items):
         raise DataError(
-            f"{out}: would lie among the images or masks and spoil the data; choose another --out",
+            f"{out}: is in a folder of images or masks of the data; choose another --out",
             "output-in-data",
         )
 
@@ -125,8 +125,8 @@ def _most_wrong(
     count: int,
     **options: Any,
 ) -> tuple[list[Item], list[list[Panel]]]:
-    """Return the held-out items and the panels of those, up to `count`, that an export gets most
-    wrong.
+    """Return the held-out items, and the panels of up to `count` with the largest errors of an
+    export.
 
     `options` are those of `inference.loading.load`.
     """

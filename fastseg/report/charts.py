@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 from .painting import COLOURS
 from .panels import even_legend, literal
 
-BROAD = 11.4  # inches; charts side by side in one figure
-RARE = 0.001  # share of all pixels or images; bins that hold less are hollow: a convention
+BROAD = 11.4  # inches: width of a figure with two charts side by side
+RARE = 0.001  # share of all pixels or images; bins with less are drawn hollow. A convention
 
 
 def _remove_frame(*axes: Axes) -> None:
@@ -209,7 +209,7 @@ def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
     """Draw how often predictions of each confidence are right, and how many there are.
 
     `bins` are float64 (15, 3), see `metrics.calibration.reliability`.
-    Bins that hold less than a thousandth of all are hollow: what they show may be chance.
+    Bins with less than a thousandth of all are hollow: their values may be chance.
     """
     weight, confidence, hits = bins.T
     filled = weight > 0
@@ -258,7 +258,7 @@ def reliability(bins: np.ndarray, error: float, unit: str) -> Figure:
         title="How often each confidence occurs",
     )
     lowest = shares[filled].min(initial=1)
-    if lowest < 0.01:  # bars that a linear scale would hide
+    if lowest < 0.01:  # on a linear scale these bars would be invisible
         right.set(
             yscale="log",
             ylim=(10 ** np.floor(np.log10(max(lowest, 1e-5))) / 2, 1.3),
@@ -304,7 +304,7 @@ def bands(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], titl
         axes[0].get_legend_handles_labels()[0],
         loc="outside lower center",
         fontsize=9,
-        title="lines: means over seeds; bands: from the least to the most",
+        title="lines: means over seeds; bands: from minimum to maximum",
         title_fontsize=8,
     )
     figure.suptitle(literal(title), fontsize=10)

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..inference.predictor import Predictor
 
-SCALES = 4  # of the backbone's maps, from the deepest, that are evidence for a mask
+SCALES = 4  # number of the backbone's deepest scales used as evidence for a mask
 
 Maps = list[list[torch.Tensor]]  # for each class, maps (1, 1, h, w) of one or more scales
 
@@ -37,7 +37,7 @@ def grad_cam(predictor: Predictor, pixels: np.ndarray, classes: Sequence[int]) -
 def hires_cam(predictor: Predictor, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     """Return HiResCAM (Draelos and Carin 2020, arXiv:2011.08891), for masks.
 
-    It is gradient times activation place by place: gradients averaged over the image, as in
+    It is gradient times activation for each position: gradients averaged over the image, as in
     Grad-CAM, say little about a small object. The maps are means over the backbone's `SCALES`
     deepest scales. A class's score is the sum of its logits over the pixels predicted as it, or
     over all if there are none.
@@ -70,7 +70,7 @@ def _evidence(
 
 @contextmanager
 def _in_float32(predictor: Predictor) -> Iterator[nn.Module]:
-    """Yield the predictor's network, computing in float32: gradients are too coarse in bfloat16."""
+    """Yield the predictor's network in float32: gradients are too imprecise in bfloat16."""
     network = predictor.network
     precision, network.precision = network.precision, "float32"
     try:

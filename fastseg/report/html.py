@@ -1,4 +1,4 @@
-"""What the HTML pages share: their templates' environment, pictures as data addresses, colours as
+"""Shared parts of the HTML pages: the template environment, pictures as data URLs, colours as
 CSS.
 """
 
@@ -32,13 +32,13 @@ def css_colour(colour: Colour) -> str:
 
 
 def jpeg(pixels: np.ndarray, quality: int = 85) -> str:
-    """Return pixels, uint8 (H, W, 3), as the data address of a JPEG."""
+    """Return pixels, uint8 (H, W, 3), as the data URL of a JPEG."""
     return address(Image.fromarray(pixels), "JPEG", quality=quality)
 
 
 def layer(where: np.ndarray, colour: Colour) -> str:
-    """Return the data address of a PNG that is `colour` where `where`, bool (H, W), holds, and
-    clear elsewhere.
+    """Return the data URL of a PNG that is `colour` where `where`, bool (H, W), is True, and
+    transparent elsewhere.
     """
     picture = Image.fromarray(where.astype(np.uint8), "P")
     picture.putpalette([0, 0, 0, *colour])
@@ -46,7 +46,7 @@ def layer(where: np.ndarray, colour: Colour) -> str:
 
 
 def address(picture: Image.Image, kind: str, **options: object) -> str:
-    """Return a picture as a data address, encoded as `kind` ("JPEG", "PNG") with Pillow's
+    """Return a picture as a data URL, encoded as `kind` ("JPEG", "PNG") with Pillow's
     `options`.
     """
     buffer = io.BytesIO()
@@ -55,7 +55,7 @@ def address(picture: Image.Image, kind: str, **options: object) -> str:
 
 
 def data_address(kind: str, buffer: io.BytesIO) -> str:
-    """Return an encoded image as a data address."""
+    """Return an encoded image as a data URL."""
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ..types import IGNORE
 
-# Imported here, not where it is used: threads that import it at once can deadlock.
+# Imported at the top: threads that import it at the same time can deadlock.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from cleanlab.rank import get_label_quality_scores as class_quality
@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 # A pixel is suspect if the predicted class's probability exceeds the labelled one's by this: a
 # convention.
 CONFIDENT = 0.5
-# Share of an image's pixels that may be suspect where there is no foreground: a few of them prove
+# Share of an image's pixels that may be suspect if there is no foreground: a few of them prove
 # nothing. A convention.
 SPARE = 0.002
 
@@ -51,7 +51,7 @@ def of_image(
     Quality is cleanlab's: the probability of the label (Northcutt et al., JAIR 2021), for masks the
     soft minimum of it over the pixels (Lad and Mueller 2023, arXiv:2307.05080), times the soft Dice
     of the foreground (see `_agreement`), which finds shifted and emptied masks that a model has
-    learnt in part. The region is the largest connected one where another class is more probable
+    partly learnt. The region is the largest connected one where another class is more probable
     than the labelled one by `CONFIDENT`. Unlabelled pixels are never suspect.
     """
     if probabilities.ndim == 1:

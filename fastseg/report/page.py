@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page about an export; nothing is fetched, every name is
+"""`report.html`: one self-contained page about an export; nothing is downloaded, every name is
 escaped, every picture is inside it.
 """
 
@@ -99,8 +99,8 @@ def _suspects(found: Interpretation) -> dict[str, Any]:
 
 
 def _review(found: Interpretation) -> dict[str, Any]:
-    """Return which images need review, what the others' error is, and how well errors were
-    expected.
+    """Return which images need review, the error of the others, and how well errors were
+    estimated.
     """
     review = found.needing_review()
     passed = [image.error for image in found.images if image not in review]
@@ -129,7 +129,7 @@ def _figure(value: float | None) -> str:
 def _cases(
     found: Interpretation, images: Sequence[Insight], boxed: bool = False
 ) -> list[dict[str, Any]]:
-    """Return what the template shows of each image, see `View.case`."""
+    """Return the template's values for each image, see `View.case`."""
     return [found.view.case(*seen, boxed) for seen in found.predicted(images)]
 
 
@@ -143,7 +143,7 @@ def _evidence(found: Interpretation) -> list[dict[str, Any]]:
         small, _ = task.image_near(insight.item, (height, width))
         base = resized(small, insight.size, "squish") if task.recipe.resize == "squish" else small
         base = panels.shrink(base)
-        # A small image is enlarged, so that the outlines are smooth.
+        # Enlarge small images, so that the outlines are smooth.
         scale = max(1, round(panels.MAX_SIDE / max(base.shape[:2])))
         base = resized(base, (base.shape[0] * scale, base.shape[1] * scale), "squish")
         size = base.shape[1], base.shape[0]

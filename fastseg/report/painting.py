@@ -1,4 +1,4 @@
-"""Colours of classes and errors, and images painted in them: overlays, error maps, evidence
+"""Colours of classes and errors, and images with them: overlays, error maps, evidence
 maps.
 """
 
@@ -15,7 +15,7 @@ from ..types import IGNORE, Colour
 # Okabe and Ito's colours, which colour-blind people can tell apart
 # (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#000000")
-# Indices into COLOURS for classes; light colours first, which are visible on skin, walls and pans.
+# Indices into COLOURS for classes; light colours first: they are visible on skin, walls and pans.
 CLASS_ORDER = (5, 1, 2, 3, 0, 6, 4)
 # Colours of wrong pixels: foreground predicted as background, background predicted as foreground,
 # one foreground class predicted as another.
@@ -80,11 +80,11 @@ def error_map(
 
 
 def evidence_map(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return evidence, float (H, W) from 0 to 1, over `image` in dim grey, uint8 (H, W, 3).
+    """Return evidence, float (H, W) from 0 to 1, over a dark grey copy of `image`, uint8 (H, W, 3).
 
-    A white line surrounds what has half of the highest evidence or more. The image's contrast is
-    stretched and then dimmed, so that its shapes are visible and strong evidence is lighter than
-    they are. The colours are perceptually uniform: more evidence is always lighter.
+    A white line surrounds at least half of the highest evidence. The image's contrast is
+    stretched and then darkened, so that its shapes are visible and strong evidence is lighter than
+    the image. The colours are perceptually uniform: more evidence is always lighter.
     """
     grey = image @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
     low, high = np.percentile(grey, (1, 99))

@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 DPI, PRINT_DPI = 110, 300
 MAX_PX = 2400  # width and height of a written picture
-MAX_SIDE = 480  # px; panels show images no larger, so that the memory of a grid stays bounded
+MAX_SIDE = 480  # px; larger images are reduced, which limits the memory of a grid
 # Sizes in inches. Panels are fitted into CELL x TALLEST. A narrow image has a narrower column, but
 # no narrower than NARROWEST, which its title needs.
 CELL, TALLEST, NARROWEST, GAP, TEXT_LINE = 2.6, 3.6, 1.7, 0.08, 0.15
 TITLE, NO_TITLE = 0.36, 0.05  # above the first row
-# Rows of a grid longer than LONGEST continue beside the first ones: at MAX_PX the text is then
+# Rows of a grid longer than LONGEST continue in a second column: at MAX_PX the text is then
 # still 11 px high. Rows beyond LARGEST, where it would be 5 px high, are left out.
 LONGEST, LARGEST = 24.0, 48.0
 
@@ -49,8 +49,8 @@ class Panel:
 
 
 def short(name: str, length: int = 26) -> str:
-    """Return a file name of at most `length` characters, without its middle: both ends tell names
-    apart.
+    """Return a file name shortened to `length` characters in the middle: the ends distinguish names
+    best.
     """
     if len(name) <= length:
         return name
@@ -58,7 +58,7 @@ def short(name: str, length: int = 26) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text that matplotlib draws as it is: no mathematics between dollar signs.
+    """Return a text that matplotlib draws literally: no formula between dollar signs.
 
     Bytes that are not UTF-8 become question marks.
     """
@@ -106,7 +106,7 @@ def write(figure: Figure, path: Path | str, dpi: float = DPI) -> Path:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the rows of a grid go: `lines` rows above each other, then further blocks beside
+    """The layout of a grid: `lines` rows below each other, further rows in blocks to the right of
     them.
     """
 
@@ -138,8 +138,8 @@ def grid(
 ) -> Figure:
     """Draw rows of panels above a legend of names and colours.
 
-    Every panel has its image's proportions. Rows that would make too long a picture continue in
-    columns beside the first ones; those that would be too small to see are left out, with a
+    Every panel has its image's proportions. If the picture would be too long, rows continue in
+    further columns; rows that would be too small to see are left out, with a
     warning.
     """
     layout = _Layout.of(rows)
@@ -189,7 +189,7 @@ def _draw_panel(figure: Figure, panel: Panel, box: tuple[float, float, float, fl
     axis.imshow(shrink(panel.pixels), interpolation="antialiased", aspect="auto")
     axis.set_title(literal(panel.title), fontsize=8, pad=4)
     axis.axis("off")
-    # Laying out ticks, even hidden ones, takes as long as drawing the image.
+    # The layout of ticks, even of hidden ones, takes as long as drawing the image.
     axis.set(xticks=[], yticks=[])
     if panel.is_framed:
         frame = Rectangle(

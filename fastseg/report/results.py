@@ -39,9 +39,9 @@ RANKED = 4  # images in each of best, median and worst
 
 @dataclass
 class Interpretation:
-    """What `interpret` found.
+    """The result of `interpret`.
 
-    Figures are drawn when asked for, by methods named as in fastai's Interpretation classes.
+    Methods draw the figures; their names are those of fastai's Interpretation classes.
     """
 
     task: Task
@@ -61,12 +61,12 @@ class Interpretation:
 
     @property
     def unit(self) -> str:
-        """What is counted: pixels or images."""
+        """The unit of counts: pixels or images."""
         return self.task.unit
 
     @property
     def view(self) -> View:
-        """How the task's images are shown."""
+        """The view of the task's images."""
         return view_of(self.task)
 
     @property

@@ -57,17 +57,17 @@ class View(ABC):
 
     @abstractmethod
     def caption(self, insight: Insight) -> str:
-        """Return the figure by which the best, median and worst images differ."""
+        """Return the figure by which the best, median and worst images are ranked."""
 
     @abstractmethod
     def severity_caption(self, severity: float) -> str:
-        """Return a line about how wrong a prediction is, or "" where the panel itself says it."""
+        """Return a line about the error of a prediction, or "" if the panel itself shows it."""
 
     @abstractmethod
     def case(
         self, insight: Insight, prediction: Prediction, truth: Label, boxed: bool = False
     ) -> dict[str, Any]:
-        """Return what the report's template shows of one image; with `boxed`, its suspect region
+        """Return the report template's values for one image; with `boxed`, its suspect region
         too.
         """
 
@@ -88,7 +88,7 @@ class View(ABC):
 
     @abstractmethod
     def evidence_label(self, truth: Label) -> str | None:
-        """Return what the report says of the truth beside an evidence map."""
+        """Return the report's text about the truth next to an evidence map."""
 
     def grid(self, examples: Sequence[Sequence[Panel]], title: str, errors: bool = False) -> Figure:
         """Draw the panels of several images with a legend; with `errors`, it explains their colours
@@ -271,5 +271,5 @@ VIEWS: dict[str, type[View]] = {
 
 
 def view_of(task: Task) -> View:
-    """Return how images of `task` are shown."""
+    """Return the view of the images of `task`."""
     return VIEWS[task.kind](task)

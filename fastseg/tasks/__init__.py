@@ -1,6 +1,6 @@
 """Tasks: one module each, with the files, the meaning of the labels and the recipe of one dataset.
 
-A new module here, or in a folder that FASTSEG_TASKS names, is a new task; nothing else changes.
+A new module here, or in a folder listed in FASTSEG_TASKS, is a new task; nothing else changes.
 How data are decoded is in `data`; nothing is trained, predicted or judged here.
 """
 
@@ -13,7 +13,7 @@ from .base import Task, get, names
 from .classification import ClassificationTask
 from .segmentation import Layout, SegmentationTask
 
-# Modules in other folders become submodules, so that exports which name them load in any process.
+# Modules in these folders become submodules, so that exports with their names load in any process.
 __path__ += [folder for folder in os.environ.get("FASTSEG_TASKS", "").split(os.pathsep) if folder]
 
 __all__ = [

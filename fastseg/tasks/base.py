@@ -12,7 +12,7 @@ is done by one pair of classes for each purpose, with one table from `kind` to c
     evaluation.scores.SCORES           how predictions are compared with labels
     report.views.VIEWS                 how images, labels and predictions are shown
 
-A third kind is a third subclass of `Task`, one entry in each of these tables, and its text among
+To add a kind, add a subclass of `Task`, one entry in each of these tables, and its text to
 those that `exports.card` accepts.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     ImageSource = Item | Path | str | np.ndarray  # an array is uint8 (H, W, 3)
 
-MADE = "masks.json"  # beside masks that a tool made: how it made them
+MADE = "masks.json"  # says how a tool made the masks in the same folder
 SMALLEST_SAMPLE = 4  # images: two groups to train on and two to validate on
 NOT_TASKS = ("base", "segmentation", "classification")  # modules of the package without a task
 RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
@@ -52,7 +52,7 @@ RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """The part that all tasks share. Use `SegmentationTask` or `ClassificationTask`."""
+    """The common base of all tasks. Use `SegmentationTask` or `ClassificationTask`."""
 
     name: str
     classes: tuple[str, ...]
@@ -81,13 +81,13 @@ class Task:
         return False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled by name: exports hold no code, and load wherever the task's file is found.
+        # Pickled by name: exports contain no code, and load where the task's file exists.
         return (get, (self.name,)) if self.depth is None else (with_depth, (self.name, self.depth))
 
     def definition(self) -> str:
         """Return a digest of the task's fields and of its source files.
 
-        Results stored under one definition do not hold for another. Functions of other modules that
+        Results stored for one definition are not valid for another. Functions of other modules that
         the task's code calls are not part of it.
         """
         modules = {f"{__package__}.{self.name}", *(cls.__module__ for cls in type(self).__mro__)}
@@ -106,7 +106,7 @@ class Task:
     def items(self, data: Path | str) -> list[Item]:
         """Return every labelled image below `data`, in a stable order.
 
-        Raises `DataError` naming the file at fault.
+        Raises `DataError` that names the faulty file.
         """
         items, faults = self.listed(data)
         refuse(faults)
@@ -120,7 +120,7 @@ class Task:
         return items
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
-        """Return the usable labelled images below `data`, and the faults of names and tables.
+        """Return the usable labelled images below `data`, and faults in file names and tables.
 
         The order is stable.
         """
@@ -129,14 +129,14 @@ class Task:
     def binary_faults(
         self, data: Path | str, values: Iterable[tuple[str, Collection[int]]]
     ) -> dict[str, Fault]:
-        """Return what is wrong with the codes of all masks together, by source.
+        """Return the faults of the codes of all masks together, by source.
 
         `values` has each mask's source and codes.
         """
         return {}
 
     def adapted(self, data: Path | str) -> Task:
-        """Return the task with what these data ask for.
+        """Return the task adapted to these data.
 
         That is the bit depth of all labelled 16-bit images, which is logged, and the shift by which
         masks may be mirrored, which masks.json has where a tool made them.
@@ -213,7 +213,7 @@ class Task:
     def folder(self, data: Path | str) -> Path:
         """Return `data` as a path.
 
-        Raises `DataError` if it is no folder, or holds nothing but a README.md.
+        Raises `DataError` if it is no folder, or contains only a README.md.
         """
         root = Path(data)
         if root.is_file():
@@ -234,7 +234,7 @@ class Task:
         return root
 
     def expected(self) -> str:
-        """Return in a few words which files and folders the task's data are."""
+        """Return a short text with the expected files and folders of the task's data."""
         raise NotImplementedError
 
     def split(
@@ -325,13 +325,13 @@ def get(name: str | Task) -> Task:
         module = import_module(f"{__package__}.{known}")
     except TaskError:
         raise
-    except Exception as error:  # a task's file is the user's own code, and may fail in any way
+    except Exception as error:  # a task's file is user code and can raise anything
         is_renamed = any(old in str(error) for old in RENAMED_FIELDS)
         raise TaskError(
             f"the file of task '{name}' cannot be imported "
             f"({type(error).__name__}: {' '.join(str(error).split())}); "
             + (
-                "codes and ignore replace these fields, see the README"
+                "codes and ignore replace these fields, see .github/docs/your-data.md"
                 if is_renamed
                 else "correct it"
             ),
@@ -365,9 +365,9 @@ def _file_of(item: Item | Path | str) -> Path | str:
 
 
 def _as_json(value: object) -> object:
-    """Return a field's value as lists and strings that are equal in each process.
+    """Return a field's value as lists and strings that are equal in every process.
 
-    They hold no addresses of objects and no order of sets.
+    They contain no memory addresses and do not depend on the order of sets.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return [(entry.name, _as_json(getattr(value, entry.name))) for entry in fields(value)]

@@ -119,7 +119,7 @@ def _paint_eyes(
         image = mix(image, colour, soften(iris & opening, 0.7))
         image = mix(image, (8, 8, 8), soften(pupil & opening, 0.5))
         image = mix(image, (255, 255, 255), soften(glint, 0.4))
-        codes[iris] = 1  # landmark masks are whole circles, lids or not
+        codes[iris] = 1  # landmark masks are full circles, even under the lids
         lid = [eye + right * t - down * (6 - 0.045 * t * t) for t in np.linspace(-11, 11, 9)]
         lids.append((lid, 2))
         brow = [
@@ -174,9 +174,9 @@ task = SegmentationTask(
         for folder, split in (("training", "train"), ("validation", "valid"), ("test", "test"))
     ),
     recipe=Recipe(
-        # Native: eyes are 10 px wide. Twice the size took four times as long and scored no better.
+        # Original size: eyes are 10 px wide. Twice the size took four times as long, with no gain.
         size=SIZE,
-        # To full resolution: half a pixel costs 0.06 Dice.
+        # Decode to full resolution: half a pixel costs 0.06 Dice.
         decoder_options={"stride": 1, "channels": (128, 64, 32, 16, 16)},
         # A window costs a quarter of an image; the last epochs on whole images remove false alarms
         # far from the eyes.
@@ -185,8 +185,8 @@ task = SegmentationTask(
         epochs=24,
         bs=16,
         lr=3e-3,
-        # Landmarks were cut down to whole pixels, half a pixel to the left on average: a mirrored
-        # mask would lie half a pixel to the right, and the model would learn the blur of both.
+        # Landmarks were truncated to whole pixels, on average half a pixel to the left: a mirrored
+        # mask would be half a pixel to the right, and the model would learn a blurred mean of both.
         # Rotation and zoom would do the same, and are left out.
         flip_shift=-1,
         rotate=0.0,

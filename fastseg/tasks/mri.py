@@ -24,8 +24,8 @@ def draw(rng: np.random.Generator, label: int) -> Drawing:
     centre = 60 + rng.uniform(-2, 2, 2)
     wobble = 1 + 0.10 * (clouds(size, rng, 25) - 0.5)
     head = radius(size, centre, (rng.uniform(46, 50), rng.uniform(38, 42))) * wobble
-    # Band-passed noise has winding zero lines of even spacing, as gyri have; the two halves mirror
-    # each other loosely.
+    # The zero lines of band-passed noise wind with even spacing, like gyri; the two halves are
+    # roughly mirror images.
     noise = rng.normal(128, 60, size)
     folds = blur(noise, 2.1) - blur(noise, 4.2)
     folds = 0.7 * folds + 0.7 * folds[:, ::-1]
@@ -63,7 +63,7 @@ task = ClassificationTask(
     folders={"train": ("train",), "valid": ("validation", "valid", "val")},
     table="subjects.tsv",
     columns=("Subject", "Label"),
-    # Sharpness is the label: nothing may resample or relight a slice, so it is cropped or padded
+    # Sharpness is the label: slices must not be resampled or relit, so they are cropped or padded
     # and only flipped.
     recipe=Recipe(
         size=(121, 121),
@@ -72,7 +72,7 @@ task = ClassificationTask(
         zoom=0.0,
         light=0.0,
         blur_share=0.3,
-        # The data hold strong blur only; without these, 1 px of it passes for sharp.
+        # The data contain only strong blur; without these, a blur of 1 px is predicted as sharp.
         blur_sigma=(0.45, 1.2),
         loss="ce",
         epochs=5,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MaskValue = Union[int, "Colour"]  # a code, or a colour
 
-# Methods that need pixels import numpy themselves, so that listing tasks and files stays quick.
+# Methods that need pixels import numpy themselves, so that listing tasks and files is fast.
 
 SETS = 10  # groups in each split of a synthetic sample
 NAMED_LAYOUTS = 3  # that messages name
@@ -36,7 +36,7 @@ Key = tuple["str | None", str]  # of a layout: split and source
 class Layout:
     """The folders, below the data folder, of images and of masks with the same stems.
 
-    The same folder twice means that masks lie beside their images. `source` names where such data
+    Equal folders mean that masks and images are stored together. `source` names where such data
     come from. If its masks have other codes than the task's, the layout declares `codes` and
     `ignore` of its own, see `SegmentationTask`; layouts of one source declare the same.
     """
@@ -79,7 +79,7 @@ class SegmentationTask(Task):
     """Images with masks of the same stem.
 
     `masks` says what mask pixels are: class codes, palette colours or greys. `codes` maps mask
-    values to class indices: codes from 0 to 65535, or further colours (R, G, B) beside the
+    values to class indices: codes from 0 to 65535, or colours (R, G, B) in addition to the
     palette's; without it, a code is the class's index. `ignore` lists the values of unlabelled
     pixels, which count neither in the loss nor in the metrics; code 255 is one of them unless
     `codes` has it. Raises `TaskError` for declarations that contradict each other.
@@ -90,7 +90,7 @@ class SegmentationTask(Task):
     background: int | None = 0  # left out of foreground means
     masks: str = "codes"  # or "colours" (of `palette`), or "threshold" (grey above 127 is class 1)
     codes: Mapping[MaskValue, int] = field(default_factory=dict)  # mask value -> class index
-    ignore: tuple[MaskValue, ...] = ()  # mask values of unlabelled pixels, beside code 255
+    ignore: tuple[MaskValue, ...] = ()  # mask values of unlabelled pixels, in addition to code 255
     group: str | None = None  # regular expression; what it matches in the stem is the group
     output: str = "codes"  # what predict writes: "codes", "colours" or "overlay"
 
@@ -210,7 +210,7 @@ class SegmentationTask(Task):
     def meaning(self, source: str = "") -> dict[MaskValue, int]:
         """Return {mask value: class index, or 255 for unlabelled} of one source.
 
-        Of colours, it has those beside the palette.
+        For masks in colours, it has only the colours in addition to the palette.
         """
         codes, ignore = self._declared(source)
         meaning: dict[MaskValue, int] = dict(codes)
@@ -234,7 +234,7 @@ class SegmentationTask(Task):
         faults: list[Fault] = []
         found: dict[Key, list[Item]] = {}
         missing: list[Layout] = []
-        for layout in self.layouts:  # the first layout that is there wins for its split and source
+        for layout in self.layouts:  # the first existing layout is used for its split and source
             if (layout.split, layout.source) in found:
                 continue
             items = self._matched(layout, root, faults)
@@ -353,7 +353,7 @@ class SegmentationTask(Task):
         only.
 
         Sources that declare 255 are left out. `values` has the source and the codes of every mask:
-        one mask alone does not tell, since beside other codes 255 stands for unlabelled pixels.
+        one mask is not enough, since together with other codes 255 means unlabelled.
         """
         found: dict[str, set[int]] = {}
         masks: Counter[str] = Counter()
@@ -415,7 +415,7 @@ class SegmentationTask(Task):
         return overlay(image, codes, self.palette, hide=self.background)
 
     def sample_mask(self, codes: np.ndarray, source: str) -> tuple[np.ndarray, str]:
-        """Return a synthetic mask as this task's data keeps it, and its suffix."""
+        """Return a synthetic mask in the format of this task's data, and its suffix."""
         import numpy as np
 
         from ..data.images import codes_to_colours
@@ -425,7 +425,7 @@ class SegmentationTask(Task):
         if self.masks == "threshold":
             return codes * np.uint8(255), ".jpg"
         lookup = np.zeros(256, dtype=np.uint16)
-        # Reversed, so that of several values of a class the first one is written.
+        # Reversed, so that the first of several values of a class is written.
         for value, index in reversed(self.meaning(source).items()):
             lookup[index] = value
         values = lookup[codes]

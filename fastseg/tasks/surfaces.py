@@ -25,7 +25,7 @@ UNLABELLED = "unlabelled"  # in the column of classes
 def mapping(source: str) -> dict[str, int]:
     """Return {code: class index, or 255 for unlabelled} of one source of `TABLE`.
 
-    A code is text, or a name where the source has no codes. What is not in the table is 0, other.
+    A code is a text, or a name if the source has no codes. Codes not in the table become 0, other.
     Sources: ade20k (codes of objectInfo150, 1 to 150), cocostuff (0-based ids), opensurfaces (names
     in lower case), openimages (machine identifiers such as /m/0h8n5zk).
     """
@@ -46,7 +46,7 @@ class _Declaration(TypedDict):
 
 
 def _declaration(source: str, codes: range, unlabelled: int) -> _Declaration:
-    """Return `codes` and `ignore` of a source's layouts: what the table leaves out is 0, other."""
+    """Return `codes` and `ignore` of a source's layouts; codes not in the table are 0, other."""
     table = {int(code): ours for code, ours in mapping(source).items()}
     meaning = {code: table.get(code, 0) for code in codes}
     return {

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-FEWEST_EPOCHS = 5  # a choice: with fewer, images of a smaller size are taken instead
-# Share of the time that is kept for the closing measurement and pictures, and for slow steps.
+FEWEST_EPOCHS = 5  # a choice: rather than train fewer, the images are made smaller
+# Share of the time reserved for the final measurement and pictures, and for slow steps.
 RESERVE = 0.1
-SMALLEST_SCALE = 0.5  # of the sides, a choice: small objects disappear below
+SMALLEST_SCALE = 0.5  # of the sides; a choice: below it, small objects disappear
 SIZE_STEP = 32  # px: sides are multiples of the stride of a backbone's deepest level
 # Cost of an epoch in measured steps: the optimizer, the data and augmentation add a tenth to a
 # training step, and a forward pass takes a third of one.
@@ -33,14 +33,14 @@ STEPS_A_VALIDATION_BATCH = 0.4
 
 @dataclass(frozen=True)
 class Plan:
-    """A training that fits into its time: size (height, width) in px, epochs, and seconds."""
+    """A training that fits into the time budget: size (height, width) in px, epochs, seconds."""
 
     size: tuple[int, int]
     epochs: int
     seconds: float
 
     def write(self, folder: Path) -> None:
-        """Write plan.json: a fit that was interrupted is resumed by the same plan."""
+        """Write plan.json: an interrupted fit is resumed with the same plan."""
         course = {"epochs": self.epochs, "seconds": self.seconds}
         write_json(folder / PLAN, {"size": self.size, "course": course})
 
@@ -114,7 +114,7 @@ def planned(
 
 
 def _smaller(size: tuple[int, int], epochs: int) -> tuple[int, int]:
-    """Return the size at which `FEWEST_EPOCHS` take the time of `epochs`, by the area."""
+    """Return the size at which `FEWEST_EPOCHS` take as long as `epochs` now; time ~ area."""
     scale = max(SMALLEST_SCALE, (max(epochs, 0.1) / FEWEST_EPOCHS) ** 0.5)
     height, width = (max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in size)
     return height, width

@@ -59,7 +59,7 @@ class AverageWeights(Callback):
         self.learn.model.load_state_dict(self.average)
 
     def before_train(self) -> None:
-        # Not right after validation: what is saved after an epoch is what was validated.
+        # Not right after validation: a checkpoint must store the weights that were validated.
         if self.kept is not None:
             self.learn.model.load_state_dict(self.kept)
             self.kept = None
@@ -72,12 +72,12 @@ class AverageWeights(Callback):
 class Windows(Callback):
     """Train the first epochs on windows cut from the images, and the rest on whole images.
 
-    A window is `share` of each side of the image. Three of four lie about a labelled foreground
-    pixel of their image drawn at random, so that small objects are seen often; the others lie
-    anywhere. Validation sees whole images.
+    A window is `share` of each side of the image. Three of four contain a labelled foreground
+    pixel of their image, drawn at random, so that small objects are seen often; the others are
+    anywhere. Validation uses complete images.
     """
 
-    order = -1  # before MixUp mixes what is seen
+    order = -1  # before MixUp
 
     def __init__(self, share: float, epochs: int, background: int | None, anywhere: float = 0.25):
         self.share, self.epochs, self.background, self.anywhere = (
@@ -170,7 +170,7 @@ class TimeBudget(Callback):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first epoch began, of which a checkpoint tells the run that goes on."""
+        """Seconds since the first epoch began; a checkpoint stores them for the resumed run."""
         return time.monotonic() - self.start
 
     @elapsed.setter

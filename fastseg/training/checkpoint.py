@@ -1,4 +1,4 @@
-"""What a training needs to be resumed: weights, optimizer, schedule, random numbers, history."""
+"""Checkpoints for resuming a training: weights, optimizer, schedule, random state, history."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastcore.foundation import L
 from ..errors import DataError, brief
 from ..utils.io import atomic_file
 
-# What callbacks know of the epochs before: by class, the attributes that are kept.
+# State of callbacks: class name -> attributes that a checkpoint stores.
 KNOWN = {
     "AverageWeights": ("steps", "average"),
     "SaveModelCallback": ("best",),
@@ -32,12 +32,12 @@ KNOWN = {
 class Checkpoint(Callback):
     """Write `path` after each epoch of one stage of a training; begin where `saved` ends.
 
-    `before` is what was known before this stage, its rate and its history; the training began at
+    `before` has the learning rate and history of the stages before this one; the training began at
     `began`, a time of `time.monotonic` that leaves out the interruptions. `rows(learn)` gives this
     stage's own rows of history.
     """
 
-    order = 90  # after all that an epoch changes: metrics, averages, the best weights so far
+    order = 90  # after all callbacks that change the state: metrics, averages, best weights so far
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Checkpoint(Callback):
 
     def __call__(self, event_name: str) -> None:
         if event_name in ("before_fit", "after_epoch"):
-            # fastai's own call would rewrite the message of an error, such as that of a full disk.
+            # fastai's own `__call__` would replace the message of an error, such as "disk full".
             getattr(self, event_name)()
 
     def before_fit(self) -> None:
@@ -119,7 +119,7 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """Return what a checkpoint holds, or None.
+    """Return the content of a checkpoint, or None if there is none.
 
     Runs no code in it. Raises `DataError` if damaged.
     """
@@ -139,7 +139,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def _without_classes(value: Any) -> Any:
-    """Return a value of plain containers, tensors and numbers, which load without running code."""
+    """Convert a value to plain containers, tensors and numbers, which load without running code."""
     if isinstance(value, torch.Tensor):
         return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""From data to an export: learners are trained, judged on images that they never saw, written."""
+"""From data to an export: trains learners, evaluates them on held-out images, writes them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 SHOWN = 6  # images in show_results.png
 Evidence = tuple[Any, Any, float]  # of an image: logits (N, C), labels (N,), expected error
-FEWEST_PIXELS = 50  # that calibration takes of each image, however many images there are; a choice
+FEWEST_PIXELS = 50  # smallest number of pixels that calibration uses of each image; a choice
 
 
 @with_options(*OPTIONS)
@@ -67,7 +67,7 @@ def fit(
     each epoch, of the last fold) and "metrics" over the validation images at original size. The
     temperature and the review thresholds that they give go into the card.
 
-    Each epoch leaves a checkpoint in a hidden folder beside `out`. `resume=True` resumes from it,
+    Each epoch writes a checkpoint to a hidden folder next to `out`. `resume=True` resumes from it,
     with the arguments of the interrupted fit, and reaches the same weights; False starts again;
     None refuses to lose a checkpoint. Raises `FastsegError` kinds.
     """
@@ -83,7 +83,7 @@ def fit(
 
 
 def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
-    """Train each learner, judge it on what it never saw, calibrate, and write the export."""
+    """Train each learner, evaluate it on held-out images, calibrate, and write the export."""
     options = run.options
     options.check_course(task)
     deadline = time.monotonic() + (options.time_budget or math.inf)
@@ -163,7 +163,7 @@ def _write_ensemble(learn: Learner, networks: list[Network], seconds: float, fol
     learn.opt = None  # the optimizer's state is of one member
     record_of(learn).course |= {"folds": len(networks), "seconds": round(seconds, 1)}
     card = write(learn, folder)
-    card.valid_files = []  # every image trained some of the members
+    card.valid_files = []  # every image was used to train some of the members
     return card
 
 
@@ -181,7 +181,7 @@ def _write_pictures(
 
 
 class HeldOut:
-    """What the images held out from training show: scores, panels of the first ones, evidence."""
+    """Results on held-out images: scores, panels of the first ones, data for calibration."""
 
     def __init__(self, task: Task):
         self.task = task
@@ -195,7 +195,7 @@ class HeldOut:
         from ..utils.device import device_of, fixed_precision
 
         items, root = items_of(card, self.task, data, "valid")
-        # Two fits of one seed have the same metrics, whatever is quicker here.
+        # Fixed precision: two fits with the same seed have the same metrics.
         precision = fixed_precision(device_of(options.device), options.precision)
         predictor = load(folder, options.device, precision=precision)
         found: Iterator[tuple[Any, Any]] = judged(
@@ -214,13 +214,13 @@ class HeldOut:
         card.temperature = round(temperature(logits, labels, len(errors)), 4)
         expected = np.array([entry[2] for entry in self.evidence])
         card.review = thresholds(expected, np.array(errors))
-        # The export's own probabilities are calibrated, and so are the figures printed of it.
+        # The export gives calibrated probabilities; compute its figures from these too.
         for entry, score in zip(self.evidence, self.scores.images):
             self.scores.calibrate(score, entry[0][0], card.temperature)
 
 
 def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[Any], Evidence]]:
-    """Return what gives an image's panels, of the first ones, and its evidence for calibration."""
+    """Return a function that gives panels, of the first images only, and data for calibration."""
     from ..report.views import view_of
 
     view = view_of(task)
@@ -231,7 +231,7 @@ def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[
         item: Item, prediction: Prediction, truth: np.ndarray | int
     ) -> tuple[list[Any], Evidence]:
         panels = [view.predicted(prediction, truth, item.image.name)] if item.image in shown else []
-        # Seeded by the image's name: which pixels are taken does not depend on threads.
+        # Seeded by the image's name: the choice of pixels does not depend on threads.
         seed = zlib.crc32(item.image.name.encode())
         logits, labels = prediction.calibration_sample(truth, count, seed)
         return panels, (logits, labels, prediction.expected_error)

@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 WINDOW_SIDE = 0.5  # of the image's sides, as the help of --windows says
-# The early half of a pretrained backbone learns with a tenth of the rate, a choice: it knows more.
+# The early half of a pretrained backbone learns with a tenth of the rate, a choice: it is general.
 BACKBONE_DIVISOR = 10
 
 
 def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
     """Return the learning rate that fastai's `lr_find` suggests, and the rates and losses it tried.
 
-    The weights are left as they were.
+    The weights do not change.
     """
     with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet(), _errors_explained(learn):
         suggestion = float(learn.lr_find(show_plot=False).valley)
@@ -51,7 +51,7 @@ def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
 def _model_dir(learn: Learner, folder: Path | None = None) -> Iterator[None]:
     """Let fastai keep weights, such as the best ones so far, in `folder` or a temporary one.
 
-    By default it writes them beside the user's files.
+    By default fastai writes them next to the user's files.
     """
     before = learn.path
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,8 +72,8 @@ def train(
 
     After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate
     (decoder). With `seconds`, the cycle is shortened where epochs take longer than planned. In
-    `folder` a checkpoint is written after each epoch, and where there is one already, training goes
-    on from it: with the same weights in the end as without the interruption, on the same CPU.
+    `folder` a checkpoint is written after each epoch. If one exists already, training resumes from
+    it and reaches, on the same CPU, the same weights as without the interruption.
     `learn.record` gets the course and the history. Raises `ModelError` if no epoch is trained.
     """
     began = time.monotonic()
@@ -141,10 +141,10 @@ def _rate(learn: Learner, options: FitOptions) -> float:
 
 def _resume_precision(learn: Learner, saved: dict[str, Any]) -> None:
     """Train in the precision of the interrupted training, even if another is quicker now."""
-    # Earlier versions kept none in a checkpoint, and trained in the machine's default.
+    # Checkpoints of earlier versions have no precision; they used the machine's default.
     before = saved.get("precision", record_of(learn).precision)
     if before not in (None, learn.model.precision):
-        log.info("training goes on in %s, as before the interruption", before)
+        log.info("training continues in %s, as before the interruption", before)
     learn.model.precision = before
 
 
@@ -177,7 +177,7 @@ def _history_rows(learn: Learner) -> list[dict[str, float]]:
 def _callbacks(
     learn: Learner, task: Task, recipe: Recipe, patience: int | None, seconds: float | None
 ) -> list[Callback]:
-    """Return what the epochs of the whole network need beyond fastai's loop."""
+    """Return the callbacks for training the complete network."""
     chosen = _windows(task, recipe, round(recipe.windows * recipe.epochs))
     if recipe.progressive:
         chosen.append(HalfSize(round(recipe.progressive * recipe.epochs)))
@@ -203,7 +203,7 @@ def _windows(task: Task, recipe: Recipe, epochs: int) -> list[Callback]:
 
 @contextmanager
 def _errors_explained(learn: Learner) -> Iterator[None]:
-    """Turn torch's errors about batches of one image and too little memory into clear ones."""
+    """Convert torch's errors about batches of one image and about memory into clear ones."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -227,7 +227,7 @@ def _errors_explained(learn: Learner) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the libraries' warnings, and keep what fastai prints off standard output."""
+    """Silence the libraries' warnings and fastai's prints on standard output."""
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm")
         warnings.filterwarnings("ignore", category=FutureWarning)

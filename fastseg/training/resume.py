@@ -1,4 +1,4 @@
-"""An interrupted fit: what it was asked for, and how it is resumed or discarded."""
+"""Interrupted fits: stores a fit's arguments, and resumes or discards it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASKED = "asked.json"
 
 @dataclass(frozen=True)
 class FitRun:
-    """What a fit works with: its folder for checkpoints, the data and the options."""
+    """A fit's folder for checkpoints, data and options."""
 
     folder: Path
     data: Path
@@ -34,7 +34,7 @@ class FitRun:
 
 
 def work_of(out: Path) -> Path:
-    """Return the hidden folder beside an export where its fit keeps checkpoints."""
+    """Return the hidden folder next to an export where its fit keeps checkpoints."""
     target = out.resolve()
     return target.with_name(f".{target.name}.fit")
 
@@ -50,20 +50,20 @@ def interruptible(
 ) -> Iterator[FitRun]:
     """Yield the run, with the given data and options or with those of the interrupted fit.
 
-    Its folder is deleted when the fit is done, and when it failed before the first checkpoint.
-    Raises `ModelError` where `resume` asks for what is not there or for other options, and where it
-    does not say what to do with an interrupted fit.
+    Its folder is deleted when the fit succeeds, or when it fails before the first checkpoint.
+    Raises `ModelError` if there is nothing to resume, if options differ from the interrupted fit's,
+    or if `resume` is None and there is an interrupted fit.
     """
     work = work_of(out)
     unfinished = is_unfinished(out)
     if resume and not unfinished:
         raise ModelError(
-            f"{out}: no interrupted fit to go on with; leave --resume out", "nothing-to-resume"
+            f"{out}: no interrupted fit to resume; leave --resume out", "nothing-to-resume"
         )
     if unfinished and resume is None:
         raise ModelError(
-            f"{out}: an interrupted fit of {read_json(work / ASKED).get('task', task.name)} waits "
-            "here: go on with --resume, or discard it with --no-resume",
+            f"{out}: has an interrupted fit of {read_json(work / ASKED).get('task', task.name)}; "
+            "resume it with --resume, or discard it with --no-resume",
             "interrupted-fit",
         )
     if resume:
@@ -103,7 +103,7 @@ def _remove(work: Path, existed: bool) -> None:
 
 
 def _write_asked(run: FitRun, task: Task) -> None:
-    items = task.items(run.data)  # before anything is written: a mistake leaves nothing behind
+    items = task.items(run.data)  # first, so that nothing is written if this fails
     given = {**run.options.given(), "data": str(run.data)}
     write_json(
         run.folder / ASKED,
@@ -140,7 +140,7 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
         before = FitRun(work, Path(values.pop("data")), FitOptions.from_json(values))
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{work}: what was asked for cannot be read ({error}); start again with --no-resume",
+            f"{work}: the stored arguments cannot be read ({error}); start again with --no-resume",
             "damaged-checkpoint",
         ) from None
     if asked["task"] != task.name:

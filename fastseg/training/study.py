@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 STUDY = "study.json"
 VARIABLE = sorted(name for name, option in OPTIONS.items() if option.can_vary)
 INTERVAL = (2.5, 97.5)  # percentiles: 95% of the bootstrap samples lie between them
-LONGEST_NAME = 60  # bytes of one value in a folder's name; file systems take 255 for all of them
+LONGEST_NAME = 60  # bytes per value in a folder's name; file systems allow 255 in total
 Setting = dict[str, Any]
 Run = tuple[str, int]  # the name of a setting, and a seed
 
 
 @dataclass
 class Study:
-    """What a study found.
+    """The result of a study.
 
     `settings` are by name, best first; `verdicts` say how the best compares with each other one.
     """
@@ -61,12 +61,12 @@ def study(
     out: Path | str | None = None,
     **options: Any,
 ) -> Study:
-    """Train every combination of values with several seeds, and say which is best, and if clearly.
+    """Train every combination of values with several seeds, and return the best and its lead.
 
     `vary` maps options of `fastseg.fit` to lists of values; with `together`, first values go with
     first values, instead of all combinations. `options` are the same for all. Each run is a
-    complete export below `out` (default: exports/TASK_study), and one that is complete already is
-    not trained again: a study that was stopped continues where it stopped. Writes study.json,
+    complete export below `out` (default: exports/TASK_study), and complete runs are
+    not trained again: an interrupted study continues where it stopped. Writes study.json,
     study.csv (one row a run) and study.png. The interval is of the difference of the task's main
     figure, foreground mean Dice or accuracy: paired, by a bootstrap that draws seeds, and images
     within them, for both settings alike. A setting whose training fails is reported, not compared.
@@ -112,7 +112,7 @@ def _train_runs(
         given = {**options, **settings[name]}
         try:
             fit(task, data, seed=seed, out=folder, resume=is_unfinished(folder), **given)
-        except ModelError as error:  # it concerns this setting, such as a rate that diverges
+        except ModelError as error:  # a problem of this setting, such as a rate that diverges
             failed[name] = f"{name} failed with seed {seed}: {error}"
             log.warning("%s", failed[name])
     return failed
@@ -172,7 +172,7 @@ def _check_values(settings: Sequence[Setting]) -> None:
 
 
 def _in_folder_name(value: object) -> str:
-    """Return a value as a folder's name has it: no slash, and not too long."""
+    """Return a value as a part of a folder's name: no slash, and not too long."""
     if isinstance(value, (tuple, list)):
         text = "x".join(map(str, value))
     elif isinstance(value, float):
@@ -193,7 +193,7 @@ def _describe(
     settings: Mapping[str, Setting],
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write and return what this study is. Raises `ModelError` if `out` holds something else."""
+    """Write and return the study's definition. Raises `ModelError` if `out` has something else."""
     given = {key: value for key, value in options.items() if value is not None}
     mine: dict[str, Any] = json.loads(
         json.dumps(
@@ -211,7 +211,7 @@ def _describe(
                 "remove it",
                 "study-changed",
             )
-        return mine  # the results so far stay until there are new ones
+        return mine  # earlier results are kept until there are new ones
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists and is not a study; choose another --out", "not-a-study")
     write_json(out / STUDY, {"of": mine, "settings": list(settings)})
@@ -230,7 +230,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
-    """Judge a run on the images that it held out; all runs in one precision."""
+    """Score a run on the images that it held out; all runs in one precision."""
     card = read_card(folder)
     items, root = items_of(card, task, None, "valid")
     from ..inference.loading import load
@@ -348,7 +348,7 @@ def _resampled(task: Task, scores: Scores[Any]) -> Any:
 
 
 def _verdict(task: Task, best: str, comparison: Mapping[str, Any], seeds: int) -> str:
-    """Say in words whether the best setting is better than the other one."""
+    """Return a sentence that says whether the best setting is better than the other one."""
     verb = "is better than" if comparison["clear"] else "is not clearly better than"
     low, high = comparison["interval"]
     many = f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"

@@ -1,4 +1,4 @@
-"""What options may be: names of decoders, losses and optimizers, sizes, weights.
+"""Valid values of options: names of decoders, losses and optimizers, sizes, weights.
 
 No torch here: mistakes in options are found before it is imported.
 """
@@ -28,7 +28,7 @@ DECODERS = (
 LOSSES = ("ce", "wce", "dice", "focal", "lovasz", "tversky")
 OPTIMIZERS = ("adam", "adamw", "sgd", "ranger", "radam", "lamb", "rmsprop")
 WEIGHTS = ("auto", "imagenet", "none")
-# px. Below, nothing is left at a backbone's deepest level; above, no memory holds a batch.
+# px. Smaller inputs vanish at a backbone's deepest level; larger ones do not fit into memory.
 MIN_SIZE, MAX_SIZE = 32, 8192
 
 

@@ -1,4 +1,4 @@
-"""What this machine has, and what follows: device, precision, memory for decoded images."""
+"""Properties of this machine: device, precision, memory for decoded images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def device_of(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # unknown name, no driver, no such card, meta
         raise ModelError(
             f"device '{name}' is not available here; "
-            "choose cpu, or leave --device out for the best there is",
+            "choose cpu, or leave --device out for the best available",
             "no-device",
         ) from error
     return device
@@ -89,7 +89,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def signature() -> list[object]:
-    """Return what measured times depend on: processor, its units, threads, libraries."""
+    """Return the values that measured times depend on: processor, its units, threads, libraries."""
     from importlib.metadata import version
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -147,7 +147,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
-    """Return in one line what was chosen for this machine, with `precision` as it is."""
+    """Return one line that says what was chosen for this machine."""
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 def importing() -> Iterator[None]:
     """Pause Python's garbage collector in a block that imports the heavy libraries.
 
-    They make a million objects that all stay. Collections during the import would go through them
-    again and again and free nothing. The first one after it would, too, unless the objects are
-    moved to the oldest generation, which is rarely looked at.
+    They create a million permanent objects. Collections during the import would scan them
+    repeatedly and free nothing. So would the first one after it, unless the objects are
+    moved to the oldest generation, which is rarely scanned.
     """
-    if not gc.isenabled():  # by the caller's own choice, or in a block within a block
+    if not gc.isenabled():  # disabled by the caller, or by an outer block
         yield
         return
     known = len(sys.modules)

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import DataError, brief
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
-# Temporary files are private, outputs follow the user's umask, which is read by setting it.
+# Temporary files are private. Outputs follow the user's umask; to read it, it must be set.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -34,8 +34,8 @@ def name_below(root: Path | str, file: Path) -> str:
 def portable_path(path: Path | str, base: Path | str) -> str:
     """Return `path` relative to `base`, with slashes, for files that others will read.
 
-    It has no folder of the user's. It is the name alone where the relative path would lead through
-    the root of the file system or beside the home folder: it would then say as much as an absolute
+    It does not reveal the user's folders: it is only the name if the relative path would go through
+    the root of the file system or next to the home folder: it would reveal as much as an absolute
     path.
     """
     target, start = Path(os.path.abspath(path)), Path(base).resolve()
@@ -49,7 +49,7 @@ def portable_path(path: Path | str, base: Path | str) -> str:
 
 
 def require_folder(folder: Path) -> None:
-    """Raise `DataError` if results cannot be written to `folder`, which need not exist yet.
+    """Raise `DataError` if results cannot be written to `folder`, which may not exist yet.
 
     It is called before long work.
     """
@@ -64,7 +64,7 @@ def require_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it on success, delete it on failure."""
+    """Yield a temporary path next to `path`; rename it on success, delete it on failure."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def is_disk_full(error: BaseException | None) -> bool:
     """Return whether an error, or one that caused it, says that the disk is full.
 
-    torch's writer of checkpoints has no such error; its own messages are known here.
+    torch's writer of checkpoints raises no OSError; its messages are compared.
     """
     while error is not None:
         text = str(error)
@@ -104,9 +104,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def exchanged(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, and return whether the system can do that.
+    """Swap two folders in one step, and return whether the system can do that.
 
-    No interruption leaves half of it done.
+    An interruption cannot leave it half done.
     """
     call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     return (
@@ -117,7 +117,7 @@ def exchanged(one: Path, other: Path) -> bool:
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `out`; replace `out` by it on success, delete it on failure.
+    """Yield a hidden folder next to `out`; replace `out` with it on success, delete it on failure.
 
     The caller holds the `write_lock` of `out`. Raises `DataError` if nothing can be written there.
     """

@@ -1,4 +1,4 @@
-"""Journals: results of a long run on disk, so that it continues after an interruption."""
+"""Journals: results of a long run on disk, so that it can continue after an interruption."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .user_cache import cache_path, make_cache_folder
 
 log = logging.getLogger(__name__)
 
-# Journals of runs that nobody continued are deleted after 30 days: a convention, long enough for a
-# holiday, short enough that they do not pile up.
+# Journals of abandoned runs are deleted after 30 days: a convention, long enough for a
+# holiday, short enough to save disk space.
 MAX_AGE_SECONDS = 30 * 86400
 
 
 class Journal:
     """The results that a run has finished, one JSON line each.
 
-    `what` are JSON values that identify the run: whatever its results depend on beside the files
-    named in the keys. A run with equal `what` reads the results of an interrupted one.
+    `what` are JSON values that identify the run: all that its results depend on, except the files
+    in the keys. A run with equal `what` reuses the results of an interrupted one.
 
     `done` maps keys (see `stamp`) to the values given to `add`. Used as a context manager: leaving
     it without an error deletes the file, since the run is complete.
@@ -60,7 +60,7 @@ class Journal:
             self.path.unlink(missing_ok=True)
 
     def add(self, key: str, value: object) -> None:
-        """Write the result of `key` to disk. `value` is what JSON can hold."""
+        """Write the result of `key` to disk. `value` is a JSON value."""
         self._file.write(json.dumps([key, value]) + "\n")
         self._file.flush()
 
@@ -71,7 +71,7 @@ def _delete_old(folder: Path) -> None:
         try:
             if time.time() - journal.stat().st_mtime > MAX_AGE_SECONDS:
                 journal.unlink()
-        except FileNotFoundError:  # another run finished, and deleted its journal, meanwhile
+        except FileNotFoundError:  # another run has finished and deleted its journal
             continue
 
 
@@ -83,7 +83,7 @@ def resumed(
     """Yield the result of each key, in order: from the journal, else newly computed by `work`.
 
     `work` is called once, with the indices of the keys that the journal lacks, and yields their
-    results in that order. New results are added to the journal, but for a `DataError` in place of
+    results in that order. New results are added to the journal, except a `DataError` instead of
     a result: that key is tried again by the next run.
     """
     left = [i for i, key in enumerate(keys) if key not in journal.done]
@@ -105,13 +105,13 @@ def resumed(
 def stamp(*files: object) -> str:
     """Return a key of paths that changes with the files' sizes and modification times.
 
-    Values that are not paths, such as a class index, are part of the key as they are.
+    Values that are not paths, such as a class index, become part of the key unchanged.
     """
     parts = []
     for file in files:
         try:
             facts = file.stat() if isinstance(file, Path) else None
-        except OSError:  # the one who reads the file reports it
+        except OSError:  # reported when the file is read
             facts = None
         parts.append([str(file), facts and facts.st_size, facts and facts.st_mtime_ns])
     return json.dumps(parts)

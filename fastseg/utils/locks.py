@@ -16,8 +16,8 @@ from .user_cache import cache_path, make_cache_folder
 def write_lock(place: Path) -> Iterator[None]:
     """Hold the lock of `place`, a file or folder, against other runs on this machine.
 
-    The lock file lies in the user's cache, not beside `place`. The system releases it when the
-    process ends, however it ends. Raises `DataError` at once if another run holds the lock.
+    The lock file is in the user's cache, not next to `place`. The system releases it when the
+    process ends, even if it crashes. Raises `DataError` at once if another run holds the lock.
     """
     make_cache_folder()
     lock = FileLock(cache_path("lock", str(place.resolve())), timeout=0)

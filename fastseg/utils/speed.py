@@ -1,6 +1,6 @@
-"""Measured times: which way to compute is quickest on this machine.
+"""Measured times: finds the fastest way to compute on this machine.
 
-Each way is measured once for a model and machine, and kept in the user's cache.
+Each way is measured once per model and machine; the times are stored in the user's cache.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .user_cache import cache_path
 
 log = logging.getLogger(__name__)
 
-# Seconds of work from which on measuring the other options can win back what it costs: a few
-# seconds each, with torch's start.
+# With at least this many seconds of work, measuring the other options can save more than it costs:
+# a few seconds each, including the start of torch.
 WORTH_MEASURING = 20.0
-FEW_IMAGES = 32  # of fewer images, nothing is measured; a convention: their work is too short
-TORCH_START = 3.0  # seconds that torch takes to import timm and build a network; ONNX needs neither
+FEW_IMAGES = 32  # with fewer images, nothing is measured; a convention: the work is too short
+TORCH_START = 3.0  # seconds for importing timm and building a network, which ONNX does not need
 
 # Share of the default's time that another option must stay below. A convention: repeated
 # measurements of one option differ by some percent.
 MARGIN = 0.9
-REPEATS, MAX_SECONDS = 3, 0.3  # measurements of one option: so many, or what fits into the seconds
+REPEATS, MAX_SECONDS = 3, 0.3  # measurements of one option: at most so many, in at most so long
 
 T = TypeVar("T")
 
@@ -66,13 +66,13 @@ class Speeds:
     def measured(self, key: str, measure: Callable[[], float]) -> float:
         """Return the seconds of `key`, measured now if they are not known.
 
-        Infinity stands for what cannot be computed that way.
+        Infinity means that it cannot be computed that way.
         """
         if key not in self.known:
             try:
                 self.known[key] = measure()
             except (RuntimeError, ValueError, MemoryError) as error:
-                # an operation that lacks the precision, or too little memory
+                # an operation is not available in this precision, or there is too little memory
                 log.debug("%s cannot be measured: %s", key, error)
                 self.known[key] = math.inf
             try:
@@ -90,9 +90,9 @@ def quickest(
     work: float,
     unit: str,
 ) -> tuple[T, str]:
-    """Return the option that does `work` in the shortest time, and in words why.
+    """Return the option that does `work` in the shortest time, and a text that says why.
 
-    `work` counts images or steps; infinity stands for a process that stays. `measure` returns an
+    `work` is the number of images or steps; infinity: a long-running process. `measure` returns an
     option's seconds for one `unit`; without it, nothing is measured. The first option is the
     default: the others are measured only if it would take `WORTH_MEASURING` seconds, and chosen
     only if they take less than `MARGIN` of its time.
@@ -108,7 +108,7 @@ def quickest(
         return first, f"{first}: the default; nothing is measured for so little work"
 
     def total(option: T) -> float:
-        if not math.isfinite(work):  # a process that stays: the time of its start does not count
+        if not math.isfinite(work):  # a long-running process: its start time does not count
             return known[option]
         return known[option] * work + getattr(option, "start", 0.0)
 
@@ -131,8 +131,8 @@ def _formatted(seconds: float) -> str:
 
 
 def seconds_of(run: Callable[[], object]) -> float:
-    """Return the least seconds of up to `REPEATS` calls, after one that is not counted."""
-    run()  # allocates, and compiles kernels
+    """Return the shortest time, in seconds, of up to `REPEATS` calls after a warm-up call."""
+    run()  # warm-up: allocates memory and compiles kernels
     times: list[float] = []
     while len(times) < REPEATS and sum(times) < MAX_SECONDS:
         start = time.perf_counter()

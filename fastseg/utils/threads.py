@@ -13,7 +13,7 @@ T = TypeVar("T")
 def results_in_order(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
     """Yield the futures' results in order; up to `count` of them are submitted ahead.
 
-    `futures` is consumed lazily: as a generator that submits work, it bounds the results that wait
+    `futures` is consumed lazily: if it is a generator that submits work, few results wait
     in memory. An exception of a future is raised where its result would be yielded.
     """
     pending: deque[Future[T]] = deque()
