@@ -168,7 +168,7 @@ def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
         for folder in (one, other):
             folder.mkdir()
             (folder / folder.name).touch()
-        assert io.exchanged(one, other) is exchanged
+        assert io.swap_folders(one, other) is exchanged
         assert [path.name for path in one.iterdir()] == (["other"] if exchanged else ["one"])
         shutil.rmtree(one)
         shutil.rmtree(other)

@@ -51,7 +51,7 @@ def seconds(text: str | None) -> float | None:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-class Lines(logging.Handler):
+class ConsoleLogHandler(logging.Handler):
     """Print log records through the progress console, so that they do not break a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -146,7 +146,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     ) or "can't allocate memory" in str(error)
 
 
-def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
+def describe_plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
     """Return one line that says what was chosen for this machine."""
     name = (
         torch.cuda.get_device_name(device)
