@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from .. import __version__
-from ..errors import FastsegError
+from ..errors import FastsegError, is_out_of_memory
 from ..learners.options import LEARNER_OPTIONS, OPTIONS
 from . import console
 from .options import varied, with_fit_options
@@ -38,29 +39,26 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except FastsegError as error:
             console.say(f"error: {error}", "red")
-            if ctx.meta.get("as_json"):
-                console.as_json(
-                    {"error": {"code": error.code, "message": str(error)}, **error.details}
-                )
+            _print_json_error(ctx, error.code, str(error), error.details)
         except KeyboardInterrupt:
-            console.say(
-                "interrupted; finished files are complete, nothing else was written", "yellow"
-            )
+            text = "interrupted; finished files are complete, nothing else was written"
+            console.say(text, "yellow")
+            _print_json_error(ctx, "interrupted", text)
             raise typer.Exit(130) from None
-        except MemoryError:
-            console.say(
-                "error: out of memory; lower --size, or --bs where the command has it", "red"
-            )
-        except RuntimeError as error:
-            if (
-                "out of memory" not in str(error).lower()
-                and "can't allocate memory" not in str(error).lower()
-            ):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
-            console.say(
-                "error: out of memory; lower --size, or --bs where the command has it", "red"
-            )
+            text = "out of memory; lower --size, or --bs where the command has it"
+            console.say(f"error: {text}", "red")
+            _print_json_error(ctx, "out-of-memory", text)
         raise typer.Exit(1)
+
+
+def _print_json_error(
+    ctx: Any, code: str, message: str, details: Mapping[str, object] | None = None
+) -> None:
+    if ctx.meta.get("as_json"):
+        console.as_json({"error": {"code": code, "message": message}, **(details or {})})
 
 
 app = typer.Typer(

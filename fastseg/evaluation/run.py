@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from .. import __version__
-from ..errors import DataError, TaskError
+from ..errors import DataError, TaskError, choose
 from ..exports.card import CARD, METRICS, Card
 from ..exports.folder import find
 from ..exports.read import card_of
@@ -238,8 +238,7 @@ def items_of(
     Validation items are those that the card names. Raises `TaskError` for an unknown split,
     `DataError` if there are no such items.
     """
-    if split not in SPLITS:
-        raise TaskError(f"unknown split '{split}' (valid: {', '.join(SPLITS)})", "unknown-split")
+    choose("split", split, SPLITS, TaskError)
     root = Path(data or card.data_folder or f"data/{task.name}")
     if data is None and not root.is_dir():
         root = Path("data") / task.name

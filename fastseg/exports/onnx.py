@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ExportError, brief
+from ..errors import ExportError, brief, is_out_of_memory
 from ..utils.io import is_disk_full
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ def _export(exported: torch.nn.Module, images: torch.Tensor, path: Path) -> str 
     Errors from elsewhere are not caught: they are bugs in fastseg.
     """
     import torch
-
-    from ..utils.device import is_out_of_memory  # here: it imports torch
 
     # The exporter prints the complete graph when it fails, which does not help a user.
     with (

@@ -24,7 +24,7 @@ from ..data.pairing import by_stem, image_files
 from ..errors import DataError, TaskError, brief, choose
 from ..tasks import SegmentationTask, Task, get
 from ..tasks.base import MADE
-from ..utils.io import atomic_file, require_folder, write_json, write_rows
+from ..utils.io import atomic_file, has_files, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
@@ -111,7 +111,7 @@ def make_masks(
     paths = str(data.resolve()), str(out.resolve())
     how = region, edge, rounding, preview, valid, test, seed
     journal = Journal("masks", __version__, *paths, *how)
-    if _holds_files(out) and not journal.path.is_file():
+    if has_files(out) and not journal.path.is_file():
         raise DataError(
             f"{out}: is not empty; masks are never mixed into other data: choose another --out",
             "not-empty",
@@ -137,10 +137,6 @@ def _require_apart(data: Path, out: Path) -> None:
             f"{out}: is inside the folder of pictures, or contains it; choose another --out",
             "output-in-data",
         )
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name != "README.md" for path in folder.iterdir())
 
 
 def _find_pictures(task: SegmentationTask, data: Path, seed: int) -> list[tuple[Path, str | None]]:

@@ -20,7 +20,7 @@ from ..errors import DataError, TaskError, brief
 from ..tasks import Task, get
 from ..tasks.surfaces import mapping
 from ..types import IGNORE
-from ..utils.io import atomic_folder, require_folder
+from ..utils.io import atomic_folder, has_files, require_folder
 from ..utils.locks import write_lock
 from ..utils.progress import track
 
@@ -64,9 +64,7 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
             f"{data}: is no folder; give the one that holds {NAMES} or a file such as {EXAMPLE}",
             "no-such-path",
         )
-    if out.exists() and (
-        not out.is_dir() or any(p for p in out.iterdir() if p.name != "README.md")
-    ):
+    if has_files(out) or out.is_file():
         raise DataError(
             f"{out}: is not empty; "
             "gather into a new folder with --out, and train on it with --data",

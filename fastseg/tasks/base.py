@@ -34,7 +34,7 @@ from ..data.split import drawn_fold, drawn_split
 from ..errors import DataError, TaskError, choose
 from ..formats.recognise import advice
 from ..types import Colour, Drawing, Item, Recipe
-from ..utils.io import read_json
+from ..utils.io import has_files, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,7 +222,7 @@ class Task:
                 f"give the folder that holds the {self.name} data ({self.expected()})",
                 "no-data",
             )
-        if not root.is_dir() or not any(p for p in root.iterdir() if p.name != "README.md"):
+        if not has_files(root):
             state = "does not exist"
             if root.exists():
                 state = "is empty" if root.is_dir() else "is not a folder"
@@ -278,9 +278,7 @@ class Task:
         `TaskError` if `n` is too small to split.
         """
         folder = Path(folder)
-        if folder.exists() and (
-            not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")
-        ):
+        if has_files(folder) or folder.is_file():
             raise DataError(
                 f"{folder}: is not empty; a sample is never mixed into other files: "
                 "name another folder",

@@ -19,12 +19,11 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import CancelEpochException, Learner
 
-from ..errors import ModelError
+from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
 from ..learners.options import FitOptions, rate_of
 from ..tasks import Task, get
 from ..types import Recipe
-from ..utils.device import is_out_of_memory
 from . import checkpoint
 from .callbacks import AverageWeights, HalfSize, Reporter, TimeBudget, Windows
 

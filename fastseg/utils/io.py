@@ -115,6 +115,11 @@ def swap_folders(one: Path, other: Path) -> bool:
     )
 
 
+def has_files(folder: Path) -> bool:
+    """Return whether a folder exists and contains more than a README.md."""
+    return folder.is_dir() and any(path.name != "README.md" for path in folder.iterdir())
+
+
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a hidden folder next to `out`; replace `out` with it on success, delete it on failure.
