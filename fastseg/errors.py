@@ -74,6 +74,16 @@ class FetchError(FastsegError):
     code = "fetch"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether there was too little memory: Python's error, or one of torch by its text."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()  # of a GPU; of the CPU
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
+
+
 def brief(text: object) -> str:
     """Return foreign text for a message: one line of printable characters, cut to `MAX_QUOTED`."""
     line = " ".join(str(text).split())

@@ -269,6 +269,6 @@ def test_a_fastai_decoder_of_an_earlier_export_is_built_as_it_was():
     state = create_unet_model(resnet18, 3, (64, 64), pretrained=False).state_dict()
     factory.build(earlier).model.load_state_dict(state)
     network, _ = factory.segmenter("resnet18", 3, "fastai", size=(64, 64))
-    again = factory.build(Spec(**network.spec.to_dict()))
+    again = factory.build(Spec(**network.spec.to_json()))
     again.load_state_dict(network.state_dict())
     assert set(network.model.state_dict()) != set(state)

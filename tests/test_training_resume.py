@@ -15,11 +15,12 @@ from platformdirs import user_cache_path
 from safetensors.torch import load_file
 
 import fastseg
+from fastseg.errors import is_out_of_memory
 from fastseg.evaluation.scores import MaskScores
 from fastseg.inference import predictor
 from fastseg.learners.options import FitOptions
 from fastseg.training import checkpoint, loop, resume
-from fastseg.utils import device, io
+from fastseg.utils import io
 from fastseg.utils.journal import Journal
 from fastseg.utils.locks import write_lock
 
@@ -168,7 +169,7 @@ def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
         for folder in (one, other):
             folder.mkdir()
             (folder / folder.name).touch()
-        assert io.exchanged(one, other) is exchanged
+        assert io.swap_folders(one, other) is exchanged
         assert [path.name for path in one.iterdir()] == (["other"] if exchanged else ["one"])
         shutil.rmtree(one)
         shutil.rmtree(other)
@@ -226,9 +227,9 @@ def test_a_journal_that_another_run_deletes_meanwhile_is_no_error(samples, run):
 
 
 def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
-    assert device.is_out_of_memory(
-        torch.OutOfMemoryError("CUDA out of memory")
-    ) and not device.is_out_of_memory(RuntimeError("shape"))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and not is_out_of_memory(
+        RuntimeError("shape")
+    )
     learn = fastseg.learner("eye", samples["eye"], **OPTIONS)
 
     def full(*_):

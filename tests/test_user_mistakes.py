@@ -1,5 +1,6 @@
 """User mistakes: one line that names file, value and remedy; exit 1; no partial output."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -584,3 +585,30 @@ def test_a_loss_named_twice(fails, data):
 def test_a_plot_is_refused_before_the_work(fails, data):
     data("eye")
     fails("lr", "eye", *FIT[:-2], "--out", "lr.txt", code="output-suffix", values=["lr.txt"])
+
+
+@pytest.mark.parametrize(
+    "error, code, name",
+    [
+        (MemoryError(), 1, "out-of-memory"),
+        (RuntimeError("CUDA out of memory"), 1, "out-of-memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "out-of-memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_too_little_memory_and_ctrl_c_are_json_too(error, code, name, run, monkeypatch):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr("fastseg.checks.dataset.check", stop)
+    result = run("check", "eye", "--json", code=code)
+    assert json.loads(result.out)["error"]["code"] == name
+
+
+def test_a_bug_is_not_taken_for_too_little_memory(run, monkeypatch):
+    def stop(*_, **__):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("fastseg.checks.dataset.check", stop)
+    with pytest.raises(RuntimeError):
+        run("check", "eye", "--json")

@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from .. import __version__
-from ..errors import FastsegError
+from ..errors import FastsegError, is_out_of_memory
 from ..learners.options import LEARNER_OPTIONS, OPTIONS
 from . import console
 from .options import varied, with_fit_options
@@ -38,29 +39,26 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except FastsegError as error:
             console.say(f"error: {error}", "red")
-            if ctx.meta.get("as_json"):
-                console.as_json(
-                    {"error": {"code": error.code, "message": str(error)}, **error.details}
-                )
+            _print_json_error(ctx, error.code, str(error), error.details)
         except KeyboardInterrupt:
-            console.say(
-                "interrupted; finished files are complete, nothing else was written", "yellow"
-            )
+            text = "interrupted; finished files are complete, nothing else was written"
+            console.say(text, "yellow")
+            _print_json_error(ctx, "interrupted", text)
             raise typer.Exit(130) from None
-        except MemoryError:
-            console.say(
-                "error: out of memory; lower --size, or --bs where the command has it", "red"
-            )
-        except RuntimeError as error:
-            if (
-                "out of memory" not in str(error).lower()
-                and "can't allocate memory" not in str(error).lower()
-            ):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
-            console.say(
-                "error: out of memory; lower --size, or --bs where the command has it", "red"
-            )
+            text = "out of memory; lower --size, or --bs where the command has it"
+            console.say(f"error: {text}", "red")
+            _print_json_error(ctx, "out-of-memory", text)
         raise typer.Exit(1)
+
+
+def _print_json_error(
+    ctx: Any, code: str, message: str, details: Mapping[str, object] | None = None
+) -> None:
+    if ctx.meta.get("as_json"):
+        console.as_json({"error": {"code": code, "message": message}, **(details or {})})
 
 
 app = typer.Typer(
@@ -150,7 +148,7 @@ def start(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     package = logging.getLogger("fastseg")
     if not package.handlers:
-        package.addHandler(console.Lines())
+        package.addHandler(console.ConsoleLogHandler())
         package.propagate = False
     package.setLevel(logging.INFO)
     # Users of the command line cannot correct deprecated calls inside the libraries.
@@ -298,7 +296,7 @@ def check(
     if as_json:
         console.as_json(
             {
-                **audit.plain(),
+                **audit.to_json(),
                 **({"changes": str(copy.log), "remaining": copy.remaining} if copy else {}),
             }
         )
@@ -722,7 +720,7 @@ def segment(
                 "height": result.size[0],
                 "width": result.size[1],
                 "shares": result.shares,
-                "regions": [region.plain() for region in result.regions()],
+                "regions": [region.to_json() for region in result.regions()],
             }
         )
     for label, share in result.shares.items():
@@ -889,7 +887,7 @@ def main() -> None:
     """Run the command line. SIGTERM acts like Ctrl-C, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 1  # exit code if Python itself prints an exception
-    if _is_the_program():
+    if _is_command_line_process():
         atexit.register(lambda: _exit_at_once(status))  # registered first, so it is called last
     try:
         app()
@@ -898,7 +896,7 @@ def main() -> None:
         raise
 
 
-def _is_the_program() -> bool:
+def _is_command_line_process() -> bool:
     """Return whether this process is `fastseg` or `python -m fastseg`."""
     file = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     return "fastseg" in (file.stem, file.parent.stem if file.stem == "__main__" else "")

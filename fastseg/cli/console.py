@@ -1,10 +1,9 @@
-"""What the command line reads and prints: sizes, times, tables, figures, lines of the log."""
+"""What the command line prints: tables, figures, JSON, lines of the log."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -26,32 +25,7 @@ SUMMARY = {
 }
 
 
-def size(text: str | None) -> tuple[int, int] | None:
-    """Parse "256" or "240x320" (height x width)."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
-    if not match:
-        raise typer.BadParameter(
-            f"'{text}' is neither a side such as 256 nor a height x width such as 240x320",
-            param_hint="--size",
-        )
-    return int(match[1]), int(match[2] or match[1])
-
-
-def seconds(text: str | None) -> float | None:
-    """Parse "90s", "10m", "1.5h" or plain seconds."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text.strip())
-    if not match or not float(match[1]):
-        raise typer.BadParameter(
-            f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget"
-        )
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-class Lines(logging.Handler):
+class ConsoleLogHandler(logging.Handler):
     """Print log records through the progress console, so that they do not break a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:

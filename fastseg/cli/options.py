@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, Optional, TypeVar
@@ -10,7 +11,6 @@ from typing import Annotated, Any, Optional, TypeVar
 import typer
 
 from ..learners.options import OPTIONS, Number, Option, WholeNumber
-from . import console
 
 F = TypeVar("F", bound=Callable[..., Any])
 MB = 2**20  # bytes
@@ -18,11 +18,13 @@ MB = 2**20  # bytes
 
 def read_value(option: Option, value: Any) -> Any:
     """Convert a command-line value to a value of `FitOptions`. Raises `typer.BadParameter`."""
+    if value is None:
+        return None
     if option.unit == "px":
-        return console.size(value)
+        return _size(value)
     if option.unit == "s":
-        return console.seconds(value)
-    if option.unit == "bytes" and value is not None:
+        return _seconds(value)
+    if option.unit == "bytes":
         return value * MB
     return value
 
@@ -94,3 +96,24 @@ def _parameter(option: Option) -> inspect.Parameter:
         default=option.default,
         annotation=Annotated[Optional[kind] if option.default is None else kind, shown],
     )
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Parse "256" or "240x320" (height x width)."""
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
+    if not match:
+        raise typer.BadParameter(
+            f"'{text}' is neither a side such as 256 nor a height x width such as 240x320",
+            param_hint="--size",
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _seconds(text: str) -> float:
+    """Parse "90s", "10m", "1.5h" or plain seconds."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text.strip())
+    if not match or not float(match[1]):
+        raise typer.BadParameter(
+            f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget"
+        )
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -24,7 +24,7 @@ from ..data.pairing import by_stem, image_files
 from ..errors import DataError, TaskError, brief, choose
 from ..tasks import SegmentationTask, Task, get
 from ..tasks.base import MADE
-from ..utils.io import atomic_file, require_folder, write_json, write_rows
+from ..utils.io import atomic_file, has_files, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
@@ -43,7 +43,7 @@ Row = dict[str, Any]  # {"eyes", "split"} of a picture with a mask; reason, face
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskDataset:
     """The dataset that was made: its folder and counts of masks, eyes and rejected pictures."""
 
     out: Path
@@ -78,7 +78,7 @@ def make_masks(
     valid: float = 0.2,
     test: float = 0.0,
     seed: int = 42,
-) -> Masked:
+) -> MaskDataset:
     """Find the eyes in every picture of the folder `data` and write a dataset of masks to `out`.
 
     `out` is data/face by default. Masks are PNG greys, 0 to 255, above 127 an eye: with hard edges
@@ -111,7 +111,7 @@ def make_masks(
     paths = str(data.resolve()), str(out.resolve())
     how = region, edge, rounding, preview, valid, test, seed
     journal = Journal("masks", __version__, *paths, *how)
-    if _holds_files(out) and not journal.path.is_file():
+    if has_files(out) and not journal.path.is_file():
         raise DataError(
             f"{out}: is not empty; masks are never mixed into other data: choose another --out",
             "not-empty",
@@ -126,7 +126,7 @@ def make_masks(
         # drawn with subpixel landmarks are not shifted.
         write_json(out / MADE, made if rounding == "published" else {**made, "flip_shift": 0})
     reasons = Counter(row["reason"] for row in rejected)
-    return Masked(out, dict(run.splits), run.eyes, dict(reasons))
+    return MaskDataset(out, dict(run.splits), run.eyes, dict(reasons))
 
 
 def _require_apart(data: Path, out: Path) -> None:
@@ -137,10 +137,6 @@ def _require_apart(data: Path, out: Path) -> None:
             f"{out}: is inside the folder of pictures, or contains it; choose another --out",
             "output-in-data",
         )
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(path.name != "README.md" for path in folder.iterdir())
 
 
 def _find_pictures(task: SegmentationTask, data: Path, seed: int) -> list[tuple[Path, str | None]]:
@@ -256,7 +252,7 @@ def _make_mask(
         return error, None
     size = image.shape[0], image.shape[1]
     faces, missed = finder.faces(image)
-    rejection = _reject(faces, missed, size)
+    rejection = _find_rejection(faces, missed, size)
     eyes: list[Eye] = [eye for face in faces for eye in face.eyes]
     covered = mask([] if rejection else eyes, size, options.region, options.rounding)
     if options.edge == "soft":
@@ -276,7 +272,7 @@ def _rejection(reason: str, face: int | str, value: object, limit: object) -> Ro
     return {"reason": reason, "face": face, "value": value, "limit": limit}
 
 
-def _reject(faces: list[Face], missed: int, size: tuple[int, int]) -> Row | None:
+def _find_rejection(faces: list[Face], missed: int, size: tuple[int, int]) -> Row | None:
     """Return why a picture gets no mask, or None.
 
     A mask without one of the eyes would teach the model that there is none.

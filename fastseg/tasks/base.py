@@ -34,7 +34,7 @@ from ..data.split import drawn_fold, drawn_split
 from ..errors import DataError, TaskError, choose
 from ..formats.recognise import advice
 from ..types import Colour, Drawing, Item, Recipe
-from ..utils.io import read_json
+from ..utils.io import has_files, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,7 @@ class Task:
         task = self
         if shift is not None:
             task = replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
-        return scaled(task, (item.image for item in self.items(data)))
+        return with_depth_of(task, (item.image for item in self.items(data)))
 
     def label(self, item: Item) -> np.ndarray | int:
         """Return the item's label: codes, uint8 (H, W) with 255 unlabelled, or a class index."""
@@ -222,7 +222,7 @@ class Task:
                 f"give the folder that holds the {self.name} data ({self.expected()})",
                 "no-data",
             )
-        if not root.is_dir() or not any(p for p in root.iterdir() if p.name != "README.md"):
+        if not has_files(root):
             state = "does not exist"
             if root.exists():
                 state = "is empty" if root.is_dir() else "is not a folder"
@@ -278,9 +278,7 @@ class Task:
         `TaskError` if `n` is too small to split.
         """
         folder = Path(folder)
-        if folder.exists() and (
-            not folder.is_dir() or any(p for p in folder.iterdir() if p.name != "README.md")
-        ):
+        if has_files(folder) or folder.is_file():
             raise DataError(
                 f"{folder}: is not empty; a sample is never mixed into other files: "
                 "name another folder",
@@ -352,7 +350,7 @@ def with_depth(name: str, depth: int) -> Task:
     return replace(get(name), depth=depth)
 
 
-def scaled(task: TaskT, files: Iterable[Path]) -> TaskT:
+def with_depth_of(task: TaskT, files: Iterable[Path]) -> TaskT:
     """Return `task` with the bit depth that `choose_depth` gives for these image files."""
     from ..data.depth import choose_depth, largest_values
 

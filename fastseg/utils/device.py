@@ -139,14 +139,7 @@ def cache_bytes() -> int:
     return int(memory_bytes() * CACHE_SHARE)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that there is too little memory: Python's, or one of torch's."""
-    return isinstance(
-        error, (MemoryError, torch.OutOfMemoryError)
-    ) or "can't allocate memory" in str(error)
-
-
-def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
+def describe_plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
     """Return one line that says what was chosen for this machine."""
     name = (
         torch.cuda.get_device_name(device)

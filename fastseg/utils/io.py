@@ -103,7 +103,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def exchanged(one: Path, other: Path) -> bool:
+def swap_folders(one: Path, other: Path) -> bool:
     """Swap two folders in one step, and return whether the system can do that.
 
     An interruption cannot leave it half done.
@@ -113,6 +113,11 @@ def exchanged(one: Path, other: Path) -> bool:
         call is not None
         and call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
     )
+
+
+def has_files(folder: Path) -> bool:
+    """Return whether a folder exists and contains more than a README.md."""
+    return folder.is_dir() and any(path.name != "README.md" for path in folder.iterdir())
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
-        if target.exists() and not exchanged(part, target):
+        if target.exists() and not swap_folders(part, target):
             shutil.rmtree(target)
         if part.exists() and not target.exists():
             part.rename(target)
