@@ -239,7 +239,7 @@ def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(learn.model, "forward", full)
-    with refuses("out-of-memory", "4 images of 64x64 px", "--bs first, to 2"):
+    with refuses("out-of-memory", "64x64", "--bs", 4, 2):
         loop.train(learn, FitOptions(epochs=1))
 
 
