@@ -52,11 +52,14 @@ class Loss(nn.Module):
         logits, target = logits.as_subclass(torch.Tensor), target.as_subclass(torch.Tensor).long()
         if self.reduction == "none":
             return torch.stack(
-                [self._sum(logits[i : i + 1], target[i : i + 1]) for i in range(len(logits))]
+                [
+                    self._sum_of_losses(logits[i : i + 1], target[i : i + 1])
+                    for i in range(len(logits))
+                ]
             )
-        return self._sum(logits, target)
+        return self._sum_of_losses(logits, target)
 
-    def _sum(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _sum_of_losses(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if not (target != IGNORE).any():  # nothing labelled: a loss of 0 that has a gradient
             return logits.sum() * 0
         losses = [part(logits, target) for part in self.regional]

@@ -97,12 +97,12 @@ def test_an_interrupted_check_resumes(samples, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return examine(*arguments)
 
-    whole = fastseg.check("eye", data).plain()
+    whole = fastseg.check("eye", data).to_json()
     monkeypatch.setattr(dataset, "examine", dies)
     with pytest.raises(KeyboardInterrupt):
         fastseg.check("eye", data)
     before = len(seen)
-    assert fastseg.check("eye", data).plain() == whole and len(seen) - before < 16
+    assert fastseg.check("eye", data).to_json() == whole and len(seen) - before < 16
 
 
 def test_a_repair_is_atomic(samples, tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_
     from fastseg.inference.outputs import MaskOutput
 
     out, images = tmp_path / "out", samples["eye"] / "imgs_small"
-    write, done = MaskOutput.write, []
+    write, done = MaskOutput.write_image_results, []
 
     def dies(*arguments, **options):
         if len(done) == 6:
@@ -150,13 +150,13 @@ def test_masks_that_another_run_wrote_are_not_taken_for_those_of_an_interrupted_
         done.append(arguments)
         return write(*arguments, **options)
 
-    monkeypatch.setattr(MaskOutput, "write", dies)
+    monkeypatch.setattr(MaskOutput, "write_image_results", dies)
     with pytest.raises(KeyboardInterrupt):
         fastseg.predict("eye", images, out, export=exports("eye"), bs=1)
     first = sorted(out.glob("*.png"))[0]
     before = first.read_bytes()
     first.write_bytes(b"another run's mask")
-    monkeypatch.setattr(MaskOutput, "write", write)
+    monkeypatch.setattr(MaskOutput, "write_image_results", write)
     fastseg.predict("eye", images, out, export=exports("eye"), bs=1)
     assert first.read_bytes() == before
 

@@ -185,7 +185,7 @@ def test_a_failed_fit_keeps_the_earlier_export(exports, samples, tmp_path, monke
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit, "judged", fail)
+    monkeypatch.setattr(fit, "score_images", fail)
     with pytest.raises(KeyboardInterrupt):
         fit.fit(
             "eye",

@@ -52,8 +52,8 @@ def test_each_option_is_known_to_study_and_to_an_interrupted_fit(name, tmp_path)
     options.check()
     assert (name in VARIABLE) == (name not in ("seed", "folds"))
     _check_values([{name: OTHER[name]}] if name != "arch" else [{}])
-    assert set(options.given()) == {name}
-    assert FitOptions.from_json(options.given()) == options
+    assert set(options.to_json()) == {name}
+    assert FitOptions.from_json(options.to_json()) == options
     before = FitRun(tmp_path, tmp_path, FitOptions())
     with pytest.raises(ModelError) as caught:
         _check_same_options(before, None, options)
@@ -95,7 +95,7 @@ def test_values_that_an_option_cannot_have_are_refused_early(name, value):
 def test_equal_options_are_equal_however_they_are_given():
     given = FitOptions(size=[64, 64], weights=Path("none"), epochs=np.int64(3), ema=np.float32(0.5))
     assert given == FitOptions(size=64, weights="none", epochs=3, ema=0.5)
-    assert json.loads(json.dumps(given.given()))["size"] == [64, 64]
+    assert json.loads(json.dumps(given.to_json()))["size"] == [64, 64]
 
 
 def test_options_take_the_place_of_the_recipe():

@@ -115,7 +115,7 @@ def test_damaged_images(data, kind):
                 assert str(path) in str(error) and "\n" not in str(error)
         found = examine(EYE, tasks.Item(path, path))
         assert all("\n" not in str(fault) for fault in found.faults)
-        assert json.loads(json.dumps(found.plain()))
+        assert json.loads(json.dumps(found.to_json()))
         assert path.read_bytes() == content
 
 
@@ -159,7 +159,7 @@ def test_damaged_tables(data):
         except DataError as error:
             assert "\n" not in str(error)
         audit = fastseg.check("mri", root)
-        assert json.loads(json.dumps(audit.plain()))
+        assert json.loads(json.dumps(audit.to_json()))
         try:
             group_function("Label", table, MRI.items(root), root)
         except DataError as error:

@@ -137,7 +137,7 @@ def test_regions_have_mask_score_area_box_and_polygons():
             region.box[1] + region.box[3],
         )
     assert len(wall.polygons["coordinates"][0]) == 2  # the outline and the hole
-    json.dumps(wall.plain())
+    json.dumps(wall.to_json())
 
 
 def test_regions_of_anything_are_valid():

@@ -181,7 +181,7 @@ def test_classification_agrees_with_scikit_learn_and_torchmetrics():
     logits = rng.normal(size=(200, 2)) + np.eye(2)[truth]
     p = torch.tensor(logits).softmax(1).numpy()
     p[:50] = p[50:100]  # equal scores
-    got = figures.plain(figures.classification(truth, p, ("blurred", "sharp"), np.ones(200)))
+    got = figures.to_json(figures.classification(truth, p, ("blurred", "sharp"), np.ones(200)))
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(truth, p.argmax(1)))
     assert got["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, p[:, 1]))
     assert got["pr_auc"] == pytest.approx(sk.average_precision_score(truth, p[:, 1]))
@@ -191,12 +191,12 @@ def test_classification_agrees_with_scikit_learn_and_torchmetrics():
         torch.tensor(p), torch.tensor(truth)
     )
     assert got["expected_calibration_error"] == pytest.approx(float(theirs), abs=1e-6)
-    one_class = figures.plain(
+    one_class = figures.to_json(
         figures.classification(np.ones(5, dtype=int), p[:5], ("blurred", "sharp"), np.ones(5))
     )
     assert one_class["roc_auc"] is None and one_class["pr_auc"] is None
     weights = rng.integers(0, 4, 200).astype(float)
-    weighted = figures.plain(figures.classification(truth, p, ("blurred", "sharp"), weights))
+    weighted = figures.to_json(figures.classification(truth, p, ("blurred", "sharp"), weights))
     assert weighted["roc_auc"] == pytest.approx(
         sk.roc_auc_score(truth, p[:, 1], sample_weight=weights)
     )

@@ -128,7 +128,7 @@ def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
     assert Path("wrong.html").read_text().count("errors") >= 2
     run("show", "mri", "--data", samples["mri"], "--class", "sharp", "--rows", "1")
     near = run("show", "eye", "--data", samples["eye"], "--class", "pupl", error="unknown-class")
-    assert "did you mean pupil" in near.message
+    assert near.details["suggested"][0] == "pupil"
 
 
 def test_errors_are_drawn_by_their_kind():
@@ -173,7 +173,7 @@ def test_dollar_signs_and_class_names_are_taken_literally(capsys):
     ).savefig(io.BytesIO(), format="png")
     counts = np.array([[5, 1, 0], [0, 7, 0], [2, 0, 9]])
     classes = ("background", "foreground", "mean")
-    tree = figures.plain(figures.segmentation(counts, np.zeros((3, 8)), classes, 0))
+    tree = figures.to_json(figures.segmentation(counts, np.zeros((3, 8)), classes, 0))
     for name, pixels in zip(classes, counts.sum(axis=1)):
         tree["classes"][name] = {"pixels": int(pixels), **tree["classes"][name]}
     console.figures(tree)
@@ -220,14 +220,14 @@ def test_an_image_that_vanishes_while_the_wrong_ones_are_found_is_named(
     exports, samples, tmp_path, monkeypatch
 ):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
-    judged = browse.judged
+    score_images = browse.score_images
 
     def then_vanishes(predictor, items, root):
-        yield from list(judged(predictor, items, root))
+        yield from list(score_images(predictor, items, root))
         for item in items:
             item.image.unlink()
 
-    monkeypatch.setattr(browse, "judged", then_vanishes)
+    monkeypatch.setattr(browse, "score_images", then_vanishes)
     with pytest.raises(DataError) as error:
         fastseg.show("eye", data, export=exports("eye"), wrong=True, out=tmp_path / "wrong.png")
     assert error.value.code == "no-such-image"

@@ -35,7 +35,7 @@ def rows(count: int, size: tuple[int, int], panels: int = 4) -> list[list[plots.
 @pytest.mark.parametrize("count", [1, 6, 40])
 def test_a_grid_is_no_larger_than_the_limit_and_keeps_proportions(size, count, tmp_path):
     figure = view_of(tasks.get("eye")).grid(rows(count, size), "a title", errors=True)
-    path = plots.write(figure, tmp_path / "grid.png", plots.PRINT_DPI)
+    path = plots.write_png(figure, tmp_path / "grid.png", plots.PRINT_DPI)
     with Image.open(path) as picture:
         assert max(picture.size) <= plots.MAX_PX
     boxes = [axis.get_window_extent() for axis in figure.axes]
@@ -81,13 +81,13 @@ def test_every_picture_of_an_export_is_within_the_limit(exports, samples, run):
 
 def test_charts_of_many_classes_are_within_the_limit(tmp_path):
     classes = [f"class number {i}" for i in range(150)]
-    matrix = plots.write(
+    matrix = plots.write_png(
         charts.confusion(np.eye(150, dtype=int), classes, "pixels"),
         tmp_path / "matrix.png",
         plots.PRINT_DPI,
     )
     bars = charts.bars({name: dict.fromkeys(KEYS, 0.5) for name in classes}, KEYS, "many")
-    for path in (matrix, plots.write(bars, tmp_path / "bars.png", plots.PRINT_DPI)):
+    for path in (matrix, plots.write_png(bars, tmp_path / "bars.png", plots.PRINT_DPI)):
         with Image.open(path) as picture:
             assert max(picture.size) <= plots.MAX_PX
 
@@ -105,7 +105,7 @@ def test_no_line_crosses_the_label_of_a_bar(classes, tmp_path):
     figures["class 0"] |= {"recall": 1.0, "iou": None, "dice": 0.0}
     intervals["class 0"] |= {"recall": (1.0, 1.0), "iou": None, "dice": (0.0, 0.0)}
     figure = charts.bars(figures, KEYS, "title", intervals)
-    plots.write(figure, tmp_path / "bars.png")
+    plots.write_png(figure, tmp_path / "bars.png")
     axis = figure.axes[0]
     labels = [text for text in axis.texts if isinstance(text, Annotation)]
     boxes = [label.get_window_extent() for label in labels]
@@ -177,7 +177,7 @@ def test_both_charts_of_reliability_fill_their_half(counts, tmp_path):
     weight = np.array(counts, float)
     bins = np.column_stack([weight, weight * (np.arange(15) + 0.5) / 15, weight * 0.5])
     figure = charts.reliability(bins, 0.1, "pixels")
-    plots.write(figure, tmp_path / "reliability.png")
+    plots.write_png(figure, tmp_path / "reliability.png")
     boxes = [axis.get_window_extent() for axis in figure.axes]
     assert boxes[0].x1 < boxes[1].x0 and sum(box.width for box in boxes) > 0.75 * figure.bbox.width
     drawn = [

@@ -173,7 +173,7 @@ def test_an_export_is_there_at_every_moment(samples, tmp_path, monkeypatch):
         for folder in (one, other):
             folder.mkdir()
             (folder / folder.name).touch()
-        assert io.exchanged(one, other) is exchanged
+        assert io.swap_folders(one, other) is exchanged
         assert [path.name for path in one.iterdir()] == (["other"] if exchanged else ["one"])
         shutil.rmtree(one)
         shutil.rmtree(other)
@@ -243,7 +243,7 @@ def test_too_little_memory_is_one_line(samples, tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(learn.model, "forward", full)
-    with refuses("out-of-memory", "4 images of 64x64 px", "--bs first, to 2"):
+    with refuses("out-of-memory", "64x64", "--bs", 4, 2):
         loop.train(learn, FitOptions(epochs=1))
 
 

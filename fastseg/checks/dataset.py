@@ -79,7 +79,7 @@ class Audit:
         """Whether a fit would refuse the data."""
         return any(fault.stops for fault in self.faults)
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         return {
             "task": self.task,
@@ -135,10 +135,10 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     faults += [fault for finding in findings for fault in finding.faults]
     faults += [
         *_depth_faults(largest, task.depth),
-        *_duplicates(items, findings),
+        *_duplicate_faults(items, findings),
         *_misaligned_masks(findings),
         *_unusual_sizes(findings),
-        *_uneven_classes(task, root, findings),
+        *_class_balance_faults(task, root, findings),
         *_groups_on_both_sides(task, items),
     ]
     faults += _split_faults(task, root, items, findings, faults)
@@ -233,18 +233,20 @@ def _examine_all(task: Task, items: Sequence[Item], journal: Journal) -> Iterato
         def work(left: list[int]) -> Iterator[dict[str, Any]]:
             chosen = (items[i] for i in left)
             return results_in_order(
-                (pool.submit(_examine_plain, task, item) for item in chosen), 2 * workers
+                (pool.submit(_examine_as_json, task, item) for item in chosen), 2 * workers
             )
 
         keys = [stamp(item.image, item.label) for item in items]
-        yield from map(Finding.of, track(resumed(journal, keys, work), "checking", len(keys)))
+        yield from map(
+            Finding.from_json, track(resumed(journal, keys, work), "checking", len(keys))
+        )
 
 
-def _examine_plain(task: Task, item: Item) -> dict[str, Any]:
-    return examine(task, item).plain()
+def _examine_as_json(task: Task, item: Item) -> dict[str, Any]:
+    return examine(task, item).to_json()
 
 
-def _duplicates(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
+def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
     """Yield duplicate pictures: the same bytes, or nearly the same perceptual hash.
 
     Hashes are compared only between images of different groups or splits.
@@ -345,7 +347,7 @@ def _unusual_sizes(findings: Sequence[Finding]) -> Iterator[Fault]:
         )
 
 
-def _uneven_classes(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:
+def _class_balance_faults(task: Task, root: Path, findings: Sequence[Finding]) -> Iterator[Fault]:
     """Yield classes that few or no images contain, and the largest imbalance of two classes."""
     known = np.array([finding.counts for finding in findings if len(finding.counts)])
     if not len(known):

@@ -62,19 +62,19 @@ class Finding:
     offset: float = 0.0  # score of `misalignment`
     shift: tuple[int, int] = (0, 0)  # where: px of the image to the right and down
 
-    def plain(self) -> dict[str, Any]:
-        """Return the finding as JSON values; `of` is the inverse."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as JSON values; `from_json` is the inverse."""
         return {**asdict(self), "counts": [int(count) for count in self.counts]}
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Finding:
-        """Return the finding that `plain` was made from."""
+    def from_json(cls, values: dict[str, Any]) -> Finding:
+        """Return the finding that `values` was made from."""
         return cls(
             **{
-                **plain,
-                "faults": [Fault(**fault) for fault in plain["faults"]],
-                "size": tuple(plain["size"]),
-                "shift": tuple(plain["shift"]),
+                **values,
+                "faults": [Fault(**fault) for fault in values["faults"]],
+                "size": tuple(values["size"]),
+                "shift": tuple(values["shift"]),
             }
         )
 
@@ -165,10 +165,10 @@ def _mode_of(path: Path) -> tuple[str, int]:
 
 
 def _unreadable(path: Path, error: DataError) -> Fault:
-    return Fault("unreadable", str(path), _reason(path, error), "replace or remove it")
+    return Fault("unreadable", str(path), _detail_of_error(path, error), "replace or remove it")
 
 
-def _reason(path: Path, error: DataError) -> str:
+def _detail_of_error(path: Path, error: DataError) -> str:
     """Return an error's message without the file's name and the remedy."""
     return str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
 

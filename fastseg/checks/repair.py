@@ -127,14 +127,14 @@ class _Copy:
     def changes(self) -> Iterator[Change]:
         """Copy or repair every item, set the others aside, and yield what was changed."""
         for item in track(self.audit.items, "copying", len(self.audit.items)):
-            self.copied |= set(_files(item))
+            self.copied |= set(_image_and_mask(item))
             yield from self._copy(item)
         yield from self._write_tables()
         yield from self._set_lone_files_aside()
         yield from self._set_unlabelled_aside()
 
     def _copy(self, item: Item) -> Iterator[Change]:
-        own = [fault for file in _files(item) for fault in self.faults[str(file)]]
+        own = [fault for file in _image_and_mask(item) for fault in self.faults[str(file)]]
         if self.is_binary and isinstance(item.label, Path):
             own.append(Fault("0/255 mask", str(item.label), "", ""))
         copyable = REPAIRABLE | OF_NO_IMAGE | UNDECIDED | {BOTH_SIDES}
@@ -144,14 +144,14 @@ class _Copy:
         if moves and reason is None:
             folders, reason = self._training_folders(item)
         if reason is not None:
-            for file in _files(item):
-                yield _set_aside(file, self.root, self.out, reason.kind, reason.detail)
+            for file in _image_and_mask(item):
+                yield _copy_to_set_aside(file, self.root, self.out, reason.kind, reason.detail)
             return
         if folders is not None:
             text = "moved to training with the rest of its group"
             yield _change(item.image, BOTH_SIDES, text)
         else:
-            folders = [self._target_folder(file) for file in _files(item)]
+            folders = [self._target_folder(file) for file in _image_and_mask(item)]
         yield from _copy_image(self.task, item, folders[0], own)
         if isinstance(item.label, Path):
             yield from _copy_mask(self.task, item, item.label, folders[-1], own)
@@ -169,7 +169,7 @@ class _Copy:
         if (there.image.parent, item.image.stem) in self.training_names:
             why = "a training image has its name"
             return None, Fault(BOTH_SIDES, str(item.image), why, "")
-        return [self._target_folder(file) for file in _files(there)], None
+        return [self._target_folder(file) for file in _image_and_mask(there)], None
 
     def _write_tables(self) -> Iterator[Change]:
         if not isinstance(self.task, ClassificationTask):
@@ -187,7 +187,7 @@ class _Copy:
             file = Path(fault.file)
             if fault.kind in ("no partner", "doubled name") and file not in self.copied:
                 for lone in image_files(file) if file.is_dir() else [file]:
-                    yield _set_aside(lone, self.root, self.out, fault.kind, fault.detail)
+                    yield _copy_to_set_aside(lone, self.root, self.out, fault.kind, fault.detail)
 
     def _set_unlabelled_aside(self) -> Iterator[Change]:
         """Set aside the images that a table names without a usable label."""
@@ -199,10 +199,10 @@ class _Copy:
                     target = self.out / ASIDE / name_below(self.root, image)
                     if image not in self.copied and not target.exists():
                         text = "its label cannot be used"
-                        yield _set_aside(image, self.root, self.out, "table", text)
+                        yield _copy_to_set_aside(image, self.root, self.out, "table", text)
 
 
-def _files(item: Item) -> list[Path]:
+def _image_and_mask(item: Item) -> list[Path]:
     """Return an item's image and, if it has one, its mask; one file where they are the same."""
     both = [item.image, item.label] if isinstance(item.label, Path) else [item.image]
     return list(dict.fromkeys(both))
@@ -222,7 +222,7 @@ def _set_new_duplicates_aside(task: Task, root: Path, copy: Path) -> Iterator[Ch
             if isinstance(item.label, int):
                 tables[item.image.parent][item.image.stem] = item.label
             continue
-        for file in _files(item):
+        for file in _image_and_mask(item):
             name = name_below(copy, file)
             target = copy / ASIDE / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +234,7 @@ def _set_new_duplicates_aside(task: Task, root: Path, copy: Path) -> Iterator[Ch
             task.write_table(folder / task.table, rows)
 
 
-def _set_aside(file: Path, root: Path, out: Path, kind: str, why: str) -> Change:
+def _copy_to_set_aside(file: Path, root: Path, out: Path, kind: str, why: str) -> Change:
     """Copy a file to set_aside/, if it is a file, and return the change."""
     if not file.is_file():  # a link to nothing, or a folder with an image's name
         return _change(file, kind, "left out: it is no file")

@@ -148,7 +148,7 @@ def start(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     package = logging.getLogger("fastseg")
     if not package.handlers:
-        package.addHandler(console.Lines())
+        package.addHandler(console.ConsoleLogHandler())
         package.propagate = False
     package.setLevel(logging.INFO)
     # Users of the command line cannot correct deprecated calls inside the libraries.
@@ -302,7 +302,7 @@ def check(
     if as_json:
         console.as_json(
             {
-                **audit.plain(),
+                **audit.to_json(),
                 **({"changes": str(copy.log), "remaining": copy.remaining} if copy else {}),
             }
         )
@@ -726,7 +726,7 @@ def segment(
                 "height": result.size[0],
                 "width": result.size[1],
                 "shares": result.shares,
-                "regions": [region.plain() for region in result.regions()],
+                "regions": [region.to_json() for region in result.regions()],
             }
         )
     for label, share in result.shares.items():
@@ -893,7 +893,7 @@ def main() -> None:
     """Run the command line. SIGTERM acts like Ctrl-C, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 1  # exit code if Python itself prints an exception
-    if _is_the_program():
+    if _is_command_line_process():
         atexit.register(lambda: _exit_at_once(status))  # registered first, so it is called last
     try:
         app()
@@ -902,7 +902,7 @@ def main() -> None:
         raise
 
 
-def _is_the_program() -> bool:
+def _is_command_line_process() -> bool:
     """Return whether this process is `fastseg` or `python -m fastseg`."""
     file = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     return "fastseg" in (file.stem, file.parent.stem if file.stem == "__main__" else "")

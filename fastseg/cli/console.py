@@ -25,7 +25,7 @@ SUMMARY = {
 }
 
 
-class Lines(logging.Handler):
+class ConsoleLogHandler(logging.Handler):
     """Print log records through the progress console, so that they do not break a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:

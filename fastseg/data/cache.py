@@ -42,7 +42,7 @@ class Pixels:
     def image(self, item: Item | Path | str) -> np.ndarray:
         """Return an item's or file's pixels at the training size, uint8 (h, w, 3)."""
         if isinstance(item, Item):
-            return self._get("image", item, lambda: self.task.image(item))
+            return self._get_or_read("image", item, lambda: self.task.image(item))
         found = self.kept.get(("image", item)) if isinstance(item, Path) else None
         return self._shrink("image", self.task.image(item)) if found is None else found
 
@@ -50,15 +50,17 @@ class Pixels:
         """Return an item's codes at the training size, uint8 (h, w), or its class by name."""
         if not self.task.has_masks:
             return self.task.class_name(item)
-        return self._get("label", item, lambda: self.task.label(item))
+        return self._get_or_read("label", item, lambda: self.task.label(item))
 
     def keep(self, item: Item, image: np.ndarray, label: np.ndarray | int) -> None:
         """Keep an image and its label that were already decoded, if they fit into memory."""
-        self._get("image", item, lambda: image)
+        self._get_or_read("image", item, lambda: image)
         if self.task.has_masks:
-            self._get("label", item, lambda: label)
+            self._get_or_read("label", item, lambda: label)
 
-    def _get(self, part: str, item: Item, read: Callable[[], np.ndarray | int]) -> np.ndarray:
+    def _get_or_read(
+        self, part: str, item: Item, read: Callable[[], np.ndarray | int]
+    ) -> np.ndarray:
         """Return an item's "image" or "label", from memory or from `read`."""
         key = part, item.image if part == "image" else item.label
         found = self.kept.get(key)

@@ -162,11 +162,11 @@ def _all_unlabelled(rgb: np.ndarray, fault: Fault) -> Decoded:
 
 def _refuse_colours(path: Path | str, rgb: np.ndarray) -> Decoded:
     """Return the result for a mask in colours where codes are expected."""
-    packed = _packed(rgb)
+    packed = _rgb_to_int(rgb)
     colours, counts = np.unique(packed, return_counts=True)
     order = counts.argsort()[::-1]
     listed = ", ".join(
-        f"{_unpacked(colours[i])} {counts[i] / packed.size:.1%}" for i in order[:MAX_LISTED]
+        f"{_int_to_rgb(colours[i])} {counts[i] / packed.size:.1%}" for i in order[:MAX_LISTED]
     )
     more = f" and {len(colours) - MAX_LISTED} more" if len(colours) > MAX_LISTED else ""
     return _all_unlabelled(
@@ -210,7 +210,7 @@ def decode_colours(
         return Decoded(codes)
     unknown = [colour for colour, _, matched in inexact if not matched]
     unknown_pixels = sum(count for _, count, matched in inexact if not matched)
-    y, x = np.argwhere(_packed(rgb) == _packed(np.array(inexact[0][0])))[0]
+    y, x = np.argwhere(_rgb_to_int(rgb) == _rgb_to_int(np.array(inexact[0][0])))[0]
     kind, remedy = "blended colours", "save masks as PNG without smoothing"
     if unknown_pixels > STRAY_SHARE * codes.size:
         kind = "unknown colours"
@@ -225,7 +225,7 @@ def decode_colours(
         remedy,
         f"first at x {x}, y {y}",
     )
-    has_unknown = np.isin(_packed(rgb), [_packed(np.array(colour)) for colour in unknown])
+    has_unknown = np.isin(_rgb_to_int(rgb), [_rgb_to_int(np.array(colour)) for colour in unknown])
     return Decoded(codes, [fault], unknown=has_unknown)
 
 
@@ -261,17 +261,17 @@ def match_colours(
     exact, those of most pixels first: (colour, pixels, whether it matched).
     """
     known = [*enumerate(palette), *((code, colour) for colour, code in (declared or {}).items())]
-    packed = _packed(rgb)
+    packed = _rgb_to_int(rgb)
     codes = np.full(rgb.shape[:2], IGNORE, dtype=np.uint8)
     rest = np.ones(rgb.shape[:2], dtype=bool)
     for code, colour in known:
-        exact = packed == _packed(np.array(colour))
+        exact = packed == _rgb_to_int(np.array(colour))
         codes[exact] = code
         rest &= ~exact
     if not rest.any():
         return codes, []
     colours, where, counts = np.unique(packed[rest], return_inverse=True, return_counts=True)
-    points = np.array([_unpacked(colour) for colour in colours], dtype=np.float32)
+    points = np.array([_int_to_rgb(colour) for colour in colours], dtype=np.float32)
     centres = np.array([colour for _, colour in known], dtype=np.float32)
     distance = np.linalg.norm(points[:, None] - centres, axis=2)
     limits = np.full(len(known), COLOUR_TOLERANCE * _smallest_distance(centres[: len(palette)]))
@@ -281,7 +281,7 @@ def match_colours(
     found = np.array([code for code, _ in known])[distance.argmin(axis=1)]
     codes[rest] = np.where(matched, found, IGNORE).astype(np.uint8)[where.reshape(-1)]
     order = counts.argsort()[::-1]
-    return codes, [(_unpacked(colours[i]), int(counts[i]), bool(matched[i])) for i in order]
+    return codes, [(_int_to_rgb(colours[i]), int(counts[i]), bool(matched[i])) for i in order]
 
 
 def _smallest_distance(colours: np.ndarray) -> float:
@@ -289,12 +289,12 @@ def _smallest_distance(colours: np.ndarray) -> float:
     return float(between[between > 0].min())
 
 
-def _packed(rgb: np.ndarray) -> np.ndarray:
+def _rgb_to_int(rgb: np.ndarray) -> np.ndarray:
     """Return colours (..., 3) as one integer each, int32 (...)."""
     return rgb.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
 
 
-def _unpacked(colour: int) -> Colour:
+def _int_to_rgb(colour: int) -> Colour:
     return int(colour) >> 16, int(colour) >> 8 & 255, int(colour) & 255
 
 

@@ -201,7 +201,7 @@ def _decoding(path: Path | str) -> Iterator[None]:
         raise DataError(f"{path}: no such image; check the path", "no-such-image") from None
     except Exception as error:
         # decoders raise many kinds of errors on damaged files: struct, zlib, IndexError, KeyError
-        reason = _reason(error)
+        reason = _decoder_message(error)
         if Path(path).is_file() and not Path(path).stat().st_size:
             reason = "the file is empty"
         raise DataError(
@@ -227,7 +227,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size if turned else image.size[::-1]
 
 
-def _reason(error: Exception) -> str:
+def _decoder_message(error: Exception) -> str:
     text = " ".join(str(error).split())
     return "not an image, or damaged" if "cannot identify" in text else text
 

@@ -49,19 +49,19 @@ def datablock(
         if recipe.resize == "squish"
         else CropPad(size, pad_mode=PadMode.Zeros)
     )
-    images = TransformBlock(type_tfms=Opened(pixels), batch_tfms=IntToFloatTensor)
+    images = TransformBlock(type_tfms=OpenImage(pixels), batch_tfms=IntToFloatTensor)
     return DataBlock(
         blocks=(images, task.label_block()),
-        get_items=partial(labelled, task),
-        get_x=Read(pixels, "image"),
-        get_y=Read(pixels, "label"),
+        get_items=partial(items_for_fit, task),
+        get_x=CallPixels(pixels, "image"),
+        get_y=CallPixels(pixels, "label"),
         splitter=splitter(task, seed, fold),
         item_tfms=resize,
         batch_tfms=changes,
     )
 
 
-class Read:
+class CallPixels:
     """Call a method of `Pixels` on an item: fastai treats `self` of bound methods as an input."""
 
     def __init__(self, pixels: Pixels, method: str):
@@ -71,7 +71,7 @@ class Read:
         return getattr(self.pixels, self.method)(item)
 
 
-class Opened(Transform):
+class OpenImage(Transform):
     """Make a fastai image from an array, tensor, bytes, picture, or a file passed to its predict.
 
     fastai would open files as 8-bit images and without EXIF; the task reads them here.
@@ -89,7 +89,7 @@ class Opened(Transform):
         )
 
 
-def labelled(task: Dataset, data: Path | str) -> list[Item]:
+def items_for_fit(task: Dataset, data: Path | str) -> list[Item]:
     """Return the items that a fit may use: all except those of a test folder."""
     return [item for item in task.items(data) if item.split != "test"]
 
@@ -111,7 +111,7 @@ def dataloaders(
     """
     where = device_of(device)
     block = datablock(task, pixels.size, seed, pixels=pixels, fold=fold)
-    items = labelled(task, data)
+    items = items_for_fit(task, data)
     train, _ = splitter(task, seed, fold)(items)
     bs = min(bs, len(train))
     cached = all(("image", item.image) in pixels.kept for item in items)

@@ -84,7 +84,7 @@ def evaluate(
     compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     _require_no_export(out)
-    require_free(out, items, root)
+    require_results_folder(out, items, root)
     from ..inference.loading import load
 
     predictor = load(folder, device, trust, tta, engine, precision, images=len(items), bs=bs)
@@ -150,7 +150,7 @@ def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
 
     def work(left: list[int]) -> Iterator[list[Any]]:
         chosen = [items[i] for i in left]
-        return (scores.plain(score) for score, _ in judged(predictor, chosen, root, bs))
+        return (scores.to_json(score) for score, _ in score_images(predictor, chosen, root, bs))
 
     with Journal(
         "evaluate",
@@ -162,15 +162,15 @@ def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
         predictor.tta,
         str(root.resolve()),
     ) as journal:
-        plain = resumed(journal, [stamp(item.image, item.label) for item in items], work)
+        rows = resumed(journal, [stamp(item.image, item.label) for item in items], work)
         scores.images = [
-            scores.restored(item, name_below(root, item.image), values)
-            for item, values in zip(items, plain)
+            scores.from_json(item, name_below(root, item.image), values)
+            for item, values in zip(items, rows)
         ]
     return scores
 
 
-def require_free(out: Path, items: Sequence[Item], root: Path) -> None:
+def require_results_folder(out: Path, items: Sequence[Item], root: Path) -> None:
     """Raise `DataError` if `out` cannot be a folder, or contains the data, images or masks."""
     if out.resolve() in {root.resolve()} | data_folders(items):
         raise DataError(
@@ -289,18 +289,18 @@ def items_of(
 
 
 @overload
-def judged(
+def score_images(
     predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4
 ) -> Iterator[tuple[ImageScore, None]]: ...
 
 
 @overload
-def judged(
+def score_images(
     predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4, *, look: Look[T]
 ) -> Iterator[tuple[ImageScore, T]]: ...
 
 
-def judged(
+def score_images(
     predictor: Predictor,
     items: Sequence[Item],
     root: Path,

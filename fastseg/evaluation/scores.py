@@ -74,12 +74,12 @@ class Scores(ABC, Generic[Score]):
         """Return the score of one image. Raises `DataError` if its mask is not of its size."""
 
     @abstractmethod
-    def plain(self, image: Score) -> list[Any]:
-        """Return the measurements of one image as JSON values; `restored` is the inverse."""
+    def to_json(self, image: Score) -> list[Any]:
+        """Return the measurements of one image as JSON values; `from_json` is the inverse."""
 
     @abstractmethod
-    def restored(self, item: Item, name: str, plain: Sequence[Any]) -> Score:
-        """Return the score that `plain` was made from."""
+    def from_json(self, item: Item, name: str, values: Sequence[Any]) -> Score:
+        """Return the score that `values` was made from."""
 
     @abstractmethod
     def error(self, image: Score) -> float:
@@ -113,7 +113,7 @@ class Scores(ABC, Generic[Score]):
         """Return all figures; with bootstrap `samples` over the images, "intervals" has a 95%
         interval of each; one image has none.
         """
-        tree = metrics.plain(_taken(self._figures(np.ones((1, len(self.images)))), 0))
+        tree = metrics.to_json(_index_tree(self._figures(np.ones((1, len(self.images)))), 0))
         counts = self.confusion()
         for name, true in zip(self.task.classes, counts.sum(axis=1)):
             tree["classes"][name] = {self.task.unit: int(true), **tree["classes"][name]}
@@ -129,7 +129,7 @@ class Scores(ABC, Generic[Score]):
             groups.setdefault(key(image.item), []).append(image)
         return {
             name: type(self)(self.task, groups[name]).metrics(samples)
-            for name in sorted(groups, key=_natural)
+            for name in sorted(groups, key=_natural_sort_key)
         }
 
     def rows(self, group_of: Callable[[Item], str] | None = None) -> Iterator[dict[str, object]]:
@@ -156,11 +156,11 @@ class Scores(ABC, Generic[Score]):
             self._figures(np.ones((1, len(self.images)))),
             other._figures(np.ones((1, len(other.images)))),
         )
-        difference = metrics.plain(_taken(_minus(*point), 0))
+        difference = metrics.to_json(_index_tree(_subtract_trees(*point), 0))
         return {
             "images": len(self.images),
             "difference": difference,
-            "intervals": metrics.intervals(_minus(ours, theirs)),
+            "intervals": metrics.intervals(_subtract_trees(ours, theirs)),
         }
 
     def resampled(self, samples: int, seed: int) -> Tree:
@@ -173,9 +173,9 @@ class Scores(ABC, Generic[Score]):
             draws = rng.integers(0, number, (min(CHUNK, samples - start), number))
             weights = np.stack([np.bincount(draw, minlength=number) for draw in draws])
             parts.append(self._figures(weights.astype(np.float64)))
-        joined = _joined(parts)
+        joined = _concatenate_trees(parts)
         # Resampling a single image would give an interval of width zero.
-        return joined if number > 1 else _minus(joined, _filled(joined, np.nan))
+        return joined if number > 1 else _subtract_trees(joined, _fill_tree(joined, np.nan))
 
 
 class MaskScores(Scores[MaskScore]):
@@ -201,11 +201,11 @@ class MaskScores(Scores[MaskScore]):
             boundaries.distances(true_codes, codes, number),
         )
 
-    def plain(self, image: MaskScore) -> list[Any]:
+    def to_json(self, image: MaskScore) -> list[Any]:
         return [image.counts.tolist(), image.distances.tolist()]
 
-    def restored(self, item: Item, name: str, plain: Sequence[Any]) -> MaskScore:
-        counts, distances = plain
+    def from_json(self, item: Item, name: str, values: Sequence[Any]) -> MaskScore:
+        counts, distances = values
         return MaskScore(
             item,
             name,
@@ -254,7 +254,7 @@ class MaskScores(Scores[MaskScore]):
     def _figures(self, weights: np.ndarray) -> Tree:
         number = len(self.task.classes)
         if self._sums is None or len(self._sums) != len(self.images):
-            self._sums = self._measured()
+            self._sums = self._measurements_per_image()
         summed = weights @ self._sums
         counts, edges, means = np.split(summed, [number**2, number**2 + 8 * number], axis=1)
         tree = metrics.segmentation(
@@ -270,7 +270,7 @@ class MaskScores(Scores[MaskScore]):
             }
         }
 
-    def _measured(self) -> np.ndarray:
+    def _measurements_per_image(self) -> np.ndarray:
         """Return, for each image, counts (C * C), boundary sums (C * 8), its mean Dice and IoU, and
         whether it has them.
         """
@@ -302,11 +302,11 @@ class ClassScores(Scores[ClassScore]):
     ) -> ClassScore:
         return ClassScore(item, name, int(truth), prediction.probabilities)
 
-    def plain(self, image: ClassScore) -> list[Any]:
+    def to_json(self, image: ClassScore) -> list[Any]:
         return [image.truth, image.probabilities.tolist()]
 
-    def restored(self, item: Item, name: str, plain: Sequence[Any]) -> ClassScore:
-        truth, probabilities = plain
+    def from_json(self, item: Item, name: str, values: Sequence[Any]) -> ClassScore:
+        truth, probabilities = values
         return ClassScore(item, name, truth, np.array(probabilities, dtype=np.float32))
 
     def error(self, image: ClassScore) -> float:
@@ -356,7 +356,7 @@ def scores_of(task: Task, images: Iterable[ImageScore] = ()) -> Scores[Any]:
     return SCORES[task.kind](task, images)
 
 
-def _natural(text: str) -> list[tuple[int, float, str]]:
+def _natural_sort_key(text: str) -> list[tuple[int, float, str]]:
     """Return a sort key that orders numbers within texts by value."""
     return [
         (0, float(part), "") if part.isdigit() else (1, 0.0, part)
@@ -373,26 +373,26 @@ def _figures_of_image(image: MaskScore) -> dict[str, np.ndarray]:
     return {key: np.where(present, values, np.nan) for key, values in figures.items()}
 
 
-def _joined(trees: Sequence[Tree]) -> Tree:
-    return _each(lambda *leaves: np.concatenate(leaves), *trees)
+def _concatenate_trees(trees: Sequence[Tree]) -> Tree:
+    return _map_trees(lambda *leaves: np.concatenate(leaves), *trees)
 
 
-def _filled(tree: Tree, value: float) -> Tree:
-    return _each(lambda leaf: np.full_like(leaf, value), tree)
+def _fill_tree(tree: Tree, value: float) -> Tree:
+    return _map_trees(lambda leaf: np.full_like(leaf, value), tree)
 
 
-def _taken(tree: Tree, index: int) -> Tree:
-    return _each(lambda leaf: leaf[index], tree)
+def _index_tree(tree: Tree, index: int) -> Tree:
+    return _map_trees(lambda leaf: leaf[index], tree)
 
 
-def _minus(left: Tree, right: Tree) -> Tree:
-    return _each(lambda one, other: one - other, left, right)
+def _subtract_trees(left: Tree, right: Tree) -> Tree:
+    return _map_trees(lambda one, other: one - other, left, right)
 
 
-def _each(change: Callable[..., np.ndarray], *trees: Mapping[str, Any]) -> Tree:
+def _map_trees(change: Callable[..., np.ndarray], *trees: Mapping[str, Any]) -> Tree:
     """Return a tree with `change` of the leaves at the same place of all `trees`."""
     return {
-        key: _each(change, *(tree[key] for tree in trees))
+        key: _map_trees(change, *(tree[key] for tree in trees))
         if isinstance(value, Mapping)
         else change(*(tree[key] for tree in trees))
         for key, value in trees[0].items()

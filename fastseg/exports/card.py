@@ -123,7 +123,7 @@ def sha256(path: Path) -> str:
         )
 
 
-def _numbers(
+def _number_list_check(
     count: int, low: float, high: float, kind: type | tuple[type, ...] = (int, float)
 ) -> Callable[[Any], bool]:
     return lambda v: (
@@ -136,7 +136,7 @@ def _numbers(
     )
 
 
-def _strings(value: Any) -> bool:
+def _is_string_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
@@ -150,7 +150,9 @@ def _is_arch(value: Any) -> bool:
 
 def _is_classes(value: Any) -> bool:
     return (
-        _strings(value) and 1 <= len(value) <= 255 and all(0 < len(name) <= 200 for name in value)
+        _is_string_list(value)
+        and 1 <= len(value) <= 255
+        and all(0 < len(name) <= 200 for name in value)
     )
 
 
@@ -195,16 +197,16 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "kind": lambda v: v in ("segment", "classify"),
     "classes": _is_classes,
     "palette": lambda v: (
-        v is None or (isinstance(v, list) and all(_numbers(3, 0, 255, int)(c) for c in v))
+        v is None or (isinstance(v, list) and all(_number_list_check(3, 0, 255, int)(c) for c in v))
     ),
     "network": _is_network,
-    "size": _numbers(2, 1, 8192, int),
+    "size": _number_list_check(2, 1, 8192, int),
     "resize": lambda v: v in ("squish", "crop"),
-    "mean": _numbers(3, -10, 10),
-    "std": _numbers(3, 1e-6, 10),
+    "mean": _number_list_check(3, -10, 10),
+    "std": _number_list_check(3, 1e-6, 10),
     "data": lambda v: isinstance(v, str),
     "train_images": lambda v: type(v) is int,
-    "valid_files": _strings,
+    "valid_files": _is_string_list,
     "weights_origin": lambda v: isinstance(v, str),
     "licence": lambda v: isinstance(v, str) and len(v) <= 500,
     "seed": lambda v: type(v) is int,
@@ -217,8 +219,8 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "flip_shift": lambda v: type(v) is int and abs(v) < 32,
     "depth": lambda v: v is None or (type(v) is int and 1 <= v <= 16),
     "temperature": lambda v: type(v) in (int, float) and 0.01 <= v <= 100,
-    "review": lambda v: isinstance(v, dict) and _numbers(len(v), -1, 1)(list(v.values())),
-    "sha256": lambda v: isinstance(v, dict) and _strings(list(v.values())),
+    "review": lambda v: isinstance(v, dict) and _number_list_check(len(v), -1, 1)(list(v.values())),
+    "sha256": lambda v: isinstance(v, dict) and _is_string_list(list(v.values())),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ExportError
 from ..tasks import Task, get
-from ..utils.io import exchanged
+from ..utils.io import swap_folders
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, is_unfinished, read_card
 
 # What fit, evaluate and interpret write, and a new fit replaces.
@@ -92,9 +92,9 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
         raise ExportError(
             f"{out}: exists and is not an export; choose another folder with --out", "not-an-export"
         )
-    if (target / CARD).is_file() and _task_named(target) not in (task.name, None):
+    if (target / CARD).is_file() and _task_name_of(target) not in (task.name, None):
         raise ExportError(
-            f"{out}: holds an export of task {_task_named(target)}; "
+            f"{out}: holds an export of task {_task_name_of(target)}; "
             "choose another folder with --out",
             "holds-export",
         )
@@ -123,7 +123,7 @@ def replacing(out: Path, task: Task) -> Iterator[Path]:
             target.parent.rmdir()
 
 
-def _task_named(folder: Path) -> str | None:
+def _task_name_of(folder: Path) -> str | None:
     try:
         return read_card(folder).task
     except ExportError:  # a damaged or newer card: replacing it is what a new fit is for
@@ -142,15 +142,15 @@ def _swap(folder: Path, target: Path) -> None:
     for file in (folder / name for name in (MODEL, CARD)):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-    if not exchanged(folder, target):
-        old = _set_aside(target)
+    if not swap_folders(folder, target):
+        old = _backup_path(target)
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
         folder.rename(target)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _set_aside(target: Path) -> Path:
+def _backup_path(target: Path) -> Path:
     """Return the temporary place of an export while another one replaces it.
 
     Only systems that cannot exchange folders in one step need it.
@@ -160,6 +160,6 @@ def _set_aside(target: Path) -> Path:
 
 def recover(out: Path) -> None:
     """Restore an export that a killed run had moved away."""
-    old = _set_aside(out.resolve())
+    old = _backup_path(out.resolve())
     if not out.exists() and (old / CARD).is_file():
         old.rename(out.resolve())

@@ -37,7 +37,7 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     """
     import torch
 
-    class Deployed(torch.nn.Module):
+    class ExportedNetwork(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
@@ -54,8 +54,8 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     )
     try:
         network.precision = "float32"
-        deployed = Deployed().cpu().eval()
-        reason = _export(deployed, images, path)
+        exported = ExportedNetwork().cpu().eval()
+        reason = _export(exported, images, path)
     finally:
         network.precision = precision
         network.to(device).train(training)
@@ -65,7 +65,7 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     return not reason
 
 
-def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str | None:
+def _export(exported: torch.nn.Module, images: torch.Tensor, path: Path) -> str | None:
     """Write a module as ONNX, and return why it cannot be used, if so.
 
     Errors from elsewhere are not caught: they are bugs in fastseg.
@@ -77,13 +77,13 @@ def _export(deployed: torch.nn.Module, images: torch.Tensor, path: Path) -> str 
         warnings.catch_warnings(),
         torch.inference_mode(),
         redirect_stdout(None),
-        _exportable_pools(deployed),
+        _exportable_pools(exported),
     ):
         warnings.simplefilter("ignore")
-        expected = deployed(images).numpy()
+        expected = exported(images).numpy()
         try:
             torch.onnx.export(
-                deployed,
+                exported,
                 (images,),
                 str(path),
                 input_names=["images"],
@@ -120,7 +120,8 @@ def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             rows, columns = (
-                _shares(int(have), want or int(have)) for have, want in zip(x.shape[-2:], self.size)
+                _pooling_weights(int(have), want or int(have))
+                for have, want in zip(x.shape[-2:], self.size)
             )
             return torch.from_numpy(rows) @ x @ torch.from_numpy(columns.T.copy())
 
@@ -142,13 +143,13 @@ def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
             setattr(parent, name, child)
 
 
-def _shares(have: int, want: int) -> np.ndarray:
+def _pooling_weights(have: int, want: int) -> np.ndarray:
     """Return the weight of each of `have` values in each of `want` means, float32 (want, have)."""
-    shares = np.zeros((want, have), dtype=np.float32)
+    weights = np.zeros((want, have), dtype=np.float32)
     for i in range(want):  # the bounds of torch's adaptive pooling
         start, end = i * have // want, -(-(i + 1) * have // want)
-        shares[i, start:end] = 1 / (end - start)
-    return shares
+        weights[i, start:end] = 1 / (end - start)
+    return weights
 
 
 class Sessions:

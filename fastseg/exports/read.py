@@ -39,7 +39,7 @@ def network_of(export: Path, card: Card) -> Network:
     from ..models.factory import build
     from ..models.network import Spec
 
-    path = verified(export / MODEL, card)
+    path = verify_file(export / MODEL, card)
     try:
         with importing():  # timm and the decoders
             network = build(Spec(**card.network))
@@ -81,7 +81,7 @@ def pickled_network(path: Path, card: Card, trust: bool) -> Network:
     return network
 
 
-def verified(path: Path, card: Card) -> Path:
+def verify_file(path: Path, card: Card) -> Path:
     """Return `path` if it is the file that the card names. Raises `ExportError`."""
     if not path.is_file():
         raise ExportError(f"{path}: missing; fit again", "missing-file")

@@ -26,11 +26,11 @@ def save(learn: Learner, out: Path | str) -> Path:
     that hold other files.
     """
     with write_lock(Path(out)), replacing(Path(out), get(record_of(learn).task)) as folder:
-        write(learn, folder)
+        write_export(learn, folder)
     return Path(out)
 
 
-def write(learn: Learner, folder: Path) -> Card:
+def write_export(learn: Learner, folder: Path) -> Card:
     """Write the files of an export of `learn` into an existing folder, and return its card."""
     import pandas as pd
     from safetensors.torch import save_file
@@ -95,7 +95,7 @@ def _card(learn: Learner, folder: Path, epochs: int) -> Card:
         kind=task.kind,
         classes=list(task.classes),
         palette=[list(c) for c in task.palette] if task.palette is not None else None,
-        network=learn.model.spec.to_dict(),
+        network=learn.model.spec.to_json(),
         size=list(record.size),
         resize=task.recipe.resize,
         mean=list(learn.model.mean),

@@ -43,7 +43,7 @@ Row = dict[str, Any]  # {"eyes", "split"} of a picture with a mask; reason, face
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskDataset:
     """The dataset that was made: its folder and counts of masks, eyes and rejected pictures."""
 
     out: Path
@@ -78,7 +78,7 @@ def make_masks(
     valid: float = 0.2,
     test: float = 0.0,
     seed: int = 42,
-) -> Masked:
+) -> MaskDataset:
     """Find the eyes in every picture of the folder `data` and write a dataset of masks to `out`.
 
     `out` is data/face by default. Masks are PNG greys, 0 to 255, above 127 an eye: with hard edges
@@ -126,7 +126,7 @@ def make_masks(
         # drawn with subpixel landmarks are not shifted.
         write_json(out / MADE, made if rounding == "published" else {**made, "flip_shift": 0})
     reasons = Counter(row["reason"] for row in rejected)
-    return Masked(out, dict(run.splits), run.eyes, dict(reasons))
+    return MaskDataset(out, dict(run.splits), run.eyes, dict(reasons))
 
 
 def _require_apart(data: Path, out: Path) -> None:
@@ -252,7 +252,7 @@ def _make_mask(
         return error, None
     size = image.shape[0], image.shape[1]
     faces, missed = finder.faces(image)
-    rejection = _reject(faces, missed, size)
+    rejection = _find_rejection(faces, missed, size)
     eyes: list[Eye] = [eye for face in faces for eye in face.eyes]
     covered = mask([] if rejection else eyes, size, options.region, options.rounding)
     if options.edge == "soft":
@@ -272,7 +272,7 @@ def _rejection(reason: str, face: int | str, value: object, limit: object) -> Ro
     return {"reason": reason, "face": face, "value": value, "limit": limit}
 
 
-def _reject(faces: list[Face], missed: int, size: tuple[int, int]) -> Row | None:
+def _find_rejection(faces: list[Face], missed: int, size: tuple[int, int]) -> Row | None:
     """Return why a picture gets no mask, or None.
 
     A mask without one of the eyes would teach the model that there is none.

@@ -162,7 +162,7 @@ class Finder:
         found, boxes = self._search(image)
         near = [box for box in boxes if box[4] >= MIN_CONFIDENCE]
         missed = 0
-        for box in [*near, *self._distant(image)]:
+        for box in [*near, *self._distant_face_boxes(image)]:
             left, top, width, height, _ = box
             centre = np.array((left + width / 2, top + height / 2))
             if any(_is_within(face, box) or _is_near(face, centre) for face in found):
@@ -184,7 +184,7 @@ class Finder:
         part = np.ascontiguousarray(image[y:bottom, x:right])
         if min(part.shape[:2]) <= MIN_FACE:
             return None
-        faces = [_moved(face, (x, y)) for face in self._search(part)[0]]
+        faces = [_translate_face(face, (x, y)) for face in self._search(part)[0]]
         return next((face for face in faces if _is_within(face, box)), None)
 
     def _with_orientation(self, image: np.ndarray, found: list[Face]) -> list[Face]:
@@ -202,7 +202,7 @@ class Finder:
             for face in found
         ]
 
-    def _distant(self, image: np.ndarray) -> Iterator[Box]:
+    def _distant_face_boxes(self, image: np.ndarray) -> Iterator[Box]:
         """Yield the boxes of distant faces, in the picture and in smaller and smaller parts of it.
 
         The parts overlap by half, so that each face is completely in one of them.
@@ -215,7 +215,7 @@ class Finder:
                 for x in np.linspace(0, width - part[1], 2 * sides - 1).astype(int):
                     pixels = np.ascontiguousarray(image[y : y + part[0], x : x + part[1]])
                     for detection in self._far.process(pixels).detections or []:
-                        box = _box(detection, part)
+                        box = _box_of_detection(detection, part)
                         if sides == 1 or _is_inside(box, part):
                             yield box[0] + x, box[1] + y, *box[2:]
             sides *= 2
@@ -223,7 +223,9 @@ class Finder:
     def _search(self, image: np.ndarray) -> tuple[list[Face], list[Box]]:
         """Return the faces whose landmarks are found, and the boxes of all detected faces."""
         result = self._mesh.process(input_data={"image": image})
-        boxes = [_box(detection, image.shape) for detection in result.face_detections or []]
+        boxes = [
+            _box_of_detection(detection, image.shape) for detection in result.face_detections or []
+        ]
         height, width = image.shape[:2]
         faces = []
         for landmarks in result.multi_face_landmarks or []:
@@ -311,7 +313,7 @@ def _draw_averaged(
     return covered
 
 
-def _box(detection: Any, shape: tuple[int, ...]) -> Box:
+def _box_of_detection(detection: Any, shape: tuple[int, ...]) -> Box:
     """Return a detection's left, top, width and height in px, and its score."""
     box = detection.location_data.relative_bounding_box
     return (
@@ -339,7 +341,7 @@ def _is_near(face: Face, point: np.ndarray) -> bool:
     return bool(np.linalg.norm(face.middle - point) < SAME_FACE * face.width)
 
 
-def _moved(face: Face, by: tuple[int, int]) -> Face:
+def _translate_face(face: Face, by: tuple[int, int]) -> Face:
     left, right = (Eye(eye.lids + by, eye.centre + by, eye.rim + by) for eye in face.eyes)
     return replace(face, eyes=(left, right))
 

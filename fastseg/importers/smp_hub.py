@@ -14,7 +14,7 @@ from ..errors import DataError, ExportError, ModelError, TaskError, brief
 from ..exports.card import CARD, read_card, seal
 from ..exports.folder import replacing
 from ..exports.record import TrainingRecord
-from ..exports.write import write
+from ..exports.write import write_export
 from ..tasks import SegmentationTask, Task, get
 from ..utils.choices import check_size
 from ..utils.imports import importing
@@ -97,7 +97,7 @@ def adopt(
     with write_lock(out), replacing(out, task) as folder:
         network = _build_network(config, files, task)
         size, network.mean, network.std = _read_transforms(files)
-        card = write(_learner(task, network, size, name), folder)
+        card = write_export(_learner_of_network(task, network, size, name), folder)
         card.training = {"adopted_from": name}
         card.train_images, card.valid_files, card.licence = 0, [], licence
         seal(card, folder)
@@ -285,7 +285,9 @@ def _licence(files: ModelFiles, config: dict[str, Any]) -> str:
     return brief(licence) if licence else "not stated"
 
 
-def _learner(task: Task, network: Network, size: tuple[int, int], source: str) -> Learner:
+def _learner_of_network(
+    task: Task, network: Network, size: tuple[int, int], source: str
+) -> Learner:
     """Return the learner that an export is written from.
 
     It is made with a few synthetic images, which are not part of the export.

@@ -34,7 +34,7 @@ Labelled = list[tuple[Path, Callable[[tuple[int, int]], np.ndarray]]]
 
 
 @dataclass(frozen=True)
-class Gathered:
+class GatheredDataset:
     """The dataset that was made: its folder, its source, and counts of pictures and pixels."""
 
     out: Path
@@ -43,7 +43,7 @@ class Gathered:
     pixels: dict[str, int]
 
 
-def gather(task: str | Task, data: Path | str, out: Path | str | None = None) -> Gathered:
+def gather(task: str | Task, data: Path | str, out: Path | str | None = None) -> GatheredDataset:
     """Write `out`/images and `out`/masks from OpenSurfaces or Open Images in `data`.
 
     `data` has the files as distributed. `out` is data/surfaces by default. OpenSurfaces:
@@ -81,7 +81,7 @@ def gather(task: str | Task, data: Path | str, out: Path | str | None = None) ->
             )
         if (out / "README.md").is_file():
             shutil.copyfile(out / "README.md", part / "README.md")
-    return Gathered(
+    return GatheredDataset(
         out, source, images, {name: int(count) for name, count in zip(task.classes, counts)}
     )
 
@@ -134,10 +134,10 @@ def _opensurfaces(data: Path) -> Labelled:
                 "not a number from 1 to 255",
                 "table",
             ) from None
-    masks = {file.stem: file for file in _images(data / "photos-labels")}
+    masks = {file.stem: file for file in _image_paths(data / "photos-labels")}
     return [
         (photo, partial(_opensurfaces_codes, masks[photo.stem], lookup))
-        for photo in _images(data / "photos")
+        for photo in _image_paths(data / "photos")
         if photo.stem in masks
     ]
 
@@ -194,7 +194,7 @@ def _resize_codes(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(codes).resize(size[::-1], Image.Resampling.NEAREST))
 
 
-def _images(folder: Path) -> list[Path]:
+def _image_paths(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(
             f"{folder}: does not exist; "

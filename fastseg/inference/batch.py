@@ -114,7 +114,7 @@ def predict(
             stack.enter_context(write_lock(place))
         journal = stack.enter_context(Journal(*identity))
         run = PredictionRun(
-            predictor, files, bs, journal, partial(output.write, threshold=threshold)
+            predictor, files, bs, journal, partial(output.write_image_results, threshold=threshold)
         )
         for file, row in run:
             if isinstance(row, DataError):
@@ -174,7 +174,7 @@ class PredictionRun:
         return [row, list(map(str, paths)), list(map(stamp, paths))]
 
 
-def _reason(file: Path, error: DataError) -> str:
+def _message_without_file(file: Path, error: DataError) -> str:
     return str(error).removeprefix(f"{file}: ")
 
 
@@ -191,7 +191,7 @@ def _write_failures(
             continue
         rows = tables.setdefault(path, [])
         if file in failures:
-            rows.append({"image": str(file), "reason": _reason(file, failures[file])})
+            rows.append({"image": str(file), "reason": _message_without_file(file, failures[file])})
     for path, rows in tables.items():
         if rows and len(files) > 1:
             write_rows(path, rows)
@@ -209,7 +209,7 @@ def _failure(
     skipped.
     """
     first = next(iter(failures))
-    message = f"{first}: {_reason(first, failures[first])}"
+    message = f"{first}: {_message_without_file(first, failures[first])}"
     if len(failures) > 1:
         message += f" ({len(failures) - 1} more could not be read)"
     if len(files) > len(failures):

@@ -90,7 +90,7 @@ def _download(url: str, allow_private: bool) -> bytes:
                     if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
-                    return _body(response, url)
+                    return _read_body(response, url)
             except httpx.TimeoutException:
                 raise FetchError(f"{url}: no answer within 10 seconds", "timeout") from None
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
@@ -118,7 +118,7 @@ class _Guard:
         self._socket: Any = None
 
     def __enter__(self) -> _Guard:
-        self._timer = threading.Timer(MAX_SECONDS, self._end)
+        self._timer = threading.Timer(MAX_SECONDS, self._end_download)
         self._timer.daemon = True
         self._timer.start()
         return self
@@ -134,16 +134,16 @@ class _Guard:
             if not self.allow_private:
                 _require_global(info["return_value"].get_extra_info("server_addr")[0], self.url)
             if self.is_late:
-                self._end()
+                self._end_download()
 
-    def _end(self) -> None:
+    def _end_download(self) -> None:
         self.is_late = True
         if self._socket is not None:
             with suppress(OSError):  # it may be closed already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def _body(response: httpx.Response, url: str) -> bytes:
+def _read_body(response: httpx.Response, url: str) -> bytes:
     if response.status_code != 200:
         raise FetchError(
             f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip(),

@@ -16,10 +16,10 @@ import torch
 from ..errors import ExportError, ModelError
 from ..exports.card import MODEL, ONNX, Card
 from ..exports.onnx import Sessions
-from ..exports.read import card_of, network_of, pickled_network, verified
+from ..exports.read import card_of, network_of, pickled_network, verify_file
 from ..utils.choices import asked_precision, check_engine
 from ..utils.device import device_of, precision_of
-from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, Option, Speeds, quickest
+from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, ComputeOption, Speeds, quickest
 from .predictor import Predictor
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def load(
     where = device_of(device or ("cpu" if engine == "onnx" else None))
     if export.suffix == ".pkl":
         return _load_pickle(export, card, where, trust, tta, engine, precision)
-    verified(export / MODEL, card)  # even if ONNX computes: a replaced file must be detected
-    options = _options(export, card, where, engine, precision)
-    sessions = Sessions(verified(export / ONNX, card)) if options[0].engine == "onnx" else None
+    verify_file(export / MODEL, card)  # even if ONNX computes: a replaced file must be detected
+    options = _allowed_options(export, card, where, engine, precision)
+    sessions = Sessions(verify_file(export / ONNX, card)) if options[0].engine == "onnx" else None
     option, why = (
         options[0],
         f"{options[0]} on {where}"
@@ -63,12 +63,17 @@ def load(
     if len(options) > 1:
         batch = None if alone else bs
         seconds = (
-            partial(_seconds(export, card, sessions), batch)
+            partial(_seconds_function(export, card, sessions), batch)
             if images and images >= FEW_IMAGES
             else None
         )
         option, why = quickest(
-            options, _speeds(card), partial(_key, batch), seconds, images or math.inf, "an image"
+            options,
+            _speeds(card),
+            partial(_speed_key, batch),
+            seconds,
+            images or math.inf,
+            "an image",
         )
     if images:
         log.info("%s", why)
@@ -77,9 +82,9 @@ def load(
     )
 
 
-def _options(
+def _allowed_options(
     export: Path, card: Card, where: torch.device, engine: str, precision: str | None
-) -> list[Option]:
+) -> list[ComputeOption]:
     """Return the remaining ways to compute, the default first."""
     asked = asked_precision(precision)
     has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
@@ -92,21 +97,21 @@ def _options(
             )
         if not has_onnx:
             raise ExportError(f"{export}: has no {ONNX}; choose --engine torch", "no-onnx")
-        return [Option("onnx", "float32")]
-    best = Option("torch", precision_of(where, asked))
+        return [ComputeOption("onnx", "float32")]
+    best = ComputeOption("torch", precision_of(where, asked))
     if asked or where.type != "cpu":
         torch_options = [best]
     else:  # having bfloat16 units does not mean that it is faster
-        torch_options = list(dict.fromkeys([Option("torch", "float32"), best]))
+        torch_options = list(dict.fromkeys([ComputeOption("torch", "float32"), best]))
     if engine == "torch" or where.type != "cpu" or asked == "bfloat16":
         return torch_options
     if ONNX in card.sha256 and not has_onnx:
         log.warning("%s: missing; torch computes in its place", export / ONNX)
-    options = [*([Option("onnx", "float32")] if has_onnx else []), *torch_options]
+    options = [*([ComputeOption("onnx", "float32")] if has_onnx else []), *torch_options]
     return options[:1] if asked else options
 
 
-def _key(bs: int | None, option: Option) -> str:
+def _speed_key(bs: int | None, option: ComputeOption) -> str:
     return f"{option}, {f'stream of {bs}' if bs else 'single'}"
 
 
@@ -114,9 +119,9 @@ def _speeds(card: Card) -> Speeds:
     return Speeds("predict", card.sha256.get(MODEL), card.sha256.get(ONNX), card.size)
 
 
-def _seconds(
+def _seconds_function(
     export: Path, card: Card, sessions: Sessions | None
-) -> Callable[[int | None, Option], float]:
+) -> Callable[[int | None, ComputeOption], float]:
     """Return a function of batch size (None: one image at a time) and option: seconds for an image.
 
     The options of torch share one network.
@@ -137,15 +142,15 @@ def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None
     if spent < WORTH_MEASURING:
         return
     card, where = card_of(export), device_of(device)
-    options = _options(export, card, where, "auto", None)
+    options = _allowed_options(export, card, where, "auto", None)
     if len(options) == 1:
         return
-    seconds = _seconds(
+    seconds = _seconds_function(
         export, card, Sessions(export / ONNX) if options[0].engine == "onnx" else None
     )
     speeds = _speeds(card)
     for batch, option in product((None, bs), options):
-        speeds.measured(_key(batch, option), partial(seconds, batch, option))
+        speeds.measured(_speed_key(batch, option), partial(seconds, batch, option))
 
 
 def _load_pickle(
@@ -166,5 +171,5 @@ def _load_pickle(
     network = pickled_network(path, card, trust)
     asked = precision or getattr(network, "precision", None)  # that of its training
     return Predictor(
-        card, lambda: network, Option("torch", precision_of(where, asked)), str(where), tta
+        card, lambda: network, ComputeOption("torch", precision_of(where, asked)), str(where), tta
     )

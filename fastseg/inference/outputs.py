@@ -55,7 +55,7 @@ class Output(ABC, Generic[TaskT, PredictionT]):
         """The files or folders to be written, which no other run may write to at the same time."""
 
     @abstractmethod
-    def write(
+    def write_image_results(
         self, file: Path, prediction: PredictionT, threshold: float | None
     ) -> tuple[Row, list[Path]]:
         """Write what belongs to one image; return what `write_tables` needs of it, and the files
@@ -64,8 +64,9 @@ class Output(ABC, Generic[TaskT, PredictionT]):
 
     @abstractmethod
     def write_tables(self, rows: Mapping[Path, Row]) -> list[Path]:
-        """Write what belongs to all images together, from the rows of `write`; return the files
-        written.
+        """Write what belongs to all images together and return the files written.
+
+        `rows` are those that `write_image_results` returned.
         """
 
     @abstractmethod
@@ -154,7 +155,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
         targets = self._targets.values()
         return sorted({target if self._is_one_file else target.parent for target in targets})
 
-    def write(
+    def write_image_results(
         self, file: Path, prediction: MaskPrediction, threshold: float | None
     ) -> tuple[Row, list[Path]]:
         target = self._targets[file]
@@ -239,7 +240,7 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
     def places(self) -> list[Path]:
         return [self._path]
 
-    def write(
+    def write_image_results(
         self, file: Path, prediction: ClassPrediction, threshold: float | None
     ) -> tuple[Row, list[Path]]:
         return [prediction.index, {"image": str(file), **prediction.described(threshold)}], []

@@ -19,7 +19,7 @@ from ..exports.card import is_unfinished
 from ..exports.folder import find
 from ..exports.read import card_of
 from ..tasks import SegmentationTask
-from ..tasks.base import scaled
+from ..tasks.base import with_depth_of
 from ..tasks.surfaces import task as SURFACES
 from ..utils.choices import check_engine
 from .download import fetch_image
@@ -79,7 +79,7 @@ def segment(
         image = fetch_image(url, allow_private, task.depth)
     else:
         path = Path(file or "")
-        task = scaled(task, [path])
+        task = with_depth_of(task, [path])
         image = task.image(path)
     from .loading import load
 
@@ -91,8 +91,8 @@ def segment(
     counts = np.bincount(prediction.labels.reshape(-1), minlength=len(task.classes))
     shares = {label: float(count / counts.sum()) for label, count in zip(task.classes, counts)}
     stem = name or Path(str(file or url).split("?")[0].rstrip("/")).stem
-    who, when = _file_part(surname or task.name), f"{datetime.now():%Y%m%d-%H%M%S}"
-    target = Path(out) / f"{who}_{_file_part(stem)}__{when}.jpg"
+    who, when = _safe_file_part(surname or task.name), f"{datetime.now():%Y%m%d-%H%M%S}"
+    target = Path(out) / f"{who}_{_safe_file_part(stem)}__{when}.jpg"
     picture = with_legend(task, task.overlay(image, prediction.labels), shares)
     return Segmented(save_image(target, picture), shares, (height, width), prediction)
 
@@ -109,7 +109,7 @@ def _find_export(export: Path | str | None) -> Path:
     return find(SURFACES, export)
 
 
-def _file_part(text: str) -> str:
+def _safe_file_part(text: str) -> str:
     """Return a text as a part of a file name."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "image"
 

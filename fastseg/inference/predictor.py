@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from ..errors import DataError
 from ..exports.card import Card
 from ..tasks import Item, get
-from ..tasks.base import scaled
+from ..tasks.base import with_depth_of
 from ..utils.device import device_of
-from ..utils.speed import Option, seconds_of
+from ..utils.speed import ComputeOption, seconds_of
 from ..utils.threads import results_in_order
 from .prediction import PREDICTIONS, Image, Prediction
 from .tiling import DETAIL, tiled
@@ -37,7 +37,7 @@ Read = tuple[np.ndarray, tuple[int, int]]  # pixels at the model's size, the ima
 SMALLEST = 1e-12  # bound of averaged probabilities, so that their logarithm is finite
 
 
-def _files(images: Iterable[Image]) -> list[Path]:
+def _paths_among(images: Iterable[Image]) -> list[Path]:
     """Return the files among images; arrays are left out."""
     files = (image.image if isinstance(image, Item) else image for image in images)
     return [Path(file) for file in files if isinstance(file, (str, Path))]
@@ -57,7 +57,7 @@ class Predictor:
         self,
         card: Card,
         network: Callable[[], Network],
-        option: Option,
+        option: ComputeOption,
         device: str | None = None,
         tta: bool | None = None,
         sessions: Sessions | None = None,
@@ -112,7 +112,7 @@ class Predictor:
         Where training saw no 16-bit image, the depth is found over these files, logged, and used
         from now on.
         """
-        self.task = scaled(self.task, _files(images))
+        self.task = with_depth_of(self.task, _paths_among(images))
 
     def predict(self, image: Path | str | np.ndarray, tiles: int = 1) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read.
@@ -123,7 +123,7 @@ class Predictor:
         by its own bit depth.
         """
         # For its log messages only: without a depth in the task, each image is scaled by its own.
-        scaled(self.task, _files([image]))
+        with_depth_of(self.task, _paths_among([image]))
         small, own = self._read(image)
         logits = self.logits(small[None])[0]
         if tiles > 1:

@@ -32,7 +32,7 @@ class Region:
     # ...}
     polygons: dict[str, Any]
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the region as JSON values."""
         return {
             "label": self.label,

@@ -1,4 +1,7 @@
-"""Makes learners: `unet_learner` and `vision_learner` for any timm backbone, `built` for tasks."""
+"""Makes learners: `unet_learner` and `vision_learner` for any timm backbone.
+
+`build_learner` makes those of tasks.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +241,7 @@ class ForegroundMetric(Metric):
         return self.key
 
 
-def built(
+def build_learner(
     task: Task,
     data: Path,
     options: FitOptions,
@@ -274,7 +277,7 @@ def built(
     learn.loss_func = learn.loss_func.to(dls.device)
     epochs = recipe.epochs + recipe.freeze_epochs
     learn.model.precision, why = training_precision(learn, recipe.size, asked, epochs)
-    log.info(machine.plan(dls.device, why, dls.bs, pixels.budget))
+    log.info(machine.describe_plan(dls.device, why, dls.bs, pixels.budget))
     learn.record = TrainingRecord(
         task=task.name,
         data=os.path.abspath(data),

@@ -167,7 +167,7 @@ class Option:
             self.rule(self.flag, value)
 
 
-def _as_python(value: Any) -> Any:
+def _to_builtin_types(value: Any) -> Any:
     """Return a value in Python's own types, for JSON and comparisons: numbers, tuples, texts."""
     if isinstance(value, bool):
         return value
@@ -176,7 +176,7 @@ def _as_python(value: Any) -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, (list, tuple)):
-        return tuple(_as_python(entry) for entry in value)
+        return tuple(_to_builtin_types(entry) for entry in value)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -360,7 +360,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in OPTIONS:
-            object.__setattr__(self, name, _as_python(getattr(self, name)))
+            object.__setattr__(self, name, _to_builtin_types(getattr(self, name)))
         if isinstance(self.size, int) and not isinstance(self.size, bool):
             object.__setattr__(self, "size", (self.size, self.size))
 
@@ -428,7 +428,7 @@ class FitOptions:
         }
         return {name: 0 if value is None else value for name, value in kept.items()}
 
-    def given(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Return the options that differ from their defaults, as JSON keeps them."""
         values = {name: getattr(self, name) for name in OPTIONS}
         return {
@@ -439,14 +439,14 @@ class FitOptions:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FitOptions:
-        """Return the options that `given` returned. Raises `ValueError` for unknown names."""
+        """Return the options that `to_json` returned. Raises `ValueError` for unknown names."""
         unknown = sorted(set(values) - set(OPTIONS))
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: no such option")
         return cls(**values)
 
 
-def _described() -> dict[str, Option]:
+def _read_option_fields() -> dict[str, Option]:
     return {
         entry.name: Option(
             name=entry.name,
@@ -458,7 +458,7 @@ def _described() -> dict[str, Option]:
     }
 
 
-OPTIONS = _described()
+OPTIONS = _read_option_fields()
 OF_RECIPE = tuple(name for name, option in OPTIONS.items() if option.default_help == RECIPE)
 LEARNER_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.part == "learner")
 

@@ -27,7 +27,7 @@ def training_precision(
     default = precision_of(device, asked)
     if asked or device.type != "cpu" or default == "float32":
         return default, default
-    speeds = Speeds("step", learn.model.spec.to_dict(), size, learn.dls.bs)
+    speeds = Speeds("step", learn.model.spec.to_json(), size, learn.dls.bs)
     return quickest(
         ("float32", "bfloat16"),
         speeds,
@@ -73,13 +73,13 @@ def step_seconds(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    with _restored(network, device):
+    with _restore_state(network, device):
         network.to(device).train().requires_grad_(True)
         return seconds_of(step)
 
 
 @contextmanager
-def _restored(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
+def _restore_state(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Restore the network's state and the random state after a block."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
     frozen, modes = (

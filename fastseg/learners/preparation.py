@@ -87,8 +87,8 @@ def learner_of(
         data,
     )
     with importing():
-        from .build import built
-    return built(task, data, options, recipe, fold, card)
+        from .build import build_learner
+    return build_learner(task, data, options, recipe, fold, card)
 
 
 def start_card(export: Path, task: Task) -> Card:

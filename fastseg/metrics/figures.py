@@ -224,12 +224,12 @@ def areas_under_curves(
     return auc, np.where(negatives > 0, ratio((rises * precision).sum(axis=-1), positives), np.nan)
 
 
-def plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return a tree of figures as JSON values: floats, None for nan."""
     numbers: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            numbers[key] = plain(value)
+            numbers[key] = to_json(value)
         else:
             numbers[key] = None if np.isnan(value) else float(value)
     return numbers

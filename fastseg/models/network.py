@@ -35,7 +35,7 @@ class Spec:
         """Whether the network gives logits for each pixel, not for each image."""
         return self.kind == "segment"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; `Spec(**fields)` is the inverse."""
         return json.loads(json.dumps(asdict(self)))
 

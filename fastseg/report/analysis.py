@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation.run import judged
+from ..evaluation.run import score_images
 from ..evaluation.scores import Scores, scores_of
 from ..metrics import calibration
 from ..tasks import Item, Task
@@ -65,7 +65,7 @@ def analyse(predictor: Predictor, items: Sequence[Item], root: Path, bs: int = 4
     ) -> tuple[Insight, np.ndarray]:
         return _insight(task, root, item, prediction, truth)
 
-    for score, (insight, reliability) in judged(predictor, items, root, bs, look=look):
+    for score, (insight, reliability) in score_images(predictor, items, root, bs, look=look):
         insight.error = scores.error(score)
         scores.images.append(score)
         found.images.append(insight)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, choose
-from ..evaluation.run import data_folders, items_of, judged
+from ..evaluation.run import data_folders, items_of, score_images
 from ..evaluation.scores import scores_of
 from ..exports.folder import find
 from ..exports.read import card_of
 from ..tasks import Item, Task, get
-from ..tasks.base import scaled
+from ..tasks.base import with_depth_of
 from ..utils.io import require_folder
 from . import panels
 from .html import css_colour, environment, jpeg, write_page
@@ -65,8 +65,8 @@ def show(
         )
     else:
         items = task.items(Path(data or f"data/{task.name}"))
-        view = view_of(scaled(task, (item.image for item in items)))
-        examples = [view.labelled(item) for item in _drawn(task, items, only, count, seed)]
+        view = view_of(with_depth_of(task, (item.image for item in items)))
+        examples = [view.labelled(item) for item in _choose_items(task, items, only, count, seed)]
     _require_apart(out, items)
     if not examples:
         raise DataError(
@@ -80,7 +80,7 @@ def show(
     title = f"{task.name}: {what}{shown}"
     if out.suffix.lower() in PAGES:
         return _write_page(view, examples, title, out, wrong)
-    return panels.write(view.grid(examples, title, errors=wrong), out)
+    return panels.write_png(view.grid(examples, title, errors=wrong), out)
 
 
 def _require_apart(out: Path, items: Sequence[Item]) -> None:
@@ -102,7 +102,7 @@ def _require_apart(out: Path, items: Sequence[Item]) -> None:
         )
 
 
-def _drawn(
+def _choose_items(
     task: Task, items: Sequence[Item], only: str | None, count: int, seed: int
 ) -> list[Item]:
     """Return up to `count` items drawn by `seed`, of those that have the class `only`, in their own
@@ -140,7 +140,8 @@ def _most_wrong(
     code = None if only is None else task.classes.index(only)
     scores = scores_of(task)
     severity = {
-        score.item: scores.severity(score, code) for score, _ in judged(predictor, items, root)
+        score.item: scores.severity(score, code)
+        for score, _ in score_images(predictor, items, root)
     }
     wrong = [item for item in items if severity[item] > 0]
     worst = sorted(wrong, key=lambda item: -severity[item])[:count]

@@ -58,7 +58,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], unit: str) -> Figure:
         axis.text(
             column,
             row,
-            f"{share:.1%}\n{_short(counts[row, column])}",
+            f"{share:.1%}\n{_short_number(counts[row, column])}",
             ha="center",
             va="center",
             fontsize=9,
@@ -67,7 +67,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], unit: str) -> Figure:
     return figure
 
 
-def _short(number: int) -> str:
+def _short_number(number: int) -> str:
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if number >= limit:
             return f"{number / (1e3 if suffix == 'k' else limit):.3g}{suffix}"

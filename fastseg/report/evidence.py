@@ -84,9 +84,10 @@ def _mean_map(maps: Sequence[torch.Tensor], size: tuple[int, ...]) -> np.ndarray
     scaled to 1.
     """
     total = sum(
-        _scaled(F.interpolate(m.detach(), size, mode="bilinear", align_corners=False)) for m in maps
+        _scale_to_one(F.interpolate(m.detach(), size, mode="bilinear", align_corners=False))
+        for m in maps
     )
-    return _scaled(total)[0, 0].cpu().numpy()
+    return _scale_to_one(total)[0, 0].cpu().numpy()
 
 
 def _mask_scores(logits: torch.Tensor) -> torch.Tensor:
@@ -98,7 +99,7 @@ def _mask_scores(logits: torch.Tensor) -> torch.Tensor:
     return (logits * chosen.detach()).sum((2, 3))
 
 
-def _scaled(maps: torch.Tensor) -> torch.Tensor:
+def _scale_to_one(maps: torch.Tensor) -> torch.Tensor:
     return maps / maps.max().clamp_min(1e-12)
 
 

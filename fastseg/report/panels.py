@@ -85,7 +85,7 @@ def require_png(path: Path | str) -> None:
         )
 
 
-def write(figure: Figure, path: Path | str, dpi: float = DPI) -> Path:
+def write_png(figure: Figure, path: Path | str, dpi: float = DPI) -> Path:
     """Write a figure as PNG, atomically, at `dpi` or at as many as keep both sides within
     `MAX_PX`.
     """
@@ -125,7 +125,9 @@ class _Layout:
             max(_panel_size(panel, width)[1] for panel in row) + _heading(row) for row in rows
         ]
         shown = len(rows)
-        while (found := _blocks(heights[:shown], columns * width))[1] > LARGEST and shown > 1:
+        while (found := _blocks_and_side(heights[:shown], columns * width))[
+            1
+        ] > LARGEST and shown > 1:
             shown = max(1, int(shown * min(0.95, (LARGEST / found[1]) ** 2)))
         lines = math.ceil(shown / found[0])
         tops = np.cumsum([0.0, *(max(heights[i:shown:lines]) for i in range(lines))])
@@ -224,7 +226,7 @@ def _heading(row: Sequence[Panel]) -> float:
     return 0.14 + TEXT_LINE * (1 + max(panel.title.count("\n") for panel in row))
 
 
-def _blocks(heights: Sequence[float], width: float) -> tuple[int, float]:
+def _blocks_and_side(heights: Sequence[float], width: float) -> tuple[int, float]:
     """Return the number of blocks side by side that makes a picture not too long, and its longer
     side.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import TaskError
-from ..evaluation.run import items_of, require_free
+from ..evaluation.run import items_of, require_results_folder
 from ..evaluation.scores import SAMPLES
 from ..exports.card import Card
 from ..exports.folder import find
@@ -205,7 +205,7 @@ def interpret(
     card = card_of(folder)
     items, root = items_of(card, get(card.task), data, split)
     out = Path(out) if out else folder
-    require_free(out, items, root)
+    require_results_folder(out, items, root)
     from ..inference.loading import load
 
     predictor = load(folder, device, engine=engine, precision=precision, images=len(items), bs=bs)
@@ -239,7 +239,7 @@ def _write_pictures(found: Interpretation, out: Path) -> list[Path]:
         "reliability": found.plot_reliability,
     }
     return [
-        panels.write(draw(), out / f"{name}.png", panels.PRINT_DPI)
+        panels.write_png(draw(), out / f"{name}.png", panels.PRINT_DPI)
         for name, draw in pictures.items()
     ]
 

@@ -146,7 +146,7 @@ class Task:
         task = self
         if shift is not None:
             task = replace(self, recipe=replace(self.recipe, flip_shift=int(shift)))
-        return scaled(task, (item.image for item in self.items(data)))
+        return with_depth_of(task, (item.image for item in self.items(data)))
 
     def label(self, item: Item) -> np.ndarray | int:
         """Return the item's label: codes, uint8 (H, W) with 255 unlabelled, or a class index."""
@@ -377,7 +377,7 @@ def with_depth(name: str, depth: int) -> Task:
     return replace(get(name), depth=depth)
 
 
-def scaled(task: TaskT, files: Iterable[Path]) -> TaskT:
+def with_depth_of(task: TaskT, files: Iterable[Path]) -> TaskT:
     """Return `task` with the bit depth that `choose_depth` gives for these image files."""
     from ..data.depth import choose_depth, largest_values
 

@@ -167,7 +167,7 @@ class SegmentationTask(Task):
                 "task-codes",
             )
 
-        codes, ignore = self._declared(source)
+        codes, ignore = self._codes_and_ignored(source)
         if not isinstance(codes, Mapping):
             raise wrong(f"codes is {codes!r}, not a mapping", "write codes={CODE: CLASS, ...}")
         if not isinstance(ignore, (tuple, list)):
@@ -202,7 +202,9 @@ class SegmentationTask(Task):
         if both:
             raise wrong(f"{both[0]} is both a class and in ignore", "keep one of them")
 
-    def _declared(self, source: str) -> tuple[Mapping[MaskValue, int], tuple[MaskValue, ...]]:
+    def _codes_and_ignored(
+        self, source: str
+    ) -> tuple[Mapping[MaskValue, int], tuple[MaskValue, ...]]:
         layout = next((layout for layout in self.layouts if layout.source == source), None)
         codes, ignore = (layout.codes, layout.ignore) if layout else (None, None)
         return (self.codes if codes is None else codes), (self.ignore if ignore is None else ignore)
@@ -212,7 +214,7 @@ class SegmentationTask(Task):
 
         For masks in colours, it has only the colours in addition to the palette.
         """
-        codes, ignore = self._declared(source)
+        codes, ignore = self._codes_and_ignored(source)
         meaning: dict[MaskValue, int] = dict(codes)
         if not codes and self.masks != "colours":
             meaning = {index: index for index in range(len(self.classes))}
@@ -237,7 +239,7 @@ class SegmentationTask(Task):
         for layout in self.layouts:  # the first existing layout is used for its split and source
             if (layout.split, layout.source) in found:
                 continue
-            items = self._matched(layout, root, faults)
+            items = self._pairs_of_layout(layout, root, faults)
             if items:
                 found[layout.split, layout.source] = items
             elif layout.split != "test":
@@ -248,7 +250,7 @@ class SegmentationTask(Task):
             [*faults, *self._without_partners(root, missing, found)],
         )
 
-    def _matched(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+    def _pairs_of_layout(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the pairs of a layout; if there are any, images and masks without a partner go to
         `faults`.
         """

@@ -69,7 +69,7 @@ def epoch_seconds(learn: Learner) -> float:
     return step_seconds(learn.model, learn.loss_func, *learn.dls.one_batch()) * steps
 
 
-def planned(
+def plan_training(
     learn: Learner,
     recipe: Recipe,
     rebuilt: Callable[[tuple[int, int]], Learner],
@@ -90,7 +90,7 @@ def planned(
     epochs = fitting_epochs(epoch)
     size = record_of(learn).size
     if epochs < FEWEST_EPOCHS and recipe.resize == "squish":
-        smaller = _smaller(size, epochs)
+        smaller = _smaller_size(size, epochs)
         if smaller < size:
             learn, size = rebuilt(smaller), smaller
             epoch = epoch_seconds(learn)
@@ -113,7 +113,7 @@ def planned(
     return learn, Plan(size, epochs, left * (1 - RESERVE))
 
 
-def _smaller(size: tuple[int, int], epochs: int) -> tuple[int, int]:
+def _smaller_size(size: tuple[int, int], epochs: int) -> tuple[int, int]:
     """Return the size at which `FEWEST_EPOCHS` take as long as `epochs` now; time ~ area."""
     scale = max(SMALLEST_SCALE, (max(epochs, 0.1) / FEWEST_EPOCHS) ** 0.5)
     height, width = (max(SIZE_STEP, round(side * scale / SIZE_STEP) * SIZE_STEP) for side in size)

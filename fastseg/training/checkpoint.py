@@ -21,7 +21,7 @@ from ..errors import DataError, brief
 from ..utils.io import atomic_file
 
 # State of callbacks: class name -> attributes that a checkpoint stores.
-KNOWN = {
+SAVED_ATTRIBUTES = {
     "AverageWeights": ("steps", "average"),
     "SaveModelCallback": ("best",),
     "EarlyStoppingCallback": ("best", "wait"),
@@ -99,10 +99,10 @@ class Checkpoint(Callback):
                 ),  # the training loss that is reported
                 "callbacks": {
                     type(cb).__name__: {
-                        name: getattr(cb, name) for name in KNOWN[type(cb).__name__]
+                        name: getattr(cb, name) for name in SAVED_ATTRIBUTES[type(cb).__name__]
                     }
                     for cb in self.learn.cbs
-                    if type(cb).__name__ in KNOWN
+                    if type(cb).__name__ in SAVED_ATTRIBUTES
                 },
             },
         )

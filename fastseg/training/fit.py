@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ExportError, ModelError
-from ..evaluation.run import items_of, judged
+from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import scores_of
 from ..exports.card import METRICS, Card, seal
 from ..exports.folder import replacing
 from ..exports.record import record_of
-from ..exports.write import write
+from ..exports.write import write_export
 from ..learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions, with_options
 from ..learners.preparation import learner, learner_of
 from ..metrics.calibration import PIXELS, temperature
@@ -27,7 +27,7 @@ from ..metrics.risk import thresholds
 from ..tasks import Item, Task, get
 from ..utils.io import write_json
 from ..utils.locks import write_lock
-from .budget import Plan, planned
+from .budget import Plan, plan_training
 from .resume import FitRun, interruptible
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def fit(
         )
     given.check()
     with write_lock(out), interruptible(out, task, data, given, resume) as interrupted:
-        return _fit(task, out, interrupted)
+        return _train_and_export(task, out, interrupted)
 
 
-def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
+def _train_and_export(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
     """Train each learner, evaluate it on held-out images, calibrate, and write the export."""
     options = run.options
     options.check_course(task)
@@ -92,9 +92,9 @@ def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
     with replacing(out, task) as folder:
         for number in range(max(1, options.folds)):
             left = (deadline - time.monotonic()) / (max(1, options.folds) - number)
-            learn = _trained(task, run, number, left if options.time_budget else None)
+            learn = _train_fold(task, run, number, left if options.time_budget else None)
             seconds += record_of(learn).course["seconds"]
-            card = write(learn, folder)
+            card = write_export(learn, folder)
             found.judge(card, folder, record_of(learn).data, options)
             networks.append(learn.model.cpu())
         if options.folds:
@@ -118,7 +118,7 @@ def _fit(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
     }
 
 
-def _trained(task: Task, run: FitRun, number: int, seconds: float | None) -> Learner:
+def _train_fold(task: Task, run: FitRun, number: int, seconds: float | None) -> Learner:
     """Return the trained learner of one fold, or the only one, within `seconds` if they are given.
 
     Its folder keeps checkpoints, and the plan for its time, until the export is complete.
@@ -133,7 +133,7 @@ def _trained(task: Task, run: FitRun, number: int, seconds: float | None) -> Lea
         options = replace(options, size=plan.size)
     learn = learner_of(task, run.data, options, fold)
     if seconds is not None and not plan:
-        learn, plan = planned(
+        learn, plan = plan_training(
             learn,
             options.recipe(task),
             lambda size: learner_of(task, run.data, replace(options, size=size), fold),
@@ -162,7 +162,7 @@ def _write_ensemble(learn: Learner, networks: list[Network], seconds: float, fol
     learn.model = ensemble(networks)
     learn.opt = None  # the optimizer's state is of one member
     record_of(learn).course |= {"folds": len(networks), "seconds": round(seconds, 1)}
-    card = write(learn, folder)
+    card = write_export(learn, folder)
     card.valid_files = []  # every image was used to train some of the members
     return card
 
@@ -176,8 +176,8 @@ def _write_pictures(
     from ..report.views import view_of
 
     title = f"{task.name}: results on images held out from training"
-    plots.write(view_of(task).grid(panels, title, errors=True), folder / "show_results.png")
-    plots.write(charts.curves(history), folder / "loss_curve.png")
+    plots.write_png(view_of(task).grid(panels, title, errors=True), folder / "show_results.png")
+    plots.write_png(charts.curves(history), folder / "loss_curve.png")
 
 
 class HeldOut:
@@ -198,7 +198,7 @@ class HeldOut:
         # Fixed precision: two fits with the same seed have the same metrics.
         precision = fixed_precision(device_of(options.device), options.precision)
         predictor = load(folder, options.device, precision=precision)
-        found: Iterator[tuple[Any, Any]] = judged(
+        found: Iterator[tuple[Any, Any]] = score_images(
             predictor, items, root, look=_evidence_of(self.task, items)
         )
         for score, (panels, evidence) in found:
@@ -262,4 +262,4 @@ def find_lr(
     from .loop import range_test
 
     suggestion, rates, losses = range_test(learn)
-    return suggestion, plots.write(charts.rate_finder(rates, losses, suggestion), out)
+    return suggestion, plots.write_png(charts.rate_finder(rates, losses, suggestion), out)

@@ -40,7 +40,13 @@ def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
 
     The weights do not change.
     """
-    with _model_dir(learn), learn.no_bar(), learn.no_logging(), _quiet(), _errors_explained(learn):
+    with (
+        _model_dir(learn),
+        learn.no_bar(),
+        learn.no_logging(),
+        _silence_libraries(),
+        _errors_explained(learn),
+    ):
         suggestion = float(learn.lr_find(show_plot=False).valley)
     rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
     return suggestion, rates[: len(losses)], losses
@@ -88,7 +94,12 @@ def train(
     frozen = recipe.freeze_epochs if record.is_pretrained else 0
     history = saved["history"] if saved else []
     cbs = [Reporter(), *([MixUp(recipe.mixup)] if recipe.mixup else [])]
-    with learn.added_cbs(cbs), _model_dir(learn, folder), _quiet(), _errors_explained(learn):
+    with (
+        learn.added_cbs(cbs),
+        _model_dir(learn, folder),
+        _silence_libraries(),
+        _errors_explained(learn),
+    ):
         for stage, epochs in enumerate((frozen, recipe.epochs)):
             if not epochs or (saved and saved["stage"] > stage):
                 continue
@@ -108,7 +119,7 @@ def train(
                     )
                 )
             first = resumed["epoch"] if resumed else 0
-            with learn.added_cbs(chosen), _starting_at(learn, first):
+            with learn.added_cbs(chosen), _start_at_epoch(learn, first):
                 sliced = stage and record.is_pretrained
                 learn.fit_one_cycle(epochs, slice(lr / BACKBONE_DIVISOR, lr) if sliced else lr)
             history = [*history, *_history_rows(learn)]
@@ -148,7 +159,7 @@ def _resume_precision(learn: Learner, saved: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _starting_at(learn: Learner, first: int) -> Iterator[None]:
+def _start_at_epoch(learn: Learner, first: int) -> Iterator[None]:
     """Let fastai's loop begin at an epoch; its SkipToEpoch would record the skipped epochs."""
 
     def epochs() -> None:
@@ -225,7 +236,7 @@ def _errors_explained(learn: Learner) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_libraries() -> Iterator[None]:
     """Silence the libraries' warnings and fastai's prints on standard output."""
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm")

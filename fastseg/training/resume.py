@@ -75,16 +75,16 @@ def interruptible(
                 "" if out == Path("exports") / task.name else f" --out {out}",
             )
         else:
-            _remove(work, existed)
+            _remove_checkpoints(work, existed)
         if is_disk_full(error) and not isinstance(error, FastsegError):
             raise DataError(
                 f"{out}: cannot be written (no space left on the disk); make room", "not-writable"
             ) from error
         raise
-    _remove(work, existed=True)
+    _remove_checkpoints(work, existed=True)
 
 
-def _remove(work: Path, existed: bool) -> None:
+def _remove_checkpoints(work: Path, existed: bool) -> None:
     """Remove the folder for checkpoints, and the one around it unless it `existed` before."""
     shutil.rmtree(work, ignore_errors=True)
     if not existed and work.parent.is_dir() and not any(work.parent.iterdir()):
@@ -93,7 +93,7 @@ def _remove(work: Path, existed: bool) -> None:
 
 def _write_asked(run: FitRun, task: Task) -> None:
     items = task.items(run.data)  # first, so that nothing is written if this fails
-    given = {**run.options.given(), "data": str(run.data)}
+    given = {**run.options.to_json(), "data": str(run.data)}
     write_json(
         run.folder / ASKED,
         {
@@ -102,12 +102,12 @@ def _write_asked(run: FitRun, task: Task) -> None:
             "files": _digest_of_items(items),
             "definition": task.definition(),
             "versions": versions(),
-            "digest": _digest(given),
+            "digest": _digest_of_options(given),
         },
     )
 
 
-def _digest(given: Mapping[str, object]) -> str:
+def _digest_of_options(given: Mapping[str, object]) -> str:
     text = json.dumps(given, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
@@ -124,7 +124,7 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
         asked = read_json(work / ASKED)
         files, definition, made = asked["files"], asked["definition"], asked["versions"]
         values = dict(asked["given"])
-        if asked["digest"] != _digest(values):
+        if asked["digest"] != _digest_of_options(values):
             raise ValueError("it was changed by hand")
         before = FitRun(work, Path(values.pop("data")), FitOptions.from_json(values))
     except (DataError, KeyError, TypeError, ValueError) as error:
@@ -163,7 +163,7 @@ def _check_same_options(before: FitRun, data: Path | str | None, given: FitOptio
     """Raise `ModelError` if given data or options differ from those of the interrupted fit."""
     earlier = {
         OPTIONS[name].flag: getattr(before.options, name)
-        for name in given.given()
+        for name in given.to_json()
         if getattr(given, name) != getattr(before.options, name)
     }
     if data is not None and os.path.abspath(data) != str(before.data):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, FastsegError, ModelError, choose
-from ..evaluation.run import items_of, judged
+from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import SAMPLES, Scores, scores_of
 from ..exports.card import CARD, HISTORY, is_unfinished, read_card, read_history
 from ..learners.options import OPTIONS, FitOptions
@@ -77,7 +77,7 @@ def study(
         raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
     out = Path(out or f"exports/{task.name}_study")
     with write_lock(out):
-        description = _describe(out, task, data, settings, options)
+        description = _write_definition(out, task, data, settings, options)
         runs = {
             (name, seed): out / name / f"seed_{seed}"
             for name in settings
@@ -89,7 +89,7 @@ def study(
             last = list(failed.values())[-1]
             raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
         scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
-        return _compared(task, out, description, runs, scores, list(failed.values()))
+        return _compare_and_write(task, out, description, runs, scores, list(failed.values()))
 
 
 def _train_runs(
@@ -185,7 +185,7 @@ def _in_folder_name(value: object) -> str:
     return f"{zlib.crc32(encoded):08x}_{encoded[10 - LONGEST_NAME :].decode(errors='ignore')}"
 
 
-def _describe(
+def _write_definition(
     out: Path,
     task: Task,
     data: Path | str | None,
@@ -236,10 +236,10 @@ def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
     from ..utils.device import device_of, fixed_precision
 
     predictor = load(folder, device, precision=fixed_precision(device_of(device)))
-    return scores_of(task, [score for score, _ in judged(predictor, items, root)])
+    return scores_of(task, [score for score, _ in score_images(predictor, items, root)])
 
 
-def _compared(
+def _compare_and_write(
     task: Task,
     out: Path,
     description: Mapping[str, Any],
@@ -288,7 +288,7 @@ def _compared(
     files = [
         write_json(out / STUDY, found),
         write_rows(out / "study.csv", rows),
-        panels.write(drawn, out / "study.png", panels.PRINT_DPI),
+        panels.write_png(drawn, out / "study.png", panels.PRINT_DPI),
     ]
     return Study(task, out, settings, comparisons, verdicts, files)
 
@@ -339,7 +339,7 @@ def _comparisons(
 def _resampled(task: Task, scores: Scores[Any]) -> Any:
     """Return the main figure of bootstrap samples of the images, float64 (SAMPLES,).
 
-    The seed depends on the images alone: runs judged on the same ones are resampled alike.
+    The seed depends on the images alone: runs score_images on the same ones are resampled alike.
     """
     names = "\n".join(image.name for image in scores.images)
     figures = scores.resampled(SAMPLES, zlib.crc32(names.encode()))

@@ -139,7 +139,7 @@ def cache_bytes() -> int:
     return int(memory_bytes() * CACHE_SHARE)
 
 
-def plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
+def describe_plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
     """Return one line that says what was chosen for this machine."""
     name = (
         torch.cuda.get_device_name(device)

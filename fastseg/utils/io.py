@@ -103,7 +103,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def exchanged(one: Path, other: Path) -> bool:
+def swap_folders(one: Path, other: Path) -> bool:
     """Swap two folders in one step, and return whether the system can do that.
 
     An interruption cannot leave it half done.
@@ -132,7 +132,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
-        if target.exists() and not exchanged(part, target):
+        if target.exists() and not swap_folders(part, target):
             shutil.rmtree(target)
         if part.exists() and not target.exists():
             part.rename(target)

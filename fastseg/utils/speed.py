@@ -34,7 +34,7 @@ REPEATS, MAX_SECONDS = 3, 0.3  # measurements of one option: at most so many, in
 T = TypeVar("T")
 
 
-class Option(NamedTuple):
+class ComputeOption(NamedTuple):
     """A way to compute predictions."""
 
     engine: str  # "onnx" or "torch"
