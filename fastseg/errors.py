@@ -31,7 +31,8 @@ class FastsegError(Exception):
     """A mistake that the user can correct. The CLI prints it on one line and exits with 1.
 
     `code` is a short stable name of what is wrong, such as "unknown-codes"; see the module's
-    docstring. `details` is printed too with `--json`: results of the part that succeeded.
+    docstring. `details` is printed too with `--json`: results of the part that succeeded,
+    or the `suggested` names for an unknown one.
     """
 
     code = "error"
@@ -108,7 +109,9 @@ def choose(
     near = difflib.get_close_matches(str(name), names, n=NEAREST, cutoff=SIMILARITY)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     every = f" (valid: {', '.join(names)})" if len(names) <= listed else ""
-    raise error(
+    unknown = error(
         f"unknown {kind} '{name}'{hint}{every}",
         f"unknown-{kind.split(' in ')[0].replace(' ', '-')}",
     )
+    unknown.details = {"suggested": near}
+    raise unknown

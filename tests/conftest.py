@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,9 +45,10 @@ def size_of(path: Path | str) -> tuple[int, int]:
 
 
 class Result:
-    """The result of a command: exit code, both outputs, and the expected error's message."""
+    """A command's result: exit code, both outputs, the expected error's message and details."""
 
     message = ""
+    details: dict = {}
 
     def __init__(self, result):
         self.code, self.out, self.err, self.exception = (
@@ -54,14 +59,33 @@ class Result:
         )
 
 
+def missing(values: Iterable[object], message: str) -> list[object]:
+    """Return the values that a message does not name; an int must be a whole number in it."""
+    numbers = set(re.findall(r"\b\d+\b", message))
+    return [
+        value
+        for value in values
+        if (str(value) not in numbers if isinstance(value, int) else str(value) not in message)
+    ]
+
+
 @contextmanager
-def refuses(code: str, *values: object, kind: type[FastsegError] = FastsegError):
-    """Expect an error with this `code` that names all `values`: names and numbers, no prose."""
+def refuses(
+    code: str,
+    *values: object,
+    kind: type[FastsegError] = FastsegError,
+    suggested: str | None = None,
+):
+    """Expect an error with this `code` that names all `values`: names and numbers, no prose.
+
+    `suggested` is the name that it must suggest first for an unknown one.
+    """
     with pytest.raises(kind) as caught:
         yield caught
     assert caught.value.code == code, f"{caught.value.code}: {caught.value}"
-    for value in values:
-        assert str(value) in str(caught.value), f"'{value}' is not in: {caught.value}"
+    assert missing(values, str(caught.value)) == [], str(caught.value)
+    if suggested is not None:
+        assert caught.value.details["suggested"][0] == suggested
 
 
 @pytest.fixture
@@ -69,7 +93,7 @@ def run(monkeypatch, tmp_path):
     """Run `fastseg ARGS` in an empty folder; a traceback fails the test.
 
     `code` is the exit code to expect. `error` is the code of the error to expect: the exit code is
-    then 1, and `Result.message` is what the error says.
+    then 1, `Result.message` is what the error says, and `Result.details` are its details.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -81,7 +105,8 @@ def run(monkeypatch, tmp_path):
             raise result.exception
         assert result.code == code, f"exit {result.code}, not {code}: {result.out}{result.err}"
         if error is not None:
-            found = json.loads(result.out)["error"]
+            result.details = json.loads(result.out)
+            found = result.details.pop("error")
             assert found["code"] == error, result.err
             result.message = found["message"]
         return result
@@ -90,19 +115,42 @@ def run(monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def run_process(tmp_path):
+    """Run `python -m fastseg ARGS` in an empty folder, as a process with more `environment`.
+
+    `code` is the exit code to expect. Returns standard output and standard error, joined.
+    """
+
+    def call(*arguments, code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastseg", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    return call
+
+
+@pytest.fixture
 def fails(run, tmp_path):
     """Run a command that must fail with the error `code` in one line and write no output.
 
-    All `values` must be in that line: file names, numbers, options, suggestions; no prose.
+    All `values` must be in that line: file names, numbers, options; no prose. `suggested` is the
+    name that it must suggest first for an unknown one.
     """
 
-    def call(*arguments, code: str, values=()):
+    def call(*arguments, code: str, values=(), suggested=None):
         before = set(tmp_path.rglob("*"))
         result = run(*arguments, error=code)
         lines = [line for line in result.err.strip().splitlines() if line.startswith("error: ")]
         assert len(lines) == 1 and result.err.strip().endswith(lines[0]), result.err
-        for value in values:
-            assert str(value) in lines[0], f"'{value}' is not in: {lines[0]}"
+        assert missing(values, lines[0]) == [], lines[0]
+        if suggested is not None:
+            assert result.details["suggested"][0] == suggested
         exports = tmp_path / "exports"
         assert {p for p in tmp_path.rglob("*") if p.parent != exports} - {exports} <= before
         assert not list(exports.glob("*"))

@@ -75,7 +75,7 @@ def test_exit_codes(run):
     run("fit", "nothing", error="unknown-task")
     run("fit", code=2)
     run("fit", "eye", "--no-such-option", code=2)
-    assert "neither a side" in run("fit", "eye", "--size", "big", code=2).err
+    assert "--size" in run("fit", "eye", "--size", "big", code=2).err
     run("segment", code=2)
 
 

@@ -1,11 +1,8 @@
 """The code in CONTRIBUTING works: each block is inserted at its place in a copy of the package."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,21 +21,13 @@ def blocks(section: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def cli(tmp_path):
+def cli(tmp_path, run_process):
     """Run fastseg of a copy of the package, which `cli.edit` changes."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fastseg", tmp_path / "fastseg", ignore=ignored)
 
     def call(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "fastseg", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
+        return run_process(*arguments, code=code, PYTHONPATH=str(tmp_path))
 
     def edit(file, pattern, replacement):
         path = tmp_path / file

@@ -109,7 +109,7 @@ def test_0_255_masks_of_more_than_two_classes_are_refused_and_never_guessed(data
 
 def test_0_255_masks_of_two_classes_are_named_and_rewritten(roof, fails, run, tmp_path):
     root = roof()
-    fails("fit", "roof", *FIT, code="0-255-mask", values=["255 is roof"])
+    fails("fit", "roof", *FIT, code="0-255-mask", values=[255, "roof"])
     run("check", "roof", "--fix", "repaired")
     assert set(
         np.unique(np.asarray(Image.open(next((tmp_path / "repaired" / "masks").iterdir()))))

@@ -234,12 +234,24 @@ def test_messages_in_troubleshooting_are_those_of_the_code():
     assert [part for part in parts if part.strip() not in source] == []
 
 
-def test_links_and_pictures_exist():
-    assert any("](" in text for text in PAGES.values())
-    for page, text in PAGES.items():
-        for target in re.findall(r"\]\(([^)#\s]+)\)", text):
-            found = target.startswith("http") or (ROOT / page).parent.joinpath(target).exists()
-            assert found, f"{page}: {target}"
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them: lower case, hyphens."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ +(.*?) *$", prose, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_pictures_and_headings_exist():
+    """Links between the pages; of other sites, nothing is fetched."""
+    links = [(page, to) for page in PAGES for to in re.findall(r"\]\(([^)\s]+)\)", PAGES[page])]
+    assert any("#" in target for _, target in links)
+    for page, target in links:
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent.joinpath(name) if name else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(path.read_text()), f"{page}: {target}"
 
 
 def test_the_reference_has_every_public_name():

@@ -123,9 +123,9 @@ def test_losses_learn_and_ignore_unlabelled_pixels(loss):
 
 
 def test_unknown_loss_and_optimizer_name_the_nearest(samples):
-    with refuses("unknown-loss", "did you mean dice"):
+    with refuses("unknown-loss", suggested="dice"):
         fastseg.learner("eye", samples["eye"], arch=ARCH, weights="none", loss="ce+dicee")
-    with refuses("unknown-optimizer", "did you mean adamw"):
+    with refuses("unknown-optimizer", suggested="adamw"):
         fastseg.learner("eye", samples["eye"], arch=ARCH, weights="none", opt="adamww")
 
 
@@ -174,7 +174,7 @@ def test_same_seed_same_learner(samples):
 
 
 def test_size_too_small(samples):
-    with refuses("size-range", "32 px"):
+    with refuses("size-range", 32):
         fastseg.learner("eye", samples["eye"], arch=ARCH, weights="none", size=16)
 
 

@@ -112,7 +112,7 @@ def raised(failure):
 
 
 def test_unknown_backbone_names_the_nearest():
-    with refuses("unknown-backbone", "resnt34", "did you mean resnet34"):
+    with refuses("unknown-backbone", "resnt34", suggested="resnet34"):
         factory.segmenter("resnt34", 4)
 
 
@@ -141,7 +141,7 @@ def test_fastai_decoder_and_its_limits():
 
 
 def test_unknown_decoder_and_option():
-    with refuses("unknown-decoder", "did you mean unet"):
+    with refuses("unknown-decoder", suggested="unet"):
         factory.segmenter(ARCH, 3, "unett")
     with refuses("unknown-option", "no_such_option"):
         factory.segmenter(ARCH, 3, "unet", no_such_option=1)
@@ -172,7 +172,7 @@ def test_weights_from_a_file(tmp_path, caplog, suffix, prefix):
 
 def test_weights_that_do_not_fit(tmp_path):
     torch.save({"something.else": torch.zeros(3)}, tmp_path / "w.pth")
-    with refuses("weights-mismatch", "w.pth", "1 tensors", "90", "test_resnet"):
+    with refuses("weights-mismatch", "w.pth", 1, 90, "test_resnet"):
         factory.segmenter(ARCH, 3, weights=str(tmp_path / "w.pth"))
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
     with refuses("damaged-weights", "w.safetensors"):

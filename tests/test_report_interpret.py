@@ -129,7 +129,7 @@ def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
     assert Path("wrong.html").read_text().count("errors") >= 2
     run("show", "mri", "--data", samples["mri"], "--class", "sharp", "--rows", "1")
     near = run("show", "eye", "--data", samples["eye"], "--class", "pupl", error="unknown-class")
-    assert "did you mean pupil" in near.message
+    assert near.details["suggested"][0] == "pupil"
 
 
 def test_errors_are_drawn_by_their_kind():

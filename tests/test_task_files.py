@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +20,14 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture
-def cli(tmp_path):
+def cli(tmp_path, run_process):
     """Run fastseg in a fresh process that finds the README's roof.py in its own folder of tasks."""
     folder = tmp_path / "my_tasks"
     folder.mkdir()
     block = re.search(r"```python\n(# roof\.py.*?)```", README.read_text(), re.S)
     (folder / "roof.py").write_text(block[1])
 
-    def call(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "fastseg", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "FASTSEG_TASKS": str(folder)},
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
-
-    return call
+    return partial(run_process, FASTSEG_TASKS=str(folder))
 
 
 @pytest.mark.slow
@@ -68,11 +58,22 @@ def test_a_task_in_one_file(cli, tmp_path):
 
 def test_a_faulty_task_file_is_named(cli, tmp_path):
     (tmp_path / "my_tasks" / "roof.py").write_text("tasks = 1\n")
-    error = cli("fit", "roof", code=1)
-    assert (
-        "roof.py: must define task = SegmentationTask(name='roof'" in error
-        and "Traceback" not in error
-    )
+    error = cli("fit", "roof", "--json", code=1)
+    assert '"code": "task-file"' in error and f"{tmp_path / 'my_tasks' / 'roof.py'}: " in error
+    assert "Traceback" not in error
+
+
+def test_a_name_that_two_task_files_share_is_refused(run, monkeypatch, tmp_path):
+    (tmp_path / "eye.py").write_text("task = None\n")
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path), str(tmp_path)])
+    assert str(tmp_path / "eye.py") in run("fit", "eye", error="task-name-taken").message
+    assert tasks.get("face").name == "face"
+
+
+def test_a_folder_of_tasks_that_does_not_exist_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "nowhere")])
+    with refuses("unknown-task", tmp_path / "nowhere"):
+        tasks.get("roof")
 
 
 EDITED = """

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def test_unknown_task(fails):
         "fit",
         "eyes",
         code="unknown-task",
-        values=["eyes", "did you mean eye", "kitchen", "surfaces"],
+        values=["eyes", "kitchen", "surfaces"],
+        suggested="eye",
     )
 
 
@@ -67,7 +69,7 @@ def test_codes_outside_the_classes(fails, data):
     folder = data("eye")
     mask = first(folder, "masks_small/*")
     Image.fromarray(np.full((240, 320), 7, np.uint8)).save(mask)
-    fails("fit", "eye", *FIT, code="unknown-codes", values=[mask.name, "7 (76800 px)", "0 to 3"])
+    fails("fit", "eye", *FIT, code="unknown-codes", values=[mask.name, 7, 76800, 0, 3])
 
 
 def test_colour_mask_for_codes_and_unknown_colours(fails, data):
@@ -85,7 +87,7 @@ def test_colour_mask_for_codes_and_unknown_colours(fails, data):
         "kitchen",
         *FIT,
         code="unknown-colours",
-        values=[mask.name, "(255, 255, 255) (100 px"],
+        values=[mask.name, "(255, 255, 255)", 100],
     )
 
 
@@ -108,7 +110,7 @@ def test_damaged_files(fails, data, folder, damage):
         ("{rows}{first}\t0\n", "table", ["{first}"]),
         ("{rows}nobody\t1\n", "table", ["nobody"]),
         ("{without_first}", "no-partner", ["{first}"]),
-        ("{without_first}{first}\t\n", "table", ["{first}", "0 (blurred) or 1 (sharp)"]),
+        ("{without_first}{first}\t\n", "table", ["{first}", "0 (blurred)", "1 (sharp)"]),
         ("{without_first}{first}\t2\n", "table", ["{first}", "'2'"]),
         (None, "table", []),
     ],
@@ -182,7 +184,7 @@ def test_backbones_sizes_names(fails, data):
         "16",
         *rest,
         code="size-range",
-        values=["16x16", "32 px"],
+        values=["16x16", 32],
     )
     fails(
         "fit",
@@ -191,9 +193,9 @@ def test_backbones_sizes_names(fails, data):
         "--decoder",
         "unett",
         code="unknown-decoder",
-        values=["did you mean unet"],
+        suggested="unet",
     )
-    fails("fit", "eye", *FIT, "--loss", "dicee", code="unknown-loss", values=["did you mean dice"])
+    fails("fit", "eye", *FIT, "--loss", "dicee", code="unknown-loss", suggested="dice")
     fails("fit", "eye", *FIT, "--lr", "fast", code="learning-rate", values=["fast", "1e-3"])
     fails(
         "fit",
@@ -321,12 +323,10 @@ def test_predict_never_overwrites_inputs_or_mixes_names(fails, exports, samples,
 def test_one_damaged_image_does_not_stop_the_others(run, exports, samples, tmp_path):
     folder = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "test")
     (folder / "set_3_frame_0.jpg").write_bytes(b"")
-    error = run("predict", "eye", "test", "--export", exports("eye"), code=1).err
-    assert (
-        "set_3_frame_0.jpg: cannot be read as an image (the file is empty)" in error
-        and "the other 15 images are done" in error
-    )
-    assert len(list((tmp_path / "test_inf_masks").glob("*.png"))) == 15
+    failed = run("predict", "eye", "test", "--export", exports("eye"), error="unreadable-image")
+    assert failed.message.startswith("test/set_3_frame_0.jpg: ")
+    masks = {path.name for path in (tmp_path / "test_inf_masks").glob("*.png")}
+    assert len(masks) == 15 and masks <= {Path(name).name for name in failed.details["written"]}
 
 
 def test_one_image_is_done_and_is_not_called_interrupted(run, exports, samples, tmp_path):
@@ -404,7 +404,7 @@ def test_codes_that_a_foreign_label_map_does_not_have(fails, data):
         "surfaces",
         *FIT,
         code="unknown-codes",
-        values=[mask.name, "200 (76800 px)", "0 to 150"],
+        values=[mask.name, 200, 76800, 150],
     )
 
 
@@ -542,7 +542,7 @@ def test_terminated_fit_leaves_what_it_learnt_and_no_more(samples, tmp_path):
     assert (
         process.returncode == 130
         and "Traceback" not in error
-        and "go on with: fastseg fit eye --resume" in error
+        and "fastseg fit eye --resume" in error.splitlines()[-1]
     )
     assert [path.name for path in tmp_path.glob("exports/*")] == [".eye.fit"]
 
@@ -571,7 +571,7 @@ def test_empty_arguments_name_no_folder(run, exports):
         ["predict", "eye", "x.jpg", "--out", ""],
         ["predict", "eye", "x.jpg", "--device", ""],
     ):
-        assert "an argument is empty" in run(*arguments, "--export", exports("eye"), code=2).err
+        run(*arguments, "--export", exports("eye"), code=2)  # other mistakes here exit with 1
 
 
 def test_weights_of_another_backbone_are_refused(fails, data, exports, tmp_path):
