@@ -116,13 +116,21 @@ def test_newer_damaged_and_foreign_cards(exports, tmp_path):
     with refuses("newer-card", "9.9.0"):
         fastseg.load(folder)
     edit(folder, schema=SCHEMA, task="roof")
-    with refuses("task-missing", "roof"):
+    with refuses("task-missing", "roof.py", "FASTSEG_TASKS"):
         fastseg.load(folder)
     (folder / "card.json").write_text("{")
     with refuses("damaged-card", "card.json"):
         fastseg.load(folder)
-    with refuses("no-export", "nowhere"):
+    with refuses("no-export", f"fastseg fit TASK --out {tmp_path / 'nowhere'}"):
         fastseg.load(tmp_path / "nowhere")
+
+
+def test_an_export_without_its_card_is_not_taken_for_none(exports, tmp_path):
+    folder = copied(exports("eye"), tmp_path)
+    (folder / "card.json").unlink()
+    for path in (folder, folder / "export.pkl"):
+        with refuses("missing-card", "card.json"):
+            fastseg.load(path, trust=True)
 
 
 def test_damaged_weights(exports, tmp_path):

@@ -126,6 +126,7 @@ def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
         "eye.html",
     )
     page = Path("eye.html").read_text()
+    assert "<h1>eye: 3 of 16 labelled images, with pupil</h1>" in page
     assert page.count('class="line"') == 3 and "http" not in page.replace("http-equiv", "")
     run("show", "eye", "--wrong", "--export", exports("eye"), "--rows", "2", "--out", "wrong.html")
     assert Path("wrong.html").read_text().count("errors") >= 2

@@ -63,6 +63,19 @@ def test_a_faulty_task_file_is_named(cli, tmp_path):
     assert "Traceback" not in error
 
 
+def test_a_name_that_two_task_files_share_is_refused(run, monkeypatch, tmp_path):
+    (tmp_path / "eye.py").write_text("task = None\n")
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path), str(tmp_path)])
+    assert str(tmp_path / "eye.py") in run("fit", "eye", error="task-name-taken").message
+    assert tasks.get("face").name == "face"
+
+
+def test_a_folder_of_tasks_that_does_not_exist_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "nowhere")])
+    with refuses("unknown-task", tmp_path / "nowhere"):
+        tasks.get("roof")
+
+
 EDITED = """
 from fastseg.tasks import Layout, Recipe, SegmentationTask
 

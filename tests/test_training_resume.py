@@ -95,6 +95,10 @@ def test_resume_with_the_default_folders(samples, run, tmp_path, plug):
         run("fit", "eye", *common)
     restore()
     assert "--resume" in run("fit", "eye", *common, error="interrupted-fit").message
+    rows = {row["task"]: row for row in json.loads(run("tasks", "--json").out)}
+    assert rows["eye"]["interrupted"] and not rows["face"]["interrupted"]
+    for command in (("evaluate", "eye"), ("interpret",)):
+        assert "fastseg fit eye --resume" in run(*command, error="no-export").message
     assert "export: exports/eye" in run("fit", "eye", "--resume").out
     run("evaluate", "eye")
 

@@ -108,6 +108,17 @@ def test_emptied_masks_that_a_model_has_half_learnt_are_suspected():
     assert emptied < 0.1 < good < empty
 
 
+def test_a_suspect_region_counts_only_pixels_of_the_class_it_names():
+    """Iris and pupil that both look like background are one region; the larger pair is counted."""
+    label = np.zeros((20, 20), np.uint8)
+    label[5:15, 5:15], label[8:12, 8:12] = 2, 3
+    background = np.zeros((4, 20, 20), dtype=np.float32)
+    background[0] = 1
+    found = label_issues.of_image(background, label, EYE.classes, EYE.background)
+    assert (found.labelled, found.predicted) == (EYE.classes[2], EYE.classes[0])
+    assert found.pixels == (label == 2).sum() and found.box == (5, 5, 15, 15)
+
+
 def test_unlabelled_pixels_are_not_suspected():
     probabilities = np.zeros((4, 10, 10), dtype=np.float32)
     probabilities[1] = 1
@@ -190,3 +201,11 @@ def test_evidence_maps(name, exports, samples):
 def test_the_lowest_error_rate_that_can_be_promised():
     assert risk.lowest_rate({"0.1": -1.0, "0.2": 0.3, "0.3": 1.0}) == 0.2
     assert risk.lowest_rate({"0.1": -1.0}) is None
+
+
+@pytest.mark.parametrize("images", [1, 5, 8, 9, 40])
+def test_too_few_images_or_too_large_errors(images):
+    """Only where perfect predictions would promise nothing are the images too few."""
+    perfect = risk.thresholds(np.full(images, 0.1), np.zeros(images))["0.1"] < 0
+    assert ("too few" in risk.review_obstacle(images, 0.1)) == perfect
+    assert ("too large" in risk.review_obstacle(images, 0.1)) != perfect

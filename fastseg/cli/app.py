@@ -174,7 +174,13 @@ def tasks(as_json: Json = False) -> None:
                 row["kind"],
                 ", ".join(row["classes"]),
                 row["data_state"].removeprefix(f"{row['data']}: "),
-                Path(row["export"]).name if row["export"] else "none yet",
+                ", ".join(
+                    [
+                        *([Path(row["export"]).name] if row["export"] else []),
+                        *(["interrupted fit"] if row["interrupted"] else []),
+                    ]
+                )
+                or "none yet",
             )
             for row in rows
         ],

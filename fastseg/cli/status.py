@@ -7,12 +7,12 @@ from typing import Any
 
 from ..data.pairing import is_image
 from ..errors import DataError, FastsegError, TaskError
-from ..exports.card import CARD, read_card
+from ..exports.card import CARD, is_unfinished, read_card
 from ..tasks import get, names
 
 
 def overview() -> list[dict[str, Any]]:
-    """Return one dict for each task: its data folder, the state of the data, its newest export."""
+    """Return one dict for each task: data, newest export, and whether a fit was interrupted."""
     return [_row(name) for name in names()]
 
 
@@ -29,6 +29,7 @@ def _row(name: str) -> dict[str, Any]:
             "error": str(error),
             "images": {},
             "export": None,
+            "interrupted": False,
         }
     folder = Path("data") / name
     counts: dict[str, int] = {}
@@ -50,6 +51,7 @@ def _row(name: str) -> dict[str, Any]:
         "error": fault,
         "images": counts,
         "export": _newest_export(name),
+        "interrupted": is_unfinished(Path("exports") / name),
     }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError, brief
+from ..tasks import names
 from ..utils.io import write_json
 
 # Bit depth by which earlier versions, whose cards have no depth, scaled every 16-bit image.
@@ -223,17 +224,43 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def read_card(folder: Path | str) -> Card:
-    """Read and check an export's card.
+def work_of(out: Path) -> Path:
+    """Return the hidden folder next to an export where its fit keeps checkpoints."""
+    target = out.resolve()
+    return target.with_name(f".{target.name}.fit")
+
+
+def is_unfinished(out: Path) -> bool:
+    """Return whether a fit to `out` was interrupted after its first epoch."""
+    return any(work_of(out).glob("*/checkpoint.pt"))
+
+
+def _no_card(folder: Path, task: str | None) -> ExportError:
+    """Return the error for a folder without a card: what is there, and which command helps."""
+    model = next((name for name in (MODEL, ONNX, PICKLE) if (folder / name).is_file()), None)
+    if model:
+        return ExportError(
+            f"{folder / CARD}: missing beside {model}; copy the whole folder of the export",
+            "missing-card",
+        )
+    name = task or (folder.name if folder.name in names() else "TASK")
+    is_default = folder.resolve() == (Path("exports") / name).resolve()
+    command = f"fastseg fit {name}" + ("" if is_default else f" --out {folder}")
+    if is_unfinished(folder):
+        return ExportError(
+            f"{folder}: no export here; an interrupted fit waits: {command} --resume", "no-export"
+        )
+    return ExportError(f"{folder}: no export here; train one with: {command}", "no-export")
+
+
+def read_card(folder: Path | str, task: str | None = None) -> Card:
+    """Read and check an export's card. `task` is the name of the expected task, for the message.
 
     Raises `ExportError` if it is missing, damaged, or newer than this fastseg.
     """
     path = Path(folder) / CARD
     if not path.is_file():
-        name = Path(folder).name
-        raise ExportError(
-            f"{folder}: no export here (no {CARD}); train one with: fastseg fit {name}", "no-export"
-        )
+        raise _no_card(Path(folder), task)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         schema = int(values["schema"])

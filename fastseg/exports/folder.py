@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import ExportError
 from ..tasks import Task, get
 from ..utils.io import swap_folders
-from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, read_card
+from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, is_unfinished, read_card
 
 # What fit, evaluate and interpret write, and a new fit replaces.
 WRITTEN = {
@@ -49,6 +49,9 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     else:
         exports = sorted(Path("exports").glob(f"*/{CARD}"), key=lambda path: path.stat().st_mtime)
         if not exports:
+            for work in sorted(Path("exports").glob(".*.fit")):
+                if is_unfinished(out := work.with_name(work.name[1 : -len(".fit")])):
+                    return find(export=out)
             raise ExportError(
                 "exports: no export yet; train one with: fastseg fit TASK "
                 "(fastseg tasks lists them)",
@@ -58,13 +61,7 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     if folder.suffix == ".pkl":  # `load` checks whether it may be opened
         return find(task, folder.parent) / folder.name
     recover(folder)
-    if not (folder / CARD).is_file():
-        raise ExportError(
-            f"{folder}: no export here; train one with: fastseg fit {name or 'TASK'}"
-            + (f" --out {folder}" if export else ""),
-            "no-export",
-        )
-    found = read_card(folder).task
+    found = read_card(folder, name).task
     if name and found != name:
         raise ExportError(
             f"{folder}: holds an export of task {found}, not {name}; "

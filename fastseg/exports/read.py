@@ -99,7 +99,8 @@ def _task_of(card: Card) -> Task:
         task = get(card.task)
     except TaskError as error:
         raise ExportError(
-            f"the export is of task '{card.task}', which is not installed here ({error})",
+            f"the export is of task '{card.task}', which is not installed here ({error}); "
+            f"set FASTSEG_TASKS to the folder with {brief(card.task)}.py",
             "task-missing",
         ) from None
     if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import save_image
 from ..errors import ExportError, FetchError
+from ..exports.card import is_unfinished
 from ..exports.folder import find
 from ..exports.read import card_of
 from ..tasks import SegmentationTask
@@ -98,7 +99,8 @@ def segment(
 
 def _find_export(export: Path | str | None) -> Path:
     name = SURFACES.name
-    if export is None and not (Path("exports") / name).exists():
+    usual = Path("exports") / name
+    if export is None and not usual.exists() and not is_unfinished(usual):
         raise ExportError(
             f"exports/{name}: no export yet; take a ready one over with: fastseg adopt {name} "
             f"(or train one with: fastseg fit {name})",

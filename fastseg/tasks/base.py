@@ -314,11 +314,22 @@ def names() -> list[str]:
 def get(name: str | Task) -> Task:
     """Return the task called `name`; a `Task` is returned as it is.
 
-    Raises `TaskError` for an unknown name, with the valid ones, and for a faulty file.
+    Raises `TaskError` for an unknown name, with the valid ones, for a faulty file, and if two
+    files define a task of this name.
     """
     if isinstance(name, Task):
         return name
-    known = choose("task", name, names(), TaskError)
+    try:
+        known = choose("task", name, names(), TaskError)
+    except TaskError as error:
+        raise TaskError(f"{error}{_missing_folders()}", error.code) from None
+    files = _files_of(known)
+    if len(files) > 1:
+        raise TaskError(
+            f"{files[1]}: {files[0]} defines a task of the same name; "
+            "rename the file and the name of its task",
+            "task-name-taken",
+        )
     try:
         module = import_module(f"{__package__}.{known}")
     except TaskError:
@@ -343,6 +354,22 @@ def get(name: str | Task) -> Task:
             "task-file",
         )
     return task
+
+
+def _folders() -> list[Path]:
+    """Return this package's folder and those in FASTSEG_TASKS, each once."""
+    return list(dict.fromkeys(Path(p).resolve() for p in import_module(__package__).__path__))
+
+
+def _files_of(name: str) -> list[Path]:
+    """Return the files that define a task of this name, the one that is imported first."""
+    return [file for folder in _folders() if (file := folder / f"{name}.py").is_file()]
+
+
+def _missing_folders() -> str:
+    """Return a hint for a message if FASTSEG_TASKS lists folders that do not exist, else ""."""
+    missing = [str(folder) for folder in _folders() if not folder.is_dir()]
+    return f"; FASTSEG_TASKS: no such folder: {', '.join(missing)}" if missing else ""
 
 
 def with_depth(name: str, depth: int) -> Task:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, FastsegError, ModelError
-from ..exports.card import versions
+from ..exports.card import is_unfinished, versions, work_of
 from ..learners.options import OPTIONS, FitOptions
 from ..tasks import Item, Task
 from ..utils.io import is_disk_full, read_json, write_json
@@ -31,17 +31,6 @@ class FitRun:
     folder: Path
     data: Path
     options: FitOptions
-
-
-def work_of(out: Path) -> Path:
-    """Return the hidden folder next to an export where its fit keeps checkpoints."""
-    target = out.resolve()
-    return target.with_name(f".{target.name}.fit")
-
-
-def is_unfinished(out: Path) -> bool:
-    """Return whether a fit to `out` was interrupted after its first epoch."""
-    return any(work_of(out).glob("*/checkpoint.pt"))
 
 
 @contextmanager
@@ -81,7 +70,7 @@ def interruptible(
         # A fit that diverged would do so again.
         if is_unfinished(out) and not isinstance(error, ModelError):
             log.warning(
-                "what was learnt so far is kept; go on with: fastseg fit %s --resume%s",
+                "what was learnt so far is kept; continue with: fastseg fit %s --resume%s",
                 task.name,
                 "" if out == Path("exports") / task.name else f" --out {out}",
             )

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import DataError, FastsegError, ModelError, choose
 from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import SAMPLES, Scores, scores_of
-from ..exports.card import CARD, HISTORY, read_card, read_history
+from ..exports.card import CARD, HISTORY, is_unfinished, read_card, read_history
 from ..learners.options import OPTIONS, FitOptions
 from ..report import charts, panels
 from ..tasks import Task, get
@@ -24,7 +24,6 @@ from ..utils.imports import importing
 from ..utils.io import write_json, write_rows
 from ..utils.locks import write_lock
 from .fit import fit
-from .resume import is_unfinished
 
 log = logging.getLogger(__name__)
 
