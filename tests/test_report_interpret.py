@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -62,7 +63,9 @@ def test_every_split_can_be_interpreted(exports, samples, run):
             "--json",
         ).out
     )
-    assert len(said["losses"]) == 16 and "flatter" in Path("look/report.html").read_text()
+    held_out = json.loads((exports("eye") / "card.json").read_text())["valid_files"]
+    warned = re.findall(r'<p class="warning">(\d+) ', Path("look/report.html").read_text())
+    assert len(said["losses"]) == 16 and warned == [str(16 - len(held_out))]
 
 
 @pytest.mark.slow
@@ -123,6 +126,7 @@ def test_show_by_class_wrong_ones_and_a_page(exports, samples, run):
         "eye.html",
     )
     page = Path("eye.html").read_text()
+    assert "<h1>eye: 3 of 16 labelled images, with pupil</h1>" in page
     assert page.count('class="line"') == 3 and "http" not in page.replace("http-equiv", "")
     run("show", "eye", "--wrong", "--export", exports("eye"), "--rows", "2", "--out", "wrong.html")
     assert Path("wrong.html").read_text().count("errors") >= 2

@@ -1,6 +1,7 @@
 """User mistakes: one line that names file, value and remedy; exit 1; no partial output."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -326,6 +327,30 @@ def test_one_damaged_image_does_not_stop_the_others(run, exports, samples, tmp_p
     assert failed.message.startswith("test/set_3_frame_0.jpg: ")
     masks = {path.name for path in (tmp_path / "test_inf_masks").glob("*.png")}
     assert len(masks) == 15 and masks <= {Path(name).name for name in failed.details["written"]}
+
+
+def test_one_image_is_done_and_is_not_called_interrupted(run, exports, samples, tmp_path):
+    image = sorted((samples["eye"] / "imgs_small").iterdir())[0]
+    shutil.copy(image, tmp_path / "good.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    command = ["predict", "eye", "good.jpg", "bad.jpg", "--export", exports("eye"), "--out", "out"]
+    command += ["--error-rate", "0.01"]
+    first = run(*command, error="unreadable-image")
+    assert "1 images" not in first.message and "needs_review" not in first.err
+    second = run(*command, error="unreadable-image")
+    assert "1 of 2 images was done" in second.err and "interrupt" not in second.err
+
+
+def test_folders_in_the_place_of_images(run, exports, samples, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(samples["eye"] / "imgs_small", folder / "test")
+    error = run("predict", "eye", "photos", "--export", exports("eye"), error="no-images")
+    assert "photos/test" in error.message
+    error = run("segment", folder, "--export", exports("surfaces"), error="not-a-file")
+    assert "fastseg predict" in error.message and "remove" not in error.message
+    os.mkfifo(tmp_path / "pipe.jpg")
+    error = run("segment", "pipe.jpg", "--export", exports("surfaces"), error="not-a-file")
+    assert "remove" not in error.message
 
 
 def test_evaluate_on_other_data(fails, exports, data, samples, tmp_path):

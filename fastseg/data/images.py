@@ -193,8 +193,12 @@ def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Pictur
 @contextmanager
 def _decoding(path: Path | str) -> Iterator[None]:
     """Convert any decoding error in a block to a `DataError` that names the file."""
+    if Path(path).is_dir():
+        raise DataError(
+            f"{path}: is a folder; give one image, or use fastseg predict TASK FOLDER", "not-a-file"
+        )
     if Path(path).exists() and not Path(path).is_file():
-        raise DataError(f"{path}: is not a regular file; remove it", "not-a-file")
+        raise DataError(f"{path}: is not a regular file; give an image file", "not-a-file")
     try:
         yield
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..exports.card import Card
 from ..exports.folder import find
 from ..exports.read import card_of
-from ..metrics.risk import ERROR_RATE, lowest_rate, review_threshold
+from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
 from ..tasks import Task, get
 from ..utils.choices import check_engine
 from ..utils.io import write_rows
@@ -87,7 +87,7 @@ def predict(
     source = find(task, export)
     card = card_of(source)
     output.plan(files, out)
-    threshold = _threshold(card, error_rate)
+    threshold = review_threshold(card.review, error_rate)
     from .loading import load  # torch is imported here, after all checks of names and folders
 
     predictor = load(source, device, trust, tta, engine, precision, images=len(files), bs=bs)
@@ -125,6 +125,7 @@ def predict(
         _write_failures(output, files, failures)
         if failures:
             raise _failure(files, output, failures, written)
+    _report_useless_threshold(card, threshold, error_rate)
     return written
 
 
@@ -213,7 +214,10 @@ def _failure(
     if len(failures) > 1:
         message += f" ({len(failures) - 1} more could not be read)"
     if len(files) > len(failures):
-        message += f"; the other {len(files) - len(failures)} images are done"
+        done = len(files) - len(failures)
+        message += (
+            "; the other image is done" if done == 1 else f"; the other {done} images are done"
+        )
     if len(files) > 1:
         tables = dict.fromkeys(str(output.failed_path(file)) for file in failures)
         message += f"; all are listed in {', '.join(tables)}"
@@ -222,24 +226,19 @@ def _failure(
     return error
 
 
-def _threshold(card: Card, error_rate: float) -> float | None:
-    """Return the expected error above which an image needs review, or None for a card without
-    thresholds.
-    """
-    threshold = review_threshold(card.review, error_rate)
+def _report_useless_threshold(card: Card, threshold: float | None, error_rate: float) -> None:
+    """Say why needs_review is empty, or True for every image, where it is so."""
     if threshold is None:
         log.warning(
             "this export has no review thresholds "
             "(an earlier fastseg wrote it, or it was adopted): "
             "needs_review stays empty; a fit gives them"
         )
-    if threshold is not None and threshold < 0:
+    elif threshold < 0:
         lowest = lowest_rate(card.review)
         log.info(
-            "needs_review is True for every image, which says nothing against the masks: the "
-            "validation images are too few, or their errors too large, to promise a mean error of "
-            "at most %g; %s",
+            "needs_review is True for every image: %s to promise a mean error of at most %g%s",
+            review_obstacle(card.metrics.get("images"), error_rate),
             error_rate,
-            f"--error-rate {lowest:g} can be promised" if lowest else "a fit with more images can",
+            f"; --error-rate {lowest:g} can be promised" if lowest else "",
         )
-    return threshold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,11 +49,7 @@ def _images_at(path: Path) -> list[Path]:
     if path.is_dir():
         files = image_files(path)
         if not files:
-            raise DataError(
-                f"{path}: holds no images; give a folder with image files "
-                "(.jpg, .png, .tif and others that Pillow reads)",
-                "no-images",
-            )
+            raise _no_images(path)
         return files
     if path.exists():
         return [path]
@@ -63,6 +60,17 @@ def _images_at(path: Path) -> list[Path]:
             "no-such-path",
         )
     return files
+
+
+def _no_images(folder: Path) -> DataError:
+    """Return the error for a folder without images; it names a subfolder that has some."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK) and image_files(entry):
+            remedy = f"subfolders are not searched; try {entry}"
+            break
+    else:
+        remedy = "give a folder with image files (.jpg, .png, .tif and others that Pillow reads)"
+    return DataError(f"{folder}: holds no images; {remedy}", "no-images")
 
 
 def _warn_of_skipped(paths: Sequence[Path]) -> None:

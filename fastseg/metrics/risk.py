@@ -85,3 +85,17 @@ def review_threshold(review: Mapping[str, float], error_rate: float) -> float | 
 def lowest_rate(review: Mapping[str, float]) -> float | None:
     """Return the lowest error rate of a card at which not every image needs review, or None."""
     return min((float(rate) for rate, threshold in review.items() if threshold >= 0), default=None)
+
+
+def review_obstacle(images: int | None, error_rate: float) -> str:
+    """Return why every image needs review, given the number of validation images, if known.
+
+    Fewer images than 1 / `error_rate` - 1 can promise nothing, even without any error: see the
+    equation of `thresholds`.
+    """
+    if images is None:
+        return "the validation images are too few, or their errors too large,"
+    if error_rate * (images + 1) < 1 - 1e-12:
+        count = "1 validation image is" if images == 1 else f"{images} validation images are"
+        return f"{count} too few (which says nothing against the masks)"
+    return f"the errors of the {images} validation images are too large"

@@ -75,9 +75,9 @@ def show(
             + (" and is wrong" if only and wrong else ""),
             "nothing-to-show",
         )
-    what = "held-out images that are most wrong" if wrong else f"of {len(items)} labelled images"
-    shown = f", {len(examples)} with {only}" if only else "" if wrong else f", {len(examples)}"
-    title = f"{task.name}: {what}{shown}"
+    what = "held-out images, the most wrong ones" if wrong else "labelled images"
+    having = f", with {only}" if only else ""
+    title = f"{task.name}: {len(examples)} of {len(items)} {what}{having}"
     if out.suffix.lower() in PAGES:
         return _write_page(view, examples, title, out, wrong)
     return panels.write_png(view.grid(examples, title, errors=wrong), out)

@@ -30,7 +30,8 @@ SPARE = 0.002
 class Suspicion:
     """How suspect an image's label is.
 
-    `quality` is from 0, surely wrong, to 1. Without a suspect region, `box` is None.
+    `quality` is from 0, surely wrong, to 1. Without a suspect region, `box` is None. `pixels` are
+    those of the region that are `labelled` and `predicted` so; a region may hold other classes too.
     """
 
     quality: float
@@ -71,11 +72,13 @@ def of_image(
     largest = int(np.bincount(regions.reshape(-1))[1:].argmax()) + 1
     rows, columns = ndimage.find_objects(regions)[largest - 1]
     inside = regions == largest
+    pairs = np.bincount(truth[inside] * len(classes) + codes[inside])
+    labelled, predicted = divmod(int(pairs.argmax()), len(classes))
     return Suspicion(
         quality,
-        classes[_commonest(truth[inside])],
-        classes[_commonest(codes[inside])],
-        int(inside.sum()),
+        classes[labelled],
+        classes[predicted],
+        int(pairs.max()),
         (columns.start, rows.start, columns.stop, rows.stop),
     )
 
@@ -97,7 +100,3 @@ def _agreement(probabilities: np.ndarray, truth: np.ndarray, background: int | N
     return float(
         (2 * foreground[labelled].sum() + spare) / (foreground.sum() + labelled.sum() + spare)
     )
-
-
-def _commonest(codes: np.ndarray) -> int:
-    return int(np.bincount(codes).argmax())

@@ -19,7 +19,7 @@ from ..data.images import resized
 from ..evaluation.run import trained_on
 from ..exports.card import HISTORY, read_history
 from ..metrics.figures import FIGURES
-from ..metrics.risk import ERROR_RATE, lowest_rate, review_threshold
+from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
 from ..utils.io import portable_path
 from . import charts, painting, panels
 from .html import css_colour, data_address, environment, jpeg, write_page
@@ -113,6 +113,7 @@ def _review(found: Interpretation) -> dict[str, Any]:
         "review": review[:LISTED],
         "review_count": len(review),
         "error_rate": ERROR_RATE,
+        "obstacle": review_obstacle(found.card.metrics.get("images"), ERROR_RATE),
         "lowest_rate": lowest_rate(found.card.review),
         "let_through": float(np.mean(passed)) if passed else None,
         "ranking": float(spearmanr(errors, expected)[0]) if has_ranking else None,

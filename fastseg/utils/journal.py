@@ -87,10 +87,10 @@ def resumed(
     a result: that key is tried again by the next run.
     """
     left = [i for i, key in enumerate(keys) if key not in journal.done]
-    if len(left) < len(keys):
-        log.info(
-            "%d of %d images were done before the interruption", len(keys) - len(left), len(keys)
-        )
+    done = len(keys) - len(left)
+    if done:
+        verb = "was" if done == 1 else "were"
+        log.info("%d of %d images %s done in an earlier run", done, len(keys), verb)
     computed = work(left)
     for key in keys:
         if key in journal.done:
