@@ -43,14 +43,14 @@ def _by_pattern(by: str, items: Sequence[Item]) -> GroupOf:
         pattern = re.compile(by)
     except re.error as error:
         raise TaskError(
-            f"--by {by}: is neither group, source, split or folder, "
+            f"--by {by}: is neither group, source, split nor folder, "
             f"nor a regular expression ({error})",
             "no-such-group",
         ) from None
     if not any(pattern.search(item.image.stem) for item in items):
         raise TaskError(
-            f"--by {by}: is neither group, source, split or folder, "
-            f"nor found in any file's name, such as {items[0].image.stem}",
+            f"--by {by}: is neither group, source, split nor folder, and no file name matches "
+            f"this pattern (for example {items[0].image.stem})",
             "no-such-group",
         )
 
