@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from conftest import ARCH, size_of
 from PIL import Image
 
@@ -37,13 +38,23 @@ SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]
 segmenting = [name for name in tasks.names() if tasks.get(name).kind == "segment"]
 
 
+def words(text: str) -> str:
+    return "".join(text.split())
+
+
 def test_every_command_has_help_with_an_example(run):
+    group = typer.main.get_command(app)
     overview = run("--help").out
     assert [c.name or c.callback.__name__ for c in app.registered_commands] == COMMANDS
     for command in COMMANDS:
         assert command in overview
         text = run(command, "--help").out
-        assert f"Example: fastseg {command}" in text and len(text.split("Usage:")[1]) > 80
+        assert f"Example: fastseg {command}" in text
+        helped = group.commands[command]
+        told = [helped.help, *(p.help for p in helped.params)]  # each paragraph is wrapped
+        assert all(told) and [t for t in told if words(t) not in words(text)] == []
+        options = [p.opts[-1] for p in helped.params if p.param_type_name == "option"]
+        assert set(options) - set(re.split(r"[\s/,]+", text)) == set()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -62,7 +63,9 @@ def test_every_split_can_be_interpreted(exports, samples, run):
             "--json",
         ).out
     )
-    assert len(said["losses"]) == 16 and "flatter" in Path("look/report.html").read_text()
+    held_out = json.loads((exports("eye") / "card.json").read_text())["valid_files"]
+    warned = re.findall(r'<p class="warning">(\d+) ', Path("look/report.html").read_text())
+    assert len(said["losses"]) == 16 and warned == [str(16 - len(held_out))]
 
 
 def test_the_page_names_export_date_images_and_epochs(exports, run, tmp_path):

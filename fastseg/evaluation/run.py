@@ -284,7 +284,7 @@ def items_of(
         )
         if folds:
             remedy = (
-                f"this export joins {folds} learners, and every image trained some of them; its "
+                f"every image was used to train at least one of this export's {folds} models; its "
                 "metrics.json holds the scores of each image by the learner that never saw it; "
                 "judge it on other data with --split all"
             )

@@ -23,7 +23,8 @@ def check_arch(arch: str) -> None:
     try:
         choose("backbone", name, timm.list_models())
     except ModelError as error:
-        raise ModelError(f"{error}; good first choices are {GOOD_BACKBONES}", error.code) from None
+        error.args = (f"{error}; good first choices are {GOOD_BACKBONES}",)
+        raise
     if tag and arch not in timm.list_pretrained(f"{name}.*"):
         choose("backbone", arch, timm.list_pretrained(f"{name}.*"))
 
