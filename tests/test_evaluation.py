@@ -1,8 +1,8 @@
 """evaluate: what it writes, compares, groups and refuses."""
 
 import json
-import shutil
 import re
+import shutil
 from pathlib import Path
 
 import pytest
