@@ -83,9 +83,9 @@ def test_refusing_faults_keeps_the_code_of_the_first():
         (DataError("x", "unknown-codes"), "unknown-codes"),
     ):
         try:
-            refuse([fault, fault])
+            refuse([fault, fault, fault], "fastseg check eye")
         except DataError as error:
-            assert error.code == code
+            assert error.code == code and re.search(r"\(2 .*fastseg check eye", str(error))
 
 
 def test_json_prints_the_code_of_a_failure(run):

@@ -218,6 +218,12 @@ def test_masks_checked_early_are_all_that_it_has_time_for(samples, monkeypatch):
     assert not seen
 
 
+def test_a_learner_in_python_gives_no_warning_of_the_libraries(samples, tmp_path):
+    made = f"fastseg.learner('eye', {str(samples['eye'])!r}, weights='none', arch='test_resnet')"
+    done = python("-c", f"import fastseg; {made}", cwd=tmp_path)
+    assert done.returncode == 0 and "FutureWarning" not in done.stderr, done.stderr
+
+
 def test_a_fit_says_something_before_it_imports_torch(samples, tmp_path):
     code = (
         "import sys, logging\nfrom fastseg.learners import preparation\n"

@@ -150,7 +150,7 @@ def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
 
 
 @pytest.mark.slow
-def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkeypatch):
+def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkeypatch, caplog):
     from fastseg.training import budget
 
     result = fastseg.fit(
@@ -164,17 +164,20 @@ def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkey
         out=tmp_path / "a",
     )
     assert 1 <= len(result["history"]) and result["seconds"] < 20
-    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 6.0 * learn.record.size[0] / 64)
-    result = fastseg.fit(
-        "eye",
-        samples["eye"],
-        arch=ARCH,
-        weights="none",
-        size=64,
-        bs=4,
-        time_budget=20,
-        out=tmp_path / "b",
-    )
+    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 9.0 * learn.record.size[0] / 64)
+    with caplog.at_level("INFO", "fastseg"):
+        result = fastseg.fit(
+            "eye",
+            samples["eye"],
+            arch=ARCH,
+            weights="none",
+            size=64,
+            bs=4,
+            time_budget=20,
+            out=tmp_path / "b",
+        )
+    assert "64x64 to 32x32 px" in caplog.text  # the reduced size
+    assert f"{len(result['history'])} epochs" in caplog.text  # random weights: none with a head
     assert json.loads((tmp_path / "b" / "card.json").read_text())["size"] == [32, 32]
     monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 100.0)
     with refuses("time-budget"):

@@ -83,8 +83,9 @@ def survey(
         values.append((found.item.source, found.values))
         stray += [found.item] if found.is_stray else []
         binary += [found.item] if found.values == {0, IGNORE} else []
-    refuse(faults)
-    refuse(list(task.binary_faults(data, values).values()))
+    command = f"fastseg check {task.name} --data {data}"
+    refuse(faults, command)
+    refuse(list(task.binary_faults(data, values).values()), command)
     facts.warnings += _missing_classes(task, data, facts.learnt)
     facts.warnings += _mask_warnings(task, stray, binary)
     note = pairing_note(items)

@@ -331,7 +331,7 @@ def lr(
 
     suggestion, plot = find_lr(task, data, out=out, **options)
     if as_json:
-        return console.as_json({"lr": suggestion, "plot": str(plot)})
+        return console.as_json({"lr": float(f"{suggestion:.3g}"), "plot": str(plot)})
     typer.echo(
         f"suggested learning rate: {suggestion:.2e}  "
         f"(plot: {plot}; use it with: fastseg fit {task} --lr {suggestion:.2e})"
@@ -373,8 +373,9 @@ def fit(
     if as_json:
         return console.as_json(result)
     console.figures(result["metrics"])
+    decimals = 1 if result["seconds"] < 10 else 0
     typer.echo(
-        f"weights: {result['weights']}; trained for {result['seconds']:.0f} s; "
+        f"weights: {result['weights']}; trained for {result['seconds']:.{decimals}f} s; "
         f"export: {result['export']}"
     )
 

@@ -73,13 +73,15 @@ class Fault:
         return f"{self.file}{place}: {self.detail}; {self.remedy}"
 
 
-def refuse(faults: Sequence[Fault | DataError]) -> None:
+def refuse(faults: Sequence[Fault | DataError], listed_by: str = "") -> None:
     """Raise the first of `faults`, if any, as a `DataError` that says how many more there are.
 
+    `listed_by` is the command that lists all of them.
     Its code is the error's own, or the fault's kind with hyphens: "size-mismatch", "0-255-mask".
     """
     if faults:
         first = faults[0]
         code = first.code if isinstance(first, DataError) else re.sub("[ /]", "-", first.kind)
-        more = f" ({len(faults) - 1} more with faults)" if len(faults) > 1 else ""
+        rest = f"; {listed_by} lists all" if listed_by else ""
+        more = f" ({len(faults) - 1} more with faults{rest})" if len(faults) > 1 else ""
         raise DataError(f"{first}{more}", code)

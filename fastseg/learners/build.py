@@ -274,6 +274,9 @@ def build_learner(
         metrics=_metrics(task),
         path=Path("."),
     )
+    spec = network.spec
+    decoder = f" with decoder {spec.decoder}" if spec.decoder else ""
+    log.info("network: %s%s at %dx%d px; weights: %s", spec.arch, decoder, *recipe.size, origin)
     learn.loss_func = learn.loss_func.to(dls.device)
     epochs = recipe.epochs + recipe.freeze_epochs
     learn.model.precision, why = training_precision(learn, recipe.size, asked, epochs)

@@ -149,12 +149,14 @@ def check_some_masks(
         started = (pool.submit(check_mask, i) for i in order if time.monotonic() < end)
         for _ in results_in_order(started, 2 * workers):
             pass
-    refuse([faults[i] for i in sorted(faults)])
+    command = f"fastseg check {task.name} --data {data}"
+    refuse([faults[i] for i in sorted(faults)], command)
     if len(values) == len(items):  # some faults show only in all masks together
         refuse(
             list(
                 task.binary_faults(
                     data, ((item.source, values[i]) for i, item in enumerate(items))
                 ).values()
-            )
+            ),
+            command,
         )

@@ -124,12 +124,13 @@ def _load_file(network: Network, path: Path) -> str:
             f"{network.spec.arch}; is the file for another backbone? Set --arch to it",
             "weights-mismatch",
         )
+    unused = len(tensors) - matched
     log.info(
-        "%s: %d tensors loaded; %d of the file unused, %d of the backbone without a match",
+        "%s: %s of the backbone loaded%s%s",
         path.name,
-        matched,
-        max(len(tensors) - matched, 0),
-        max(wanted - matched, 0),
+        f"all {wanted} tensors" if matched == wanted else f"{matched} of {wanted} tensors",
+        "" if matched == wanted else f"; the file has none for the other {wanted - matched}",
+        f"; {unused} in the file are not needed" if unused > 0 else "",
     )
     return f"{path.name} ({matched} of {wanted} backbone tensors)"
 

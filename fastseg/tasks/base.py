@@ -109,7 +109,7 @@ class Task:
         Raises `DataError` that names the faulty file.
         """
         items, faults = self.listed(data)
-        refuse(faults)
+        refuse(faults, f"fastseg check {self.name} --data {data}")
         if not items:
             foreign = advice(Path(data))
             raise DataError(

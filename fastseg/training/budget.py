@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,9 +83,10 @@ def plan_training(
     away. Raises `ModelError` if not even one epoch fits.
     """
     deadline = time.monotonic() + seconds
+    frozen = recipe.freeze_epochs if record_of(learn).is_pretrained else 0
 
     def fitting_epochs(epoch: float) -> int:
-        return int((deadline - time.monotonic()) * (1 - RESERVE) / epoch) - recipe.freeze_epochs
+        return int((deadline - time.monotonic()) * (1 - RESERVE) / epoch) - frozen
 
     epoch = epoch_seconds(learn)
     epochs = fitting_epochs(epoch)
@@ -92,25 +94,30 @@ def plan_training(
     if epochs < FEWEST_EPOCHS and recipe.resize == "squish":
         smaller = _smaller_size(size, epochs)
         if smaller < size:
+            log.info("images are reduced from %dx%d to %dx%d px: more epochs fit", *size, *smaller)
             learn, size = rebuilt(smaller), smaller
             epoch = epoch_seconds(learn)
             epochs = fitting_epochs(epoch)
     left = deadline - time.monotonic()
+    for_epochs = left * (1 - RESERVE)
     if epochs < 1:
+        missing = (frozen + 1) * epoch / (1 - RESERVE) - left
         smaller_size = "--size or " if recipe.resize == "squish" else ""
         raise ModelError(
-            f"an epoch takes {epoch:.1f} s at {size[0]}x{size[1]} px, too long for what loading "
-            f"left of the time budget ({max(0, left):.1f} s); give more time, or a smaller "
-            f"{smaller_size}--arch",
+            f"the time budget leaves {max(0, for_epochs):.1f} s for epochs, after loading and what "
+            f"is reserved for the evaluation; at least {frozen + 1} of {epoch:.1f} s at "
+            f"{size[0]}x{size[1]} px must fit; give at least {math.ceil(missing)} s more, or a "
+            f"smaller {smaller_size}--arch",
             "time-budget",
         )
     log.info(
-        "an epoch takes %.1f s at %dx%d px: %d fit into the time budget",
+        "an epoch takes %.1f s at %dx%d px; planned for the time budget: %s%d epochs",
         epoch,
         *size,
-        epochs + recipe.freeze_epochs,
+        f"{frozen} with the head only, then " if frozen else "",
+        epochs,
     )
-    return learn, Plan(size, epochs, left * (1 - RESERVE))
+    return learn, Plan(size, epochs, for_epochs)
 
 
 def _smaller_size(size: tuple[int, int], epochs: int) -> tuple[int, int]:

@@ -95,6 +95,7 @@ def check_weights(weights: str | Path) -> None:
     """Raise `ModelError` unless `weights` is one of `WEIGHTS` or a file."""
     if weights not in WEIGHTS and not Path(weights).is_file():
         raise ModelError(
-            f"{weights}: no such weights file; --weights takes auto, imagenet, none or a file",
+            f"{weights}: no such file or folder; --weights takes auto, imagenet, none, a file, "
+            "or an export's folder",
             "no-weights-file",
         )

@@ -1,20 +1,24 @@
-"""Imports of torch, fastai and timm without the garbage collections that take a fifth of their
-time.
+"""Imports of torch, fastai and timm without their warnings, and without the garbage collections
+that take a fifth of their time.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+DEPRECATED = "`torch.jit.script"  # the beginning of torch's warning
 
 
 @contextmanager
 def importing() -> Iterator[None]:
     """Pause Python's garbage collector in a block that imports the heavy libraries.
 
-    They create a million permanent objects. Collections during the import would scan them
+    Deprecated calls inside the libraries, which users cannot correct, give no warning. The
+    libraries create a million permanent objects. Collections during the import would scan them
     repeatedly and free nothing. So would the first one after it, unless the objects are
     moved to the oldest generation, which is rarely scanned.
     """
@@ -24,7 +28,9 @@ def importing() -> Iterator[None]:
     known = len(sys.modules)
     gc.disable()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", DEPRECATED, FutureWarning)
+            yield
     finally:
         if (
             len(sys.modules) > known and not gc.get_freeze_count()
