@@ -242,8 +242,8 @@ def test_check_states_the_depth(eyes, run):
     assert found["depth"] == 12 and plain["depth"] is None
     assert found["faults"] == [] and found["kinds"] == plain["kinds"]
     assert (
-        "12-bit" in run("check", "eye", "--data", eyes[1]).out
-        and "-bit" not in run("check", "eye", "--data", eyes[0]).out
+        "(12 bits)" in run("check", "eye", "--data", eyes[1]).out
+        and " bits)" not in run("check", "eye", "--data", eyes[0]).out
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,33 @@ def test_a_table_of_groups_must_fit_the_images(exports, samples, run, fails):
     )
     assert by_age["1"]["intervals"]["mean_foreground"]["dice"] is None  # one image shows no spread
     assert by_age["not listed"]["intervals"]["mean_foreground"]["dice"]
+
+
+def test_missing_held_out_images_are_named(exports, samples, run, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "data")
+    held_out = json.loads((exports("eye") / "card.json").read_text())["valid_files"]
+    labels = {item.image: item.label for item in fastseg.tasks.get("eye").items(data)}
+
+    def remove(name: str) -> None:
+        (data / name).unlink()
+        labels[data / name].unlink()
+
+    remove(held_out[0])
+    command = ["evaluate", "eye", "--data", data, "--export", exports("eye"), "--out", "judged"]
+    found = run(*command, "--compare", exports("eye"), "--json")
+    result = json.loads(found.out)
+    assert result["missing"] == [held_out[0]] and result["images"] == len(held_out) - 1
+    assert held_out[0] in found.err and "as asked" not in found.err
+    for name in held_out[1:]:
+        remove(name)
+    run(*command, error="no-images-to-judge")
+
+
+def test_the_table_of_figures_is_narrow_and_not_padded(exports, samples, run):
+    shown = run("evaluate", "eye", "--data", samples["eye"], "--export", exports("eye")).out
+    table = shown.partition("pixel accuracy 0")[0].splitlines()
+    assert len(table) > 10 and max(map(len, table)) <= 100
+    assert all(line == line.rstrip() for line in table)
 
 
 def test_evaluate_refuses_in_one_line(exports, samples, fails):

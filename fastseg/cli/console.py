@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from ..checks.dataset import Audit
     from ..checks.repair import Repaired
 
+# Columns of figures beside each other: with the figures' names, lines have up to 100 characters.
+MAX_COLUMNS = 3
 SUMMARY = {
     "accuracy": "accuracy",
     "pixel_accuracy": "pixel accuracy",
@@ -64,7 +67,9 @@ def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | Non
     console = Console(markup=False, emoji=False)  # names are printed as they are
     if not console.is_terminal:  # do not wrap lines that a script reads
         console.width = max(console.width, 200)
-    console.print(drawn)
+    with console.capture() as printed:
+        console.print(drawn)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def _cell(value: Any) -> str:
@@ -101,11 +106,21 @@ def figures(result: dict[str, Any], title: str | None = None) -> None:
         for key, (name, _) in FIGURES.items()
         if key in first
     ]
-    table(("", *(name for name, _, _ in columns)), rows, title)
-    shown = [(name, result[key], ends.get(key)) for key, name in SUMMARY.items() if key in result]
+    each = math.ceil(len(columns) / math.ceil(len(columns) / MAX_COLUMNS))
+    for start in range(0, len(columns), each):
+        shown = slice(1 + start, 1 + start + each)
+        header = ("", *(name for name, _, _ in columns))
+        if start:
+            typer.echo()
+        table(
+            (header[0], *header[shown]),
+            [(row[0], *row[shown]) for row in rows],
+            None if start else title,
+        )
+    totals = [(name, result[key], ends.get(key)) for key, name in SUMMARY.items() if key in result]
     typer.echo(
         "\n".join(
-            f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in shown
+            f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in totals
         )
     )
     if unit == "images":
@@ -140,9 +155,8 @@ def faults(audit: Audit, shown: int = 5) -> None:
     deep = ""
     if audit.deep and audit.depth:
         highest = 2**audit.depth - 1
-        deep = (
-            f"{audit.deep} of more than 8 bits hold {audit.depth}-bit values, scaled by {highest}"
-        )
+        have = "1 image has" if audit.deep == 1 else f"{audit.deep} images have"
+        deep = f"{have} more than 8 bits; values are scaled by {highest} ({audit.depth} bits)"
     typer.echo(
         "; ".join(
             [

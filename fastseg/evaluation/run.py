@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("valid", "train", "test", "all")
 PER_IMAGE = "per_image.csv"
 FOLDER = "evaluation"  # below the export's folder
+NAMED = 5  # missing images that the warning names
 T = TypeVar("T")
 Look = Callable[[Item, "Prediction", "np.ndarray | int"], T]
 
@@ -60,7 +61,8 @@ def evaluate(
     them to `out`.
 
     The dict has the figures of `metrics.figures.segmentation` or `.classification`, and "intervals"
-    of the same shape, from `samples` seeded bootstrap samples of the images. `data` defaults to the
+    of the same shape, from `samples` seeded bootstrap samples of the images; "missing" names the
+    held-out images that are not in the data. `data` defaults to the
     folder that the export was trained on; "valid" is what training held out, by the card. `tta`
     averages each image with its mirror image (default: what the card says). `compare`, another
     export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by",
@@ -75,7 +77,8 @@ def evaluate(
     task = get(task)
     check_engine(engine, precision)
     folder = find(task, export)
-    items, root = items_of(card_of(folder), task, data, split)
+    card = card_of(folder)
+    items, root = items_of(card, task, data, split)
     if table and not by:
         raise TaskError(
             "--table needs --by with the name of one of its columns", "table-without-by"
@@ -91,7 +94,15 @@ def evaluate(
     other = None
     if compared:
         same = predictor.precision
-        other = load(compared, device, engine=engine, precision=same, images=len(items), bs=bs)
+        other = load(
+            compared,
+            device,
+            engine=engine,
+            precision=same,
+            images=len(items),
+            bs=bs,
+            reason="the precision of the first export",
+        )
         _warn_of_seen(other.card, items, root, compare)
     with write_lock(out):
         scores = _scores(predictor, items, root, bs)
@@ -101,6 +112,7 @@ def evaluate(
         "export": str(folder),
         "data": str(root),
         "split": split,
+        "missing": missing_of(card, items, root) if split == "valid" else [],
         "weights": predictor.card.weights_origin,
         **scores.metrics(samples),
     }
@@ -235,8 +247,8 @@ def items_of(
 ) -> tuple[list[Item], Path]:
     """Return the labelled items of a split, and the data folder.
 
-    Validation items are those that the card names. Raises `TaskError` for an unknown split,
-    `DataError` if there are no such items.
+    Validation items are those that the card names; a warning names those that are missing. Raises
+    `TaskError` for an unknown split, `DataError` if there are no such items.
     """
     choose("split", split, SPLITS, TaskError)
     root = Path(data or card.data_folder or f"data/{task.name}")
@@ -285,7 +297,22 @@ def items_of(
         remedy = "no training images are here"
     if not chosen:
         raise DataError(f"{root}: {remedy}", "no-images-to-judge")
+    missing = missing_of(card, chosen, root) if split == "valid" else []
+    if missing:
+        log.warning(
+            "%d of %d held-out images %s missing: %s%s",
+            len(missing),
+            len(held_out),
+            "is" if len(missing) == 1 else "are",
+            ", ".join(missing[:NAMED]),
+            f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "",
+        )
     return chosen, root
+
+
+def missing_of(card: Card, items: Sequence[Item], root: Path) -> list[str]:
+    """Return the names of the card's validation images that are not among these items."""
+    return sorted(set(card.valid_files) - {name_below(root, item.image) for item in items})
 
 
 @overload

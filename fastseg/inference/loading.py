@@ -35,6 +35,7 @@ def load(
     *,
     images: int | None = None,
     bs: int = 4,
+    reason: str = "as asked",
 ) -> Predictor:
     """Return a `Predictor` from an export folder: card.json with model.onnx or model.safetensors.
 
@@ -42,6 +43,7 @@ def load(
     given, the measured fastest one on this machine is used, for this number of `images` in
     batches of `bs`. If nothing was measured yet, it is measured if that saves time, else ONNX
     computes. Without `images`, nothing is measured, and the choice is for single images.
+    The log gives `reason` for an engine or precision that is given.
     On GPUs torch computes. The path of an export.pkl is opened only if its sha256 is the one in the
     card beside it, or with `trust=True`: a pickle can run any code.
     Raises `ExportError`, and `ModelError` for options that contradict each other.
@@ -57,7 +59,7 @@ def load(
     option, why = (
         options[0],
         f"{options[0]} on {where}"
-        + (", as asked" if engine != "auto" or asked_precision(precision) else ""),
+        + (f", {reason}" if engine != "auto" or asked_precision(precision) else ""),
     )
     alone = images in (None, 1)
     if len(options) > 1:

@@ -44,6 +44,7 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
     page = templates.get_template(found.view.template).render(
         task=found.task,
         card=found.card,
+        export=(found.folder if found.folder.is_dir() else found.folder.parent).resolve().name,
         metrics=found.metrics,
         data=portable_path(root, path.parent),
         split=split,

@@ -322,7 +322,8 @@ def get(name: str | Task) -> Task:
     try:
         known = choose("task", name, names(), TaskError)
     except TaskError as error:
-        raise TaskError(f"{error}{_missing_folders()}", error.code) from None
+        error.args = (f"{error}{_missing_folders()}",)
+        raise
     files = _files_of(known)
     if len(files) > 1:
         raise TaskError(

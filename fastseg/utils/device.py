@@ -141,10 +141,11 @@ def cache_bytes() -> int:
 
 def describe_plan(device: torch.device, precision: str, bs: int, budget: int) -> str:
     """Return one line that says what was chosen for this machine."""
+    threads = torch.get_num_threads()
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads"
+        else f"{device.type}, {threads} thread{'' if threads == 1 else 's'}"
     )
     return (
         f"{name}; {precision}; channels last, batches of {bs}; "
