@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import FastsegError, is_out_of_memory
-from ..learners.options import LEARNER_OPTIONS, OPTIONS
+from ..learners.options import LEARNER_OPTIONS, MAX_SEED, OPTIONS
 from . import console
 from .options import varied, with_fit_options
 
@@ -199,7 +199,7 @@ def sample(
     n: Annotated[int, typer.Option("--n", help="How many images.")] = 40,
     seed: Annotated[
         int,
-        typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same images."),
+        typer.Option("--seed", min=0, max=MAX_SEED, help="The same seed gives the same images."),
     ] = 0,
     as_json: Json = False,
 ) -> None:
@@ -246,7 +246,7 @@ def show(
         bool, typer.Option("--open", help="Open it in this machine's viewer.")
     ] = False,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which images are drawn.")
+        int, typer.Option("--seed", min=0, max=MAX_SEED, help="Which images are drawn.")
     ] = 0,
     as_json: Json = False,
 ) -> None:
@@ -777,7 +777,7 @@ def masks(
         float, typer.Option("--test", help="Share of the pictures for a test folder.")
     ] = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which pictures go where.")
+        int, typer.Option("--seed", min=0, max=MAX_SEED, help="Which pictures go where.")
     ] = 42,
     as_json: Json = False,
 ) -> None:

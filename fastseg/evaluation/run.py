@@ -167,11 +167,7 @@ def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
     with Journal(
         "evaluate",
         __version__,
-        predictor.task.definition(),
-        predictor.card.sha256,
-        predictor.engine,
-        predictor.precision,
-        predictor.tta,
+        *predictor.identity(),
         str(root.resolve()),
     ) as journal:
         rows = resumed(journal, [stamp(item.image, item.label) for item in items], work)

@@ -96,11 +96,7 @@ def predict(
     identity = [
         "predict",
         __version__,
-        predictor.task.definition(),
-        predictor.card.sha256,
-        predictor.engine,
-        predictor.precision,
-        predictor.tta,
+        *predictor.identity(),
         threshold,
         overlay,
         probabilities,

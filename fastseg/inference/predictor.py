@@ -114,6 +114,18 @@ class Predictor:
         """
         self.task = with_depth_of(self.task, _paths_among(images))
 
+    def identity(self) -> list[Any]:
+        """Return what decides the predictions, for journals: a run that was interrupted takes over
+        results of an equal predictor only.
+        """
+        return [
+            self.task.definition(),
+            self.card.sha256,
+            self.engine,
+            self.precision,
+            self.tta,
+        ]
+
     def predict(self, image: Path | str | np.ndarray, tiles: int = 1) -> Prediction:
         """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read.
 
