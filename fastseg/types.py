@@ -24,7 +24,8 @@ class Item:
     """One labelled image.
 
     Items of one `group` stay on one side of the split. `source` is the name of the layout that the
-    files were found by. `label` is a mask file or a class index.
+    files were found by. `label` is a mask file or a class index. Where the mask was drawn from a
+    label file of another tool, `label` is in the cache, and `origin` says where it comes from.
     """
 
     image: Path
@@ -32,6 +33,12 @@ class Item:
     split: str | None = None  # "train", "valid", "test", or None: drawn by seed
     group: str = ""
     source: str = ""
+    origin: str = ""  # the label file and the place in it; "" where `label` is the user's own file
+
+    @property
+    def shown_label(self) -> str:
+        """The label for messages: the user's own file, or the class index."""
+        return self.origin or str(self.label)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,15 @@ class Task:
     # Bits that the values of 16-bit images have; None: each image is scaled by its own range.
     depth: int | None = None
 
+    channels: int = 3  # of the images as the model sees them, 2 to 16
+    # Where each channel is a file of its own: the ends of their stems, the first one names the item
+    channel_files: tuple[str, ...] = ()
+    shown_channels: tuple[int, ...] = ()  # the three that pictures show; (): the first ones
+    alpha: str = (
+        "drop"  # transparent images: "drop" the alpha channel, or lay them on "white"/"black"
+    )
+    window: tuple[float, float] | None = None  # centre and width, of DICOM and NIfTI values
+
     # Only segmentation tasks set these two.
     background: int | None = field(default=None, init=False, repr=False)
     palette: tuple[Colour, ...] | None = field(default=None, init=False, repr=False)

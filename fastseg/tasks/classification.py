@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationTask(Task):
-    """Images listed in one table for each folder.
+    """Images listed in one table for each folder, or in one folder for each class.
 
-    The first of `columns` has the file's stem, the second one the class index.
+    The first of `columns` has the file's stem, name or path below the folder, the second one the
+    class index or name.
     """
 
-    folders: Mapping[str, tuple[str, ...]]  # split -> folder names
+    # split -> folder names, the first that exists is used; None: drawn by seed
+    folders: Mapping[str | None, tuple[str, ...]]
+    labels: str = "table"  # or "folders": a subfolder a class, with the class's name
     table: str = "labels.tsv"
     columns: tuple[str, str] = ("Name", "Label")
 
@@ -53,7 +56,7 @@ class ClassificationTask(Task):
                 items += self._table_items(folder, split, faults)
         return items, faults
 
-    def _table_items(self, folder: Path, split: str, faults: list[Fault]) -> list[Item]:
+    def _table_items(self, folder: Path, split: str | None, faults: list[Fault]) -> list[Item]:
         table = folder / self.table
         images = by_stem(image_files(folder), faults)
         lines = self.read_table(table, faults)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..data.decoding import Decoded
     from ..types import Colour
 
-MaskValue = Union[int, "Colour"]  # a code, or a colour
+MaskValue = Union[int, "Colour", str]  # a code, a colour, or a label of another tool
 
 # Methods that need pixels import numpy themselves, so that listing tasks and files is fast.
 
@@ -39,6 +39,9 @@ class Layout:
     Equal folders mean that masks and images are stored together. `source` names where such data
     come from. If its masks have other codes than the task's, the layout declares `codes` and
     `ignore` of its own, see `SegmentationTask`; layouts of one source declare the same.
+
+    With `format`, the labels are files of another tool (see `formats`) at `labels`: `codes` then
+    maps label names to class indices, and `ignore` names labels that become unlabelled.
     """
 
     images: str
@@ -47,6 +50,16 @@ class Layout:
     source: str = ""
     codes: Mapping[MaskValue, int] | None = None
     ignore: tuple[MaskValue, ...] | None = None
+    image_end: str = ""  # end of the stems of images: "_leftImg8bit"
+    mask_end: str = ""  # end of the stems of masks: "_mask", ".mask"
+    deep: bool = False  # whether subfolders are searched, too; pairs have equal paths
+    # A text file below the data folder that lists the images: a stem, or a path to an image (and
+    # one to its mask) a line
+    list_file: str = ""
+    # One mask a class, above 127 where the class is: "names" (7_iris.png), "folders" (iris/7.png)
+    class_masks: str = ""
+    format: str = ""  # of label files of another tool, such as "coco"
+    labels: str = ""  # label file, or the folder with label files
 
     def __str__(self) -> str:
         return (
