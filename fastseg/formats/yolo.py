@@ -137,7 +137,9 @@ def _parts(folders: Sequence[str]) -> dict[str, str]:
         if name in found
     }
     rest = next((folder for name, folder in found.items() if name not in FOLDER_SPLITS), "images")
-    return {"train": rest, "val": rest, **parts}
+    # Equal folders mean that the images are divided by seed.
+    train = parts.get("train", rest)
+    return {"train": train, "val": parts.get("val", train), **parts}
 
 
 def _label_name(image: str) -> str:
@@ -358,7 +360,9 @@ def _inside(root: Path, path: Any, entry: Any) -> Path:
     entry = entry.replace("\\", "/")
     bases = [root / path] if isinstance(path, str) and path and "\0" not in path else []
     # Some tools write ../train/images for train/images beside data.yaml.
-    candidates = [base / entry for base in (*bases, root)] + [root / re.sub(r"^(\.\./)+", "", entry)]
+    candidates = [base / entry for base in (*bases, root)] + [
+        root / re.sub(r"^(\.\./)+", "", entry)
+    ]
     outside = False
     for candidate in candidates:
         if not candidate.exists():
@@ -443,7 +447,9 @@ def _region(words: Sequence[str], names: Sequence[str] | None, place: str) -> Re
     try:
         values = np.array(words, dtype=np.float64)
     except ValueError:
-        raise _LineError(f"'{brief(' '.join(words))}' is not a line of numbers", "correct it") from None
+        raise _LineError(
+            f"'{brief(' '.join(words))}' is not a line of numbers", "correct it"
+        ) from None
     if not np.isfinite(values).all():
         raise _LineError("numbers that are not finite", "correct them")
     index = int(values[0])
