@@ -173,9 +173,7 @@ def _write_labels(
         place.mkdir(exist_ok=True)
         files = form.write(_copied(group, place, "images"), place, *drawing)
         labels = files[0].relative_to(out).as_posix() if len(files) == 1 else folder
-        layouts.append(
-            Layout(folder, "", split, format=target, labels=labels, ignore=(IGNORED,))
-        )
+        layouts.append(Layout(folder, "", split, format=target, labels=labels, ignore=(IGNORED,)))
         written += files
     return layouts, written
 
@@ -221,9 +219,7 @@ def _write_voc(
         for image in _copied(group, out, "JPEGImages"):
             mask = Image.fromarray(image.codes)
             mask.putpalette(bytes(colours))
-            written.append(
-                save_image(out / "SegmentationClass" / f"{image.image.stem}.png", mask)
-            )
+            written.append(save_image(out / "SegmentationClass" / f"{image.image.stem}.png", mask))
             stems.append(image.image.stem)
         (out / list_file).parent.mkdir(parents=True, exist_ok=True)
         (out / list_file).write_text("".join(f"{s}\n" for s in stems), encoding="utf-8")
