@@ -23,8 +23,8 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.expatreader import DefusedExpatParser
 from scipy import ndimage
 
-from ..data.issues import Fault
-from ..errors import DataError, brief
+from ..data.issues import Fault, refuse
+from ..errors import brief
 from ..types import IGNORE, Colour
 from .base import Format, Labelled, Region, ToWrite, fault
 
@@ -335,6 +335,10 @@ def _parse(file: Path, handler: _Handler) -> Iterator[_Image]:
         yield handler.images.popleft()
 
 
+def _whole_fault(file: Path, handler: _Handler, wrong: _WrongError) -> Fault:
+    return fault(file, f"line {handler.line()}", wrong.detail, wrong.remedy, wrong.kind)
+
+
 class CvatFormat(Format):
     """CVAT for images 1.1."""
 
@@ -361,10 +365,7 @@ class CvatFormat(Format):
             try:
                 deque(_parse(file, handler), maxlen=0)
             except _WrongError as wrong:
-                place = f" (line {handler.line()})"
-                raise DataError(
-                    f"{file}{place}: {wrong.detail}; {wrong.remedy}", "label-file"
-                ) from None
+                refuse([_whole_fault(file, handler, wrong)])
             declared.update({n: c for n, c in handler.labels.items() if n not in declared})
             used.update(dict.fromkeys(handler.used))
         return declared or used
@@ -376,8 +377,7 @@ class CvatFormat(Format):
                 for image in _parse(file, handler):
                     yield _labelled(image, handler)
             except _WrongError as wrong:
-                place = f"line {handler.line()}"
-                faults.append(fault(file, place, wrong.detail, wrong.remedy, wrong.kind))
+                faults.append(_whole_fault(file, handler, wrong))
 
     def write(
         self,

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..data.issues import Fault
+from ..data.issues import Fault, refuse
 from ..data.pairing import is_image
-from ..errors import DataError, brief
+from ..errors import brief
 from ..types import IGNORE, Colour
 from .base import Format, Labelled, Region, ToWrite, fault
 from .geometry import area, join_holes, polygons_of
@@ -79,8 +79,7 @@ class YoloFormat(Format):
                 used = {index for _, file, _ in source.pairs for index in _indices(file)}
                 names = [_unnamed(index) for index in range(max(used, default=-1) + 1)]
             found.update(dict.fromkeys(names))
-        if faults:
-            raise DataError(str(faults[0]), "label-file")
+        refuse(faults)
         return found
 
     def read(self, files: Sequence[Path], faults: list[Fault]) -> Iterator[Labelled]:
