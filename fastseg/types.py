@@ -40,6 +40,15 @@ class Item:
         """The label for messages: the user's own file, or the class index."""
         return self.origin or str(self.label)
 
+    @property
+    def files(self) -> tuple[Path | str | int, ...]:
+        """The image and the label, for keys that change when a file does (`utils.journal.stamp`).
+
+        A drawn mask counts by its name, which tells its content: it may have been drawn again.
+        """
+        label = self.label
+        return self.image, label.name if self.origin and isinstance(label, Path) else label
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -55,6 +55,33 @@ def by_names(
     return found
 
 
+def images_of_names(
+    folder: Path, files: Sequence[Path], classes: Sequence[str], ends: tuple[str, str]
+) -> list[Path]:
+    """Return the images among the files of one folder that holds class masks, too.
+
+    A file is a mask if its name is another file's name and a class, or if it has no masks of its
+    own and its name begins with that of an image: then the class is misspelt.
+    """
+    words = [(_word(name), code) for code, name in enumerate(classes)]
+    keys = {file: key for file in files if (key := key_below(folder, file, ends[0])) is not None}
+    known, labelled, masks = set(keys.values()), set[str](), set[Path]()
+    for file in files:
+        key = key_below(folder, file, ends[1])
+        owners = {k for k, _ in _matches(key, words) if k in known} if key is not None else set()
+        labelled |= owners
+        masks |= {file} if owners else set()
+    return [
+        file
+        for file, key in keys.items()
+        if file not in masks
+        and (
+            key in labelled
+            or not any(key[: cut.start()] in labelled for cut in SEPARATOR.finditer(key))
+        )
+    ]
+
+
 def _matches(key: str, words: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     """Return (key without the class, class index) for each class that a key ends with."""
     found = []
@@ -105,7 +132,7 @@ def by_folders(
             continue
         for file in files:
             key = key_below(folder, file, end)
-            if key in images:
+            if key is not None and key in images:
                 _add(found.setdefault(key, {}), code, file, faults)
             elif key is not None:
                 remedy = "add the image, or remove the file"
@@ -142,22 +169,21 @@ def combined(files: ClassFiles, background: int | None) -> np.ndarray:
     """
     import numpy as np
 
-    codes: np.ndarray | None = None
-    for code in sorted(files):
-        there = _where(files[code])
-        if codes is None:
-            fill = IGNORE if background is None else background
-            codes = np.full(there.shape, fill, dtype=np.uint8)
-        if there.shape != codes.shape:
-            first = files[min(files)]
+    masks = {code: _where(files[code]) for code in sorted(files)}
+    first = next(iter(masks))
+    fill = IGNORE if background is None else background
+    codes = np.full(masks[first].shape, fill, dtype=np.uint8)
+    height, width = masks[first].shape
+    for code, there in masks.items():
+        size = there.shape
+        if size != (height, width):
             raise DataError(
-                f"{files[code]}: is {there.shape[1]}x{there.shape[0]} px, but {first.name} of the "
-                f"same image is {codes.shape[1]}x{codes.shape[0]}; "
+                f"{files[code]}: is {size[1]}x{size[0]} px, but {files[first].name} "
+                f"of the same image is {width}x{height}; "
                 "export all masks at the image's size",
                 "size-mismatch",
             )
         codes[there] = code
-    assert codes is not None  # an image without masks is a fault
     return codes
 
 

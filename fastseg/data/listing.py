@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import brief
 from .issues import Fault
-from .pairing import images_and_masks, images_below, key_below, normal
+from .pairing import IMAGE_SUFFIXES, images_and_masks, images_below, key_below, normal
 
 # Between the two columns of a line; in names there may be spaces, so each place is tried.
 COLUMNS = re.compile(r"\s*[,;\t]\s*|\s+")
@@ -26,8 +26,8 @@ class Entry:
 
 
 @dataclass
-class _Finder:
-    """Finds the files that texts of a list name: in `root`, or in `folder` below it.
+class Finder:
+    """Finds the files that texts of a list or a table name: in `root`, or in `folder` below it.
 
     Lists are often made elsewhere, so that their paths begin with foreign folders: the longest end
     of a path that exists counts. A text without an image's suffix is a stem; `end` may follow it.
@@ -40,17 +40,20 @@ class _Finder:
     _names: dict[Path, dict[str, Path]] = field(default_factory=dict)
     _stems: dict[str, list[Path]] | None = None  # of all subfolders
 
-    def find(self, text: str) -> Path | None:
-        """Return the file that a text names, or None."""
+    def find(self, text: str, least: int = 0) -> Path | None:
+        """Return the file that a text, or its end of `least` characters or more, names, or None."""
         parts = [part for part in re.split(r"[\\/]+", normal(text)) if part not in ("", ".")]
         if not parts or ".." in parts:
             return None
         for start in range(len(parts)):
+            if len("/".join(parts[start:])) < least:
+                break
             for base in dict.fromkeys((self.root, self.folder)):
                 found = self._in(base.joinpath(*parts[start:-1]), parts[-1])
                 if found is not None:
                     return found
-        return self._in_subfolders(parts[-1]) if self.deep else None
+        alone = self.deep and len(parts[-1]) >= least
+        return self._in_subfolders(parts[-1]) if alone else None
 
     def _in(self, folder: Path, name: str) -> Path | None:
         if folder not in self._names:
@@ -95,8 +98,8 @@ def read_list(
         detail = f"cannot be read ({brief(getattr(error, 'strerror', None) or error)})"
         faults.append(Fault("label file", str(file), detail, "save it as text in UTF-8"))
         return []
-    find_image = _Finder(root, folders[0], ends[0], deep)
-    find_mask = _Finder(root, folders[1], ends[1], deep)
+    find_image = Finder(root, folders[0], ends[0], deep)
+    find_mask = Finder(root, folders[1], ends[1], deep)
     entries: list[Entry] = []
     first: dict[Path, int] = {}
     # only these ends: str.splitlines() would also cut at characters that names may have
@@ -126,13 +129,10 @@ class _Wrong:
     remedy: str
 
 
-def _entry(line: str, number: int, images: _Finder, masks: _Finder) -> Entry | _Wrong:
+def _entry(line: str, number: int, images: Finder, masks: Finder) -> Entry | _Wrong:
     if ".." in re.split(r"[\\/\s,;]+", line):
         detail = f"{brief(line)} leaves the data folder"
         return _Wrong("label file", detail, "list files of the data folder, without ..")
-    image = images.find(line)
-    if image is not None:
-        return Entry(image, None, number)
     columns: list[tuple[str, str]] = [
         (line[: cut.start()], line[cut.end() :]) for cut in COLUMNS.finditer(line)
     ]
@@ -140,6 +140,9 @@ def _entry(line: str, number: int, images: _Finder, masks: _Finder) -> Entry | _
         image, mask = images.find(left), masks.find(right)
         if image is not None and mask is not None:
             return Entry(image, mask, number)
+    image = _only_image(line, columns, images)
+    if image is not None:
+        return Entry(image, None, number)
     remedy = f"add it below {images.root}, or remove the line"
     if not columns:
         return _Wrong("no partner", f"{brief(line)} does not exist", remedy)
@@ -150,6 +153,20 @@ def _entry(line: str, number: int, images: _Finder, masks: _Finder) -> Entry | _
         return _Wrong("label file", detail, "list an image, or an image and its mask, a line")
     absent = left if images.find(left) is None else right
     return _Wrong("no partner", f"{brief(absent)} does not exist", remedy)
+
+
+def _only_image(line: str, columns: list[tuple[str, str]], images: Finder) -> Path | None:
+    """Return the image that a complete line names, which may have spaces, or None.
+
+    Where a line could have two columns, its end alone is not taken for the image.
+    """
+    if columns and (any(_is_path(left) for left, _ in columns) or not _is_path(line)):
+        return images.find(line, least=len(columns[0][1]) + 1)
+    return images.find(line)
+
+
+def _is_path(text: str) -> bool:
+    return Path(text).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _swapped(entry: Entry, folders: tuple[Path, Path], ends: Ends) -> _Wrong | None:
