@@ -44,10 +44,12 @@ class Item:
     def files(self) -> tuple[Path | str | int, ...]:
         """The image and the label, for keys that change when a file does (`utils.journal.stamp`).
 
-        A drawn mask counts by its name, which tells its content: it may have been drawn again.
+        A drawn mask counts by its name and folder, which tell its content: it may have been drawn
+        again.
         """
-        label = self.label
-        return self.image, label.name if self.origin and isinstance(label, Path) else label
+        if self.origin and isinstance(self.label, Path):
+            return self.image, f"{self.label.parent.name}/{self.label.name}"
+        return self.image, self.label
 
 
 @dataclass(frozen=True)

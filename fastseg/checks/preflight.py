@@ -127,7 +127,8 @@ def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterato
     ):
         yield (
             f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].shown_label}; 255 "
-            "counts as unlabelled, since other masks hold other codes: if it means a class there, remap it"
+            "counts as unlabelled, since other masks hold other codes: "
+            "if it means a class there, remap it"
         )
 
 

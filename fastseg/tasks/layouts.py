@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cache
+from os import cpu_count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Union
 
@@ -12,13 +15,17 @@ from ..data.class_masks import ClassFiles
 from ..data.issues import Fault
 from ..data.listing import read_list, with_masks
 from ..data.pairing import images_below, key_below, pairs, pairs_by_ends
-from ..errors import TaskError, brief, choose
+from ..errors import DataError, TaskError, brief, choose
+from ..utils.progress import track
+from ..utils.threads import results_in_order
 
 if TYPE_CHECKING:
     from ..types import Colour
 
 MaskValue = Union[int, "Colour", str]  # a code, a colour, or a label of another tool
 CLASS_MASKS = ("", "names", "folders")
+VERSION = 1  # raise when class masks are combined in another way
+MAX_WORKERS = 8  # threads that combine masks
 
 
 @dataclass(frozen=True)
@@ -265,3 +272,52 @@ def _by_key(
             faults.append(Fault("doubled name", str(file), detail, "keep one, or rename it"))
         found.setdefault(key, file)
     return found
+
+
+def combined_masks(
+    found: Sequence[ClassFiles], background: int | None, faults: list[Fault]
+) -> list[Path | None]:
+    """Return the masks of codes, PNG files in the user's cache, that class masks make.
+
+    They are made once, by several threads. Where files cannot be used, the mask is None, and a
+    fault is added to `faults`; see `class_masks.combined`.
+    """
+    workers = min(MAX_WORKERS, cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = (pool.submit(_combined_mask, files, background) for files in found)
+        made = list(track(results_in_order(jobs, 2 * workers), "combining masks", len(found)))
+    faults += [one for one in made if isinstance(one, Fault)]
+    return [None if isinstance(one, Fault) else one for one in made]
+
+
+def _combined_mask(files: ClassFiles, background: int | None) -> Path | Fault:
+    from ..formats.cache import cached_mask
+
+    first = files[min(files)]
+    contents = (f"{code} {_content(file)}" for code, file in sorted(files.items()))
+    try:
+        return cached_mask(
+            [f"class masks {VERSION}", str(background), *contents],
+            lambda: class_masks.combined(files, background),
+            first,
+        )
+    except DataError as error:
+        file = next((f for f in files.values() if str(error).startswith(f"{f}: ")), first)
+        detail, _, remedy = str(error).removeprefix(f"{file}: ").partition("; ")
+        kinds = {"size-mismatch": "size mismatch", "unknown-codes": "unknown codes"}
+        if error.code == "not-writable":
+            raise
+        return Fault(kinds.get(error.code, "unreadable"), str(file), detail, remedy)
+
+
+def _content(file: Path) -> str:
+    """Return a digest of a file's content; it is read once in a process, unless it changes."""
+    status = file.stat()
+    return _content_of(str(file), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _content_of(file: str, size: int, modified: int) -> str:
+    from ..formats.cache import content_of
+
+    return content_of(Path(file))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.class_masks import shown
 from ..data.issues import Fault
 from ..data.pairing import images_below
 from ..errors import TaskError
@@ -16,7 +17,15 @@ from ..formats.recognise import advice
 from ..types import IGNORE, Drawing, Item, Painted
 from ..utils.io import name_below
 from .base import Task
-from .layouts import Layout, MaskValue, check_layout, mask_files
+from .layouts import (
+    Layout,
+    MaskValue,
+    check_layout,
+    class_files,
+    combined_masks,
+    listed_images,
+    mask_files,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,10 +248,17 @@ class SegmentationTask(Task):
             elif layout.split != "test":
                 missing.append(layout)
         missing = [layout for layout in missing if (layout.split, layout.source) not in found]
-        return (
-            [item for items in found.values() for item in items],
-            [*faults, *self._without_partners(root, missing, found)],
-        )
+        items = [item for items in found.values() for item in items]
+        used = {str(item.image) for item in items}
+        return items, [
+            # an image that one label file does not name may be in another one
+            *(
+                fault
+                for fault in faults
+                if fault.kind != "unlabelled image" or fault.file not in used
+            ),
+            *self._without_partners(root, missing, found),
+        ]
 
     def _items_of_layout(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the items of a layout; if there are any, images and masks without a partner go to
@@ -263,12 +279,44 @@ class SegmentationTask(Task):
         return [self._item(image, mask, layout, root) for image, mask in matched]
 
     def _items_of_format(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
-        """Return the items of a layout whose labels are files of another tool."""
-        return []
+        """Return the items of a layout whose labels are files of another tool.
+
+        The split that the layout declares comes before the one in the label file.
+        """
+        from ..formats import cache
+        from ..formats import get as get_format
+
+        labels = root / layout.labels
+        if not labels.exists():
+            return []
+        meaning, ignored = self.label_meaning(layout.source)
+        meaning |= dict.fromkeys(ignored, IGNORE)
+        images = root / layout.images
+        drawn, found = cache.masks_of(
+            get_format(layout.format), root, labels, images, meaning, self.background
+        )
+        listed = listed_images(layout, root, faults)
+        if listed is not None:
+            found = [fault for fault in found if fault.kind != "unlabelled image"]
+            drawn = [one for one in drawn if one.image in {*listed}]
+        faults += found
+        return [
+            replace(
+                self._item(one.image, one.mask, layout, root, one.origin),
+                split=layout.split or one.split,
+            )
+            for one in drawn
+        ]
 
     def _items_of_class_masks(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the items of a layout with one mask a class; see `data.class_masks.combined`."""
-        return []
+        found = class_files(layout, root, self.classes, faults)
+        masks = combined_masks([files for _, files in found], self.background, faults)
+        return [
+            self._item(image, mask, layout, root, shown(files))
+            for (image, files), mask in zip(found, masks)
+            if mask is not None
+        ]
 
     def _without_partners(
         self, root: Path, missing: Sequence[Layout], found: Mapping[Key, Sequence[Item]]
@@ -323,7 +371,9 @@ class SegmentationTask(Task):
     def _item(self, image: Path, mask: Path, layout: Layout, root: Path, origin: str = "") -> Item:
         match = re.match(self.group, image.stem) if self.group else None
         name = image.stem
-        if layout.deep or layout.list_file:  # stems may be equal in several folders
+        if (
+            layout.deep or layout.list_file or layout.format
+        ):  # stems may be equal in several folders
             name = Path(name_below(root / layout.images, image)).with_suffix("").as_posix()
         return Item(
             image,
