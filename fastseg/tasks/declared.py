@@ -138,9 +138,17 @@ def _default_of(kind: type, key: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    """Return tuples as lists, as JSON has them."""
     if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, tuple) else value
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
+
+
+def _fixed(value: Any) -> Any:
+    """Return lists as tuples, as tasks have them; the inverse of `_plain`."""
+    if isinstance(value, Mapping):
+        return {str(key): _fixed(entry) for key, entry in value.items()}
+    return tuple(_fixed(entry) for entry in value) if isinstance(value, (tuple, list)) else value
 
 
 def _codes_of(
@@ -280,7 +288,7 @@ def _size(value: Any) -> tuple[int, int]:
 def _options(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError("must be a table, such as {encoder_depth = 4}")
-    return {str(key): entry for key, entry in value.items()}
+    return dict(_fixed(value))
 
 
 def _folders(value: Any) -> dict[str | None, tuple[str, ...]]:
@@ -413,7 +421,7 @@ def _task_from(definition: dict[str, Any], folder: Path | None) -> Task:
     if "include" in definition:
         base = _included(definition["include"])
     kind = definition.get("kind", base.kind if base else SegmentationTask.kind)
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise _Wrong(("kind",), f"kind must be {' or '.join(_KEYS)}")
     if base and base.kind != kind:
         raise _Wrong(("kind",), f"kind is {kind}, but the included task {base.name} is {base.kind}")
