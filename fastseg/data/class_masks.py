@@ -60,8 +60,9 @@ def images_of_names(
 ) -> list[Path]:
     """Return the images among the files of one folder that holds class masks, too.
 
-    A file is a mask if its name is another file's name and a class, or if it has no masks of its
-    own and its name begins with that of an image: then the class is misspelt.
+    A file is a mask if its name is another file's name and a class. So is a file without masks of
+    its own whose name ends with a class, or begins with the name of an image: then the image is
+    missing, or the class is misspelt.
     """
     words = [(_word(name), code) for code, name in enumerate(classes)]
     keys = {file: key for file in files if (key := key_below(folder, file, ends[0])) is not None}
@@ -77,7 +78,8 @@ def images_of_names(
         if file not in masks
         and (
             key in labelled
-            or not any(key[: cut.start()] in labelled for cut in SEPARATOR.finditer(key))
+            or not _matches(key, words)
+            and not any(key[: cut.start()] in labelled for cut in SEPARATOR.finditer(key))
         )
     ]
 

@@ -53,7 +53,7 @@ class Finder:
                 if found is not None:
                     return found
         alone = self.deep and len(parts[-1]) >= least
-        return self._in_subfolders(parts[-1]) if alone else None
+        return self._in_subfolders(parts) if alone else None
 
     def _in(self, folder: Path, name: str) -> Path | None:
         if folder not in self._names:
@@ -72,14 +72,22 @@ class Finder:
         """
         return normal(file.name), key_below(file.parent, file, self.end), normal(file.stem)
 
-    def _in_subfolders(self, name: str) -> Path | None:
+    def _in_subfolders(self, parts: list[str]) -> Path | None:
+        """Return the only file in a subfolder whose path has the longest end of `parts`."""
         if self._stems is None:
             self._stems = {}
             for file in images_below(self.folder):
                 for key in set(self._keys(file)) - {None}:
                     self._stems.setdefault(str(key), []).append(file)
-        found = self._stems.get(name, [])
-        return found[0] if len(found) == 1 else None
+        named = self._stems.get(parts[-1], [])
+        for start in range(len(parts)):
+            end = tuple(parts[start:-1])
+            found = [
+                file for file in named if file.parent.parts[len(file.parts) - 1 - len(end) :] == end
+            ]
+            if found:
+                return found[0] if len(found) == 1 else None
+        return None
 
 
 def read_list(

@@ -250,15 +250,9 @@ class SegmentationTask(Task):
         missing = [layout for layout in missing if (layout.split, layout.source) not in found]
         items = [item for items in found.values() for item in items]
         used = {str(item.image) for item in items}
-        return items, [
-            # an image that one label file does not name may be in another one
-            *(
-                fault
-                for fault in faults
-                if fault.kind != "unlabelled image" or fault.file not in used
-            ),
-            *self._without_partners(root, missing, found),
-        ]
+        faults += self._without_partners(root, missing, found)
+        # an image that one label file does not name may be in another one
+        return items, [f for f in faults if f.kind != "unlabelled image" or f.file not in used]
 
     def _items_of_layout(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the items of a layout; if there are any, images and masks without a partner go to
@@ -371,9 +365,7 @@ class SegmentationTask(Task):
     def _item(self, image: Path, mask: Path, layout: Layout, root: Path, origin: str = "") -> Item:
         match = re.match(self.group, image.stem) if self.group else None
         name = image.stem
-        if (
-            layout.deep or layout.list_file or layout.format
-        ):  # stems may be equal in several folders
+        if layout.deep or layout.list_file or layout.format:  # several folders may have the stem
             name = Path(name_below(root / layout.images, image)).with_suffix("").as_posix()
         return Item(
             image,
