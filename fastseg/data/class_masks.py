@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, brief
+from ..errors import brief
 from ..types import IGNORE
-from .issues import Fault
+from .issues import Fault, refuse
 from .pairing import SEPARATOR, images_below, key_below, normal
 
 if TYPE_CHECKING:
@@ -179,12 +179,12 @@ def combined(files: ClassFiles, background: int | None) -> np.ndarray:
     for code, there in masks.items():
         size = there.shape
         if size != (height, width):
-            raise DataError(
-                f"{files[code]}: is {size[1]}x{size[0]} px, but {files[first].name} "
-                f"of the same image is {width}x{height}; "
-                "export all masks at the image's size",
-                "size-mismatch",
+            detail = (
+                f"is {size[1]}x{size[0]} px, but {files[first].name} of the same image is "
+                f"{width}x{height}"
             )
+            remedy = "export all masks at the image's size"
+            refuse([Fault("size mismatch", str(files[code]), detail, remedy)])
         codes[there] = code
     return codes
 
@@ -203,11 +203,9 @@ def _where(file: Path) -> np.ndarray:
     if is_lossy(file) and top <= LOSSY_BLACK:
         return values > HALF
     if top <= HALF:
-        raise DataError(
-            f"{file}: holds values up to {top}; a mask of one class holds 0 and 1, or 0 and 255; "
-            'write 255 where the class is, or declare masks = "codes" without class_masks',
-            "unknown-codes",
-        )
+        detail = f"holds values up to {top}, and a mask of one class holds 0 and 1, or 0 and 255"
+        remedy = 'write 255 where the class is, or declare masks = "codes" without class_masks'
+        refuse([Fault("unknown codes", str(file), detail, remedy)])
     return values > (HALF if top < 256 else DEEP_HALF)
 
 

@@ -92,12 +92,20 @@ class Layout:
         return root / self.images, root / self.masks
 
 
-def check_layout(layout: Layout, task: str) -> None:
-    """Raise `TaskError` for a layout whose fields are of a wrong type or contradict each other."""
+def check_layout(layout: object, task: str) -> None:
+    """Raise `TaskError` for a layout whose fields are of a wrong type or contradict each other.
+
+    `task` begins the message.
+    """
 
     def wrong(what: str, remedy: str) -> TaskError:
-        return TaskError(f"task {task}: a layout's {what}; {remedy}", "task-layouts")
+        return TaskError(f"{task}: a layout's {what}; {remedy}", "task-layouts")
 
+    if not isinstance(layout, Layout):
+        raise wrong(
+            f"type is {type(layout).__name__}; layouts is a tuple of Layout",
+            'write layouts=(Layout("images", "masks"),)',
+        )
     for entry in fields(Layout):
         value = getattr(layout, entry.name)
         if entry.type == "str" and not isinstance(value, str):

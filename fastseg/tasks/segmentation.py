@@ -111,14 +111,8 @@ class SegmentationTask(Task):
                 "correct it",
                 "task-group",
             ) from None
-        if not all(isinstance(layout, Layout) for layout in self.layouts):
-            raise TaskError(
-                f"task {self.name}: layouts is not a tuple of Layout; "
-                'write layouts=(Layout("images", "masks"),)',
-                "task-layouts",
-            )
         for layout in self.layouts:
-            check_layout(layout, self.name)
+            check_layout(layout, f"task {self.name}")
         declared: dict[str, tuple[object, object]] = {}
         for layout in self.layouts:
             own = layout.codes, layout.ignore
