@@ -18,7 +18,7 @@ LIST_SUFFIXES = (".txt", ".lst", ".list")
 FIRST_LINES = 50  # of a list file, that are looked at
 RESOLVED = 0.9  # share of these lines that must name an image
 
-Key = tuple[str, str, str, str, str]
+Key = tuple[str, str, tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ def _describe(pairing: Pairing, notes: Notes) -> None:
 
 
 def _without_lists(survey: Survey, found: Sequence[Pairing]) -> list[dict[str, Any]]:
-    """Return layouts of folders; those with equal paths below two folders become one deep layout."""
+    """Return layouts of folders; equal paths below two folders make one deep layout."""
     groups: dict[Key, list[Pairing]] = defaultdict(list)
     for pairing in found:
         images, masks, _ = _common_tail(pairing)
         ends = pairing.image_end, pairing.mask_end, pairing.class_masks
-        groups[(images, masks, *ends)].append(pairing)
+        groups[images, masks, ends].append(pairing)
     layouts = []
     for (images, masks, *_), group in groups.items():
         if len(group) == 1 or not _covers(survey, images, group):
@@ -225,7 +225,9 @@ def _list_of(survey: Survey, path: str, index: _Index) -> Listed | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) < 1 or not _names_images(lines[:FIRST_LINES], index):
         return None
-    names, folders, masks = [], defaultdict(int), defaultdict(int)
+    names: list[str] = []
+    folders: dict[str, int] = defaultdict(int)
+    masks: dict[str, int] = defaultdict(int)
     for line in lines:
         first, *more = re.split(r"\s*[,;\t]\s*|\s+", line, maxsplit=1)
         found = index.find(line) or index.find(first)
@@ -240,7 +242,11 @@ def _list_of(survey: Survey, path: str, index: _Index) -> Listed | None:
     name = PurePosixPath(path).stem
     split = None if {"trainval", "all", "images"} & {name.lower()} else split_of(name)
     return Listed(
-        path, split, next(iter(folders)), tuple(names), max(masks, key=masks.__getitem__, default=None)
+        path,
+        split,
+        next(iter(folders)),
+        tuple(names),
+        max(masks, key=masks.__getitem__, default=None),
     )
 
 

@@ -116,7 +116,9 @@ def _table(survey: Survey, path: str, notes: Notes) -> Table | None:
     if found[image] < FOUND_SHARE * len(lines):
         return None
     label = _label_column(path, image, columns, notes)
-    return None if label is None else Table(path, (image, label), tuple(columns[label]), found[image])
+    return (
+        None if label is None else Table(path, (image, label), tuple(columns[label]), found[image])
+    )
 
 
 def _rows(survey: Survey, path: str) -> list[list[str]]:
@@ -131,9 +133,12 @@ def _rows(survey: Survey, path: str) -> list[list[str]]:
     separator = "\t" if path.lower().endswith(".tsv") else max(SEPARATORS, key=first.count)
     if separator not in first:
         return []
-    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     try:
-        reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting)
+        reader = csv.reader(
+            io.StringIO(text),
+            delimiter=separator,
+            quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL,
+        )
         rows = list(reader)
     except csv.Error:
         return []
@@ -155,9 +160,7 @@ def _names_below(survey: Survey, parent: str) -> set[str]:
     return found
 
 
-def _label_column(
-    path: str, image: str, columns: dict[str, list[str]], notes: Notes
-) -> str | None:
+def _label_column(path: str, image: str, columns: dict[str, list[str]], notes: Notes) -> str | None:
     """Return the column of labels: one whose values repeat. Asks if there are several."""
     given = notes.given.get("label_column")
     if given is not None:

@@ -15,13 +15,13 @@ from .survey import Survey
 
 MAX_BYTES = 2_000_000
 MAX_CLASSES = 1000
-VOID_NAMES = frozenset(
+_VOID = (
     "void unlabeled unlabelled ignore ignored __ignore__ _ignore_ dontcare dont_care "
-    "not_labeled not_labelled unlabeled_area".split()
+    "not_labeled not_labelled unlabeled_area"
 )
-BACKGROUND_NAMES = frozenset(
-    "background _background_ __background__ bg back backgr other others".split()
-)
+VOID_NAMES = frozenset(_VOID.split())
+_BACKGROUND = "background _background_ __background__ bg back backgr other others"
+BACKGROUND_NAMES = frozenset(_BACKGROUND.split())
 TEXT_NAMES = (
     "labelmap.txt",
     "class_names.txt",
@@ -78,7 +78,9 @@ def class_files(survey: Survey) -> list[ClassFile]:
             continue  # not a class file, but a file of that name
         if declared is not None and 1 <= len(declared.names) <= MAX_CLASSES:
             found.append(declared)
-    return sorted(found, key=lambda file: (not file.colours and not file.codes, file.path.count("/")))
+    return sorted(
+        found, key=lambda file: (not file.colours and not file.codes, file.path.count("/"))
+    )
 
 
 def _text_of(file: Path) -> str:
@@ -90,7 +92,9 @@ def _text_of(file: Path) -> str:
 
 def _parser_of(name: str) -> Callable[[str, str], ClassFile | None] | None:
     base, _, suffix = name.rpartition(".")
-    if name in TEXT_NAMES or (suffix == "txt" and re.search(r"class_?names?$|label_?names?$", base)):
+    if name in TEXT_NAMES or (
+        suffix == "txt" and re.search(r"class_?names?$|label_?names?$", base)
+    ):
         return _from_text
     if suffix in ("yaml", "yml") and base in YAML_NAMES:
         return _from_yaml
@@ -124,12 +128,21 @@ def _from_text(path: str, text: str) -> ClassFile | None:
         return None  # a list of files
     has_codes = all(code is not None for _, code, _ in entries)
     if not has_codes:
-        entries = [(line if colour is None else name, None, colour) for line, (name, _, colour) in zip(lines, entries)]
+        entries = [
+            (line if colour is None else name, None, colour)
+            for line, (name, _, colour) in zip(lines, entries)
+        ]
     if has_codes or any(colour for _, _, colour in entries):
         return _made(path, entries)
     if is_void(entries[0][0]) and entries[0][0].startswith("__"):
         # LabelMe numbers its class file from -1: __ignore__ is 255, the next one is 0
-        return _made(path, [(name, number - 1 if number else 255, None) for number, (name, _, _) in enumerate(entries)])
+        return _made(
+            path,
+            [
+                (name, number - 1 if number else 255, None)
+                for number, (name, _, _) in enumerate(entries)
+            ],
+        )
     return _made(path, entries)
 
 
@@ -194,7 +207,9 @@ def _from_value(path: str, value: Any) -> ClassFile | None:
     entries: list[tuple[str, int | None, Colour | None]] = []
     for entry in value:
         if isinstance(entry, dict):
-            code = next((entry[k] for k in ("code", "value", "label_id") if type(entry.get(k)) is int), None)
+            code = next(
+                (entry[k] for k in ("code", "value", "label_id") if type(entry.get(k)) is int), None
+            )
             entries.append((_name(entry), code, _hexadecimal(entry.get("color"))))
         else:
             entries.append((_name(entry), None, None))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ..types import Colour
 
-VOC_NAMES = tuple(
+_VOC = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
-    "motorbike person pottedplant sheep sofa train tvmonitor".split()
+    "motorbike person pottedplant sheep sofa train tvmonitor"
 )
+VOC_NAMES = tuple(_VOC.split())
 VOC_BORDER = (224, 224, 192)
 
 # Cityscapes' 19 classes in the order of their train ids: name, code in labelIds, colour

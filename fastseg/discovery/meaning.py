@@ -19,6 +19,7 @@ MAX_CLASSES = 254
 SPREAD_GREY = 32
 MANY_CODES = 8  # with at least this many codes, 255 is void, as the convention has it
 SOFT_SHARE = 0.1  # of pixels between black and white, at soft edges: a convention
+UNNAMED_MAJORITY = 0.25  # the same, where classes have no names
 MAJORITY = 0.5  # share of pixels from which the largest of several named classes is background
 
 
@@ -185,7 +186,9 @@ def _is_grey(values: Values) -> bool:
     """Return whether colours are greys, but for JPEG noise."""
     total = sum(values.pixels.values())
     off = sum(
-        count for value, count in values.pixels.items() if max(unpack(value)) - min(unpack(value)) > 24
+        count
+        for value, count in values.pixels.items()
+        if max(unpack(value)) - min(unpack(value)) > 24
     )
     return off <= 0.02 * total
 
@@ -225,7 +228,9 @@ def _to_colours(values: Values) -> None:
 
 def _repaints(values: Values) -> bool:
     """Return whether masks with palettes show one code in different colours."""
-    return any(len(colours) > 1 for code, colours in values.palettes.items() if code in values.pixels)
+    return any(
+        len(colours) > 1 for code, colours in values.palettes.items() if code in values.pixels
+    )
 
 
 def _is_smooth(values: Values) -> bool:
@@ -349,6 +354,8 @@ def _background_colour(
     largest = max(usable, key=lambda colour: values.pixels[pack(colour)], default=None)
     if largest is None:
         return None
+    if not names:
+        return largest if values.share(pack(largest)) >= UNNAMED_MAJORITY else None
     if largest not in names:
         return largest
     return largest if values.share(pack(largest)) >= MAJORITY else None
@@ -409,7 +416,9 @@ def _codes(
             f"stray codes, a few pixels each: {ranges(stray)} (as in {values.example[stray[0]]}); "
             "they count as unlabelled",
         )
-    special = _cityscapes(found, layouts, notes) or _named_sets(values, found, declared, layouts, notes)
+    special = _cityscapes(found, layouts, notes) or _named_sets(
+        values, found, declared, layouts, notes
+    )
     if special:
         return special
     names = _names_of(values, found, declared, files, notes)
@@ -419,9 +428,7 @@ def _codes(
     number, classes = 0, []
     for code in kept:
         number += code not in names and code != background
-        classes.append(
-            names.get(code, "background" if code == background else f"class {number}")
-        )
+        classes.append(names.get(code, "background" if code == background else f"class {number}"))
     classes = _distinct(classes)
     if not names:
         notes.say("classes", "no file names them: class 1 and so on; rename them")
@@ -446,7 +453,7 @@ def _made(
             "one-class",
         )
     plain = list(kept) == list(range(len(kept)))
-    shown = [next(iter(values.palettes.get(code) or [None])) for code in kept]  # type: ignore[arg-type, list-item]
+    shown = [next(iter(values.palettes.get(code) or [None])) for code in kept]
     if palette is None and None not in shown and len(set(shown)) == len(shown):
         palette = shown  # type: ignore[assignment]
     is_declared = IGNORE in kept
@@ -483,7 +490,10 @@ def _cityscapes(
     of_classes = {code: name for name, code, _ in known.CITYSCAPES}
     if not all(end.endswith("labelIds") for end in ends):
         return None
-    if len(set(found) & set(of_classes)) < 2 or max(set(found) - {IGNORE}) >= known.CITYSCAPES_CODES:
+    if (
+        len(set(found) & set(of_classes)) < 2
+        or max(set(found) - {IGNORE}) >= known.CITYSCAPES_CODES
+    ):
         return None
     others = [code for code in range(known.CITYSCAPES_CODES) if code not in of_classes]
     notes.say("classes", "the 19 classes of Cityscapes (labelIds)")
@@ -514,9 +524,7 @@ def _named_sets(
     if declared:
         return None
     if _is_voc(layouts) and codes[-1] < len(known.VOC_NAMES):
-        painted = [
-            code for code in codes if values.palettes.get(code) == {known.voc_colour(code)}
-        ]
+        painted = [code for code in codes if values.palettes.get(code) == {known.voc_colour(code)}]
         if painted != codes and values.palettes:
             return None
         names = list(known.VOC_NAMES)
@@ -665,22 +673,23 @@ def _seen_void(
     names: Mapping[int, str],
     notes: Notes,
 ) -> set[int]:
-    """Return the highest code if it is only at the borders between others, and has no name."""
+    """Return codes without a name: the highest one if it is only at the borders between others,
+    and those that a class file leaves out, but for a background of code 0.
+    """
     codes = [code for code in found if code != IGNORE]
     last = codes[-1]
-    if len(codes) < 3 or last in names:
-        if names and last not in names:
-            notes.say("ignore", f"{last} has no name in the class file: unlabelled")
-            return {code for code in codes if code not in names}
-        return set()
-    if is_border(files, last):
+    if len(codes) > 2 and last not in names and is_border(files, last):
         notes.say("ignore", f"{last}: only at the borders between other codes, in thin lines")
-        return {last}
-    if names:
-        outside = {code for code in codes if code not in names}
+        codes.remove(last)
+        void = {last}
+    else:
+        void = set()
+    outside = {code for code in codes if code not in names} if names else set()
+    if 0 in outside and max(codes, key=lambda code: values.pixels[code]) == 0:
+        outside.remove(0)  # background
+    if outside:
         notes.say("ignore", f"{ranges(sorted(outside))}: no name in the class file: unlabelled")
-        return outside
-    return set()
+    return void | outside
 
 
 def _background_code(
@@ -693,6 +702,6 @@ def _background_code(
         return None
     largest = max(kept, key=lambda code: values.pixels[code])
     if not names:
-        return largest
+        return largest if values.share(largest) >= UNNAMED_MAJORITY else None
     total = sum(values.pixels[code] for code in kept) or 1
     return largest if values.pixels[largest] >= MAJORITY * total else None

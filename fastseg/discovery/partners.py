@@ -176,9 +176,7 @@ def _common_ends(stems: Sequence[str]) -> list[str]:
     return found
 
 
-def _pairing(
-    images: Folder, masks: Folder, image_end: str, mask_end: str, example: str
-) -> Pairing:
+def _pairing(images: Folder, masks: Folder, image_end: str, mask_end: str, example: str) -> Pairing:
     by_core = {
         stem(name).removesuffix(image_end): name
         for name in images.images
@@ -226,9 +224,7 @@ def _side_by_side(survey: Survey, folder: Folder) -> list[Pairing]:
         lone = tuple(name for text, name in rest.items() if text not in both)
         example = rest[core], png[core]
         if mask_share([survey.path(folder.path, png[core]) for core in sorted(both)]) > 0.5:
-            return [
-                Pairing(folder.path, folder.path, count=len(both), example=example, lone=lone)
-            ]
+            return [Pairing(folder.path, folder.path, count=len(both), example=example, lone=lone)]
     by_core: dict[str, dict[str, str]] = defaultdict(dict)
     for name in folder.images:
         for end in ends_of(stem(name)):
@@ -238,7 +234,7 @@ def _side_by_side(survey: Survey, folder: Folder) -> list[Pairing]:
     for ends in by_core.values():
         for one in ends:
             for other in ends:
-                if one != other and not other == "" :
+                if one != other and other != "":
                     together[one, other] += 1
                     examples.setdefault((one, other), (ends[one], ends[other]))
     return [
@@ -253,7 +249,7 @@ def _image_end_first(
     together: Counter[tuple[str, str]],
     examples: dict[tuple[str, str], tuple[str, str]],
 ) -> list[tuple[str, str]]:
-    """Return (end of images, end of masks) of the pairs of ends where the second one is a mask's."""
+    """Return (end of images, end of masks) where the second one is that of masks."""
     total = len(folder.images)
     found = []
     for (one, other), count in together.items():

@@ -23,9 +23,8 @@ ALPHA_SAMPLE = 5  # transparent images that are decoded
 FEWEST, MOST = 2, 16  # channels
 
 # Ends of the files of single channels, in the order of the channels
-CHANNEL_WORDS = (
-    "r red g green b blue nir ir infrared rededge re swir lwir thermal tir depth pan".split()
-)
+_CHANNELS = "r red g green b blue nir ir infrared rededge re swir lwir thermal tir depth pan"
+CHANNEL_WORDS = _CHANNELS.split()
 
 
 @dataclass
@@ -136,7 +135,9 @@ def channel_ends(survey: Survey, folder: str) -> tuple[str, ...]:
     whole = count * len(ends) >= 0.3 * len(survey.folders[folder].images)
     if not FEWEST <= len(ends) <= MOST or not whole:
         return ()
-    first = [name for name in survey.folders[folder].images if Path(name).stem.endswith(tuple(ends))]
+    first = [
+        name for name in survey.folders[folder].images if Path(name).stem.endswith(tuple(ends))
+    ]
     for file in spaced([survey.path(folder, name) for name in first], 3):
         pixels = read_image(file)
         if not (pixels == pixels[..., :1]).all():

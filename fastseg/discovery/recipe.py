@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .choices import counted
 from .values import Objects
 
 # All of these are conventions, from the recipes of the built-in tasks.
 LONG_SIDE = 320  # px of the longer side, if objects are large enough at that
 LARGEST_SIDE = 1024  # px: larger inputs take minutes for an epoch on a CPU
 LEAST_OBJECT = 10  # px that the smallest objects should have at the model's size
-FINE_OBJECT = 16  # px: smaller objects need masks at full resolution, not at a quarter
+FINE_OBJECT = 12  # px: smaller objects need masks at full resolution, not at a quarter
 MULTIPLE = 32  # of sides: backbones halve the size five times
 SMALL_IMAGE = 32  # px: the smallest input
-STEPS = 1500  # of training: images / batch size x epochs
+STEPS, CLASSIFY_STEPS = 1500, 600  # of training: images / batch size x epochs
 LEAST_EPOCHS, MOST_EPOCHS = 5, 60
 BATCH, LEAST_BATCH = 16, 2
 BYTES_A_PIXEL = 1500  # of activations and their gradients, for each pixel of a batch, at stride 4
@@ -48,7 +48,7 @@ def segmentation(
     height, width = _typical(sizes)
     smallest = min(objects.small.items(), key=lambda pair: pair[1], default=None)
     scale, why = _scale(height, width, smallest, classes)
-    size = _rounded(height * scale), _rounded(width * scale)
+    size = _side(height, scale), _side(width, scale)
     advice.set("size", list(size), why)
     factor = 1
     if smallest is not None and smallest[1] * scale < FINE_OBJECT:
@@ -59,7 +59,7 @@ def segmentation(
             f"masks at full resolution: {classes[smallest[0]]} is about "
             f"{max(1, round(smallest[1] * scale))} px wide at this size",
         )
-    _batch_and_epochs(advice, size, images, factor)
+    _batch_and_epochs(advice, size, images, factor, STEPS)
     _loss(advice, objects, classes)
     _sides(advice, classes)
     return advice
@@ -72,7 +72,7 @@ def classification(
     advice = Advice()
     height, width = _typical(sizes)
     scale = min(1.0, CLASSIFY_SIDE / max(height, width))
-    size = _rounded(height * scale), _rounded(width * scale)
+    size = _side(height, scale), _side(width, scale)
     advice.set(
         "size",
         list(size),
@@ -80,7 +80,7 @@ def classification(
         + (f", reduced to a longer side of {CLASSIFY_SIDE} px" if scale < 1 else ""),
     )
     images = sum(counts.values())
-    _batch_and_epochs(advice, size, images, 1)
+    _batch_and_epochs(advice, size, images, 1, CLASSIFY_STEPS)
     least, most = min(counts.values(), default=1), max(counts.values(), default=1)
     if most > IMAGE_IMBALANCE * max(1, least):
         why = f"the commonest class has {most / max(1, least):.0f} times the images of the rarest"
@@ -114,14 +114,15 @@ def _scale(
     return scale, f"{why}; {kept}"
 
 
-def _rounded(side: float) -> int:
-    """Return a side as a multiple of 32, or as it is where the image is small."""
-    if side < 4 * MULTIPLE:
-        return max(SMALL_IMAGE, round(side))
-    return math.ceil(side / MULTIPLE - 0.25) * MULTIPLE
+def _side(side: int, scale: float) -> int:
+    """Return a side at the model's size: as it is, or a multiple of 32 where it is reduced."""
+    if scale == 1:
+        return max(SMALL_IMAGE, side)
+    return max(SMALL_IMAGE, round(side * scale / MULTIPLE) * MULTIPLE)
 
 
-def _batch_and_epochs(advice: Advice, size: tuple[int, int], images: int, factor: int) -> None:
+def _batch_and_epochs(advice: Advice, size: tuple[int, int], images: int, factor: int, wanted: int
+) -> None:
     memory = memory_bytes()
     each = size[0] * size[1] * BYTES_A_PIXEL * factor
     batch = BATCH
@@ -135,11 +136,11 @@ def _batch_and_epochs(advice: Advice, size: tuple[int, int], images: int, factor
         f"about {needed:,} MB of this machine's {memory / 2**30:.0f} GB{few}",
     )
     steps = max(1.0, 0.8 * images / batch)
-    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(STEPS / steps)))
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(wanted / steps)))
     advice.set(
         "epochs",
         epochs,
-        f"{images:,} images in batches of {batch}: about {round(steps * epochs):,} steps",
+        f"{counted(images, 'image')} in batches of {batch}: about {round(steps * epochs):,} steps",
     )
 
 

@@ -14,22 +14,25 @@ from ..errors import DataError
 MAX_DEPTH = 12  # levels of folders
 SKIPPED = ("__MACOSX", "task.toml")
 
-MASK_WORDS = frozenset(
+_MASK = (
     "mask masks label labels lbl lbls gt gts groundtruth truth seg segs segm segmentation "
     "segmentations annot annots annotation annotations anno annos target targets matte mattes "
-    "gtfine gtcoarse labelids labeltrainids labeled labelled manual semantic".split()
+    "gtfine gtcoarse labelids labeltrainids labeled labelled manual semantic"
 )
-IMAGE_WORDS = frozenset(
+MASK_WORDS = frozenset(_MASK.split())
+_IMAGE = (
     "image images img imgs jpegimages jpeg photo photos picture pictures pic pics input inputs "
     "raw rgb frame frames scan scans leftimg8bit original originals orig still stills "
-    "stillsraw".split()
+    "stillsraw"
 )
+IMAGE_WORDS = frozenset(_IMAGE.split())
 # Folders and ends of what is neither an image nor a mask of classes
-DERIVED_WORDS = frozenset(
+_DERIVED = (
     "instance instances instanceids instancetrainids object overlay overlays visualization "
     "visualisation viz vis preview previews color colour colors colours thumb thumbs depth "
-    "disparity".split()
+    "disparity"
 )
+DERIVED_WORDS = frozenset(_DERIVED.split())
 SPLITS = {
     "train": ("train", "training", "trn", "tr"),
     "valid": ("valid", "val", "validation", "dev", "validate"),
@@ -111,7 +114,9 @@ def _walk(
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})", "unreadable-folder") from None
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror})", "unreadable-folder"
+        ) from None
     for entry in entries:
         if entry.name.startswith(".") or entry.name in SKIPPED:
             continue

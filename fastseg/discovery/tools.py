@@ -109,7 +109,9 @@ def _meaning(tool: ToolLabels, notes: Notes) -> Meaning:
     kept = [name for name in names if name not in void]
     background = next((name for name in kept if is_background(name)), None)
     colours = [tool.classes[name] for name in kept]
-    notes.say("classes", f"{counted(len(kept), 'class').replace('classs', 'classes')}: {listed(kept, 8)}")
+    notes.say(
+        "classes", f"{counted(len(kept), 'class').replace('classs', 'classes')}: {listed(kept, 8)}"
+    )
     if void:
         notes.say("ignore", f"{', '.join(void)}: unlabelled, by name")
     if background is None:
@@ -136,14 +138,17 @@ def _layouts(survey: Survey, tool: ToolLabels, notes: Notes) -> list[dict[str, A
     by_split: dict[str | None, list[Path]] = {}
     for file in tool.files:
         by_split.setdefault(split_of(_below(survey, file)), []).append(file)
-    if len(by_split) > 1 and None not in by_split and (
-        alone := [_of_files(survey, tool, files, split) for split, files in by_split.items()]
+    if (
+        len(by_split) > 1
+        and None not in by_split
+        and (alone := [_of_files(survey, tool, files, split) for split, files in by_split.items()])
     ):
         labels = [layout["labels"] for layout in alone]
         if len(set(labels)) == len(labels):
             for layout, files in zip(alone, by_split.values()):
                 notes.say(
-                    "layouts", f"{layout['labels']}: {counted(len(files), 'file')}, split {layout['split']}"
+                    "layouts",
+                    f"{layout['labels']}: {counted(len(files), 'file')}, split {layout['split']}",
                 )
             return alone
     return [_of_files(survey, tool, tool.files, None)]

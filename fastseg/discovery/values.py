@@ -115,7 +115,7 @@ def _add(found: Values, one: _One, colours: bool) -> None:
 
 
 def _one(file: Path) -> tuple[_One, _One | None] | str:
-    """Return what a mask holds as codes, and as colours if it is no grey mask; a text on failure."""
+    """Return what a mask holds as codes, and as colours if it has any; a text on failure."""
     try:
         values = read_raw(file)
     except DataError as error:
