@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,25 @@ def largest_value(path: Path | str, how: Reading) -> int | None:
     if not any(_is_deep(file) for file in files_of(path, how)):
         return None
     return max(int(v.max()) for v in _values(path, how) if v.dtype != np.uint8)
+
+
+def channel_statistics(
+    pixels: Iterable[np.ndarray],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation of each channel of images, uint8 (h, w, C).
+
+    They are shares of 255. A channel without contrast gets one grey level as its deviation.
+    """
+    levels = np.arange(256) / 255
+    counts: np.ndarray | int = 0
+    for image in pixels:
+        counts = counts + np.stack(
+            [np.bincount(plane.reshape(-1), minlength=256) for plane in np.moveaxis(image, 2, 0)]
+        )
+    shares = np.asarray(counts) / np.sum(counts, axis=1, keepdims=True)
+    mean = shares @ levels
+    std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1)).clip(1 / 255)
+    return tuple(map(float, mean.round(6))), tuple(map(float, std.round(6)))
 
 
 def shown(image: np.ndarray, chosen: Sequence[int] = ()) -> np.ndarray:
