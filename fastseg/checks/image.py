@@ -166,7 +166,7 @@ def _mode_of(path: Path) -> tuple[str, int]:
         return "", UPRIGHT
     with opened:
         mode, orientation = opened.mode, opened.getexif().get(images.ORIENTATION, UPRIGHT)
-        if mode in ("RGBA", "LA", "PA") and opened.getextrema()[-1][0] == 255:
+        if mode in ("RGBA", "LA", "PA") and np.min(opened.getextrema()[-1]) == 255:
             mode = mode[:-1]
     return mode, orientation
 

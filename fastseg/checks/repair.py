@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..data import images
+from ..data.channels import files_of
 from ..data.issues import Fault
 from ..data.pairing import image_files
 from ..errors import DataError

@@ -45,7 +45,9 @@ def largest_values(files: Iterable[Path], how: Reading = PLAIN) -> dict[Path, in
     files, workers = list(files), min(MAX_WORKERS, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         found = track(
-            results_in_order((pool.submit(_largest_value, file, how) for file in files), 8 * workers),
+            results_in_order(
+                (pool.submit(_largest_value, file, how) for file in files), 8 * workers
+            ),
             "reading headers",
             len(files),
         )

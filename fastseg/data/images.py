@@ -211,7 +211,8 @@ def _read_tiff(path: Path | str) -> np.ndarray:
 def wrong_channels(path: Path | str, found: int, wanted: int) -> DataError:
     """Return the error for an image whose number of channels is not the task's or the model's."""
     return DataError(
-        f"{path}: has {found} channel{'' if found == 1 else 's'}, where {wanted} are expected; give "
+        f"{path}: has {found} channel{'' if found == 1 else 's'}, where {wanted} are expected; "
+        "give "
         + (
             "an RGB or grey image, or a task with channels = "
             f"{found} in its task.toml and a model that is trained on it"
@@ -355,7 +356,9 @@ def _resize(
         if pixels.ndim == 2 or pixels.shape[2] == 3:
             return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
         # Pillow would take the last of two or four channels for alpha, and has no more than four.
-        planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0))
+        planes = (
+            Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0)
+        )
         return np.stack([np.asarray(plane.resize(size[::-1], filter)) for plane in planes], axis=2)
     out = np.full((*size, *pixels.shape[2:]), fill, dtype=np.uint8)
     (from_y, to_y), (from_x, to_x) = (

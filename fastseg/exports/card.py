@@ -182,7 +182,8 @@ def _is_merge(value: Any, count: Any) -> bool:
 def _is_network(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and set(value) - {"members", "channels"} == {"kind", "arch", "n_out", "decoder", "stride", "options"}
+        and set(value) - {"members", "channels"}
+        == {"kind", "arch", "n_out", "decoder", "stride", "options"}
         and type(value.get("members", 1)) is int
         and 1 <= value.get("members", 1) <= 100
         and _is_arch(value["arch"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError, TaskError, brief
 from ..tasks import Task, get, names
+from ..tasks.base import TaskT
 from ..tasks.declared import task_from
 from ..utils.imports import importing
 from .card import MODEL, PICKLE, Card, read_card, sha256
@@ -124,7 +125,7 @@ def task_of(card: Card) -> Task:
     return task
 
 
-def as_trained(task: Task, card: Card) -> Task:
+def as_trained(task: TaskT, card: Card) -> TaskT:
     """Return `task` with the images' declarations that an export was trained with.
 
     They are channels, their files and which are shown, depth, alpha and window.
@@ -132,7 +133,7 @@ def as_trained(task: Task, card: Card) -> Task:
     fields: dict[str, Any] = {"depth": card.depth, "channels": card.channels}
     if card.definition is not None and not card.declared:
         try:
-            own = task_from(card.definition)
+            own: Task = task_from(card.definition)
         except TaskError:  # of a later version: the task here decides
             own = task
         for name in ("channel_files", "shown_channels", "alpha", "window"):

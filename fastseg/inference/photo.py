@@ -6,7 +6,7 @@ Without an export it is the one of the task surfaces: walls, floor and dining ta
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING

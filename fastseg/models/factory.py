@@ -40,8 +40,8 @@ def segmenter(
 ) -> tuple[Network, str]:
     """Build a segmentation network of `decoder` over the timm backbone `arch`.
 
-    `channels` are those of the input; weights for three are adapted to other numbers. Returns the network and a text with the origin of its weights. `options` go to the decoder's
-    class: `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
+    `channels` are those of the input; weights for three are adapted to other numbers. Returns the
+    network and a text with the origin of its weights. `options` go to the decoder's class: `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
     DynamicUnet over a torchvision backbone; it is built for one `size`, (height, width) in px.
     `weights`: see `weights.load_weights`. Raises `ModelError` for unknown names and options,
     backbones without a feature pyramid and unusable weights.
@@ -63,8 +63,8 @@ def classifier(
 ) -> tuple[Network, str]:
     """Build a classifier: the timm backbone `arch` with fastai's head.
 
-    `channels` are those of the input, see `segmenter`. Returns the network and a text with the origin of its weights. `options` go to fastai's
-    `create_timm_model` (concat_pool, lin_ftrs, ps, ...), and from there to timm.
+    `channels` are those of the input, see `segmenter`. Returns the network and a text with the
+    origin of its weights. `options` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...), and from there to timm.
     Raises `ModelError` for unknown names and options and unusable weights.
     """
     check_arch(arch)
@@ -102,7 +102,10 @@ def build(spec: Spec) -> Network:
 
 
 def _network(
-    model: nn.Module, spec: Spec, mean: Sequence[float] = IMAGENET[0], std: Sequence[float] = IMAGENET[1]
+    model: nn.Module,
+    spec: Spec,
+    mean: Sequence[float] = IMAGENET[0],
+    std: Sequence[float] = IMAGENET[1],
 ) -> Network:
     """Return the network of a model, normalised as RGB, or the same for each of other channels.
 
@@ -123,9 +126,7 @@ def _decoder_model(spec: Spec) -> nn.Module:
     options = {"encoder_name": f"tu-{spec.arch}", **backbone_options(spec.arch), **spec.options}
     groups = options.pop("merge", None)
     classes = spec.n_out if groups is None else sum(map(len, groups))
-    model = model_class(
-        encoder_weights=None, in_channels=spec.channels, classes=classes, **options
-    )
+    model = model_class(encoder_weights=None, in_channels=spec.channels, classes=classes, **options)
     return model if groups is None else Merged(model, groups)
 
 
@@ -178,7 +179,8 @@ def _dynamic_unet(spec: Spec) -> nn.Module:
 def _find_stride(spec: Spec) -> int:
     """Return the smallest number of px that inputs must be padded to a multiple of.
 
-    `spec` has the stride 1. Raises `ModelError` if the backbone has no feature pyramid or the decoder cannot use it.
+    `spec` has the stride 1. Raises `ModelError` if the backbone has no feature pyramid or the
+    decoder cannot use it.
     """
     arch, decoder = spec.arch, spec.decoder or ""
     try:

@@ -47,8 +47,8 @@ class Spec:
 class Network(nn.Module):
     """A model for inputs of any size: it pads them to the stride, and crops the output.
 
-    Input float (B, channels, H, W), normalised by `mean` and `std`; output float32 logits (B, C, H, W), or
-    (B, C) for classifiers. Computes channels_last, in `precision`.
+    Input float (B, channels, H, W), normalised by `mean` and `std`; output float32 logits
+    (B, C, H, W), or (B, C) for classifiers. Computes channels_last, in `precision`.
     """
 
     def __init__(

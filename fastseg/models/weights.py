@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -196,7 +197,7 @@ def _copy_matching(state: Mapping[str, torch.Tensor], network: Network) -> tuple
 
 
 def _fitting(
-    state: Mapping[str | None, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+    state: Mapping[Any, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of `state` that have the name and shape of a wanted one.
 
@@ -207,7 +208,7 @@ def _fitting(
 
     found = {}
     for key, value in state.items():
-        if key is None or key not in wanted:
+        if key not in wanted:
             continue
         out, channels, *kernel = (*wanted[key].shape, 0, 0)[:4]
         if (
