@@ -108,7 +108,7 @@ def dataset(
     more: str = "",
     classes: bool = False,
 ) -> Path:
-    """Write images, masks (or a folder a class) and a task.toml below `folder`, and return it.
+    """Write images, masks (or a table of classes) and a task.toml below `folder`, and return it.
 
     With `ends`, each channel is a file of its own; `more` are further lines of the task.toml.
     """
@@ -116,8 +116,7 @@ def dataset(
         values, codes = scene(number, channels, top)
         if classes:
             values[..., -1] = values[..., -1] // 4 if number % 2 else values[..., -1] // 4 * 3
-        name = ("dark" if number % 2 else "light") if classes else "images"
-        images, masks = folder / name, folder / "masks"
+        images, masks = folder / "images", folder / "masks"
         images.mkdir(parents=True, exist_ok=True)
         masks.mkdir(parents=True, exist_ok=True)
         if ends:
@@ -131,8 +130,10 @@ def dataset(
     if ends:
         lines.append(f"channel_files = {list(ends)}")
     if classes:
-        lines += ['kind = "classify"', 'classes = ["dark", "light"]', 'labels = "folders"']
-        lines += ["[folders]", 'all = "."']
+        lines += ['kind = "classify"', 'classes = ["light", "dark"]']
+        lines += ["[folders]", 'all = "images"']
+        rows = "".join(f"s{number:02d}\t{number % 2}\n" for number in range(count))
+        (folder / "images" / "labels.tsv").write_text(f"Name\tLabel\n{rows}")
     else:
         lines += ['classes = ["ground", "disc"]']
         lines += ["[[layouts]]", 'images = "images"', 'masks = "masks"']

@@ -369,7 +369,7 @@ def test_classes_of_whole_images(tmp_path, run, channels, top):
     card = card_of(tmp_path / "exports" / "light")
     assert card["channels"] == channels and card["depth"] == (12 if top == 4095 else None)
     run("interpret", data)
-    run("predict", data, data / "dark", "--out", "out.tsv")
+    run("predict", data, data / "images", "--out", "out.tsv")
 
 
 @pytest.mark.slow
@@ -377,7 +377,7 @@ def test_recipe_options_take_channels(plants, run):
     run("fit", plants, "--weights", "none", "--epochs", 2, "--decoder", "fastai",
         "--arch", "resnet18", "--out", "a")  # fmt: skip
     run("fit", plants, "--weights", "none", "--epochs", 2, "--mixup", 0.4, "--windows", 0.5,
-        "--progressive", 0.5, "--tta", "--out", "b")  # fmt: skip
+        "--progressive", 0.5, "--out", "b")  # fmt: skip
 
 
 def test_cards_that_contradict_themselves_are_damaged(trained, tmp_path):

@@ -23,7 +23,8 @@ class Augment(RandTransform):
     `rotate` is in degrees. `zoom` and `light` are shares: scales from 1 - zoom to 1 + zoom, and
     brightness and contrast likewise. `colour` is the same for saturation, which only RGB images
     have, and, half of it, for each channel (white balance). Flips are exact; where `rotate` and
-    `zoom` are 0, nothing is resampled. A mirrored mask moves `flip_shift` px to the right (see `Recipe`).
+    `zoom` are 0, nothing is resampled.
+    A mirrored mask moves `flip_shift` px to the right (see `Recipe`).
     `cutout` is the side of a grey box laid over the image, as a share of the image's side
     (arXiv:1708.04552); the mask keeps its classes there. Where sharpness is the label, `blur_share`
     of the images are blurred by a Gaussian of a sigma drawn from `blur_sigma`, in px, and labelled

@@ -31,8 +31,8 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     """Write `network` as ONNX.
 
     The input "images" is uint8 (N, h, w, channels) at the card's size; the output "logits" is
-    float32 (N, C, h, w) or (N, C). Normalisation and padding are part of the graph. Return False, and write
-    nothing, if the network has operations that ONNX or its runtime lacks, or if the two
+    float32 (N, C, h, w) or (N, C). Normalisation and padding are part of the graph. Return False,
+    and write nothing, if the network has operations that ONNX or its runtime lacks, or if the two
     disagree: torch then computes the predictions.
     """
     import torch

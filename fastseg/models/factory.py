@@ -41,7 +41,8 @@ def segmenter(
     """Build a segmentation network of `decoder` over the timm backbone `arch`.
 
     `channels` are those of the input; weights for three are adapted to other numbers. Returns the
-    network and a text with the origin of its weights. `options` go to the decoder's class: `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
+    network and a text with the origin of its weights. `options` go to the decoder's class:
+    `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
     DynamicUnet over a torchvision backbone; it is built for one `size`, (height, width) in px.
     `weights`: see `weights.load_weights`. Raises `ModelError` for unknown names and options,
     backbones without a feature pyramid and unusable weights.
@@ -64,7 +65,8 @@ def classifier(
     """Build a classifier: the timm backbone `arch` with fastai's head.
 
     `channels` are those of the input, see `segmenter`. Returns the network and a text with the
-    origin of its weights. `options` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps, ...), and from there to timm.
+    origin of its weights. `options` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps,
+    ...), and from there to timm.
     Raises `ModelError` for unknown names and options and unusable weights.
     """
     check_arch(arch)
