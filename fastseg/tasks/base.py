@@ -53,6 +53,8 @@ NOT_TASKS = (
     "segmentation",
     "classification",
     "declared",
+    "layouts",
+    "converted",
 )  # modules of the package without a task
 RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
 

@@ -21,10 +21,12 @@ from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
 from .base import Task, get
 from .classification import ClassificationTask
-from .segmentation import Layout, MaskValue, SegmentationTask
+from .layouts import Layout, MaskValue
+from .segmentation import SegmentationTask
 
 TASK_FILE = "task.toml"
 MAX_BYTES = 2**20  # of a task.toml; a convention
+SAMPLE_SHARES = {"train": 0.6, "valid": 0.25, "test": 0.15}  # of a synthetic sample
 UNSPLIT = "all"  # the key of folders whose images are split by seed
 HUE_STEP = 0.618034  # golden ratio: the hues of consecutive classes are far from each other
 NO_COLOUR = (64, 64, 64)  # of the background in generated palettes
@@ -138,9 +140,17 @@ def _default_of(kind: type, key: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    """Return tuples as lists, as JSON has them."""
     if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, tuple) else value
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
+
+
+def _fixed(value: Any) -> Any:
+    """Return lists as tuples, as tasks have them; the inverse of `_plain`."""
+    if isinstance(value, Mapping):
+        return {str(key): _fixed(entry) for key, entry in value.items()}
+    return tuple(_fixed(entry) for entry in value) if isinstance(value, (tuple, list)) else value
 
 
 def _codes_of(
@@ -280,7 +290,7 @@ def _size(value: Any) -> tuple[int, int]:
 def _options(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError("must be a table, such as {encoder_depth = 4}")
-    return {str(key): entry for key, entry in value.items()}
+    return dict(_fixed(value))
 
 
 def _folders(value: Any) -> dict[str | None, tuple[str, ...]]:
@@ -413,7 +423,7 @@ def _task_from(definition: dict[str, Any], folder: Path | None) -> Task:
     if "include" in definition:
         base = _included(definition["include"])
     kind = definition.get("kind", base.kind if base else SegmentationTask.kind)
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise _Wrong(("kind",), f"kind must be {' or '.join(_KEYS)}")
     if base and base.kind != kind:
         raise _Wrong(("kind",), f"kind is {kind}, but the included task {base.name} is {base.kind}")
@@ -493,6 +503,10 @@ def _segmentation_fields(
         found["layouts"] = _layouts(definition["layouts"], classes)
     elif base is None:
         found["layouts"] = (Layout("images", "masks"),)
+    if "layouts" in found:
+        splits = {layout.split for layout in found["layouts"]}
+        shares = {split: share for split, share in SAMPLE_SHARES.items() if split in splits}
+        found["sample_splits"] = {None: 1.0} if None in splits else shares
     return found
 
 
