@@ -224,7 +224,7 @@ def test_three_channel_weights_are_inflated_as_timm_does(tmp_path, channels):
         pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "w.safetensors")},
     ).state_dict()  # fmt: skip
     for network, origin in (
-        segmenter(ARCH, 2, "light", str(tmp_path / "w.safetensors"), channels=channels),
+        segmenter(ARCH, 2, "light", str(tmp_path / "w.safetensors"), n_in=channels),
         classifier(ARCH, 2, str(tmp_path / "w.safetensors"), channels),
     ):
         body = network.body.state_dict()
@@ -236,7 +236,7 @@ def test_three_channel_weights_are_inflated_as_timm_does(tmp_path, channels):
 
 @pytest.mark.parametrize("decoder", ("light", "unet", "fpn", "deeplabv3plus", "segformer"))
 def test_every_decoder_takes_channels(decoder):
-    network, _ = segmenter(ARCH, 3, decoder, channels=5)
+    network, _ = segmenter(ARCH, 3, decoder, n_in=5)
     assert network.eval()(torch.rand(1, 5, 64, 70)).shape == (1, 3, 64, 70)
     assert network.spec.to_json()["channels"] == 5 and len(network.mean) == 5
 

@@ -35,12 +35,12 @@ def segmenter(
     decoder: str = "unet",
     weights: str = "none",
     size: tuple[int, int] | None = None,
-    channels: int = 3,
+    n_in: int = 3,
     **options: Any,
 ) -> tuple[Network, str]:
     """Build a segmentation network of `decoder` over the timm backbone `arch`.
 
-    `channels` are those of the input; weights for three are adapted to other numbers. Returns the
+    `n_in` are the channels of the input; weights for three are adapted to other numbers. Returns the
     network and a text with the origin of its weights. `options` go to the decoder's class:
     `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
     DynamicUnet over a torchvision backbone; it is built for one `size`, (height, width) in px.
@@ -50,27 +50,27 @@ def segmenter(
     choose("decoder", decoder, DECODERS)
     if decoder == "fastai":
         options = {"size": list(size or (256, 256)), "batchnorm": True, **options}
-        spec = Spec("segment", arch, n_out, decoder, FASTAI_STRIDE, options, channels=channels)
+        spec = Spec("segment", arch, n_out, decoder, FASTAI_STRIDE, options, channels=n_in)
     else:
         check_arch(arch)
-        spec = Spec("segment", arch, n_out, decoder, 1, options, channels=channels)
+        spec = Spec("segment", arch, n_out, decoder, 1, options, channels=n_in)
         spec = replace(spec, stride=_find_stride(spec))
     network = build(spec)
     return network, load_weights(network, weights)
 
 
 def classifier(
-    arch: str, n_out: int, weights: str = "none", channels: int = 3, **options: Any
+    arch: str, n_out: int, weights: str = "none", n_in: int = 3, **options: Any
 ) -> tuple[Network, str]:
     """Build a classifier: the timm backbone `arch` with fastai's head.
 
-    `channels` are those of the input, see `segmenter`. Returns the network and a text with the
+    `n_in` are the channels of the input, see `segmenter`. Returns the network and a text with the
     origin of its weights. `options` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps,
     ...), and from there to timm.
     Raises `ModelError` for unknown names and options and unusable weights.
     """
     check_arch(arch)
-    network = build(Spec("classify", arch, n_out, options=options, channels=channels))
+    network = build(Spec("classify", arch, n_out, options=options, channels=n_in))
     return network, load_weights(network, weights)
 
 
