@@ -17,7 +17,6 @@ import fastseg
 from fastseg import tasks
 from fastseg.data.depth import largest_values, misfit
 from fastseg.data.images import as_rgb, bits_of, read_image, read_near
-from fastseg.errors import DataError
 from fastseg.exports.card import read_card
 from fastseg.inference import download
 

@@ -40,7 +40,7 @@ def segmenter(
 ) -> tuple[Network, str]:
     """Build a segmentation network of `decoder` over the timm backbone `arch`.
 
-    `n_in` are the channels of the input; weights for three are adapted to other numbers. Returns the
+    `n_in` is the number of input channels; weights for three are adapted to others. Returns the
     network and a text with the origin of its weights. `options` go to the decoder's class:
     `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
     DynamicUnet over a torchvision backbone; it is built for one `size`, (height, width) in px.
@@ -64,7 +64,7 @@ def classifier(
 ) -> tuple[Network, str]:
     """Build a classifier: the timm backbone `arch` with fastai's head.
 
-    `n_in` are the channels of the input, see `segmenter`. Returns the network and a text with the
+    `n_in` is the number of input channels, see `segmenter`. Returns the network and a text with the
     origin of its weights. `options` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps,
     ...), and from there to timm.
     Raises `ModelError` for unknown names and options and unusable weights.
