@@ -24,6 +24,7 @@ from .segmentation import Layout, MaskValue, SegmentationTask
 
 TASK_FILE = "task.toml"
 MAX_BYTES = 2**20  # of a task.toml; a convention
+SAMPLE_SHARES = {"train": 0.6, "valid": 0.25, "test": 0.15}  # of a synthetic sample
 UNSPLIT = "all"  # the key of folders whose images are split by seed
 HUE_STEP = 0.618034  # golden ratio: the hues of consecutive classes are far from each other
 NO_COLOUR = (64, 64, 64)  # of the background in generated palettes
@@ -500,6 +501,10 @@ def _segmentation_fields(
         found["layouts"] = _layouts(definition["layouts"], classes)
     elif base is None:
         found["layouts"] = (Layout("images", "masks"),)
+    if "layouts" in found:
+        splits = {layout.split for layout in found["layouts"]}
+        shares = {split: share for split, share in SAMPLE_SHARES.items() if split in splits}
+        found["sample_splits"] = {None: 1.0} if None in splits else shares
     return found
 
 
