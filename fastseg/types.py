@@ -40,6 +40,17 @@ class Item:
         """The label for messages: the user's own file, or the class index."""
         return self.origin or str(self.label)
 
+    @property
+    def files(self) -> tuple[Path | str | int, ...]:
+        """The image and the label, for keys that change when a file does (`utils.journal.stamp`).
+
+        A drawn mask counts by its name and folder, which tell its content: it may have been drawn
+        again.
+        """
+        if self.origin and isinstance(self.label, Path):
+            return self.image, f"{self.label.parent.name}/{self.label.name}"
+        return self.image, self.label
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -38,7 +38,7 @@ DESCRIBED, FAILED = "predictions.csv", "failed.csv"
 MASKS, OVERLAYS, PROBABILITIES, CODES = "_inf_masks", "overlays", "probabilities", "codes"
 SCORES = "scores"  # key of a row that is not a column of predictions.csv
 CORRECTED = "_corrected"  # end of the name of the task that annotations to correct declare
-TABLE_SUFFIXES = (".tsv", ".txt")
+TABLE_SUFFIXES = (".tsv", ".txt", ".csv")
 PARENTS = 3  # levels above images and results that are searched for true masks
 
 # Masks have long runs of a value: run-length matching at the lowest level is 5 times faster than
@@ -285,15 +285,16 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
         super().__init__(task)
 
     def plan(self, files: Sequence[Path], out: Path | str | None) -> None:
-        stems = Counter(file.stem for file in files)
-        twice = next((file for file in files if stems[file.stem] > 1), None)
+        self._names = self.task.names_of(files)
+        counts = Counter(self._names.values())
+        twice = next((file for file, name in self._names.items() if counts[name] > 1), None)
         if twice is not None:
             raise DataError(
                 f"{twice}: another image has the same name, and the table holds one row a name; "
                 "predict their folders one by one",
                 "same-target",
             )
-        table = self.task.table
+        table = Path(self.task.table).name
         path = Path(out) if out else Path(f"{_folder_name(files[0])}_inf_{table}")
         if path.is_dir() or not path.suffix:
             path = path / table
@@ -312,7 +313,7 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
         prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
         self._path, self._described = path, path.with_name(prefix + DESCRIBED)
         self._failed = path.with_name(prefix + FAILED)
-        self._true_tables = list(dict.fromkeys(file.parent / table for file in files))
+        self._true_tables = list(dict.fromkeys(file.parent / self.task.table for file in files))
 
     @property
     def places(self) -> list[Path]:
@@ -326,8 +327,9 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
     def write_tables(self, rows: Mapping[Path, Row]) -> list[Path]:
         if not rows:
             return []
-        labels = {file.stem: label for file, (label, _) in rows.items()}
-        described = {file.stem: columns for file, (_, columns) in rows.items()}
+        names = self._names
+        labels = {names[file]: label for file, (label, _) in rows.items()}
+        described = {names[file]: columns for file, (_, columns) in rows.items()}
         # Where the images' folder has a table, the order of its rows is kept.
         listed = [
             name
@@ -346,7 +348,7 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
         return self._failed
 
     def is_own(self, path: Path) -> bool:
-        table = self.task.table
+        table = Path(self.task.table).name
         is_table = path.name == table or path.name.endswith(f"_inf_{table}")
         return super().is_own(path) or (is_table and not path.is_dir())
 

@@ -18,7 +18,8 @@ from ..errors import DataError, TaskError, choose
 from ..formats.base import ToWrite
 from ..types import IGNORE, Colour
 from .declared import TASK_FILE, definition_of
-from .segmentation import Layout, SegmentationTask
+from .layouts import Layout
+from .segmentation import SegmentationTask
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,8 @@ from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
 from .base import Task, get
 from .classification import ClassificationTask
-from .segmentation import Layout, MaskValue, SegmentationTask
+from .layouts import Layout, MaskValue
+from .segmentation import SegmentationTask
 
 TASK_FILE = "task.toml"
 MAX_BYTES = 2**20  # of a task.toml; a convention
