@@ -137,6 +137,9 @@ def task_toml(task: SegmentationTask, layouts: Sequence[Layout], name: str | Non
     for key in ("codes", "ignore"):
         if not simple.get(key):
             simple.pop(key, None)
+    for layout in definition["layouts"]:
+        if "format" in layout:
+            del layout["masks"]
     tables = {"layouts": definition["layouts"], "recipe": _without_none(definition["recipe"])}
     return HEADER + tomlkit.dumps({**simple, **tables})
 
