@@ -18,6 +18,7 @@ SHARED_CODES = {
     "holds-export": "the place to write to holds an export",
     "no-epoch": "the options of a fit leave no epoch to train",
     "no-export": "no export where one is read",
+    "no-masks": "a task without masks where masks are needed",
     "no-such-column": "a table lacks a column, or has it twice",
     "no-such-path": "a file or folder to read does not exist",
     "not-empty": "a folder to create holds files already",
