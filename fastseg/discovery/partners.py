@@ -58,7 +58,8 @@ def ends_of(text: str) -> list[str]:
     found = [""]
     for match in reversed(list(SEPARATOR.finditer(text))):
         end = text[match.start() :]
-        if any(c.isdigit() for c in end) or match.start() == 0:
+        known = end[1:].lower() in IMAGE_WORDS | MASK_WORDS  # such as leftImg8bit
+        if (any(c.isdigit() for c in end) and not known) or match.start() == 0:
             break
         found.append(end)
     return found
@@ -71,6 +72,8 @@ def find_pairings(survey: Survey, notes: Notes) -> list[Pairing]:
     found: list[Pairing] = []
     for images in folders:
         if "images" in given and not _within(images.path, given["images"]):
+            continue
+        if "images" not in given and _are_only_masks(survey, images):
             continue
         partners = _partners(survey, images, folders, given.get("masks"))
         best = _best_of(survey, images, partners, notes)
@@ -90,8 +93,6 @@ def _partners(
     survey: Survey, images: Folder, folders: Sequence[Folder], given: str | None
 ) -> list[Pairing]:
     """Return all pairings of a folder of images, by names first."""
-    if _is_masks(survey, images, None) and given is None and not _has_both(survey, images):
-        return []
     if given is not None:
         return [
             pairing
@@ -106,7 +107,7 @@ def _partners(
         found = [
             pairing
             for folder in group
-            if folder.path == images.path or _is_masks(survey, folder, images)
+            if folder.path == images.path or _is_masks(survey, folder)
             for pairing in _matches(survey, images, folder)
         ]
         if found:
@@ -120,7 +121,7 @@ def _are_near(one: str, other: str) -> bool:
     return one != other and bool(parents[0] & parents[1])
 
 
-def _is_masks(survey: Survey, folder: Folder, beside: Folder | None) -> bool:
+def _is_masks(survey: Survey, folder: Folder) -> bool:
     """Return whether a folder's files are masks, by its words, else by what they look like."""
     said = role(folder.path)
     if said == "derived":
@@ -137,9 +138,9 @@ def _has_preferred_end(folder: Folder) -> bool:
     return any(stem(name).endswith(PREFERRED_ENDS) for name in folder.images[:50])
 
 
-def _has_both(survey: Survey, folder: Folder) -> bool:
-    """Return whether a folder has images and masks side by side, by their ends."""
-    return bool(_matches(survey, folder, folder))
+def _are_only_masks(survey: Survey, folder: Folder) -> bool:
+    """Return whether a folder holds masks, and no images beside them."""
+    return _is_masks(survey, folder) and not _side_by_side(survey, folder)
 
 
 def _matches(survey: Survey, images: Folder, masks: Folder) -> list[Pairing]:

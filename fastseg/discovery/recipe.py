@@ -121,7 +121,8 @@ def _side(side: int, scale: float) -> int:
     return max(SMALL_IMAGE, round(side * scale / MULTIPLE) * MULTIPLE)
 
 
-def _batch_and_epochs(advice: Advice, size: tuple[int, int], images: int, factor: int, wanted: int
+def _batch_and_epochs(
+    advice: Advice, size: tuple[int, int], images: int, factor: int, wanted: int
 ) -> None:
     memory = memory_bytes()
     each = size[0] * size[1] * BYTES_A_PIXEL * factor
