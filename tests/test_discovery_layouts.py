@@ -137,7 +137,9 @@ def test_split_folders(data, drawn, image_path, mask_path, valid):
 def test_a_folder_of_each_subject(data, drawn):
     for number, (image, codes) in enumerate(drawn):
         folder = f"subject{number % 3}"
-        data.pair(f"{folder}/images/{number}.jpg", image, f"{folder}/masks/{number}.png", codes, codes)
+        data.pair(
+            f"{folder}/images/{number}.jpg", image, f"{folder}/masks/{number}.png", codes, codes
+        )
     fastseg.new(data.root)
     data.check()
 

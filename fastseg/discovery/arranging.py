@@ -91,7 +91,8 @@ def _without_lists(survey: Survey, found: Sequence[Pairing]) -> list[dict[str, A
         groups[images, masks, ends].append(pairing)
     layouts = []
     for (images, masks, *_), group in groups.items():
-        if len(group) == 1 or not _covers(survey, images, group):
+        single = len(group) == 1 and (images == group[0].images or not split_of(images))
+        if single or not _covers(survey, images, group):
             layouts += [_fields(pairing) for pairing in group]
             continue
         layouts.append({**_fields(group[0]), "images": images or ".", "masks": masks or "."})

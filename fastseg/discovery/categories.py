@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import DataError
 from .choices import Notes, Question, counted, listed
 from .partners import stem
-from .survey import Survey, join, split_of
+from .survey import Survey, join, role, split_of
 
 MAX_TABLE_BYTES = 100_000_000
 SEPARATORS = ("\t", ",", ";")
@@ -224,8 +224,8 @@ def by_folders(survey: Survey, notes: Notes) -> dict[str, Any] | None:
     if None in splits and len(splits) == 1:
         bases, splits = _below_single(splits, survey)
     classes = sorted({name for counts in splits.values() for name in counts}, key=_numbers_first)
-    if len(classes) < 2 or len(classes) > MAX_CLASSES:
-        return None
+    if len(classes) < 2 or len(classes) > MAX_CLASSES or any(map(role, classes)):
+        return None  # folders named images and masks are no classes
     for split, counts in splits.items():
         where = bases[split] or "."
         shown = ", ".join(f"{name} {count:,}" for name, count in list(sorted(counts.items()))[:8])
