@@ -27,6 +27,7 @@ SHARED_CODES = {
     "output-suffix": "an output file whose suffix is not that of its format",
     "unreadable-image": "an image file that cannot be decoded",
     "unreadable-table": "a table file that cannot be read",
+    "damaged-card": "a card that cannot be read, or whose definition is of no task",
     "wrong-task": "an export of another task",
 }
 PACKAGE = Path(fastseg.__file__).parent

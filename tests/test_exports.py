@@ -115,7 +115,7 @@ def test_newer_damaged_and_foreign_cards(exports, tmp_path):
     edit(folder, schema=SCHEMA + 1, fastseg="9.9.0")
     with refuses("newer-card", "9.9.0"):
         fastseg.load(folder)
-    edit(folder, schema=SCHEMA, task="roof")
+    edit(folder, schema=SCHEMA, task="roof", definition=None)
     with refuses("task-missing", "roof.py", "FASTSEG_TASKS"):
         fastseg.load(folder)
     (folder / "card.json").write_text("{")

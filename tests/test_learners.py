@@ -86,7 +86,7 @@ def test_callables_are_passed_on_to_fastai(samples):
 def test_each_task_has_its_learner(name, samples):
     make = getattr(__import__("fastseg.learners", fromlist=["x"]), f"{name}_learner")
     learn = make(samples[name], arch=ARCH, weights="none", size=64, bs=2)
-    assert isinstance(learn, Learner) and learn.record.task == name
+    assert isinstance(learn, Learner) and learn.record.task.name == name
 
 
 def test_normalisation_comes_from_the_backbone(samples):

@@ -149,7 +149,6 @@ def mistakes(samples, exports, tmp_path):
         ["study", "eye", "--vary", "losss=ce,dice"],
         ["study", "eye", "--vary", "loss=ce,dic"],
         ["segment", "both/ok.jpg"],
-        ["segment", "both/ok.jpg", *eye],
         ["adopt", "eye"],
         ["masks", "eye", "both"],
         ["gather", "eye", "both"],

@@ -44,7 +44,7 @@ def test_a_task_in_one_file(cli, tmp_path):
     cli("show", "roof")
     code = (
         "from fastai.learner import load_learner; from fastseg.learners import roof_learner\n"
-        "print(load_learner('exports/roof/export.pkl').record.task)"
+        "print(load_learner('exports/roof/export.pkl').record.task.name)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],

@@ -115,7 +115,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     task.
     """
     task = get(task)
-    root = Path(data or f"data/{task.name}")
+    root = Path(data or task.default_data)
     items, faults = task.listed(root)
     if not items and not faults:
         task.items(root)  # says what was expected

@@ -56,7 +56,7 @@ def survey(
     file, value and remedy, and how many more files have faults.
     """
     task = get(task)
-    data = Path(data or f"data/{task.name}")
+    data = Path(data or task.default_data)
     items = task.items(data)
     train, valid = task.split(items, split) if isinstance(split, int) else split(items)
     facts = Facts(
@@ -83,7 +83,7 @@ def survey(
         values.append((found.item.source, found.values))
         stray += [found.item] if found.is_stray else []
         binary += [found.item] if found.values == {0, IGNORE} else []
-    command = f"fastseg check {task.name} --data {data}"
+    command = task.check_command(data)
     refuse(faults, command)
     refuse(list(task.binary_faults(data, values).values()), command)
     facts.warnings += _missing_classes(task, data, facts.learnt)

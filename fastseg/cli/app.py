@@ -73,7 +73,18 @@ app = typer.Typer(
 )
 
 TaskName = Annotated[
-    str, typer.Argument(metavar="TASK", help="A task's name; fastseg tasks lists them.")
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="A task's name (fastseg tasks lists them), or a folder with a task.toml.",
+    ),
+]
+TaskOrExport = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="A task's name, a folder with a task.toml, or the folder of an export.",
+    ),
 ]
 Data = Annotated[
     Optional[Path],
@@ -209,12 +220,12 @@ def sample(
     from ..tasks import get
 
     found = get(task)
-    folder = found.sample(folder or Path("data") / found.name, n, seed)
+    folder = found.sample(folder or found.default_data, n, seed)
     if as_json:
         return console.as_json({"task": found.name, "folder": str(folder), "images": n})
     typer.echo(
-        f"{n} synthetic {found.name} images are in {folder}; next: fastseg fit {found.name}"
-        + (f" --data {folder}" if folder != Path("data") / found.name else "")
+        f"{n} synthetic {found.name} images are in {folder}; next: fastseg fit {found.reference}"
+        + (f" --data {folder}" if folder != found.default_data else "")
     )
 
 
@@ -382,7 +393,7 @@ def fit(
 
 @app.command(epilog="Example: fastseg evaluate eye --compare exports/eye_sgd --by group")
 def evaluate(
-    task: TaskName,
+    task: TaskOrExport,
     data: TrainedData = None,
     split: Split = "valid",
     export: Export = None,
@@ -530,7 +541,7 @@ def study(
 
 @app.command(epilog="Example: fastseg predict kitchen test/")
 def predict(
-    task: TaskName,
+    task: TaskOrExport,
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")
     ],
@@ -612,7 +623,10 @@ def predict(
 def interpret(
     task: Annotated[
         Optional[str],
-        typer.Argument(metavar="[TASK]", help="A task's name [default: the newest export's]."),
+        typer.Argument(
+            metavar="[TASK]",
+            help="A task's name, or the folder of an export [default: the newest export].",
+        ),
     ] = None,
     data: TrainedData = None,
     export: Export = None,
@@ -680,7 +694,11 @@ def segment(
         Optional[str], typer.Option("--name", help="Second part of the file name.")
     ] = None,
     export: Annotated[
-        Optional[Path], typer.Option("--export", help="Export folder [default: exports/surfaces].")
+        Optional[Path],
+        typer.Option(
+            "--export",
+            help="Export of any task with masks [default: exports/surfaces].",
+        ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
     engine: Engine = "auto",
@@ -700,8 +718,8 @@ def segment(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Mark walls, floor and dining tables on one photograph; prints the share of each class, and
-    with --json each region.
+    """Mark the classes of an export on one photograph, by default walls, floor and dining tables;
+    prints the share of each class, and with --json each region.
     """
     if (file is None) == (url is None):
         raise typer.BadParameter("give either FILE or --url")

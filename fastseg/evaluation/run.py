@@ -15,8 +15,8 @@ from .. import __version__
 from ..errors import DataError, TaskError, choose
 from ..exports.card import CARD, METRICS, Card
 from ..exports.folder import find
-from ..exports.read import card_of
-from ..tasks import Item, Task, get
+from ..exports.read import opened
+from ..tasks import Item, Task
 from ..utils.choices import check_engine
 from ..utils.io import name_below, portable_path, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
@@ -74,10 +74,8 @@ def evaluate(
     (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
     the export. Raises `FastsegError` kinds.
     """
-    task = get(task)
     check_engine(engine, precision)
-    folder = find(task, export)
-    card = card_of(folder)
+    task, folder, card = opened(task, export)
     items, root = items_of(card, task, data, split)
     if table and not by:
         raise TaskError(
@@ -247,9 +245,9 @@ def items_of(
     `TaskError` for an unknown split, `DataError` if there are no such items.
     """
     choose("split", split, SPLITS, TaskError)
-    root = Path(data or card.data_folder or f"data/{task.name}")
+    root = Path(data or card.data_folder or task.default_data)
     if data is None and not root.is_dir():
-        root = Path("data") / task.name
+        root = task.default_data
         if not root.is_dir():
             raise DataError(
                 f"{card.data_folder or root}: the data that this export was trained on are not "

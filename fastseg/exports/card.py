@@ -58,6 +58,9 @@ class Card:
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images in its data, if there were any
+    # The task's definition (see `tasks.declared`); None if the task has code of its own.
+    definition: dict[str, Any] | None = None
+    declared: bool = False  # whether the task is its definition, not one that is installed
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
     # Error rate -> expected error above which a person should review the image.
     review: dict[str, float] = field(default_factory=dict)
@@ -218,6 +221,8 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "tta": lambda v: type(v) is bool,
     "flip_shift": lambda v: type(v) is int and abs(v) < 32,
     "depth": lambda v: v is None or (type(v) is int and 1 <= v <= 16),
+    "definition": lambda v: v is None or isinstance(v, dict),
+    "declared": lambda v: type(v) is bool,
     "temperature": lambda v: type(v) in (int, float) and 0.01 <= v <= 100,
     "review": lambda v: isinstance(v, dict) and _number_list_check(len(v), -1, 1)(list(v.values())),
     "sha256": lambda v: isinstance(v, dict) and _is_string_list(list(v.values())),
@@ -244,7 +249,7 @@ def _no_card(folder: Path, task: str | None) -> ExportError:
             "missing-card",
         )
     name = task or (folder.name if folder.name in names() else "TASK")
-    is_default = folder.resolve() == (Path("exports") / name).resolve()
+    is_default = folder.resolve() == (Path("exports") / Path(name).name).resolve()
     command = f"fastseg fit {name}" + ("" if is_default else f" --out {folder}")
     if is_unfinished(folder):
         return ExportError(
@@ -254,7 +259,7 @@ def _no_card(folder: Path, task: str | None) -> ExportError:
 
 
 def read_card(folder: Path | str, task: str | None = None) -> Card:
-    """Read and check an export's card. `task` is the name of the expected task, for the message.
+    """Read and check an export's card. `task` is the expected task, as commands name it.
 
     Raises `ExportError` if it is missing, damaged, or newer than this fastseg.
     """

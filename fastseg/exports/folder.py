@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ExportError
-from ..tasks import Task, get
+from ..tasks import Task, get, names
 from ..utils.io import swap_folders
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, is_unfinished, read_card
 
@@ -41,7 +41,8 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     A given pickle is returned as it is, after its folder was found.
     Raises `ExportError` if there is none, or if it is of another task than the one named.
     """
-    name = get(task).name if task else None
+    named = get(task) if task else None
+    name = named.name if named else None
     if export is not None:
         folder = Path(export)
     elif name is not None:
@@ -61,7 +62,7 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
     if folder.suffix == ".pkl":  # `load` checks whether it may be opened
         return find(task, folder.parent) / folder.name
     recover(folder)
-    found = read_card(folder, name).task
+    found = read_card(folder, named.reference if named else None).task
     if name and found != name:
         raise ExportError(
             f"{folder}: holds an export of task {found}, not {name}; "
@@ -69,6 +70,13 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
             "wrong-task",
         )
     return folder
+
+
+def is_export(path: Path | str) -> bool:
+    """Return whether a path is an export's folder or its pickle, and not a task's name."""
+    path = Path(path)
+    folder = path.parent if path.suffix == ".pkl" else path
+    return (folder / CARD).is_file() and str(path) not in names()
 
 
 @contextmanager

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ExportError, TaskError, brief
-from ..tasks import Task, get
+from ..tasks import Task, get, names
+from ..tasks.declared import task_from
 from ..utils.imports import importing
 from .card import MODEL, PICKLE, Card, read_card, sha256
+from .folder import find, is_export
 
 if TYPE_CHECKING:
     from ..models.network import Network
@@ -20,12 +22,12 @@ log = logging.getLogger(__name__)
 def card_of(export: Path | str) -> Card:
     """Return the card of an export's folder, or of the folder that contains a pickle.
 
-    The task with its name here must have the same kind and classes.
+    A task with its name that is installed here must have the same kind and classes.
     Needs no torch, so that mistakes about exports are found early. Raises `ExportError`.
     """
     export = Path(export)
     card = read_card(export.parent if export.suffix == ".pkl" else export)
-    _task_of(card)
+    task_of(card)
     return card
 
 
@@ -94,15 +96,35 @@ def verify_file(path: Path, card: Card) -> Path:
     return path
 
 
-def _task_of(card: Card) -> Task:
-    try:
-        task = get(card.task)
-    except TaskError as error:
-        raise ExportError(
-            f"the export is of task '{card.task}', which is not installed here ({error}); "
-            f"set FASTSEG_TASKS to the folder with {brief(card.task)}.py",
-            "task-missing",
-        ) from None
+def task_of(card: Card) -> Task:
+    """Return the task of an export.
+
+    That is the one of the card's definition if the task was declared in a task.toml, or if no task
+    of that name is installed here. Raises `ExportError` if there is neither, or if the task here is
+    another one.
+    """
+    if card.declared or (card.definition is not None and card.task not in names()):
+        try:
+            task = task_from(card.definition or {})
+        except TaskError as error:
+            raise ExportError(
+                f"{card.folder}: the card cannot be read ({error}); fit again", "damaged-card"
+            ) from None
+    else:
+        try:
+            task = get(card.task)
+        except TaskError as error:
+            raise ExportError(
+                f"the export is of task '{card.task}', which is not installed here ({error}); "
+                f"set FASTSEG_TASKS to the folder with {brief(card.task)}.py",
+                "task-missing",
+            ) from None
+    _check_same(card, task)
+    return task
+
+
+def _check_same(card: Card, task: Task) -> None:
+    """Raise `ExportError` unless a task has the kind and the classes of an export."""
     if (task.kind, len(task.classes)) != (card.kind, card.network["n_out"]):
         raise ExportError(
             f"the export of task {card.task} is of another kind than the task here; fit again",
@@ -114,4 +136,31 @@ def _task_of(card: Card) -> Task:
             f"task here has {', '.join(task.classes)}; fit again",
             "task-changed",
         )
-    return task
+
+
+def opened(
+    task: str | Path | Task | None, export: Path | str | None = None
+) -> tuple[Task, Path, Card]:
+    """Return the task, the folder and the card of an export.
+
+    `task` is a task, or an export's folder. The export is `export`, else exports/TASK, else the
+    newest one. Raises `ExportError` if there is none, or if it is of another task.
+    """
+    if task is not None and not isinstance(task, Task) and is_export(task):
+        folder = find(None, task if export is None else export)
+        own = card_of(find(None, task))
+        card = card_of(folder)
+        found = task_of(own)
+        if card.task != own.task:
+            raise ExportError(
+                f"{folder}: holds an export of task {card.task}, not {own.task}; "
+                f"pass --export with one of {own.task}",
+                "wrong-task",
+            )
+    else:
+        named = None if task is None else get(task)
+        folder = find(named, export)
+        card = card_of(folder)
+        found = named or task_of(card)
+    _check_same(card, found)
+    return found, folder, card

@@ -10,12 +10,14 @@ from ..errors import ExportError
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
+    from ..tasks import Task
+
 
 @dataclass
 class TrainingRecord:
     """What a learner was built from (`learn.record`). Training adds `course` and `history`."""
 
-    task: str
+    task: Task
     data: str  # folder with the images, absolute
     size: tuple[int, int]  # (height, width) in px
     seed: int

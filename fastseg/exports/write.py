@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import get
+from ..tasks.declared import definition_of
 from ..utils.io import name_below, portable_path
 from ..utils.locks import write_lock
 from .card import HISTORY, MODEL, ONNX, PICKLE, SCHEMA, Card, seal, versions
@@ -25,7 +25,7 @@ def save(learn: Learner, out: Path | str) -> Path:
     Raises `ExportError` for other learners (use fastai's `learn.export` for them) and for folders
     that hold other files.
     """
-    with write_lock(Path(out)), replacing(Path(out), get(record_of(learn).task)) as folder:
+    with write_lock(Path(out)), replacing(Path(out), record_of(learn).task) as folder:
         write_export(learn, folder)
     return Path(out)
 
@@ -87,7 +87,7 @@ def _card(learn: Learner, folder: Path, epochs: int) -> Card:
     from ..utils.device import precision_of
 
     record = record_of(learn)
-    task = get(record.task)
+    task = record.task
     return Card(
         schema=SCHEMA,
         fastseg=__version__,
@@ -118,5 +118,7 @@ def _card(learn: Learner, folder: Path, epochs: int) -> Card:
         tta=task.recipe.tta,
         flip_shift=record.flip_shift,
         depth=record.depth,
+        definition=definition_of(task),
+        declared=task.declared,
         folder=folder,
     )

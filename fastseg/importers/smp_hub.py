@@ -302,7 +302,7 @@ def _learner_of_network(
         dls = dataloaders(task, data, Pixels(task, size, 0), bs=2, device="cpu")
         learn = as_learner(dls, network, f"adopted from {source}")
     learn.record = TrainingRecord(
-        task=task.name,
+        task=task,
         data="",
         size=size,
         seed=42,

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import DataError
 from ..exports.card import Card
-from ..exports.folder import find
-from ..exports.read import card_of
+from ..exports.read import opened
 from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
-from ..tasks import Task, get
+from ..tasks import Task
 from ..utils.choices import check_engine
 from ..utils.io import write_rows
 from ..utils.journal import Journal, resumed, stamp
@@ -80,12 +79,10 @@ def predict(
     others are done. An interrupted prediction continues, when it is called again, where it
     stopped. Raises `FastsegError` kinds.
     """
-    task = get(task)
+    check_engine(engine, precision)
+    task, source, card = opened(task, export)
     output = OUTPUTS[task.kind](task, overlay, probabilities)
     files, skipped = expand([paths] if isinstance(paths, (str, Path)) else paths, output.is_own)
-    check_engine(engine, precision)
-    source = find(task, export)
-    card = card_of(source)
     output.plan(files, out)
     threshold = review_threshold(card.review, error_rate)
     from .loading import load  # torch is imported here, after all checks of names and folders

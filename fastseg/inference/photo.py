@@ -1,5 +1,6 @@
-"""`segment`: marks walls, floor and dining tables on one photograph (task surfaces), with a
-legend, and its regions.
+"""`segment`: marks the classes of an export on one photograph, with a legend, and its regions.
+
+Without an export it is the one of the task surfaces: walls, floor and dining tables.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import save_image
 from ..errors import ExportError, FetchError
-from ..exports.card import is_unfinished
-from ..exports.folder import find
-from ..exports.read import card_of
+from ..exports.card import Card, is_unfinished
+from ..exports.read import opened
 from ..tasks import SegmentationTask
 from ..tasks.base import with_depth_of
 from ..tasks.surfaces import task as SURFACES
 from ..utils.choices import check_engine
 from .download import fetch_image
 from .tiling import tiles_for
+
+MAX_NAMED = 4  # classes that the legend names if none was found
 
 if TYPE_CHECKING:
     from .prediction import Prediction
@@ -63,18 +65,18 @@ def segment(
     engine: str = "auto",
     precision: str | None = None,
 ) -> Segmented:
-    """Segment one image file or URL with the surfaces learner and write an overlay at its size.
+    """Segment one image file or URL and write an overlay at its size.
 
-    It is OUT/{surname}_{name}__{time}.jpg.
-    `surname` defaults to "surfaces", `name` to the image's own. `tiles` a side are for large
-    photographs, see `Predictor.predict` (default: by its size). `engine` and `precision` are as for
-    `fastseg.load`. Raises `FastsegError` kinds.
+    `export` is any export of a task with masks, by default the one of surfaces. The overlay is
+    OUT/{surname}_{name}__{time}.jpg. `surname` defaults to the task's name, `name` to the image's
+    own. `tiles` a side are for large photographs, see `Predictor.predict` (default: by its size).
+    `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both", "file-and-url")
     check_engine(engine, precision)
-    folder = _find_export(export)
-    task = replace(SURFACES, depth=card_of(folder).depth)
+    task, folder, card = _open_export(export)
+    task = replace(task, depth=card.depth)
     if url is not None:
         image = fetch_image(url, allow_private, task.depth)
     else:
@@ -97,7 +99,7 @@ def segment(
     return Segmented(save_image(target, picture), shares, (height, width), prediction)
 
 
-def _find_export(export: Path | str | None) -> Path:
+def _open_export(export: Path | str | None) -> tuple[SegmentationTask, Path, Card]:
     name = SURFACES.name
     usual = Path("exports") / name
     if export is None and not usual.exists() and not is_unfinished(usual):
@@ -106,7 +108,23 @@ def _find_export(export: Path | str | None) -> Path:
             f"(or train one with: fastseg fit {name})",
             "no-export",
         )
-    return find(SURFACES, export)
+    task, folder, card = opened(SURFACES if export is None else None, export)
+    if not isinstance(task, SegmentationTask):
+        raise ExportError(
+            f"{folder}: {task.name} {task.purpose}, and this command paints masks; "
+            f"use fastseg predict {folder} FILE",
+            "no-masks",
+        )
+    return task, folder, card
+
+
+def _any_of(task: SegmentationTask) -> str:
+    """Return the foreground classes as a short text: "wall, floor or dining table"."""
+    names = [name for i, name in enumerate(task.classes) if i != task.background]
+    if len(names) > MAX_NAMED:
+        return "class"
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _safe_file_part(text: str) -> str:
@@ -126,7 +144,7 @@ def with_legend(
     ]
     full = [
         (task.palette[i], f"{task.classes[i]}  {shares[task.classes[i]]:.1%}") for i in shown
-    ] or [(task.palette[task.background or 0], "no wall, floor or dining table found")]
+    ] or [(task.palette[task.background or 0], f"no {_any_of(task)} found")]
     brief = [(task.palette[i], f"{shares[task.classes[i]]:.0%}") for i in shown]
     largest = max(11, round(min(picture.size) / 28))
     for lines, size in [

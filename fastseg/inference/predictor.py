@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 from ..errors import DataError
 from ..exports.card import Card
-from ..tasks import Item, get
+from ..exports.read import task_of
+from ..tasks import Item
 from ..tasks.base import with_depth_of
 from ..utils.device import device_of
 from ..utils.speed import ComputeOption, seconds_of
@@ -64,7 +65,8 @@ class Predictor:
         alone: bool = True,
     ):
         self.device, (self.engine, self.precision) = device_of(device), option
-        self.card, self.task, self._build = card, replace(get(card.task), depth=card.depth), network
+        self.card, self._build = card, network
+        self.task = replace(task_of(card), depth=card.depth)
         self._prediction_class = PREDICTIONS[self.task.kind]
         self._sessions = sessions if self.engine == "onnx" else None
         self.tta = card.tta if tta is None else tta

@@ -282,7 +282,7 @@ def build_learner(
     learn.model.precision, why = training_precision(learn, recipe.size, asked, epochs)
     log.info(machine.describe_plan(dls.device, why, dls.bs, pixels.budget))
     learn.record = TrainingRecord(
-        task=task.name,
+        task=task,
         data=os.path.abspath(data),
         size=recipe.size,
         seed=options.seed,

@@ -60,7 +60,7 @@ def learner_of(
     fold: tuple[int, int] | None = None,
 ) -> Learner:
     """Return the learner that `options` describe. Raises `FastsegError` kinds."""
-    data = Path(data or f"data/{task.name}")
+    data = Path(data or task.default_data)
     options.check()
     asked_precision(options.precision)
     if options.decoder is not None and not task.has_masks:
@@ -149,7 +149,7 @@ def check_some_masks(
         started = (pool.submit(check_mask, i) for i in order if time.monotonic() < end)
         for _ in results_in_order(started, 2 * workers):
             pass
-    command = f"fastseg check {task.name} --data {data}"
+    command = task.check_command(data)
     refuse([faults[i] for i in sorted(faults)], command)
     if len(values) == len(items):  # some faults show only in all masks together
         refuse(

@@ -14,8 +14,7 @@ import numpy as np
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, score_images
 from ..evaluation.scores import scores_of
-from ..exports.folder import find
-from ..exports.read import card_of
+from ..exports.read import opened
 from ..tasks import Item, Task, get
 from ..tasks.base import with_depth_of
 from ..utils.io import require_folder
@@ -50,6 +49,8 @@ def show(
     exports/TASK), with truth, prediction and errors. `engine` and `precision` as in `fastseg.load`.
     `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
     """
+    if wrong:
+        task, export, _ = opened(task, export)
     task = get(task)
     if only is not None:
         choose("class", only, task.classes)
@@ -64,7 +65,7 @@ def show(
             view, data, export, only, count, device=device, engine=engine, precision=precision
         )
     else:
-        items = task.items(Path(data or f"data/{task.name}"))
+        items = task.items(Path(data or task.default_data))
         view = view_of(with_depth_of(task, (item.image for item in items)))
         examples = [view.labelled(item) for item in _choose_items(task, items, only, count, seed)]
     _require_apart(out, items)
@@ -131,8 +132,8 @@ def _most_wrong(
     `options` are those of `inference.loading.load`.
     """
     task = view.task
-    folder = find(task, export)
-    items, root = items_of(card_of(folder), task, data, "valid")
+    task, folder, card = opened(task, export)
+    items, root = items_of(card, task, data, "valid")
     from ..inference.loading import load
 
     predictor = load(folder, images=len(items), **options)

@@ -15,12 +15,11 @@ from ..errors import TaskError
 from ..evaluation.run import items_of, require_results_folder
 from ..evaluation.scores import SAMPLES
 from ..exports.card import Card
-from ..exports.folder import find
-from ..exports.read import card_of
+from ..exports.read import opened
 from ..metrics import calibration
 from ..metrics import figures as metrics
 from ..metrics.risk import ERROR_RATE, review_threshold
-from ..tasks import Task, get
+from ..tasks import Task
 from ..utils.choices import check_engine
 from ..utils.io import write_rows
 from . import charts, panels
@@ -201,9 +200,8 @@ def interpret(
     `FastsegError` kinds.
     """
     check_engine(engine, precision)
-    folder = find(task, export)
-    card = card_of(folder)
-    items, root = items_of(card, get(card.task), data, split)
+    task, folder, card = opened(task, export)
+    items, root = items_of(card, task, data, split)
     out = Path(out) if out else folder
     require_results_folder(out, items, root)
     from ..inference.loading import load

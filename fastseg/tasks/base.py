@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -46,7 +47,12 @@ if TYPE_CHECKING:
 
 MADE = "masks.json"  # says how a tool made the masks in the same folder
 SMALLEST_SAMPLE = 4  # images: two groups to train on and two to validate on
-NOT_TASKS = ("base", "segmentation", "classification")  # modules of the package without a task
+NOT_TASKS = (
+    "base",
+    "segmentation",
+    "classification",
+    "declared",
+)  # modules of the package without a task
 RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
 
 
@@ -73,6 +79,10 @@ class Task:
     )
     window: tuple[float, float] | None = None  # centre and width, of DICOM and NIfTI values
 
+    # Whether the task comes from a task.toml, or from a card: it has no code of its own.
+    declared: bool = False
+    home: Path | None = None  # the folder with its task.toml and its data
+
     # Only segmentation tasks set these two.
     background: int | None = field(default=None, init=False, repr=False)
     palette: tuple[Colour, ...] | None = field(default=None, init=False, repr=False)
@@ -89,7 +99,26 @@ class Task:
         """Whether no group may be in both training and validation."""
         return False
 
+    @property
+    def reference(self) -> str:
+        """What names the task in a command: its name, or the folder with its task.toml."""
+        if self.home is None:
+            return self.name
+        folder = os.path.relpath(self.home)
+        if folder.startswith(os.pardir):
+            folder = str(self.home)
+        return f"./{folder}" if folder in names() else folder
+
+    @property
+    def default_data(self) -> Path:
+        """The folder of the data where none is named."""
+        return self.home or Path("data") / self.name
+
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.declared:
+            from .declared import definition_of, task_from
+
+            return task_from, (definition_of(self),)
         # Pickled by name: exports contain no code, and load where the task's file exists.
         return (get, (self.name,)) if self.depth is None else (with_depth, (self.name, self.depth))
 
@@ -99,13 +128,15 @@ class Task:
         Results stored for one definition are not valid for another. Functions of other modules that
         the task's code calls are not part of it.
         """
-        modules = {f"{__package__}.{self.name}", *(cls.__module__ for cls in type(self).__mro__)}
+        own = set() if self.declared else {f"{__package__}.{self.name}"}
+        modules = {*own, *(cls.__module__ for cls in type(self).__mro__)}
         modules |= {
             value.__module__
             for value in (getattr(self, entry.name) for entry in fields(self))
             if callable(value) and hasattr(value, "__module__")
         }
-        digest = hashlib.sha256(json.dumps(_as_json(self)).encode(errors="surrogateescape"))
+        here = replace(self, home=None)  # data that were moved are the same data
+        digest = hashlib.sha256(json.dumps(_as_json(here)).encode(errors="surrogateescape"))
         for module in sorted(modules):
             file = getattr(sys.modules.get(module), "__file__", None)
             if file and Path(file).is_file():
@@ -118,7 +149,7 @@ class Task:
         Raises `DataError` that names the faulty file.
         """
         items, faults = self.listed(data)
-        refuse(faults, f"fastseg check {self.name} --data {data}")
+        refuse(faults, self.check_command(data))
         if not items:
             foreign = advice(Path(data))
             raise DataError(
@@ -127,6 +158,12 @@ class Task:
                 "no-data",
             )
         return items
+
+    def check_command(self, data: Path | str) -> str:
+        """Return the command that lists all faults of these data."""
+        is_default = Path(data).resolve() == self.default_data.resolve()
+        where = "" if self.home and is_default else f" --data {data}"
+        return f"fastseg check {self.reference}{where}"
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         """Return the usable labelled images below `data`, and faults in file names and tables.
@@ -237,7 +274,7 @@ class Task:
                 state = "is empty" if root.is_dir() else "is not a folder"
             raise DataError(
                 f"{root}: {state}; put the {self.name} data there ({self.expected()}) "
-                f"or make a synthetic set: fastseg sample {self.name} {root}",
+                f"or make a synthetic set: fastseg sample {self.reference} {root}",
                 "no-data",
             )
         return root
@@ -320,14 +357,20 @@ def names() -> list[str]:
     return sorted(name for name in modules - {*NOT_TASKS} if not name.startswith("_"))
 
 
-def get(name: str | Task) -> Task:
-    """Return the task called `name`; a `Task` is returned as it is.
+def get(name: str | Path | Task) -> Task:
+    """Return the task called `name`, or the one of a folder with a task.toml.
 
-    Raises `TaskError` for an unknown name, with the valid ones, for a faulty file, and if two
-    files define a task of this name.
+    A `Task` is returned as it is. The name of a task comes before a folder of the same name;
+    "./eye" is the folder. Raises `TaskError` for an unknown name, with the valid ones, for a faulty
+    file, and if two files define a task of this name.
     """
     if isinstance(name, Task):
         return name
+    if _is_path(name):
+        from .declared import read_task
+
+        return read_task(name)
+    name = str(name)
     try:
         known = choose("task", name, names(), TaskError)
     except TaskError as error:
@@ -364,6 +407,15 @@ def get(name: str | Task) -> Task:
             "task-file",
         )
     return task
+
+
+def _is_path(name: str | Path) -> bool:
+    """Return whether `name` is a path, and not the name of a task."""
+    text = str(name)
+    separators = {os.sep, os.altsep or os.sep}
+    if isinstance(name, Path) or text in (os.curdir, os.pardir) or separators & {*text}:
+        return True
+    return text not in names() and (text.endswith(".toml") or Path(text).is_dir())
 
 
 def _folders() -> list[Path]:

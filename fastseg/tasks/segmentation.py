@@ -391,7 +391,7 @@ class SegmentationTask(Task):
                 str(data),
                 f"{what}: they are 0/255 masks, in which 255 is {self.classes[1]}",
                 "write code 1 instead of 255 "
-                f"(fastseg check {self.name} --data {data} --fix OUT does), "
+                f"({self.check_command(data)} --fix OUT does), "
                 "or declare codes={0: 0, 255: 1} in the task",
                 count=masks,
             )

@@ -22,7 +22,7 @@ from fastai.learner import CancelEpochException, Learner
 from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
 from ..learners.options import FitOptions, rate_of
-from ..tasks import Task, get
+from ..tasks import Task
 from ..types import Recipe
 from . import checkpoint
 from .callbacks import AverageWeights, HalfSize, Reporter, TimeBudget, Windows
@@ -83,7 +83,7 @@ def train(
     """
     began = time.monotonic()
     record = record_of(learn)
-    task = get(record.task)
+    task = record.task
     recipe = options.recipe(task)
     saved = checkpoint.read(folder / CHECKPOINT, learn.dls.device) if folder else None
     if saved:

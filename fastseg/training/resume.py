@@ -60,7 +60,7 @@ def interruptible(
     else:
         shutil.rmtree(work, ignore_errors=True)
         # Absolute: the run that resumes it may be started in another folder.
-        run = FitRun(work, Path(os.path.abspath(data or f"data/{task.name}")), given)
+        run = FitRun(work, Path(os.path.abspath(data or task.default_data)), given)
     existed = work.parent.exists()
     try:
         if not resume:
@@ -71,7 +71,7 @@ def interruptible(
         if is_unfinished(out) and not isinstance(error, ModelError):
             log.warning(
                 "what was learnt so far is kept; continue with: fastseg fit %s --resume%s",
-                task.name,
+                task.reference,
                 "" if out == Path("exports") / task.name else f" --out {out}",
             )
         else:
