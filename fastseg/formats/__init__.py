@@ -14,6 +14,7 @@ from .base import Format, Labelled, Region
 
 NOT_FORMATS = (  # modules without a format
     "base",
+    "brush",
     "cache",
     "documents",
     "geometry",

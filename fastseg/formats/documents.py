@@ -32,6 +32,7 @@ from .base import fault, parsed_number
 MAX_BYTES = 32 << 20  # of a JSON file of one image, without its embedded image
 MAX_ITEM = 128 << 20  # characters of one item of a list
 MAX_SIDE, MAX_PIXELS = 100_000, 1 << 30  # px of an image as stated: larger ones are mistakes
+MAX_BITMAP = 1 << 26  # px of a bitmap; Pillow warns of larger ones
 MAX_BITMAPS = 1 << 28  # px of all bitmaps of an image together, each cut to its labelled part
 MAX_NAME = 4096  # characters of a label or a path
 CHUNK = 1 << 20  # characters read at a time from a list
@@ -276,9 +277,7 @@ def points(value: object, place: str, least: int) -> np.ndarray:
     """Return a list of [x, y] as float64 (n, 2). Raises `Bad`, also for fewer than `least`."""
     pairs = listed(value, place)
     if len(pairs) < least:
-        raise Bad(
-            place, f"has {len(pairs)} points, fewer than {least}", "draw this region again"
-        )
+        raise Bad(place, f"has {len(pairs)} points, fewer than {least}", "draw this region again")
     found = np.empty((len(pairs), 2))
     for index, pair in enumerate(pairs):
         if not isinstance(pair, list) or len(pair) != 2:
@@ -345,21 +344,23 @@ def most_bytes(size: tuple[int, int]) -> int:
 
     Four channels of eight bits, and a tenth more for data that cannot be compressed.
     """
-    return int((size[0] + 1) * (size[1] + 1) * 4.4) + 65536
+    return min(int((size[0] + 1) * (size[1] + 1) * 4.4), 5 * MAX_BITMAP) + 65536
 
 
 def png_bitmap(data: bytes, place: str, most: tuple[int, int]) -> np.ndarray:
     """Return a PNG as bool (h, w): where it is opaque if it has transparency, else not black.
 
-    Raises `Bad` if it is damaged, or larger than `most`, (height, width), before it is decoded.
+    Raises `Bad` if it is damaged; and before it is decoded, if it is larger than `most`, (height,
+    width), or than `MAX_BITMAP`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            if picture.height > most[0] or picture.width > most[1]:
+            area = picture.height * picture.width
+            if picture.height > most[0] or picture.width > most[1] or area > MAX_BITMAP:
                 raise Bad(
                     place,
                     f"its bitmap of {picture.width} x {picture.height} px is larger than "
-                    f"{most[1]} x {most[0]} px",
+                    f"{most[1]} x {most[0]} px, or than {MAX_BITMAP >> 20} million px",
                     "draw this region again",
                 )
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
@@ -372,7 +373,7 @@ def png_bitmap(data: bytes, place: str, most: tuple[int, int]) -> np.ndarray:
 
 def cut(bitmap: np.ndarray, offset: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """Return a bitmap, bool (h, w), cut to its labelled part, and the offset (x, y) of that."""
-    rows, columns = bitmap.any(axis=1), bitmap.any(axis=0)
+    rows, columns = np.any(bitmap, axis=1), np.any(bitmap, axis=0)
     if not rows.any():
         return np.zeros((0, 0), bool), offset
     top, bottom = _extent(rows)

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..data.issues import Fault, refuse
+from ..errors import brief
 from ..types import IGNORE, Colour
 from ..utils.io import write_json
 from . import documents
@@ -179,11 +180,11 @@ def _region(
     if kind == "mask":
         bitmap, offset = _mask(fields, place, size)
     elif isinstance(kind, str) and kind in DRAWN:
-        bitmap, offset = _drawn(kind, fields.get("points"), at, size, budget)
+        bitmap, offset = _drawn(kind, fields.get("points"), at, size)
     else:
         raise Bad(
             f"{place}.shape_type",
-            f"'{documents.brief(kind)}' is no shape that LabelMe draws",
+            f"'{brief(kind)}' is no shape that LabelMe draws",
             "draw this region as a polygon",
         )
     budget.take(bitmap.size, place)
@@ -202,11 +203,7 @@ def _box(value: object, place: str) -> np.ndarray:
 
 
 def _drawn(
-    kind: str,
-    value: object,
-    place: str,
-    size: tuple[int, int] | None,
-    budget: documents.Budget,
+    kind: str, value: object, place: str, size: tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Return a circle, line or point as a bitmap, bool (h, w), and its offset. Raises `Bad`."""
     least, most = DRAWN[kind]
@@ -226,8 +223,8 @@ def _drawn(
     left, top = max(0, box[0]), max(0, box[1])
     width = max(0, min(frame[1], box[2] + 1) - left)
     height = max(0, min(frame[0], box[3] + 1) - top)
-    if width * height > budget.left:
-        budget.take(width * height, place)
+    if width * height > documents.MAX_BITMAP:
+        raise Bad(place, f"a {kind} of {width} x {height} px is too large", "draw it again")
     canvas = Image.new("1", (width, height))
     drawing = ImageDraw.Draw(canvas)
     if kind in ("line", "linestrip"):
@@ -255,8 +252,6 @@ def _mask(
     at = f"{place}.mask"
     # a box with fractions, which newer versions write, may be a pixel smaller than its mask
     most = stated[0] + 1, stated[1] + 1
-    if most[0] * most[1] > documents.MAX_BITMAPS:
-        raise Bad(f"{place}.points", "the mask's box is too large", "draw this region again")
     data = documents.base64_bytes(fields.get("mask"), at, documents.most_bytes(most))
     bitmap = documents.png_bitmap(data, at, most)
     if bitmap.shape != stated and (corners == corners.round()).all():
