@@ -52,6 +52,7 @@ NOT_TASKS = (
     "segmentation",
     "classification",
     "declared",
+    "converted",
 )  # modules of the package without a task
 RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
 

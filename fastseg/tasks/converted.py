@@ -1,0 +1,237 @@
+"""Writes images and masks as a folder in the format of another tool, with a task.toml of its own.
+
+`convert` and `predict --format` use it. Formats of label files write themselves (see `formats`);
+masks as PNG files, plain or in the folders of Pascal VOC, are written here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from .. import formats
+from ..errors import DataError, TaskError, choose
+from ..formats.base import ToWrite
+from ..types import IGNORE, Colour
+from .declared import TASK_FILE, definition_of
+from .segmentation import Layout, SegmentationTask
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IGNORED = "__ignore__"  # the label of unlabelled pixels, in formats of regions
+VOID = (224, 224, 192)  # the colour of unlabelled pixels in Pascal VOC's masks
+VOC_LISTS = {"train": "train", "valid": "val", "test": "test", None: "trainval"}
+HEADER = "# Paths are relative to this folder. Start with: fastseg check . and fastseg fit .\n"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image to write: its file, the name of the copy, and how to get its mask."""
+
+    image: Path
+    name: str  # of the copy, unique, without folders
+    split: str | None
+    # Returns the codes, uint8 (H, W), and the mean score of each class, 0 to 1, or None.
+    read: Callable[[], tuple[np.ndarray, Mapping[int, float] | None]]
+    # Further files of the image, such as one a channel, with the names of their copies
+    more: tuple[tuple[Path, str], ...] = ()
+
+
+def targets() -> list[str]:
+    """Return the names of the formats that can be written."""
+    return sorted(["png", "voc", *(n for n in formats.names() if formats.get(n).is_writable)])
+
+
+def choose_target(name: str) -> str:
+    """Return the name of a format that can be written. Raises `TaskError` for others."""
+    return choose("format", name, targets(), TaskError)
+
+
+def unique_names(images: Sequence[Path], root: Path) -> list[str]:
+    """Return a file name for the copy of each image; stems differ, in upper and lower case.
+
+    Images of one stem get their folders below `root` after it: a/7.jpg becomes 7_a.jpg.
+    """
+    counts = Counter(image.stem.lower() for image in images)
+    taken: set[str] = set()
+    found = []
+    for image in images:
+        stem = image.stem
+        if counts[stem.lower()] > 1:
+            folders = image.parent.relative_to(root).parts if root in image.parents else ()
+            stem = "_".join((stem, *folders))
+        number, unique = 1, stem
+        while unique.lower() in taken or (unique != image.stem and unique.lower() in counts):
+            number += 1
+            unique = f"{stem}_{number}"
+        taken.add(unique.lower())
+        found.append(unique + image.suffix)
+    return found
+
+
+def write_dataset(
+    task: SegmentationTask, target: str, entries: Sequence[Entry], out: Path
+) -> list[Path]:
+    """Write images, labels and a task.toml to the existing folder `out`, and return the paths.
+
+    Memory is bounded: one mask at a time is read. The split is written in the way of the format.
+    """
+    writer = {"png": _write_png, "voc": _write_voc}.get(target)
+    if writer is not None:
+        layouts, written = writer(task, entries, out)
+    else:
+        layouts, written = _write_labels(task, target, entries, out)
+    path = out / TASK_FILE
+    path.write_text(task_toml(task, layouts), encoding="utf-8")
+    return [*written, path]
+
+
+def task_toml(task: SegmentationTask, layouts: Sequence[Layout]) -> str:
+    """Return the text of a task.toml: the classes and recipe of `task` for data in `layouts`."""
+    import tomlkit
+
+    plain = SegmentationTask(
+        name=task.name,
+        classes=task.classes,
+        palette=task.palette,
+        layouts=tuple(layouts),
+        background=task.background,
+        recipe=task.recipe,
+        group=task.group,
+        output=task.output,
+        depth=task.depth,
+        channels=task.channels,
+        channel_files=task.channel_files,
+        shown_channels=task.shown_channels,
+        alpha=task.alpha,
+        window=task.window,
+    )
+    definition = definition_of(plain) or {}
+    del definition["name"]  # the folder's: its export is not the one of the original
+    # Tables must follow the values, and empty ones say nothing.
+    simple = {k: v for k, v in definition.items() if k not in ("layouts", "recipe") and v != {}}
+    for key in ("codes", "ignore"):
+        if not simple.get(key):
+            simple.pop(key, None)
+    tables = {"layouts": definition["layouts"], "recipe": _without_none(definition["recipe"])}
+    return HEADER + tomlkit.dumps({**simple, **tables})
+
+
+def _without_none(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def _by_split(entries: Iterable[Entry]) -> dict[str | None, list[Entry]]:
+    found: dict[str | None, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.split, []).append(entry)
+    return found
+
+
+def _copied(entries: Iterable[Entry], out: Path, folder: str) -> Iterator[ToWrite]:
+    """Copy each image to `out / folder`, and yield it with its mask."""
+    for entry in entries:
+        name = str(PurePosixPath(folder) / entry.name)
+        codes, scores = entry.read()
+        place = out / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for source, copy in ((entry.image, entry.name), *entry.more):
+            try:
+                shutil.copyfile(source, place.with_name(copy))
+            except OSError as error:
+                raise DataError(
+                    f"{source}: cannot be copied ({error.strerror or error})", "not-copied"
+                ) from None
+        yield ToWrite(place, name, codes, scores)
+
+
+def _write_labels(
+    task: SegmentationTask, target: str, entries: Sequence[Entry], out: Path
+) -> tuple[list[Layout], list[Path]]:
+    """Write label files of a format: a folder for each split, or one data.yaml for YOLO."""
+    form = formats.get(target)
+    drawing = task.classes, task.palette, task.background
+    parts = _by_split(entries)
+    if target == "yolo":
+        names = {split: f"images/{split or 'train'}" for split in parts}
+        if set(parts) == {None}:
+            names = {None: "images"}
+        images = (
+            image for split, group in parts.items() for image in _copied(group, out, names[split])
+        )
+        written = form.write(images, out, *drawing)
+        return [Layout("", "", format=target, labels="data.yaml", ignore=(IGNORED,))], written
+    layouts, written = [], []
+    for split, group in parts.items():
+        folder = "" if set(parts) == {None} else split or "all"
+        place = out / folder
+        place.mkdir(exist_ok=True)
+        files = form.write(_copied(group, place, "images"), place, *drawing)
+        labels = files[0].relative_to(out).as_posix() if len(files) == 1 else folder
+        layouts.append(Layout(folder, "", split, format=target, labels=labels, ignore=(IGNORED,)))
+        written += files
+    return layouts, written
+
+
+def _write_png(
+    task: SegmentationTask, entries: Sequence[Entry], out: Path
+) -> tuple[list[Layout], list[Path]]:
+    """Write images/ and masks/ of codes, in subfolders for splits, and class_names.txt."""
+    from ..data.images import save_image
+
+    parts = _by_split(entries)
+    layouts, written = [], []
+    for split, group in parts.items():
+        end = "" if set(parts) == {None} else f"/{split or 'all'}"
+        layout = Layout(f"images{end}", f"masks{end}", split)
+        for image in _copied(group, out, layout.images):
+            written.append(save_image(out / layout.masks / f"{image.image.stem}.png", image.codes))
+        layouts.append(layout)
+    names = out / "class_names.txt"
+    names.write_text("".join(f"{name}\n" for name in task.classes), encoding="utf-8")
+    return layouts, [*written, names]
+
+
+def _write_voc(
+    task: SegmentationTask, entries: Sequence[Entry], out: Path
+) -> tuple[list[Layout], list[Path]]:
+    """Write JPEGImages, palette masks in SegmentationClass, lists and labelmap.txt.
+
+    Images keep their own format: JPEG would change their pixels.
+    """
+    from PIL import Image
+
+    from ..data.images import save_image
+
+    colours = bytearray(768)
+    for code, colour in enumerate([*task.palette][:IGNORE]):
+        colours[code * 3 : code * 3 + 3] = bytes(colour)
+    colours[IGNORE * 3 :] = bytes(VOID)
+    layouts, written = [], []
+    for split, group in _by_split(entries).items():
+        list_file = f"ImageSets/Segmentation/{VOC_LISTS[split]}.txt"
+        stems = []
+        for image in _copied(group, out, "JPEGImages"):
+            mask = Image.fromarray(image.codes)
+            mask.putpalette(bytes(colours))
+            written.append(save_image(out / "SegmentationClass" / f"{image.image.stem}.png", mask))
+            stems.append(image.image.stem)
+        (out / list_file).parent.mkdir(parents=True, exist_ok=True)
+        (out / list_file).write_text("".join(f"{s}\n" for s in stems), encoding="utf-8")
+        layouts.append(Layout("JPEGImages", "SegmentationClass", split, list_file=list_file))
+        written.append(out / list_file)
+    labelmap = out / "labelmap.txt"
+    labelmap.write_text(_labelmap(task.classes, task.palette), encoding="utf-8")
+    return layouts, [*written, labelmap]
+
+
+def _labelmap(classes: Sequence[str], palette: Sequence[Colour]) -> str:
+    """Return labelmap.txt as CVAT writes it."""
+    lines = ["# label:color_rgb:parts:actions"]
+    lines += [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(classes, palette)]
+    return "\n".join(lines) + "\n"
