@@ -42,13 +42,9 @@ WRITTEN = "label_studio.json"
 UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of an upload
 DRAW_AGAIN = "draw this region again"
 # Geometries that are no areas of pixels, by a field of their value -> what they are
-NO_AREAS = {
-    "x": "a box or a key point",
-    "start": "a part of a sound or a text",
-    "vertices": "lines",
-}
-# Types of results that describe an image or another region, and have no area
-NOTES = ("choices", "textarea", "rating", "number", "datetime", "taxonomy", "pairwise", "relation")
+NO_AREAS = {"x": "a box or a key point", "start": "a part of a text", "vertices": "lines"}
+# Fields of values that describe an image, or a region once more
+NOTES = {"choices", "text", "rating", "number", "datetime", "taxonomy", "selected"}
 
 
 class LabelStudioFormat(Format):
@@ -386,13 +382,11 @@ def _region(
 
 def _ellipse(value: Mapping[str, Any], place: str, scale: np.ndarray) -> np.ndarray:
     """Return the outline, float64 (n, 2) in px, of an ellipse in percent. Raises `Bad`."""
-    centre, radii = (
-        [
-            documents.numbered(value.get(key), f"{place}.{key}") * share
-            for key, share in zip(keys, scale)
-        ]
-        for keys in (("x", "y"), ("radiusX", "radiusY"))
-    )
+    numbers = [
+        documents.numbered(value.get(key), f"{place}.{key}")
+        for key in ("x", "y", "radiusX", "radiusY")
+    ]
+    centre, radii = np.array(numbers[:2]) * scale, np.array(numbers[2:]) * scale
     degrees = parsed_number(value.get("rotation", 0))
     if degrees is None or radii.min() <= 0 or radii.max() > documents.MAX_SIDE:
         raise Bad(place, "is no ellipse: its radius or angle is wrong", DRAW_AGAIN)
