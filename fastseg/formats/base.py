@@ -42,7 +42,8 @@ class Labelled:
     """The labels of one image as a file states them."""
 
     file: Path  # the label file
-    images: tuple[str, ...]  # names or paths of the image, relative ones; the first that exists
+    # Names or paths of the image, relative ones; the first that exists. "a.*": with any suffix
+    images: tuple[str, ...]
     size: tuple[int, int] | None  # (height, width) in px as stated; None if it states none
     regions: tuple[Region, ...]  # in drawing order: later ones lie on top
     place: str = ""  # where in the label file: $.images[3], or "line 7"
@@ -70,6 +71,8 @@ class Format(ABC):
     # points are pixel centres, and the outline belongs to the region) or "area" (pycocotools:
     # points are positions, and pixels whose centre is inside belong to it).
     rule: ClassVar[str] = "area"
+    # Raised when the reader understands files in another way: masks in the cache are drawn again.
+    version: ClassVar[int] = 1
     # Which region lies on top where regions overlap, in words, for the guide and for messages.
     order: ClassVar[str] = "later ones in the file lie on top"
 
@@ -97,6 +100,13 @@ class Format(ABC):
         Entries that cannot be used are added to `faults`, with file and place; so are files that
         cannot be parsed. Memory is bounded: large files are parsed as a stream.
         """
+
+    def also(self, files: Sequence[Path]) -> list[Path]:
+        """Return the further files that decide what label files say: class lists, pictures of ids.
+
+        If one of them changes, masks are drawn again.
+        """
+        return []
 
     # Formats that can be written override this, and set `is_writable`.
     is_writable: ClassVar[bool] = False
