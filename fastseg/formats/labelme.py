@@ -14,7 +14,7 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,7 @@ IGNORED, BACKGROUND = "__ignore__", "_background_"  # LabelMe's own names
 LINE_WIDTH, POINT_RADIUS = 10, 5  # px, as in LabelMe's `shape_to_mask`
 LABELS_FILE = "labels.txt"  # what users give to LabelMe's --labels
 VERSION = "5.5.0"  # the version of LabelMe whose files are written
-# Shapes drawn as bitmaps -> fewest and most points. LabelMe writes boxes with two points; tools
-# that took over its format write the four corners.
+# Shapes drawn as bitmaps -> fewest and most points
 DRAWN = {"circle": (2, 2), "line": (2, 2), "linestrip": (2, None), "point": (1, 1)}
 POLYGONS = (None, "", "polygon", "oriented_rectangle", "rotation")
 
@@ -46,6 +45,7 @@ class LabelMeFormat(Format):
     name = "labelme"
     title = "LabelMe"
     rule = "outline"
+    unlabelled, background = IGNORED, BACKGROUND
     order = "later shapes in the file lie on top"
     is_writable = True
 
@@ -140,7 +140,7 @@ def _label(shape: object, place: str) -> str:
 
 def _labelled(file: Path, content: dict[str, Any], faults: list[Fault]) -> Labelled:
     """Return the labels of a file; shapes that cannot be used are added to `faults`."""
-    images = _image_names(content.get("imagePath"))
+    image = documents.named(content.get("imagePath"), "$.imagePath", "image's name")
     shapes = documents.listed(content.get("shapes"), "$.shapes")
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = None
@@ -152,16 +152,7 @@ def _labelled(file: Path, content: dict[str, Any], faults: list[Fault]) -> Label
             regions.append(_region(shape, f"$.shapes[{index}]", size, budget))
         except Bad as bad:
             faults.append(bad.fault(file))
-    return Labelled(file, images, size, tuple(regions))
-
-
-def _image_names(path: object) -> tuple[str, ...]:
-    """Return where the image may be: the stated path with slashes, then beside the file."""
-    text = documents.named(path, "$.imagePath", "image's name")
-    if PureWindowsPath(text).drive:  # a path of another computer
-        return (PureWindowsPath(text).name,)
-    stated = text.replace("\\", "/")
-    return tuple(dict.fromkeys((stated, PurePosixPath(stated).name)))
+    return Labelled(file, (image,), size, tuple(regions))
 
 
 def _region(
@@ -170,13 +161,13 @@ def _region(
     """Return a shape as a region. Raises `Bad`."""
     label = _label(shape, place)
     fields = documents.mapped(shape, place)
-    kind, ignored = fields.get("shape_type"), label == IGNORED
+    kind = fields.get("shape_type")
     at = f"{place}.points"
     if kind in POLYGONS:
         ring = documents.points(fields.get("points"), at, 3)
-        return Region(label, (ring,), is_crowd=ignored, place=place)
+        return Region(label, (ring,), place=place)
     if kind == "rectangle":
-        return Region(label, (_box(fields.get("points"), at),), is_crowd=ignored, place=place)
+        return Region(label, (_box(fields.get("points"), at),), place=place)
     if kind == "mask":
         bitmap, offset = _mask(fields, place, size)
     elif isinstance(kind, str) and kind in DRAWN:
@@ -188,11 +179,14 @@ def _region(
             "draw this region as a polygon",
         )
     budget.take(bitmap.size, place)
-    return Region(label, bitmap=bitmap, offset=offset, is_crowd=ignored, place=place)
+    return Region(label, bitmap=bitmap, offset=offset, place=place)
 
 
 def _box(value: object, place: str) -> np.ndarray:
-    """Return the corners of a box, float64 (4, 2), of two opposite corners or of all four."""
+    """Return the corners of a box, float64 (4, 2), of two opposite corners or of all four.
+
+    LabelMe writes two; tools that took over its format write four.
+    """
     found = documents.points(value, place, 2)
     if len(found) == 2:
         (left, top), (right, bottom) = found.min(axis=0), found.max(axis=0)

@@ -53,6 +53,7 @@ class LabelStudioFormat(Format):
     name = "labelstudio"
     title = "Label Studio"
     rule = "area"
+    unlabelled = IGNORED
     order = "later regions in the list `result` lie on top"
     is_writable = True
 
@@ -261,8 +262,11 @@ def _image_names(data: Mapping[str, Any], upload: object, place: str) -> tuple[s
     names = []
     for path in paths:
         documents.named(path, place, "image's name")
-        name = PurePosixPath(path).name
-        names += [path, name, UPLOAD.sub("", name)]
+        names.append(path)
+        # a path that leads out of the data is refused, whatever has its name there
+        if ".." not in PurePosixPath(path).parts:
+            name = PurePosixPath(path).name
+            names += [name, UPLOAD.sub("", name)]
     return tuple(dict.fromkeys(name for name in names if name))
 
 
@@ -359,19 +363,19 @@ def _region(
     if len(labels) > 1:
         listed = ", ".join(labels)
         raise Bad(place, f"has several labels: {brief(listed)}", "keep one label a region")
-    label, is_crowd = labels[0], labels[0] == IGNORED
+    label = labels[0]
     scale = np.array([size[1], size[0]]) / 100
     if "points" in value:
         ring = documents.points(value["points"], f"{place}.points", 3) * scale
-        return Region(label, (ring,), is_crowd=is_crowd, place=place)
+        return Region(label, (ring,), place=place)
     if "radiusX" in value:
         ring = _ellipse(value, place, scale)
-        return Region(label, (ring,), is_crowd=is_crowd, place=place)
+        return Region(label, (ring,), place=place)
     if "rle" in value:
         alpha = decode_brush(value["rle"], size, f"{place}.rle")
         bitmap, offset = documents.cut(alpha > 0, (0, 0))
         budget.take(bitmap.size, place)
-        return Region(label, bitmap=bitmap, offset=offset, is_crowd=is_crowd, place=place)
+        return Region(label, bitmap=bitmap, offset=offset, place=place)
     kind = next((what for key, what in NO_AREAS.items() if key in value), "a region")
     raise Bad(
         place,
