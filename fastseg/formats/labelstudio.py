@@ -139,20 +139,16 @@ class _Annotated:
 def _annotated(file: Path, faults: list[Fault]) -> Iterator[_Annotated]:
     """Yield the annotation that counts of each task of a file that has one."""
     count, predicted = 0, 0
-    try:
-        for task in _tasks(file, faults):
-            try:
-                predicted += bool(task.fields.get("predictions"))
-                found = _chosen(task)
-            except Bad as bad:
-                faults.append(bad.fault(file))
-                continue
-            if found is not None:
-                count += 1
-                yield found
-    except Bad as bad:
-        faults.append(bad.fault(file))
-        return
+    for task in _tasks(file, faults):
+        try:
+            predicted += bool(task.fields.get("predictions"))
+            found = _chosen(task)
+        except Bad as bad:
+            faults.append(bad.fault(file))
+            continue
+        if found is not None:
+            count += 1
+            yield found
     if predicted and not count:
         nothing = Bad(
             "",
@@ -172,21 +168,30 @@ class _Task:
 def _tasks(file: Path, faults: list[Fault]) -> Iterator[_Task]:
     """Yield the tasks of a file. JSON_MIN's items of one task, which follow each other, are one."""
     held: _Task | None = None
-    for place, value in documents.items(file):
-        try:
-            fields = documents.mapped(value, place)
-        except Bad as bad:
-            faults.append(bad.fault(file))
-            continue
-        task = _Task(place, fields)
+    for place, fields in _items(file, faults):
         if held is not None and _is_flat(held.fields) and _is_same(held.fields, fields):
             held = _Task(held.place, held.fields, (*held.again, (place, fields)))
             continue
         if held is not None:
             yield held
-        held = task
+        held = _Task(place, fields)
     if held is not None:
         yield held
+
+
+def _items(file: Path, faults: list[Fault]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects in the list of a file with their places; others are faults."""
+    items = documents.items(file)
+    while True:
+        try:
+            place, value = next(items)
+            fields = documents.mapped(value, place)
+        except StopIteration:
+            return
+        except Bad as bad:  # of one item, or of the rest of the file: then there is no next one
+            faults.append(bad.fault(file))
+            continue
+        yield place, fields
 
 
 def _is_flat(fields: Mapping[str, Any]) -> bool:

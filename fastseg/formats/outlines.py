@@ -15,8 +15,10 @@ from ..types import IGNORE
 from .base import Region
 from .geometry import LEAST_IOU, draw, polygons_of
 
-# Smallest IoU of a class when all outlines are drawn: simplified ones of neighbours add up.
+# Smallest IoU of a class when all outlines are drawn
 LEAST_CLASS_IOU = 0.99
+# Smallest IoU of a piece with its outline, tried from the first: what neighbours change adds up.
+LEASTS = (LEAST_IOU, 0.9975, 0.999, 0.9995)
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ def outlines(codes: np.ndarray, rule: str, background: int | None) -> list[Outli
     ]
     # what lies in a hole is smaller than what lies around it
     pieces.sort(key=lambda piece: -int(piece.filled.sum()))
-    simple = [piece.outline(rule, LEAST_IOU) for piece in pieces]
-    if _is_close(simple, codes, rule, unwritten):
-        return simple
+    for least in LEASTS:
+        simple = [piece.outline(rule, least) for piece in pieces]
+        if _is_close(simple, codes, rule, unwritten):
+            return simple
     return [piece.outline(rule, 1) for piece in pieces]
 
 
