@@ -117,6 +117,10 @@ class Dataset(Protocol):
     def recipe(self) -> Recipe: ...
     @property
     def has_masks(self) -> bool: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def shown_channels(self) -> tuple[int, ...]: ...
 
     def items(self, data: Path | str) -> list[Item]: ...
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray: ...
@@ -134,7 +138,7 @@ class Painted(Protocol):
 
     @property
     def image(self) -> np.ndarray:
-        """The image, uint8 (H, W, 3)."""
+        """The image as it is shown, uint8 (H, W, 3)."""
 
     @property
     def codes(self) -> np.ndarray:

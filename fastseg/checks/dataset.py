@@ -121,7 +121,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     items, faults = task.listed(root)
     if not items and not faults:
         task.items(root)  # says what was expected
-    largest = largest_values(item.image for item in items)
+    largest = largest_values((item.image for item in items), task.reading)
     task = replace(task, depth=task.depth or depth_of(largest))
     with (
         write_lock(root.resolve() / ".check"),

@@ -10,10 +10,11 @@ from typing import Any
 
 import imagehash
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from ..data import images
+from ..data.channels import files_of
 from ..data.issues import Fault
 from ..errors import DataError
 from ..tasks import Item, SegmentationTask, Task
@@ -87,13 +88,15 @@ def examine(task: Task, item: Item) -> Finding:
     image, label = item.image, item.label
     found = Finding(str(image), label if isinstance(label, int) else item.shown_label, [])
     try:
-        picture = images.read_image(image, task.depth)
-        mode, orientation = _mode_of(image)
+        picture = task.shown(task.image(item))
+        # other channels than RGB are read as they are stored, upright
+        mode, orientation = _mode_of(image) if task.reading.is_plain else ("", UPRIGHT)
+        content = b"".join(file.read_bytes() for file in files_of(image, task.reading))
     except DataError as error:
         found.faults.append(_unreadable(image, error))
         return found
     found.size = height, width = picture.shape[:2]
-    found.digest = hashlib.blake2b(image.read_bytes(), digest_size=DIGEST_BYTES).hexdigest()
+    found.digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
     found.hash = str(imagehash.phash(Image.fromarray(picture), hash_size=HASH_SIDE))
     found.faults += _mode_faults(image, "" if mode.startswith("I") else mode)
     if isinstance(label, int):
@@ -157,9 +160,13 @@ def _mode_of(path: Path) -> tuple[str, int]:
 
     An alpha channel without transparent pixels is left out of the mode.
     """
-    with Image.open(path) as opened:
+    try:
+        opened = Image.open(path)
+    except UnidentifiedImageError:  # one that `data.tiff` reads
+        return "", UPRIGHT
+    with opened:
         mode, orientation = opened.mode, opened.getexif().get(images.ORIENTATION, UPRIGHT)
-        if mode in ("RGBA", "LA", "PA") and opened.getextrema()[-1][0] == 255:
+        if mode in ("RGBA", "LA", "PA") and np.min(opened.getextrema()[-1]) == 255:
             mode = mode[:-1]
     return mode, orientation
 

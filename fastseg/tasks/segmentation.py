@@ -91,6 +91,7 @@ class SegmentationTask(Task):
         return self.group is not None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.palette) != len(self.classes):
             raise TaskError(
                 f"task {self.name}: {len(self.classes)} classes "
