@@ -466,7 +466,7 @@ def _write(target: Path, text: str, found: _Found) -> None:
         task = read_task(target)
         same = replace(task, home=None) == replace(task_from(found.definition, None), home=None)
         if not same:
-            raise DataError(f"{target}: does not say what was found", "task-toml")
+            raise DataError(f"{target}: does not say what was found", "not-read-back")
         task.items(target.parent)
     except FastsegError:
         if before is None:
