@@ -12,7 +12,14 @@ from importlib import import_module
 from ..errors import DataError, choose
 from .base import Format, Labelled, Region
 
-NOT_FORMATS = ("base", "cache", "geometry", "paths", "recognise")  # modules without a format
+NOT_FORMATS = (
+    "base",
+    "cache",
+    "geometry",
+    "paths",
+    "parquet",
+    "recognise",
+)  # modules without a format
 
 __all__ = ["Format", "Labelled", "Region", "get", "names"]
 
