@@ -12,14 +12,17 @@ from importlib import import_module
 from ..errors import DataError, choose
 from .base import Format, Labelled, Region
 
-NOT_FORMATS = (
+NOT_FORMATS = (  # modules without a format
     "base",
+    "brush",
     "cache",
+    "documents",
     "geometry",
-    "paths",
+    "outlines",
     "parquet",
+    "paths",
     "recognise",
-)  # modules without a format
+)
 
 __all__ = ["Format", "Labelled", "Region", "get", "names"]
 
