@@ -21,6 +21,7 @@ from fastseg.cli.app import app
 COMMANDS = [
     "tasks",
     "sample",
+    "new",
     "show",
     "check",
     "lr",

@@ -275,7 +275,7 @@ def new(
             "--group",
             metavar="PATTERN",
             help="What images that belong together have in common: a regular expression at the "
-            "start of their names; auto: the one that is proposed.",
+            "start of their names; auto: the one that is proposed; or none.",
         ),
     ] = None,
     yes: Annotated[

@@ -90,7 +90,7 @@ def new(
     `given` decides between readings, as the options of the command do: `kind` ("segment" or
     "classify"), `format` (of label files, or "masks"), `images` and `masks` (folders), `pixels`
     ("codes", "colours" or "threshold"), `ignore` (codes such as "11,255", or "none"),
-    `label_column`, `group` (a pattern, or "auto" for the one that is proposed). `ask` answers
+    `label_column`, `group` (a pattern, "auto" for the one that is proposed, or "none"). `ask` answers
     questions whose readings are equally likely; without it they are refused with code "ambiguous".
     The data are only read. Raises `DataError` if there is a task.toml and not `force`, and for
     folders that nothing can be made of.
@@ -372,6 +372,8 @@ def _add_group(found: _Found, notes: Notes) -> None:
     stems = list(dict.fromkeys(item.image.stem for item in found.items))
     proposed = grouping_of(stems)
     given = notes.given.get("group")
+    if given == "none":
+        return
     if given is not None and given != "auto":
         found.definition["group"] = given
         matched = sum(bool(_matched(given, text)) for text in stems)
