@@ -32,6 +32,7 @@ COMMANDS = [
     "interpret",
     "segment",
     "masks",
+    "convert",
     "adopt",
     "gather",
 ]
