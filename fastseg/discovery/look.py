@@ -90,8 +90,8 @@ def new(
     `given` decides between readings, as the options of the command do: `kind` ("segment" or
     "classify"), `format` (of label files, or "masks"), `images` and `masks` (folders), `pixels`
     ("codes", "colours" or "threshold"), `ignore` (codes such as "11,255", or "none"),
-    `label_column`, `group` (a pattern, "auto" for the one that is proposed, or "none"). `ask` answers
-    questions whose readings are equally likely; without it they raise the code "ambiguous".
+    `label_column`, `group` (a pattern, "auto" for the one that is proposed, or "none"). `ask`
+    answers questions whose readings are equally likely; without it they raise code "ambiguous".
     The data are only read. Raises `DataError` if there is a task.toml and not `force`, and for
     folders that nothing can be made of.
     """
