@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, FastsegError, choose
-from ..tasks import Item, Task
+from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..tasks.declared import TASK_FILE, read_task, task_from
 from ..utils.io import atomic_file
 from . import categories, recipe
@@ -32,7 +32,6 @@ from .writing import text_of
 
 SHOWN = 6  # pairs in the picture
 MAX_DECODED = DETAILED  # masks decoded as class indices, to measure objects
-KINDS = ("segment", "classify")
 PIXELS = ("codes", "colours", "threshold")
 WOULD_WORK = (
     "layouts that would work: images/7.jpg with masks/7.png (one code or colour a class), "
@@ -118,7 +117,7 @@ def _checked(given: Mapping[str, str | None]) -> dict[str, str]:
         raise TypeError(f"new() got an unexpected keyword argument '{min(unknown)}'")
     options = {key: str(value) for key, value in given.items() if value is not None}
     if "kind" in options:
-        choose("kind", options["kind"], KINDS, DataError)
+        choose("kind", options["kind"], FINDERS, DataError)
     if "pixels" in options:
         choose("kind of pixels", options["pixels"], PIXELS, DataError)
     if "format" in options and options["format"] != MASKS:
@@ -133,11 +132,8 @@ def _understood(files: Survey, name: str | None, notes: Notes) -> _Found:
     kind = notes.given.get("kind")
     _require_images(files, notes)
     channels = _join_channels(files, notes)
-    found = None
-    if kind != "classify":
-        found = _segmentation(files, channels, name, notes)
-    if found is None and kind != "segment":
-        found = _classification(files, name, notes)
+    tried = [FINDERS[kind]] if kind else list(FINDERS.values())
+    found = next((one for find in tried if (one := find(files, channels, name, notes))), None)
     if found is None:
         raise DataError(_not_understood(files, notes), "not-understood")
     _add_group(found, notes)
@@ -195,7 +191,7 @@ def _segmentation(
         meaning = _of_masks(files, pairings, layouts, notes)
     else:
         return None
-    definition: dict[str, Any] = {**_named(name, files.root), "kind": "segment"}
+    definition: dict[str, Any] = {**_named(name, files.root), "kind": SegmentationTask.kind}
     definition |= meaning.definition()
     if tool is not None or any(layout.get("class_masks") for layout in layouts):
         definition.pop("masks")  # drawn as class indices
@@ -347,7 +343,9 @@ def _decoded(found: _Found, notes: Notes) -> list[np.ndarray]:
     return masks
 
 
-def _classification(files: Survey, name: str | None, notes: Notes) -> _Found | None:
+def _classification(
+    files: Survey, channels: tuple[str, ...], name: str | None, notes: Notes
+) -> _Found | None:
     """Return a task with a class for each image; None if nothing says the classes."""
     definition = categories.by_table(files, notes)
     if definition is None and "label_column" in notes.given:
@@ -360,11 +358,20 @@ def _classification(files: Survey, name: str | None, notes: Notes) -> _Found | N
     if definition is None:
         return None
     definition = {**_named(name, files.root), **definition}
+    if channels:
+        definition |= {"channels": len(channels), "channel_files": list(channels)}
     found = _checked_items(definition, files.root)
-    _describe_images(found, False, notes)
+    _describe_images(found, bool(channels), notes)
     counts = Counter(found.task.class_name(item) for item in found.items)
     found.advice = recipe.classification(_sizes(found), counts, found.task.classes)
     return found
+
+
+# What is looked for in a folder, in this order
+FINDERS: dict[str, Callable[[Survey, tuple[str, ...], str | None, Notes], _Found | None]] = {
+    SegmentationTask.kind: _segmentation,
+    ClassificationTask.kind: _classification,
+}
 
 
 def _add_group(found: _Found, notes: Notes) -> None:
