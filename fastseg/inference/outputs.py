@@ -28,6 +28,7 @@ from ..tasks.converted import (
     unique_names,
     write_dataset,
 )
+from ..tasks.layouts import Layout
 from ..utils.io import atomic_file, atomic_folder, write_rows
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                 )
         self._targets: dict[Path, Path] = {}
         owners: dict[Path, Path] = {}
-        taken = self._labelled_folders(files)
+        taken, around = self._labelled_folders(files)
         for file in files:
             target = self._target(file)
             if target in owners:
@@ -132,7 +133,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                     f"{target.parent}: holds an export; choose another --out", "holds-export"
                 )
             for place in (target.parent, *([target.parent / OVERLAYS] if self.overlay else [])):
-                if place.resolve() in taken:
+                if place.resolve() in taken or _is_among(place.resolve(), around):
                     raise DataError(
                         f"{place}: holds input images or their true masks, and nothing is written "
                         "among them; choose another --out",
@@ -171,9 +172,9 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
             return Path(f"{_folder_name(file)}{MASKS}") / f"{file.stem}{self.task.suffix}"
         return self._out if self._is_one_file else self._out / f"{file.stem}{self.task.suffix}"
 
-    def _labelled_folders(self, files: Sequence[Path]) -> set[Path]:
+    def _labelled_folders(self, files: Sequence[Path]) -> tuple[set[Path], set[Path]]:
         """Return the folders of the inputs, and those around them and around the results that hold
-        true masks.
+        true masks; and folders whose subfolders may hold some, too.
         """
         folders = {file.resolve().parent for file in files}
         results = set()
@@ -184,8 +185,13 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
             for folder in folders | results
             for root in (folder, *list(folder.parents)[:PARENTS])
         }
-        masks = {root / layout.masks for root in roots for layout in self.task.layouts}
-        return folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)}
+        plain = [layout.masks for layout in self.task.layouts if not layout.format]
+        nested = [place for layout in self.task.layouts for place in _nested(layout, self.task)]
+        masks = {root / place for root in roots for place in (*plain, *nested)}
+        return (
+            folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)},
+            {root / place for root in roots for place in nested if (root / place).is_dir()},
+        )
 
     @property
     def places(self) -> list[Path]:
@@ -357,6 +363,22 @@ OUTPUTS: dict[str, type[Output[Any, Any]]] = {
     SegmentationTask.kind: MaskOutput,
     ClassificationTask.kind: TableOutput,
 }
+
+
+def _nested(layout: Layout, task: SegmentationTask) -> list[str]:
+    """Return the folders of a layout whose subfolders hold masks; the data folder is none."""
+    places = [layout.labels] if layout.format else []
+    if layout.deep or layout.list_file or layout.class_masks == "folders":
+        places.append(layout.masks)
+    if layout.class_masks == "folders":
+        places += [str(Path(layout.masks) / name) for name in task.classes]
+    return [place for place in places if place]
+
+
+def _is_among(place: Path, folders: set[Path]) -> bool:
+    """Return whether a folder is in one of `folders` and holds images or masks."""
+    inside = any(folder.resolve() in place.parents for folder in folders)
+    return inside and place.is_dir() and bool(image_files(place))
 
 
 def _mean_scores(probabilities: np.ndarray, codes: np.ndarray) -> dict[int, float]:

@@ -14,6 +14,7 @@ from ..data import tables
 from ..data.issues import Fault
 from ..data.listing import Finder
 from ..data.pairing import by_stem, image_files, images_below, key_below
+from ..data.reading import first_files, stem_of
 from ..errors import TaskError, brief
 from ..types import Item
 from ..utils.io import name_below
@@ -57,6 +58,8 @@ class ClassificationTask(Task):
         return True  # without a pattern, an image is a subject
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+
         def wrong(what: str, remedy: str, code: str = "task-table") -> TaskError:
             return TaskError(f"task {self.name}: {what}; {remedy}", code)
 
@@ -110,11 +113,11 @@ class ClassificationTask(Task):
     ) -> list[Item]:
         """Return the items of a folder whose subfolders are the classes."""
         splits = {other for _, other in self.data_folders(root)}
-        items, direct = [], len(image_files(folder))
+        items, direct = [], len(first_files(image_files(folder), self.channel_files))
         for below in sorted(path for path in folder.iterdir() if path.is_dir()):
             if below.name.startswith(".") or below in splits:
                 continue
-            files = images_below(below)
+            files = first_files(images_below(below), self.channel_files)
             if below.name in self.classes:
                 label = self.classes.index(below.name)
                 items += [self._item(file, label, split, root) for file in files]
@@ -147,9 +150,11 @@ class ClassificationTask(Task):
         table = folder / self.table
         twice: list[Fault] = []
         told: list[Fault] = []
-        direct = by_stem(image_files(folder), twice)
+        ends = self.channel_files
+        direct = by_stem(first_files(image_files(folder), ends), twice)
+        direct = {stem_of(file, ends): file for file in direct.values()}
         lines = self.read_table(table, told)
-        finder = Finder(folder, folder, "", deep=True)
+        finder = Finder(folder, folder, ends[0] if ends else "", deep=True)
         images = {name: direct.get(name) or finder.find(name) for name in lines or {}}
         used = {image for image in images.values() if image is not None}
         # Files of one stem are told apart by tables with complete file names.
@@ -197,7 +202,7 @@ class ClassificationTask(Task):
                 for image in (lone if read else [])
             ]
         others: dict[Path, int] = {}
-        for image in images_below(folder):
+        for image in first_files(images_below(folder), self.channel_files):
             if image not in used:
                 others[image.parent] = others.get(image.parent, 0) + 1
         return [_unlabelled(place, n, f"are not in {table}") for place, n in others.items()]

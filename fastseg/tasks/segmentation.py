@@ -255,6 +255,8 @@ class SegmentationTask(Task):
         """
         if layout.format:
             return self._items_of_format(layout, root, faults)
+        if self.channel_files and not layout.image_end:  # the first channel's file names an image
+            layout = replace(layout, image_end=self.channel_files[0])
         if layout.class_masks:
             return self._items_of_class_masks(layout, root, faults)
         alone: list[Fault] = []
@@ -284,6 +286,9 @@ class SegmentationTask(Task):
         drawn, found = cache.masks_of(
             get_format(layout.format), root, labels, images, meaning, self.background
         )
+        if self.channel_files:
+            other = self.channel_files[1:]
+            found = [f for f in found if not Path(f.file).stem.endswith(other)]
         listed = listed_images(layout, root, faults)
         if listed is not None:
             found = [fault for fault in found if fault.kind != "unlabelled image"]
