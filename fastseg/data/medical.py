@@ -5,11 +5,13 @@ Needs the extra `medical`: pydicom and nibabel.
 
 from __future__ import annotations
 
+import gzip
 import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, brief
-from .slices import is_dicom, real_file, slice_of, split_slice
+from ..types import Item
+from .issues import Fault
+from .slices import is_dicom, is_nifti, real_file, slice_of, split_slice
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +77,8 @@ def codes(path: Path | str) -> np.ndarray:
             volume, number = _place(path)
             values = _upright(_volume(volume).slice(number))
         whole = np.rint(values)
-        if not np.array_equal(whole, values) or whole.min() < 0 or whole.max() > 65535:
+        # scaled values are whole numbers but for rounding
+        if not np.allclose(whole, values, atol=1e-3) or whole.min() < 0 or whole.max() > 65535:
             raise ValueError("its values are no class codes, whole numbers from 0 to 65535")
         return whole.astype(np.int32)
 
@@ -83,11 +88,49 @@ def slices_of(path: Path) -> list[Path]:
 
     Raises `DataError` for files that cannot be read.
     """
-    if is_dicom(path):
+    if not is_nifti(path):
         return [path]
     with _reading(path):
         count = _header(path)[2]
         return [path] if count == 1 else [slice_of(path, number) for number in range(count)]
+
+
+def as_slices(items: Sequence[Item], faults: list[Fault]) -> list[Item]:
+    """Return items of volumes as one item for each slice; slices of a volume are one group.
+
+    Volumes that cannot be read, and masks of another shape, are added to `faults`.
+    """
+    found: list[Item] = []
+    for item in items:
+        label = item.label
+        if isinstance(label, int) or not (is_nifti(item.image) or is_nifti(label)):
+            found.append(item)
+            continue
+        try:
+            images, masks = slices_of(item.image), slices_of(label)
+            shapes = [_header(f) if is_nifti(f) else (0, 0, 1) for f in (item.image, label)]
+        except DataError as error:
+            detail, _, remedy = str(error).rpartition("; ")
+            faulty = item.image if detail.startswith(f"{item.image}: ") else label
+            faults.append(
+                Fault("unreadable", str(faulty), detail.removeprefix(f"{faulty}: "), remedy)
+            )
+            continue
+        if len(images) != len(masks) or (is_nifti(label) and shapes[0] != shapes[1]):
+            sizes = [" x ".join(map(str, shape)) for shape in shapes]
+            faults.append(
+                Fault(
+                    "size mismatch",
+                    item.shown_label,
+                    f"is {sizes[1]}, but its volume {item.image.name} is {sizes[0]}"
+                    if is_nifti(label)
+                    else f"is one mask, but its volume {item.image.name} has {len(images)} slices",
+                    "save the mask as a NIfTI volume of the same shape",
+                )
+            )
+            continue
+        found += [replace(item, image=i, label=m) for i, m in zip(images, masks)]
+    return found
 
 
 def spacing_of(path: Path | str) -> tuple[float, float] | None:
@@ -127,20 +170,22 @@ def common_spacing(paths: Iterable[Path]) -> tuple[float, float] | None:
     return None
 
 
-def write_labels(source: Path, codes_of: Sequence[np.ndarray], target: Path) -> None:
-    """Write the codes of all slices, uint8 (H, W) as `codes` reads them, as a NIfTI volume.
+def label_volume(source: Path, masks: Sequence[np.ndarray]) -> bytes:
+    """Return a NIfTI file of the codes of all slices, each uint8 (H, W) as `codes` reads them.
 
-    It has the place, orientation and spacing of the volume `source`.
+    It has the shape, place, orientation and spacing of the volume `source`, and is compressed if
+    that is.
     """
     import nibabel
 
     image: Any = nibabel.load(source)
-    values = np.stack([plane[::-1].T for plane in codes_of], axis=2)
+    values = np.stack([plane[::-1].T for plane in masks], axis=2)
     header = image.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     made = type(image)(values.reshape(image.shape), image.affine, header)
-    made.to_filename(target)
+    content: bytes = made.to_bytes()
+    return gzip.compress(content) if source.suffix.lower() == ".gz" else content
 
 
 @contextmanager
@@ -194,7 +239,9 @@ def _dicom(path: Path, window: Window | None) -> np.ndarray:
     values = _pixels(data, path)
     if values.ndim == 3:
         return values if values.dtype == np.uint8 else _grey(values, 0, float(values.max()))
-    values = values * float(data.get("RescaleSlope") or 1) + float(data.get("RescaleIntercept") or 0)
+    values = values * float(data.get("RescaleSlope") or 1) + float(
+        data.get("RescaleIntercept") or 0
+    )
     own = _own_window(data)
     if window is not None:
         low, high = _limits(window)
@@ -234,12 +281,7 @@ def _pixels(data: Any, path: Path) -> np.ndarray:
         values = values[0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
         raise ValueError(f"its pixels have the shape {values.shape}")
-    is_raw = not data.file_meta.TransferSyntaxUID.is_compressed
-    if values.ndim == 3 and is_raw and colours.startswith("YBR_FULL"):
-        import pydicom.pixel_data_handlers as handlers
-
-        values = handlers.convert_color_space(values, colours, "RGB")
-    return values
+    return values  # pydicom converts YCbCr to RGB
 
 
 @cache
