@@ -16,6 +16,7 @@ from ..data import images
 from ..data.channels import files_of
 from ..data.issues import Fault
 from ..data.pairing import image_files, images_below, is_image
+from ..data.slices import real_file, split_slice
 from ..errors import DataError
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from ..tasks.base import MADE
@@ -80,6 +81,13 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
     if root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(
             f"{out}: is inside the data; choose a folder outside them", "output-in-data"
+        )
+    volume = next((real_file(i.image) for i in audit.items if split_slice(i.image)), None)
+    if volume is not None:
+        raise DataError(
+            f"{volume}: volumes are not copied and repaired slice by slice; correct the files "
+            "that check names",
+            "volume-repair",
         )
     for fault in audit.faults:
         of_all = fault.kind == "0/255 mask" and fault.file == audit.data
