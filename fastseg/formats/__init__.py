@@ -12,7 +12,17 @@ from importlib import import_module
 from ..errors import DataError, choose
 from .base import Format, Labelled, Region
 
-NOT_FORMATS = ("base", "cache", "geometry", "paths", "recognise")  # modules without a format
+NOT_FORMATS = (  # modules without a format
+    "base",
+    "brush",
+    "cache",
+    "documents",
+    "geometry",
+    "outlines",
+    "parquet",
+    "paths",
+    "recognise",
+)
 
 __all__ = ["Format", "Labelled", "Region", "get", "names"]
 

@@ -71,6 +71,9 @@ class Format(ABC):
     # points are pixel centres, and the outline belongs to the region) or "area" (pycocotools:
     # points are positions, and pixels whose centre is inside belong to it).
     rule: ClassVar[str] = "area"
+    # Labels that the tool itself gives a meaning, which the task's classes need not name.
+    unlabelled: ClassVar[str] = ""  # its pixels are unlabelled, such as LabelMe's __ignore__
+    background: ClassVar[str] = ""  # its pixels are the background, such as _background_
     # Raised when the reader understands files in another way: masks in the cache are drawn again.
     version: ClassVar[int] = 1
     # Which region lies on top where regions overlap, in words, for the guide and for messages.
@@ -136,5 +139,8 @@ def parsed_number(value: Any) -> float | None:
     """Return a finite number, or None for anything else (text, bool, NaN, infinity)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
     return number if np.isfinite(number) else None
