@@ -198,6 +198,7 @@ def test_an_interrupted_reading_leaves_nothing(form, data, cache_folder, monkeyp
         ("..\\images\\train\\x.png", "images/train/x.png"),  # from Windows
         ("x.png", "images/train/x.png"),  # by name
         ("train/x.*", "images/train/x.png"),  # any suffix
+        ("train/x", "images/train/x.png"),
         ("../pictures/y.png", "pictures/y.png"),  # from the label file
         ("z.png", "labels/z.png"),  # next to the label file
         ("test/same.png", "images/test/same.png"),  # the one of most equal parts

@@ -136,5 +136,8 @@ def parsed_number(value: Any) -> float | None:
     """Return a finite number, or None for anything else (text, bool, NaN, infinity)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
     return number if np.isfinite(number) else None

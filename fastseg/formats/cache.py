@@ -295,10 +295,10 @@ class _Job:
         return row, faults
 
     def _label_faults(self, one: Labelled) -> list[Fault]:
-        """Return a fault for each label of an image that is no class."""
+        """Return a fault for each label of an image that is no class; crowds need none."""
         unknown: dict[str, list[Region]] = {}
         for region in one.regions:
-            if region.label not in self.meaning:
+            if region.label not in self.meaning and not region.is_crowd:
                 unknown.setdefault(region.label, []).append(region)
         return [
             fault(
