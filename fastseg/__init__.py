@@ -21,6 +21,7 @@ _PUBLIC = {
     "errors": ("FastsegError",),
     "evaluation.run": ("evaluate",),
     "exports.write": ("save",),
+    "importers.conversion": ("convert",),
     "importers.face_masks": ("make_masks",),
     "importers.smp_hub": ("adopt",),
     "importers.surfaces": ("gather",),

@@ -5,6 +5,7 @@ from .checks.dataset import check as check
 from .errors import FastsegError as FastsegError
 from .evaluation.run import evaluate as evaluate
 from .exports.write import save as save
+from .importers.conversion import convert as convert
 from .importers.face_masks import make_masks as make_masks
 from .importers.smp_hub import adopt as adopt
 from .importers.surfaces import gather as gather

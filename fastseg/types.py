@@ -40,6 +40,17 @@ class Item:
         """The label for messages: the user's own file, or the class index."""
         return self.origin or str(self.label)
 
+    @property
+    def files(self) -> tuple[Path | str | int, ...]:
+        """The image and the label, for keys that change when a file does (`utils.journal.stamp`).
+
+        A drawn mask counts by its name and folder, which tell its content: it may have been drawn
+        again.
+        """
+        if self.origin and isinstance(self.label, Path):
+            return self.image, f"{self.label.parent.name}/{self.label.name}"
+        return self.image, self.label
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -106,6 +117,10 @@ class Dataset(Protocol):
     def recipe(self) -> Recipe: ...
     @property
     def has_masks(self) -> bool: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def shown_channels(self) -> tuple[int, ...]: ...
 
     def items(self, data: Path | str) -> list[Item]: ...
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray: ...
@@ -123,7 +138,7 @@ class Painted(Protocol):
 
     @property
     def image(self) -> np.ndarray:
-        """The image, uint8 (H, W, 3)."""
+        """The image as it is shown, uint8 (H, W, 3)."""
 
     @property
     def codes(self) -> np.ndarray:

@@ -125,8 +125,21 @@ def runnable() -> list:
     ]
 
 
+@pytest.fixture(scope="session")
+def roof(tmp_path_factory):
+    """The task.toml of the guide with a synthetic sample, and an export of it."""
+    root = tmp_path_factory.mktemp("roof")
+    text = next(block for _, block in blocks("toml") if 'name = "roof"' in block)
+    (root / "task.toml").write_text(text)
+    data = tasks.get(root).sample(root / "data", n=12)
+    (data / "task.toml").write_text(text)
+    options = dict(arch=ARCH, weights="none", size=64, bs=4, epochs=1)
+    fastseg.fit(data, out=root / "export", **options)
+    return root
+
+
 @pytest.fixture
-def workspace(tmp_path, samples, exports):
+def workspace(tmp_path, samples, exports, request):
     """A folder with the data, exports and images that the guides' commands name."""
 
     def prepared(text: str) -> Path:
@@ -141,12 +154,19 @@ def workspace(tmp_path, samples, exports):
             shutil.copytree(exports("eye"), made / "eye_old")
         if "fastseg segment" in text:
             shutil.copytree(exports("surfaces"), made / "surfaces")
+        if re.search(r"\b(roof|labelled)/|exports/roof", text):
+            made_by = request.getfixturevalue("roof")
+            shutil.copytree(made_by / "data", tmp_path / "roof")
+            shutil.copytree(made_by / "data", tmp_path / "labelled")
+            shutil.copytree(made_by / "export", made / "roof")
+            shutil.copytree(made_by / "data/val/images", tmp_path / "photos")
         images = sorted((samples["eye"] / "imgs_small").iterdir())
         (tmp_path / "my_photos").mkdir()
         for image in images[:3]:
             shutil.copy(image, tmp_path / "my_photos")
         shutil.copy(images[0], tmp_path / "one.jpg")
         shutil.copy(images[0], tmp_path / "room.jpg")
+        shutil.copy(images[0], tmp_path / "photo.jpg")
         return tmp_path
 
     return prepared

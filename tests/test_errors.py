@@ -13,11 +13,14 @@ from fastseg.errors import DataError, FastsegError, TaskError
 # Codes that more than one module raises, and the one mistake that each stands for.
 SHARED_CODES = {
     "card-mismatch": "the weights or network of an export do not fit its card",
+    "channels": "an image, or an export to go on from, of another number of channels",
     "damaged-checkpoint": "what an interrupted fit left cannot be read",
     "folds": "a number of folds that the images cannot be divided into",
     "holds-export": "the place to write to holds an export",
+    "image-array": "an array that is no image of the task",
     "no-epoch": "the options of a fit leave no epoch to train",
     "no-export": "no export where one is read",
+    "no-masks": "a task without masks where masks are needed",
     "no-such-column": "a table lacks a column, or has it twice",
     "no-such-path": "a file or folder to read does not exist",
     "not-empty": "a folder to create holds files already",
@@ -25,6 +28,7 @@ SHARED_CODES = {
     "not-writable": "a file or folder cannot be written",
     "output-in-data": "the place to write to is among the inputs",
     "output-suffix": "an output file whose suffix is not that of its format",
+    "size-mismatch": "files of one image that differ in size",
     "unreadable-image": "an image file that cannot be decoded",
     "unreadable-table": "a table file that cannot be read",
     "damaged-card": "a card that cannot be read, or whose definition is of no task",

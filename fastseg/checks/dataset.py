@@ -65,6 +65,8 @@ class Audit:
     deep: int = 0  # how many images have more than 8 bits
     findings: list[Finding] = field(repr=False, default_factory=list)
     items: list[Item] = field(repr=False, default_factory=list)
+    # the task itself: one of a folder is not found by its name
+    checked: Task | None = field(repr=False, default=None)
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -114,12 +116,12 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     Memory grows by about a kilobyte per image. Raises `DataError` only if there are no data of the
     task.
     """
-    task = get(task)
+    task = given = get(task)
     root = Path(data or task.default_data)
     items, faults = task.listed(root)
     if not items and not faults:
         task.items(root)  # says what was expected
-    largest = largest_values(item.image for item in items)
+    largest = largest_values((item.image for item in items), task.reading)
     task = replace(task, depth=task.depth or depth_of(largest))
     with (
         write_lock(root.resolve() / ".check"),
@@ -160,6 +162,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
         len(largest),
         findings,
         items,
+        given,
     )
 
 
@@ -236,7 +239,7 @@ def _examine_all(task: Task, items: Sequence[Item], journal: Journal) -> Iterato
                 (pool.submit(_examine_as_json, task, item) for item in chosen), 2 * workers
             )
 
-        keys = [stamp(item.image, item.label) for item in items]
+        keys = [stamp(*item.files) for item in items]
         yield from map(
             Finding.from_json, track(resumed(journal, keys, work), "checking", len(keys))
         )

@@ -10,10 +10,11 @@ from typing import Any
 
 import imagehash
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from ..data import images
+from ..data.channels import files_of
 from ..data.issues import Fault
 from ..errors import DataError
 from ..tasks import Item, SegmentationTask, Task
@@ -51,7 +52,7 @@ class Finding:
     """What the check of an image and its label found; about a kilobyte."""
 
     image: str
-    label: str | int
+    label: str | int  # as messages name it
     faults: list[Fault]
     size: tuple[int, int] = (0, 0)  # height, width
     counts: Sequence[int] | np.ndarray = ()  # pixels of each class, or 1 for the image's class
@@ -85,15 +86,17 @@ def examine(task: Task, item: Item) -> Finding:
     Faults of the files are returned, not raised.
     """
     image, label = item.image, item.label
-    found = Finding(str(image), label if isinstance(label, int) else str(label), [])
+    found = Finding(str(image), label if isinstance(label, int) else item.shown_label, [])
     try:
-        picture = images.read_image(image, task.depth)
-        mode, orientation = _mode_of(image)
+        picture = task.shown(task.image(item))
+        # other channels than RGB are read as they are stored, upright
+        mode, orientation = _mode_of(image) if task.reading.is_plain else ("", UPRIGHT)
+        content = b"".join(file.read_bytes() for file in files_of(image, task.reading))
     except DataError as error:
         found.faults.append(_unreadable(image, error))
         return found
     found.size = height, width = picture.shape[:2]
-    found.digest = hashlib.blake2b(image.read_bytes(), digest_size=DIGEST_BYTES).hexdigest()
+    found.digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
     found.hash = str(imagehash.phash(Image.fromarray(picture), hash_size=HASH_SIDE))
     found.faults += _mode_faults(image, "" if mode.startswith("I") else mode)
     if isinstance(label, int):
@@ -103,16 +106,16 @@ def examine(task: Task, item: Item) -> Finding:
         decoded = task.examine_label(item)
         mask_mode, turned = _mode_of(label)
     except DataError as error:
-        found.faults.append(_unreadable(label, error))
+        found.faults.append(_unreadable(label, error, item.shown_label))
         return found
     if decoded is None:  # a task whose label files hold no pixels
         return found
     codes, found.values = decoded.codes, decoded.values
-    if isinstance(task, SegmentationTask):
+    if isinstance(task, SegmentationTask) and not item.origin:
         found.faults += _mask_mode_faults(task, label, mask_mode)
     if codes.shape != found.size:
         stored = (width, height) if orientation in images.QUARTER_TURNS else found.size
-        found.faults.append(_size_fault(image, label, codes.shape, found.size, stored, orientation))
+        found.faults.append(_size_fault(item, codes.shape, found.size, stored, orientation))
     elif turned == UPRIGHT and (orientation in (2, 3, 4) or (orientation > 4 and height == width)):
         found.faults.append(
             Fault(
@@ -128,17 +131,17 @@ def examine(task: Task, item: Item) -> Finding:
     counts = np.bincount(codes.reshape(-1), minlength=256)
     found.counts, found.unlabelled = counts[: len(task.classes)], int(counts[IGNORE])
     if task.background is not None and not np.delete(found.counts, task.background).any():
-        found.faults.append(_empty_fault(label, codes, decoded.values))
+        found.faults.append(_empty_fault(item.shown_label, codes, decoded.values))
     else:
         found.offset, found.shift = misalignment(picture, codes)
     return found
 
 
-def _empty_fault(mask: Path, codes: np.ndarray, values: Sequence[int]) -> Fault:
+def _empty_fault(mask: str, codes: np.ndarray, values: Sequence[int]) -> Fault:
     if set(values) == {0, IGNORE}:
         return Fault(
             "empty mask",
-            str(mask),
+            mask,
             "holds 0 and 255 only, and 255 counts as unlabelled, "
             "since other masks hold other codes",
             "if 255 means a class here, write that class's code; "
@@ -146,7 +149,7 @@ def _empty_fault(mask: Path, codes: np.ndarray, values: Sequence[int]) -> Fault:
         )
     return Fault(
         "empty mask",
-        str(mask),
+        mask,
         "has no foreground" if (codes != IGNORE).any() else "is unlabelled throughout",
         "label it, or keep it if there is nothing to see",
     )
@@ -157,15 +160,20 @@ def _mode_of(path: Path) -> tuple[str, int]:
 
     An alpha channel without transparent pixels is left out of the mode.
     """
-    with Image.open(path) as opened:
+    try:
+        opened = Image.open(path)
+    except UnidentifiedImageError:  # one that `data.tiff` reads
+        return "", UPRIGHT
+    with opened:
         mode, orientation = opened.mode, opened.getexif().get(images.ORIENTATION, UPRIGHT)
-        if mode in ("RGBA", "LA", "PA") and opened.getextrema()[-1][0] == 255:
+        if mode in ("RGBA", "LA", "PA") and np.min(opened.getextrema()[-1]) == 255:
             mode = mode[:-1]
     return mode, orientation
 
 
-def _unreadable(path: Path, error: DataError) -> Fault:
-    return Fault("unreadable", str(path), _detail_of_error(path, error), "replace or remove it")
+def _unreadable(path: Path, error: DataError, shown: str = "") -> Fault:
+    detail = _detail_of_error(path, error)
+    return Fault("unreadable", shown or str(path), detail, "replace or remove it")
 
 
 def _detail_of_error(path: Path, error: DataError) -> str:
@@ -201,8 +209,7 @@ def _mask_mode_faults(task: SegmentationTask, mask: Path, mode: str) -> Iterator
 
 
 def _size_fault(
-    image: Path,
-    mask: Path,
+    item: Item,
     mask_size: tuple[int, ...],
     size: tuple[int, int],
     stored: tuple[int, int],
@@ -212,15 +219,16 @@ def _size_fault(
     if orientation != UPRIGHT and mask_size == stored:
         return Fault(
             "exif rotation",
-            str(image),
+            str(item.image),
             f"its EXIF says to turn it to {size[1]}x{size[0]} px, but its mask is {mask_size[1]}x"
             f"{mask_size[0]}, as it is stored",
             "remove the orientation from the image's EXIF, or turn the mask",
         )
     return Fault(
         "size mismatch",
-        str(mask),
-        f"is {mask_size[1]}x{mask_size[0]} px, but its image {image.name} is {size[1]}x{size[0]}",
+        item.shown_label,
+        f"is {mask_size[1]}x{mask_size[0]} px, but its image {item.image.name} is "
+        f"{size[1]}x{size[0]}",
         "export the mask at the image's size",
     )
 

@@ -120,14 +120,15 @@ def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterato
     if stray:
         yield (
             f"masks with a few stray pixels outside the classes: {len(stray)}, such as "
-            f"{stray[0].label}; these pixels count as unlabelled"
+            f"{stray[0].shown_label}; these pixels count as unlabelled"
         )
     if isinstance(task, SegmentationTask) and any(
         task.meaning(item.source).get(IGNORE) == IGNORE for item in binary
     ):
         yield (
-            f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].label}; 255 counts as "
-            "unlabelled, since other masks hold other codes: if it means a class there, remap it"
+            f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].shown_label}; 255 "
+            "counts as unlabelled, since other masks hold other codes: "
+            "if it means a class there, remap it"
         )
 
 
@@ -174,7 +175,7 @@ def _examine(task: Task, item: Item, keep: Keep | None) -> _Examined:
         faults.append(
             Fault(
                 "size mismatch",
-                str(item.label),
+                item.shown_label,
                 f"is {decoded.codes.shape[1]}x{decoded.codes.shape[0]} px, but its image "
                 f"{item.image.name} is {width}x{height}",
                 "export the mask at the image's size",

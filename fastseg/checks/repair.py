@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..data import images
+from ..data.channels import files_of
 from ..data.issues import Fault
 from ..data.pairing import image_files
 from ..errors import DataError
@@ -249,6 +250,10 @@ def _copy_image(task: Task, item: Item, folder: Path, faults: list[Fault]) -> It
     kinds = {fault.kind for fault in faults if fault.file == str(item.image)}
     image = folder / item.image.name
     folder.mkdir(parents=True, exist_ok=True)
+    if not task.reading.is_plain:
+        for file in files_of(item.image, task.reading):
+            shutil.copyfile(file, folder / file.name)
+        return
     if "exif rotation" in kinds:
         also = _copy_unturned(item.image, image, task.depth)
         yield _change(item.image, "exif rotation", f"its EXIF orientation is removed{also}")
@@ -258,7 +263,7 @@ def _copy_image(task: Task, item: Item, folder: Path, faults: list[Fault]) -> It
         # if images and masks are in one folder, PNG files are masks
         masks_beside = isinstance(item.label, Path) and item.label.parent == item.image.parent
         target = image.with_suffix(".tif" if masks_beside else ".png")
-        images.save_image(target, images.read_image(image, task.depth))
+        images.save_image(target, task.image(image))
         if target != image:
             image.unlink()
         yield _change(item.image, "image mode", f"written as 8-bit RGB to {target.name}")

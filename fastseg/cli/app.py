@@ -565,6 +565,14 @@ def predict(
             "in the subfolder probabilities.",
         ),
     ] = False,
+    format: Annotated[
+        Optional[str],
+        typer.Option(
+            "--format",
+            help="Write labels to correct too, in the subfolder of this name, with copies of the "
+            "images: coco, cvat, labelme, labelstudio, yolo, voc or png.",
+        ),
+    ] = None,
     error_rate: Annotated[
         float,
         typer.Option(
@@ -592,6 +600,7 @@ def predict(
         out,
         overlay=overlay,
         probabilities=probabilities,
+        format=format,
         error_rate=error_rate,
         export=export,
         device=device,
@@ -616,6 +625,7 @@ def predict(
         (str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")
         + (f", overlays in {masks[0].parent / 'overlays'}" if overlay else "")
         + (f", probabilities in {masks[0].parent / 'probabilities'}" if probabilities else "")
+        + (f", labels to correct in {masks[0].parent / format}" if format else "")
     )
 
 
@@ -835,6 +845,45 @@ def masks(
         f"{made.eyes} eyes in {sum(made.splits.values())} pictures are in {made.out} ("
         + ", ".join(f"{count} {split}" for split, count in made.splits.items())
         + f"); next: fastseg fit {task} --data {made.out}"
+    )
+
+
+@app.command(epilog="Example: fastseg convert eye eye_coco --to coco")
+def convert(
+    source: TaskName,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="png (masks of class codes), voc, coco, cvat, labelme, labelstudio or yolo.",
+        ),
+    ],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Write a task's images and masks in the format of another tool, with a task.toml, to a new
+    folder.
+    """
+    from ..importers.conversion import convert as call
+
+    made = call(source, out, to, data)
+    if as_json:
+        return console.as_json(
+            {
+                "out": str(made.out),
+                "format": made.format,
+                "images": made.images,
+                "splits": made.splits,
+                "files": [str(file) for file in made.files],
+            }
+        )
+    counts = ", ".join(f"{count} {split}" for split, count in made.splits.items() if split)
+    typer.echo(
+        f"{made.images} images are in {made.out}"
+        + (f" ({counts})" if counts else "")
+        + f"; next: fastseg fit {made.out}"
     )
 
 

@@ -12,20 +12,23 @@ from fastai.vision.augment import RandTransform
 
 from ..types import IGNORE, Recipe
 from .mirror import mirrored
+from .reading import RGB
 
 KERNEL_SIGMAS = 4  # radius of a Gaussian's kernel; 0.006 % of its weight is outside
 
 
 class Augment(RandTransform):
-    """Augment training batches: images float (B, 3, H, W) from 0 to 1, masks int64 (B, H, W).
+    """Augment training batches: images float (B, C, H, W) from 0 to 1, masks int64 (B, H, W).
 
     `rotate` is in degrees. `zoom` and `light` are shares: scales from 1 - zoom to 1 + zoom, and
-    brightness and contrast likewise. `colour` is the same for saturation and, half of it, for each
-    channel (white balance). Flips are exact; where `rotate` and `zoom` are 0, nothing is resampled.
-    A mirrored mask moves `flip_shift` px to the right (see `Recipe`). `cutout` is the side of a
-    grey box laid over the image, as a share of the image's side (arXiv:1708.04552); the mask keeps
-    its classes there. Where sharpness is the label, `blur_share` of the images are blurred by a
-    Gaussian of a sigma drawn from `blur_sigma`, in px, and labelled `blur_class`.
+    brightness and contrast likewise. `colour` is the same for saturation, which only RGB images
+    have, and, half of it, for each channel (white balance). Flips are exact; where `rotate` and
+    `zoom` are 0, nothing is resampled.
+    A mirrored mask moves `flip_shift` px to the right (see `Recipe`).
+    `cutout` is the side of a grey box laid over the image, as a share of the image's side
+    (arXiv:1708.04552); the mask keeps its classes there. Where sharpness is the label, `blur_share`
+    of the images are blurred by a Gaussian of a sigma drawn from `blur_sigma`, in px, and labelled
+    `blur_class`.
     """
 
     split_idx, order = 0, 20
@@ -82,7 +85,7 @@ class Augment(RandTransform):
         self.flipped = torch.rand(count, device=device) < (0.5 if self.flip else 0.0)
         self.brightness, self.contrast = uniform(self.light), 1 + uniform(self.light)
         self.saturation = 1 + uniform(self.colour)
-        self.gains = 1 + (torch.rand(count, 3, device=device) - 0.5) * self.colour
+        self.gains = 1 + (torch.rand(count, x.shape[1], device=device) - 0.5) * self.colour
         self.blurred = torch.rand(count, device=device) < self.blur_share
         self.sigma = torch.empty(count, device=device).uniform_(*self.blur_sigma)
         self.grid = self.box = None
@@ -126,10 +129,10 @@ class Augment(RandTransform):
         if self.blur_share:
             pixels = torch.where(self.blurred.view(-1, 1, 1, 1), blur(pixels, self.sigma), pixels)
         if self.colour:
-            grey = pixels.mean(dim=1, keepdim=True)
-            pixels = ((pixels - grey) * self.saturation.view(-1, 1, 1, 1) + grey) * self.gains[
-                :, :, None, None
-            ]
+            if pixels.shape[1] == RGB:
+                grey = pixels.mean(dim=1, keepdim=True)
+                pixels = (pixels - grey) * self.saturation.view(-1, 1, 1, 1) + grey
+            pixels = pixels * self.gains[:, :, None, None]
         if self.light:
             mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
             pixels = (

@@ -40,7 +40,7 @@ class Pixels:
         self._clear()
 
     def image(self, item: Item | Path | str) -> np.ndarray:
-        """Return an item's or file's pixels at the training size, uint8 (h, w, 3)."""
+        """Return an item's or file's pixels at the training size, uint8 (h, w, C)."""
         if isinstance(item, Item):
             return self._get_or_read("image", item, lambda: self.task.image(item))
         found = self.kept.get(("image", item)) if isinstance(item, Path) else None

@@ -12,7 +12,9 @@ from typing import Any
 from ..errors import DataError
 from ..utils.progress import track
 from ..utils.threads import results_in_order
-from .images import bits_of, largest_value
+from .channels import largest_value
+from .images import bits_of
+from .reading import PLAIN, Reading
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,10 @@ MIN_IMAGES_FOR_RANGE = 3
 MAX_WORKERS = 8  # threads that read headers at once; a convention
 
 
-def largest_values(files: Iterable[Path]) -> dict[Path, int]:
+def largest_values(files: Iterable[Path], how: Reading = PLAIN) -> dict[Path, int]:
     """Return the largest value of each image of more than 8 bits; others are left out.
+
+    `how` says which files and channels an image has.
 
     Of the others, only the headers are read. Unreadable files are left out too: they are reported
     when their pixels are read.
@@ -41,16 +45,18 @@ def largest_values(files: Iterable[Path]) -> dict[Path, int]:
     files, workers = list(files), min(MAX_WORKERS, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         found = track(
-            results_in_order((pool.submit(_largest_value, file) for file in files), 8 * workers),
+            results_in_order(
+                (pool.submit(_largest_value, file, how) for file in files), 8 * workers
+            ),
             "reading headers",
             len(files),
         )
         return {file: value for file, value in zip(files, found) if value is not None}
 
 
-def _largest_value(file: Path) -> int | None:
+def _largest_value(file: Path, how: Reading) -> int | None:
     try:
-        return largest_value(file)
+        return largest_value(file, how)
     except DataError:
         return None
 

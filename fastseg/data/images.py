@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from ..errors import DataError
 from ..types import IGNORE, Colour
 from ..utils.io import atomic_file
+from . import tiff
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ JPEG_QUALITY = 92  # a convention; Pillow's default is 75, and it recommends no 
 # shorter side: at 12 megapixels, a line of 1 px is invisible on a screen.
 OUTLINE_STEP = 800
 
-# Tags of TIFF 6.0
-SAMPLES_PER_PIXEL, BITS_PER_SAMPLE, PLANAR_CONFIGURATION, SEPARATE_PLANES = 277, 258, 284, 2
 # The EXIF orientation tag, and its values that swap width and height
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 
@@ -47,37 +46,44 @@ LOW_BYTE = {
     "LA;16B": "RGBA",
 }
 
-Picture = Image.Image | np.ndarray  # what a decoded file is; an array is uint16 (H, W, 3) or (H, W)
+# What a decoded file is; an array is uint8 or uint16, (H, W) or (H, W, C)
+Picture = Image.Image | np.ndarray
+
+# The colours that transparent images are laid on; "drop" ignores their alpha channel
+GROUNDS = {"white": 255, "black": 0}
 
 
-def read_image(path: Path | str, depth: int | None = None) -> np.ndarray:
+def read_image(path: Path | str, depth: int | None = None, alpha: str = "drop") -> np.ndarray:
     """Read any image as uint8 RGB (H, W, 3), upright (EXIF), without alpha.
 
-    16-bit values are scaled as in `as_rgb`. Of an animation or a file of several pages, the first
-    one is read, and a warning says so. Raises `DataError` if the file cannot be decoded completely.
+    16-bit values are scaled as in `as_rgb`, which also says what `alpha` is. Of an animation or a
+    file of several pages, the first one is read, and a warning says so. Raises `DataError` if the
+    file cannot be decoded completely, or has channels beyond red, green, blue and alpha.
     """
-    return as_rgb(_open(path)[0], depth)
+    return as_rgb(_open(path, alpha=alpha != "drop")[0], depth, alpha)
 
 
 def read_near(
-    path: Path | str, size: tuple[int, int], depth: int | None = None
+    path: Path | str, size: tuple[int, int], depth: int | None = None, alpha: str = "drop"
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Read an image like `read_image`, no larger than needed for `size`, and its own size.
 
     Both sizes are (height, width). A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is
     still at least `size`: two to five times faster.
     """
-    picture, own = _open(path, size)
-    return as_rgb(picture, depth), own
+    picture, own = _open(path, size, alpha != "drop")
+    return as_rgb(picture, depth, alpha), own
 
 
-def as_rgb(picture: Picture, depth: int | None = None) -> np.ndarray:
+def as_rgb(picture: Picture, depth: int | None = None, alpha: str = "drop") -> np.ndarray:
     """Return a decoded image as uint8 (H, W, 3).
 
     Floats are scaled by their largest value, inks and palettes are converted. Values of more than
-    8 bits are scaled by the range of `depth` bits, 0 to 2**depth - 1, and clipped beyond it;
-    None means the fewest of `DEPTHS` that hold the image's own values.
+    8 bits are scaled by `to_8_bits`. `alpha` says what becomes of transparent pixels: "drop" leaves
+    their alpha channel out, "white" and "black" lay them on that colour.
     """
+    if alpha in GROUNDS:
+        return _on_ground(picture, depth, GROUNDS[alpha])
     if isinstance(picture, Image.Image) and picture.mode == "F":
         values = np.nan_to_num(np.asarray(picture))
         largest = max(float(values.max()), 1e-9)
@@ -85,11 +91,36 @@ def as_rgb(picture: Picture, depth: int | None = None) -> np.ndarray:
     elif isinstance(picture, Image.Image) and not picture.mode.startswith("I"):
         return np.asarray(picture.convert("RGB"))
     else:
-        values = np.asarray(picture)
-        top = 2 ** (depth or bits_of(int(values.max()))) - 1
-        table = (np.arange(top + 1, dtype=np.float32) / top * 255).round().astype(np.uint8)
-        pixels = table[values.clip(0, top)]
+        pixels = to_8_bits(np.asarray(picture), depth)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
+def _on_ground(picture: Picture, depth: int | None, ground: int) -> np.ndarray:
+    """Return a decoded image as uint8 (H, W, 3), laid on a grey level by its alpha channel."""
+    if isinstance(picture, Image.Image):
+        if not picture.has_transparency_data:
+            return as_rgb(picture, depth)
+        rgba = np.asarray(picture.convert("RGBA"))
+        pixels, share = rgba[..., :3], rgba[..., 3:] / np.float32(255)
+    elif picture.ndim == 3 and picture.shape[2] in (2, 4):
+        pixels = as_rgb(picture[..., :-1] if picture.shape[2] == 4 else picture[..., 0], depth)
+        share = picture[..., -1:] / np.float32(np.iinfo(picture.dtype).max)
+    else:
+        return as_rgb(picture, depth)
+    return (pixels * share + ground * (1 - share)).round().astype(np.uint8)
+
+
+def to_8_bits(values: np.ndarray, depth: int | None = None) -> np.ndarray:
+    """Return integer values of any shape as uint8; uint8 values are returned as they are.
+
+    They are scaled by the range of `depth` bits, 0 to 2**depth - 1, and clipped beyond it; None
+    means the fewest of `DEPTHS` that hold the values themselves.
+    """
+    if values.dtype == np.uint8:
+        return values
+    top = 2 ** (depth or bits_of(int(values.max()))) - 1
+    table = (np.arange(top + 1, dtype=np.float32) / top * 255).round().astype(np.uint8)
+    return table[values.clip(0, top)]
 
 
 def bits_of(largest: int) -> int:
@@ -102,21 +133,34 @@ def largest_value(path: Path | str) -> int | None:
 
     Of the others, only the header is read. Raises `DataError` if the file cannot be read.
     """
-    with _decoding(path), Image.open(path) as image:
-        return int(np.asarray(upright(image, path)).max()) if is_deep(image) else None
+    with decoding(path):
+        try:
+            with Image.open(path) as image:
+                if not is_deep(image):
+                    return None
+                return int(np.asarray(upright(image, path)).max())
+        except UnidentifiedImageError:
+            values = _read_tiff(path)
+        return int(values.max()) if values.dtype != np.uint8 else None
 
 
-def upright(image: Image.Image, source: Path | str | io.BytesIO) -> Picture:
+def upright(image: Image.Image, source: Path | str | io.BytesIO, alpha: bool = False) -> Picture:
     """Decode an image that was opened from `source` completely, and turn it as its EXIF says.
 
     Images of 16 bits in each of several channels are returned as uint16 (H, W, 3), or (H, W) for
-    grey, without alpha. Raises the decoder's own errors, and `ValueError` for such images that are
-    stored plane by plane.
+    grey; with `alpha`, their alpha channel, if they have one, is the last of (H, W, 4) or
+    (H, W, 2). Raises the decoder's own errors, and `ValueError` for such images that are stored
+    plane by plane unless they are files.
     """
     if _is_planar(image):  # Pillow reads these wrongly, or only their high bytes
-        raise ValueError(
-            "its 16-bit channels are stored one after the other: save it interleaved, or as PNG"
-        )
+        if isinstance(source, io.BytesIO):
+            raise ValueError(
+                "its 16-bit channels are stored one after the other: save it interleaved, or as PNG"
+            )
+        values = tiff.read(source, tiff.pages_of(source))
+        if not alpha and values.shape[2] in (2, 4):
+            values = values[..., :-1]
+        return values if values.shape[2] > 1 else values[..., 0]
     low = LOW_BYTE.get(_raw_mode(image))
     # `tile` belongs to the file's own class; `image` is typed as its base
     tiles = [_with_raw_mode(tile, low) for tile in getattr(image, "tile", [])] if low else []
@@ -129,8 +173,10 @@ def upright(image: Image.Image, source: Path | str | io.BytesIO) -> Picture:
         again.load()
         rest = np.asarray(ImageOps.exif_transpose(again))
     if low == "RGBA":  # grey with alpha, each in two bytes
-        return rest[..., 0].astype(np.uint16) << 8 | rest[..., 1]
-    return np.asarray(turned)[..., :3].astype(np.uint16) << 8 | rest[..., :3]
+        both = rest[..., 0::2].astype(np.uint16) << 8 | rest[..., 1::2]
+        return both if alpha else both[..., 0]
+    values = np.asarray(turned).astype(np.uint16) << 8 | rest
+    return values if alpha else values[..., :3]
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -142,9 +188,38 @@ def _is_planar(image: Image.Image) -> bool:
     """Return whether an image is a TIFF of several 16-bit channels, stored one after the other."""
     tags = getattr(image, "tag_v2", {})
     return (
-        tags.get(PLANAR_CONFIGURATION) == SEPARATE_PLANES
-        and tags.get(SAMPLES_PER_PIXEL, 1) > 1
-        and tags.get(BITS_PER_SAMPLE, (8,))[0] == 16
+        tags.get(tiff.PLANAR) == tiff.SEPARATE
+        and tags.get(tiff.SAMPLES, 1) > 1
+        and tags.get(tiff.BITS, (8,))[0] == 16
+    )
+
+
+def _read_tiff(path: Path | str) -> np.ndarray:
+    """Return an image, uint8 or uint16 (H, W) or (H, W, 3), of a TIFF that Pillow cannot read.
+
+    Raises Pillow's error for other files, and `DataError` for other numbers of channels.
+    """
+    if not tiff.is_tiff(path):
+        raise UnidentifiedImageError(f"cannot identify {path}")
+    pages = tiff.pages_of(path)[:1]
+    if pages and pages[0].samples in (1, 3):
+        values = tiff.read(path, pages)
+        return values if values.shape[2] == 3 else values[..., 0]
+    raise wrong_channels(path, pages[0].samples if pages else 0, 3)
+
+
+def wrong_channels(path: Path | str, found: int, wanted: int) -> DataError:
+    """Return the error for an image whose number of channels is not the task's or the model's."""
+    return DataError(
+        f"{path}: has {found} channel{'' if found == 1 else 's'}, where {wanted} are expected; "
+        "give "
+        + (
+            "an RGB or grey image, or a task with channels = "
+            f"{found} in its task.toml and a model that is trained on it"
+            if wanted == 3
+            else f"an image with {wanted} channels, in their order"
+        ),
+        "channels",
     )
 
 
@@ -173,25 +248,46 @@ def read_raw(path: Path | str) -> np.ndarray:
     return np.nan_to_num(values).clip(0, 65535).astype(np.int32)
 
 
-def _open(path: Path | str, near: tuple[int, int] | None = None) -> tuple[Picture, tuple[int, int]]:
+def _open(
+    path: Path | str, near: tuple[int, int] | None = None, alpha: bool = False
+) -> tuple[Picture, tuple[int, int]]:
     """Return the upright image and its own (height, width)."""
-    with _decoding(path), Image.open(path) as image:
-        # the formats that can be decoded at a part of their size
-        if near is not None and image.format in ("JPEG", "MPO"):
-            own = _upright_size(image)
-            image.draft(None, near[::-1] if own == image.size[::-1] else near)
-            return upright(image, path), own
-        picture = upright(image, path)
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # an MPO is a photograph with previews
-            _warn_of_frames(str(path), frames)
-        if isinstance(picture, np.ndarray):
-            return picture, (picture.shape[0], picture.shape[1])
-        return picture, picture.size[::-1]
+    with decoding(path):
+        try:
+            image = Image.open(path)
+        except UnidentifiedImageError:
+            values = _read_tiff(path)
+            return values, (values.shape[0], values.shape[1])
+        with image:
+            # the formats that can be decoded at a part of their size
+            if near is not None and image.format in ("JPEG", "MPO"):
+                own = _upright_size(image)
+                image.draft(None, near[::-1] if own == image.size[::-1] else near)
+                return upright(image, path), own
+            if image.format == "TIFF":
+                _refuse_more_channels(image, path)
+            picture = upright(image, path, alpha)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # an MPO is a photograph with previews
+                _warn_of_frames(str(path), frames)
+            if isinstance(picture, np.ndarray):
+                return picture, (picture.shape[0], picture.shape[1])
+            return picture, picture.size[::-1]
+
+
+def _refuse_more_channels(image: Image.Image, path: Path | str) -> None:
+    """Raise `DataError` for a TIFF with channels that are neither colour nor alpha.
+
+    Pillow would leave them out.
+    """
+    tags = getattr(image, "tag_v2", {})
+    samples, extra = tags.get(tiff.SAMPLES, 1), tags.get(tiff.EXTRA_SAMPLES, ())
+    if samples > 3 and tags.get(tiff.PHOTOMETRIC) == tiff.RGB and 0 in tuple(extra):
+        raise wrong_channels(path, samples, 3)
 
 
 @contextmanager
-def _decoding(path: Path | str) -> Iterator[None]:
+def decoding(path: Path | str) -> Iterator[None]:
     """Convert any decoding error in a block to a `DataError` that names the file."""
     if Path(path).is_dir():
         raise DataError(
@@ -201,6 +297,8 @@ def _decoding(path: Path | str) -> Iterator[None]:
         raise DataError(f"{path}: is not a regular file; give an image file", "not-a-file")
     try:
         yield
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such image; check the path", "no-such-image") from None
     except Exception as error:
@@ -237,7 +335,7 @@ def _decoder_message(error: Exception) -> str:
 
 
 def resized(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
-    """Return an image, uint8 (H, W, 3), at `size`, (height, width).
+    """Return an image, uint8 (H, W, C), at `size`, (height, width).
 
     `how` is "squish", which resamples, or "crop", which crops or pads with 0 around the centre.
     """
@@ -255,7 +353,13 @@ def _resize(
     if pixels.shape[:2] == tuple(size):
         return pixels
     if how == "squish":
-        return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
+        if pixels.ndim == 2 or pixels.shape[2] == 3:
+            return np.asarray(Image.fromarray(pixels).resize(size[::-1], filter))
+        # Pillow would take the last of two or four channels for alpha, and has no more than four.
+        planes = (
+            Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0)
+        )
+        return np.stack([np.asarray(plane.resize(size[::-1], filter)) for plane in planes], axis=2)
     out = np.full((*size, *pixels.shape[2:]), fill, dtype=np.uint8)
     (from_y, to_y), (from_x, to_x) = (
         _centred_slices(have, want) for have, want in zip(pixels.shape, size)

@@ -5,22 +5,29 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IntToFloatTensor
+from fastai.torch_core import TensorImage
 from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
 from fastai.vision.core import PILImage
 from fasttransform import Transform
 from PIL.Image import Image
 from torch import Tensor
 
+from ..errors import DataError
 from ..types import Dataset, Item
 from ..utils.choices import check_size
 from ..utils.device import device_of
 from .augment import Augment
 from .cache import Pixels
+from .channels import shown
+from .images import resized
+from .reading import RGB
 from .split import splitter
 
 MAX_WORKERS = 8  # decoding processes; a convention: each one needs memory for its own Python
@@ -71,10 +78,21 @@ class CallPixels:
         return getattr(self.pixels, self.method)(item)
 
 
+class ChannelImage(TensorImage):
+    """An image of other than three channels, (C, H, W); fastai shows three of them."""
+
+    def show(self, ctx: Any = None, **options: Any) -> Any:
+        """Draw its channels `shown_channels`, or the first ones, as fastai draws images."""
+        array = self.as_subclass(Tensor).movedim(0, -1).cpu().numpy()
+        picture = shown(array, getattr(self, "shown_channels", ()))
+        return TensorImage(torch.from_numpy(picture).movedim(-1, 0)).show(ctx=ctx, **options)
+
+
 class OpenImage(Transform):
     """Make a fastai image from an array, tensor, bytes, picture, or a file passed to its predict.
 
-    fastai would open files as 8-bit images and without EXIF; the task reads them here.
+    fastai would open files as 8-bit images and without EXIF; the task reads them here. Images of
+    other than three channels, which Pillow has no mode for, become tensors.
     """
 
     input_types = (Path, str, Tensor, np.ndarray, bytes, Image)  # what a prediction can start from
@@ -84,9 +102,28 @@ class OpenImage(Transform):
         self.pixels = pixels
 
     def encodes(self, source):  # type: ignore[no-untyped-def]  # fastai dispatches on annotations
-        return PILImage.create(
-            self.pixels.image(source) if isinstance(source, (Path, str)) else source
+        if isinstance(source, (Path, str)):
+            source = self.pixels.image(source)
+        if self.pixels.task.channels == RGB:
+            return PILImage.create(source)
+        return self._tensor(source)
+
+    def _tensor(self, source: object) -> ChannelImage:
+        """Return an image, an array (H, W, C) or a tensor (C, H, W), as uint8 at the size."""
+        if isinstance(source, Tensor):
+            source = source.movedim(0, -1).numpy()
+        if not isinstance(source, np.ndarray):
+            raise DataError(
+                f"an image of {self.pixels.task.channels} channels is a file, or an array uint8 "
+                "(height, width, channels)",
+                "image-array",
+            )
+        array = resized(
+            self.pixels.task.image(source), self.pixels.size, self.pixels.task.recipe.resize
         )
+        image = ChannelImage(torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, 2, 0))))
+        image.shown_channels = self.pixels.task.shown_channels
+        return image
 
 
 def items_for_fit(task: Dataset, data: Path | str) -> list[Item]:

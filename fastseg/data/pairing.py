@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..types import Item
@@ -58,6 +59,46 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(filter(is_image, folder.iterdir()))
 
 
+def images_below(folder: Path, deep: bool = True) -> list[Path]:
+    """Return the image files in `folder`, and in its subfolders if `deep`, sorted by path.
+
+    Hidden files and folders are skipped. None if there is no such folder.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(_walk(folder)) if deep else image_files(folder)
+
+
+def _walk(folder: Path, within: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield image files; a link to a folder around itself is not followed."""
+    real = folder.resolve()
+    if real in within:
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _walk(entry, (*within, real))
+        elif is_image(entry):
+            yield entry
+
+
+def normal(name: str) -> str:
+    """Return a file name in the form in which accented letters compare equal on all systems."""
+    return unicodedata.normalize("NFC", name)
+
+
+def key_below(folder: Path, file: Path, end: str = "") -> str | None:
+    """Return a file's path below `folder` without suffix and without `end`, with slashes.
+
+    None if its stem does not end with `end`.
+    """
+    stem = normal(file.stem)
+    if not stem.endswith(normal(end)):
+        return None
+    parent = Path(os.path.relpath(file.parent, folder)).as_posix()
+    stem = stem[: len(stem) - len(normal(end))]
+    return stem if parent == "." else f"{normal(parent)}/{stem}"
+
+
 def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
     """Return the first file of each stem; further files of a stem are added to `faults`."""
     found: dict[str, Path] = {}
@@ -104,6 +145,77 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
             for stem in sorted(ours.keys() - theirs.keys())
         ]
     return [(left[stem], right[stem]) for stem in sorted(left.keys() & right.keys())]
+
+
+def pairs_by_ends(
+    images: Path, masks: Path, ends: tuple[str, str], deep: bool, faults: list[Fault]
+) -> list[tuple[Path, Path]]:
+    """Return (image, mask) files whose stems are equal without the declared ends, sorted by path.
+
+    `ends` are those of the stems of images and of masks. If `deep`, subfolders are searched, and
+    the paths below `images` and `masks` are equal, too. Files without a declared end are not
+    looked at. Files without a partner are added to `faults`.
+    """
+    image_list, mask_list = images_and_masks(images, masks, ends, deep)
+    left = _by_key(images, image_list, ends[0], faults)
+    right = _by_key(masks, mask_list, ends[1], faults)
+    for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
+        end = ends[1] if what == "mask" else ends[0]
+        faults += [
+            Fault(
+                "no partner",
+                str(ours[key]),
+                f"has no {what} {key}{end} in {where}",
+                "add it, or remove the file",
+            )
+            for key in sorted(ours.keys() - theirs.keys())
+        ]
+    return [(left[key], right[key]) for key in sorted(left.keys() & right.keys())]
+
+
+def images_and_masks(
+    images: Path, masks: Path, ends: tuple[str, str], deep: bool
+) -> tuple[list[Path], list[Path]]:
+    """Return the image files and the mask files of two folders, which may be one folder.
+
+    In one folder, a file is a mask if its stem has the end of masks; if neither kind has an end,
+    PNG files are masks. If one folder is in the other, its files are of its own kind.
+    """
+    found, of_masks = images_below(images, deep), images_below(masks, deep)
+    both = set(found) & set(of_masks)
+    if images == masks:
+        both_masks = {file for file in both if _is_mask(file, ends)}
+    else:
+        both_masks = both if images in masks.parents else set()
+    return (
+        [file for file in found if file not in both_masks],
+        [file for file in of_masks if file not in both or file in both_masks],
+    )
+
+
+def _is_mask(file: Path, ends: tuple[str, str]) -> bool:
+    image_end, mask_end = ends
+    stem = normal(file.stem)
+    if not image_end and not mask_end:
+        return file.suffix.lower() == ".png"
+    if not mask_end:
+        return not stem.endswith(normal(image_end))
+    longer = len(image_end) > len(mask_end) and stem.endswith(normal(image_end))
+    return stem.endswith(normal(mask_end)) and not longer
+
+
+def _by_key(folder: Path, files: Sequence[Path], end: str, faults: list[Fault]) -> dict[str, Path]:
+    """Return the first file of each key; further ones are added to `faults`."""
+    found: dict[str, Path] = {}
+    for file in files:
+        key = key_below(folder, file, end)
+        if key is None:
+            continue
+        if key in found:
+            detail = f"has the same name as {found[key].name}"
+            faults.append(Fault("doubled name", str(file), detail, "keep one, or rename it"))
+        found.setdefault(key, file)
+    return found
 
 
 def by_word(images: dict[str, Path], masks: dict[str, Path]) -> dict[str, Path]:
@@ -174,7 +286,9 @@ def _without_affix(stem: str, affix: tuple[str, str]) -> str:
 def pairing_note(items: Sequence[Item]) -> str | None:
     """Return a note on how differing names were paired; None if all names are equal."""
     for item in items:
-        if isinstance(item.label, Path) and item.label.stem != item.image.stem:
+        if item.origin or not isinstance(item.label, Path):
+            continue
+        if item.label.stem != item.image.stem:
             return (
                 "masks are paired with images by parts of their names: "
                 f"{item.label.name} with {item.image.name}"

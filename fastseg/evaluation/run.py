@@ -168,7 +168,7 @@ def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
         *predictor.identity(),
         str(root.resolve()),
     ) as journal:
-        rows = resumed(journal, [stamp(item.image, item.label) for item in items], work)
+        rows = resumed(journal, [stamp(*item.files) for item in items], work)
         scores.images = [
             scores.from_json(item, name_below(root, item.image), values)
             for item, values in zip(items, rows)

@@ -189,7 +189,7 @@ class MaskScores(Scores[MaskScore]):
         codes, true_codes = prediction.labels, np.asarray(truth)
         if true_codes.shape != codes.shape:
             raise DataError(
-                f"{item.label}: the mask is not of its image's size; "
+                f"{item.shown_label}: the mask is not of its image's size; "
                 f"export it at {codes.shape[1]}x{codes.shape[0]}",
                 "size-mismatch",
             )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..data.reading import FEWEST, MOST, RGB
 from ..errors import ExportError, brief
 from ..tasks import names
 from ..utils.io import write_json
@@ -58,6 +59,7 @@ class Card:
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images in its data, if there were any
+    channels: int = 3  # of the images as the model sees them
     # The task's definition (see `tasks.declared`); None if the task has code of its own.
     definition: dict[str, Any] | None = None
     declared: bool = False  # whether the task is its definition, not one that is installed
@@ -180,7 +182,8 @@ def _is_merge(value: Any, count: Any) -> bool:
 def _is_network(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and set(value) - {"members"} == {"kind", "arch", "n_out", "decoder", "stride", "options"}
+        and set(value) - {"members", "channels"}
+        == {"kind", "arch", "n_out", "decoder", "stride", "options"}
         and type(value.get("members", 1)) is int
         and 1 <= value.get("members", 1) <= 100
         and _is_arch(value["arch"])
@@ -205,8 +208,9 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "network": _is_network,
     "size": _number_list_check(2, 1, 8192, int),
     "resize": lambda v: v in ("squish", "crop"),
-    "mean": _number_list_check(3, -10, 10),
-    "std": _number_list_check(3, 1e-6, 10),
+    "mean": lambda v: isinstance(v, list) and _number_list_check(len(v), -10, 10)(v),
+    "std": lambda v: isinstance(v, list) and _number_list_check(len(v), 1e-6, 10)(v),
+    "channels": lambda v: type(v) is int and FEWEST <= v <= MOST,
     "data": lambda v: isinstance(v, str),
     "train_images": lambda v: type(v) is int,
     "valid_files": _is_string_list,
@@ -282,6 +286,8 @@ def read_card(folder: Path | str, task: str | None = None) -> Card:
         card = Card(**{name: values[name] for name in STORED if name in values})
         card.folder = Path(folder)
         faulty = [name for name, is_right in _FORMS.items() if not is_right(getattr(card, name))]
+        counts = {len(card.mean), len(card.std), card.network.get("channels", RGB)}
+        faulty += ["channels"] if not faulty and counts != {card.channels} else []
         if faulty:
             raise ValueError(f"wrong value of {', '.join(faulty)}")
         return card

@@ -30,9 +30,9 @@ TOLERANCE = 1e-2  # logits; float32 in another order of summation differs by 1e-
 def write_onnx(network: Network, card: Card, path: Path) -> bool:
     """Write `network` as ONNX.
 
-    The input "images" is uint8 (N, h, w, 3) at the card's size; the output "logits" is float32 (N,
-    C, h, w) or (N, C). Normalisation and padding are part of the graph. Return False, and write
-    nothing, if the network has operations that ONNX or its runtime lacks, or if the two
+    The input "images" is uint8 (N, h, w, channels) at the card's size; the output "logits" is
+    float32 (N, C, h, w) or (N, C). Normalisation and padding are part of the graph. Return False,
+    and write nothing, if the network has operations that ONNX or its runtime lacks, or if the two
     disagree: torch then computes the predictions.
     """
     import torch
@@ -41,8 +41,8 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
         def __init__(self) -> None:
             super().__init__()
             self.network = network
-            self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1) * 255)
-            self.register_buffer("std", torch.tensor(card.std).view(1, 3, 1, 1) * 255)
+            self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1) * 255)
+            self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1) * 255)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.network((images.permute(0, 3, 1, 2).float() - self.mean) / self.std)
@@ -50,7 +50,7 @@ def write_onnx(network: Network, card: Card, path: Path) -> bool:
     training, precision = network.training, network.precision
     device = next(network.parameters()).device
     images = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (2, *card.size, 3), dtype=np.uint8)
+        np.random.default_rng(0).integers(0, 256, (2, *card.size, card.channels), dtype=np.uint8)
     )
     try:
         network.precision = "float32"
@@ -176,7 +176,7 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
 
 
 class Session:
-    """An ONNX file ready to run on the CPU: uint8 (N, h, w, 3) to float32 logits."""
+    """An ONNX file ready to run on the CPU: uint8 (N, h, w, C) to float32 logits."""
 
     def __init__(self, path: Path, threads: int = 0):
         import onnxruntime

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExportError, TaskError, brief
 from ..tasks import Task, get, names
+from ..tasks.base import TaskT
 from ..tasks.declared import task_from
 from ..utils.imports import importing
 from .card import MODEL, PICKLE, Card, read_card, sha256
@@ -121,6 +123,26 @@ def task_of(card: Card) -> Task:
             ) from None
     _check_same(card, task)
     return task
+
+
+def as_trained(task: TaskT, card: Card) -> TaskT:
+    """Return `task` with the images' declarations that an export was trained with.
+
+    They are channels, their files and which are shown, depth, alpha and window.
+    """
+    fields: dict[str, Any] = {"depth": card.depth, "channels": card.channels}
+    if card.definition is not None and not card.declared:
+        try:
+            own: Task = task_from(card.definition)
+        except TaskError:  # of a later version: the task here decides
+            own = task
+        for name in ("channel_files", "shown_channels", "alpha", "window"):
+            fields[name] = getattr(own, name)
+    if len(fields.get("channel_files", task.channel_files)) not in (0, card.channels):
+        fields["channel_files"] = ()
+    if any(place >= card.channels for place in fields.get("shown_channels", task.shown_channels)):
+        fields["shown_channels"] = ()
+    return replace(task, **fields)
 
 
 def _check_same(card: Card, task: Task) -> None:

@@ -88,9 +88,11 @@ class _Handler(ContentHandler):
         self.image: _Image | None = None
         self.images: deque[_Image] = deque()
         self.is_video = False
+        self.is_empty = True  # no element has begun
 
     def startElement(self, tag: str, attrs: AttributesImpl) -> None:
         attributes = dict(attrs.items())
+        self.is_empty = False
         self.path.append(tag)
         if len(self.path) > MAX_DEPTH:
             raise SAXException(f"more than {MAX_DEPTH} levels of elements")
@@ -285,14 +287,9 @@ def _colour(text: str) -> Colour | None:
 
 
 def _names(image: _Image, subset: str) -> tuple[str, ...]:
-    """Return where an image may be: CVAT exports images in images/, or images/SUBSET/.
-
-    Frames of videos are named without suffix and exported as PNG.
-    """
-    name = image.name
-    ends = ("",) if re.search(r"\.\w{2,5}$", name) else (".PNG", ".png", ".jpg", "")
-    places = ("", "images/", *((f"{subset}/", f"images/{subset}/") if subset else ()))
-    return tuple(f"{place}{name}{end}" for place in places for end in ends)
+    """Return where an image may be: CVAT exports images in images/, or images/SUBSET/."""
+    places = (*((f"images/{subset}/", f"{subset}/") if subset else ()), "images/", "")
+    return tuple(f"{place}{image.name}" for place in places)
 
 
 def _labelled(image: _Image, handler: _Handler) -> Labelled:
@@ -320,6 +317,8 @@ def _parse(file: Path, handler: _Handler) -> Iterator[_Image]:
                 while handler.images:
                     yield handler.images.popleft()
         parser.close()
+        if handler.is_empty:
+            raise SAXException("it has no element")
     except DefusedXmlException as error:
         what = re.sub(r"(?<!^)([A-Z])", r" \1", type(error).__name__).lower()
         raise _WrongError(f"has a document type or entities ({what})", "remove them") from None

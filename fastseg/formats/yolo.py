@@ -21,7 +21,7 @@ from ..data.pairing import is_image
 from ..errors import brief
 from ..types import IGNORE, Colour
 from .base import Format, Labelled, Region, ToWrite, fault
-from .geometry import area, join_holes, polygons_of
+from .geometry import LEAST_IOU, area, draw, join_holes, polygons_of
 
 MAX_YAML = 2**20  # bytes of data.yaml
 MAX_TEXT = 2**26  # bytes of a label file
@@ -35,6 +35,7 @@ YAML_NAMES = re.compile(r"^\s*[\"']?names[\"']?\s*:", re.M)
 YAML_PARTS = re.compile(r"^\s*[\"']?(train|val|valid|test|nc|path)[\"']?\s*:", re.M)
 BOX_NUMBERS = 4  # of a detection line, after the class
 DIGITS = 6  # of coordinates: a thousandth of a pixel in an image of 1000 px
+LEAST_CLASS_IOU = 0.99  # of each class, also the background, with what is read back
 IGNORED = "__ignore__"  # class of unlabelled pixels
 
 
@@ -45,6 +46,7 @@ class _Source:
     root: Path  # paths of images are relative to it
     names: Sequence[str] | None  # the classes; None: "class 0", "class 1" and so on
     pairs: Sequence[tuple[str, Path, str | None]]  # image below root, its label file, its split
+    lists: Sequence[Path] = ()  # of classes, or of images
 
 
 class YoloFormat(Format):
@@ -88,6 +90,14 @@ class YoloFormat(Format):
                 labelled = _labelled(file, image, source.names, split, faults)
                 if labelled is not None:
                     yield labelled
+
+    def also(self, files: Sequence[Path]) -> list[Path]:
+        """Return the label files and lists that `files` lead to."""
+        found: dict[Path, None] = {}
+        for source in _sources(files, []):
+            found.update(dict.fromkeys(source.lists))
+            found.update(dict.fromkeys(file for _, file, _ in source.pairs))
+        return [file for file in found if file not in files]
 
     def write(
         self,
@@ -149,19 +159,42 @@ def _label_name(image: str) -> str:
 
 
 def _lines(codes: np.ndarray, numbers: Mapping[int, int]) -> Iterator[str]:
-    """Yield a line for each connected part of each class, the larger ones first."""
+    """Yield a line for each connected part of each class, the larger ones first.
+
+    Outlines are simplified, unless a class, or the background between them, would lose too much.
+    """
+    rings = _rings(codes, numbers, LEAST_IOU)
+    if _lowest_iou(codes, rings) < LEAST_CLASS_IOU:
+        rings = _rings(codes, numbers, 1)
     height, width = codes.shape
-    found = []
-    for code in np.unique(codes).tolist():
-        if code not in numbers:
-            continue
-        for ring, holes in polygons_of(codes == code, YoloFormat.rule):
-            joined = join_holes(ring, holes)
-            region = Region("", (joined,))
-            found.append((area(region), numbers[code], joined / (width, height)))
-    for _, number, points in sorted(found, key=lambda entry: -entry[0]):
-        text = " ".join(f"{value:.{DIGITS}f}" for value in points.clip(0, 1).reshape(-1))
-        yield f"{number} {text}\n"
+    for code, region in rings:
+        points = (region.polygons[0] / (width, height)).clip(0, 1)
+        text = " ".join(f"{value:.{DIGITS}f}" for value in points.reshape(-1))
+        yield f"{numbers[code]} {text}\n"
+
+
+def _rings(codes: np.ndarray, numbers: Mapping[int, int], least: float) -> list[tuple[int, Region]]:
+    """Return the code and the region, of one ring in px, of each part, the larger ones first."""
+    found = [
+        (code, Region("", (join_holes(ring, holes),)))
+        for code in np.unique(codes).tolist()
+        if code in numbers
+        for ring, holes in polygons_of(codes == code, YoloFormat.rule, least)
+    ]
+    return sorted(found, key=lambda entry: -area(entry[1]))
+
+
+def _lowest_iou(codes: np.ndarray, rings: Sequence[tuple[int, Region]]) -> float:
+    """Return the lowest IoU of a class with what is read back of its rings."""
+    rest = np.setdiff1d(codes, [code for code, _ in rings])  # the background, if there is any
+    drawn = np.full_like(codes, rest[0] if rest.size else IGNORE)
+    for code, region in rings:
+        draw(drawn, region, code, YoloFormat.rule)
+    return min(
+        np.count_nonzero((drawn == code) & (codes == code))
+        / np.count_nonzero((drawn == code) | (codes == code))
+        for code in np.unique(codes).tolist()
+    )
 
 
 def _unnamed(index: int) -> str:
@@ -207,12 +240,13 @@ def _sources(
     for class_file, labels in by_class_file.items():
         root = Path(os.path.commonpath([label.parent for label in labels]))
         names = None if class_file is None else _listed_names(class_file, faults)
-        yield _Source(root, names, [(_image_name(file, root), file, None) for file in labels])
+        pairs = [(_image_name(file, root), file, None) for file in labels]
+        yield _Source(root, names, pairs, [class_file] if class_file else [])
 
 
 def _image_name(file: Path, root: Path) -> str:
-    """Return the stem of a label file's image, relative to the label files' folder."""
-    return file.relative_to(root).with_suffix("").as_posix()
+    """Return a label file's image, of any suffix, relative to the label files' folder."""
+    return f"{file.relative_to(root).with_suffix('').as_posix()}.*"
 
 
 def _class_file(file: Path) -> Path | None:
@@ -278,7 +312,7 @@ def _described(file: Path, faults: list[Fault], with_images: bool) -> _Source | 
                 continue
             pairs += [pair for pair in found if pair[0] not in seen]
             seen |= {pair[0] for pair in found}
-    return _Source(file.parent, names, pairs)
+    return _Source(file.parent, names, pairs, sorted(file.parent.glob("*.txt")))
 
 
 def _text(file: Path, limit: int) -> str:

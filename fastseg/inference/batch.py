@@ -51,6 +51,7 @@ def predict(
     *,
     overlay: bool = False,
     probabilities: bool = False,
+    format: str | None = None,
     error_rate: float = ERROR_RATE,
     export: Path | str | None = None,
     device: str | None = None,
@@ -66,7 +67,10 @@ def predict(
     Masks have their images' sizes and names and go to `out`, by default FOLDER_inf_masks for images
     in FOLDER. With `overlay`, overlays are written too, in its subfolder overlays; with
     `probabilities`, calibrated ones, float16 (C, H, W) under the name "probabilities" in npz files,
-    in its subfolder probabilities. Classification tasks write one table, by default
+    in its subfolder probabilities. `format` names a format of label files, such as "labelme" (see
+    `convert`): its subfolder of that name gets copies of the images and the predictions as labels
+    to correct, with the mean probability of each class where the format has scores, and a task.toml
+    to train on them. Classification tasks write one table, by default
     FOLDER_inf_TABLE. The same folder gets predictions.csv: each image's shares of the
     classes, mean confidence, entropy, expected error, and whether a person should review it:
     if the expected error exceeds a threshold. It is chosen so that the other masks have, over all
@@ -81,7 +85,7 @@ def predict(
     """
     check_engine(engine, precision)
     task, source, card = opened(task, export)
-    output = OUTPUTS[task.kind](task, overlay, probabilities)
+    output = OUTPUTS[task.kind](task, overlay, probabilities, format)
     files, skipped = expand([paths] if isinstance(paths, (str, Path)) else paths, output.is_own)
     output.plan(files, out)
     threshold = review_threshold(card.review, error_rate)
@@ -97,6 +101,7 @@ def predict(
         threshold,
         overlay,
         probabilities,
+        format,
         str(out),
         os.getcwd(),
     ]

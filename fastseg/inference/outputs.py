@@ -9,27 +9,41 @@ import zlib
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from ..data.images import save_image
+from ..data.images import read_raw, save_image
 from ..data.pairing import IMAGE_SUFFIXES, image_files
 from ..errors import DataError, TaskError
 from ..exports.card import CARD
 from ..tasks import ClassificationTask, SegmentationTask, Task
 from ..tasks.base import MADE
-from ..utils.io import atomic_file, write_rows
+from ..tasks.converted import (
+    Entry,
+    choose_target,
+    further_files,
+    unique_names,
+    write_dataset,
+)
+from ..utils.io import atomic_file, atomic_folder, write_rows
 
 if TYPE_CHECKING:
     from .prediction import ClassPrediction, MaskPrediction, Prediction
 
 DESCRIBED, FAILED = "predictions.csv", "failed.csv"
 # Names of folders of results, or their ends.
-MASKS, OVERLAYS, PROBABILITIES = "_inf_masks", "overlays", "probabilities"
-TABLE_SUFFIXES = (".tsv", ".txt")
+MASKS, OVERLAYS, PROBABILITIES, CODES = "_inf_masks", "overlays", "probabilities", "codes"
+SCORES = "scores"  # key of a row that is not a column of predictions.csv
+CORRECTED = "_corrected"  # end of the name of the task that annotations to correct declare
+TABLE_SUFFIXES = (".tsv", ".txt", ".csv")
 PARENTS = 3  # levels above images and results that are searched for true masks
+
+# Masks have long runs of a value: run-length matching at the lowest level is 5 times faster than
+# the default, and the files are no larger.
+QUICK_PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 TaskT = TypeVar("TaskT", bound=Task)
 PredictionT = TypeVar("PredictionT", bound="Prediction")
@@ -39,8 +53,15 @@ Row = Any  # JSON values
 class Output(ABC, Generic[TaskT, PredictionT]):
     """Where the results of one kind of task go, and how they are written."""
 
-    def __init__(self, task: TaskT, overlay: bool = False, probabilities: bool = False):
+    def __init__(
+        self,
+        task: TaskT,
+        overlay: bool = False,
+        probabilities: bool = False,
+        format: str | None = None,
+    ):
         self.task, self.overlay, self.probabilities = task, overlay, probabilities
+        self.format = None if format is None else choose_target(format)
 
     @abstractmethod
     def plan(self, files: Sequence[Path], out: Path | str | None) -> None:
@@ -78,18 +99,23 @@ class Output(ABC, Generic[TaskT, PredictionT]):
         name among images.
         """
         if path.is_dir():
-            return path.name.endswith(MASKS) or path.name in (OVERLAYS, PROBABILITIES)
+            return path.name.endswith(MASKS) or path.name in (OVERLAYS, PROBABILITIES, CODES)
         return path.name in ("README.md", MADE) or path.name.endswith((DESCRIBED, FAILED))
 
 
 class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
-    """Masks in the task's own format, with overlays and probabilities if asked for."""
+    """Masks in the task's own format; overlays, probabilities and label files if asked for."""
 
     def plan(self, files: Sequence[Path], out: Path | str | None) -> None:
         self._out = None if out is None else Path(out)
         self._is_one_file = _is_image_file(self._out)
         if self._is_one_file:
             self._check_one_file(files)
+            if self.format:
+                raise DataError(
+                    f"{out}: is one file, and --format writes a folder; give a folder as --out",
+                    "one-file-for-many",
+                )
         self._targets: dict[Path, Path] = {}
         owners: dict[Path, Path] = {}
         taken = self._labelled_folders(files)
@@ -113,6 +139,17 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                         "output-in-data",
                     )
             self._targets[file], owners[target] = target, file
+        for folder in {target.parent for target in owners} if self.format else ():
+            self._require_no_labels(folder / str(self.format))
+
+    def _require_no_labels(self, folder: Path) -> None:
+        """Raise `DataError` if a folder holds files: people may have corrected them."""
+        if folder.is_dir() and any(folder.iterdir()):
+            raise DataError(
+                f"{folder}: is not empty, and corrected labels are never overwritten; "
+                "choose another --out, or remove it",
+                "not-empty",
+            )
 
     def _check_one_file(self, files: Sequence[Path]) -> None:
         out, suffix = self._out or Path(), self.task.suffix
@@ -159,11 +196,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
         self, file: Path, prediction: MaskPrediction, threshold: float | None
     ) -> tuple[Row, list[Path]]:
         target = self._targets[file]
-        # Masks have long runs of a value: run-length matching at the lowest level is 5 times faster
-        # than the default, and the files are no larger.
-        quick = (
-            {"compress_level": 1, "compress_type": zlib.Z_RLE} if target.suffix == ".png" else {}
-        )
+        quick = QUICK_PNG if target.suffix == ".png" else {}
         written = [save_image(target, self.task.render(prediction), **quick)]
         if self.overlay:
             pixels = self.task.overlay(prediction.image, prediction.codes)
@@ -178,15 +211,50 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                 )
             written.append(path)
         row = {"image": str(file), "mask": target.name, **prediction.described(threshold)}
+        if self.format:
+            codes = self._codes_path(target)
+            if codes != target:
+                written.append(save_image(codes, prediction.codes, **QUICK_PNG))
+            row[SCORES] = _mean_scores(prediction.calibrated, prediction.codes)
         return row, written
+
+    def _codes_path(self, target: Path) -> Path:
+        """Return the PNG file of codes that belongs to a mask: the mask itself if it has them."""
+        if self.task.output == "codes":
+            return target
+        return target.parent / CODES / f"{target.stem}.png"
 
     def write_tables(self, rows: Mapping[Path, Row]) -> list[Path]:
         if self._is_one_file:
             return []
-        by_folder: dict[Path, list[Row]] = defaultdict(list)
+        by_folder: dict[Path, dict[Path, Row]] = defaultdict(dict)
         for file, row in rows.items():
-            by_folder[self._targets[file].parent].append(row)
-        return [write_rows(folder / DESCRIBED, found) for folder, found in by_folder.items()]
+            by_folder[self._targets[file].parent][file] = row
+        written = []
+        for folder, found in by_folder.items():
+            columns = ({k: v for k, v in row.items() if k != SCORES} for row in found.values())
+            written.append(write_rows(folder / DESCRIBED, columns))
+            if self.format:
+                written += self._write_labels(found, folder / self.format)
+        return written
+
+    def _write_labels(self, rows: Mapping[Path, Row], out: Path) -> list[Path]:
+        """Write copies of the images with their predictions as labels to correct."""
+        names = unique_names(list(rows), next(iter(rows)).parent)
+        entries = [
+            Entry(
+                file,
+                name,
+                None,
+                partial(_read_prediction, self._codes_path(self._targets[file]), row[SCORES]),
+                further_files(self.task, file, name),
+            )
+            for (file, row), name in zip(rows.items(), names)
+        ]
+        task = f"{self.task.name}{CORRECTED}"
+        with atomic_folder(out) as part:
+            written = write_dataset(self.task, str(self.format), entries, part, task)
+            return [out / file.relative_to(part) for file in written]
 
     def failed_path(self, file: Path) -> Path | None:
         return None if self._is_one_file else self._targets[file].parent / FAILED
@@ -196,8 +264,18 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
     """One table of classes, and one of probabilities."""
 
     def __init__(
-        self, task: ClassificationTask, overlay: bool = False, probabilities: bool = False
+        self,
+        task: ClassificationTask,
+        overlay: bool = False,
+        probabilities: bool = False,
+        format: str | None = None,
     ):
+        if format:
+            raise TaskError(
+                f"{task.name} {task.purpose}: it has no regions to correct, so it takes no "
+                "--format; its table has the classes",
+                "no-masks",
+            )
         if overlay or probabilities:
             raise TaskError(
                 f"{task.name} {task.purpose}: it takes no --overlay, "
@@ -207,15 +285,16 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
         super().__init__(task)
 
     def plan(self, files: Sequence[Path], out: Path | str | None) -> None:
-        stems = Counter(file.stem for file in files)
-        twice = next((file for file in files if stems[file.stem] > 1), None)
+        self._names = self.task.names_of(files)
+        counts = Counter(self._names.values())
+        twice = next((file for file, name in self._names.items() if counts[name] > 1), None)
         if twice is not None:
             raise DataError(
                 f"{twice}: another image has the same name, and the table holds one row a name; "
                 "predict their folders one by one",
                 "same-target",
             )
-        table = self.task.table
+        table = Path(self.task.table).name
         path = Path(out) if out else Path(f"{_folder_name(files[0])}_inf_{table}")
         if path.is_dir() or not path.suffix:
             path = path / table
@@ -234,7 +313,7 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
         prefix = path.stem.removesuffix(usual) if path.stem.endswith(usual) else f"{path.stem}_"
         self._path, self._described = path, path.with_name(prefix + DESCRIBED)
         self._failed = path.with_name(prefix + FAILED)
-        self._true_tables = list(dict.fromkeys(file.parent / table for file in files))
+        self._true_tables = list(dict.fromkeys(file.parent / self.task.table for file in files))
 
     @property
     def places(self) -> list[Path]:
@@ -248,8 +327,9 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
     def write_tables(self, rows: Mapping[Path, Row]) -> list[Path]:
         if not rows:
             return []
-        labels = {file.stem: label for file, (label, _) in rows.items()}
-        described = {file.stem: columns for file, (_, columns) in rows.items()}
+        names = self._names
+        labels = {names[file]: label for file, (label, _) in rows.items()}
+        described = {names[file]: columns for file, (_, columns) in rows.items()}
         # Where the images' folder has a table, the order of its rows is kept.
         listed = [
             name
@@ -268,7 +348,7 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
         return self._failed
 
     def is_own(self, path: Path) -> bool:
-        table = self.task.table
+        table = Path(self.task.table).name
         is_table = path.name == table or path.name.endswith(f"_inf_{table}")
         return super().is_own(path) or (is_table and not path.is_dir())
 
@@ -277,6 +357,27 @@ OUTPUTS: dict[str, type[Output[Any, Any]]] = {
     SegmentationTask.kind: MaskOutput,
     ClassificationTask.kind: TableOutput,
 }
+
+
+def _mean_scores(probabilities: np.ndarray, codes: np.ndarray) -> dict[int, float]:
+    """Return the mean probability of each class in `codes`, over the pixels that it wins.
+
+    `probabilities` is float (C, h, w), at any size: a class that wins no pixel there gets its
+    highest one.
+    """
+    best = probabilities.argmax(0)
+    found = {}
+    for code in np.unique(codes).tolist():
+        won = probabilities[code][best == code]
+        found[code] = round(float(won.mean() if won.size else probabilities[code].max()), 4)
+    return found
+
+
+def _read_prediction(
+    path: Path, scores: Mapping[int | str, float]
+) -> tuple[np.ndarray, dict[int, float]]:
+    """Return codes and scores; the journal of an interrupted run has class indices as text."""
+    return read_raw(path).astype(np.uint8), {int(code): value for code, value in scores.items()}
 
 
 def _is_image_file(out: Path | None) -> bool:

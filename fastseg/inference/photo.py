@@ -6,7 +6,7 @@ Without an export it is the one of the task surfaces: walls, floor and dining ta
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..data.images import save_image
 from ..errors import ExportError, FetchError
 from ..exports.card import Card, is_unfinished
-from ..exports.read import opened
+from ..exports.read import as_trained, opened
 from ..tasks import SegmentationTask
 from ..tasks.base import with_depth_of
 from ..tasks.surfaces import task as SURFACES
@@ -76,7 +76,7 @@ def segment(
         raise FetchError("give either an image file or --url, and not both", "file-and-url")
     check_engine(engine, precision)
     task, folder, card = _open_export(export)
-    task = replace(task, depth=card.depth)
+    task = as_trained(task, card)
     if url is not None:
         image = fetch_image(url, allow_private, task.depth)
     else:
@@ -95,7 +95,7 @@ def segment(
     stem = name or Path(str(file or url).split("?")[0].rstrip("/")).stem
     who, when = _safe_file_part(surname or task.name), f"{datetime.now():%Y%m%d-%H%M%S}"
     target = Path(out) / f"{who}_{_safe_file_part(stem)}__{when}.jpg"
-    picture = with_legend(task, task.overlay(image, prediction.labels), shares)
+    picture = with_legend(task, task.overlay(task.shown(image), prediction.labels), shares)
     return Segmented(save_image(target, picture), shares, (height, width), prediction)
 
 

@@ -34,10 +34,11 @@ class Prediction(ABC):
 
     @cached_property
     def image(self) -> np.ndarray:
-        """The image itself, uint8 (H, W, 3): read again when asked for, since masks do not need
-        it.
+        """The image as it is shown, uint8 (H, W, 3), of an image of C channels three of them.
+
+        It is read again when asked for, since masks do not need it.
         """
-        return self.task.image(self.source)
+        return self.task.shown(self.task.image(self.source))
 
     @property
     def codes(self) -> np.ndarray | None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 
 from ..errors import DataError
 from ..exports.card import Card
-from ..exports.read import task_of
+from ..exports.read import as_trained, task_of
 from ..tasks import Item
 from ..tasks.base import with_depth_of
 from ..utils.device import device_of
@@ -66,7 +65,7 @@ class Predictor:
     ):
         self.device, (self.engine, self.precision) = device_of(device), option
         self.card, self._build = card, network
-        self.task = replace(task_of(card), depth=card.depth)
+        self.task = as_trained(task_of(card), card)
         self._prediction_class = PREDICTIONS[self.task.kind]
         self._sessions = sessions if self.engine == "onnx" else None
         self.tta = card.tta if tta is None else tta
@@ -93,7 +92,7 @@ class Predictor:
         """Return the measured seconds of the network for an image: one at a time, or in a stream's
         batches of `bs`.
         """
-        shape = (bs or 1, *self.size, 3)
+        shape = (bs or 1, *self.size, self.card.channels)
         batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         if bs is None or self._sessions is None:
             return seconds_of(lambda: self.logits(batch)) / len(batch)
@@ -129,7 +128,7 @@ class Predictor:
         ]
 
     def predict(self, image: Path | str | np.ndarray, tiles: int = 1) -> Prediction:
-        """Predict one image: a file, or uint8 (H, W, 3). Raises `DataError` if it cannot be read.
+        """Predict one image: a file, or uint8 (H, W, C). Raises `DataError` if it cannot be read.
 
         With `tiles` above 1, it is also predicted at that many times the model's size in
         overlapping tiles, see `tiling.tiled`: finer outlines of large photographs, in about
@@ -265,7 +264,7 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, batch: np.ndarray, threads: int | None = None) -> torch.Tensor:
-        """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, 3) at
+        """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, C) at
         the card's size.
 
         With `tta` they are the logarithms of the averaged probabilities. `threads` (default:
@@ -285,12 +284,12 @@ class Predictor:
         return self.network(self.normalised(torch.tensor(batch)))
 
     def normalised(self, batch: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 (B, h, w, 3) into what the network takes: float32 (B, 3, h, w) by the card's
+        """Turn uint8 (B, h, w, C) into what the network takes: float32 (B, C, h, w) by the card's
         mean and std.
         """
         x = batch.to(self.device).permute(0, 3, 1, 2).float()
         mean, std = (
-            torch.tensor(v, device=self.device).view(1, 3, 1, 1) * 255
+            torch.tensor(v, device=self.device).view(1, -1, 1, 1) * 255
             for v in (self.card.mean, self.card.std)
         )
         return (x - mean) / std

@@ -31,10 +31,10 @@ def tiles_for(own: tuple[int, int], size: tuple[int, int]) -> int:
 def tiled(
     logits: Callable[[np.ndarray], torch.Tensor], image: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Return probabilities, float32 (C, H, W), of an image, uint8 (H, W, 3).
+    """Return probabilities, float32 (C, H, W), of an image, uint8 (H, W, K).
 
     The image's sides are multiples of `size`. `logits` gives float (B, C, h, w) for tiles, uint8
-    (B, h, w, 3), of `size`. Tiles overlap by half; their probabilities are averaged with the
+    (B, h, w, K), of `size`. Tiles overlap by half; their probabilities are averaged with the
     weights of a Hann window, which is 0 at a tile's borders, where predictions are worst.
     """
     starts = [

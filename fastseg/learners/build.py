@@ -27,7 +27,9 @@ from fastai.vision import learner as fastai_vision
 
 from ..checks.preflight import survey
 from ..data.cache import Pixels
+from ..data.channels import channel_statistics
 from ..data.loaders import dataloaders
+from ..data.reading import RGB
 from ..data.split import splitter
 from ..errors import ModelError
 from ..exports.card import Card
@@ -264,6 +266,15 @@ def build_learner(
     set_seed(options.seed)
     dls = dataloaders(task, data, pixels, recipe.bs, options.seed, options.device, fold)
     network, origin = _network(task, dls, str(options.weights), recipe, card)
+    if card is None and task.channels != RGB:
+        # All members of an ensemble need one normalisation: it is of all parts that train.
+        items = dls.train_ds.items if fold is None else [*dls.train_ds.items, *dls.valid_ds.items]
+        network.mean, network.std = channel_statistics(map(pixels.image, items))
+        log.info(
+            "normalisation: mean %s, std %s of the channels of %d training images",
+            *(", ".join(f"{v:.3f}" for v in values) for values in (network.mean, network.std)),
+            len(items),
+        )
     learn = as_learner(
         dls,
         network,
@@ -305,13 +316,14 @@ def _network(
     if card is not None:
         return network_of(Path(weights), card), f"export {portable_path(weights, Path.cwd())}"
     if not task.has_masks:
-        return classifier(recipe.arch, get_c(dls), weights)
+        return classifier(recipe.arch, get_c(dls), weights, task.channels)
     return segmenter(
         recipe.arch,
         get_c(dls),
         recipe.decoder,
         weights,
         _input_size(dls, recipe.decoder),
+        task.channels,
         **recipe.decoder_options,
     )
 

@@ -41,7 +41,7 @@ def training_precision(
 def _random_step_seconds(learn: Learner, size: tuple[int, int], precision: str) -> float:
     """Return the seconds of one training step on random images of `size`, (height, width)."""
     network, rng = learn.model, torch.Generator().manual_seed(0)
-    x = torch.rand(learn.dls.bs, 3, *size, generator=rng)
+    x = torch.rand(learn.dls.bs, network.spec.channels, *size, generator=rng)
     y = torch.randint(
         0,
         network.spec.n_out,

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.issues import Fault, refuse
+from ..data.reading import RGB
 from ..data.split import splitter
 from ..errors import DataError, ExportError, ModelError
-from ..exports.card import Card, read_card
+from ..exports.card import MODEL, Card, read_card
 from ..tasks import Item, Task, get
 from ..utils.choices import asked_precision
 from ..utils.imports import importing
@@ -108,6 +109,17 @@ def start_card(export: Path, task: Task) -> Card:
             f"{export}: is of task {card.task}, with other classes than {task.name}; "
             f"give an export of {task.name}",
             "wrong-task",
+        )
+    if card.channels != task.channels:
+        raise ModelError(
+            f"{export}: is of images of {card.channels} channels, and {task.name} has "
+            f"{task.channels}; "
+            + (
+                f"--weights {export / MODEL} adapts its first layer"
+                if card.channels == RGB
+                else "give an export of such images"
+            ),
+            "channels",
         )
     if card.network.get("members", 1) > 1:
         raise ModelError(

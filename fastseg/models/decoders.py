@@ -21,7 +21,7 @@ CHANNELS = (128, 64, 48, 32, 16)
 class LightUnet(SegmentationModel):
     """A U-Net without its last blocks: it predicts at 1/`stride` of the input's size.
 
-    Input float (B, 3, H, W), H and W multiples of the encoder's stride; output logits
+    Input float (B, in_channels, H, W), H and W multiples of the encoder's stride; output logits
     (B, classes, H, W), resized bilinearly from H/stride x W/stride. `channels` are those of the
     decoder's blocks, the deepest first; the blocks beyond `stride` are not built.
     Raises `ValueError` unless `stride` is a power of two that leaves one block or more.
@@ -34,6 +34,7 @@ class LightUnet(SegmentationModel):
         stride: int = 4,
         channels: Sequence[int] = CHANNELS,
         encoder_weights: str | None = None,
+        in_channels: int = 3,
         **encoder_options: Any,
     ):
         super().__init__()
@@ -42,7 +43,11 @@ class LightUnet(SegmentationModel):
             strides = ", ".join(str(2**level) for level in range(len(channels)))
             raise ValueError(f"stride is one of {strides}, not {stride}")
         self.encoder = get_encoder(
-            encoder_name, depth=len(channels), weights=encoder_weights, **encoder_options
+            encoder_name,
+            in_channels=in_channels,
+            depth=len(channels),
+            weights=encoder_weights,
+            **encoder_options,
         )
         channels = channels[: len(channels) - int(levels)]
         self.decoder = UnetDecoder(self.encoder.out_channels, channels, n_blocks=len(channels))
@@ -51,7 +56,7 @@ class LightUnet(SegmentationModel):
         self.initialize()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, classes, H, W) of `x`, float (B, 3, H, W)."""
+        """Return logits (B, classes, H, W) of `x`, float (B, in_channels, H, W)."""
         self.check_input_shape(x)
         logits = self.segmentation_head(self.decoder(self.encoder(x)))
         return F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
@@ -76,7 +81,7 @@ class Merged(nn.Module):
         return self.model.encoder
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return merged logits (B, groups, H, W) of `x`, float (B, 3, H, W)."""
+        """Return merged logits (B, groups, H, W) of `x`, which is as `model` takes it."""
         logits = self.model(x).float()
         merged = torch.stack([logits[:, group].logsumexp(1) for group in self.groups], dim=1)
         return F.interpolate(merged, x.shape[-2:], mode="bilinear", align_corners=False)

@@ -5,6 +5,7 @@ Needs torch, timm and segmentation_models_pytorch; fastai only for its own archi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from ..errors import ModelError, brief, choose
 from ..utils.choices import DECODERS
-from .backbones import GOOD_BACKBONES, backbone_config, backbone_options, check_arch
+from .backbones import GOOD_BACKBONES, IMAGENET, backbone_config, backbone_options, check_arch
 from .network import Network, Spec, ensemble
 from .weights import load_weights
 
@@ -34,12 +35,14 @@ def segmenter(
     decoder: str = "unet",
     weights: str = "none",
     size: tuple[int, int] | None = None,
+    n_in: int = 3,
     **options: Any,
 ) -> tuple[Network, str]:
     """Build a segmentation network of `decoder` over the timm backbone `arch`.
 
-    Returns the network and a text with the origin of its weights. `options` go to the decoder's
-    class: `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
+    `n_in` is the number of input channels; weights for three are adapted to others. Returns the
+    network and a text with the origin of its weights. `options` go to the decoder's class:
+    `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
     DynamicUnet over a torchvision backbone; it is built for one `size`, (height, width) in px.
     `weights`: see `weights.load_weights`. Raises `ModelError` for unknown names and options,
     backbones without a feature pyramid and unusable weights.
@@ -47,24 +50,27 @@ def segmenter(
     choose("decoder", decoder, DECODERS)
     if decoder == "fastai":
         options = {"size": list(size or (256, 256)), "batchnorm": True, **options}
-        spec = Spec("segment", arch, n_out, decoder, FASTAI_STRIDE, options)
+        spec = Spec("segment", arch, n_out, decoder, FASTAI_STRIDE, options, channels=n_in)
     else:
         check_arch(arch)
-        stride = _find_stride(arch, decoder, n_out, options)
-        spec = Spec("segment", arch, n_out, decoder, stride, options)
+        spec = Spec("segment", arch, n_out, decoder, 1, options, channels=n_in)
+        spec = replace(spec, stride=_find_stride(spec))
     network = build(spec)
     return network, load_weights(network, weights)
 
 
-def classifier(arch: str, n_out: int, weights: str = "none", **options: Any) -> tuple[Network, str]:
+def classifier(
+    arch: str, n_out: int, weights: str = "none", n_in: int = 3, **options: Any
+) -> tuple[Network, str]:
     """Build a classifier: the timm backbone `arch` with fastai's head.
 
-    Returns the network and a text with the origin of its weights. `options` go to fastai's
-    `create_timm_model` (concat_pool, lin_ftrs, ps, ...), and from there to timm.
+    `n_in` is the number of input channels, see `segmenter`. Returns the network and a text with the
+    origin of its weights. `options` go to fastai's `create_timm_model` (concat_pool, lin_ftrs, ps,
+    ...), and from there to timm.
     Raises `ModelError` for unknown names and options and unusable weights.
     """
     check_arch(arch)
-    network = build(Spec("classify", arch, n_out, options=options))
+    network = build(Spec("classify", arch, n_out, options=options, channels=n_in))
     return network, load_weights(network, weights)
 
 
@@ -77,7 +83,7 @@ def build(spec: Spec) -> Network:
     if spec.members > 1:
         return ensemble([build(replace(spec, members=1)) for _ in range(spec.members)])
     if spec.decoder == "fastai":
-        return Network(_dynamic_unet(spec), spec)
+        return _network(_dynamic_unet(spec), spec)
     config = backbone_config(spec.arch)
     try:
         model = _decoder_model(spec) if spec.has_masks else _classifier_model(spec)
@@ -94,7 +100,22 @@ def build(spec: Spec) -> Network:
             f"({reason}); try one of {GOOD_BACKBONES}",
             "unsupported-backbone",
         ) from error
-    return Network(model, spec, config.mean, config.std)
+    return _network(model, spec, config.mean, config.std)
+
+
+def _network(
+    model: nn.Module,
+    spec: Spec,
+    mean: Sequence[float] = IMAGENET[0],
+    std: Sequence[float] = IMAGENET[1],
+) -> Network:
+    """Return the network of a model, normalised as RGB, or the same for each of other channels.
+
+    A learner replaces the latter by what it measures.
+    """
+    if spec.channels != len(mean):
+        mean, std = ([sum(v) / len(v)] * spec.channels for v in (mean, std))
+    return Network(model, spec, mean, std)
 
 
 def _decoder_model(spec: Spec) -> nn.Module:
@@ -107,14 +128,15 @@ def _decoder_model(spec: Spec) -> nn.Module:
     options = {"encoder_name": f"tu-{spec.arch}", **backbone_options(spec.arch), **spec.options}
     groups = options.pop("merge", None)
     classes = spec.n_out if groups is None else sum(map(len, groups))
-    model = model_class(encoder_weights=None, classes=classes, **options)
+    model = model_class(encoder_weights=None, in_channels=spec.channels, classes=classes, **options)
     return model if groups is None else Merged(model, groups)
 
 
 def _classifier_model(spec: Spec) -> nn.Module:
     from fastai.vision.learner import create_timm_model
 
-    return create_timm_model(spec.arch, spec.n_out, pretrained=False, **spec.options)[0]
+    options = {"n_in": spec.channels, **spec.options}
+    return create_timm_model(spec.arch, spec.n_out, pretrained=False, **options)[0]
 
 
 def _dynamic_unet(spec: Spec) -> nn.Module:
@@ -135,7 +157,7 @@ def _dynamic_unet(spec: Spec) -> nn.Module:
             "choose one of them, or another decoder such as unet",
             "unsupported-backbone",
         )
-    options = dict(spec.options)
+    options = {"n_in": spec.channels, **spec.options}
     size = tuple(options.pop("size"))
     if not options.pop("batchnorm", False):
         return create_unet_model(
@@ -156,12 +178,13 @@ def _dynamic_unet(spec: Spec) -> nn.Module:
     return model
 
 
-def _find_stride(arch: str, decoder: str, n_out: int, options: dict[str, Any]) -> int:
+def _find_stride(spec: Spec) -> int:
     """Return the smallest number of px that inputs must be padded to a multiple of.
 
-    Raises `ModelError` if the backbone has no feature pyramid or the decoder cannot use it.
+    `spec` has the stride 1. Raises `ModelError` if the backbone has no feature pyramid or the
+    decoder cannot use it.
     """
-    spec = Spec("segment", arch, n_out, decoder, 1, options)
+    arch, decoder = spec.arch, spec.decoder or ""
     try:
         with torch.device("meta"):  # shapes only, no memory and no computation
             _check_pyramid(arch, decoder)
@@ -209,7 +232,7 @@ def padding_of(spec: Spec) -> int:
         network = build(spec).eval()
         for stride in STRIDES:
             try:
-                shape = network(torch.empty(2, 3, stride, 2 * stride)).shape
+                shape = network(torch.empty(2, spec.channels, stride, 2 * stride)).shape
             except (AssertionError, RuntimeError) as error:
                 # Window attention and position tables that do not fit a size: measured over 334
                 # backbones of timm 1.0.31 with unet, and 15 with all decoders, no other kinds.

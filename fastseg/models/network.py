@@ -29,6 +29,7 @@ class Spec:
     # arguments of the decoder's class or of the head, JSON values only
     options: Mapping[str, Any] = field(default_factory=dict)
     members: int = 1  # networks of an ensemble; 1: no ensemble
+    channels: int = 3  # of the input
 
     @property
     def has_masks(self) -> bool:
@@ -37,14 +38,17 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; `Spec(**fields)` is the inverse."""
-        return json.loads(json.dumps(asdict(self)))
+        fields = json.loads(json.dumps(asdict(self)))
+        if self.channels == len(IMAGENET[0]):
+            del fields["channels"]  # earlier versions read cards of ordinary images, too
+        return fields
 
 
 class Network(nn.Module):
     """A model for inputs of any size: it pads them to the stride, and crops the output.
 
-    Input float (B, 3, H, W), normalised by `mean` and `std`; output float32 logits (B, C, H, W), or
-    (B, C) for classifiers. Computes channels_last, in `precision`.
+    Input float (B, channels, H, W), normalised by `mean` and `std`; output float32 logits
+    (B, C, H, W), or (B, C) for classifiers. Computes channels_last, in `precision`.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class Network(nn.Module):
         self.precision: str | None = None  # "float32", "bfloat16", or None: the machine's best
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits (B, C, H, W), or (B, C), of `x`, float (B, 3, H, W)."""
+        """Return float32 logits (B, C, H, W), or (B, C), of `x`, float (B, channels, H, W)."""
         # unwrap fastai tensor subclasses: torch.export refuses them
         if type(x).__module__.startswith("fastai"):
             x = x.as_subclass(torch.Tensor)
@@ -103,7 +107,7 @@ class Ensemble(nn.Module):
         self.models = nn.ModuleList(models)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return log probabilities, float32 (B, C, ...), of `x`, float (B, 3, H, W)."""
+        """Return log probabilities, float32 (B, C, ...), of `x`, float (B, channels, H, W)."""
         total = sum(model(x).float().softmax(dim=1) for model in self.models)
         return (total / len(self.models)).clamp_min(SMALLEST_PROBABILITY).log()
 

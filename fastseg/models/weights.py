@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..data.reading import RGB
 from ..errors import ModelError, brief
 from ..utils.choices import check_weights
 from .backbones import backbone_config
@@ -84,7 +86,7 @@ def _load_imagenet(network: Network) -> str:
 
     config = backbone_config(spec.arch)
     with offline_unless_reachable():
-        model = timm.create_model(spec.arch, pretrained=True)
+        model = timm.create_model(spec.arch, pretrained=True, in_chans=spec.channels)
     matched, wanted = _copy_matching(model.state_dict(), network)
     if not matched:
         raise ModelError(
@@ -170,7 +172,7 @@ def _copy_matching(state: Mapping[str, torch.Tensor], network: Network) -> tuple
     timm renames "stages.0" to "stages_0" when it extracts features.
     """
     everything, body = network.state_dict(), network.body.state_dict()
-    same = {k: v for k, v in state.items() if k in everything and everything[k].shape == v.shape}
+    same = _fitting(state, everything)
     if len(same) > len(body) // 2:  # a fastseg model, with its decoder
         network.load_state_dict(same, strict=False)
         return len(same), len(everything)
@@ -189,14 +191,35 @@ def _copy_matching(state: Mapping[str, torch.Tensor], network: Network) -> tuple
                 for key, value in given.items()
                 if key.startswith(theirs)
             }
-            fitting = {
-                key: value
-                for key, value in renamed.items()
-                if key and body[key].shape == value.shape
-            }
-            best = max(best, fitting, key=len)
+            best = max(best, _fitting(renamed, body), key=len)
     network.body.load_state_dict(best, strict=False)
     return len(best), len(body)
+
+
+def _fitting(
+    state: Mapping[Any, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of `state` that have the name and shape of a wanted one.
+
+    First convolutions of three channels are adapted to other numbers, as timm does: repeated, and
+    scaled so that activations keep their size.
+    """
+    from timm.models import adapt_input_conv
+
+    found = {}
+    for key, value in state.items():
+        if key not in wanted:
+            continue
+        out, channels, *kernel = (*wanted[key].shape, 0, 0)[:4]
+        if (
+            value.ndim == wanted[key].ndim == 4
+            and value.shape != wanted[key].shape
+            and value.shape == (out, RGB, *kernel)
+        ):
+            value = adapt_input_conv(channels, value)
+        if value.shape == wanted[key].shape:
+            found[key] = value
+    return found
 
 
 def _with_dots(key: str) -> str:

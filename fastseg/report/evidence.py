@@ -1,6 +1,6 @@
 """Where the network found its evidence for a class: maps computed by captum.
 
-Both functions take an image, uint8 (h, w, 3), at the size of the predictor's card, and return one
+Both functions take an image, uint8 (h, w, C), at the size of the predictor's card, and return one
 map for each of `classes`, float32 (len(classes), h, w) from 0 to 1.
 """
 

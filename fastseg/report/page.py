@@ -143,7 +143,9 @@ def _evidence(found: Interpretation) -> list[dict[str, Any]]:
     for insight, prediction, truth in found.predicted(list(chosen.values())):
         height, width = found.card.size
         small, _ = task.image_near(insight.item, (height, width))
-        base = resized(small, insight.size, "squish") if task.recipe.resize == "squish" else small
+        base = task.shown(small)
+        if task.recipe.resize == "squish":
+            base = resized(base, insight.size, "squish")
         base = panels.shrink(base)
         # Enlarge small images, so that the outlines are smooth.
         scale = max(1, round(panels.MAX_SIDE / max(base.shape[:2])))

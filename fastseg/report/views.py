@@ -83,7 +83,7 @@ class View(ABC):
     ) -> list[tuple[str, np.ndarray]]:
         """Return titles and evidence maps, float32 (h, w) from 0 to 1.
 
-        `pixels`, uint8 (h, w, 3), are the image at the model's size.
+        `pixels`, uint8 (h, w, C), are the image at the model's size.
         """
 
     @abstractmethod
@@ -112,7 +112,7 @@ class MaskView(View):
     template = "report_masks.html"
 
     def labelled(self, item: Item) -> list[Panel]:
-        image, codes = self.task.image(item), np.asarray(self.task.label(item))
+        image, codes = self.task.shown(self.task.image(item)), np.asarray(self.task.label(item))
         return [
             Panel(image, short(item.image.name)),
             Panel(
@@ -218,7 +218,7 @@ class ClassView(View):
 
     def labelled(self, item: Item) -> list[Panel]:
         title = f"{short(item.image.stem)}\n{self.task.class_name(item)}"
-        return [Panel(self.task.image(item), title)]
+        return [Panel(self.task.shown(self.task.image(item)), title)]
 
     def predicted(self, prediction: Prediction, truth: Label, name: str) -> list[Panel]:
         label, predicted = self.task.classes[int(truth)], prediction.label

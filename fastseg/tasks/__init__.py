@@ -11,7 +11,8 @@ import os
 from ..types import Item, Recipe
 from .base import Task, get, names
 from .classification import ClassificationTask
-from .segmentation import Layout, SegmentationTask
+from .layouts import Layout
+from .segmentation import SegmentationTask
 
 # Modules in these folders become submodules, so that exports with their names load in any process.
 __path__ += [folder for folder in os.environ.get("FASTSEG_TASKS", "").split(os.pathsep) if folder]

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..data.issues import Fault, refuse
+from ..data.reading import FEWEST, MOST, Reading
 from ..data.split import drawn_fold, drawn_split
 from ..errors import DataError, TaskError, choose
 from ..formats.recognise import advice
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from ..data.decoding import Decoded
 
-    ImageSource = Item | Path | str | np.ndarray  # an array is uint8 (H, W, 3)
+    ImageSource = Item | Path | str | np.ndarray  # an array is uint8 (H, W, C)
 
 MADE = "masks.json"  # says how a tool made the masks in the same folder
 SMALLEST_SAMPLE = 4  # images: two groups to train on and two to validate on
@@ -52,9 +53,13 @@ NOT_TASKS = (
     "segmentation",
     "classification",
     "declared",
+    "layouts",
     "converted",
 )  # modules of the package without a task
 RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
+
+
+ALPHAS = ("drop", "white", "black")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,80 @@ class Task:
     unit = "images"  # what has a class, and what the figures count
     main_figure = ""  # name of the figure that decides which of two exports is better
     imbalance_limit = math.inf  # factor by which the most common class may exceed the rarest one
+
+    def __post_init__(self) -> None:
+        self._check_images()
+
+    def _check_images(self) -> None:
+        """Check what the task declares about its images. Raises `TaskError`."""
+
+        def refuse_unless(is_right: bool, what: str, code: str) -> None:
+            if not is_right:
+                raise TaskError(f"task {self.name}: {what}", code)
+
+        count, ends = self.channels, self.channel_files
+        refuse_unless(
+            type(count) is int and FEWEST <= count <= MOST,
+            f"channels is {count!r}; give a number from {FEWEST} to {MOST}",
+            "task-channels",
+        )
+        refuse_unless(
+            not ends
+            or (
+                isinstance(ends, tuple)
+                and all(isinstance(end, str) and end for end in ends)
+                and len({*ends}) == len(ends) == count
+            ),
+            f"channel_files is {ends!r}; give the ends of {count} file names, one a channel, "
+            "or none",
+            "task-channels",
+        )
+        shown = self.shown_channels
+        refuse_unless(
+            not shown
+            or (
+                isinstance(shown, tuple)
+                and len(shown) == 3
+                and all(type(index) is int and 0 <= index < count for index in shown)
+            ),
+            f"shown_channels is {shown!r}; give three channels from 0 to {count - 1}, for red, "
+            "green and blue",
+            "task-channels",
+        )
+        refuse_unless(
+            self.alpha in ALPHAS,
+            f"alpha is {self.alpha!r}; it is {', '.join(ALPHAS[:-1])} or {ALPHAS[-1]}",
+            "task-alpha",
+        )
+        refuse_unless(
+            self.alpha == "drop" or self.reading.is_plain,
+            f"alpha is {self.alpha!r}, but images of {count} channels have no alpha channel; leave "
+            "it out",
+            "task-alpha",
+        )
+        window = self.window
+        refuse_unless(
+            window is None
+            or (
+                isinstance(window, tuple)
+                and len(window) == 2
+                and all(type(v) in (int, float) and math.isfinite(v) for v in window)
+                and window[1] > 0
+            ),
+            f"window is {window!r}; give the centre and the width, which is above 0, such as "
+            "[40, 400]",
+            "task-window",
+        )
+        refuse_unless(
+            self.depth is None or (type(self.depth) is int and 1 <= self.depth <= 16),
+            f"depth is {self.depth!r}; give the bits of the values of 16-bit images, 1 to 16",
+            "task-depth",
+        )
+
+    @property
+    def reading(self) -> Reading:
+        """How its image files become arrays."""
+        return Reading(self.depth, self.channels, self.channel_files, self.alpha, self.window)
 
     @property
     def grouped(self) -> bool:
@@ -219,39 +298,46 @@ class Task:
         raise NotImplementedError
 
     def image(self, item: ImageSource) -> np.ndarray:
-        """Return an item's, file's or array's pixels, uint8 (H, W, 3).
+        """Return an item's, file's or array's pixels, uint8 (H, W, C), C being `channels`.
 
         16-bit values are scaled by the range of `depth` bits. Raises `DataError` for files and
-        arrays that are no image.
+        arrays that are no image, or have other channels.
         """
-        from ..data.images import read_image
+        from ..data.channels import read
 
         if isinstance(item, (Item, Path, str)):
-            return read_image(_file_of(item), self.depth)
+            return read(_file_of(item), self.reading)
         if (
             str(item.dtype) != "uint8"
             or len(item.shape) != 3
-            or item.shape[2] != 3
+            or item.shape[2] != self.channels
             or 0 in item.shape
         ):
             raise DataError(
-                "an image as an array is uint8 (height, width, 3), "
+                f"an image as an array is uint8 (height, width, {self.channels}), "
                 f"not {item.dtype} {tuple(item.shape)}",
                 "image-array",
             )
         return item
 
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """Return the three channels of an image, uint8 (H, W, C), that pictures show: (H, W, 3)."""
+        from ..data.channels import shown
+
+        return shown(image, self.shown_channels)
+
     def image_near(
         self, item: ImageSource, size: tuple[int, int]
     ) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return an image as the model sees it, uint8 (h, w, 3) at `size`, and its own (height,
+        """Return an image as the model sees it, uint8 (h, w, C) at `size`, and its own (height,
         width).
         """
-        from ..data.images import read_near, resized
+        from ..data.channels import read_near
+        from ..data.images import resized
 
         reads_files = self.recipe.resize == "squish" and type(self).image is Task.image
         if reads_files and isinstance(item, (Item, Path, str)):
-            pixels, own = read_near(_file_of(item), size, self.depth)
+            pixels, own = read_near(_file_of(item), size, self.reading)
         else:
             pixels = self.image(item)
             own = pixels.shape[0], pixels.shape[1]
@@ -444,7 +530,7 @@ def with_depth_of(task: TaskT, files: Iterable[Path]) -> TaskT:
     """Return `task` with the bit depth that `choose_depth` gives for these image files."""
     from ..data.depth import choose_depth, largest_values
 
-    depth = choose_depth(task.depth, largest_values(files))
+    depth = choose_depth(task.depth, largest_values(files, task.reading))
     return task if depth == task.depth else replace(task, depth=depth)
 
 

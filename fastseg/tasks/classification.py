@@ -1,22 +1,29 @@
-"""Tasks that give each image a class: folders of images with one table each."""
+"""Tasks that give each image a class: by one table for each folder, or by a folder a class."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ..data import tables
 from ..data.issues import Fault
-from ..data.pairing import by_stem, image_files
+from ..data.listing import Finder
+from ..data.pairing import by_stem, image_files, images_below, key_below
 from ..errors import TaskError, brief
 from ..types import Item
-from ..utils.io import atomic_file
+from ..utils.io import name_below
 from .base import Task
 
 if TYPE_CHECKING:
     from fastai.data.block import TransformBlock
+
+LABELS = ("table", "folders")
+IMAGE_AS, LABEL_AS = ("", "stem", "name", "path"), ("", "index", "name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +31,9 @@ class ClassificationTask(Task):
     """Images listed in one table for each folder, or in one folder for each class.
 
     The first of `columns` has the file's stem, name or path below the folder, the second one the
-    class index or name.
+    class index or name. Tables are separated by tabs, or, unless their suffix is .tsv, by what
+    the header has: tabs, commas or semicolons. Raises `TaskError` for declarations that contradict
+    each other.
     """
 
     # split -> folder names, the first that exists is used; None: drawn by seed
@@ -32,6 +41,11 @@ class ClassificationTask(Task):
     labels: str = "table"  # or "folders": a subfolder a class, with the class's name
     table: str = "labels.tsv"
     columns: tuple[str, str] = ("Name", "Label")
+    group: str | None = None  # regular expression; what it matches in the stem is the group
+    # What `predict` writes into the two columns. "": as usual, the stem and the index, or, where
+    # labels are folders, the path and the name
+    image_as: str = ""  # "stem", "name" or "path"
+    label_as: str = ""  # "index" or "name"
 
     kind = "classify"
     purpose = "classifies whole images"
@@ -40,104 +54,160 @@ class ClassificationTask(Task):
 
     @property
     def grouped(self) -> bool:
-        return True  # an image is a subject
+        return True  # without a pattern, an image is a subject
+
+    def __post_init__(self) -> None:
+        def wrong(what: str, remedy: str, code: str = "task-table") -> TaskError:
+            return TaskError(f"task {self.name}: {what}; {remedy}", code)
+
+        if self.labels not in LABELS:
+            raise wrong(f"labels is {self.labels!r}", "it is table or folders")
+        if len(self.columns) != 2 or self.columns[0] == self.columns[1]:
+            raise wrong(f"columns is {self.columns!r}", "name the image's column, then the label's")
+        path = PurePosixPath(self.table.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise wrong(f"table is {brief(self.table)}", "give a file below the folder, without ..")
+        if self.image_as not in IMAGE_AS or self.label_as not in LABEL_AS:
+            raise wrong(
+                f"image_as is {self.image_as!r} and label_as {self.label_as!r}",
+                "image_as is stem, name or path, and label_as is index or name",
+            )
+        try:
+            re.compile(self.group or "")
+        except (re.error, TypeError) as error:
+            what = f"group {self.group!r} is not a regular expression ({error})"
+            raise wrong(what, "correct it", "task-group") from None
 
     def expected(self) -> str:
-        names = ", ".join(f"{folders[0]}/" for folders in self.folders.values())
+        names = ", ".join(f"{folders[0] or '.'}/" for folders in self.folders.values())
+        if self.labels == "folders":
+            return (
+                f"folders {names} with a folder for each class ({brief(', '.join(self.classes))})"
+            )
         return f"folders {names} with images and {self.table} (columns {', '.join(self.columns)})"
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         root = self.folder(data)
         items: list[Item] = []
         faults: list[Fault] = []
-        for split, folders in self.folders.items():
-            folder = next((root / name for name in folders if (root / name).is_dir()), None)
-            if folder is not None:
+        for split, folder in self.data_folders(root):
+            if self.labels == "folders":
+                items += self._folder_items(root, folder, split, faults)
+            else:
                 items += self._table_items(folder, split, faults)
         return items, faults
 
+    def data_folders(self, root: Path) -> list[tuple[str | None, Path]]:
+        """Return (split, folder) of the declared folders that exist below the data folder."""
+        first = (
+            (split, next((root / name for name in names if (root / name).is_dir()), None))
+            for split, names in self.folders.items()
+        )
+        return [(split, folder) for split, folder in first if folder is not None]
+
+    def _folder_items(
+        self, root: Path, folder: Path, split: str | None, faults: list[Fault]
+    ) -> list[Item]:
+        """Return the items of a folder whose subfolders are the classes."""
+        splits = {other for _, other in self.data_folders(root)}
+        items, direct = [], len(image_files(folder))
+        for below in sorted(path for path in folder.iterdir() if path.is_dir()):
+            if below.name.startswith(".") or below in splits:
+                continue
+            files = images_below(below)
+            if below.name in self.classes:
+                label = self.classes.index(below.name)
+                items += [self._item(file, label, split, root) for file in files]
+            elif files:
+                faults.append(self._unknown_class(below, below.name, len(files)))
+        if direct and items:
+            faults.append(_unlabelled(folder, direct, "are in no folder of a class"))
+        return items
+
+    def _item(self, image: Path, label: int, split: str | None, folder: Path) -> Item:
+        """Return an item; its group is its path below `folder`, unless the pattern finds one."""
+        match = re.match(self.group, image.stem) if self.group else None
+        return Item(
+            image, label, split, match.group() if match else key_below(folder, image) or image.stem
+        )
+
+    def _unknown_class(self, path: Path, name: str, count: int = 1, place: str = "") -> Fault:
+        near = difflib.get_close_matches(name, self.classes, 1)
+        return Fault(
+            "unknown class",
+            str(path),
+            f"{brief(name)} is no class of the task"
+            + (f"; the nearest one is {near[0]}" if near else ""),
+            f"correct it, or add the class (classes are {brief(', '.join(self.classes))})",
+            place,
+            count,
+        )
+
     def _table_items(self, folder: Path, split: str | None, faults: list[Fault]) -> list[Item]:
         table = folder / self.table
-        images = by_stem(image_files(folder), faults)
-        lines = self.read_table(table, faults)
-        faults += [
-            Fault(
-                "no partner",
-                str(images[name]),
-                f"not listed in {table}",
-                "add a line, or remove the image",
-            )
-            for name in sorted(images.keys() - (images.keys() if lines is None else lines.keys()))
-        ]
+        twice: list[Fault] = []
+        told: list[Fault] = []
+        direct = by_stem(image_files(folder), twice)
+        lines = self.read_table(table, told)
+        finder = Finder(folder, folder, "", deep=True)
+        images = {name: direct.get(name) or finder.find(name) for name in lines or {}}
+        used = {image for image in images.values() if image is not None}
+        # Files of one stem are told apart by tables with complete file names.
+        faults += [fault for fault in twice if Path(fault.file) not in used]
+        faults += told
+        faults += self._unlisted(folder, table, direct, used, lines is not None)
         valid = {str(index): index for index in range(len(self.classes))}
+        if valid.keys() & {*self.classes}:  # where names are numbers, only names are labels
+            valid = {}
+        valid |= {name: index for index, name in enumerate(self.classes)}
         choices = "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(self.classes))
-        items = []
+        items, first = [], dict[Path, str]()
         for name, (label, number) in sorted((lines or {}).items()):
-            if name not in images:
-                faults.append(
-                    Fault(
-                        "table",
-                        str(table),
-                        f"{name} has no image in {folder}",
-                        "add the image, or remove the line",
-                        number,
-                    )
-                )
+            image = images[name]
+            if image is None:
+                detail = f"{brief(name)} has no image in {folder}"
+                remedy = "add the image, or remove the line"
+                faults.append(Fault("table", str(table), detail, remedy, number))
+            elif label not in valid and label and not label.lstrip("-").isdigit():
+                faults.append(self._unknown_class(table, label, place=number))
             elif label not in valid:
-                faults.append(
-                    Fault(
-                        "table",
-                        str(table),
-                        f"{name} has " + (f"label '{label}'" if label else "no label"),
-                        choices,
-                        number,
-                    )
-                )
+                detail = f"{brief(name)} has " + (f"label '{label}'" if label else "no label")
+                faults.append(Fault("table", str(table), detail, choices, number))
+            elif image in first:
+                detail = f"{brief(name)} is the same image as {brief(first[image])}"
+                faults.append(Fault("table", str(table), detail, "keep one line", number))
             else:
-                items.append(Item(images[name], valid[label], split, name))
+                first[image] = name
+                items.append(self._item(image, valid[label], split, folder))
         return items
+
+    def _unlisted(
+        self, folder: Path, table: Path, direct: Mapping[str, Path], used: set[Path], read: bool
+    ) -> list[Fault]:
+        """Return the faults of images that no line of a table names.
+
+        Beside the table, each stops a fit. Where the table names images of subfolders, there may
+        be others, to be predicted: they are counted.
+        """
+        lone = sorted(image for image in direct.values() if image not in used)
+        if not read or not any(image.parent != folder for image in used):
+            remedy = "add a line, or remove the image"
+            return [
+                Fault("no partner", str(image), f"not listed in {table}", remedy)
+                for image in (lone if read else [])
+            ]
+        others: dict[Path, int] = {}
+        for image in images_below(folder):
+            if image not in used:
+                others[image.parent] = others.get(image.parent, 0) + 1
+        return [_unlabelled(place, n, f"are not in {table}") for place, n in others.items()]
 
     def read_table(self, table: Path, faults: list[Fault]) -> dict[str, tuple[str, str]] | None:
         """Return {name: (label text, "line n")} in the table's order, or None if it cannot be read.
 
         What cannot be used goes to `faults`.
         """
-
-        def wrong(detail: str, remedy: str, place: str = "") -> None:
-            faults.append(Fault("table", str(table), detail, remedy, place))
-
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as file:
-                header, *lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)) or [
-                    []
-                ]
-        except FileNotFoundError:
-            wrong("no such table", f"write one with the columns {', '.join(self.columns)}")
-            return None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            wrong(f"cannot be read as tab-separated text ({brief(error)})", "save it as UTF-8")
-            return None
-        missing = [column for column in self.columns if column not in header]
-        if missing:
-            wrong(
-                f"column {' and '.join(missing)} missing",
-                f"it needs {' and '.join(self.columns)}, separated by tabs",
-                "line 1",
-            )
-            return None
-        name_at, label_at = map(header.index, self.columns)
-        found: dict[str, tuple[str, str]] = {}
-        for number, line in enumerate(lines, 2):
-            name, label = (line[at].strip() if at < len(line) else "" for at in (name_at, label_at))
-            if not any(cell.strip() for cell in line):
-                continue
-            if not name:
-                wrong(f"has no {self.columns[0]}", "add it, or remove the line", f"line {number}")
-            elif name in found:
-                wrong(f"{name} is listed twice", "keep one line", f"line {number}")
-            else:
-                found[name] = label, f"line {number}"
-        return found
+        return tables.read_table(table, self.columns, faults)
 
     def label(self, item: Item) -> int:
         """Return the item's class index."""
@@ -153,15 +223,31 @@ class ClassificationTask(Task):
     def main_value(self, figures: Mapping[str, Any]) -> Any:
         return figures["accuracy"]
 
-    def write_table(self, path: Path, rows: Mapping[str, int | str]) -> Path:
-        """Write {name: label} with this task's columns atomically."""
-        with atomic_file(path) as temporary:
-            lines = ["\t".join(self.columns)] + [f"{name}\t{label}" for name, label in rows.items()]
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return path
+    def names_of(self, files: Sequence[Path], base: Path | None = None) -> dict[Path, str]:
+        """Return the texts that name images in a table, by file.
+
+        Paths are relative to `base`, by default the folder that all files are in.
+        """
+        how = self.image_as or ("path" if self.labels == "folders" else "stem")
+        if how == "stem":
+            return {file: file.stem for file in files}
+        if how == "name":
+            return {file: file.name for file in files}
+        base = base or Path(os.path.commonpath([file.absolute().parent for file in files]))
+        return {file: name_below(base, file) for file in files}
+
+    def label_text(self, index: int) -> str:
+        """Return how a table has a label: the class's index or its name."""
+        how = self.label_as or ("name" if self.labels == "folders" else "index")
+        return self.classes[index] if how == "name" else str(index)
+
+    def write_table(self, path: Path, rows: Mapping[str, int]) -> Path:
+        """Write {name: class index} with this task's columns atomically."""
+        labels = ((name, self.label_text(index)) for name, index in rows.items())
+        return tables.write_table(path, self.columns, labels)
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
-        if self.draw is None or split is None:
+        if self.draw is None or split not in self.folders:
             raise TaskError(
                 f"task {self.name} has no synthetic sample: "
                 "give it a draw function, and sample_splits of its folders",
@@ -172,12 +258,22 @@ class ClassificationTask(Task):
         from ..data.images import save_image
 
         target = folder / self.folders[split][0]
-        rows: dict[str, int | str] = {}
+        rows: dict[str, int] = {}
         for number in numbers:
             image, label = self.draw(
                 np.random.default_rng([seed, number]), number % len(self.classes)
             )
-            name = self.sample_name.format(number)
-            save_image(target / f"{name}.png", image)
-            rows[name] = int(label)
-        self.write_table(target / self.table, rows)
+            name = f"{self.sample_name.format(number)}.png"
+            if self.labels == "folders":
+                save_image(target / self.classes[int(label)] / name, image)
+                continue
+            save_image(target / name, image)
+            rows[self.names_of([target / name], target)[target / name]] = int(label)
+        if self.labels == "table":
+            self.write_table(target / self.table, rows)
+
+
+def _unlabelled(folder: Path, count: int, why: str) -> Fault:
+    detail = f"{count} images {why}"
+    remedy = "they are left out; label them if they belong"
+    return Fault("unlabelled image", str(folder), detail, remedy, count=count)

@@ -18,7 +18,8 @@ from ..errors import DataError, TaskError, choose
 from ..formats.base import ToWrite
 from ..types import IGNORE, Colour
 from .declared import TASK_FILE, definition_of
-from .segmentation import Layout, SegmentationTask
+from .layouts import Layout
+from .segmentation import SegmentationTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,12 +75,29 @@ def unique_names(images: Sequence[Path], root: Path) -> list[str]:
     return found
 
 
+def further_files(task: SegmentationTask, image: Path, name: str) -> tuple[tuple[Path, str], ...]:
+    """Return the files of an image's other channels, with the names of their copies."""
+    if not task.channel_files:
+        return ()
+    first, *others = task.channel_files
+    stem, copy = image.stem.removesuffix(first), Path(name).stem.removesuffix(first)
+    return tuple(
+        (image.with_name(f"{stem}{end}{image.suffix}"), f"{copy}{end}{image.suffix}")
+        for end in others
+    )
+
+
 def write_dataset(
-    task: SegmentationTask, target: str, entries: Sequence[Entry], out: Path
+    task: SegmentationTask,
+    target: str,
+    entries: Sequence[Entry],
+    out: Path,
+    name: str | None = None,
 ) -> list[Path]:
     """Write images, labels and a task.toml to the existing folder `out`, and return the paths.
 
     Memory is bounded: one mask at a time is read. The split is written in the way of the format.
+    `name` is the new task's; None means that it is the name of the folder.
     """
     writer = {"png": _write_png, "voc": _write_voc}.get(target)
     if writer is not None:
@@ -87,16 +105,16 @@ def write_dataset(
     else:
         layouts, written = _write_labels(task, target, entries, out)
     path = out / TASK_FILE
-    path.write_text(task_toml(task, layouts), encoding="utf-8")
+    path.write_text(task_toml(task, layouts, name), encoding="utf-8")
     return [*written, path]
 
 
-def task_toml(task: SegmentationTask, layouts: Sequence[Layout]) -> str:
+def task_toml(task: SegmentationTask, layouts: Sequence[Layout], name: str | None = None) -> str:
     """Return the text of a task.toml: the classes and recipe of `task` for data in `layouts`."""
     import tomlkit
 
     plain = SegmentationTask(
-        name=task.name,
+        name=name or task.name,
         classes=task.classes,
         palette=task.palette,
         layouts=tuple(layouts),
@@ -112,12 +130,16 @@ def task_toml(task: SegmentationTask, layouts: Sequence[Layout]) -> str:
         window=task.window,
     )
     definition = definition_of(plain) or {}
-    del definition["name"]  # the folder's: its export is not the one of the original
+    if name is None:  # then the folder's: the export is not the one of the original
+        del definition["name"]
     # Tables must follow the values, and empty ones say nothing.
     simple = {k: v for k, v in definition.items() if k not in ("layouts", "recipe") and v != {}}
     for key in ("codes", "ignore"):
         if not simple.get(key):
             simple.pop(key, None)
+    for layout in definition["layouts"]:
+        if "format" in layout:
+            del layout["masks"]
     tables = {"layouts": definition["layouts"], "recipe": _without_none(definition["recipe"])}
     return HEADER + tomlkit.dumps({**simple, **tables})
 

@@ -15,15 +15,18 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..data.reading import FEWEST, MOST
 from ..errors import FastsegError, TaskError, brief, choose
 from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
 from .base import Task, get
 from .classification import ClassificationTask
-from .segmentation import Layout, MaskValue, SegmentationTask
+from .layouts import Layout, MaskValue
+from .segmentation import SegmentationTask
 
 TASK_FILE = "task.toml"
 MAX_BYTES = 2**20  # of a task.toml; a convention
+SAMPLE_SHARES = {"train": 0.6, "valid": 0.25, "test": 0.15}  # of a synthetic sample
 UNSPLIT = "all"  # the key of folders whose images are split by seed
 HUE_STEP = 0.618034  # golden ratio: the hues of consecutive classes are far from each other
 NO_COLOUR = (64, 64, 64)  # of the background in generated palettes
@@ -360,9 +363,9 @@ _LAYOUT: dict[str, Parse] = {
 _COMMON: dict[str, Parse] = {
     "name": _slug,
     "depth": partial(_whole, 1, 16),
-    "channels": partial(_whole, 1, 16),
-    "channel_files": partial(_list_of, _text, 1, 16),
-    "shown_channels": partial(_list_of, partial(_whole, 0, 15), 1, 3),
+    "channels": partial(_whole, FEWEST, MOST),
+    "channel_files": partial(_list_of, _text, FEWEST, MOST),
+    "shown_channels": partial(_list_of, partial(_whole, 0, MOST - 1), 3, 3),
     "alpha": partial(_one_of, ("drop", "white", "black")),
     "window": partial(_list_of, partial(_number, -1e9, 1e9), 2, 2),
 }
@@ -500,6 +503,10 @@ def _segmentation_fields(
         found["layouts"] = _layouts(definition["layouts"], classes)
     elif base is None:
         found["layouts"] = (Layout("images", "masks"),)
+    if "layouts" in found:
+        splits = {layout.split for layout in found["layouts"]}
+        shares = {split: share for split, share in SAMPLE_SHARES.items() if split in splits}
+        found["sample_splits"] = {None: 1.0} if None in splits else shares
     return found
 
 

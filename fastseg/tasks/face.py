@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..types import Drawing, Recipe
-from .segmentation import Layout, SegmentationTask
+from .layouts import Layout
+from .segmentation import SegmentationTask
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..types import Drawing, Recipe
-from .segmentation import Layout, SegmentationTask
+from .layouts import Layout
+from .segmentation import SegmentationTask
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,14 +7,25 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
+from ..data.class_masks import shown
 from ..data.issues import Fault
-from ..data.pairing import image_files, pairs
+from ..data.pairing import images_below
 from ..errors import TaskError
 from ..formats.recognise import advice
 from ..types import IGNORE, Drawing, Item, Painted
+from ..utils.io import name_below
 from .base import Task
+from .layouts import (
+    Layout,
+    MaskValue,
+    check_layout,
+    class_files,
+    combined_masks,
+    listed_images,
+    mask_files,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,50 +34,11 @@ if TYPE_CHECKING:
     from ..data.decoding import Decoded
     from ..types import Colour
 
-MaskValue = Union[int, "Colour", str]  # a code, a colour, or a label of another tool
-
 # Methods that need pixels import numpy themselves, so that listing tasks and files is fast.
 
 SETS = 10  # groups in each split of a synthetic sample
 NAMED_LAYOUTS = 3  # that messages name
 Key = tuple["str | None", str]  # of a layout: split and source
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The folders, below the data folder, of images and of masks with the same stems.
-
-    Equal folders mean that masks and images are stored together. `source` names where such data
-    come from. If its masks have other codes than the task's, the layout declares `codes` and
-    `ignore` of its own, see `SegmentationTask`; layouts of one source declare the same.
-
-    With `format`, the labels are files of another tool (see `formats`) at `labels`: `codes` then
-    maps label names to class indices, and `ignore` names labels that become unlabelled.
-    """
-
-    images: str
-    masks: str
-    split: str | None = None
-    source: str = ""
-    codes: Mapping[MaskValue, int] | None = None
-    ignore: tuple[MaskValue, ...] | None = None
-    image_end: str = ""  # end of the stems of images: "_leftImg8bit"
-    mask_end: str = ""  # end of the stems of masks: "_mask", ".mask"
-    deep: bool = False  # whether subfolders are searched, too; pairs have equal paths
-    # A text file below the data folder that lists the images: a stem, or a path to an image (and
-    # one to its mask) a line
-    list_file: str = ""
-    # One mask a class, above 127 where the class is: "names" (7_iris.png), "folders" (iris/7.png)
-    class_masks: str = ""
-    format: str = ""  # of label files of another tool, such as "coco"
-    labels: str = ""  # label file, or the folder with label files
-
-    def __str__(self) -> str:
-        return (
-            f"{self.images}/ + {self.masks}/"
-            if self.images != self.masks
-            else f"{self.images}/ (side by side)"
-        )
 
 
 def _mask_file(item: Item) -> Path:
@@ -119,6 +91,7 @@ class SegmentationTask(Task):
         return self.group is not None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.palette) != len(self.classes):
             raise TaskError(
                 f"task {self.name}: {len(self.classes)} classes "
@@ -139,12 +112,8 @@ class SegmentationTask(Task):
                 "correct it",
                 "task-group",
             ) from None
-        if not all(isinstance(layout, Layout) for layout in self.layouts):
-            raise TaskError(
-                f"task {self.name}: layouts is not a tuple of Layout; "
-                'write layouts=(Layout("images", "masks"),)',
-                "task-layouts",
-            )
+        for layout in self.layouts:
+            check_layout(layout, f"task {self.name}")
         declared: dict[str, tuple[object, object]] = {}
         for layout in self.layouts:
             own = layout.codes, layout.ignore
@@ -160,7 +129,8 @@ class SegmentationTask(Task):
         unreachable = set(range(len(self.classes))) - {
             index for source in declared for index in self.meaning(source).values()
         }
-        if unreachable and self.layouts and self.masks == "codes":
+        has_codes = self.masks == "codes" and not any(x.has_drawn_masks for x in self.layouts)
+        if unreachable and self.layouts and has_codes:
             raise TaskError(
                 f"task {self.name}: no mask code stands for class "
                 f"{self.classes[min(unreachable)]}; add it to codes",
@@ -201,8 +171,9 @@ class SegmentationTask(Task):
             valid, form = _is_colour, "a colour (R, G, B) from 0 to 255"
         else:
             valid, form = _is_code, "a code from 0 to 65535"
+        formats = any(layout.format for layout in self.layouts if layout.source == source)
         for value in (*codes, *ignore):
-            if not valid(value):
+            if not valid(value) and not (formats and isinstance(value, str)):
                 raise wrong(f"{value!r} in codes or ignore is not {form}", "correct it")
         for value, index in codes.items():
             if not (type(index) is int and 0 <= index < len(self.classes)):
@@ -211,7 +182,8 @@ class SegmentationTask(Task):
                 )
         classes = {*codes} or ({*range(len(self.classes))} if self.masks == "codes" else set())
         classes |= {*self.palette} if self.masks == "colours" else set()
-        both = sorted(classes & {*ignore})
+        names: set[MaskValue] = {*(value for value in codes if isinstance(value, str))}
+        both = sorted((classes | names) & {*ignore}, key=str)
         if both:
             raise wrong(f"{both[0]} is both a class and in ignore", "keep one of them")
 
@@ -225,16 +197,29 @@ class SegmentationTask(Task):
     def meaning(self, source: str = "") -> dict[MaskValue, int]:
         """Return {mask value: class index, or 255 for unlabelled} of one source.
 
-        For masks in colours, it has only the colours in addition to the palette.
+        For masks in colours, it has only the colours in addition to the palette. Label names of
+        other tools are in `label_meaning`.
         """
         codes, ignore = self._codes_and_ignored(source)
-        meaning: dict[MaskValue, int] = dict(codes)
-        if not codes and self.masks != "colours":
+        meaning: dict[MaskValue, int] = {
+            value: index for value, index in codes.items() if not isinstance(value, str)
+        }
+        if not meaning and self.masks != "colours":
             meaning = {index: index for index in range(len(self.classes))}
-        meaning.update((value, IGNORE) for value in ignore)
+        meaning.update((value, IGNORE) for value in ignore if not isinstance(value, str))
         if self.masks == "codes":
             meaning.setdefault(IGNORE, IGNORE)
         return meaning
+
+    def label_meaning(self, source: str = "") -> tuple[dict[str, int], tuple[str, ...]]:
+        """Return {label name of another tool: class index}, and the label names to ignore.
+
+        The classes' own names are among the former, unless `ignore` has them.
+        """
+        codes, ignore = self._codes_and_ignored(source)
+        ignored = tuple(value for value in ignore if isinstance(value, str))
+        names = {name: i for i, name in enumerate(self.classes) if name not in ignored}
+        return names | {k: i for k, i in codes.items() if isinstance(k, str)}, ignored
 
     def expected(self) -> str:
         named = list(dict.fromkeys(map(str, self.layouts)))
@@ -252,46 +237,109 @@ class SegmentationTask(Task):
         for layout in self.layouts:  # the first existing layout is used for its split and source
             if (layout.split, layout.source) in found:
                 continue
-            items = self._pairs_of_layout(layout, root, faults)
+            items = self._items_of_layout(layout, root, faults)
             if items:
                 found[layout.split, layout.source] = items
             elif layout.split != "test":
                 missing.append(layout)
         missing = [layout for layout in missing if (layout.split, layout.source) not in found]
-        return (
-            [item for items in found.values() for item in items],
-            [*faults, *self._without_partners(root, missing, found)],
-        )
+        items = [item for items in found.values() for item in items]
+        used = {str(item.image) for item in items}
+        faults += self._without_partners(root, missing, found)
+        # an image that one label file does not name may be in another one
+        return items, [f for f in faults if f.kind != "unlabelled image" or f.file not in used]
 
-    def _pairs_of_layout(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
-        """Return the pairs of a layout; if there are any, images and masks without a partner go to
+    def _items_of_layout(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+        """Return the items of a layout; if there are any, images and masks without a partner go to
         `faults`.
         """
-        images, masks = root / layout.images, root / layout.masks
+        if layout.format:
+            return self._items_of_format(layout, root, faults)
+        if layout.class_masks:
+            return self._items_of_class_masks(layout, root, faults)
         alone: list[Fault] = []
-        matched = pairs(images, masks, alone) if images.is_dir() and masks.is_dir() else []
-        if not matched:
+        matched = mask_files(layout, root, alone)
+        if not matched and not layout.list_file:
             return []
         lone = next((i for i, fault in enumerate(alone) if fault.kind == "no partner"), None)
-        if lone is not None and (foreign := advice(root)):
+        if lone is not None and layout.is_plain and (foreign := advice(root)):
             alone[lone] = replace(alone[lone], detail=f"{alone[lone].detail}; {foreign}")
         faults += alone
-        return [self._item(image, mask, layout) for image, mask in matched]
+        return [self._item(image, mask, layout, root) for image, mask in matched]
+
+    def _items_of_format(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+        """Return the items of a layout whose labels are files of another tool.
+
+        The split that the layout declares comes before the one in the label file.
+        """
+        from ..formats import cache
+        from ..formats import get as get_format
+
+        labels = root / layout.labels
+        if not labels.exists():
+            return []
+        meaning, ignored = self.label_meaning(layout.source)
+        meaning |= dict.fromkeys(ignored, IGNORE)
+        images = root / layout.images
+        drawn, found = cache.masks_of(
+            get_format(layout.format), root, labels, images, meaning, self.background
+        )
+        listed = listed_images(layout, root, faults)
+        if listed is not None:
+            found = [fault for fault in found if fault.kind != "unlabelled image"]
+            drawn = [one for one in drawn if one.image in {*listed}]
+        faults += found
+        return [
+            replace(
+                self._item(one.image, one.mask, layout, root, one.origin),
+                split=layout.split or one.split,
+            )
+            for one in drawn
+        ]
+
+    def _items_of_class_masks(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+        """Return the items of a layout with one mask a class; see `data.class_masks.combined`."""
+        found = class_files(layout, root, self.classes, faults)
+        masks = combined_masks([files for _, files in found], self.background, faults)
+        return [
+            self._item(image, mask, layout, root, shown(files))
+            for (image, files), mask in zip(found, masks)
+            if mask is not None
+        ]
 
     def _without_partners(
         self, root: Path, missing: Sequence[Layout], found: Mapping[Key, Sequence[Item]]
     ) -> list[Fault]:
-        """Return a fault for each folder of images, or of masks, that no layout uses."""
+        """Return a fault for each folder of images, or of masks, that no layout uses, and for each
+        list and label file that does not exist.
+        """
         used = {
             folder
             for items in found.values()
             for folder in (items[0].image.parent, _mask_file(items[0]).parent)
         }
+        used |= {
+            folder
+            for layout in self.layouts
+            if (layout.split, layout.source) in found and not layout.is_plain
+            for folder in layout.folders(root)
+        }
         faults = []
         for layout in missing:
-            images, masks = root / layout.images, root / layout.masks
+            needed = next((name for name in (layout.list_file, layout.labels) if name), None)
+            if needed is not None:
+                if not (root / needed).exists() and (found or layout.folders(root)[0].is_dir()):
+                    fault = Fault(
+                        "label file",
+                        str(root / needed),
+                        "does not exist",
+                        "add it, or correct its name in the task",
+                    )
+                    faults.append(fault)
+                continue
+            images, masks = layout.folders(root)
             for folder, partner, what in ((images, masks, "masks"), (masks, images, "images")):
-                count = len(image_files(folder)) if folder.is_dir() and folder not in used else 0
+                count = 0 if folder in used else len(images_below(folder, layout.deep))
                 if not count:
                     continue
                 used |= {folder, partner}
@@ -309,14 +357,18 @@ class SegmentationTask(Task):
                 )
         return faults
 
-    def _item(self, image: Path, mask: Path, layout: Layout) -> Item:
+    def _item(self, image: Path, mask: Path, layout: Layout, root: Path, origin: str = "") -> Item:
         match = re.match(self.group, image.stem) if self.group else None
+        name = image.stem
+        if layout.deep or layout.list_file or layout.format:  # several folders may have the stem
+            name = Path(name_below(root / layout.images, image)).with_suffix("").as_posix()
         return Item(
             image,
             mask,
             layout.split,
-            match.group() if match else f"{layout.source}/{image.stem}",
+            match.group() if match else f"{layout.source}/{name}",
             layout.source,
+            origin,
         )
 
     def label(self, item: Item) -> np.ndarray:
@@ -324,7 +376,7 @@ class SegmentationTask(Task):
 
         Raises `DataError` for unknown values.
         """
-        return self.decode(_mask_file(item), item.source)
+        return self.examine_label(item).accepted()
 
     def decode(self, path: Path | str, source: str = "") -> np.ndarray:
         """Read a mask file as class indices, uint8 (H, W), 255 = unlabelled.
@@ -351,6 +403,11 @@ class SegmentationTask(Task):
         )
 
     def examine_label(self, item: Item) -> Decoded:
+        if item.origin:  # drawn by fastseg, as class indices
+            from ..data.decoding import Decoded, decode_codes
+
+            indices = {index: index for index in (*range(len(self.classes)), IGNORE)}
+            return Decoded(decode_codes(_mask_file(item), indices).accepted())
         return self.examine_mask(_mask_file(item), item.source)
 
     def label_block(self) -> TransformBlock:

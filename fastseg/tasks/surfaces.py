@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ..types import IGNORE, Drawing, Recipe
-from .segmentation import Layout, MaskValue, SegmentationTask
+from .layouts import Layout, MaskValue
+from .segmentation import SegmentationTask
 
 if TYPE_CHECKING:
     import numpy as np

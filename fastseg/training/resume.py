@@ -113,9 +113,7 @@ def _digest_of_options(given: Mapping[str, object]) -> str:
 
 
 def _digest_of_items(items: Sequence[Item]) -> str:
-    return files_digest(
-        path for item in items for path in (item.image, item.label) if isinstance(path, Path)
-    )
+    return files_digest(item.files for item in items)
 
 
 def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: FitOptions) -> FitRun:

@@ -117,9 +117,12 @@ def stamp(*files: object) -> str:
     return json.dumps(parts)
 
 
-def files_digest(files: Iterable[Path]) -> str:
-    """Return a digest, 16 characters, of many files' names, sizes and modification times."""
+def files_digest(groups: Iterable[Sequence[object]]) -> str:
+    """Return a digest, 16 characters, of many files' names, sizes and modification times.
+
+    Each group is what `stamp` takes: files, and values that count as they are.
+    """
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(stamp(file).encode(errors="surrogateescape"))
+    for files in groups:
+        digest.update(stamp(*files).encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

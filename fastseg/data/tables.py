@@ -1,0 +1,98 @@
+"""Tables of images and their labels: separated by tabs, commas or semicolons."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import brief
+from ..utils.io import atomic_file
+from .issues import Fault
+
+TAB, SEPARATORS = "\t", ("\t", ",", ";")
+COMMA_SUFFIX, TAB_SUFFIX = ".csv", ".tsv"
+Cell = tuple[str, str]  # the label as the table has it, and "line n"
+
+
+def read_table(
+    table: Path, columns: tuple[str, str], faults: list[Fault]
+) -> dict[str, Cell] | None:
+    """Return {name: (label text, "line n")} in the table's order, or None if it cannot be read.
+
+    The header tells the separator; in a .tsv file it is the tab. What cannot be used goes to
+    `faults`.
+    """
+
+    def wrong(detail: str, remedy: str, place: str = "") -> None:
+        faults.append(Fault("table", str(table), detail, remedy, place))
+
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            header, *lines = _rows(file.read(), table.suffix.lower(), columns) or [(1, [])]
+    except FileNotFoundError:
+        wrong("no such table", f"write one with the columns {', '.join(columns)}")
+        return None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        wrong(f"cannot be read as a table ({brief(error)})", "save it as UTF-8")
+        return None
+    missing = [column for column in columns if column not in header[1]]
+    if missing:
+        separators = "tabs" if table.suffix.lower() == TAB_SUFFIX else "tabs, commas or semicolons"
+        wrong(
+            f"column {' and '.join(missing)} missing",
+            f"it needs {' and '.join(columns)}, separated by {separators}",
+            "line 1",
+        )
+        return None
+    name_at, label_at = map(header[1].index, columns)
+    found: dict[str, Cell] = {}
+    for number, line in lines:
+        name, label = (line[at].strip() if at < len(line) else "" for at in (name_at, label_at))
+        if not any(cell.strip() for cell in line):
+            continue
+        if not name:
+            wrong(f"has no {columns[0]}", "add it, or remove the line", f"line {number}")
+        elif name in found:
+            wrong(f"{name} is listed twice", "keep one line", f"line {number}")
+        else:
+            found[name] = label, f"line {number}"
+    return found
+
+
+def _rows(text: str, suffix: str, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return the number of the line where each row ends, and its cells."""
+    first = text.partition("\n")[0].rstrip("\r")
+    choices = (TAB,) if suffix == TAB_SUFFIX else SEPARATORS
+    separator = max(choices, key=lambda one: len({*columns} & {*_cells(first, one)}))
+    reader = csv.reader(io.StringIO(text, newline=""), **_dialect(separator))
+    rows = [(reader.line_num, row) for row in reader]
+    if rows:
+        rows[0] = rows[0][0], [cell.strip() for cell in rows[0][1]]
+    return rows
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    return [cell.strip() for row in csv.reader([line], **_dialect(separator)) for cell in row]
+
+
+def _dialect(separator: str) -> dict[str, Any]:
+    # Quotation marks in tables with tabs are a part of the text.
+    return {
+        "delimiter": separator,
+        "quoting": csv.QUOTE_NONE if separator == TAB else csv.QUOTE_MINIMAL,
+    }
+
+
+def write_table(path: Path, columns: tuple[str, str], rows: Iterable[tuple[str, object]]) -> Path:
+    """Write (name, label) rows atomically: with commas to a .csv file, else with tabs."""
+    with atomic_file(path) as temporary:
+        if path.suffix.lower() == COMMA_SUFFIX:
+            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as f:
+                csv.writer(f, lineterminator="\n").writerows([columns, *rows])
+        else:
+            lines = [TAB.join(columns), *(f"{name}{TAB}{label}" for name, label in rows)]
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
