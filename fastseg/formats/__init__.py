@@ -12,7 +12,8 @@ from importlib import import_module
 from ..errors import DataError, choose
 from .base import Format, Labelled, Region
 
-NOT_FORMATS = ("base", "cache", "geometry", "paths", "recognise")  # modules without a format
+# Modules without a format
+NOT_FORMATS = ("base", "cache", "coco_writer", "geometry", "paths", "recognise", "runs")
 
 __all__ = ["Format", "Labelled", "Region", "get", "names"]
 

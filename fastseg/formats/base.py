@@ -49,6 +49,7 @@ class Labelled:
     place: str = ""  # where in the label file: $.images[3], or "line 7"
     split: str | None = None  # "train", "valid", "test", where the file itself says so
     is_relative: bool = False  # coordinates are shares of the image's size
+    rule: str | None = None  # how polygons become pixels; None: `Format.rule`
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,6 @@ class Format(ABC):
     # points are pixel centres, and the outline belongs to the region) or "area" (pycocotools:
     # points are positions, and pixels whose centre is inside belong to it).
     rule: ClassVar[str] = "area"
-    # Raised when the reader understands files in another way: masks in the cache are drawn again.
-    version: ClassVar[int] = 1
     # Which region lies on top where regions overlap, in words, for the guide and for messages.
     order: ClassVar[str] = "later ones in the file lie on top"
 

@@ -7,27 +7,27 @@ image's turn: memory holds some bytes an annotation, not the outlines.
 
 from __future__ import annotations
 
-import json
 import marshal
 import re
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeGuard
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
 
 from ..data.issues import Fault, refuse
 from ..errors import brief
-from ..types import IGNORE, Colour
+from ..types import Colour
 from ..utils.json_stream import JsonError, entries
 from ..utils.progress import bar
 from .base import Format, Labelled, Region, ToWrite, fault, parsed_number
-from .geometry import LEAST_IOU, Rings, area, draw, polygons_of
+from .coco_writer import IGNORED, Writer
+from .geometry import area, fill
+from .runs import MAX_PIXELS, WrongError, packed_rle, unpacked_rle
 
 HEAD = 65536  # bytes read at either end of a file to recognise it
 LISTS = re.compile(rb'"images"\s*:\s*\[|"image_id"\s*:')
@@ -37,32 +37,18 @@ OTHERS = re.compile(rb'"(caption|keypoints|segments_info)"\s*:')
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
 SPLIT = re.compile(r"(?:^|[^a-z])((train|val|valid|validation|test)\d*)(?![a-z0-9])", re.I)
 
-IGNORED = "__ignore__"  # category of unlabelled pixels, as LabelMe names it
+# Annotations whose areas tell the rule of drawing, which share of them must agree, and how nearly,
+# in parts of the difference between the rules. Conventions: in LabelMe's files, all agree exactly.
+MAX_VOTES, RULE_SHARE, RULE_SLACK = 50, 0.8, 0.1
 MAX_FAULTS = 1000  # of one file that are listed one by one
-LEAST_CLASS_IOU = 0.99  # of each class with its annotations drawn back; else RLE is written
 FILE_NAME = "annotations.json"
-
-# Characters of compressed run lengths: 48 + five bits of a number, 32 if more follow; see
-# rleToString in pycocotools. Numbers of more characters than this do not fit into 64 bits.
-BASE, BITS, MORE, MAX_CHARACTERS = 48, 5, 32, 12
-
-
-class WrongError(ValueError):
-    """An entry that cannot be used: what is wrong, what to do, and where below the entry."""
-
-    def __init__(
-        self,
-        detail: str,
-        remedy: str = "correct or remove it",
-        place: str = "",
-        kind: str = "label file",
-    ):
-        super().__init__(detail)
-        self.detail, self.remedy, self.place, self.kind = detail, remedy, place, kind
 
 
 class CocoFormat(Format):
     """COCO instances.
+
+    Polygons are drawn as pycocotools draws them; those of a file whose stated areas are counts of
+    pixels with the outline, as LabelMe's converter writes them, as LabelMe draws them.
 
     With `exact`, annotations are written as RLE, which keeps every pixel, and none as polygons.
     """
@@ -111,7 +97,7 @@ class CocoFormat(Format):
         the part has holes, which COCO's polygons cannot have. Unlabelled pixels are a crowd of the
         category __ignore__. The background is no category.
         """
-        writer = _Writer(classes, palette, background, self.exact)
+        writer = Writer(classes, palette, background, self.exact)
         return [writer.write(images, out / FILE_NAME)]
 
 
@@ -287,11 +273,11 @@ class Annotations:
                     self._fault(f"$.{key}[{index}]{wrong.place}", wrong)
         self.offsets.append(self.spool.tell())
         if self.others:
-            wrong = WrongError("has annotations of another kind", f"use the format {self.other}")
-            self._fault("", wrong)
+            detail, remedy = "has annotations of another kind", f"use the format {self.other}"
+            self._fault("", WrongError(detail, remedy))
         elif not seen & {"images", "annotations"} and len(self.faults) == before:
-            wrong = WrongError("has neither images nor annotations", "choose another format")
-            self._fault("", wrong)
+            detail, remedy = "has neither images nor annotations", "choose another format"
+            self._fault("", WrongError(detail, remedy))
         return self
 
     def _fault(self, place: str, wrong: WrongError) -> None:
@@ -337,9 +323,38 @@ class Annotations:
             self.boxes += 1
             self.first_box = self.first_box or f"$.annotations[{index}]"
             return None
-        packed = _packed_rle(outline) if isinstance(outline, dict) else _packed_rings(outline)
+        packed = packed_rle(outline) if isinstance(outline, dict) else _packed_rings(outline)
         is_crowd = value.get("iscrowd") in (1, True)
-        return category, is_crowd, parsed_number(value.get("score")), packed
+        score, stated = parsed_number(value.get("score")), parsed_number(value.get("area"))
+        return category, is_crowd, score, stated, packed
+
+    def _rule(self, records: Callable[[int | str], list[int]]) -> str | None:
+        """Return the rule that stated areas follow: LabelMe's converter states how many pixels
+        LabelMe draws, with the outline.
+        """
+        votes = (
+            vote
+            for number, image in islice(self.images.items(), MAX_VOTES)
+            for vote in self._votes(image.size, map(self._record, records(number)))
+        )
+        sample = list(islice(votes, MAX_VOTES))
+        return "outline" if sample and np.mean(sample) > RULE_SHARE else None
+
+    def _votes(
+        self, size: tuple[int, int] | None, records: Iterable[tuple[int, Any]]
+    ) -> Iterator[bool]:
+        """Yield, for polygons of an image, whether their stated area is a count of pixels drawn by
+        the rule "outline", and not by "area".
+        """
+        if size is None or size[0] * size[1] > MAX_PIXELS:
+            return
+        for _, (_, _, _, stated, packed) in records:
+            if isinstance(packed, list) and stated is not None:
+                region = Region("", _rings(packed))
+                inside, outline = (
+                    int(np.count_nonzero(fill(region, size, rule))) for rule in ("area", "outline")
+                )
+                yield abs(stated - outline) <= RULE_SLACK * abs(outline - inside)
 
     def labelled(self) -> Iterator[Labelled]:
         """Yield the images with their regions, larger ones first."""
@@ -347,19 +362,23 @@ class Annotations:
         owners = np.asarray(self.owners, dtype=np.int64)
         order = np.argsort(owners, kind="stable")
         starts = np.searchsorted(owners[order], np.arange(len(self.numbers) + 1))
+
+        def records(number: int | str) -> list[int]:
+            own = self.numbers.get(number)
+            return [] if own is None else order[starts[own] : starts[own + 1]].tolist()
+
+        rule = self._rule(records)
         for number, image in self.images.items():
-            own = self.numbers.pop(number, None)
-            records = [] if own is None else order[starts[own] : starts[own + 1]].tolist()
-            size, regions = self._regions(image.size, map(self._record, records))
+            size, regions = self._regions(image.size, map(self._record, records(number)))
             # names are often relative to a folder that is named like the file
             names = (f"{word}/{image.name}",) if word and not image.name.startswith("/") else ()
             place = f"$.images[{image.index}]"
             names = (*names, image.name)
-            yield Labelled(self.file, names, size, tuple(regions), place, split)
-        for own in self.numbers.values():
-            for record in map(self._record, order[starts[own] : starts[own + 1]].tolist()):
+            yield Labelled(self.file, names, size, tuple(regions), place, split, rule=rule)
+        for number in self.numbers.keys() - self.images.keys():
+            for index, _ in map(self._record, records(number)):
                 wrong = WrongError("belongs to an image that is not in the list", "add the image")
-                self._fault(f"$.annotations[{record[0]}]", wrong)
+                self._fault(f"$.annotations[{index}]", wrong)
         self._last_faults()
 
     def _record(self, number: int) -> Any:
@@ -371,15 +390,16 @@ class Annotations:
     ) -> tuple[tuple[int, int] | None, list[Region]]:
         """Return the size of an image, as its bitmaps state it if it does not, and its regions."""
         found = []
-        for index, (category, is_crowd, score, packed) in records:
+        for index, (category, is_crowd, score, _, packed) in records:
             place = f"$.annotations[{index}]"
             try:
                 label = self._label(category)
                 if isinstance(packed, list):
-                    rings = tuple(np.frombuffer(ring).reshape(-1, 2) for ring in packed)
-                    region = Region(label, rings, is_crowd=is_crowd, score=score, place=place)
+                    region = Region(
+                        label, _rings(packed), is_crowd=is_crowd, score=score, place=place
+                    )
                 else:
-                    size, bitmap, offset = _unpacked_rle(packed, size)
+                    size, bitmap, offset = unpacked_rle(packed, size)
                     region = Region(label, (), (), bitmap, offset, is_crowd, score, place)
                 found.append(region)
             except WrongError as wrong:
@@ -416,6 +436,10 @@ class Annotations:
             )
 
 
+def _rings(packed: Sequence[bytes]) -> tuple[np.ndarray, ...]:
+    return tuple(np.frombuffer(ring).reshape(-1, 2) for ring in packed)
+
+
 def _packed_rings(outline: Any) -> list[bytes]:
     """Return polygons as float64 bytes. Raises `WrongError` for anything but polygons."""
     if not isinstance(outline, list):
@@ -437,243 +461,6 @@ def _packed_rings(outline: Any) -> list[bytes]:
             raise WrongError("has a coordinate that is not a finite number", place=place)
         packed.append(points.tobytes())
     return packed
-
-
-def _packed_rle(value: dict[str, Any]) -> tuple[int, int, bytes | str]:
-    """Return (height, width, run lengths), int64 bytes or compressed text.
-
-    Raises `WrongError` for anything but run lengths.
-    """
-    size, counts = value.get("size"), value.get("counts")
-    if (
-        not isinstance(size, list)
-        or len(size) != 2
-        or not all(type(side) is int and 1 <= side < 2**31 for side in size)
-    ):
-        raise WrongError("is not [height, width] in px", place=".segmentation.size")
-    place = ".segmentation.counts"
-    if isinstance(counts, str):
-        return size[0], size[1], counts
-    if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
-        raise WrongError("is neither a list of whole numbers nor text", place=place)
-    try:
-        return size[0], size[1], np.array(counts, dtype=np.int64).tobytes()
-    except OverflowError:
-        raise WrongError("has a run that is longer than the image", place=place) from None
-
-
-def _unpacked_rle(
-    packed: tuple[int, int, bytes | str], expected: tuple[int, int] | None
-) -> tuple[tuple[int, int], np.ndarray, tuple[int, int]]:
-    """Return the size, (height, width), of run lengths, and their pixels, cut to those that are
-    set, as bool (h, w) with the offset (x, y).
-
-    Raises `WrongError` for run lengths that do not fit the size, or a size that is not `expected`.
-    """
-    height, width, runs = packed
-    size = height, width
-    if expected is not None and size != expected:
-        raise WrongError(
-            f"is of {width} x {height} px, but its image of {expected[1]} x {expected[0]} px",
-            place=".segmentation.size",
-        )
-    if height * width > 2 * (Image.MAX_IMAGE_PIXELS or 2**27):  # Pillow reads no larger images
-        raise WrongError(f"is of {width} x {height} px", place=".segmentation.size")
-    counts = decoded_runs(runs) if isinstance(runs, str) else np.frombuffer(runs, dtype=np.int64)
-    # no run may be longer than the image, so that the sum cannot overflow
-    is_within = ((counts >= 0) & (counts <= height * width)).all()
-    if not is_within or int(counts.sum()) != height * width:
-        raise WrongError(
-            f"does not add up to the {height * width} px of its image", place=".segmentation.counts"
-        )
-    return size, *cut_bitmap(pixels_of_runs(counts, size))
-
-
-def decoded_runs(text: str) -> np.ndarray:
-    """Return the run lengths, int64 (n,), of the compressed text of pycocotools.
-
-    Raises `WrongError` for other text.
-    """
-    place = ".segmentation.counts"
-    try:
-        codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - BASE
-    except UnicodeEncodeError:
-        raise WrongError("is not compressed run lengths", place=place) from None
-    if not len(codes) or codes.min() < 0 or codes.max() >= 2 * MORE or codes[-1] & MORE:
-        raise WrongError("is not compressed run lengths", place=place)
-    ends = np.flatnonzero(codes & MORE == 0)
-    starts = np.r_[0, ends[:-1] + 1]
-    lengths = ends - starts + 1
-    if lengths.max() > MAX_CHARACTERS:
-        raise WrongError("has a run that is longer than the image", place=place)
-    within = np.arange(len(codes)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & MORE - 1) << BITS * within, starts)
-    is_negative = codes[ends] & MORE >> 1 != 0  # the highest bit is the sign
-    values -= np.where(is_negative, np.int64(1) << BITS * lengths, 0)
-    # from the fourth on, differences to the one before the previous one
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
-
-
-def pixels_of_runs(counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the pixels, bool (H, W), of run lengths down the columns, which begin with unset."""
-    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    return flat.reshape(size[::-1]).T
-
-
-def cut_bitmap(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the smallest part of a bitmap, bool (H, W), with all set pixels; its offset (x, y)."""
-    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
-    if not len(rows):
-        return pixels[:0, :0], (0, 0)
-    inside = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.ascontiguousarray(inside), (int(columns[0]), int(rows[0]))
-
-
-@dataclass
-class _Piece:
-    """A connected part of a class, to be written as one annotation."""
-
-    code: int
-    pixels: np.ndarray  # bool (h, w)
-    offset: tuple[int, int]  # (x, y) of its upper left pixel
-    rings: Rings  # in px of the image
-
-    def region(self, as_polygon: bool) -> Region:
-        """Return the region that a reader gets."""
-        if as_polygon and not self.rings[1]:
-            return Region("", (self.rings[0],))
-        return Region("", bitmap=self.pixels, offset=self.offset)
-
-
-class _Writer:
-    """Writes one file of instances, the annotations through a temporary file."""
-
-    def __init__(
-        self,
-        classes: Sequence[str],
-        palette: Sequence[Colour],
-        background: int | None,
-        exact: bool,
-    ):
-        self.background, self.exact = background, exact
-        coded = [code for code in range(len(classes)) if code != background]
-        self.ids = {code: number for number, code in enumerate(coded, start=1)}
-        self.ids[IGNORE] = len(coded) + 1
-        self.categories = [
-            {"id": self.ids[code], "name": classes[code], "color": list(palette[code])}
-            for code in coded
-        ]
-        self.count = 0  # annotations
-        self.has_unlabelled = False
-
-    def write(self, images: Iterable[ToWrite], file: Path) -> Path:
-        """Write the images' annotations to `file`, and return it."""
-        with (
-            tempfile.TemporaryFile("w+", encoding="utf-8") as spool,
-            file.open("w", encoding="utf-8") as out,
-        ):
-            out.write('{"info": {"description": "masks as annotations"}, "licenses": [],\n')
-            out.write('"images": [')
-            for number, image in enumerate(images, start=1):
-                height, width = image.codes.shape
-                row = {"id": number, "file_name": image.name, "height": height, "width": width}
-                out.write((",\n" if number > 1 else "\n") + json.dumps(row))
-                for annotation in self._annotations(number, image):
-                    spool.write((",\n" if self.count > 1 else "\n") + json.dumps(annotation))
-            if self.has_unlabelled:
-                self.categories.append({"id": self.ids[IGNORE], "name": IGNORED})
-            out.write(f'\n],\n"categories": {json.dumps(self.categories)},\n"annotations": [')
-            spool.seek(0)
-            for block in iter(lambda: spool.read(1 << 20), ""):
-                out.write(block)
-            out.write("\n]}\n")
-        return file
-
-    def _annotations(self, image_id: int, image: ToWrite) -> Iterator[dict[str, Any]]:
-        pieces = [piece for code in self.ids for piece in self._pieces(image.codes, code)]
-        inexact = set(self.ids) if self.exact else self._inexact(image.codes, pieces)
-        for piece in pieces:
-            (height, width), (x, y) = piece.pixels.shape, piece.offset
-            self.count += 1
-            annotation: dict[str, Any] = {
-                "id": self.count,
-                "image_id": image_id,
-                "category_id": self.ids[piece.code],
-                "bbox": [x, y, width, height],
-                "area": int(np.count_nonzero(piece.pixels)),
-                "iscrowd": int(piece.code == IGNORE),
-            }
-            region = piece.region(piece.code not in inexact)
-            if region.bitmap is None:
-                annotation["segmentation"] = [region.polygons[0].round(2).reshape(-1).tolist()]
-            else:
-                annotation["segmentation"] = _compressed(piece, image.codes.shape)
-            if image.scores is not None and piece.code in image.scores:
-                annotation["score"] = round(float(image.scores[piece.code]), 4)
-            yield annotation
-
-    def _pieces(self, codes: np.ndarray, code: int) -> Iterator[_Piece]:
-        mask = codes == code
-        if not mask.any():
-            return
-        if code == IGNORE:  # one crowd, which nobody edits
-            self.has_unlabelled = True
-            pixels, offset = cut_bitmap(mask)
-            yield _Piece(code, pixels, offset, (np.zeros((0, 2)), [np.zeros((0, 2))]))
-            return
-        for outer, holes, pixels, offset in _parts(mask, 1 if self.exact else LEAST_IOU):
-            yield _Piece(code, pixels, offset, (outer, holes))
-
-    def _inexact(self, codes: np.ndarray, pieces: Sequence[_Piece]) -> set[int]:
-        """Return the classes that polygons do not keep: drawn back, they differ too much."""
-        inexact = {IGNORE}
-        while True:
-            drawn = np.full(
-                codes.shape, IGNORE if self.background is None else self.background, np.uint8
-            )
-            regions = [(piece.code, piece.region(piece.code not in inexact)) for piece in pieces]
-            for code, region in sorted(regions, key=lambda pair: -area(pair[1])):
-                draw(drawn, region, code, CocoFormat.rule)
-            wrong = {
-                code
-                for code in self.ids
-                if code not in inexact and not _is_kept(drawn == code, codes == code)
-            }
-            if not wrong and self.background is not None:
-                background = drawn == self.background, codes == self.background
-                wrong = set() if _is_kept(*background) else set(self.ids) - inexact
-            if not wrong:
-                return inexact
-            inexact |= wrong
-
-
-def _is_kept(drawn: np.ndarray, wanted: np.ndarray) -> bool:
-    return (drawn & wanted).sum() >= LEAST_CLASS_IOU * (drawn | wanted).sum()
-
-
-def _parts(
-    mask: np.ndarray, least: float
-) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray, tuple[int, int]]]:
-    """Yield the connected parts of a mask: rings as `polygons_of`, pixels and their offset."""
-    from scipy import ndimage
-
-    pieces, _ = ndimage.label(mask)
-    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        pixels = pieces[box] == number
-        x, y = box[1].start, box[0].start
-        ((outer, holes),) = polygons_of(pixels, CocoFormat.rule, least)
-        yield outer + (x, y), [hole + (x, y) for hole in holes], pixels, (x, y)
-
-
-def _compressed(piece: _Piece, size: tuple[int, ...]) -> dict[str, Any]:
-    """Return the compressed run lengths of a part of an image of `size`, (height, width)."""
-    (x, y), (height, width) = piece.offset, piece.pixels.shape
-    whole = np.zeros((size[0], size[1]), dtype=np.uint8, order="F")
-    whole[y : y + height, x : x + width] = piece.pixels
-    encoded: Any = coco_mask.encode(whole)
-    return {"size": [size[0], size[1]], "counts": encoded["counts"].decode("ascii")}
 
 
 format = CocoFormat()

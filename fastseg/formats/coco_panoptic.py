@@ -20,7 +20,8 @@ from ..data.issues import Fault
 from ..errors import brief
 from ..types import Colour
 from .base import Format, Labelled, Region
-from .coco import OTHERS, Annotations, CocoFormat, WrongError, is_id, json_files
+from .coco import OTHERS, Annotations, CocoFormat, is_id, json_files
+from .runs import WrongError
 
 PNG_FOLDERS = ("", "panoptic")  # next to the JSON file, where no folder is named like it
 VOID = ""  # label of the crowd that pixels of id 0 become
@@ -108,6 +109,11 @@ class _Segments(Annotations):
             except WrongError as wrong:
                 self._fault(f"{place}{wrong.place}", wrong)
         return size, found
+
+    def _votes(
+        self, size: tuple[int, int] | None, records: Iterable[tuple[int, Any]]
+    ) -> Iterator[bool]:
+        return iter(())  # there are no polygons
 
     def _segments(
         self, ids: np.ndarray, segments: dict[int, tuple[int, Any, bool]], place: str

@@ -47,8 +47,8 @@ class Lookup:
 
         A name is a path below the folder of images, or below `beside`, the folder of the label
         file; else its last part is looked up among all images. A name that ends with ".*", or
-        has no suffix, stands for every image suffix. Raises `OutsideError` if a name leads out of the data folder, also
-        through a link.
+        has no suffix, stands for every image suffix. Raises `OutsideError` if a name leads out of
+        the data folder, also through a link.
         """
         outside: str | None = None
         for name in names:

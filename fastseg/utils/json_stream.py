@@ -16,6 +16,7 @@ from typing import Any, TextIO
 WINDOW = 1 << 20  # characters read at a time
 MAX_ENTRY = 1 << 25  # characters of one entry: run lengths of 30 megapixels of noise have fewer
 SPACE = re.compile(r"[ \t\r\n]*")
+ENDS = tuple(",:]} \t\r\n")  # what may follow a value
 # A value that the window cuts off is wrong at the window's end, or where a text begins. The longest
 # token that the parser takes as a whole is -Infinity.
 UNTERMINATED, TOKEN = "Unterminated string", 16
@@ -122,8 +123,9 @@ class _Reader:
             except ValueError as error:  # a number of too many digits
                 raise self._error(str(error)) from None
             else:
-                # a number may go on behind the window
-                if end < len(self.text) or self.is_read:
+                reason = json.JSONDecodeError("text after a value", self.text, end)
+                # a number may go on behind the window: 1 of 1.5
+                if self.is_read or self.text[end : end + 1] in ENDS:
                     self.position = end
                     return value
             if len(self.text) - self.position > MAX_ENTRY:
