@@ -229,6 +229,11 @@ def test_kitchen_takes_one_folder_of_each_and_a_black_background(tmp_path):
             "project.json",
             '[{{"id": 1, "annotations": [{{"result": []}}], "data": {{"image": "a.jpg"}}}}]',
         ),
+        (
+            "Supervisely",
+            "{}.jpg.json",
+            '{{"description": "", "size": {{"height": 2, "width": 2}}, "objects": []}}',
+        ),
     ],
 )
 def test_label_files_of_other_tools_are_named(samples, fails, tmp_path, tool, name, text):

@@ -22,6 +22,7 @@ SHARED_CODES = {
     "no-export": "no export where one is read",
     "no-masks": "a task without masks where masks are needed",
     "no-such-column": "a table lacks a column, or has it twice",
+    "no-such-image": "an image file that does not exist",
     "no-such-path": "a file or folder to read does not exist",
     "not-empty": "a folder to create holds files already",
     "not-fetched": "weights could not be fetched from the hub",

@@ -66,10 +66,13 @@ def _by_pattern(by: str, items: Sequence[Item]) -> GroupOf:
 def _by_column(table: Path, column: str, items: Sequence[Item], root: Path) -> GroupOf:
     """Group by a table's column; its rows name an image with its folder, its suffix, or neither."""
     values = _column_values(table, column)
+    names = [_names(item, root) for item in items]
+    # A name that images of several folders share says nothing: cat/1.jpg and dog/1.jpg.
+    shared = Counter(name for own in names for name in own)
 
     def listed(item: Item) -> str | None:
-        names = (name_below(root, item.image), item.image.name, item.image.stem)
-        return next((values[name] for name in names if name in values), None)
+        own = (name for name in _names(item, root) if shared[name] == 1)
+        return next((values[name] for name in own if name in values), None)
 
     missing = sum(listed(item) is None for item in items)
     if missing == len(items):
@@ -77,7 +80,7 @@ def _by_column(table: Path, column: str, items: Sequence[Item], root: Path) -> G
         raise DataError(
             f"{table}: names none of these images in its first column "
             f"(one of them is {items[0].image.name}, the table begins with {begins}); "
-            "put file names, with or without suffix, there",
+            "put file names, with or without suffix, there, or paths where names are not unique",
             "table-names-no-image",
         )
     if missing:
@@ -94,6 +97,12 @@ def _by_column(table: Path, column: str, items: Sequence[Item], root: Path) -> G
         return NOT_LISTED if value is None else value or EMPTY
 
     return group
+
+
+def _names(item: Item, root: Path) -> tuple[str, ...]:
+    """Return what may name an item in a table, the best one first, each once."""
+    path = name_below(root, item.image)
+    return tuple(dict.fromkeys((path, item.image.name, item.image.stem)))
 
 
 def _column_values(table: Path, column: str) -> dict[str, str]:

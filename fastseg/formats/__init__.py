@@ -12,8 +12,19 @@ from importlib import import_module
 from ..errors import DataError, choose
 from .base import Format, Labelled, Region
 
-# Modules without a format
-NOT_FORMATS = ("base", "cache", "coco_writer", "geometry", "paths", "recognise", "runs")
+NOT_FORMATS = (  # modules without a format
+    "base",
+    "brush",
+    "cache",
+    "coco_writer",
+    "documents",
+    "geometry",
+    "outlines",
+    "parquet",
+    "paths",
+    "recognise",
+    "runs",
+)
 
 __all__ = ["Format", "Labelled", "Region", "get", "names"]
 

@@ -72,6 +72,9 @@ class Format(ABC):
     # points are pixel centres, and the outline belongs to the region) or "area" (pycocotools:
     # points are positions, and pixels whose centre is inside belong to it).
     rule: ClassVar[str] = "area"
+    # Labels that the tool itself gives a meaning, which the task's classes need not name.
+    unlabelled: ClassVar[str] = ""  # its pixels are unlabelled, such as LabelMe's __ignore__
+    background: ClassVar[str] = ""  # its pixels are the background, such as _background_
     # Which region lies on top where regions overlap, in words, for the guide and for messages.
     order: ClassVar[str] = "later ones in the file lie on top"
 

@@ -84,7 +84,8 @@ def masks_of(
                 "no partner",
             )
         ]
-    job = _Job(form, Lookup(root, images), files, dict(meaning), background)
+    known = {**_conventions(form, background), **meaning}
+    job = _Job(form, Lookup(root, images), files, known, background)
     make_cache_folder()
     place = _folder() / job.digest(labels)
     found = _stored(place)
@@ -96,6 +97,14 @@ def masks_of(
                 found = job.draw_all(place)
                 _remove_unused(place.parent)
     return found
+
+
+def _conventions(form: Format, background: int | None) -> dict[str, int]:
+    """Return what labels mean by the format's own convention."""
+    found = {form.unlabelled: IGNORE}
+    if background is not None:
+        found[form.background] = background
+    return {label: code for label, code in found.items() if label}
 
 
 def cached_mask(

@@ -25,7 +25,7 @@ from ..types import Colour
 from ..utils.json_stream import JsonError, entries
 from ..utils.progress import bar
 from .base import Format, Labelled, Region, ToWrite, fault, parsed_number
-from .coco_writer import IGNORED, Writer
+from .coco_writer import BACKGROUND, IGNORED, Writer
 from .geometry import area, fill
 from .runs import MAX_PIXELS, WrongError, packed_rle, unpacked_rle
 
@@ -58,6 +58,7 @@ class CocoFormat(Format):
     rule = "area"
     order = "smaller regions lie on top of larger ones, and crowds below all"
     is_writable = True
+    unlabelled, background = IGNORED, BACKGROUND
 
     def __init__(self, exact: bool = False):
         self.exact = exact

@@ -19,7 +19,8 @@ from .geometry import LEAST_IOU, Rings, area, draw, polygons_of
 from .runs import cut_bitmap
 
 RULE = "area"  # by which readers draw the polygons
-IGNORED = "__ignore__"  # category of unlabelled pixels, as LabelMe names it
+# Categories of unlabelled pixels, and of the background, as LabelMe and its converter name them
+IGNORED, BACKGROUND = "__ignore__", "_background_"
 LEAST_CLASS_IOU = 0.99  # of each class with its annotations drawn back; else RLE is written
 
 

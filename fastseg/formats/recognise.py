@@ -1,7 +1,8 @@
-"""Label files of other tools, recognised by their content, so that an error can say what to do."""
+"""Label files of other tools, recognised by their content: to find them, and for error messages."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,27 +15,30 @@ HEAD = 65536  # bytes read at either end of a file
 MAX_FILES, MAX_DEPTH = 2000, 3  # label files looked at, and levels of folders below the data
 
 LIST = r"\s*:\s*\["
+# Label Studio's files begin with a list of tasks. What a task holds besides may be far away.
+TASKS = (
+    rf'"(annotations|completions|predictions|result)"{LIST}'
+    r'|"(polygonlabels|brushlabels|rectanglelabels|ellipselabels|original_width)"'
+)
 PATTERNS = {  # tool -> (suffix, patterns that a file must all match)
-    "LabelMe": (".json", (rf'"shapes"{LIST}', r'"(imagePath|imageData|flags)"\s*:')),
-    "COCO": (".json", (rf'"images"{LIST}', rf'"(annotations|categories)"{LIST}')),
-    "Label Studio": (
+    "LabelMe": (
         ".json",
         (
-            r"^\s*\[",
-            rf'"(annotations|completions|result)"{LIST}'
-            r'|"(polygonlabels|brushlabels|rectanglelabels)"',
+            rf'"shapes"{LIST}|"imageData"\s*:\s*"',
+            r'"(imagePath|imageData|flags)"\s*:',
+            r'"(imagePath|shape_type|lineColor|imageHeight)"\s*:',
         ),
+    ),
+    "COCO": (".json", (rf'"images"{LIST}', rf'"(annotations|categories)"{LIST}')),
+    "Label Studio": (".json", (r"^\s*\[", TASKS)),
+    "Supervisely": (
+        ".json",
+        (r'^\s*\{(?![^{]*"annotations")', rf'"objects"{LIST}', r'"size"\s*:\s*\{|"classTitle"\s*:'),
     ),
     "CVAT": (".xml", (r"<annotations[\s>]", r"<(image|meta|track|version)[\s>]")),
     "Pascal VOC": (".xml", (r"<annotation[\s>]", r"<object[\s>]")),
 }
-EXPORTS = {  # tool -> how its labels become masks
-    "LabelMe": "draw masks with LabelMe's labelme2voc.py",
-    "COCO": "draw masks with pycocotools' annToMask",
-    "Label Studio": 'export them as "Brush labels to PNG"',
-    "CVAT": 'export them as "Segmentation mask 1.1"',
-    "Pascal VOC": "these are boxes, so label outlines, or use the SegmentationClass masks",
-}
+BOXES = "Pascal VOC"  # the tool whose label files hold boxes, which are no masks
 
 
 def recognise(folder: Path) -> dict[str, list[Path]]:
@@ -68,32 +72,58 @@ def _label_files(folder: Path, depth: int) -> Iterator[Path]:
             yield from _label_files(below, depth - 1)
 
 
+def files_of(tool: str, folder: Path) -> list[Path]:
+    """Return all label files of a tool of `PATTERNS` in `folder` and below, sorted.
+
+    Hidden files and folders are skipped, and so are files that cannot be read.
+    """
+    suffix, _ = PATTERNS[tool]
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(place, name)
+            if name.lower().endswith(suffix) and not name.startswith(".") and file.is_file():
+                found += [file] if tool_of(file) == tool else []
+    return sorted(found)
+
+
 def tool_of(file: Path) -> str | None:
     """Return the tool that wrote a label file, or None if it is not known."""
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(HEAD)
-            size = opened.seek(0, 2)
-            if size > HEAD:
-                opened.seek(max(HEAD, size - HEAD))
-                content += opened.read(HEAD)
-    except OSError:
-        return None
-    text = content.decode("utf-8", "replace")
+    text = _ends_of(file)
     for tool, (suffix, patterns) in PATTERNS.items():
         if file.suffix.lower() == suffix and all(re.search(pattern, text) for pattern in patterns):
             return tool
     return None
 
 
+def _ends_of(file: Path) -> str:
+    """Return the beginning and the end of a file as text; "" if it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(HEAD)
+            size = opened.seek(0, os.SEEK_END)
+            if size > HEAD:
+                opened.seek(max(HEAD, size - HEAD))
+                content += opened.read(HEAD)
+    except OSError:
+        return ""
+    return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+
+
 def advice(folder: Path) -> str:
-    """Return which tools' label files are below `folder` and how to convert them to masks.
+    """Return which tools' label files are below `folder`, and the command that reads them.
 
     "" if there are none.
     """
     return "; ".join(
         f"label files of {tool} are there ({files[0].name}"
         + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-        + f"), which fastseg does not read: {EXPORTS[tool]}"
+        + "): "
+        + (
+            "these are boxes, so label outlines, or use the SegmentationClass masks"
+            if tool == BOXES
+            else f"`fastseg new {folder}` makes a task that reads them"
+        )
         for tool, files in recognise(folder).items()
     )

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..data.images import read_raw, save_image
 from ..data.pairing import IMAGE_SUFFIXES, image_files
+from ..data.slices import is_medical, real_file, split_slice, stem_of
 from ..errors import DataError, TaskError
 from ..exports.card import CARD
 from ..tasks import ClassificationTask, SegmentationTask, Task
@@ -28,6 +29,7 @@ from ..tasks.converted import (
     unique_names,
     write_dataset,
 )
+from ..tasks.layouts import Layout
 from ..utils.io import atomic_file, atomic_folder, write_rows
 
 if TYPE_CHECKING:
@@ -116,9 +118,10 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                     f"{out}: is one file, and --format writes a folder; give a folder as --out",
                     "one-file-for-many",
                 )
+        self._has_spacing = any(map(is_medical, files))
         self._targets: dict[Path, Path] = {}
         owners: dict[Path, Path] = {}
-        taken = self._labelled_folders(files)
+        taken, around = self._labelled_folders(files)
         for file in files:
             target = self._target(file)
             if target in owners:
@@ -132,7 +135,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                     f"{target.parent}: holds an export; choose another --out", "holds-export"
                 )
             for place in (target.parent, *([target.parent / OVERLAYS] if self.overlay else [])):
-                if place.resolve() in taken:
+                if place.resolve() in taken or _is_among(place.resolve(), around):
                     raise DataError(
                         f"{place}: holds input images or their true masks, and nothing is written "
                         "among them; choose another --out",
@@ -168,14 +171,24 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
 
     def _target(self, file: Path) -> Path:
         if self._out is None:
-            return Path(f"{_folder_name(file)}{MASKS}") / f"{file.stem}{self.task.suffix}"
-        return self._out if self._is_one_file else self._out / f"{file.stem}{self.task.suffix}"
+            return Path(f"{_folder_name(file)}{MASKS}") / f"{self._stem(file)}{self.task.suffix}"
+        if self._is_one_file:
+            return self._out
+        return self._out / f"{self._stem(file)}{self.task.suffix}"
 
-    def _labelled_folders(self, files: Sequence[Path]) -> set[Path]:
+    def _stem(self, file: Path) -> str:
+        """Return the name of an image's results: of several files a channel, their common part."""
+        ends = self.task.channel_files
+        volume = real_file(file)
+        if not ends or not stem_of(volume).endswith(ends[0]):
+            return stem_of(file)
+        return stem_of(volume).removesuffix(ends[0]) + stem_of(file)[len(stem_of(volume)) :]
+
+    def _labelled_folders(self, files: Sequence[Path]) -> tuple[set[Path], set[Path]]:
         """Return the folders of the inputs, and those around them and around the results that hold
-        true masks.
+        true masks; and folders whose subfolders may hold some, too.
         """
-        folders = {file.resolve().parent for file in files}
+        folders = {real_file(file).resolve().parent for file in files}
         results = set()
         if self._out is not None:
             results = {(self._out.parent if self._is_one_file else self._out).resolve()}
@@ -184,8 +197,13 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
             for folder in folders | results
             for root in (folder, *list(folder.parents)[:PARENTS])
         }
-        masks = {root / layout.masks for root in roots for layout in self.task.layouts}
-        return folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)}
+        plain = [layout.masks for layout in self.task.layouts if not layout.format]
+        nested = [place for layout in self.task.layouts for place in _nested(layout, self.task)]
+        masks = {root / place for root in roots for place in (*plain, *nested)}
+        return (
+            folders | {mask.resolve() for mask in masks if mask.is_dir() and image_files(mask)},
+            {root / place for root in roots for place in nested if (root / place).is_dir()},
+        )
 
     @property
     def places(self) -> list[Path]:
@@ -211,6 +229,8 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                 )
             written.append(path)
         row = {"image": str(file), "mask": target.name, **prediction.described(threshold)}
+        if self._has_spacing:
+            row |= _spacing_columns(file)
         if self.format:
             codes = self._codes_path(target)
             if codes != target:
@@ -236,6 +256,24 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
             written.append(write_rows(folder / DESCRIBED, columns))
             if self.format:
                 written += self._write_labels(found, folder / self.format)
+        return written + self._write_volumes(rows)
+
+    def _write_volumes(self, rows: Mapping[Path, Row]) -> list[Path]:
+        """Write the masks of volumes of which every slice was predicted as NIfTI volumes, too."""
+        volumes = {found[0]: None for file in rows if (found := split_slice(file))}
+        written = []
+        for volume in volumes if self.task.output == "codes" else ():
+            from ..data.medical import label_volume, slices_of
+
+            files = slices_of(volume)
+            if not rows.keys() >= {*files}:
+                continue
+            masks = [read_raw(self._targets[file]).astype(np.uint8) for file in files]
+            ending = volume.name[len(stem_of(volume)) :]
+            target = self._targets[files[0]].parent / f"{self._stem(volume)}{ending}"
+            with atomic_file(target) as temporary:
+                temporary.write_bytes(label_volume(volume, masks))
+            written.append(target)
         return written
 
     def _write_labels(self, rows: Mapping[Path, Row], out: Path) -> list[Path]:
@@ -359,6 +397,22 @@ OUTPUTS: dict[str, type[Output[Any, Any]]] = {
 }
 
 
+def _nested(layout: Layout, task: SegmentationTask) -> list[str]:
+    """Return the folders of a layout whose subfolders hold masks; the data folder is none."""
+    places = [layout.labels] if layout.format else []
+    if layout.deep or layout.list_file or layout.class_masks == "folders":
+        places.append(layout.masks)
+    if layout.class_masks == "folders":
+        places += [str(Path(layout.masks) / name) for name in task.classes]
+    return [place for place in places if place]
+
+
+def _is_among(place: Path, folders: set[Path]) -> bool:
+    """Return whether a folder is in one of `folders` and holds images or masks."""
+    inside = any(folder.resolve() in place.parents for folder in folders)
+    return inside and place.is_dir() and bool(image_files(place))
+
+
 def _mean_scores(probabilities: np.ndarray, codes: np.ndarray) -> dict[int, float]:
     """Return the mean probability of each class in `codes`, over the pixels that it wins.
 
@@ -380,9 +434,17 @@ def _read_prediction(
     return read_raw(path).astype(np.uint8), {int(code): value for code, value in scores.items()}
 
 
+def _spacing_columns(file: Path) -> dict[str, float | str]:
+    """Return the columns of predictions.csv with the distance of neighbouring pixels in mm."""
+    from ..data.medical import spacing_of
+
+    down, across = (is_medical(file) and spacing_of(file)) or ("", "")
+    return {"mm_down": down, "mm_across": across}
+
+
 def _is_image_file(out: Path | None) -> bool:
     return out is not None and out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir()
 
 
 def _folder_name(file: Path) -> str:
-    return file.resolve().parent.name or "images"
+    return real_file(file).resolve().parent.name or "images"

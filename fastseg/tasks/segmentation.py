@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ..data.class_masks import shown
 from ..data.issues import Fault
 from ..data.pairing import images_below
+from ..data.slices import is_nifti, stem_of
 from ..errors import TaskError
 from ..formats.recognise import advice
 from ..types import IGNORE, Drawing, Item, Painted
 from ..utils.io import name_below
 from .base import Task
 from .layouts import (
+    PARQUET,
     Layout,
     MaskValue,
     check_layout,
@@ -246,15 +248,35 @@ class SegmentationTask(Task):
         items = [item for items in found.values() for item in items]
         used = {str(item.image) for item in items}
         faults += self._without_partners(root, missing, found)
+        items = self._completed(items, faults)
         # an image that one label file does not name may be in another one
         return items, [f for f in faults if f.kind != "unlabelled image" or f.file not in used]
+
+    def _completed(self, items: list[Item], faults: list[Fault]) -> list[Item]:
+        """Return the items that have a file for each channel, volumes as one item a slice.
+
+        What is missing or does not fit goes to `faults`.
+        """
+        if self.channel_files:
+            from ..data.channels import with_all_files
+
+            items = with_all_files(items, self.reading, faults)
+        if any(is_nifti(item.image) or is_nifti(item.shown_label) for item in items):
+            from ..data.medical import as_slices
+
+            items = as_slices(items, faults)
+        return items
 
     def _items_of_layout(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the items of a layout; if there are any, images and masks without a partner go to
         `faults`.
         """
+        if layout.format == PARQUET:
+            return self._items_of_parquet(layout, root, faults)
         if layout.format:
             return self._items_of_format(layout, root, faults)
+        if self.channel_files and not layout.image_end:  # the first channel's file names an image
+            layout = replace(layout, image_end=self.channel_files[0])
         if layout.class_masks:
             return self._items_of_class_masks(layout, root, faults)
         alone: list[Fault] = []
@@ -284,6 +306,9 @@ class SegmentationTask(Task):
         drawn, found = cache.masks_of(
             get_format(layout.format), root, labels, images, meaning, self.background
         )
+        if self.channel_files:
+            other = self.channel_files[1:]
+            found = [f for f in found if not Path(f.file).stem.endswith(other)]
         listed = listed_images(layout, root, faults)
         if listed is not None:
             found = [fault for fault in found if fault.kind != "unlabelled image"]
@@ -295,6 +320,26 @@ class SegmentationTask(Task):
                 split=layout.split or one.split,
             )
             for one in drawn
+        ]
+
+    def _items_of_parquet(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+        """Return the items of a layout whose images and masks are rows of parquet files."""
+        from ..formats.parquet import extract
+
+        if not (root / layout.labels).exists():
+            return []
+        rows = extract(root / layout.labels, faults)
+        faults += [
+            Fault("no partner", row.place, "has no mask", "add a column mask of images")
+            for row in rows[:1]
+            if row.mask is None
+        ]
+        return [
+            replace(
+                self._item(row.image, row.mask, layout, root, ""), split=layout.split or row.split
+            )
+            for row in rows
+            if row.mask is not None
         ]
 
     def _items_of_class_masks(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
@@ -358,8 +403,8 @@ class SegmentationTask(Task):
         return faults
 
     def _item(self, image: Path, mask: Path, layout: Layout, root: Path, origin: str = "") -> Item:
-        match = re.match(self.group, image.stem) if self.group else None
-        name = image.stem
+        name = stem_of(image)
+        match = re.match(self.group, name) if self.group else None
         if layout.deep or layout.list_file or layout.format:  # several folders may have the stem
             name = Path(name_below(root / layout.images, image)).with_suffix("").as_posix()
         return Item(
