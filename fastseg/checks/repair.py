@@ -100,7 +100,7 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         task = copy.result
         if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
             changes += _set_new_duplicates_aside(task, root, part)
-        nothing = _change("", "", "nothing was wrong: the copy is the source")
+        nothing = _change("", "", f"nothing was wrong: {copy.unchanged}")
         write_rows(part / LOG, changes or [nothing])
         if (root / MADE).is_file():
             shutil.copyfile(root / MADE, part / MADE)
@@ -132,6 +132,8 @@ def _copy_of(task: Task, audit: Audit, root: Path, out: Path) -> _Copy:
 
 class _Copy:
     """The copy of an audited dataset from `root` to `out`, item by item, in the same layout."""
+
+    unchanged = "the copy is the source"
 
     def __init__(self, task: Task, audit: Audit, root: Path, out: Path):
         self.result = task  # the task of the copy
@@ -228,6 +230,8 @@ class _Copy:
             text = LEFT_OUT.get(fault.kind)
             if fault.stops and fault.kind not in handled and fault.file not in of_items:
                 text = text or "its image is left out"
+            if fault.kind == "no partner" and fault.place and not is_image(Path(fault.file)):
+                text = "left out"  # an entry of a list or a label file
             if text and isinstance(self.task, ClassificationTask):
                 text = "left out"
             if text:
@@ -265,6 +269,8 @@ class _Copy:
 
 class _PlainCopy(_Copy):
     """A copy with images/ and masks/ of codes, in subfolders for splits, and a task.toml."""
+
+    unchanged = "the masks are written as codes"
 
     def __init__(self, task: SegmentationTask, audit: Audit, root: Path, out: Path):
         super().__init__(task, audit, root, out)
