@@ -27,7 +27,7 @@ from .slices import is_dicom, is_nifti, real_file, slice_of, split_slice
 
 log = logging.getLogger(__name__)
 
-INSTALL = 'pip install "fastseg[medical]"'
+INSTALL = "pip install pydicom nibabel"
 MOST_PIXELS = 2**27  # of a DICOM file, all frames together: a header can claim any size
 MOST_VOXELS = 2**29  # of a volume: a CT of 512 x 512 x 2048
 KEPT_BYTES = 2**30  # of volumes that stay decoded: slices are read one after the other
