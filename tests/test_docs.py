@@ -158,7 +158,9 @@ def workspace(tmp_path, samples, exports, request):
             made_by = request.getfixturevalue("roof")
             shutil.copytree(made_by / "data", tmp_path / "roof")
             shutil.copytree(made_by / "data", tmp_path / "labelled")
-            shutil.copytree(made_by / "export", made / "roof")
+            shutil.copytree(
+                made_by / "export", made / ("roofs" if "exports/roofs" in text else "roof")
+            )
             shutil.copytree(made_by / "data/val/images", tmp_path / "photos")
         if re.search(r"\broofs\b", text):
             made_by = request.getfixturevalue("roof")
