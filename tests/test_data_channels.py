@@ -470,6 +470,24 @@ def test_files_of_channels_from_check_to_predict(tmp_path, run):
     assert len(list((tmp_path / "fixed" / "images").iterdir())) == 36
 
 
+@pytest.mark.slow
+def test_labels_of_other_tools_fit_images_of_channels(tmp_path, run):
+    data = dataset(tmp_path / "field", 4, count=4)
+    shutil.rmtree(data / "masks")
+    for number in range(4):
+        shape = {"label": "disc", "shape_type": "rectangle", "points": [[10, 10], [40, 50]]}
+        label = {"imagePath": f"../images/s{number:02d}.tif", "imageHeight": SIDE,
+                 "imageWidth": SIDE, "shapes": [shape]}  # fmt: skip
+        (data / "labels").mkdir(exist_ok=True)
+        (data / "labels" / f"s{number:02d}.json").write_text(json.dumps(label))
+    task = (data / "task.toml").read_text()
+    task = task.replace('masks = "masks"', 'format = "labelme"\nlabels = "labels"')
+    (data / "task.toml").write_text(task)
+    items = tasks.get(str(data)).items(data)
+    assert len(items) == 4
+    assert tasks.get(str(data)).label(items[0]).sum() > 1000
+
+
 # Transparency
 
 

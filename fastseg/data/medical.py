@@ -148,6 +148,16 @@ def spacing_of(path: Path | str) -> tuple[float, float] | None:
     return _pair(sides) if len(sides) == 2 and min(sides) > 0 else None
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of a DICOM image in px, from its header.
+
+    Raises `DataError` for files that cannot be read.
+    """
+    with _reading(path):
+        data = _dataset(path, pixels=False)
+        return int(data.Rows), int(data.Columns)
+
+
 def common_spacing(paths: Iterable[Path]) -> tuple[float, float] | None:
     """Return the spacing of images if it is the same for all of them, to a thousandth, else None.
 
