@@ -227,6 +227,11 @@ def _path(value: Any) -> str:
     return "" if text == "." else text.rstrip("/")
 
 
+def _label_path(value: Any) -> str:
+    """A label file, or the folder with label files: "." is the folder itself."""
+    return _path(value) or "."
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
@@ -362,7 +367,7 @@ _LAYOUT: dict[str, Parse] = {
     "list_file": _path,
     "class_masks": partial(_one_of, ("names", "folders")),
     "format": _text,
-    "labels": _path,
+    "labels": _label_path,
 }
 _COMMON: dict[str, Parse] = {
     "name": _slug,
