@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,12 +23,17 @@ from .classfiles import class_files
 from .groups import Grouping, grouping_of
 from .looks import spaced
 from .meaning import Meaning, meaning_of
+from .packed import classes_in, packed_in
 from .partners import Pairing, find_pairings, lone_text, stem
 from .pictures import channel_ends, images_of
 from .survey import Folder, Survey, survey
 from .tools import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
 from .values import DETAILED, measure, read_values
 from .writing import text_of
+
+if TYPE_CHECKING:
+    from ..report.panels import Panel
+    from ..report.views import View
 
 SHOWN = 6  # pairs in the picture
 MAX_DECODED = DETAILED  # masks decoded as class indices, to measure objects
@@ -189,6 +194,9 @@ def _segmentation(
     elif pairings:
         layouts = layouts_of(files, pairings, notes)
         meaning = _of_masks(files, pairings, layouts, notes)
+    elif (packed := packed_in(files, notes)) and packed.masks:
+        layouts, masks = [packed.layout], packed.masks
+        meaning = meaning_of(read_values(masks), masks, class_files(files), layouts, notes)
     else:
         return None
     definition: dict[str, Any] = {**_named(name, files.root), "kind": SegmentationTask.kind}
@@ -203,10 +211,10 @@ def _segmentation(
     definition["layouts"] = layouts
     found = _checked_items(definition, files.root, tool, pairings)
     _describe_images(found, bool(channels), notes)
-    masks = _decoded(found, notes)
+    decoded = _decoded(found, notes)
     background = found.task.background
-    sizes = [mask.shape for mask in masks]
-    objects = measure(masks, background)
+    sizes = [mask.shape for mask in decoded]
+    objects = measure(decoded, background)
     found.advice = recipe.segmentation(
         _sizes(found) or [(h, w) for h, w in sizes], objects, found.task.classes, len(found.items)
     )
@@ -355,6 +363,7 @@ def _classification(
             "no-such-column",
         )
     definition = definition or categories.by_folders(files, notes)
+    definition = definition or classes_in(files, notes)
     if definition is None:
         return None
     definition = {**_named(name, files.root), **definition}
@@ -453,13 +462,25 @@ def _picture(found: _Found, root: Path, notes: Notes) -> Path | None:
     examples = []
     for item in shown:
         try:
-            examples.append(view.labelled(item))
+            examples.append(_panels(view, item))
         except FastsegError as error:
             notes.say("picture", f"left out: {error}")
     if not examples:
         return None
     title = f"{task.name}: {len(examples)} of {len(found.items)} labelled images, as understood"
     return write_png(view.grid(examples, title), out)
+
+
+def _panels(view: View, item: Item) -> list[Panel]:
+    """Return the panels of an image. Raises `DataError` if its mask is of another size."""
+    size, own = np.shape(view.task.label(item)), view.task.image(item).shape[:2]
+    if size and size != own:
+        raise DataError(
+            f"{item.shown_label}: is {size[1]}x{size[0]} px, but its image is {own[1]}x{own[0]}; "
+            "export it at the image's size",
+            "size-mismatch",
+        )
+    return view.labelled(item)
 
 
 def _write(target: Path, text: str, found: _Found) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ..data.pairing import SEPARATOR, pairs
+from ..data.slices import stem_of
 from .choices import Notes, Question, counted, listed
 from .looks import mask_share
 from .survey import (
@@ -50,7 +51,7 @@ class Pairing:
 
 
 def stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    return stem_of(Path(name))
 
 
 def ends_of(text: str) -> list[str]:

@@ -229,7 +229,7 @@ class Task:
         Raises `DataError` that names the faulty file.
         """
         items, faults = self.listed(data)
-        refuse(faults, self.check_command(data))
+        refuse([fault for fault in faults if fault.stops], self.check_command(data))
         if not items:
             foreign = advice(Path(data))
             raise DataError(
@@ -532,6 +532,11 @@ def with_depth_of(task: TaskT, files: Iterable[Path]) -> TaskT:
 
     depth = choose_depth(task.depth, largest_values(files, task.reading))
     return task if depth == task.depth else replace(task, depth=depth)
+
+
+def no_sample(task: Task, remedy: str) -> TaskError:
+    """Return the error for a task of which no synthetic sample can be drawn."""
+    return TaskError(f"task {task.name} has no synthetic sample: {remedy}", "no-sample")
 
 
 def _file_of(item: Item | Path | str) -> Path | str:
