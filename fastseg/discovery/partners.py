@@ -353,7 +353,9 @@ def _one_mask_a_class(survey: Survey, found: Sequence[Pairing]) -> Pairing | Non
     if len(folders) > 1 and len(parents) == 1 and len(ends) == 1:
         parent = parents.pop()
         named = [PurePosixPath(folder).name for folder in folders]
-        if role(parent) != "mask" or not all(_are_binary(survey, p) for p in found):
+        # masks_anna and masks_bert are two versions; iris and pupil are two classes
+        versions = role(parent) != "mask" and any(role(name) == "mask" for name in named)
+        if versions or not all(_are_binary(survey, p) for p in found):
             return None
         lone = set.intersection(*(set(p.lone) for p in found))
         return replace(
