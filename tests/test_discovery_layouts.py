@@ -96,6 +96,7 @@ def palette_image(codes, colours):
         ("x/{}_sat.jpg", "y/{}_mask.png"),
         ("images/img_{}.jpg", "masks/gt_{}.png"),
         ("images/{}.jpg", "masks/{}_mask.png"),
+        ("subject{}/image.png", "subject{}/mask.png"),
     ],
 )
 def test_pairs_of_folders_and_ends(data, drawn, image_path, mask_path):

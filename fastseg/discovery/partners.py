@@ -63,6 +63,8 @@ def ends_of(text: str) -> list[str]:
         if (any(c.isdigit() for c in end) and not known) or match.start() == 0:
             break
         found.append(end)
+    if text.lower() in IMAGE_WORDS | MASK_WORDS:  # image.png and mask.png in a folder of their own
+        found.append(text)
     return found
 
 
