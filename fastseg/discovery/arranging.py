@@ -14,6 +14,7 @@ from .classfiles import TEXT_NAMES
 from .partners import Pairing, stem
 from .survey import Survey, join, split_of
 
+MAX_DESCRIBED = 6  # folders that have a line of evidence
 MAX_LIST_BYTES = 20_000_000
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 FIRST_LINES = 50  # of a list file, that are looked at
@@ -53,8 +54,11 @@ def layouts_of(survey: Survey, found: Sequence[Pairing], notes: Notes) -> list[d
     if lists and rest:
         notes.say("layouts", f"not listed, left out: {listed([p.images + '/' for p in rest])}")
     layouts += [] if lists else _without_lists(survey, rest)
-    for pairing in found:
+    for pairing in found[:MAX_DESCRIBED]:
         _describe(pairing, notes)
+    if len(found) > MAX_DESCRIBED:
+        total = sum(pairing.count for pairing in found)
+        notes.say("layouts", f"{counted(total, 'pair')} in {len(found)} folders")
     return _with_sources([{k: v for k, v in entry.items() if v} for entry in layouts])
 
 

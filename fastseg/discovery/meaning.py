@@ -378,7 +378,9 @@ def _distinct(names: Sequence[str]) -> list[str]:
     """Return names, each once: repeated ones get a number."""
     found: list[str] = []
     for name in names:
-        name, number = name.strip() or "unnamed", 2
+        name, number = " ".join(name.split()) or "unnamed", 2
+        if name.strip("_") == "background":  # LabelMe's own spelling
+            name = "background"
         base = name
         while name in found:
             name, number = f"{base} {number}", number + 1
