@@ -19,6 +19,7 @@ NOT_FORMATS = (  # modules without a format
     "documents",
     "geometry",
     "outlines",
+    "parquet",
     "paths",
     "recognise",
 )

@@ -23,7 +23,7 @@ from .base import Task
 if TYPE_CHECKING:
     from fastai.data.block import TransformBlock
 
-LABELS = ("table", "folders")
+LABELS = ("table", "folders", "parquet")
 IMAGE_AS, LABEL_AS = ("", "stem", "name", "path"), ("", "index", "name")
 
 
@@ -39,7 +39,9 @@ class ClassificationTask(Task):
 
     # split -> folder names, the first that exists is used; None: drawn by seed
     folders: Mapping[str | None, tuple[str, ...]]
-    labels: str = "table"  # or "folders": a subfolder a class, with the class's name
+    # Or "folders": a subfolder a class, with the class's name; or "parquet": files that hold the
+    # images and their classes
+    labels: str = "table"
     table: str = "labels.tsv"
     columns: tuple[str, str] = ("Name", "Label")
     group: str | None = None  # regular expression; what it matches in the stem is the group
@@ -64,7 +66,7 @@ class ClassificationTask(Task):
             return TaskError(f"task {self.name}: {what}; {remedy}", code)
 
         if self.labels not in LABELS:
-            raise wrong(f"labels is {self.labels!r}", "it is table or folders")
+            raise wrong(f"labels is {self.labels!r}", "it is table, folders or parquet")
         if len(self.columns) != 2 or self.columns[0] == self.columns[1]:
             raise wrong(f"columns is {self.columns!r}", "name the image's column, then the label's")
         path = PurePosixPath(self.table.replace("\\", "/"))
@@ -87,6 +89,8 @@ class ClassificationTask(Task):
             return (
                 f"folders {names} with a folder for each class ({brief(', '.join(self.classes))})"
             )
+        if self.labels == "parquet":
+            return f"folders {names} with parquet files"
         return f"folders {names} with images and {self.table} (columns {', '.join(self.columns)})"
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
@@ -94,7 +98,9 @@ class ClassificationTask(Task):
         items: list[Item] = []
         faults: list[Fault] = []
         for split, folder in self.data_folders(root):
-            if self.labels == "folders":
+            if self.labels == "parquet":
+                items += self._parquet_items(folder, split, faults)
+            elif self.labels == "folders":
                 items += self._folder_items(root, folder, split, faults)
             else:
                 items += self._table_items(folder, split, faults)
@@ -125,6 +131,22 @@ class ClassificationTask(Task):
                 faults.append(self._unknown_class(below, below.name, len(files)))
         if direct and items:
             faults.append(_unlabelled(folder, direct, "are in no folder of a class"))
+        return items
+
+    def _parquet_items(self, folder: Path, split: str | None, faults: list[Fault]) -> list[Item]:
+        """Return the items of parquet files; their names say the split if the folder does not."""
+        from ..formats.parquet import extract
+
+        items = []
+        for row in extract(folder, faults):
+            label = self.classes.index(row.label) if row.label in self.classes else row.label
+            if type(label) is int and 0 <= label < len(self.classes):
+                items.append(self._item(row.image, label, split or row.split, row.image.parent))
+            elif label is None:
+                remedy = "add a column label"
+                faults.append(Fault("table", row.place, "has no class", remedy))
+            else:
+                faults.append(self._unknown_class(Path(row.place), str(label)))
         return items
 
     def _item(self, image: Path, label: int, split: str | None, folder: Path) -> Item:

@@ -6,6 +6,7 @@ masks as PNG files, plain or in the folders of Pascal VOC, are written here.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -194,10 +195,26 @@ def _write_labels(
         place = out / folder
         place.mkdir(exist_ok=True)
         files = form.write(_copied(group, place, "images"), place, *drawing)
-        labels = files[0].relative_to(out).as_posix() if len(files) == 1 else folder
-        layouts.append(Layout(folder, "", split, format=target, labels=labels, ignore=(IGNORED,)))
+        labels = _labels_in(form.find(place), place)
+        layouts.append(
+            Layout(
+                folder,
+                "",
+                split,
+                format=target,
+                labels=labels.relative_to(out).as_posix(),
+                ignore=(IGNORED,),
+            )
+        )
         written += files
     return layouts, written
+
+
+def _labels_in(files: Sequence[Path], place: Path) -> Path:
+    """Return the label file that stands for `files`, or their folder if there is one an image."""
+    if len(files) == 1 and files[0].parent == place:
+        return files[0]
+    return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def _write_png(

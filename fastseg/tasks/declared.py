@@ -378,7 +378,7 @@ _KEYS: dict[str, dict[str, Parse]] = {
     },
     ClassificationTask.kind: {
         **_COMMON,
-        "labels": partial(_one_of, ("table", "folders")),
+        "labels": partial(_one_of, ("table", "folders", "parquet")),
         "table": _text,
         "columns": partial(_list_of, _text, 2, 2),
         "folders": _folders,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MaskValue = Union[int, "Colour", str]  # a code, a colour, or a label of another tool
 CLASS_MASKS = ("", "names", "folders")
+PARQUET = "parquet"  # the format of files that hold the images and masks themselves
 VERSION = 1  # raise when class masks are combined in another way
 MAX_WORKERS = 8  # threads that combine masks
 
@@ -38,7 +39,8 @@ class Layout:
 
     With `format`, the labels are files of another tool (see `formats`) at `labels`: `codes` then
     maps label names to class indices, in addition to the classes' own names, and `ignore` names
-    labels that become unlabelled.
+    labels that become unlabelled. With the format "parquet", the files at `labels` hold images and
+    masks; the masks mean what they mean elsewhere.
     """
 
     images: str
@@ -80,7 +82,7 @@ class Layout:
     @property
     def has_drawn_masks(self) -> bool:
         """Whether its masks are drawn from other files, so that they are always class indices."""
-        return bool(self.format or self.class_masks)
+        return bool((self.format and self.format != PARQUET) or self.class_masks)
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -124,7 +126,7 @@ def check_layout(layout: object, task: str) -> None:
     if layout.format:
         from ..formats import names
 
-        choose("format", layout.format, names(), TaskError)
+        choose("format", layout.format, [*names(), PARQUET], TaskError)
     if bool(layout.format) != bool(layout.labels):
         given, lacks = ("format", "labels") if layout.format else ("labels", "format")
         raise wrong(f"{given} is given without {lacks}", f"add {lacks}, or remove {given}")

@@ -18,6 +18,7 @@ from ..types import IGNORE, Drawing, Item, Painted
 from ..utils.io import name_below
 from .base import Task
 from .layouts import (
+    PARQUET,
     Layout,
     MaskValue,
     check_layout,
@@ -253,6 +254,8 @@ class SegmentationTask(Task):
         """Return the items of a layout; if there are any, images and masks without a partner go to
         `faults`.
         """
+        if layout.format == PARQUET:
+            return self._items_of_parquet(layout, root, faults)
         if layout.format:
             return self._items_of_format(layout, root, faults)
         if self.channel_files and not layout.image_end:  # the first channel's file names an image
@@ -300,6 +303,26 @@ class SegmentationTask(Task):
                 split=layout.split or one.split,
             )
             for one in drawn
+        ]
+
+    def _items_of_parquet(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+        """Return the items of a layout whose images and masks are rows of parquet files."""
+        from ..formats.parquet import extract
+
+        if not (root / layout.labels).exists():
+            return []
+        rows = extract(root / layout.labels, faults)
+        faults += [
+            Fault("no partner", row.place, "has no mask", "add a column mask of images")
+            for row in rows[:1]
+            if row.mask is None
+        ]
+        return [
+            replace(
+                self._item(row.image, row.mask, layout, root, ""), split=layout.split or row.split
+            )
+            for row in rows
+            if row.mask is not None
         ]
 
     def _items_of_class_masks(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
