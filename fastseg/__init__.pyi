@@ -2,6 +2,7 @@
 
 from . import tasks as tasks
 from .checks.dataset import check as check
+from .discovery.look import new as new
 from .errors import FastsegError as FastsegError
 from .evaluation.run import evaluate as evaluate
 from .exports.write import save as save

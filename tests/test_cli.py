@@ -21,6 +21,7 @@ from fastseg.cli.app import app
 COMMANDS = [
     "tasks",
     "sample",
+    "new",
     "show",
     "check",
     "lr",
@@ -31,6 +32,7 @@ COMMANDS = [
     "interpret",
     "segment",
     "masks",
+    "convert",
     "adopt",
     "gather",
 ]

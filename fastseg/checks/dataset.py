@@ -18,6 +18,7 @@ from ..data.decoding import is_lossy
 from ..data.depth import depth_of, largest_values, misfit
 from ..data.issues import KINDS, Fault
 from ..data.pairing import IMAGE_SUFFIXES, pairing_note
+from ..data.slices import real_file
 from ..errors import DataError
 from ..tasks import Item, Task, get
 from ..utils.journal import Journal, resumed, stamp
@@ -169,7 +170,7 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
 def _warn_of_hidden_images(root: Path, items: Sequence[Item]) -> None:
     hidden = sum(
         file.name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES
-        for folder in {item.image.parent for item in items}
+        for folder in {real_file(item.image).parent for item in items}
         for file in folder.iterdir()
     )
     if hidden:

@@ -14,8 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from ..data import images
-from ..data.channels import files_of
+from ..data.channels import files_of, read
 from ..data.issues import Fault
+from ..data.reading import Reading
+from ..data.slices import is_medical, split_slice
 from ..errors import DataError
 from ..tasks import Item, SegmentationTask, Task
 from ..types import IGNORE
@@ -91,7 +93,7 @@ def examine(task: Task, item: Item) -> Finding:
         picture = task.shown(task.image(item))
         # other channels than RGB are read as they are stored, upright
         mode, orientation = _mode_of(image) if task.reading.is_plain else ("", UPRIGHT)
-        content = b"".join(file.read_bytes() for file in files_of(image, task.reading))
+        content = _content(image, task.reading)
     except DataError as error:
         found.faults.append(_unreadable(image, error))
         return found
@@ -137,6 +139,13 @@ def examine(task: Task, item: Item) -> Finding:
     return found
 
 
+def _content(image: Path, how: Reading) -> bytes:
+    """Return what makes an image the same as another: its files, or the pixels of a slice."""
+    if split_slice(image):
+        return read(image, how).tobytes()
+    return b"".join(file.read_bytes() for file in files_of(image, how))
+
+
 def _empty_fault(mask: str, codes: np.ndarray, values: Sequence[int]) -> Fault:
     if set(values) == {0, IGNORE}:
         return Fault(
@@ -160,6 +169,8 @@ def _mode_of(path: Path) -> tuple[str, int]:
 
     An alpha channel without transparent pixels is left out of the mode.
     """
+    if is_medical(path):
+        return "", UPRIGHT
     try:
         opened = Image.open(path)
     except UnidentifiedImageError:  # one that `data.tiff` reads

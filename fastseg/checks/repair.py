@@ -16,6 +16,7 @@ from ..data import images
 from ..data.channels import files_of
 from ..data.issues import Fault
 from ..data.pairing import image_files, images_below, is_image
+from ..data.slices import real_file, split_slice
 from ..errors import DataError
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from ..tasks.base import MADE
@@ -81,6 +82,13 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         raise DataError(
             f"{out}: is inside the data; choose a folder outside them", "output-in-data"
         )
+    volume = next((real_file(i.image) for i in audit.items if split_slice(i.image)), None)
+    if volume is not None:
+        raise DataError(
+            f"{volume}: volumes are not copied and repaired slice by slice; correct the files "
+            "that check names",
+            "volume-repair",
+        )
     for fault in audit.faults:
         of_all = fault.kind == "0/255 mask" and fault.file == audit.data
         if of_all and len(task.classes) > 2:
@@ -92,7 +100,7 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         task = copy.result
         if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
             changes += _set_new_duplicates_aside(task, root, part)
-        nothing = _change("", "", "nothing was wrong: the copy is the source")
+        nothing = _change("", "", f"nothing was wrong: {copy.unchanged}")
         write_rows(part / LOG, changes or [nothing])
         if (root / MADE).is_file():
             shutil.copyfile(root / MADE, part / MADE)
@@ -124,6 +132,8 @@ def _copy_of(task: Task, audit: Audit, root: Path, out: Path) -> _Copy:
 
 class _Copy:
     """The copy of an audited dataset from `root` to `out`, item by item, in the same layout."""
+
+    unchanged = "the copy is the source"
 
     def __init__(self, task: Task, audit: Audit, root: Path, out: Path):
         self.result = task  # the task of the copy
@@ -220,6 +230,8 @@ class _Copy:
             text = LEFT_OUT.get(fault.kind)
             if fault.stops and fault.kind not in handled and fault.file not in of_items:
                 text = text or "its image is left out"
+            if fault.kind == "no partner" and fault.place and not is_image(Path(fault.file)):
+                text = "left out"  # an entry of a list or a label file
             if text and isinstance(self.task, ClassificationTask):
                 text = "left out"
             if text:
@@ -257,6 +269,8 @@ class _Copy:
 
 class _PlainCopy(_Copy):
     """A copy with images/ and masks/ of codes, in subfolders for splits, and a task.toml."""
+
+    unchanged = "the masks are written as codes"
 
     def __init__(self, task: SegmentationTask, audit: Audit, root: Path, out: Path):
         super().__init__(task, audit, root, out)

@@ -229,6 +229,87 @@ def sample(
     )
 
 
+@app.command(epilog="Example: fastseg new photos/roofs")
+def new(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder with images and their labels.")
+    ],
+    name: Annotated[
+        Optional[str],
+        typer.Option("--name", help="The task's name [default: the folder's name]."),
+    ] = None,
+    kind: Annotated[
+        Optional[str], typer.Option("--kind", help="segment (masks) or classify (whole images).")
+    ] = None,
+    form: Annotated[
+        Optional[str],
+        typer.Option(
+            "--format", help="Which label files count: coco, labelme and so on; masks: mask images."
+        ),
+    ] = None,
+    images: Annotated[
+        Optional[str], typer.Option("--images", help="Folder of the images, below DIR.")
+    ] = None,
+    masks: Annotated[
+        Optional[str], typer.Option("--masks", help="Folder of the masks, below DIR.")
+    ] = None,
+    pixels: Annotated[
+        Optional[str],
+        typer.Option(
+            "--pixels", help="What mask pixels are: codes, colours or threshold (black and white)."
+        ),
+    ] = None,
+    ignore: Annotated[
+        Optional[str],
+        typer.Option(
+            "--ignore", metavar="CODES", help="Codes of unlabelled pixels, such as 11,255; or none."
+        ),
+    ] = None,
+    label_column: Annotated[
+        Optional[str],
+        typer.Option("--label-column", help="Column of a table that has the labels."),
+    ] = None,
+    group: Annotated[
+        Optional[str],
+        typer.Option(
+            "--group",
+            metavar="PATTERN",
+            help="What images that belong together have in common: a regular expression at the "
+            "start of their names; auto: the one that is proposed; or none.",
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask nothing: take the likelier readings.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace DIR/task.toml.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look into a folder of your data, say what it holds and why, and write its task.toml.
+
+    The folder then stands wherever a task's name does. The data are only read.
+    """
+    from ..discovery.look import new as call
+
+    asks = not yes and not as_json and console.is_interactive()
+    made = call(
+        folder,
+        name=name,
+        force=force,
+        ask=console.ask if asks else None,
+        kind=kind,
+        format=form,
+        images=images,
+        masks=masks,
+        pixels=pixels,
+        ignore=ignore,
+        label_column=label_column,
+        group=group,
+    )
+    if as_json:
+        return console.as_json(made.to_json())
+    console.found(made)
+
+
 @app.command(epilog="Example: fastseg show eye --class iris --out eye.html --open")
 def show(
     task: TaskName,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from ..checks.dataset import Audit
     from ..checks.repair import Repaired
+    from ..discovery.choices import Question
+    from ..discovery.look import New
 
 # Columns of figures beside each other: with the figures' names, lines have up to 100 characters.
 MAX_COLUMNS = 3
@@ -224,6 +227,37 @@ def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
             f"remain{aside}; the changes are listed in {copy.log}; "
             f"next: fastseg check {task} --data {folder}"
         )
+
+
+def is_interactive() -> bool:
+    """Return whether a person can be asked: standard input and error are a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: Question) -> str:
+    """Ask which reading of a question is right, and return it."""
+    say(f"{question.text}:", "bold")
+    readings = list(question.readings)
+    for number, value in enumerate(readings, 1):
+        say(f"  {number}  {question.readings[value]}")
+    default = readings.index(question.likelier) + 1 if question.likelier else None
+    while True:
+        answer = typer.prompt("which one", default, type=int, err=True)
+        if 1 <= answer <= len(readings):
+            return readings[answer - 1]
+        say(f"give a number from 1 to {len(readings)}")
+
+
+def found(made: New) -> None:
+    """Print what `new` found, with the evidence, and what it wrote."""
+    for subject, lines in made.evidence.items():
+        for line in lines:
+            typer.echo(printable(f"{subject}: {line}"))
+    for question in made.questions:
+        typer.echo(printable(f"please check: {question}; taken: {question.likelier}"))
+    folder = made.path.parent
+    picture = f"; look at {made.picture}" if made.picture else ""
+    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {folder}")
 
 
 def printable(text: str) -> str:

@@ -9,9 +9,12 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from . import images, tiff
+from ..types import Item
+from . import images, medical, tiff
+from .issues import Fault
 from .pairing import IMAGE_SUFFIXES
-from .reading import Reading, stem_of
+from .reading import RGB, Reading
+from .slices import is_medical, slice_of, split_slice, stem_of
 
 ONE_CHANNEL = ("1", "L", "F")  # Pillow's modes; those of 16-bit grey begin with I
 
@@ -21,6 +24,9 @@ def read(path: Path | str, how: Reading) -> np.ndarray:
 
     Raises `DataError` if a file cannot be decoded, or has other channels.
     """
+    if how.is_plain and is_medical(path):
+        pixels = medical.read(path, how.window)
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], RGB, axis=2)
     if how.is_plain:
         return images.read_image(path, how.depth, how.alpha)
     values = list(_values(path, how))
@@ -39,7 +45,7 @@ def read_near(
 
     Both sizes are (height, width).
     """
-    if how.is_plain:
+    if how.is_plain and not is_medical(path):
         return images.read_near(path, size, how.depth, how.alpha)
     pixels = read(path, how)
     return pixels, (pixels.shape[0], pixels.shape[1])
@@ -50,6 +56,8 @@ def largest_value(path: Path | str, how: Reading) -> int | None:
 
     Of the others, only headers are read. Raises `DataError` if a file cannot be read.
     """
+    if is_medical(path):  # a window makes them images of 8 bits
+        return None
     if how.is_plain:
         return images.largest_value(path)
     if not any(_is_deep(file) for file in files_of(path, how)):
@@ -98,23 +106,39 @@ def files_of(path: Path | str, how: Reading) -> list[Path]:
     path = Path(path)
     if not how.files:
         return [path]
-    if not path.stem.endswith(how.files[0]):
+    volume, number = split_slice(path) or (path, None)
+    if not stem_of(volume).endswith(how.files[0]):
         raise DataError(
             f"{path}: its name does not end in {how.files[0]}, as the file of the first of "
             f"{how.channels} channels does; give that file",
             "channels",
         )
-    stem = stem_of(path, how.files)
-    return [path, *(_beside(path, stem + end) for end in how.files[1:])]
+    stem = stem_of(volume).removesuffix(how.files[0])
+    others = [_beside(volume, stem + end) for end in how.files[1:]]
+    return [path, *(slice_of(o, number) for o in others)] if number is not None else [path, *others]
+
+
+def with_all_files(items: Sequence[Item], how: Reading, faults: list[Fault]) -> list[Item]:
+    """Return the items that have a file for each channel; the others are added to `faults`."""
+    found = []
+    for item in items:
+        try:
+            files_of(item.image, how)
+            found.append(item)
+        except DataError as error:
+            detail, _, remedy = str(error).removeprefix(f"{item.image}: ").rpartition("; ")
+            faults.append(Fault("no partner", str(item.image), detail, remedy))
+    return found
 
 
 def _beside(path: Path, stem: str) -> Path:
     """Return the image file with a stem beside `path`, of the same suffix if there is one."""
-    for suffix in (path.suffix, *IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):
+    own = path.name[len(stem_of(path)) :]
+    for suffix in (own, *IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):
         if (file := path.with_name(stem + suffix)).is_file():
             return file
     raise DataError(
-        f"{path}: the file of another channel is missing: {stem}{path.suffix}; add it",
+        f"{path}: the file of another channel is missing: {stem}{own}; add it",
         "channel-missing",
     )
 
@@ -125,11 +149,11 @@ def _values(path: Path | str, how: Reading) -> Iterator[np.ndarray]:
     Raises `DataError` if they are not the declared ones.
     """
     first, *others = files_of(path, how)
-    values = _samples(first, 1 if how.files else how.channels)
+    values = _samples(first, 1 if how.files else how.channels, how.window)
     yield values
     height, width = values.shape[:2]
     for file in others:
-        values = _samples(file, 1)
+        values = _samples(file, 1, how.window)
         if values.shape[:2] != (height, width):
             raise DataError(
                 f"{file}: is {values.shape[1]}x{values.shape[0]} px, but the first channel, "
@@ -139,8 +163,14 @@ def _values(path: Path | str, how: Reading) -> Iterator[np.ndarray]:
         yield values
 
 
-def _samples(path: Path, wanted: int) -> np.ndarray:
+def _samples(path: Path, wanted: int, window: tuple[float, float] | None) -> np.ndarray:
     """Return the stored channels of one file, uint8 or uint16 (H, W, `wanted`), upright."""
+    if is_medical(path):
+        pixels = medical.read(path, window)
+        found = pixels.shape[2] if pixels.ndim == 3 else 1
+        if found != wanted:
+            raise images.wrong_channels(path, found, wanted)
+        return pixels if pixels.ndim == 3 else pixels[..., None]
     with images.decoding(path):
         if wanted > 1 and tiff.is_tiff(path):
             pages = tiff.pages_of(path)
@@ -174,6 +204,8 @@ def _bands(image: Image.Image) -> int:
 
 def _is_deep(path: Path) -> bool:
     """Return whether a file has channels of more than 8 bits, by its header."""
+    if is_medical(path):
+        return False
     with images.decoding(path):
         if tiff.is_tiff(path):
             return any(page.bits > 8 for page in tiff.pages_of(path))

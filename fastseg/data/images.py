@@ -19,6 +19,7 @@ from ..errors import DataError
 from ..types import IGNORE, Colour
 from ..utils.io import atomic_file
 from . import tiff
+from .slices import is_medical
 
 log = logging.getLogger(__name__)
 
@@ -242,6 +243,10 @@ def read_raw(path: Path | str) -> np.ndarray:
     uint8, or int32 from 0 to 65535 for masks of more than 8 bits. Raises `DataError` if the file
     cannot be decoded completely.
     """
+    if is_medical(path):
+        from .medical import codes  # it imports nothing from here, and few need it
+
+        return codes(path)
     values = np.asarray(_open(path)[0])
     if values.dtype in (np.uint8, bool):
         return values.astype(np.uint8)

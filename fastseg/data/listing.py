@@ -112,7 +112,7 @@ def read_list(
     first: dict[Path, int] = {}
     # only these ends: str.splitlines() would also cut at characters that names may have
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
-        line = line.strip().rstrip(";,").rstrip()
+        line = line.strip().strip(" \t;,").strip()
         if not line or line.startswith("#"):
             continue
         found = _entry(line, number, find_image, find_mask)

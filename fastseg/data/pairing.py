@@ -6,10 +6,12 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..types import Item
 from .issues import Fault
+from .slices import DICOM, NIFTI, split_slice, stem_of
 
 # Formats of photographs, scans, frames and masks that Pillow reads. Not icons, textures and vector
 # graphics, and not the layered files of drawing programs, which may be in the same folder.
@@ -44,6 +46,9 @@ IMAGE_SUFFIXES = (
     ".qoi",
     ".sgi",
     ".ras",
+    # of the extra `medical`: only where the files can be read
+    *(DICOM if find_spec("pydicom") else ()),
+    *(NIFTI if find_spec("nibabel") else ()),
 )
 
 SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
@@ -51,7 +56,7 @@ SEPARATOR = re.compile(r"[_\-. ]")  # between the words of a file name
 
 def is_image(path: Path) -> bool:
     """Return whether a path has an image's suffix and is not hidden."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".")
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -91,7 +96,7 @@ def key_below(folder: Path, file: Path, end: str = "") -> str | None:
 
     None if its stem does not end with `end`.
     """
-    stem = normal(file.stem)
+    stem = normal(stem_of(file))
     if not stem.endswith(normal(end)):
         return None
     parent = Path(os.path.relpath(file.parent, folder)).as_posix()
@@ -103,16 +108,17 @@ def by_stem(files: Sequence[Path], faults: list[Fault]) -> dict[str, Path]:
     """Return the first file of each stem; further files of a stem are added to `faults`."""
     found: dict[str, Path] = {}
     for file in files:
-        if file.stem in found:
+        stem = stem_of(file)
+        if stem in found:
             faults.append(
                 Fault(
                     "doubled name",
                     str(file),
-                    f"has the same name as {found[file.stem].name}",
+                    f"has the same name as {found[stem].name}",
                     "keep one, or rename it",
                 )
             )
-        found.setdefault(file.stem, file)
+        found.setdefault(stem, file)
     return found
 
 
@@ -195,7 +201,7 @@ def images_and_masks(
 
 def _is_mask(file: Path, ends: tuple[str, str]) -> bool:
     image_end, mask_end = ends
-    stem = normal(file.stem)
+    stem = normal(stem_of(file))
     if not image_end and not mask_end:
         return file.suffix.lower() == ".png"
     if not mask_end:
@@ -286,7 +292,7 @@ def _without_affix(stem: str, affix: tuple[str, str]) -> str:
 def pairing_note(items: Sequence[Item]) -> str | None:
     """Return a note on how differing names were paired; None if all names are equal."""
     for item in items:
-        if item.origin or not isinstance(item.label, Path):
+        if item.origin or not isinstance(item.label, Path) or split_slice(item.image):
             continue
         if item.label.stem != item.image.stem:
             return (

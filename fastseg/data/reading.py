@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import slices
+
 FEWEST, MOST = 2, 16  # channels of a task
 RGB = 3  # channels of ordinary images, and of pictures of the others
 
@@ -31,9 +33,14 @@ PLAIN = Reading()
 
 def stem_of(path: Path, ends: Sequence[str]) -> str:
     """Return an image's name without suffix, and without the end of its first channel's file."""
-    return path.stem.removesuffix(ends[0]) if ends else path.stem
+    stem = slices.stem_of(path)
+    return stem.removesuffix(ends[0]) if ends else stem
 
 
 def first_files(paths: Sequence[Path], ends: Sequence[str]) -> list[Path]:
     """Return the files that name an image: all of them, or those of the first channel."""
-    return [path for path in paths if not ends or path.stem.endswith(ends[0])]
+    return [
+        path
+        for path in paths
+        if not ends or slices.stem_of(slices.real_file(path)).endswith(ends[0])
+    ]

@@ -59,6 +59,8 @@ class Card:
     tta: bool = False  # whether predictions average the image and its mirror image
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images in its data, if there were any
+    # (down, across) distance of neighbouring pixels in mm, where it is the same in all its images
+    spacing: list[float] | None = None
     channels: int = 3  # of the images as the model sees them
     # The task's definition (see `tasks.declared`); None if the task has code of its own.
     definition: dict[str, Any] | None = None
@@ -210,6 +212,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "resize": lambda v: v in ("squish", "crop"),
     "mean": lambda v: isinstance(v, list) and _number_list_check(len(v), -10, 10)(v),
     "std": lambda v: isinstance(v, list) and _number_list_check(len(v), 1e-6, 10)(v),
+    "spacing": lambda v: v is None or _number_list_check(2, 1e-6, 1e6)(v),
     "channels": lambda v: type(v) is int and FEWEST <= v <= MOST,
     "data": lambda v: isinstance(v, str),
     "train_images": lambda v: type(v) is int,

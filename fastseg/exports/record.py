@@ -28,6 +28,7 @@ class TrainingRecord:
     licence: str = ""  # of the weights that training began with, where it is known
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images, if there are any
+    spacing: tuple[float, float] | None = None  # see the card
     precision: str | None = None  # as asked for
     course: dict[str, Any] = field(default_factory=dict)  # options of the training, and seconds
     history: list[dict[str, float]] = field(default_factory=list)  # one dict an epoch

@@ -118,6 +118,7 @@ def _card(learn: Learner, folder: Path, epochs: int) -> Card:
         tta=task.recipe.tta,
         flip_shift=record.flip_shift,
         depth=record.depth,
+        spacing=list(record.spacing) if record.spacing else None,
         channels=task.channels,
         definition=definition_of(task),
         declared=task.declared,

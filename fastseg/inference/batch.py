@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..data.reading import first_files
 from ..errors import DataError
 from ..exports.card import Card
-from ..exports.read import opened
+from ..exports.read import as_trained, opened
 from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
 from ..tasks import Task
 from ..utils.choices import check_engine
@@ -87,6 +88,7 @@ def predict(
     task, source, card = opened(task, export)
     output = OUTPUTS[task.kind](task, overlay, probabilities, format)
     files, skipped = expand([paths] if isinstance(paths, (str, Path)) else paths, output.is_own)
+    files = first_files(files, as_trained(task, card).channel_files) or files
     output.plan(files, out)
     threshold = review_threshold(card.review, error_rate)
     from .loading import load  # torch is imported here, after all checks of names and folders

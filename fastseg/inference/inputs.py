@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..data.pairing import image_files, is_image
+from ..data.slices import is_nifti
 from ..errors import DataError
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,11 @@ def expand(
     left_out = [path for path in skipped if path not in found]
     if left_out:
         _warn_of_skipped(left_out)
-    return list(found), left_out
+    if not any(map(is_nifti, found)):
+        return list(found), left_out
+    from ..data.medical import slices_of  # for volumes only: it needs numpy
+
+    return [part for path in found for part in slices_of(path)], left_out
 
 
 def _images_at(path: Path) -> list[Path]:

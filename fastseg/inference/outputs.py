@@ -17,6 +17,7 @@ import numpy as np
 
 from ..data.images import read_raw, save_image
 from ..data.pairing import IMAGE_SUFFIXES, image_files
+from ..data.slices import is_medical, real_file, split_slice, stem_of
 from ..errors import DataError, TaskError
 from ..exports.card import CARD
 from ..tasks import ClassificationTask, SegmentationTask, Task
@@ -117,6 +118,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                     f"{out}: is one file, and --format writes a folder; give a folder as --out",
                     "one-file-for-many",
                 )
+        self._has_spacing = any(map(is_medical, files))
         self._targets: dict[Path, Path] = {}
         owners: dict[Path, Path] = {}
         taken, around = self._labelled_folders(files)
@@ -169,14 +171,24 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
 
     def _target(self, file: Path) -> Path:
         if self._out is None:
-            return Path(f"{_folder_name(file)}{MASKS}") / f"{file.stem}{self.task.suffix}"
-        return self._out if self._is_one_file else self._out / f"{file.stem}{self.task.suffix}"
+            return Path(f"{_folder_name(file)}{MASKS}") / f"{self._stem(file)}{self.task.suffix}"
+        if self._is_one_file:
+            return self._out
+        return self._out / f"{self._stem(file)}{self.task.suffix}"
+
+    def _stem(self, file: Path) -> str:
+        """Return the name of an image's results: of several files a channel, their common part."""
+        ends = self.task.channel_files
+        volume = real_file(file)
+        if not ends or not stem_of(volume).endswith(ends[0]):
+            return stem_of(file)
+        return stem_of(volume).removesuffix(ends[0]) + stem_of(file)[len(stem_of(volume)) :]
 
     def _labelled_folders(self, files: Sequence[Path]) -> tuple[set[Path], set[Path]]:
         """Return the folders of the inputs, and those around them and around the results that hold
         true masks; and folders whose subfolders may hold some, too.
         """
-        folders = {file.resolve().parent for file in files}
+        folders = {real_file(file).resolve().parent for file in files}
         results = set()
         if self._out is not None:
             results = {(self._out.parent if self._is_one_file else self._out).resolve()}
@@ -217,6 +229,8 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                 )
             written.append(path)
         row = {"image": str(file), "mask": target.name, **prediction.described(threshold)}
+        if self._has_spacing:
+            row |= _spacing_columns(file)
         if self.format:
             codes = self._codes_path(target)
             if codes != target:
@@ -242,6 +256,24 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
             written.append(write_rows(folder / DESCRIBED, columns))
             if self.format:
                 written += self._write_labels(found, folder / self.format)
+        return written + self._write_volumes(rows)
+
+    def _write_volumes(self, rows: Mapping[Path, Row]) -> list[Path]:
+        """Write the masks of volumes of which every slice was predicted as NIfTI volumes, too."""
+        volumes = {found[0]: None for file in rows if (found := split_slice(file))}
+        written = []
+        for volume in volumes if self.task.output == "codes" else ():
+            from ..data.medical import label_volume, slices_of
+
+            files = slices_of(volume)
+            if not rows.keys() >= {*files}:
+                continue
+            masks = [read_raw(self._targets[file]).astype(np.uint8) for file in files]
+            ending = volume.name[len(stem_of(volume)) :]
+            target = self._targets[files[0]].parent / f"{self._stem(volume)}{ending}"
+            with atomic_file(target) as temporary:
+                temporary.write_bytes(label_volume(volume, masks))
+            written.append(target)
         return written
 
     def _write_labels(self, rows: Mapping[Path, Row], out: Path) -> list[Path]:
@@ -402,9 +434,17 @@ def _read_prediction(
     return read_raw(path).astype(np.uint8), {int(code): value for code, value in scores.items()}
 
 
+def _spacing_columns(file: Path) -> dict[str, float | str]:
+    """Return the columns of predictions.csv with the distance of neighbouring pixels in mm."""
+    from ..data.medical import spacing_of
+
+    down, across = (is_medical(file) and spacing_of(file)) or ("", "")
+    return {"mm_down": down, "mm_across": across}
+
+
 def _is_image_file(out: Path | None) -> bool:
     return out is not None and out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir()
 
 
 def _folder_name(file: Path) -> str:
-    return file.resolve().parent.name or "images"
+    return real_file(file).resolve().parent.name or "images"

@@ -30,6 +30,7 @@ from ..data.cache import Pixels
 from ..data.channels import channel_statistics
 from ..data.loaders import dataloaders
 from ..data.reading import RGB
+from ..data.slices import is_medical, real_file
 from ..data.split import splitter
 from ..errors import ModelError
 from ..exports.card import Card
@@ -304,6 +305,7 @@ def build_learner(
         licence=card.licence if card else "",
         flip_shift=recipe.flip_shift,
         depth=task.depth,
+        spacing=_spacing(dls),
         precision=asked,
     )
     return learn
@@ -326,6 +328,16 @@ def _network(
         task.channels,
         **recipe.decoder_options,
     )
+
+
+def _spacing(dls: DataLoaders) -> tuple[float, float] | None:
+    """Return the pixel spacing in mm that all training images have, if they are medical ones."""
+    images = {real_file(item.image): item.image for item in dls.train_ds.items}
+    if not all(map(is_medical, images)):
+        return None
+    from ..data.medical import common_spacing
+
+    return common_spacing(images.values())
 
 
 def _metrics(task: Task) -> list[Any]:

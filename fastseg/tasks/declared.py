@@ -20,7 +20,7 @@ from ..errors import FastsegError, TaskError, brief, choose
 from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
 from .base import Task, get
-from .classification import ClassificationTask
+from .classification import IMAGE_AS, LABEL_AS, ClassificationTask
 from .layouts import Layout, MaskValue
 from .segmentation import SegmentationTask
 
@@ -382,6 +382,9 @@ _KEYS: dict[str, dict[str, Parse]] = {
         "table": _text,
         "columns": partial(_list_of, _text, 2, 2),
         "folders": _folders,
+        "group": _text,
+        "image_as": partial(_one_of, IMAGE_AS[1:]),
+        "label_as": partial(_one_of, LABEL_AS[1:]),
     },
 }
 # These depend on others: the classes must be known first.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.class_masks import shown
 from ..data.issues import Fault
 from ..data.pairing import images_below
+from ..data.slices import is_nifti, stem_of
 from ..errors import TaskError
 from ..formats.recognise import advice
 from ..types import IGNORE, Drawing, Item, Painted
@@ -247,8 +248,24 @@ class SegmentationTask(Task):
         items = [item for items in found.values() for item in items]
         used = {str(item.image) for item in items}
         faults += self._without_partners(root, missing, found)
+        items = self._completed(items, faults)
         # an image that one label file does not name may be in another one
         return items, [f for f in faults if f.kind != "unlabelled image" or f.file not in used]
+
+    def _completed(self, items: list[Item], faults: list[Fault]) -> list[Item]:
+        """Return the items that have a file for each channel, volumes as one item a slice.
+
+        What is missing or does not fit goes to `faults`.
+        """
+        if self.channel_files:
+            from ..data.channels import with_all_files
+
+            items = with_all_files(items, self.reading, faults)
+        if any(is_nifti(item.image) or is_nifti(item.shown_label) for item in items):
+            from ..data.medical import as_slices
+
+            items = as_slices(items, faults)
+        return items
 
     def _items_of_layout(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the items of a layout; if there are any, images and masks without a partner go to
@@ -386,8 +403,8 @@ class SegmentationTask(Task):
         return faults
 
     def _item(self, image: Path, mask: Path, layout: Layout, root: Path, origin: str = "") -> Item:
-        match = re.match(self.group, image.stem) if self.group else None
-        name = image.stem
+        name = stem_of(image)
+        match = re.match(self.group, name) if self.group else None
         if layout.deep or layout.list_file or layout.format:  # several folders may have the stem
             name = Path(name_below(root / layout.images, image)).with_suffix("").as_posix()
         return Item(

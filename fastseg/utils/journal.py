@@ -111,6 +111,8 @@ def stamp(*files: object) -> str:
     for file in files:
         try:
             facts = file.stat() if isinstance(file, Path) else None
+        except NotADirectoryError:  # a part of a file, such as a slice of a volume
+            facts = Path(str(file)).parent.stat()
         except OSError:  # reported when the file is read
             facts = None
         parts.append([str(file), facts and facts.st_size, facts and facts.st_mtime_ns])
