@@ -358,7 +358,7 @@ _LAYOUT: dict[str, Parse] = {
     "list_file": _path,
     "class_masks": partial(_one_of, ("names", "folders")),
     "format": _text,
-    "labels": _path,
+    "labels": lambda value: _path(value) or ".",  # empty would mean that there are none
 }
 _COMMON: dict[str, Parse] = {
     "name": _slug,
