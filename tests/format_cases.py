@@ -6,9 +6,11 @@ def test_round_trip(codes, tmp_path_factory): ...
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
@@ -18,6 +20,15 @@ from fastseg.formats import base
 
 CLASSES = ("ground", "roof", "tree", "road")  # ground is the background
 PALETTE = ((40, 40, 40), (204, 60, 60), (60, 160, 60), (120, 120, 200))
+
+# Tests that write and read files: the same examples in each run
+few = settings(
+    max_examples=int(os.environ.get("FORMAT_EXAMPLES", "40")),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @st.composite

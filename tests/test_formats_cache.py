@@ -126,8 +126,8 @@ def test_a_second_reading_parses_nothing(form, data):
     assert kinds(first[1]) == [("unknown class", "$[0].regions[1]"), ("unlabelled image", "")]
 
 
-@pytest.mark.parametrize("change", ["labels", "image", "new image", "meaning", "version", "lost"])
-def test_what_has_changed_is_drawn_again(form, data, change):
+@pytest.mark.parametrize("change", ["labels", "image", "new image", "meaning", "program", "lost"])
+def test_what_has_changed_is_drawn_again(form, data, change, monkeypatch):
     write(data, {"a.png": entry(["roof", SQUARE]), "b.png": entry()})
     ((a, _), _), meaning = read(form, data), MEANING
     if change == "labels":
@@ -138,8 +138,8 @@ def test_what_has_changed_is_drawn_again(form, data, change):
         picture(data / "images/c.png")
     elif change == "meaning":
         meaning = {**MEANING, "roof": 2}
-    elif change == "version":
-        form.version = 2
+    elif change == "program":
+        monkeypatch.setattr("fastseg.formats.cache._program", lambda: "another")
     else:
         a.mask.unlink()
     read(form, data, meaning=meaning)
@@ -198,6 +198,7 @@ def test_an_interrupted_reading_leaves_nothing(form, data, cache_folder, monkeyp
         ("..\\images\\train\\x.png", "images/train/x.png"),  # from Windows
         ("x.png", "images/train/x.png"),  # by name
         ("train/x.*", "images/train/x.png"),  # any suffix
+        ("train/x", "images/train/x.png"),
         ("../pictures/y.png", "pictures/y.png"),  # from the label file
         ("z.png", "labels/z.png"),  # next to the label file
         ("test/same.png", "images/test/same.png"),  # the one of most equal parts

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from format_cases import blobs
-from hypothesis import given, settings
+from format_cases import blobs, few
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
@@ -106,7 +106,7 @@ def test_exact_polygons_give_the_mask_back(rule, mask):
 
 @pytest.mark.parametrize("rule", RULES)
 @given(mask=blobs())
-@settings(deadline=None)
+@few
 def test_simplified_polygons_keep_the_mask(rule, mask):
     pieces = polygons_of(mask, rule)
     back = drawn_back(pieces, mask.shape, rule)
@@ -116,7 +116,7 @@ def test_simplified_polygons_keep_the_mask(rule, mask):
 
 @pytest.mark.parametrize("rule", RULES)
 @given(mask=blobs())
-@settings(deadline=None)
+@few
 def test_holes_joined_to_the_outer_ring_stay_holes(rule, mask):
     pieces = polygons_of(mask, rule, least=1)
     joined = [(join_holes(outer, holes), []) for outer, holes in pieces]

@@ -52,8 +52,8 @@ def test_forms_of_data_yaml(tmp_path, form):
     found, faults = read(folder)
     assert faults == []
     assert [(one.images, one.split) for one in found] == [
-        (("images/train/a.jpg",), "train"),
-        (("images/val/b.jpg",), "valid"),
+        (("images/train/a.jpg", "../../images/train/a.jpg"), "train"),
+        (("images/val/b.jpg", "../../images/val/b.jpg"), "valid"),
     ]
     assert YOLO.classes(YOLO.find(folder)) == {"roof": None, "tree": None}
     assert all(one.is_relative and one.size is None for one in found)
@@ -75,7 +75,7 @@ def test_label_files_without_data_yaml(tmp_path, names):
     expected = names or ["class 0", "class 1"]
     assert faults == [] and labelled.regions[0].label == expected[1]
     assert list(YOLO.classes(YOLO.find(folder))) == expected
-    assert labelled.images == ("a.*",)
+    assert labelled.images[0] == "a.*"
 
 
 def test_larger_regions_lie_below(tmp_path):

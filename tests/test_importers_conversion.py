@@ -108,6 +108,25 @@ def test_the_parts_of_a_split_that_is_partly_drawn(tmp_path):
         assert "picture_0" not in stems and len(stems) == 8, to
 
 
+@pytest.mark.parametrize("to", targets())
+def test_images_of_a_file_a_channel_are_kept_together(to, tmp_path):
+    codes = {f"picture_{number}": smooth_codes(number) for number in range(4)}
+    more = 'channels = 2\nchannel_files = ["_R", "_NIR"]\nshown_channels = [0, 1, 0]\n'
+    source = make(tmp_path / "source", codes, more)
+    for image in list((source / "images").iterdir()):
+        for number, end in enumerate(("_R", "_NIR")):
+            channel = np.asarray(Image.open(image))[..., 0] // (number + 1)
+            Image.fromarray(channel).save(image.with_name(f"{image.stem}{end}.png"))
+        image.unlink()
+    fastseg.convert(source, tmp_path / "out", to)
+    old, new = tasks.get(source), tasks.get(tmp_path / "out")
+    pairs = zip(old.items(source), new.items(tmp_path / "out"), strict=True)
+    for before, after in pairs:
+        assert after.image.name == before.image.name
+        assert np.array_equal(old.image(before), new.image(after))
+        assert lowest_iou(old.label(before), new.label(after)) >= 0.99
+
+
 def test_names_of_copies_are_unique():
     paths = ["a/7.jpg", "b/7.jpg", "8.jpg", "c/8.PNG", "d/7_a.jpg", "c/Ä.png", "ä.png"]
     found = unique_names([Path("/data", path) for path in paths], Path("/data"))

@@ -16,12 +16,14 @@ NOT_FORMATS = (  # modules without a format
     "base",
     "brush",
     "cache",
+    "coco_writer",
     "documents",
     "geometry",
     "outlines",
     "parquet",
     "paths",
     "recognise",
+    "runs",
 )
 
 __all__ = ["Format", "Labelled", "Region", "get", "names"]

@@ -49,6 +49,7 @@ class Labelled:
     place: str = ""  # where in the label file: $.images[3], or "line 7"
     split: str | None = None  # "train", "valid", "test", where the file itself says so
     is_relative: bool = False  # coordinates are shares of the image's size
+    rule: str | None = None  # how polygons become pixels; None: `Format.rule`
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,6 @@ class Format(ABC):
     # Labels that the tool itself gives a meaning, which the task's classes need not name.
     unlabelled: ClassVar[str] = ""  # its pixels are unlabelled, such as LabelMe's __ignore__
     background: ClassVar[str] = ""  # its pixels are the background, such as _background_
-    # Raised when the reader understands files in another way: masks in the cache are drawn again.
-    version: ClassVar[int] = 1
     # Which region lies on top where regions overlap, in words, for the guide and for messages.
     order: ClassVar[str] = "later ones in the file lie on top"
 

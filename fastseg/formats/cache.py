@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -36,7 +37,6 @@ from .base import Format, Labelled, Region, fault
 from .geometry import draw
 from .paths import Lookup, OutsideError, size_of
 
-VERSION = 1  # raise when masks are drawn, or the index is written, in another way
 INDEX = "index.json"
 CHUNK = 1 << 20  # bytes hashed at a time
 SLACK = 1.0  # px that a point may be outside its image: tools round to the border
@@ -141,6 +141,15 @@ def content_of(file: Path) -> str:
     return digest.hexdigest()
 
 
+@cache
+def _program() -> str:
+    """Return a digest of this package: readers that have changed draw their masks again."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def _folder() -> Path:
     return Path(user_cache_path("fastseg")) / "labels"
 
@@ -170,9 +179,8 @@ class _Job:
         """Return a digest of all that decides the masks and faults."""
         root, images = self.lookup.root, self.lookup.images
         parts = (
-            VERSION,
+            _program(),
             self.form.name,
-            self.form.version,
             [str(path) for path in (root.absolute(), root, labels, images)],
             sorted(self.meaning.items()),
             self.background,
@@ -297,17 +305,17 @@ class _Job:
                     )
                 )
             code = IGNORE if region.is_crowd else self.meaning.get(region.label, IGNORE)
-            draw(codes, region, code, self.form.rule, one.is_relative)
+            draw(codes, region, code, one.rule or self.form.rule, one.is_relative)
         _save(mask, codes, one.file)
         status = image.stat()
         row = [str(image), status.st_size, status.st_mtime_ns, mask.name, _origin(one), one.split]
         return row, faults
 
     def _label_faults(self, one: Labelled) -> list[Fault]:
-        """Return a fault for each label of an image that is no class."""
+        """Return a fault for each label of an image that is no class; crowds need none."""
         unknown: dict[str, list[Region]] = {}
         for region in one.regions:
-            if region.label not in self.meaning:
+            if region.label not in self.meaning and not region.is_crowd:
                 unknown.setdefault(region.label, []).append(region)
         return [
             fault(

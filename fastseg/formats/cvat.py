@@ -388,7 +388,8 @@ class CvatFormat(Format):
     ) -> list[Path]:
         """Write annotations.xml: one mask for each connected area of each class.
 
-        Unlabelled pixels get the label __ignore__. The format has no place for scores.
+        The background is no label: it is what no mask covers. Unlabelled pixels get the label
+        __ignore__. The format has no place for scores.
         """
         target, body = out / "annotations.xml", out / ".annotations.body"
         count, has_ignored = 0, False
@@ -397,7 +398,7 @@ class CvatFormat(Format):
             for count, image in enumerate(images, 1):
                 has_ignored |= bool((image.codes == IGNORE).any())
                 file.write(_image_xml(count - 1, image, classes, background))
-        labels = list(zip(classes, palette))
+        labels = [pair for code, pair in enumerate(zip(classes, palette)) if code != background]
         if has_ignored:
             labels.append((IGNORED, (240, 240, 240)))
         with target.open("wb") as whole, body.open("rb") as part:

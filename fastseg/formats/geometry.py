@@ -21,14 +21,15 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from .base import Region
+from .runs import decoded_runs
 
 # Smallest IoU of a region with its simplified polygon drawn back: half a per cent of its pixels
 # differ, which is less than people differ who label the same image.
 LEAST_IOU = 0.995
 
 # Distances in px by which outlines are simplified, tried from the largest one. Conventions: above
-# 4 px an edit needs new points anyway; below 0.5 px no point of a pixel's corner is dropped.
-TOLERANCES = (4.0, 2.0, 1.5, 1.0, 0.75, 0.5)
+# 4 px an edit needs new points anyway; at 0.1 px only points on straight lines are dropped.
+TOLERANCES = (4.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.3, 0.1)
 
 MARGIN = 1.0  # px around the image to which rings are clipped before they are drawn
 NUDGE = 0.25  # px by which the points of a ring of one or two pixels differ: they stay in the pixel
@@ -76,15 +77,14 @@ def patch(
     low, high = _box(rings, size)
     if (high <= low).any():
         return None
-    shape = int(high[1] - low[1]), int(high[0] - low[0])
     one_ring = _outline_ring if rule == "outline" else _area_ring
-    inside = np.zeros(shape, dtype=bool)
+    inside = np.zeros((high - low)[::-1], dtype=bool)
     for ring in rings:
-        inside |= one_ring(ring - low, shape, True)
+        inside |= one_ring(ring, low, high, size, True)
     for hole in region.holes:
         ring = _clipped(hole, size, is_relative)
         if len(ring) >= 3:
-            inside &= ~one_ring(ring - low, shape, False)
+            inside &= ~one_ring(ring, low, high, size, False)
     return int(low[0]), int(low[1]), inside
 
 
@@ -152,19 +152,32 @@ def _cut(ring: np.ndarray, axis: int, sign: int, bound: float) -> np.ndarray:
     return both[np.stack([here >= 0, crosses], axis=1).reshape(-1)]
 
 
-def _area_ring(ring: np.ndarray, shape: tuple[int, int], is_outer: bool) -> np.ndarray:
-    """Return the pixels, bool (h, w), whose centre is inside a ring; holes by the same rule."""
-    encoded: Any = coco_mask.frPyObjects([ring.reshape(-1)], *shape)
-    return coco_mask.decode(encoded)[..., 0].astype(bool)
+def _area_ring(
+    ring: np.ndarray, low: np.ndarray, high: np.ndarray, size: tuple[int, int], is_outer: bool
+) -> np.ndarray:
+    """Return the pixels, bool (h, w), from `low` to `high`, (x, y), whose centre is in a ring.
 
-
-def _outline_ring(ring: np.ndarray, shape: tuple[int, int], is_outer: bool) -> np.ndarray:
-    """Return the pixels, bool (h, w), of a ring: with its outline, or without it for a hole.
-
-    A hole's outline belongs to the region around it, as in OpenCV's fillPoly.
+    Holes are drawn by the same rule. The ring is not moved: pycocotools' rounding depends on where
+    it is. Only the columns of the box are decoded, not the complete image.
     """
-    image = Image.new("1", shape[::-1])
-    points = [(int(x), int(y)) for x, y in ring]  # cut off, as Pillow and OpenCV do
+    encoded: Any = coco_mask.frPyObjects([ring.reshape(-1)], *size)[0]
+    ends = np.cumsum(decoded_runs(encoded["counts"].decode("ascii")))
+    first, last = int(low[0]) * size[0], int(high[0]) * size[0]
+    runs = np.diff(ends.clip(first, last), prepend=first)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(-1, size[0])
+    return columns[:, low[1] : high[1]].T
+
+
+def _outline_ring(
+    ring: np.ndarray, low: np.ndarray, high: np.ndarray, size: tuple[int, int], is_outer: bool
+) -> np.ndarray:
+    """Return the pixels, bool (h, w), from `low` to `high`, (x, y), of a ring with its outline.
+
+    Of a hole, without it: its outline belongs to the region around it, as in OpenCV's fillPoly.
+    """
+    image = Image.new("1", tuple((high - low).tolist()))
+    # Coordinates are cut off, as Pillow and OpenCV do.
+    points = [(int(x), int(y)) for x, y in ring.astype(int) - low]
     ImageDraw.Draw(image).polygon(points, fill=1, outline=1 if is_outer else 0)
     return np.asarray(image)
 
@@ -190,9 +203,11 @@ def polygons_of(mask: np.ndarray, rule: str, least: float = LEAST_IOU) -> list[R
 
 def _rings_of(inside: np.ndarray, rule: str, least: float) -> Rings:
     """Return the rings of one connected piece, bool (h, w)."""
-    rings = [_by_rule(ring, rule) for ring in _pixel_edges(inside)]
+    edges = _pixel_edges(inside)
+    rings = [_by_rule(ring, rule) for ring in edges]
+    smooth = rings if rule == "outline" else [_midpoints(ring) for ring in edges]
     for tolerance in TOLERANCES if least < 1 else ():
-        simple = _simplified(rings, tolerance)
+        simple = _simplified(smooth, tolerance)
         if simple is None or not _is_valid(simple, rule):
             continue
         drawn = fill(Region("", (simple[0],), tuple(simple[1:])), inside.shape, rule)
@@ -224,6 +239,19 @@ def _without_straight(ring: np.ndarray) -> np.ndarray:
     turns = after[:, 0] * before[:, 1] != after[:, 1] * before[:, 0]
     back = (after * before).sum(axis=1) < 0  # a line's end, where the ring turns round
     return ring[turns | back] if (turns | back).any() else ring[:1]
+
+
+def _midpoints(ring: np.ndarray) -> np.ndarray:
+    """Return the middle of each pixel's side along a ring of pixels' corners.
+
+    It cuts off every corner, so that slanted edges have no steps, but keeps all pixels' centres.
+    """
+    along = np.roll(ring, -1, axis=0) - ring
+    lengths = np.abs(along).sum(axis=1).astype(int)
+    within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+    return np.repeat(ring, lengths, axis=0) + np.repeat(np.sign(along), lengths, axis=0) * (
+        within[:, None] + 0.5
+    )
 
 
 def _by_rule(ring: np.ndarray, rule: str) -> np.ndarray:

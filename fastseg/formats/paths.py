@@ -46,9 +46,9 @@ class Lookup:
         """Return the first image of `names` that exists, or None.
 
         A name is a path below the folder of images, or below `beside`, the folder of the label
-        file; else its last part is looked up among all images. A name that ends with ".*" stands
-        for every image suffix. Raises `OutsideError` if a name leads out of the data folder, also
-        through a link.
+        file; else its last part is looked up among all images. A name that ends with ".*", or
+        has no suffix, stands for every image suffix. Raises `OutsideError` if a name leads out of
+        the data folder, also through a link.
         """
         outside: str | None = None
         for name in names:
@@ -101,10 +101,10 @@ class Lookup:
         parts = PurePosixPath(_with_slashes(name)).parts
         if not parts:
             return None
-        ranked = sorted(
-            ((_shared_end(path, parts), path) for path in self._by_name.get(parts[-1], ())),
-            reverse=True,
-        )
+        found = self._by_name.get(parts[-1], [])
+        if not found and not is_image(Path(parts[-1])):  # a name without suffix
+            found = self._by_name.get(parts[-1] + ANY_SUFFIX, [])
+        ranked = sorted(((_shared_end(path, parts), path) for path in found), reverse=True)
         if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
             return None
         return self._checked(self.images / ranked[0][1])

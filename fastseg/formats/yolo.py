@@ -87,7 +87,8 @@ class YoloFormat(Format):
     def read(self, files: Sequence[Path], faults: list[Fault]) -> Iterator[Labelled]:
         for source in _sources(files, faults):
             for image, file, split in source.pairs:
-                labelled = _labelled(file, image, source.names, split, faults)
+                beside = os.path.relpath(source.root / image, file.parent).replace(os.sep, "/")
+                labelled = _labelled(file, (image, beside), source.names, split, faults)
                 if labelled is not None:
                     yield labelled
 
@@ -447,7 +448,11 @@ def _indices(file: Path) -> set[int]:
 
 
 def _labelled(
-    file: Path, image: str, names: Sequence[str] | None, split: str | None, faults: list[Fault]
+    file: Path,
+    images: tuple[str, ...],
+    names: Sequence[str] | None,
+    split: str | None,
+    faults: list[Fault],
 ) -> Labelled | None:
     """Return the outlines of one label file; what is wrong goes to `faults`."""
     try:
@@ -464,7 +469,7 @@ def _labelled(
         except _LineError as wrong:
             faults.append(fault(file, f"line {number}", wrong.detail, wrong.remedy, wrong.kind))
     regions.sort(key=area, reverse=True)
-    return Labelled(file, (image,), None, tuple(regions), "", split, is_relative=True)
+    return Labelled(file, images, None, tuple(regions), "", split, is_relative=True)
 
 
 class _LineError(Exception):

@@ -217,6 +217,11 @@ def _labels_in(files: Sequence[Path], place: Path) -> Path:
     return Path(os.path.commonpath([file.parent for file in files]))
 
 
+def _stem(task: SegmentationTask, image: ToWrite) -> str:
+    """Return the stem of an image's mask: the image's, without the end of the first channel."""
+    return image.image.stem.removesuffix(task.channel_files[0] if task.channel_files else "")
+
+
 def _write_png(
     task: SegmentationTask, entries: Sequence[Entry], out: Path
 ) -> tuple[list[Layout], list[Path]]:
@@ -229,7 +234,8 @@ def _write_png(
         end = "" if set(parts) == {None} else f"/{split or 'all'}"
         layout = Layout(f"images{end}", f"masks{end}", split)
         for image in _copied(group, out, layout.images):
-            written.append(save_image(out / layout.masks / f"{image.image.stem}.png", image.codes))
+            mask = out / layout.masks / f"{_stem(task, image)}.png"
+            written.append(save_image(mask, image.codes))
         layouts.append(layout)
     names = out / "class_names.txt"
     names.write_text("".join(f"{name}\n" for name in task.classes), encoding="utf-8")
@@ -258,8 +264,10 @@ def _write_voc(
         for image in _copied(group, out, "JPEGImages"):
             mask = Image.fromarray(image.codes)
             mask.putpalette(bytes(colours))
-            written.append(save_image(out / "SegmentationClass" / f"{image.image.stem}.png", mask))
-            stems.append(image.image.stem)
+            written.append(
+                save_image(out / "SegmentationClass" / f"{_stem(task, image)}.png", mask)
+            )
+            stems.append(_stem(task, image))
         (out / list_file).parent.mkdir(parents=True, exist_ok=True)
         (out / list_file).write_text("".join(f"{s}\n" for s in stems), encoding="utf-8")
         layouts.append(Layout("JPEGImages", "SegmentationClass", split, list_file=list_file))
