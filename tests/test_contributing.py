@@ -97,3 +97,25 @@ def test_a_check(cli, tmp_path):
     codes[0, :3] = 3
     Image.fromarray(codes).save(mask)
     assert f"{mask.name}: has 3 px of pupil" in cli("check", "eye")
+
+
+@pytest.mark.slow
+def test_a_label_format(cli, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    ((file, code),) = blocks("Add a label format")
+    (tmp_path / file).write_text(code)
+    data = tmp_path / "roofs"
+    data.mkdir()
+    for name in ("6", "7", "8", "9", "10"):
+        noise = np.random.default_rng(int(name)).integers(0, 255, (100, 100, 3), np.uint8)
+        Image.fromarray(noise).save(data / f"{name}.jpg")
+    lines = [f"{name}.jpg,roof,10,10,90,10,90,60,10,60" for name in (6, 7, 8, 9, 10)]
+    (data / "polygons.csv").write_text("\n".join(["image,label,points", *lines]) + "\n")
+    (data / "task.toml").write_text(
+        'classes = ["ground", "roof"]\n[[layouts]]\nformat = "polygons"\nlabels = "polygons.csv"\n'
+    )
+    assert re.search(r"5 labelled images.*ground 30,000, roof 20,000", cli("check", "roofs"))
+    (data / "polygons.csv").write_text("\n".join(["header", *lines, "10.jpg,roof,1,2,x"]))
+    assert "line 7" in cli("check", "roofs", code=1)

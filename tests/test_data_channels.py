@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -414,7 +415,110 @@ def test_contradicting_declarations_are_refused(fields, code):
         replace(tasks.get("eye"), **fields)
 
 
+# A file a channel
+
+ENDS = ("_R", "_G", "_NIR")
+
+
+@pytest.mark.parametrize("top", (255, 4095))
+def test_files_of_channels_are_stacked(tmp_path, top):
+    data = dataset(tmp_path / "field", 3, ends=ENDS, count=4, top=top)
+    task = tasks.get(str(data)).adapted(data)
+    items = task.items(data)
+    assert [item.image.name for item in items] == [f"s{n:02d}_R.tif" for n in range(4)]
+    assert task.depth == (12 if top == 4095 else None)
+    expected = (scene(2, 3, top)[0] / np.float32(top) * 255).round()
+    assert (task.image(items[2]) == expected).all()
+    nir = data / "images" / "s02_NIR.tif"
+    Image.fromarray(np.asarray(Image.open(nir))).save(nir.with_suffix(".png"))
+    nir.unlink()
+    assert (task.image(items[2]) == expected).all()  # of another suffix
+
+
+def test_faulty_files_of_channels_are_named(tmp_path, run):
+    data = dataset(tmp_path / "field", 3, ends=ENDS, count=4)
+    images = data / "images"
+    (images / "s00_NIR.tif").unlink()
+    Image.new("L", (9, 9)).save(images / "s01_G.tif")
+    Image.new("RGB", (SIDE, SIDE)).save(images / "s02_NIR.tif")
+    found = json.loads(run("check", data, "--json", code=1).out)["faults"]
+    kinds = {Path(fault["file"]).name: fault["kind"] for fault in found if fault["stops"]}
+    assert kinds == {"s00_R.tif": "no partner", "s01_R.tif": "unreadable",
+                     "s02_R.tif": "unreadable"}  # fmt: skip
+    text = json.dumps(found)
+    assert all(name in text for name in ("s00_NIR.tif", "s01_G.tif", "s02_NIR.tif"))
+    with refuses("size-mismatch", "s01_G.tif", "9x9", "64x64"):
+        read(images / "s01_R.tif", Reading(channels=3, files=ENDS))
+    with refuses("channels", "s01_G.tif"):
+        read(images / "s01_G.tif", Reading(channels=3, files=ENDS))
+
+
+@pytest.mark.slow
+def test_files_of_channels_from_check_to_predict(tmp_path, run):
+    data = dataset(tmp_path / "field", 3, ends=ENDS, count=12)
+    run("check", data)
+    run("fit", data, "--weights", "none", "--epochs", 6)
+    run("predict", "exports/field", data / "images", "--out", "out", "--overlay")
+    masks = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert masks == [f"s{n:02d}.png" for n in range(12)]
+    codes = np.asarray(Image.open(tmp_path / "out" / "s03.png"))
+    assert (codes == scene(3, 3)[1]).mean() > 0.85
+    run("predict", "exports/field", data / "images" / "s03_R.tif", "--out", "one")
+    assert (np.asarray(Image.open(tmp_path / "one" / "s03.png")) == codes).all()
+    run("evaluate", data)
+    run("check", data, "--fix", "fixed")
+    assert len(list((tmp_path / "fixed" / "images").iterdir())) == 36
+
+
+@pytest.mark.slow
+def test_labels_of_other_tools_fit_images_of_channels(tmp_path, run):
+    data = dataset(tmp_path / "field", 4, count=4)
+    shutil.rmtree(data / "masks")
+    for number in range(4):
+        shape = {"label": "disc", "shape_type": "rectangle", "points": [[10, 10], [40, 50]]}
+        label = {"imagePath": f"../images/s{number:02d}.tif", "imageHeight": SIDE,
+                 "imageWidth": SIDE, "shapes": [shape]}  # fmt: skip
+        (data / "labels").mkdir(exist_ok=True)
+        (data / "labels" / f"s{number:02d}.json").write_text(json.dumps(label))
+    task = (data / "task.toml").read_text()
+    task = task.replace('masks = "masks"', 'format = "labelme"\nlabels = "labels"')
+    (data / "task.toml").write_text(task)
+    items = tasks.get(str(data)).items(data)
+    assert len(items) == 4
+    assert tasks.get(str(data)).label(items[0]).sum() > 1000
+
+
 # Transparency
+
+
+def test_a_card_keeps_how_images_were_read(trained):
+    from dataclasses import replace
+
+    from fastseg.exports.card import read_card
+    from fastseg.exports.read import as_trained, task_of
+
+    card = read_card(trained)
+    assert card.definition["channels"] == 4
+    card.declared = False  # as for a task in Python that was changed since
+    changed = replace(task_of(card), channels=3, alpha="white", window=(1.0, 2.0))
+    same = as_trained(changed, card)
+    assert (same.channels, same.alpha, same.window) == (4, "drop", None)
+
+
+@pytest.mark.slow
+def test_the_colour_below_transparent_pixels_holds_at_prediction(tmp_path, run):
+    data = dataset(tmp_path / "roof", 4, count=8)
+    for file in (data / "images").iterdir():
+        pixels = read(file, Reading(channels=4))
+        Image.fromarray(pixels, "RGBA").save(file.with_suffix(".png"))
+        file.unlink()
+    task = (data / "task.toml").read_text().replace("channels = 4", 'alpha = "white"')
+    (data / "task.toml").write_text(task)
+    found = json.loads(run("check", data, "--json").out)
+    assert found["kinds"] == {"image mode": 8}
+    run("fit", data, "--weights", "none", "--epochs", 1)
+    prediction = fastseg.load("exports/roof").predict(data / "images" / "s00.png")
+    assert (prediction.image == read_image(data / "images" / "s00.png", alpha="white")).all()
 
 
 def transparent(path, mode="RGBA"):

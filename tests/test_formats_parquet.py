@@ -224,3 +224,25 @@ def test_a_conversion_writes_the_images_of_rows(run, tmp_path):
         f"subject{n // 2}_{n}.png" for n in (4, 5, 6)
     ]
     assert "nothing" in run("check", "out").out
+
+
+def test_new_describes_masks_in_parquet_files(run, tmp_path):
+    folder = with_masks(tmp_path / "roofs")
+    found = json.loads(run("new", "roofs", "--yes", "--json").out)
+    assert "parquet" in str(found)
+    task = tasks.get(folder)
+    (layout,) = task.layouts
+    assert (layout.format, layout.labels, len(task.classes)) == ("parquet", "data", 4)
+    items = task.items(folder)
+    assert len(items) == 7 and np.array_equal(task.label(items[6]), smooth_codes(6))
+
+
+@pytest.mark.parametrize("names", [["blurred", "sharp"], None])
+def test_new_describes_classes_in_parquet_files(run, tmp_path, names):
+    features = {"image": IMAGE, "label": {"_type": "ClassLabel", "names": names}}
+    folder = with_classes(tmp_path / "blur", features if names else None)
+    run("new", "blur", "--yes")
+    task = tasks.get(folder)
+    assert list(task.classes) == (names or ["class 0", "class 1"])
+    labels = [item.label for item in task.items(folder) if item.split == "train"]
+    assert labels == [0, 1, 1, 0]

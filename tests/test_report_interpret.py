@@ -163,6 +163,15 @@ def test_tasks_without_a_background_have_colours():
         assert len(colours) == len(set(colours)) == len(tasks.get(name).classes)
 
 
+@pytest.mark.parametrize(("classes", "least"), [(8, 60), (21, 30), (80, 10), (150, 5)])
+def test_many_classes_have_colours_that_differ(classes, least):
+    task = tasks.declared.task_from({"classes": [f"class {i}" for i in range(classes)]})
+    for found in (painting.class_colours(task), task.palette):
+        colours = np.array(found, dtype=float)
+        distance = np.linalg.norm(colours[:, None] - colours, axis=2)
+        assert distance[~np.eye(classes, dtype=bool)].min() >= least
+
+
 def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     before = sorted(data.rglob("*"))

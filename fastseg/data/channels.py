@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
 from ..types import Item
@@ -14,7 +14,7 @@ from . import images, medical, tiff
 from .issues import Fault
 from .pairing import IMAGE_SUFFIXES
 from .reading import RGB, Reading
-from .slices import is_medical, slice_of, split_slice, stem_of
+from .slices import is_dicom, is_medical, slice_of, split_slice, stem_of
 
 ONE_CHANNEL = ("1", "L", "F")  # Pillow's modes; those of 16-bit grey begin with I
 
@@ -82,6 +82,23 @@ def channel_statistics(
     mean = shares @ levels
     std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1)).clip(1 / 255)
     return tuple(map(float, mean.round(6))), tuple(map(float, std.round(6)))
+
+
+def stored_size(path: Path) -> tuple[tuple[int, int], int]:
+    """Return the (height, width) of an image as it is stored, and its EXIF orientation.
+
+    Only the header is read. Raises `DataError` or the decoders' own errors.
+    """
+    if is_dicom(path):
+        return medical.size_of(path), 1
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1], image.getexif().get(images.ORIENTATION, 1)
+    except UnidentifiedImageError:
+        if not tiff.is_tiff(path):
+            raise
+    page = tiff.pages_of(path)[0]
+    return (page.height, page.width), page.orientation
 
 
 def shown(image: np.ndarray, chosen: Sequence[int] = ()) -> np.ndarray:

@@ -27,6 +27,9 @@ COLOUR_TOLERANCE = 0.6
 # red and green, may be nearer to a declared black than to either.
 DECLARED_TOLERANCE = 0.25
 
+# Edges between colours: up to this share of a mask, and between up to so many colours. Conventions.
+MAX_MIXED_SHARE, MAX_MIXED_COLOURS = 0.1, 40
+
 MAX_LISTED = 6  # codes or colours that a message names
 MAX_VALUES = 16  # codes kept per mask: enough to distinguish 0/255 masks from others
 
@@ -208,6 +211,7 @@ def decode_colours(
     codes, inexact = match_colours(rgb, palette, declared)
     if not inexact:
         return Decoded(codes)
+    inexact = _match_mixtures(rgb, codes, inexact, palette, is_lossy(path))
     unknown = [colour for colour, _, matched in inexact if not matched]
     unknown_pixels = sum(count for _, count, matched in inexact if not matched)
     y, x = np.argwhere(_rgb_to_int(rgb) == _rgb_to_int(np.array(inexact[0][0])))[0]
@@ -282,6 +286,58 @@ def match_colours(
     codes[rest] = np.where(matched, found, IGNORE).astype(np.uint8)[where.reshape(-1)]
     order = counts.argsort()[::-1]
     return codes, [(_int_to_rgb(colours[i]), int(counts[i]), bool(matched[i])) for i in order]
+
+
+def _match_mixtures(
+    rgb: np.ndarray,
+    codes: np.ndarray,
+    inexact: Sequence[tuple[Colour, int, bool]],
+    palette: Sequence[Colour],
+    lossy: bool,
+) -> list[tuple[Colour, int, bool]]:
+    """Give colours at edges the nearest palette colour, in `codes`, and return the new `inexact`.
+
+    Halfway between two colours, such as red and green beside black, an edge is further from both
+    than `COLOUR_TOLERANCE` allows. It is recognised by having no area: no pixel with four
+    neighbours of its very colour. In lossless masks, it must lie between two palette colours, too.
+    """
+    unknown = [colour for colour, _, matched in inexact if not matched]
+    count = sum(count for _, count, matched in inexact if not matched)
+    if not unknown or count > MAX_MIXED_SHARE * codes.size:
+        return list(inexact)
+    packed = _rgb_to_int(rgb)
+    inside = packed[1:-1, 1:-1]
+    same = (
+        (inside == packed[:-2, 1:-1])
+        & (inside == packed[2:, 1:-1])
+        & (inside == packed[1:-1, :-2])
+        & (inside == packed[1:-1, 2:])
+    )
+    areas = set(np.unique(inside[same]).tolist())
+    points = np.array(unknown, dtype=np.float32)
+    thin = np.array([_rgb_to_int(np.array(colour)).item() not in areas for colour in unknown])
+    if not lossy:
+        thin &= _between(points, np.array(palette, dtype=np.float32))
+    nearest = np.linalg.norm(points[:, None] - np.array(palette), axis=2).argmin(axis=1)
+    mixed = {
+        colour: int(index) for colour, index, is_thin in zip(unknown, nearest, thin) if is_thin
+    }
+    numbers = {_rgb_to_int(np.array(colour)).item(): index for colour, index in mixed.items()}
+    where = np.isin(packed, list(numbers))
+    codes[where] = [numbers[value] for value in packed[where].tolist()]
+    return [(colour, n, matched or colour in mixed) for colour, n, matched in inexact]
+
+
+def _between(points: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Return which points, float (n, 3), are near a straight line between two palette colours."""
+    limit = DECLARED_TOLERANCE * _smallest_distance(palette)
+    found = np.zeros(len(points), dtype=bool)
+    for number, start in enumerate(palette[:MAX_MIXED_COLOURS]):
+        for end in palette[number + 1 : MAX_MIXED_COLOURS]:
+            along = end - start
+            share = ((points - start) @ along / max(float(along @ along), 1.0)).clip(0, 1)
+            found |= np.linalg.norm(start + share[:, None] * along - points, axis=1) <= limit
+    return found
 
 
 def _smallest_distance(colours: np.ndarray) -> float:

@@ -27,7 +27,7 @@ from .slices import is_dicom, is_nifti, real_file, slice_of, split_slice
 
 log = logging.getLogger(__name__)
 
-INSTALL = 'pip install "fastseg[medical]"'
+INSTALL = "pip install pydicom nibabel"
 MOST_PIXELS = 2**27  # of a DICOM file, all frames together: a header can claim any size
 MOST_VOXELS = 2**29  # of a volume: a CT of 512 x 512 x 2048
 KEPT_BYTES = 2**30  # of volumes that stay decoded: slices are read one after the other
@@ -146,6 +146,16 @@ def spacing_of(path: Path | str) -> tuple[float, float] | None:
         else:
             sides = _spacing_of_volume(_place(path)[0])
     return _pair(sides) if len(sides) == 2 and min(sides) > 0 else None
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of a DICOM image in px, from its header.
+
+    Raises `DataError` for files that cannot be read.
+    """
+    with _reading(path):
+        data = _dataset(path, pixels=False)
+        return int(data.Rows), int(data.Columns)
 
 
 def common_spacing(paths: Iterable[Path]) -> tuple[float, float] | None:

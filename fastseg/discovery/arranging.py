@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .choices import Notes, counted, listed
+from .classfiles import TEXT_NAMES
 from .partners import Pairing, stem
 from .survey import Survey, join, split_of
 
@@ -156,7 +157,8 @@ def lists_of(survey: Survey, found: Sequence[Pairing], notes: Notes) -> list[Lis
     lists = [
         entry
         for path in survey.others(*LIST_SUFFIXES)
-        if (entry := _list_of(survey, path, index)) is not None
+        if PurePosixPath(path).name.lower() not in TEXT_NAMES
+        and (entry := _list_of(survey, path, index)) is not None
     ]
     chosen: list[Listed] = []
     for split in ("train", "valid", "test"):

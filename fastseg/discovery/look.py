@@ -23,6 +23,7 @@ from .classfiles import class_files
 from .groups import Grouping, grouping_of
 from .looks import spaced
 from .meaning import Meaning, meaning_of
+from .packed import classes_in, packed_in
 from .partners import Pairing, find_pairings, lone_text, stem
 from .pictures import channel_ends, images_of
 from .survey import Folder, Survey, survey
@@ -189,6 +190,9 @@ def _segmentation(
     elif pairings:
         layouts = layouts_of(files, pairings, notes)
         meaning = _of_masks(files, pairings, layouts, notes)
+    elif (packed := packed_in(files, notes)) and packed.masks:
+        layouts, masks = [packed.layout], packed.masks
+        meaning = meaning_of(read_values(masks), masks, class_files(files), layouts, notes)
     else:
         return None
     definition: dict[str, Any] = {**_named(name, files.root), "kind": SegmentationTask.kind}
@@ -203,10 +207,10 @@ def _segmentation(
     definition["layouts"] = layouts
     found = _checked_items(definition, files.root, tool, pairings)
     _describe_images(found, bool(channels), notes)
-    masks = _decoded(found, notes)
+    decoded = _decoded(found, notes)
     background = found.task.background
-    sizes = [mask.shape for mask in masks]
-    objects = measure(masks, background)
+    sizes = [mask.shape for mask in decoded]
+    objects = measure(decoded, background)
     found.advice = recipe.segmentation(
         _sizes(found) or [(h, w) for h, w in sizes], objects, found.task.classes, len(found.items)
     )
@@ -355,6 +359,7 @@ def _classification(
             "no-such-column",
         )
     definition = definition or categories.by_folders(files, notes)
+    definition = definition or classes_in(files, notes)
     if definition is None:
         return None
     definition = {**_named(name, files.root), **definition}

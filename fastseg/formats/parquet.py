@@ -236,7 +236,7 @@ def _extract_row(
             return None
         contents.append(content)
     path = values[columns.image].get("path")
-    stem = _unique(path if isinstance(path, str) else "", file, number, taken)
+    stem = _unique(path if isinstance(path, str) else "", taken)
     written = []
     for kind, content in zip(("images", "masks"), contents):
         name = f"{split or 'all'}/{kind}/{stem}{_suffix(content, path)}"
@@ -257,14 +257,14 @@ def _label(value: Any, columns: Columns) -> int | str | None:
     return value
 
 
-def _unique(path: str, file: Path, number: int, taken: set[str]) -> str:
-    """Return the stem of a row's files: the image's own one, or the parquet file and the row."""
+def _unique(path: str, taken: set[str]) -> str:
+    """Return the stem of a row's files: the image's own one, or the number of the row in all."""
     stem = path.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
     stem = re.sub(r"[^\w.\-]+", "_", stem).strip(".")[:MAX_NAME]
-    own = f"{file.stem}_{number:06d}"
-    stem = stem or own
-    if stem.lower() in taken:
-        stem = f"{stem}_{own}"
+    number = f"{len(taken):06d}"
+    stem = stem or number
+    while stem.lower() in taken:
+        stem = f"{stem}_{number}"
     taken.add(stem.lower())
     return stem
 

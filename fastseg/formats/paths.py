@@ -7,13 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from ..data.pairing import is_image
 from ..errors import DataError
 
 ANY_SUFFIX = ".*"  # at the end of a name: any image of this stem, for formats that name no suffix
-ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that swap the sides
+QUARTER_TURNS = (5, 6, 7, 8)  # values of EXIF's orientation that swap the sides
 
 
 class OutsideError(DataError):
@@ -171,10 +169,12 @@ def size_of(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     Only its header is read. They differ where EXIF says that the image is to be turned.
     Raises `DataError` if it cannot be read.
     """
+    from ..data.channels import stored_size  # here: listing files needs no numpy
+
     try:
-        with Image.open(path) as image:
-            stored = image.size[::-1]
-            turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
+        stored, orientation = stored_size(path)
+    except DataError:
+        raise
     except Exception as error:  # decoders raise many kinds of errors on damaged files
         text = " ".join(str(error).split())
         reason = "not an image, or damaged" if "cannot identify" in text else text
@@ -182,4 +182,4 @@ def size_of(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
             f"{path}: cannot be read as an image ({reason}); replace or remove it",
             "unreadable-image",
         ) from None
-    return (stored[::-1] if turned else stored), stored
+    return (stored[::-1] if orientation in QUARTER_TURNS else stored), stored

@@ -29,9 +29,11 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # IPv4 addresses behind a NAT64 g
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
 
 
-def fetch_image(url: str, allow_private: bool = False, depth: int | None = None) -> np.ndarray:
+def fetch_image(
+    url: str, allow_private: bool = False, depth: int | None = None, alpha: str = "drop"
+) -> np.ndarray:
     """Download an image and return it upright as uint8 (H, W, 3); 16-bit values are scaled as
-    `depth.choose_depth` says.
+    `depth.choose_depth` says, and `alpha` is as for `images.as_rgb`.
 
     Loopback and private addresses are refused unless `allow_private`. No cookies or credentials are
     sent. Raises `FetchError` with the reason: unreachable, not an image, too large, too slow,
@@ -49,13 +51,12 @@ def fetch_image(url: str, allow_private: bool = False, depth: int | None = None)
                         "too-large",
                     )
                 has_depth = is_deep(image)
-                picture = upright(image, io.BytesIO(content))
-                return as_rgb(
-                    picture,
-                    choose_depth(depth, {url: int(np.asarray(picture).max())})
-                    if has_depth
-                    else None,
-                )
+                picture = upright(image, io.BytesIO(content), alpha != "drop")
+                values = np.asarray(picture)
+                if values.ndim == 3 and values.shape[2] in (2, 4):
+                    values = values[..., :-1]  # without alpha
+                depth = choose_depth(depth, {url: int(values.max())}) if has_depth else None
+                return as_rgb(picture, depth, alpha)
     except FetchError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -78,7 +78,7 @@ def segment(
     task, folder, card = _open_export(export)
     task = as_trained(task, card)
     if url is not None:
-        image = fetch_image(url, allow_private, task.depth)
+        image = fetch_image(url, allow_private, task.depth, task.alpha)
     else:
         path = Path(file or "")
         task = with_depth_of(task, [path])

@@ -10,6 +10,7 @@ from scipy.ndimage import binary_erosion
 
 from ..data import images
 from ..tasks import Task
+from ..tasks.declared import generated_palette
 from ..types import IGNORE, Colour
 
 # Okabe and Ito's colours, which colour-blind people can tell apart
@@ -31,16 +32,21 @@ def class_colours(task: Task) -> tuple[Colour, ...]:
     """Return one colour a class: black for the background, colour-blind-safe colours for the
     others.
 
-    A task's own palette need not be safe (kitchen's is red, green and blue). Beyond seven classes,
-    the colours repeat, lighter.
+    A task's own palette need not be safe (kitchen's is red, green and blue). Seven classes have
+    these colours, the next seven lighter ones, and all others colours of distant hues.
     """
     others = [i for i in range(len(task.classes)) if i != task.background]
+    further = generated_palette(len(others), None)
     colours: list[Colour] = [(0, 0, 0)] * len(task.classes)
     for place, i in enumerate(others):
-        rgb = np.array([int(COLOURS[CLASS_ORDER[place % 7]][k : k + 2], 16) for k in (1, 3, 5)])
-        lighter = 0.5 ** (place // 7)
-        red, green, blue = (rgb * lighter + 255 * (1 - lighter)).round()
-        colours[i] = int(red), int(green), int(blue)
+        safe = COLOURS[CLASS_ORDER[place % len(CLASS_ORDER)]]
+        red, green, blue = (int(safe[k : k + 2], 16) for k in (1, 3, 5))
+        if place >= 2 * len(CLASS_ORDER):
+            colours[i] = further[place]
+        elif place >= len(CLASS_ORDER):
+            colours[i] = (red + 255) // 2, (green + 255) // 2, (blue + 255) // 2
+        else:
+            colours[i] = red, green, blue
     return tuple(colours)
 
 

@@ -229,7 +229,7 @@ class Task:
         Raises `DataError` that names the faulty file.
         """
         items, faults = self.listed(data)
-        refuse(faults, self.check_command(data))
+        refuse([fault for fault in faults if fault.stops], self.check_command(data))
         if not items:
             foreign = advice(Path(data))
             raise DataError(
