@@ -11,6 +11,7 @@ Sections:
   quality  score reached within the same time
   blur     mri: the slightest blur that is found
   startup  cold commands, a tiny fit, mistakes
+  labels   1,000 and 10,000 images with 10 COCO polygons each: seconds, peak memory
   photo    one photograph through an adopted SegFormer-B0; peak memory of 12 megapixels
   gpu      step and predict on an accelerator
 
@@ -39,6 +40,7 @@ import fastseg  # before torch: it sets how OpenMP threads wait, for all contest
 import numpy as np
 import peers
 import torch
+from labels import readings
 from peers import SHARED
 from PIL import Image
 from quality import blur, quality
@@ -367,6 +369,11 @@ def memory(repeats: int, folder: Path) -> dict[str, list[float]]:
     return peaks
 
 
+def labels(repeats: int, folder: Path) -> dict[str, list[float]]:
+    """Reading COCO polygons: drawn first, from the cache then; each in a fresh process."""
+    return readings(folder, 1_000) | readings(folder, 10_000)
+
+
 def photo(repeats: int, folder: Path) -> dict[str, list[float]]:
     """One photograph of 1,024 px through SegFormer-B0, as its page shows it, and adopted."""
     import segmentation_models_pytorch as smp
@@ -474,6 +481,7 @@ SECTIONS = {
     "quality": quality,
     "blur": blur,
     "startup": startup,
+    "labels": labels,
     "photo": photo,
     "gpu": gpu,
 }

@@ -67,7 +67,7 @@ def table(name: str, figures: dict[str, list[float]]) -> list[dict]:
             {
                 "section": name,
                 "contestant": label,
-                "unit": UNITS.get(name, "s"),
+                "unit": "MB" if label.endswith(", memory") else UNITS.get(name, "s"),
                 "median": median,
                 "min": min(values),
                 "max": max(values),

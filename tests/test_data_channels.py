@@ -351,6 +351,12 @@ def test_training_goes_on_from_exports_and_files(trained, exports, plants, run, 
 
 
 @pytest.mark.slow
+def test_an_export_of_other_channels_is_not_trained_on(trained, tmp_path, fails):
+    data = dataset(tmp_path / "plants", 5, count=4)
+    fails("fit", data, "--weights", trained, code="channels", values=(trained, 4, 5))
+
+
+@pytest.mark.slow
 def test_an_ensemble_has_one_normalisation(plants, run, tmp_path):
     run("fit", plants, "--weights", "none", "--epochs", 1, "--folds", 2, "--out", "both")
     card = card_of(tmp_path / "both")

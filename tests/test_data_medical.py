@@ -160,6 +160,15 @@ def test_sizes_that_headers_claim_are_bounded(tmp_path):
         medical.slices_of(tmp_path / "x.nii.gz")
 
 
+def test_large_deflated_files_are_refused(tmp_path):
+    path = tmp_path / "x.dcm"
+    path.write_bytes(shipped("image_dfl.dcm").read_bytes())
+    assert medical.read(path).shape == (512, 512)
+    path.write_bytes(path.read_bytes() + bytes(medical.MOST_DEFLATED))
+    with refuses("unreadable-image", path):
+        medical.read(path)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=12), st.booleans())
 def test_mutated_files_give_an_image_or_one_line(tmp_path, changes, is_volume):
@@ -314,6 +323,10 @@ def test_other_commands_take_volumes(trained, run, tmp_path):
     run("interpret", data, "--export", export, "--out", "interpretation")
     run("segment", slice_of(data / "images" / "case0.nii.gz", 2), "--export", export)
     run("check", data, "--fix", "fixed", error="volume-repair")
+    run("convert", data, "coco", "--to", "coco", error="volume-labels")
+    run("predict", export, data / "images", "--format", "labelme", "--out", "out",
+        error="volume-labels")  # fmt: skip
+    assert not (tmp_path / "coco").exists() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

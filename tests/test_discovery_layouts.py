@@ -236,14 +236,22 @@ def test_cityscapes(data, drawn, end):
 
 
 @pytest.mark.parametrize(
-    "mask_path", ["{n}_{name}.png", "masks/{n}_{name}.png", "masks/{name}/{n}.png"]
+    "mask_path",
+    [
+        "{n}_{name}.png",
+        "{n}_{name}_mask.png",
+        "masks/{n}_{name}.png",
+        "masks/{name}/{n}.png",
+        "{name}/{n}.png",
+    ],
 )
-def test_one_mask_a_class(data, drawn, mask_path):
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_one_mask_a_class(data, drawn, mask_path, suffix):
     names = ["sclera", "iris", "pupil"]
     for number, (image, codes) in enumerate(drawn):
         folder = "images/" if "/" in mask_path else ""
-        save_image(data.root / f"{folder}{number}.jpg", image)
-        data.truth[f"{folder}{number}.jpg"] = codes
+        save_image(data.root / f"{folder}{number}{suffix}", image)
+        data.truth[f"{folder}{number}{suffix}"] = codes
         for code, name in enumerate(names, 1):
             mask = (codes == code).astype(np.uint8) * 255
             save_image(data.root / mask_path.format(n=number, name=name), mask)

@@ -500,6 +500,26 @@ def test_label_files_that_are_absent_are_named(tools, tmp_path):
     assert faults == [("label file", "valid", "")]
 
 
+# samples
+
+
+def test_samples_follow_the_layout(tmp_path):
+    ends = {"image_end": "_rgb", "mask_end": "_gt", "deep": True}
+    task = segmentation(Layout("data", "data", **ends))
+    task.sample(tmp_path / "a", 6)
+    assert len(task.items(tmp_path / "a")) == 6
+    for fields in ({"list_file": "l.txt"}, {"class_masks": "names"}):
+        with refuses("no-sample"):
+            segmentation(Layout("images", "masks", **fields)).sample(tmp_path / "b", 6)
+
+
+def test_a_sample_of_folders_of_classes(tmp_path):
+    mri = tasks.get("mri")
+    task = classification(labels="folders", draw=mri.draw)
+    task.sample(tmp_path / "a", 6)
+    assert Counter(item.label for item in task.items(tmp_path / "a")) == {0: 3, 1: 3}
+
+
 # the repaired copy
 
 

@@ -55,6 +55,12 @@ class Finder:
         alone = self.deep and len(parts[-1]) >= least
         return self._in_subfolders(parts) if alone else None
 
+    def namesakes(self, text: str) -> int:
+        """Return how many files in subfolders have the last part of a text as their name."""
+        parts = re.split(r"[\\/]+", normal(text))
+        self._in_subfolders(parts)
+        return len((self._stems or {}).get(parts[-1], []))
+
     def _in(self, folder: Path, name: str) -> Path | None:
         if folder not in self._names:
             names: dict[str, Path] = {}

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 INSTALL = "pip install pydicom nibabel"
 MOST_PIXELS = 2**27  # of a DICOM file, all frames together: a header can claim any size
-MOST_VOXELS = 2**29  # of a volume: a CT of 512 x 512 x 2048
+MOST_BYTES = 2**31  # of a volume: twice that of a CT of 512 x 512 x 2048 voxels of 16 bits
+MOST_DEFLATED = 2**21  # bytes of a DICOM file that is compressed as a whole: up to a thousandfold
 KEPT_BYTES = 2**30  # of volumes that stay decoded: slices are read one after the other
 INVERTED = "MONOCHROME1"  # the lowest value is white
 # Without a window, this share of a volume's values at either end is clipped: single bright voxels
@@ -240,7 +241,12 @@ def _pair(values: Sequence[float]) -> tuple[float, float]:
 
 def _dataset(path: Path, pixels: bool = True) -> Any:
     import pydicom
+    from pydicom.filereader import read_file_meta_info
 
+    if path.stat().st_size > MOST_DEFLATED:
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            raise ValueError("it is compressed as a whole, and too large: save it without")
     return pydicom.dcmread(path, stop_before_pixels=not pixels)
 
 
@@ -360,7 +366,8 @@ def _header(path: Path) -> tuple[int, int, int]:
     """Return the shape of a volume, (i, j, slices), from its header."""
     import nibabel
 
-    shape = tuple(int(side) for side in nibabel.load(path).shape)
+    image: Any = nibabel.load(path)
+    shape = tuple(int(side) for side in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (2, 3) or min(shape) < 1:
@@ -369,7 +376,7 @@ def _header(path: Path) -> tuple[int, int, int]:
             "expected: save each channel or time as a file of its own"
         )
     first, second, count = (*shape, 1)[:3]
-    if first * second * count > MOST_VOXELS:
+    if first * second * count * image.get_data_dtype().itemsize > MOST_BYTES:
         raise ValueError(f"it claims {' x '.join(map(str, shape))} voxels: too large")
     return first, second, count
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,10 @@ from .survey import Folder, Survey, survey
 from .tools import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
 from .values import DETAILED, measure, read_values
 from .writing import text_of
+
+if TYPE_CHECKING:
+    from ..report.panels import Panel
+    from ..report.views import View
 
 SHOWN = 6  # pairs in the picture
 MAX_DECODED = DETAILED  # masks decoded as class indices, to measure objects
@@ -458,13 +462,25 @@ def _picture(found: _Found, root: Path, notes: Notes) -> Path | None:
     examples = []
     for item in shown:
         try:
-            examples.append(view.labelled(item))
+            examples.append(_panels(view, item))
         except FastsegError as error:
             notes.say("picture", f"left out: {error}")
     if not examples:
         return None
     title = f"{task.name}: {len(examples)} of {len(found.items)} labelled images, as understood"
     return write_png(view.grid(examples, title), out)
+
+
+def _panels(view: View, item: Item) -> list[Panel]:
+    """Return the panels of an image. Raises `DataError` if its mask is of another size."""
+    size, own = np.shape(view.task.label(item)), view.task.image(item).shape[:2]
+    if size and size != own:
+        raise DataError(
+            f"{item.shown_label}: is {size[1]}x{size[0]} px, but its image is {own[1]}x{own[0]}; "
+            "export it at the image's size",
+            "size-mismatch",
+        )
+    return view.labelled(item)
 
 
 def _write(target: Path, text: str, found: _Found) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.decoding import is_lossy
 from ..data.images import read_raw
+from ..data.slices import is_nifti
 from ..errors import DataError
 
 SAMPLE = 5  # files of a folder that are looked at
@@ -28,12 +29,29 @@ def spaced(files: Sequence[Path], most: int) -> list[Path]:
     return [files[round(i * step)] for i in range(most)]
 
 
+def with_slices(files: Sequence[Path]) -> list[Path]:
+    """Return the files, with volumes as their slices. Volumes that cannot be read are left out."""
+    if not any(map(is_nifti, files)):
+        return list(files)
+    from ..data.medical import slices_of
+
+    found: list[Path] = []
+    for file in files:
+        try:
+            found += slices_of(file)
+        except DataError:
+            continue  # listing the items names it
+    return found
+
+
 def mask_share(files: Sequence[Path]) -> float:
     """Return the share, 0 to 1, of a sample of image files that look like masks.
 
     Files that cannot be read count as neither.
     """
-    found = [like for file in spaced(files, SAMPLE) if (like := _is_mask(file)) is not None]
+    found = [
+        like for file in spaced(with_slices(files), SAMPLE) if (like := _is_mask(file)) is not None
+    ]
     return sum(found) / len(found) if found else 0.0
 
 

@@ -379,6 +379,8 @@ def _distinct(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         name, number = name.strip() or "unnamed", 2
+        if name.strip("_") == "background":  # LabelMe's own spelling
+            name = "background"
         base = name
         while name in found:
             name, number = f"{base} {number}", number + 1

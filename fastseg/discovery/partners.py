@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ..data.pairing import SEPARATOR, pairs
+from ..data.slices import stem_of
 from .choices import Notes, Question, counted, listed
 from .looks import mask_share
 from .survey import (
@@ -50,7 +51,7 @@ class Pairing:
 
 
 def stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    return stem_of(Path(name))
 
 
 def ends_of(text: str) -> list[str]:
@@ -352,7 +353,9 @@ def _one_mask_a_class(survey: Survey, found: Sequence[Pairing]) -> Pairing | Non
     if len(folders) > 1 and len(parents) == 1 and len(ends) == 1:
         parent = parents.pop()
         named = [PurePosixPath(folder).name for folder in folders]
-        if role(parent) != "mask" or not all(_are_binary(survey, p) for p in found):
+        # masks_anna and masks_bert are two versions; iris and pupil are two classes
+        versions = role(parent) != "mask" and any(role(name) == "mask" for name in named)
+        if versions or not all(_are_binary(survey, p) for p in found):
             return None
         lone = set.intersection(*(set(p.lone) for p in found))
         return replace(

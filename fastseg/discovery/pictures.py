@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import is_deep, read_image
+from ..data.slices import is_medical
 from ..errors import DataError
 from .choices import Notes, counted
 from .looks import spaced
@@ -78,6 +79,11 @@ def images_of(files: Sequence[Path], notes: Notes) -> Images:
 
 def _header(file: Path) -> tuple[tuple[int, int], int, bool, bool]:
     """Return (height, width), channels (1 and 3 for plain images), deep or not, alpha or not."""
+    if is_medical(file):
+        from ..data import medical
+
+        pixels = medical.read(file)
+        return (pixels.shape[0], pixels.shape[1]), 3, False, False
     if file.suffix.lower() in (".tif", ".tiff"):
         from ..data import tiff
 

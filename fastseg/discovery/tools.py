@@ -20,6 +20,7 @@ from .meaning import Meaning
 from .survey import Survey, join, split_of
 
 MASKS = "masks"  # the value of --format for mask images
+TOOL_BACKGROUNDS = ("_background_", "__background__")
 MAX_LOOKED = 20  # labelled images of a file that are looked up
 
 
@@ -121,12 +122,17 @@ def _meaning(tool: ToolLabels, notes: Notes) -> Meaning:
         notes.say("background", "background: pixels outside all regions")
     else:
         notes.say("background", f"{background}, by its name; pixels outside all regions have it")
+    codes = {}
+    if background in TOOL_BACKGROUNDS:  # LabelMe's own spelling
+        codes = {background: "background"}
+        kept[kept.index(background)] = background = "background"
     palette = [colour for colour in colours if colour is not None]
     complete = len(set(palette)) == len(kept)
     return Meaning(
         "codes",
         kept,
         background,
+        codes=codes,
         ignore=list(void),
         palette=palette if complete else [],
         are_named=True,

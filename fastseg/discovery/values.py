@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..types import Colour
 from ..utils.progress import track
 from ..utils.threads import results_in_order
-from .looks import spaced
+from .looks import spaced, with_slices
 
 SAMPLE = 300  # masks read; evenly spaced over all of them
 DETAILED = 60  # of these, the masks whose objects and borders are measured
@@ -77,6 +77,7 @@ class _One:
 
 def read_values(files: Sequence[Path]) -> Values:
     """Return what up to `SAMPLE` of the masks hold, evenly spaced, with progress on a terminal."""
+    files = with_slices(files)
     chosen = spaced(files, SAMPLE)
     found = Values(total=len(files))
     packed: list[tuple[_One, _One | None]] = []
@@ -247,7 +248,7 @@ def is_border(files: Sequence[Path], code: int) -> bool:
     VOC: thin lines, with two other codes near.
     """
     pixels = near_two = 0
-    for file in spaced(files, DETAILED):
+    for file in spaced(with_slices(files), DETAILED):
         grey = read_raw(file)
         grey = grey[..., 0] if grey.ndim == 3 else grey
         ours = grey == code

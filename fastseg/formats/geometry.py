@@ -31,6 +31,7 @@ LEAST_IOU = 0.995
 # 4 px an edit needs new points anyway; at 0.1 px only points on straight lines are dropped.
 TOLERANCES = (4.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.3, 0.1)
 
+SMALL = 2**18  # px of an image that is decoded completely in less time than a part of it
 MARGIN = 1.0  # px around the image to which rings are clipped before they are drawn
 # Not 0.5: pycocotools rounds to fifths of a px, where a half could become either when a file's
 # rounding moves it.
@@ -161,9 +162,12 @@ def _area_ring(
     """Return the pixels, bool (h, w), from `low` to `high`, (x, y), whose centre is in a ring.
 
     Holes are drawn by the same rule. The ring is not moved: pycocotools' rounding depends on where
-    it is. Only the columns of the box are decoded, not the complete image.
+    it is. Of a large image, only the columns of the box are decoded.
     """
     encoded: Any = coco_mask.frPyObjects([ring.reshape(-1)], *size)[0]
+    if size[0] * size[1] <= SMALL:
+        whole = coco_mask.decode(encoded)
+        return whole[low[1] : high[1], low[0] : high[0]].astype(bool)
     ends = np.cumsum(decoded_runs(encoded["counts"].decode("ascii")))
     first, last = int(low[0]) * size[0], int(high[0]) * size[0]
     runs = np.diff(ends.clip(first, last), prepend=first)

@@ -167,17 +167,19 @@ def _lines(codes: np.ndarray, numbers: Mapping[int, int]) -> Iterator[str]:
     rings = _rings(codes, numbers, LEAST_IOU)
     if _lowest_iou(codes, rings) < LEAST_CLASS_IOU:
         rings = _rings(codes, numbers, 1)
-    height, width = codes.shape
     for code, region in rings:
-        points = (region.polygons[0] / (width, height)).clip(0, 1)
-        text = " ".join(f"{value:.{DIGITS}f}" for value in points.reshape(-1))
+        text = " ".join(f"{value:.{DIGITS}f}" for value in region.polygons[0].reshape(-1))
         yield f"{numbers[code]} {text}\n"
 
 
 def _rings(codes: np.ndarray, numbers: Mapping[int, int], least: float) -> list[tuple[int, Region]]:
-    """Return the code and the region, of one ring in px, of each part, the larger ones first."""
+    """Return the code and the region, of one ring, of each part, the larger ones first.
+
+    Coordinates are as they are written: shares of the size, rounded.
+    """
+    size = codes.shape[::-1]
     found = [
-        (code, Region("", (join_holes(ring, holes),)))
+        (code, Region("", ((join_holes(ring, holes) / size).clip(0, 1).round(DIGITS),)))
         for code in np.unique(codes).tolist()
         if code in numbers
         for ring, holes in polygons_of(codes == code, YoloFormat.rule, least)
@@ -190,7 +192,7 @@ def _lowest_iou(codes: np.ndarray, rings: Sequence[tuple[int, Region]]) -> float
     rest = np.setdiff1d(codes, [code for code, _ in rings])  # the background, if there is any
     drawn = np.full_like(codes, rest[0] if rest.size else IGNORE)
     for code, region in rings:
-        draw(drawn, region, code, YoloFormat.rule)
+        draw(drawn, region, code, YoloFormat.rule, is_relative=True)
     return min(
         np.count_nonzero((drawn == code) & (codes == code))
         / np.count_nonzero((drawn == code) | (codes == code))

@@ -26,6 +26,7 @@ from ..tasks.converted import (
     Entry,
     choose_target,
     further_files,
+    refuse_slices,
     unique_names,
     write_dataset,
 )
@@ -111,6 +112,8 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
     def plan(self, files: Sequence[Path], out: Path | str | None) -> None:
         self._out = None if out is None else Path(out)
         self._is_one_file = _is_image_file(self._out)
+        if self.format:
+            refuse_slices(files)
         if self._is_one_file:
             self._check_one_file(files)
             if self.format:

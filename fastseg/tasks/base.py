@@ -534,6 +534,11 @@ def with_depth_of(task: TaskT, files: Iterable[Path]) -> TaskT:
     return task if depth == task.depth else replace(task, depth=depth)
 
 
+def no_sample(task: Task, remedy: str) -> TaskError:
+    """Return the error for a task of which no synthetic sample can be drawn."""
+    return TaskError(f"task {task.name} has no synthetic sample: {remedy}", "no-sample")
+
+
 def _file_of(item: Item | Path | str) -> Path | str:
     return item.image if isinstance(item, Item) else item
 

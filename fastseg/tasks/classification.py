@@ -18,7 +18,7 @@ from ..data.reading import first_files, stem_of
 from ..errors import TaskError, brief
 from ..types import Item
 from ..utils.io import name_below
-from .base import Task
+from .base import Task, no_sample
 
 if TYPE_CHECKING:
     from fastai.data.block import TransformBlock
@@ -194,6 +194,10 @@ class ClassificationTask(Task):
             if image is None:
                 detail = f"{brief(name)} has no image in {folder}"
                 remedy = "add the image, or remove the line"
+                count = finder.namesakes(name)
+                if count > 1:
+                    detail = f"{brief(name)} may be one of {count} images in {folder}"
+                    remedy = "write the image's path below this folder"
                 faults.append(Fault("table", str(table), detail, remedy, number))
             elif label not in valid and label and not label.lstrip("-").isdigit():
                 faults.append(self._unknown_class(table, label, place=number))
@@ -275,11 +279,7 @@ class ClassificationTask(Task):
 
     def _write_sample(self, folder: Path, split: str | None, numbers: range, seed: int) -> None:
         if self.draw is None or split not in self.folders:
-            raise TaskError(
-                f"task {self.name} has no synthetic sample: "
-                "give it a draw function, and sample_splits of its folders",
-                "no-sample",
-            )
+            raise no_sample(self, "give it a draw function, and sample_splits of its folders")
         import numpy as np
 
         from ..data.images import save_image

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from .. import formats
+from ..data.slices import real_file, split_slice
 from ..errors import DataError, TaskError, choose
 from ..formats.base import ToWrite
 from ..types import IGNORE, Colour
@@ -88,6 +89,17 @@ def further_files(task: SegmentationTask, image: Path, name: str) -> tuple[tuple
     )
 
 
+def refuse_slices(images: Sequence[Path]) -> None:
+    """Raise `DataError` if an image is a slice of a volume: there is no file to copy."""
+    volume = next((real_file(image) for image in images if split_slice(image)), None)
+    if volume is not None:
+        raise DataError(
+            f"{volume}: is a volume, and labels of other tools are of single images; save its "
+            "slices as images of their own",
+            "volume-labels",
+        )
+
+
 def write_dataset(
     task: SegmentationTask,
     target: str,
@@ -100,6 +112,7 @@ def write_dataset(
     Memory is bounded: one mask at a time is read. The split is written in the way of the format.
     `name` is the new task's; None means that it is the name of the folder.
     """
+    refuse_slices([entry.image for entry in entries])
     writer = {"png": _write_png, "voc": _write_voc}.get(target)
     if writer is not None:
         layouts, written = writer(task, entries, out)

@@ -17,7 +17,7 @@ from ..errors import TaskError
 from ..formats.recognise import advice
 from ..types import IGNORE, Drawing, Item, Painted
 from ..utils.io import name_below
-from .base import Task
+from .base import Task, no_sample
 from .layouts import (
     PARQUET,
     Layout,
@@ -556,6 +556,10 @@ class SegmentationTask(Task):
         draw = self.draw or self._draw_blobs
         layout = next((lay for lay in self.layouts if lay.split == split), None)
         sets = SETS * list(self.sample_splits).index(split)  # no set is in two splits
+        if layout and (layout.list_file or layout.has_drawn_masks):
+            raise no_sample(
+                self, f"its layout {layout} has more than images and masks; use a plain one"
+            )
         for number in numbers:
             image, drawn = draw(np.random.default_rng([seed, number]))
             name = self.sample_name.format(number, set=sets + number % SETS, frame=number // SETS)
@@ -563,8 +567,8 @@ class SegmentationTask(Task):
                 save_image(folder / str(split) / f"{name}.jpg", image)
                 continue
             mask, suffix = self.sample_mask(np.asarray(drawn), layout.source)
-            save_image(folder / layout.images / f"{name}.jpg", image)
-            save_image(folder / layout.masks / f"{name}{suffix}", mask)
+            save_image(folder / layout.images / f"{name}{layout.image_end}.jpg", image)
+            save_image(folder / layout.masks / f"{name}{layout.mask_end}{suffix}", mask)
 
     def _draw_blobs(self, rng: np.random.Generator) -> Drawing:
         """Draw one ellipse for each class, in its palette's colour, for tasks without `draw`."""

@@ -114,7 +114,7 @@ class _Reader:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
-                reason = error
+                reason, position = error.msg, error.pos
                 if error.pos < len(self.text) - TOKEN and not error.msg.startswith(UNTERMINATED):
                     self.position = error.pos
                     raise self._error(error.msg) from None
@@ -123,16 +123,17 @@ class _Reader:
             except ValueError as error:  # a number of too many digits
                 raise self._error(str(error)) from None
             else:
-                reason = json.JSONDecodeError("text after a value", self.text, end)
                 # a number may go on behind the window: 1 of 1.5
                 if self.is_read or self.text[end : end + 1] in ENDS:
                     self.position = end
                     return value
+                # a JSONDecodeError here would count the window's lines, for each entry
+                reason, position = "text after a value", end
             if len(self.text) - self.position > MAX_ENTRY:
                 raise self._error(f"an entry of more than {MAX_ENTRY} characters")
             if not self._more():
-                self.position = reason.pos
-                raise self._error(reason.msg)
+                self.position = position
+                raise self._error(reason)
 
     def _more(self) -> bool:
         """Read on, at least as much again as is left; return whether there was more."""
