@@ -54,6 +54,17 @@ def test_a_folder_a_class(data, form):
     assert found == ({"train", "valid"} if "{s}" in form else {None})
 
 
+def test_in_the_folder_itself_twice(data, monkeypatch):
+    """The picture of the first run is no image of the data."""
+    for number in range(8):
+        photo(data.root, f"{('cat', 'dog')[number % 2]}/{number}.jpg", number)
+    monkeypatch.chdir(data.root)
+    for force in (False, True):
+        fastseg.new(".", force=force)
+        assert tasks.get(".").classes == ("cat", "dog")
+    assert (data.root / "new_eyes.png").is_file()
+
+
 @pytest.mark.parametrize("suffix, separator", [("csv", ","), ("tsv", "\t"), ("csv", ";")])
 @pytest.mark.parametrize("cell", ["{n}", "{n}.jpg", "photos/{n}.jpg"])
 def test_tables(data, suffix, separator, cell):

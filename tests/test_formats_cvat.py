@@ -211,7 +211,8 @@ def test_what_is_written_has_labels_and_colours(tmp_path):
     assert list(CVAT.classes([file]).items()) == list(zip(CLASSES, PALETTE))[1:]
     codes[0, 0] = 255
     write_labels(CVAT, {"images/a.png": codes}, tmp_path)
-    assert "__ignore__" in CVAT.classes([file])
+    assert "<name>__ignore__</name>" in file.read_text()
+    assert "__ignore__" not in CVAT.classes([file])
     assert not list(tmp_path.glob(".*"))
 
 

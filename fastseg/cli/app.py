@@ -697,10 +697,10 @@ def predict(
                 "skipped": [str(path) for path in written.skipped],
             }
         )
-    listed = {path.parent for path in written if path.suffix == ".csv"} or {
-        path.parent for path in written[:1]
-    }
-    masks = [path for path in written if path.parent in listed and path.suffix != ".csv"]
+    # A table of classes may be a .csv file, too; predictions.csv and failed.csv go with any result.
+    beside = [path for path in written if path.name.endswith(("predictions.csv", "failed.csv"))]
+    listed = {path.parent for path in beside} or {path.parent for path in written[:1]}
+    masks = [path for path in written if path.parent in listed and path not in beside]
     folders = sorted({str(path.parent) for path in masks})
     typer.echo(
         (str(masks[0]) if len(masks) == 1 else f"{len(masks)} files in {', '.join(folders)}")

@@ -122,6 +122,8 @@ def _walk(
             continue
         if entry.is_dir():
             folders.append(entry.name)
+        elif not path and entry.name.startswith("new_") and entry.name.endswith(".png"):
+            continue  # the picture of an earlier run in this folder
         elif is_image(Path(entry.name)):
             images.append(entry.name)
         else:

@@ -345,6 +345,7 @@ class CvatFormat(Format):
     title = "CVAT"
     rule = "area"
     order = "shapes with a higher z_order lie on top, then later ones in the file"
+    unlabelled = IGNORED
     is_writable = True
 
     def find(self, folder: Path) -> list[Path]:
@@ -367,7 +368,9 @@ class CvatFormat(Format):
                 refuse([_whole_fault(file, handler, wrong)])
             declared.update({n: c for n, c in handler.labels.items() if n not in declared})
             used.update(dict.fromkeys(handler.used))
-        return declared or used
+        found = declared or used
+        found.pop(IGNORED, None)
+        return found
 
     def read(self, files: Sequence[Path], faults: list[Fault]) -> Iterator[Labelled]:
         for file in files:

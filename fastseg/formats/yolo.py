@@ -56,6 +56,7 @@ class YoloFormat(Format):
     title = "YOLO"
     rule = "area"
     order = "larger regions lie below smaller ones"
+    unlabelled = IGNORED
     is_writable = True
 
     def find(self, folder: Path) -> list[Path]:
@@ -82,6 +83,7 @@ class YoloFormat(Format):
                 names = [_unnamed(index) for index in range(max(used, default=-1) + 1)]
             found.update(dict.fromkeys(names))
         refuse(faults)
+        found.pop(IGNORED, None)
         return found
 
     def read(self, files: Sequence[Path], faults: list[Fault]) -> Iterator[Labelled]:

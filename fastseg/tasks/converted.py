@@ -26,7 +26,6 @@ from .segmentation import SegmentationTask
 if TYPE_CHECKING:
     import numpy as np
 
-IGNORED = "__ignore__"  # the label of unlabelled pixels, in formats of regions
 VOID = (224, 224, 192)  # the colour of unlabelled pixels in Pascal VOC's masks
 VOC_LISTS = {"train": "train", "valid": "val", "test": "test", None: "trainval"}
 HEADER = "# Paths are relative to this folder. Start with: fastseg check . and fastseg fit .\n"
@@ -201,7 +200,7 @@ def _write_labels(
             image for split, group in parts.items() for image in _copied(group, out, names[split])
         )
         written = form.write(images, out, *drawing)
-        return [Layout("", "", format=target, labels="data.yaml", ignore=(IGNORED,))], written
+        return [Layout("", "", format=target, labels="data.yaml")], written
     layouts, written = [], []
     for split, group in parts.items():
         folder = "" if set(parts) == {None} else split or "all"
@@ -216,7 +215,6 @@ def _write_labels(
                 split,
                 format=target,
                 labels=labels.relative_to(out).as_posix(),
-                ignore=(IGNORED,),
             )
         )
         written += files
