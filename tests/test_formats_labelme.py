@@ -351,7 +351,7 @@ VALID = content(
 
 
 @given(text=mutated(VALID))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damaged_files_are_faults(text, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     Image.new("RGB", SIZE[::-1]).save(root / "a.png")
@@ -360,14 +360,14 @@ def test_damaged_files_are_faults(text, tmp_path_factory):
 
 
 @given(codes=class_masks(unlabelled=True))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_masks_come_back(codes, tmp_path_factory):
     back = round_trip(form, codes, tmp_path_factory.mktemp("data") / "out")
     assert min(iou_by_class(codes, back).values()) >= 0.99
 
 
 @given(codes=class_masks())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_masks_without_background_come_back(codes, tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "out"
     out.mkdir()
@@ -393,6 +393,12 @@ def test_written_polygons_can_be_edited(tmp_path):
     assert sum(len(shape["points"]) for shape in polygons) < boundary / 2
 
 
+def test_scores_of_predictions_are_kept(tmp_path):
+    _, file = write_labels(form, {"a.png": smooth_codes()}, tmp_path, scores={1: 0.5, 2: 0.25})
+    found = {shape["label"]: shape["score"] for shape in json.loads(file.read_text())["shapes"]}
+    assert found == {CLASSES[1]: 0.5, CLASSES[2]: 0.25, CLASSES[3]: 0}
+
+
 def test_holes_of_background_are_written_as_masks(tmp_path):
     codes = np.zeros((50, 50), np.uint8)
     codes[5:45, 5:45] = 1
@@ -406,6 +412,15 @@ def test_holes_of_background_are_written_as_masks(tmp_path):
     assert [shape["shape_type"] for shape in shapes] == ["mask", "mask"]
     found, faults = read_back(form, tmp_path)
     assert faults == [] and np.array_equal(found["a.png"], codes)
+
+
+def test_files_beside_their_images_become_a_task_with_one_command(data, run):
+    root = data(content(polygon(), polygon("tree", [[30, 10], [50, 10], [50, 30]])))
+    data(content(polygon("tree"), imagePath="b.png"), name="b.json")
+    Image.new("RGB", SIZE[::-1], "red").save(root / "b.png")
+    run("new", root, "--yes")
+    found = json.loads(run("check", root, "--json").out)["classes"]
+    assert list(found) == ["background", "roof", "tree"] and min(found.values()) > 100
 
 
 @needs_shared

@@ -358,7 +358,7 @@ VALID = [
 
 
 @given(text=mutated(VALID))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damaged_files_are_faults(text, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     Image.new("RGB", SIZE[::-1]).save(root / "a.png")
@@ -367,7 +367,7 @@ def test_damaged_files_are_faults(text, tmp_path_factory):
 
 
 @given(codes=class_masks(unlabelled=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_masks_come_back(codes, tmp_path_factory):
     back = round_trip(form, codes, tmp_path_factory.mktemp("data") / "out")
     assert min(iou_by_class(codes, back).values()) >= 0.99

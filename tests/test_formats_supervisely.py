@@ -214,7 +214,7 @@ VALID = content(polygon(interior=[INNER]), bitmap(np.ones((4, 5)), (3, 3), "tree
 
 
 @given(text=mutated(VALID))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damaged_files_are_faults(text, tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     Image.new("RGB", SIZE[::-1]).save(root / "a.jpg")

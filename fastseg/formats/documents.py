@@ -18,6 +18,7 @@ import struct
 import unicodedata
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,7 @@ def _without_images(file: Path) -> bytes:
             return b""
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             parts, start, kept = [], 0, 0
-            for match in EMBEDDED.finditer(content):
-                if match.end() < start:
-                    continue
+            while match := EMBEDDED.search(content, start):
                 end = content.find(b'"', match.end())
                 kept += match.end() - start
                 if end < 0 or kept > MAX_BYTES:
@@ -278,6 +277,9 @@ def points(value: object, place: str, least: int) -> np.ndarray:
     pairs = listed(value, place)
     if len(pairs) < least:
         raise Bad(place, f"has {len(pairs)} points, fewer than {least}", "draw this region again")
+    fast = _fast_points(pairs)
+    if fast is not None:
+        return fast
     found = np.empty((len(pairs), 2))
     for index, pair in enumerate(pairs):
         if not isinstance(pair, list) or len(pair) != 2:
@@ -285,6 +287,23 @@ def points(value: object, place: str, least: int) -> np.ndarray:
         for axis in (0, 1):
             found[index, axis] = numbered(pair[axis], f"{place}[{index}][{axis}]")
     return found
+
+
+def _fast_points(pairs: list[Any]) -> np.ndarray | None:
+    """Return pairs of finite numbers as float64 (n, 2); None if any is something else.
+
+    Ten times as fast as looking at each number, which only says where the wrong one is.
+    """
+    if not pairs or set(map(type, pairs)) != {list} or set(map(len, pairs)) != {2}:
+        return None
+    flat = list(chain.from_iterable(pairs))
+    if not set(map(type, flat)) <= {int, float}:
+        return None
+    try:
+        found = np.array(flat, dtype=np.float64).reshape(-1, 2)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return found if np.isfinite(found).all() else None
 
 
 def inside(ring: np.ndarray, size: tuple[int, int], place: str) -> None:

@@ -33,6 +33,9 @@ TOLERANCES = (4.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.3, 0.1)
 
 SMALL = 2**18  # px of an image that is decoded completely in less time than a part of it
 MARGIN = 1.0  # px around the image to which rings are clipped before they are drawn
+# Not 0.5: pycocotools rounds to fifths of a px, where a half could become either when a file's
+# rounding moves it.
+MIDDLE = 0.48
 NUDGE = 0.25  # px by which the points of a ring of one or two pixels differ: they stay in the pixel
 
 Rings = tuple[np.ndarray, list[np.ndarray]]  # outer ring (n, 2) and holes, x and y in px
@@ -246,7 +249,7 @@ def _without_straight(ring: np.ndarray) -> np.ndarray:
 
 
 def _midpoints(ring: np.ndarray) -> np.ndarray:
-    """Return the middle of each pixel's side along a ring of pixels' corners.
+    """Return a point near the middle of each pixel's side along a ring of pixels' corners.
 
     It cuts off every corner, so that slanted edges have no steps, but keeps all pixels' centres.
     """
@@ -254,7 +257,7 @@ def _midpoints(ring: np.ndarray) -> np.ndarray:
     lengths = np.abs(along).sum(axis=1).astype(int)
     within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
     return np.repeat(ring, lengths, axis=0) + np.repeat(np.sign(along), lengths, axis=0) * (
-        within[:, None] + 0.5
+        within[:, None] + MIDDLE
     )
 
 

@@ -98,10 +98,12 @@ class LabelMeFormat(Format):
         for image in images:
             path = out / PurePosixPath(image.name).with_suffix(".json")
             path.parent.mkdir(parents=True, exist_ok=True)
-            shapes = [
-                _shape(outline, _label_of(outline.code, classes, background))
-                for outline in outlines(image.codes, self.rule, background)
-            ]
+            shapes = []
+            for outline in outlines(image.codes, self.rule, background):
+                shape = _shape(outline, _label_of(outline.code, classes, background))
+                if image.scores is not None:  # LabelMe keeps keys that it does not know
+                    shape["score"] = float(image.scores.get(outline.code, 0))
+                shapes.append(shape)
             height, width = image.codes.shape
             content = {
                 "version": VERSION,

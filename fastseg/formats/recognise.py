@@ -18,7 +18,7 @@ LIST = r"\s*:\s*\["
 # Label Studio's files begin with a list of tasks. What a task holds besides may be far away.
 TASKS = (
     rf'"(annotations|completions|predictions|result)"{LIST}'
-    r'|"(polygonlabels|brushlabels|rectanglelabels|ellipselabels|original_width)"'
+    r'|"(polygonlabels|brushlabels|rectanglelabels|ellipselabels|original_width|rle)"'
 )
 PATTERNS = {  # tool -> (suffix, patterns that a file must all match)
     "LabelMe": (
