@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.slices import missing_reader
 from ..errors import DataError, FastsegError, choose
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..tasks.declared import TASK_FILE, read_task, task_from
@@ -154,6 +155,9 @@ def _require_images(files: Survey, notes: Notes) -> None:
             raise DataError(
                 f"{OPTIONS[key]} {path}: no such folder in {files.root}", "no-such-path"
             )
+    others = (name for folder in files.folders.values() for name in folder.others)
+    if not files.images and (missing := missing_reader(others, files.root)):
+        raise missing
     if not files.images and not any(folder.path for folder in files.folders.values()):
         names = [name for folder in files.folders.values() for name in folder.others]
         if not any(name.lower().endswith((".parquet", ".arrow")) for name in names):
