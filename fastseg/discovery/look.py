@@ -18,18 +18,18 @@ from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..tasks.declared import TASK_FILE, read_task, task_from
 from ..utils.io import atomic_file
 from . import categories, recipe
-from .arranging import layouts_of
-from .choices import OPTIONS, Ask, Notes, Question, counted, listed
 from .classfiles import class_files
+from .evidence import OPTIONS, Ask, Notes, Question, counted, listed
 from .groups import Grouping, grouping_of
-from .looks import spaced
-from .meaning import Meaning, meaning_of
-from .packed import classes_in, packed_in
-from .partners import Pairing, find_pairings, lone_text, stem
+from .label_files import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
+from .layouts import layouts_of
+from .mask_detection import spaced
+from .mask_meaning import Meaning, meaning_of
+from .mask_values import DETAILED, measure, read_values
+from .pairings import Pairing, find_pairings, lone_text, stem
+from .parquet import classes_in, packed_in
 from .pictures import channel_ends, images_of
 from .survey import Folder, Survey, survey
-from .tools import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
-from .values import DETAILED, measure, read_values
 from .writing import text_of
 
 if TYPE_CHECKING:
