@@ -662,11 +662,10 @@ def test_streams_are_what_json_reads(value, window):
 
 
 def test_an_endless_entry_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_stream, "MAX_ENTRY", 1000)
     monkeypatch.setattr(json_stream, "WINDOW", 100)
     file = tmp_path / "x.json"
     file.write_text('{"a": [1, "' + "x" * 100000 + '"]}')
-    stream = json_stream.entries(file)
+    stream = json_stream.entries(file, largest=1000)
     assert next(stream) == ("a", 0, 1)
     with pytest.raises(json_stream.JsonError, match="more than 1000"):
         next(stream)

@@ -326,7 +326,7 @@ def test_a_task_that_is_damaged_does_not_hide_the_ones_before_it(data):
     for damaged, place in (
         (text[: len(text) - 50], "$[1]"),
         (text[:-1] + ", " + "[" * 20_000, "$[2]"),
-        (text + "x", ""),
+        (text + "x", "$[2]"),
     ):
         (root / "project.json").write_text(damaged)
         found, faults = masks_of(form, root, root / "project.json", root, MEANING, 0)

@@ -163,8 +163,8 @@ def pairs_by_ends(
     looked at. Files without a partner are added to `faults`.
     """
     image_list, mask_list = images_and_masks(images, masks, ends, deep)
-    left = _by_key(images, image_list, ends[0], faults)
-    right = _by_key(masks, mask_list, ends[1], faults)
+    left = by_key(images, image_list, ends[0], faults)
+    right = by_key(masks, mask_list, ends[1], faults)
     for ours, theirs, what, where in ((left, right, "mask", masks), (right, left, "image", images)):
         end = ends[1] if what == "mask" else ends[0]
         faults += [
@@ -210,11 +210,14 @@ def _is_mask(file: Path, ends: tuple[str, str]) -> bool:
     return stem.endswith(normal(mask_end)) and not longer
 
 
-def _by_key(folder: Path, files: Sequence[Path], end: str, faults: list[Fault]) -> dict[str, Path]:
-    """Return the first file of each key; further ones are added to `faults`."""
+def by_key(folder: Path, files: Sequence[Path], end: str, faults: list[Fault]) -> dict[str, Path]:
+    """Return the first file of each key, see `key_below`; further ones are added to `faults`.
+
+    Files that are not below `folder`, which a list may name, count by their names alone.
+    """
     found: dict[str, Path] = {}
     for file in files:
-        key = key_below(folder, file, end)
+        key = key_below(folder if folder in file.parents else file.parent, file, end)
         if key is None:
             continue
         if key in found:

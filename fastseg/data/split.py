@@ -11,6 +11,12 @@ from ..errors import DataError
 from ..types import Dataset, Item
 from .issues import Fault, refuse
 
+SPLIT_WORDS = {  # names of folders, subsets and files -> the split that they stand for
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
 Splitter = Callable[[list[Item]], tuple[list[int], list[int]]]
 
 

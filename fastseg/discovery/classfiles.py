@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..data.colours import from_hexadecimal
 from ..types import Colour
 from .survey import Survey
 
@@ -167,12 +168,10 @@ def _colour(red: object, green: object, blue: object) -> Colour | None:
     return levels if max(levels) <= 255 and min(levels) >= 0 else None  # type: ignore[return-value]
 
 
-def _hexadecimal(text: object) -> Colour | None:
-    if isinstance(text, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
-    if isinstance(text, (list, tuple)) and len(text) == 3:
-        return _colour(*text)
-    return None
+def _stated_colour(value: object) -> Colour | None:
+    if isinstance(value, (list, tuple)) and len(value) == 3:
+        return _colour(*value)
+    return from_hexadecimal(value)
 
 
 def _from_yaml(path: str, text: str) -> ClassFile | None:
@@ -199,8 +198,8 @@ def _from_value(path: str, value: Any) -> ClassFile | None:
             return _made(path, [(_name(entry), int(key), None) for key, entry in value.items()])
         if value and all(type(entry) is int for entry in value.values()):
             return _made(path, [(str(name), code, None) for name, code in value.items()])
-        if value and all(_hexadecimal(entry) for entry in value.values()):
-            return _made(path, [(str(name), None, _hexadecimal(c)) for name, c in value.items()])
+        if value and all(_stated_colour(entry) for entry in value.values()):
+            return _made(path, [(str(name), None, _stated_colour(c)) for name, c in value.items()])
         return None
     if not isinstance(value, list) or not value:
         return None
@@ -210,7 +209,7 @@ def _from_value(path: str, value: Any) -> ClassFile | None:
             code = next(
                 (entry[k] for k in ("code", "value", "label_id") if type(entry.get(k)) is int), None
             )
-            entries.append((_name(entry), code, _hexadecimal(entry.get("color"))))
+            entries.append((_name(entry), code, _stated_colour(entry.get("color"))))
         else:
             entries.append((_name(entry), None, None))
     return _made(path, entries)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.colours import hexadecimal
 from ..data.decoding import ranges
 from ..errors import DataError
 from ..types import IGNORE, Colour
@@ -46,10 +47,6 @@ class Meaning:
         if self.codes:
             found["codes"] = self.codes
         return found
-
-
-def hexadecimal(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def meaning_of(

@@ -18,6 +18,10 @@ import numpy as np
 from ..data.issues import Fault
 from ..types import Colour
 
+# LabelMe's names of unlabelled pixels and of the background. Other tools have none for unlabelled
+# pixels, so that fastseg writes LabelMe's, and reads it.
+IGNORED, BACKGROUND = "__ignore__", "_background_"
+
 
 @dataclass(frozen=True)
 class Region:

@@ -19,22 +19,23 @@ from typing import IO, Any, ClassVar, TypeGuard
 
 import numpy as np
 
+from ..data.colours import from_hexadecimal
 from ..data.issues import Fault, refuse
+from ..data.split import SPLIT_WORDS
 from ..errors import brief
 from ..types import Colour
 from ..utils.json_stream import JsonError, entries
 from ..utils.progress import bar
-from .base import Format, Labelled, Region, ToWrite, fault, parsed_number
-from .coco_writer import BACKGROUND, IGNORED, Writer
+from .base import BACKGROUND, IGNORED, Format, Labelled, Region, ToWrite, fault, parsed_number
+from .coco_writer import Writer
 from .geometry import area, fill
+from .recognise import ends_of
 from .runs import MAX_PIXELS, WrongError, packed_rle, unpacked_rle
 
-HEAD = 65536  # bytes read at either end of a file to recognise it
 LISTS = re.compile(rb'"images"\s*:\s*\[|"image_id"\s*:')
 OBJECTS = re.compile(rb'"annotations"\s*:\s*\[|"categories"\s*:\s*\[')
 # other files of the same data set: captions, joints of bodies, panoptic segments
 OTHERS = re.compile(rb'"(caption|keypoints|segments_info)"\s*:')
-SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
 SPLIT = re.compile(r"(?:^|[^a-z])((train|val|valid|validation|test)\d*)(?![a-z0-9])", re.I)
 
 # Annotations whose areas tell the rule of drawing, which share of them must agree, and how nearly,
@@ -110,7 +111,7 @@ def json_files(folder: Path, wanted: Any) -> list[Path]:
         if file.suffix.lower() == ".json"
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and file.is_file()
-        and wanted(_ends(file))
+        and wanted(ends_of(file))
     ]
 
 
@@ -118,19 +119,6 @@ def is_instances(content: bytes) -> bool:
     """Return whether the beginning and end of a file are those of COCO instances."""
     known = LISTS.search(content) and OBJECTS.search(content)
     return bool(known) and not OTHERS.search(content)
-
-
-def _ends(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(HEAD)
-            size = opened.seek(0, 2)
-            if size > HEAD:
-                opened.seek(max(HEAD, size - HEAD))
-                content += opened.read(HEAD)
-    except OSError:
-        return b""
-    return content
 
 
 def parsed(file: Path, faults: list[Fault]) -> Iterator[tuple[str, int, Any]]:
@@ -157,7 +145,7 @@ def split_of(file: Path) -> tuple[str | None, str]:
     for name in (file.stem, file.parent.name):
         match = SPLIT.search(name)
         if match:
-            return SPLITS[match[2].lower()], match[1]
+            return SPLIT_WORDS[match[2].lower()], match[1]
     return None, ""
 
 
@@ -198,8 +186,8 @@ def declared_categories(file: Path, faults: list[Fault]) -> Categories:
 
 def as_colour(value: Any) -> Colour | None:
     """Return a colour from [r, g, b] or "#rrggbb"; None for anything else."""
-    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
-        value = [int(value[i : i + 2], 16) for i in (1, 3, 5)]
+    if isinstance(value, str):
+        return from_hexadecimal(value)
     levels = value if isinstance(value, list) and len(value) == 3 else []
     if not levels or not all(type(level) is int and 0 <= level <= 255 for level in levels):
         return None

@@ -14,13 +14,12 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from ..types import IGNORE, Colour
-from .base import Region, ToWrite
+from .base import IGNORED, Region, ToWrite
 from .geometry import LEAST_IOU, Rings, area, draw, polygons_of
 from .runs import cut_bitmap
 
 RULE = "area"  # by which readers draw the polygons
 # Categories of unlabelled pixels, and of the background, as LabelMe and its converter name them
-IGNORED, BACKGROUND = "__ignore__", "_background_"
 LEAST_CLASS_IOU = 0.99  # of each class with its annotations drawn back; else RLE is written
 
 

@@ -23,24 +23,19 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.expatreader import DefusedExpatParser
 from scipy import ndimage
 
+from ..data.colours import from_hexadecimal, hexadecimal
 from ..data.issues import Fault, refuse
+from ..data.split import SPLIT_WORDS
 from ..errors import brief
 from ..types import IGNORE, Colour
-from .base import Format, Labelled, Region, ToWrite, fault
+from .base import IGNORED, Format, Labelled, Region, ToWrite, fault
+from .geometry import ellipse
 
 HEAD = 65536  # bytes read of a file to recognise it
 CHUNK = 65536  # bytes parsed at a time
 MAX_DEPTH = 32  # levels of elements; CVAT's own files have up to 8
 MAX_NAME = 1000  # characters of a label's name
-ELLIPSE_ERROR = 0.02  # px between an ellipse and the polygon that stands for it
-MAX_ELLIPSE_POINTS = 720
-IGNORED = "__ignore__"  # label of unlabelled pixels
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # Shapes that do not say which pixels belong to them -> why
 WITHOUT_AREA = {
     "box": "a box, which says nothing about the pixels in its corners",
@@ -122,7 +117,7 @@ class _Handler(ContentHandler):
         elif self.path[-2:] == ["labels", "label"]:
             name = self.label.get("name", "")
             if name and not self.label.get("parent"):  # sublabels of skeletons have a parent
-                self.labels.setdefault(name, _colour(self.label.get("color", "")))
+                self.labels.setdefault(name, from_hexadecimal(self.label.get("color", "")))
         elif tag == "image" and len(self.path) == 2 and self.image is not None:
             self.images.append(self.image)
             self.image = None
@@ -241,13 +236,7 @@ def _ellipse(attributes: Mapping[str, str]) -> np.ndarray:
     cx, cy, rx, ry = (_number(attributes, name) for name in ("cx", "cy", "rx", "ry"))
     if rx <= 0 or ry <= 0:
         raise _WrongError(f"an ellipse of radii {rx:g} and {ry:g}", "draw it again, or delete it")
-    largest = max(rx, ry, 1.0)
-    count = math.ceil(math.pi / math.acos(1 - ELLIPSE_ERROR / largest))
-    turns = np.linspace(0, 2 * np.pi, min(max(count, 16), MAX_ELLIPSE_POINTS), endpoint=False)
-    x, y = rx * np.cos(turns), ry * np.sin(turns)
-    angle = math.radians(_number(attributes, "rotation", 0.0))  # clockwise, as y points down
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return np.stack([cx + x * cosine - y * sine, cy + x * sine + y * cosine], axis=1)
+    return ellipse((cx, cy), (rx, ry), _number(attributes, "rotation", 0.0))
 
 
 def _bitmap(attributes: Mapping[str, str], image: _Image) -> tuple[np.ndarray, tuple[int, int]]:
@@ -281,11 +270,6 @@ def _bitmap(attributes: Mapping[str, str], image: _Image) -> tuple[np.ndarray, t
     return np.repeat(values, runs).reshape(height, width), (left, top)
 
 
-def _colour(text: str) -> Colour | None:
-    match = re.fullmatch(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text)
-    return (int(match[1], 16), int(match[2], 16), int(match[3], 16)) if match else None
-
-
 def _names(image: _Image, subset: str) -> tuple[str, ...]:
     """Return where an image may be: CVAT exports images in images/, or images/SUBSET/."""
     places = (*((f"images/{subset}/", f"{subset}/") if subset else ()), "images/", "")
@@ -301,7 +285,7 @@ def _labelled(image: _Image, handler: _Handler) -> Labelled:
         image.size,
         tuple(region for _, region in ordered),
         f"line {image.line}",
-        SPLITS.get(subset.lower()),
+        SPLIT_WORDS.get(subset.lower()),
     )
 
 
@@ -431,7 +415,7 @@ def _head_xml(labels: Sequence[tuple[str, Colour]], images: int) -> str:
         lines += [
             "        <label>",
             f"          <name>{escape(name)}</name>",
-            "          <color>#{:02x}{:02x}{:02x}</color>".format(*colour),
+            f"          <color>{hexadecimal(colour)}</color>",
             "          <type>any</type>",
             "          <attributes></attributes>",
             "        </label>",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import io
 import json
-import math
 import mmap
 import os
 import re
@@ -27,6 +27,7 @@ from PIL import Image
 
 from ..data.issues import Fault
 from ..errors import brief
+from ..utils.json_stream import JsonError, entries
 from .base import fault, parsed_number
 
 # Limits of what is parsed. Python's lists need about 25 times the space of a point's text.
@@ -36,9 +37,7 @@ MAX_SIDE, MAX_PIXELS = 100_000, 1 << 30  # px of an image as stated: larger ones
 MAX_BITMAP = 1 << 26  # px of a bitmap; Pillow warns of larger ones
 MAX_BITMAPS = 1 << 28  # px of all bitmaps of an image together, each cut to its labelled part
 MAX_NAME = 4096  # characters of a label or a path
-CHUNK = 1 << 20  # characters read at a time from a list
-# An error this far before the end of what was read is no item that was cut off there.
-CUT_OFF = 1 << 12
+BEGINNING = 4096  # bytes in which a list begins; before it there are only spaces
 
 # LabelMe and its relatives keep a copy of the image as base64 text in the label file.
 EMBEDDED = re.compile(rb'(?<!\\)"imageData"\s*:\s*"')
@@ -127,86 +126,27 @@ def items(file: Path) -> Iterator[tuple[str, Any]]:
     An object in place of the list is its only item. Memory is bounded by `MAX_ITEM`.
     Raises `Bad` where the rest of the file cannot be parsed.
     """
+    if not _is_list(file):
+        yield "$", document(file)
+        return
+    place = "$[0]"
     try:
-        with file.open(encoding="utf-8-sig") as opened:
-            yield from _items(_Text(opened))
+        for _, index, value in entries(file, largest=MAX_ITEM):
+            yield f"$[{index}]", value
+            place = f"$[{index + 1}]"
+    except JsonError as error:
+        raise Bad(place, brief(error), "export the labels again") from None
     except OSError as error:
         raise Bad("", f"cannot be read ({error.strerror or error})", "check the file") from None
-    except UnicodeDecodeError:
-        raise Bad("", "is not UTF-8 text", "save it as UTF-8") from None
 
 
-class _Text:
-    """Text that is read as far as it is needed, and forgotten once it was used."""
-
-    def __init__(self, opened: io.TextIOBase):
-        self.opened, self.text, self.at, self.is_complete = opened, "", 0, False
-
-    def more(self) -> None:
-        """Forget what was used, and read as much again as is left, at least `CHUNK`."""
-        left = self.text[self.at :]
-        new = self.opened.read(max(CHUNK, len(left)))
-        self.text, self.at, self.is_complete = left + new, 0, not new
-
-    def next(self) -> str:
-        """Return the next character that is not a space; "" at the end."""
-        while True:
-            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
-                self.at += 1
-            if self.at < len(self.text) or self.is_complete:
-                return self.text[self.at : self.at + 1]
-            self.more()
-
-    def value(self, place: str) -> Any:
-        """Parse the next value. Raises `Bad`."""
-        decoder = json.JSONDecoder()
-        while True:
-            try:
-                value, end = decoder.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as error:
-                is_cut_off = error.pos > len(self.text) - CUT_OFF or "string" in error.msg
-                if self.is_complete or not is_cut_off:
-                    raise _not_json(error.msg, place) from None
-            except ValueError as error:
-                raise _not_json(str(error), place) from None
-            except RecursionError:
-                raise _not_json("nested too deeply", place) from None
-            else:
-                # a number at the end may go on
-                if end < len(self.text) or self.is_complete:
-                    self.at = end
-                    return value
-            if len(self.text) - self.at > MAX_ITEM:
-                raise Bad(place, f"has more than {MAX_ITEM >> 20} MB", "export the labels again")
-            self.more()
-
-
-def _items(text: _Text) -> Iterator[tuple[str, Any]]:
-    if text.next() != "[":
-        yield "$", text.value("$")
-    else:
-        text.at += 1
-        if text.next() == "]":
-            text.at += 1
-        else:
-            yield from _list_items(text)
-    if text.next():
-        raise _not_json("more text after its end")
-
-
-def _list_items(text: _Text) -> Iterator[tuple[str, Any]]:
-    number = 0
-    while True:
-        place = f"$[{number}]"
-        text.next()
-        yield place, text.value(place)
-        number += 1
-        after = text.next()
-        if after not in ("]", ","):
-            raise _not_json("neither a comma nor the end of the list follows", place)
-        text.at += 1
-        if after == "]":
-            return
+def _is_list(file: Path) -> bool:
+    """Return whether a file begins with a list; files that cannot be read do not."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(BEGINNING).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+    except OSError:
+        return False
 
 
 def kind_of(value: object) -> str:
@@ -319,19 +259,6 @@ def inside(ring: np.ndarray, size: tuple[int, int], place: str) -> None:
             "move it into the image, or draw this region again",
             "outside image",
         )
-
-
-def ellipse(
-    centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0
-) -> np.ndarray:
-    """Return an ellipse's outline, float64 (n, 2), within 0.05 px. All in px, turned clockwise."""
-    largest = max(radii)
-    steps = math.pi / math.acos(1 - 0.05 / largest) if largest > 0.1 else 0
-    angles = np.linspace(0, 2 * np.pi, max(16, min(math.ceil(steps), 1024)), endpoint=False)
-    x, y = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
-    turn = math.radians(degrees)
-    turned = [x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)]
-    return np.stack(turned, axis=1) + np.asarray(centre)
 
 
 def base64_bytes(value: object, place: str, most: int) -> bytes:

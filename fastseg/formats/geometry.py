@@ -12,6 +12,7 @@ corner of each pixel of a slanted edge, and nobody can edit these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ LEAST_IOU = 0.995
 # Distances in px by which outlines are simplified, tried from the largest one. Conventions: above
 # 4 px an edit needs new points anyway; at 0.1 px only points on straight lines are dropped.
 TOLERANCES = (4.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.3, 0.1)
+
+ELLIPSE_ERROR = 0.02  # px between an ellipse and the polygon that stands for it
 
 SMALL = 2**18  # px of an image that is decoded completely in less time than a part of it
 MARGIN = 1.0  # px around the image to which rings are clipped before they are drawn
@@ -360,3 +363,17 @@ def _begun_at(ring: np.ndarray, point: np.ndarray) -> np.ndarray:
         return np.roll(ring, -edge, axis=0)
     turned = np.roll(ring, -edge - 1, axis=0)
     return turned if np.allclose(turned[0], point) else np.concatenate([[point], turned])
+
+
+def ellipse(
+    centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0
+) -> np.ndarray:
+    """Return an ellipse's outline, float64 (n, 2), within `ELLIPSE_ERROR`. All in px, turned
+    clockwise."""
+    largest = max(radii)
+    steps = math.pi / math.acos(1 - ELLIPSE_ERROR / largest) if largest > 1 else 0
+    angles = np.linspace(0, 2 * np.pi, max(16, min(math.ceil(steps), 1024)), endpoint=False)
+    x, y = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
+    turn = math.radians(degrees)
+    turned = [x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)]
+    return np.stack(turned, axis=1) + np.asarray(centre)

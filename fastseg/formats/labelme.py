@@ -25,12 +25,11 @@ from ..errors import brief
 from ..types import IGNORE, Colour
 from ..utils.io import write_json
 from . import documents
-from .base import Format, Labelled, Region, ToWrite
+from .base import BACKGROUND, IGNORED, Format, Labelled, Region, ToWrite
 from .documents import Bad
 from .outlines import Outline, outlines
 from .recognise import files_of
 
-IGNORED, BACKGROUND = "__ignore__", "_background_"  # LabelMe's own names
 LINE_WIDTH, POINT_RADIUS = 10, 5  # px, as in LabelMe's `shape_to_mask`
 LABELS_FILE = "labels.txt"  # what users give to LabelMe's --labels
 VERSION = "5.5.0"  # the version of LabelMe whose files are written

@@ -23,19 +23,20 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import ImageColor
 
+from ..data.colours import hexadecimal
 from ..data.issues import Fault, refuse
 from ..data.pairing import IMAGE_SUFFIXES
 from ..errors import brief
 from ..types import IGNORE, Colour
 from ..utils.io import atomic_file
 from . import documents
-from .base import Format, Labelled, Region, ToWrite, parsed_number
+from .base import IGNORED, Format, Labelled, Region, ToWrite, parsed_number
 from .brush import decode_brush, encode_brush
 from .documents import Bad
+from .geometry import ellipse
 from .outlines import Outline, outlines
 from .recognise import files_of
 
-IGNORED = "__ignore__"  # fastseg's own label of unlabelled pixels in files that it writes
 CONFIGS = ("label_config.xml", "labeling_config.xml", "config.xml")  # beside the export, or above
 MAX_CONFIG = 1 << 20  # bytes of a labelling configuration; a convention
 WRITTEN = "label_studio.json"
@@ -399,7 +400,7 @@ def _ellipse(value: Mapping[str, Any], place: str, scale: np.ndarray) -> np.ndar
     degrees = parsed_number(value.get("rotation", 0))
     if degrees is None or radii.min() <= 0 or radii.max() > documents.MAX_SIDE:
         raise Bad(place, "is no ellipse: its radius or angle is wrong", DRAW_AGAIN)
-    return documents.ellipse((centre[0], centre[1]), (radii[0], radii[1]), degrees)
+    return ellipse((centre[0], centre[1]), (radii[0], radii[1]), degrees)
 
 
 def _config_of(files: Sequence[Path]) -> Path | None:
@@ -498,9 +499,7 @@ def _result(outline: Outline, image: ToWrite, label: str, index: int) -> dict[st
 def _config(labels: Sequence[tuple[str, Colour]]) -> str:
     """Return a labelling configuration with polygons and a brush for the labels."""
     lines = [
-        "      <Label value={} background={}/>".format(
-            quoteattr(name), quoteattr("#{:02x}{:02x}{:02x}".format(*colour))
-        )
+        f"      <Label value={quoteattr(name)} background={quoteattr(hexadecimal(colour))}/>"
         for name, colour in labels
     ]
     return "\n".join(

@@ -21,6 +21,7 @@ from platformdirs import user_cache_path
 
 from ..data.issues import Fault
 from ..data.pairing import IMAGE_SUFFIXES
+from ..data.split import SPLIT_WORDS
 from ..errors import DataError, brief
 from ..utils.progress import track
 from ..utils.user_cache import make_cache_folder
@@ -33,11 +34,6 @@ BATCH = 16  # rows in memory at a time
 MAX_NAME = 100  # characters of a file's name that are kept
 INSTALL = 'pip install "fastseg[parquet]"'
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 IMAGE_NAMES = ("image", "img", "pixel_values", "photo")
 MASK_NAMES = ("mask", "label", "labels", "annotation", "segmentation_mask", "segmentation", "seg")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "fine_label")
@@ -85,7 +81,7 @@ def find(folder: Path) -> list[Path]:
 def split_of(file: Path) -> str | None:
     """Return the split that a file's name begins with (train-00000-of-00001), or its folder is."""
     first = re.split(r"[-_.]", file.stem.lower())[0]
-    return SPLITS.get(first) or SPLITS.get(file.parent.name.lower())
+    return SPLIT_WORDS.get(first) or SPLIT_WORDS.get(file.parent.name.lower())
 
 
 def columns_of(file: Path) -> Columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import defaultdict
@@ -90,15 +91,15 @@ def files_of(tool: str, folder: Path) -> list[Path]:
 
 def tool_of(file: Path) -> str | None:
     """Return the tool that wrote a label file, or None if it is not known."""
-    text = _ends_of(file)
+    text = ends_of(file).removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
     for tool, (suffix, patterns) in PATTERNS.items():
         if file.suffix.lower() == suffix and all(re.search(pattern, text) for pattern in patterns):
             return tool
     return None
 
 
-def _ends_of(file: Path) -> str:
-    """Return the beginning and the end of a file as text; "" if it cannot be read."""
+def ends_of(file: Path) -> bytes:
+    """Return the beginning and the end of a file; nothing if it cannot be read."""
     try:
         with file.open("rb") as opened:
             content = opened.read(HEAD)
@@ -107,8 +108,8 @@ def _ends_of(file: Path) -> str:
                 opened.seek(max(HEAD, size - HEAD))
                 content += opened.read(HEAD)
     except OSError:
-        return ""
-    return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+        return b""
+    return content
 
 
 def advice(folder: Path) -> str:

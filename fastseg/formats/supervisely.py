@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ImageColor
 
 from ..data.issues import Fault, refuse
+from ..data.split import SPLIT_WORDS
 from ..errors import brief
 from ..types import Colour
 from . import documents
@@ -25,8 +26,6 @@ from .recognise import files_of
 
 META = "meta.json"  # of a project, up to LEVELS folders above its label files
 LEVELS = 4
-# Datasets and tags of these names divide a project, by Supervisely's own convention
-SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
 
 
 class SuperviselyFormat(Format):
@@ -127,12 +126,12 @@ def _image_names(file: Path) -> tuple[str, ...]:
 
 
 def _split(tags: object, file: Path) -> str | None:
-    """Return the part that an image's tag or else its dataset's name says."""
+    """Return the part that an image's tag or else its dataset's name says, as Supervisely does."""
     listed = tags if isinstance(tags, list) else []
     names = [tag.get("name") for tag in listed if isinstance(tag, dict)]
     for name in [*names, file.parent.parent.name]:
-        if isinstance(name, str) and name.lower() in SPLITS:
-            return SPLITS[name.lower()]
+        if isinstance(name, str) and name.lower() in SPLIT_WORDS:
+            return SPLIT_WORDS[name.lower()]
     return None
 
 

@@ -18,16 +18,16 @@ import yaml
 
 from ..data.issues import Fault, refuse
 from ..data.pairing import is_image
+from ..data.split import SPLIT_WORDS
 from ..errors import brief
 from ..types import IGNORE, Colour
-from .base import Format, Labelled, Region, ToWrite, fault
+from .base import IGNORED, Format, Labelled, Region, ToWrite, fault
 from .geometry import LEAST_IOU, area, draw, join_holes, polygons_of
 
 MAX_YAML = 2**20  # bytes of data.yaml
 MAX_TEXT = 2**26  # bytes of a label file
 HEAD = 4096  # bytes read of a text file to recognise it
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}  # keys of data.yaml
-FOLDER_SPLITS = {**SPLITS, "training": "train", "validation": "valid"}
 CLASS_FILES = ("classes.txt", "obj.names")
 NOT_LABELS = (*CLASS_FILES, "readme.txt", "train.txt", "val.txt", "valid.txt", "test.txt")
 LINE = re.compile(r"\d+(\.0*)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*$")
@@ -36,7 +36,6 @@ YAML_PARTS = re.compile(r"^\s*[\"']?(train|val|valid|test|nc|path)[\"']?\s*:", r
 BOX_NUMBERS = 4  # of a detection line, after the class
 DIGITS = 6  # of coordinates: a thousandth of a pixel in an image of 1000 px
 LEAST_CLASS_IOU = 0.99  # of each class, also the background, with what is read back
-IGNORED = "__ignore__"  # class of unlabelled pixels
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _parts(folders: Sequence[str]) -> dict[str, str]:
         for key, name in (("train", "train"), ("val", "valid"), ("test", "test"))
         if name in found
     }
-    rest = next((folder for name, folder in found.items() if name not in FOLDER_SPLITS), "images")
+    rest = next((folder for name, folder in found.items() if name not in SPLIT_WORDS), "images")
     # Equal folders mean that the images are divided by seed.
     train = parts.get("train", rest)
     return {"train": train, "val": parts.get("val", train), **parts}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.colours import hexadecimal
 from ..errors import DataError, choose
 from ..evaluation.run import data_folders, items_of, score_images
 from ..evaluation.scores import scores_of
@@ -19,7 +20,7 @@ from ..tasks import Item, Task, get
 from ..tasks.base import with_depth_of
 from ..utils.io import require_folder
 from . import panels
-from .html import css_colour, environment, jpeg, write_page
+from .html import environment, jpeg, write_page
 from .panels import Panel
 from .views import View, view_of
 
@@ -160,7 +161,7 @@ def _write_page(
 ) -> Path:
     """Write the panels as one self-contained page to scroll through."""
     unlabelled = any(panel.has_unlabelled for example in examples for panel in example)
-    legend = [(name, css_colour(colour)) for name, colour in view.legend(errors, unlabelled)]
+    legend = [(name, hexadecimal(colour)) for name, colour in view.legend(errors, unlabelled)]
     lines = [
         [(panel.title, jpeg(panels.shrink(panel.pixels), JPEG_QUALITY)) for panel in example]
         for example in examples

@@ -26,11 +26,6 @@ def environment() -> Environment:
     )
 
 
-def css_colour(colour: Colour) -> str:
-    """Return a colour as CSS writes it."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
 def jpeg(pixels: np.ndarray, quality: int = 85) -> str:
     """Return pixels, uint8 (H, W, 3), as the data URL of a JPEG."""
     return address(Image.fromarray(pixels), "JPEG", quality=quality)

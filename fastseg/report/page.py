@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import spearmanr
 
+from ..data.colours import hexadecimal
 from ..data.images import resized
 from ..evaluation.run import trained_on
 from ..exports.card import HISTORY, read_history
@@ -22,7 +23,7 @@ from ..metrics.figures import FIGURES
 from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
 from ..utils.io import portable_path
 from . import charts, painting, panels
-from .html import css_colour, data_address, environment, jpeg, write_page
+from .html import data_address, environment, jpeg, write_page
 
 if TYPE_CHECKING:
     from .analysis import Insight
@@ -67,11 +68,11 @@ def _colours(found: Interpretation) -> dict[str, Any]:
     """Return the colours of classes, errors and evidence as CSS."""
     scale = painting.evidence_colours(np.linspace(0, 1, SCALE_STEPS)).astype(int).tolist()
     return {
-        "legend": [(name, css_colour(colour)) for name, colour in found.view.legend()],
+        "legend": [(name, hexadecimal(colour)) for name, colour in found.view.legend()],
         "errors": [
-            (kind, css_colour(painting.ERRORS[kind])) for kind in painting.error_kinds(found.task)
+            (kind, hexadecimal(painting.ERRORS[kind])) for kind in painting.error_kinds(found.task)
         ],
-        "evidence_scale": [css_colour((red, green, blue)) for red, green, blue in scale],
+        "evidence_scale": [hexadecimal((red, green, blue)) for red, green, blue in scale],
     }
 
 

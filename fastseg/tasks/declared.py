@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..data.colours import from_hexadecimal, hexadecimal
 from ..data.reading import FEWEST, MOST
 from ..errors import FastsegError, TaskError, brief, choose
 from ..types import Colour, Recipe
@@ -112,7 +113,7 @@ def definition_of(task: Task) -> dict[str, Any] | None:
     found: dict[str, Any] = {"name": task.name, "kind": task.kind, "classes": list(task.classes)}
     names = task.classes
     if isinstance(task, SegmentationTask):
-        found["palette"] = [_hexadecimal(colour) for colour in task.palette]
+        found["palette"] = [hexadecimal(colour) for colour in task.palette]
         found["background"] = False if task.background is None else names[task.background]
         found.update(_codes_of(task.codes, task.ignore, names))
         found["layouts"] = [_layout_of(layout, names) for layout in task.layouts]
@@ -162,12 +163,12 @@ def _codes_of(
     found: dict[str, Any] = {}
     if codes is not None:
         found["codes"] = {
-            _hexadecimal(value) if isinstance(value, tuple) else str(value): names[index]
+            hexadecimal(value) if isinstance(value, tuple) else str(value): names[index]
             for value, index in codes.items()
         }
     if ignore is not None:
         found["ignore"] = [
-            _hexadecimal(value) if isinstance(value, tuple) else value for value in ignore
+            hexadecimal(value) if isinstance(value, tuple) else value for value in ignore
         ]
     return found
 
@@ -180,10 +181,6 @@ def _layout_of(layout: Layout, names: Sequence[str]) -> dict[str, Any]:
     }
     found.update({key: "." for key in ("images", "masks") if found[key] == ""})
     return {**found, **_codes_of(layout.codes, layout.ignore, names)}
-
-
-def _hexadecimal(colour: Sequence[int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def generated_palette(count: int, background: int | None) -> tuple[Colour, ...]:
@@ -270,8 +267,9 @@ def _list_of(parse: Parse, low: int, high: int, value: Any) -> tuple[Any, ...]:
 
 
 def _colour(value: Any) -> Colour:
-    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
+    stated = from_hexadecimal(value)
+    if stated is not None:
+        return stated
     if isinstance(value, (list, tuple)) and len(value) == 3:
         red, green, blue = (_whole(0, 255, level) for level in value)
         return red, green, blue

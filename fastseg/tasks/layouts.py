@@ -14,7 +14,7 @@ from ..data import class_masks
 from ..data.class_masks import ClassFiles
 from ..data.issues import Fault
 from ..data.listing import read_list, with_masks
-from ..data.pairing import images_below, key_below, pairs, pairs_by_ends
+from ..data.pairing import by_key, images_below, key_below, pairs, pairs_by_ends
 from ..errors import DataError, TaskError, brief, choose
 from ..utils.progress import track
 from ..utils.threads import results_in_order
@@ -210,7 +210,7 @@ def class_files(
     chosen = listed_images(layout, root, faults)
     if chosen is None:
         chosen = _images_apart(layout, root, files, classes)
-    keyed = _by_key(layout, root, chosen, faults)
+    keyed = by_key(images, chosen, layout.image_end, faults)
     alone: list[Fault] = []
     if by_names:
         rest = [file for file in files if file not in set(chosen)]
@@ -263,24 +263,6 @@ def _images_apart(
             for file in found
             if masks not in file.parents or len(file.relative_to(masks).parts) == 1
         ]
-    return found
-
-
-def _by_key(
-    layout: Layout, root: Path, files: Sequence[Path], faults: list[Fault]
-) -> dict[str, Path]:
-    """Return images by their path below the folder of images, without the end of their stems."""
-    images = layout.folders(root)[0]
-    found: dict[str, Path] = {}
-    for file in files:
-        inside = images in file.parents
-        key = key_below(images if inside else file.parent, file, layout.image_end)
-        if key is None:
-            continue
-        if key in found:
-            detail = f"has the same name as {found[key].name}"
-            faults.append(Fault("doubled name", str(file), detail, "keep one, or rename it"))
-        found.setdefault(key, file)
     return found
 
 

@@ -27,7 +27,7 @@ class JsonError(ValueError):
 
 
 def entries(
-    file: Path, on_read: Callable[[int], object] = lambda _: None
+    file: Path, on_read: Callable[[int], object] = lambda _: None, largest: int = MAX_ENTRY
 ) -> Iterator[tuple[str, int, Any]]:
     """Yield (key, index, value) of a JSON file whose outer value is an object or an array.
 
@@ -35,16 +35,16 @@ def entries(
     its index. The entries of an outer array have the key "". Repeated keys are yielded as they
     come. Memory is bounded by the largest entry. `on_read` is told how many characters were read,
     each time that more are, to show progress. Raises `JsonError` for files that are not JSON,
-    not UTF-8, nested too deeply, or that have an entry of more than `MAX_ENTRY` characters, and
+    not UTF-8, nested too deeply, or that have an entry of more than `largest` characters, and
     `OSError` for those that cannot be read.
     """
     with file.open(encoding="utf-8-sig") as opened:
-        yield from _Reader(opened, on_read).entries()
+        yield from _Reader(opened, on_read, largest).entries()
 
 
 class _Reader:
-    def __init__(self, file: TextIO, on_read: Callable[[int], object]):
-        self.file, self.on_read = file, on_read
+    def __init__(self, file: TextIO, on_read: Callable[[int], object], largest: int):
+        self.file, self.on_read, self.largest = file, on_read, largest
         self.text, self.position = "", 0
         self.before = 0  # characters of the file before `text`
         self.is_read = False  # whether `text` goes up to the end of the file
@@ -129,8 +129,8 @@ class _Reader:
                     return value
                 # a JSONDecodeError here would count the window's lines, for each entry
                 reason, position = "text after a value", end
-            if len(self.text) - self.position > MAX_ENTRY:
-                raise self._error(f"an entry of more than {MAX_ENTRY} characters")
+            if len(self.text) - self.position > self.largest:
+                raise self._error(f"an entry of more than {self.largest} characters")
             if not self._more():
                 self.position = position
                 raise self._error(reason)
