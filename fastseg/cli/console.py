@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..checks.dataset import Audit
     from ..checks.repair import Repaired
-    from ..discovery.choices import Question
+    from ..discovery.evidence import Question
     from ..discovery.look import New
 
 # Columns of figures beside each other: with the figures' names, lines have up to 100 characters.

@@ -13,23 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.slices import missing_reader
 from ..errors import DataError, FastsegError, choose
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..tasks.declared import TASK_FILE, read_task, task_from
 from ..utils.io import atomic_file
 from . import categories, recipe
-from .arranging import layouts_of
-from .choices import OPTIONS, Ask, Notes, Question, counted, listed
 from .classfiles import class_files
+from .evidence import OPTIONS, Ask, Notes, Question, counted, listed
 from .groups import Grouping, grouping_of
-from .looks import spaced
-from .meaning import Meaning, meaning_of
-from .packed import classes_in, packed_in
-from .partners import Pairing, find_pairings, lone_text, stem
+from .label_files import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
+from .layouts import layouts_of
+from .mask_detection import spaced
+from .mask_meaning import Meaning, meaning_of
+from .mask_values import DETAILED, measure, read_values
+from .pairings import Pairing, find_pairings, lone_text, stem
+from .parquet import classes_in, packed_in
 from .pictures import channel_ends, images_of
 from .survey import Folder, Survey, survey
-from .tools import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
-from .values import DETAILED, measure, read_values
 from .writing import text_of
 
 if TYPE_CHECKING:
@@ -175,6 +176,9 @@ def _require_images(files: Survey, notes: Notes) -> None:
             raise DataError(
                 f"{OPTIONS[key]} {path}: no such folder in {files.root}", "no-such-path"
             )
+    others = (name for folder in files.folders.values() for name in folder.others)
+    if not files.images and (missing := missing_reader(others, files.root)):
+        raise missing
     if not files.images and not any(folder.path for folder in files.folders.values()):
         names = [name for folder in files.folders.values() for name in folder.others]
         if not any(name.lower().endswith((".parquet", ".arrow")) for name in names):

@@ -14,9 +14,9 @@ from ..data.issues import Fault
 from ..errors import DataError
 from ..formats import Format
 from ..types import Colour
-from .choices import Notes, Question, counted, listed
 from .classfiles import is_background, is_void
-from .meaning import Meaning
+from .evidence import Notes, Question, counted, listed
+from .mask_meaning import Meaning
 from .survey import Survey, join, split_of
 
 MASKS = "masks"  # the value of --format for mask images
