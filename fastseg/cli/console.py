@@ -257,7 +257,14 @@ def found(made: New) -> None:
         typer.echo(printable(f"please check: {question}; taken: {question.likelier}"))
     folder = made.path.parent
     picture = f"; look at {made.picture}" if made.picture else ""
-    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {folder}")
+    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {reference(folder)}")
+
+
+def reference(folder: Path) -> str:
+    """Return what names a folder with a task.toml: "./eye" where a task has the folder's name."""
+    from ..tasks import names
+
+    return f"./{folder}" if str(folder) in names() else str(folder)
 
 
 def printable(text: str) -> str:
