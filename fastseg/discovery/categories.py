@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import DataError
 from .evidence import Notes, Question, counted, listed
 from .pairings import stem
-from .survey import Survey, join, role, split_of
+from .survey import Survey, role, split_of
 
 MAX_TABLE_BYTES = 100_000_000
 SEPARATORS = ("\t", ",", ";")
@@ -257,13 +257,3 @@ def _below_single(
             return {None: ""}, splits
         counts[rest[0]] = counts.get(rest[0], 0) + len(folder.images)
     return {None: base}, {None: counts}
-
-
-def counts_of(survey: Survey, definition: dict[str, Any]) -> int:
-    """Return how many images are below the folders of a definition."""
-    bases = [path for path in definition["folders"].values()]
-    return sum(
-        len(folder.images)
-        for folder in survey.with_images()
-        if any(base == "." or join(folder.path, "").startswith(base) for base in bases)
-    )

@@ -179,10 +179,12 @@ def _count(
 
 
 def unpack(packed: int) -> Colour:
+    """Return the colour that `pack` made an integer of."""
     return packed >> 16, packed >> 8 & 255, packed & 255
 
 
 def pack(colour: Colour) -> int:
+    """Return a colour as one integer: red << 16 | green << 8 | blue."""
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 

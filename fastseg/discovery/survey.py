@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.pairing import IMAGE_SUFFIXES, is_image
+from ..data.pairing import is_image
 from ..errors import DataError
 
 MAX_DEPTH = 12  # levels of folders
@@ -192,8 +192,3 @@ def without_roles(path: str) -> str:
         if rest:
             parts.append("_".join(rest))
     return "/".join(parts)
-
-
-def is_suffix(name: str) -> bool:
-    """Return whether a text ends with an image's suffix."""
-    return name.lower().endswith(IMAGE_SUFFIXES)

@@ -7,7 +7,6 @@ from typing import Any
 
 import tomlkit
 
-from ..errors import brief
 from .groups import Grouping
 
 WIDTH = 96  # columns of a comment
@@ -118,8 +117,3 @@ def _comments(lines: Sequence[str]) -> list[str]:
             row += f" {word}"
         found.append(row)
     return found
-
-
-def quoted(text: object) -> str:
-    """Return foreign text for a message."""
-    return brief(text)

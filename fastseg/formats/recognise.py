@@ -102,18 +102,23 @@ def files_of(tool: str, folder: Path) -> list[Path]:
 
 def _is_damaged(file: Path, names: Collection[str]) -> bool:
     """Return whether a file that no tool wrote is no JSON, or is named as an image beside it."""
-    starts = _ends_of(file).lstrip()[:1]
+    starts = _text_of(file).lstrip()[:1]
     beside = any(name.startswith(f"{file.stem}.") and is_image(Path(name)) for name in names)
     return starts not in ("{", "[") or beside or is_image(Path(file.stem))
 
 
 def tool_of(file: Path) -> str | None:
     """Return the tool that wrote a label file, or None if it is not known."""
-    text = ends_of(file).removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
+    text = _text_of(file)
     for tool, (suffix, patterns) in PATTERNS.items():
         if file.suffix.lower() == suffix and all(re.search(pattern, text) for pattern in patterns):
             return tool
     return None
+
+
+def _text_of(file: Path) -> str:
+    """Return the beginning and the end of a file as text."""
+    return ends_of(file).removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
 
 
 def ends_of(file: Path) -> bytes:
