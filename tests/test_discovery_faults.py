@@ -161,3 +161,13 @@ def test_contradictions_in_a_task_toml_have_line_and_key(data, code, line, key):
     number = 2 if code == "task-group" else 3
     with refuses(code, "task.toml", f"line {number}, {key}"):
         fastseg.tasks.get(data)
+
+
+def test_a_list_that_is_not_used_is_named(data):
+    (data / "masks").mkdir()
+    codes = np.zeros((20, 30), np.uint8)
+    codes[5:15] = 1
+    for number in range(COUNT):
+        Image.fromarray(codes).save(data / "masks" / f"{number}.png")
+    (data / "train.txt").write_text("0\n1\ngone\n")
+    assert any("train.txt" in line for line in fastseg.new(data).evidence["layouts"])
