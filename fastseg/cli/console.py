@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..utils.shell import typed
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -225,7 +227,7 @@ def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
         typer.echo(
             f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images "
             f"remain{aside}; the changes are listed in {copy.log}; "
-            f"next: fastseg check {task} --data {folder}"
+            f"next: fastseg check {typed(task)} --data {typed(folder)}"
         )
 
 
@@ -257,7 +259,7 @@ def found(made: New) -> None:
         typer.echo(printable(f"please check: {question}; taken: {question.likelier}"))
     folder = made.path.parent
     picture = f"; look at {made.picture}" if made.picture else ""
-    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {folder}")
+    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {typed(folder)}")
 
 
 def printable(text: str) -> str:
