@@ -17,7 +17,7 @@ import fastseg
 from fastseg import tasks
 from fastseg.checks import dataset, repair
 from fastseg.checks import image as examination
-from fastseg.checks.preflight import survey
+from fastseg.checks.preflight import _missing_classes, survey
 from fastseg.checks.repair import fix
 from fastseg.data import images as masks
 from fastseg.data.images import save_image
