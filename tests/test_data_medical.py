@@ -15,12 +15,13 @@ from PIL import Image
 
 import fastseg
 from fastseg import tasks
-from fastseg.data import medical
+from fastseg.data import medical, pairing, slices
 from fastseg.data.channels import read
 from fastseg.data.images import read_raw
 from fastseg.data.reading import Reading
 from fastseg.data.slices import real_file, slice_of, split_slice, stem_of
 from fastseg.errors import DataError
+from fastseg.inference.inputs import expand
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")
@@ -249,11 +250,25 @@ def test_masks_that_are_no_codes_are_refused(tmp_path):
 
 
 def test_without_the_extra_one_line_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(medical, "find_spec", lambda name: None)
+    monkeypatch.setattr(slices, "find_spec", lambda name: None)
     with refuses("no-medical", "x.dcm", "pip install"):
         medical.read(tmp_path / "x.dcm")
     with refuses("no-medical", "x.nii.gz", "nibabel"):
         medical.slices_of(tmp_path / "x.nii.gz")
+
+
+def test_folders_of_such_files_without_the_extra_name_it(tmp_path, monkeypatch):
+    data = organs(tmp_path / "organs")
+    task = tasks.get(str(data))
+    monkeypatch.setattr(slices, "find_spec", lambda name: None)
+    monkeypatch.setattr(pairing, "IMAGE_SUFFIXES", (".jpg", ".png"))
+    with refuses("no-medical", data, "nibabel"):
+        task.items(data)
+    with refuses("no-medical", data / "images", "nibabel"):
+        expand([data / "images"], lambda path: False)
+    (data / "task.toml").unlink()
+    with refuses("no-medical", data, "nibabel"):
+        fastseg.new(data)
 
 
 # Datasets

@@ -11,7 +11,7 @@ from PIL import Image
 import fastseg
 from fastseg import tasks
 from fastseg.data.images import codes_to_colours, save_image
-from fastseg.discovery.known import CITYSCAPES, VOC_NAMES, voc_colour
+from fastseg.discovery.known_classes import CITYSCAPES, VOC_NAMES, voc_colour
 from fastseg.types import IGNORE
 
 EYE = tasks.get("eye")

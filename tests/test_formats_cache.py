@@ -126,7 +126,9 @@ def test_a_second_reading_parses_nothing(form, data):
     assert kinds(first[1]) == [("unknown class", "$[0].regions[1]"), ("unlabelled image", "")]
 
 
-@pytest.mark.parametrize("change", ["labels", "image", "new image", "meaning", "program", "lost"])
+@pytest.mark.parametrize(
+    "change", ["labels", "image", "new image", "meaning", "program", "lost", "cut off"]
+)
 def test_what_has_changed_is_drawn_again(form, data, change, monkeypatch):
     write(data, {"a.png": entry(["roof", SQUARE]), "b.png": entry()})
     ((a, _), _), meaning = read(form, data), MEANING
@@ -140,6 +142,8 @@ def test_what_has_changed_is_drawn_again(form, data, change, monkeypatch):
         meaning = {**MEANING, "roof": 2}
     elif change == "program":
         monkeypatch.setattr("fastseg.formats.cache._program", lambda: "another")
+    elif change == "cut off":
+        a.mask.write_bytes(a.mask.read_bytes()[:-9])
     else:
         a.mask.unlink()
     read(form, data, meaning=meaning)

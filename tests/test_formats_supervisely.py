@@ -195,7 +195,7 @@ def test_wrong_objects_are_faults_with_their_place(data, name):
         ('{"size": 3, "objects": ' + "[" * 10_000 + "]" * 10_000 + "}", "label file", ""),
         (content(size=None), "label file", "$.size"),
         (content(size={"height": 0, "width": 3}), "label file", "$.size.height"),
-        (content(size={"height": 41, "width": 60}), "size mismatch", ""),
+        (content(size={"height": 41, "width": 60}), "size mismatch", "$.size"),
         (content(objects={}), "label file", "$.objects"),
     ],
 )

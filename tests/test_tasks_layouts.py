@@ -21,6 +21,7 @@ from fastseg.checks.repair import fix
 from fastseg.data.listing import read_list
 from fastseg.errors import TaskError
 from fastseg.evaluation.groups import group_function
+from fastseg.evaluation.run import require_results_folder
 from fastseg.inference.outputs import MaskOutput, TableOutput
 from fastseg.tasks import ClassificationTask, Layout, Recipe, SegmentationTask
 from fastseg.training.resume import _digest_of_items
@@ -482,6 +483,47 @@ def test_label_files_of_a_tool_are_drawn(tools, tmp_path):
     unknown = segmentation(*tools).listed(tmp_path)[1]
     assert {fault.kind for fault in unknown} == {"unknown class"} and len(unknown) == 6
     assert check(task, tmp_path).kinds.keys() <= {"empty mask", "misaligned mask"}
+
+
+def test_a_damaged_drawn_mask_is_named_by_its_label_file_and_drawn_again(tools, tmp_path):
+    task = segmentation(*tools, codes={"Auge": 2})
+    item = task.items(tmp_path)[0]
+    codes, content = task.label(item), bytearray(item.label.read_bytes())
+    content[45:-20] = bytes(len(content) - 65)
+    item.label.write_bytes(content)
+    (fault,) = [fault for fault in check(task, tmp_path).faults if fault.stops]
+    assert (fault.kind, fault.file) == ("unreadable", item.shown_label)
+    assert str(item.label.parent) not in f"{fault.detail} {fault.remedy}"
+    assert (task.label(task.items(tmp_path)[0]) == codes).all()
+
+
+def test_a_damaged_mask_of_class_masks_is_drawn_again(class_masks, tmp_path):
+    task = class_masks("names")
+    item = task.items(tmp_path)[0]
+    codes = task.label(item)
+    item.label.write_bytes(b"")
+    assert (task.label(task.items(tmp_path)[0]) == codes).all()
+
+
+@pytest.mark.parametrize("how", ["names", "folders"])
+def test_results_are_not_written_among_class_masks(how, class_masks, tmp_path):
+    task = class_masks(how)
+    items = task.items(tmp_path)
+    for place in ["masks", *(["masks/iris"] if how == "folders" else [])]:
+        with refuses("output-in-data", place):
+            require_results_folder(tmp_path / place, items, tmp_path, task)
+    require_results_folder(tmp_path / "masks/report", items, tmp_path, task)
+
+
+def test_results_are_not_written_among_label_files(tmp_path):
+    photo(tmp_path / "images" / "7.jpg")
+    labelme(tmp_path / "labels" / "a" / "7.json", [("iris", SQUARE)])
+    task = segmentation(Layout("images", "", format="labelme", labels="labels"))
+    items = task.items(tmp_path)
+    for place in ("labels", "labels/a"):
+        with refuses("output-in-data", place):
+            require_results_folder(tmp_path / place, items, tmp_path, task)
+    require_results_folder(tmp_path / "report", items, tmp_path, task)
 
 
 def test_images_of_another_label_file_are_not_unlabelled(tools, tmp_path):

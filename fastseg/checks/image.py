@@ -36,6 +36,7 @@ BORDER = 2  # px: outlines this close to the border of the shrunk image are igno
 # computed: a few small circles fit many places
 MIN_OUTLINE = 80
 
+REPLACE = "replace or remove it"  # the remedy for files that cannot be decoded
 UPRIGHT = 1  # the EXIF orientation of images that are not turned
 CONVERTED_MODES = {  # Pillow's mode -> what an image of it has
     "CMYK": "inks (CMYK)",
@@ -108,7 +109,8 @@ def examine(task: Task, item: Item) -> Finding:
         decoded = task.examine_label(item)
         mask_mode, turned = _mode_of(label)
     except DataError as error:
-        found.faults.append(_unreadable(label, error, item.shown_label))
+        remedy = "run the command again" if item.origin else REPLACE
+        found.faults.append(_unreadable(item.shown_label, error, remedy))
         return found
     if decoded is None:  # a task whose label files hold no pixels
         return found
@@ -182,12 +184,11 @@ def _mode_of(path: Path) -> tuple[str, int]:
     return mode, orientation
 
 
-def _unreadable(path: Path, error: DataError, shown: str = "") -> Fault:
-    detail = _detail_of_error(path, error)
-    return Fault("unreadable", shown or str(path), detail, "replace or remove it")
+def _unreadable(path: Path | str, error: DataError, remedy: str = REPLACE) -> Fault:
+    return Fault("unreadable", str(path), _detail_of_error(path, error), remedy)
 
 
-def _detail_of_error(path: Path, error: DataError) -> str:
+def _detail_of_error(path: Path | str, error: DataError) -> str:
     """Return an error's message without the file's name and the remedy."""
     return str(error).removeprefix(f"{path}: ").rpartition("; ")[0] or str(error)
 

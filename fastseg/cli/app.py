@@ -383,11 +383,17 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Find what is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a
-    fit would refuse it.
+    fit would refuse it. A folder without task.toml is read as `fastseg new` would read it.
     """
     from ..checks.dataset import check as call
+    from ..tasks.declared import has_no_task
 
-    audit = call(task, data)
+    if has_no_task(task):
+        from ..discovery.look import undeclared
+
+        audit = call(undeclared(task), data)
+    else:
+        audit = call(task, data)
     copy = None
     if fix:
         from ..checks.repair import fix as repair
@@ -966,7 +972,7 @@ def convert(
     typer.echo(
         f"{made.images} images are in {made.out}"
         + (f" ({counts})" if counts else "")
-        + f"; next: fastseg fit {typed(made.out)}"
+        + f"; next: fastseg fit {console.reference(made.out)}"
     )
 
 

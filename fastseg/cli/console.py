@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..checks.dataset import Audit
     from ..checks.repair import Repaired
-    from ..discovery.choices import Question
+    from ..discovery.evidence import Question
     from ..discovery.look import New
 
 # Columns of figures beside each other: with the figures' names, lines have up to 100 characters.
@@ -259,7 +259,14 @@ def found(made: New) -> None:
         typer.echo(printable(f"please check: {question}; taken: {question.likelier}"))
     folder = made.path.parent
     picture = f"; look at {made.picture}" if made.picture else ""
-    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {typed(folder)}")
+    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {reference(folder)}")
+
+
+def reference(folder: Path) -> str:
+    """Return what names a folder with a task.toml: "./eye" where a task has the folder's name."""
+    from ..tasks import names
+
+    return f"./{folder}" if str(folder) in names() else typed(folder)
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,11 +22,10 @@ import numpy as np
 from ..errors import DataError, brief
 from ..types import Item
 from .issues import Fault
-from .slices import is_dicom, is_nifti, real_file, slice_of, split_slice
+from .slices import is_dicom, is_nifti, missing_reader, real_file, slice_of, split_slice
 
 log = logging.getLogger(__name__)
 
-INSTALL = "pip install pydicom nibabel"
 MOST_PIXELS = 2**27  # of a DICOM file, all frames together: a header can claim any size
 MOST_BYTES = 2**31  # of a volume: twice that of a CT of 512 x 512 x 2048 voxels of 16 bits
 MOST_DEFLATED = 2**21  # bytes of a DICOM file that is compressed as a whole: up to a thousandfold
@@ -39,15 +37,6 @@ CLIPPED = 0.005
 SAMPLED = 1_000_000  # values of a volume that the clipping is estimated from
 
 Window = tuple[float, float]  # centre and width
-
-
-def missing_reader(path: Path | str) -> DataError | None:
-    """Return the error for a file whose reader is not installed, if it is not."""
-    name = "pydicom" if is_dicom(path) else "nibabel"
-    if find_spec(name) is not None:
-        return None
-    kind = "DICOM" if is_dicom(path) else "NIfTI"
-    return DataError(f"{path}: {kind} files need {name}; install it: {INSTALL}", "no-medical")
 
 
 def read(path: Path | str, window: Window | None = None) -> np.ndarray:
@@ -202,7 +191,7 @@ def label_volume(source: Path, masks: Sequence[np.ndarray]) -> bytes:
 @contextmanager
 def _reading(path: Path | str) -> Iterator[None]:
     """Convert any error of the readers to a `DataError` that names the file; no warnings."""
-    if error := missing_reader(path):
+    if error := missing_reader([path], path):
         raise error
     file = real_file(Path(path))
     if not file.is_file():

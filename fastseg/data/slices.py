@@ -6,8 +6,13 @@ its stem names the slice's results. A slice is cut along the last axis of the vo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
+from ..errors import DataError
+
+INSTALL = "pip install pydicom nibabel"
 NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom")
 
 
@@ -24,6 +29,22 @@ def is_dicom(path: Path | str) -> bool:
 def is_medical(path: Path | str) -> bool:
     """Return whether a path is named as a DICOM or NIfTI file, or as a slice of one."""
     return str(path).lower().endswith((*DICOM, *NIFTI))
+
+
+def missing_reader(names: Iterable[Path | str], place: Path | str) -> DataError | None:
+    """Return the error if any of these names is that of a file whose reader is not installed.
+
+    `place`, the file or the folder that has them, begins the message.
+    """
+    for name in names:
+        package = "pydicom" if is_dicom(name) else "nibabel" if is_nifti(name) else ""
+        if package and find_spec(package) is None:
+            kind = "DICOM" if is_dicom(name) else "NIfTI"
+            return DataError(
+                f"{place}: {kind} files need {package}; install the extra medical: {INSTALL}",
+                "no-medical",
+            )
+    return None
 
 
 def stem_of(path: Path) -> str:

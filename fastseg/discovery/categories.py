@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import DataError
-from .choices import Notes, Question, counted, listed
-from .partners import stem
+from .evidence import Notes, Question, counted, listed
+from .pairings import stem
 from .survey import Survey, join, role, split_of
 
 MAX_TABLE_BYTES = 100_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -12,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.slices import real_file, stem_of
+from ..data.slices import missing_reader, real_file, stem_of
 from ..errors import DataError, FastsegError, choose
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..tasks.declared import TASK_FILE, read_task, task_from
 from ..utils.io import atomic_file
 from ..utils.shell import typed
 from . import categories, recipe
-from .arranging import layouts_of
-from .choices import OPTIONS, Ask, Notes, Question, counted, listed
 from .classfiles import class_files
+from .evidence import OPTIONS, Ask, Notes, Question, counted, listed
 from .groups import Grouping, grouping_of
-from .looks import spaced
-from .meaning import Meaning, meaning_of
-from .packed import classes_in, packed_in
-from .partners import Pairing, find_pairings, lone_text, stem
+from .label_files import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
+from .layouts import layouts_of
+from .mask_detection import spaced
+from .mask_meaning import Meaning, meaning_of
+from .mask_values import DETAILED, measure, read_values
+from .pairings import Pairing, find_pairings, lone_text, stem
+from .parquet import classes_in, packed_in
 from .pictures import channel_ends, images_of
 from .survey import Folder, Survey, survey
-from .tools import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
-from .values import DETAILED, measure, read_values
 from .writing import text_of
 
 if TYPE_CHECKING:
@@ -119,6 +120,26 @@ def new(
     return New(target, picture, found.task.name, found.definition, dict(notes.evidence), notes.open)
 
 
+class UnusableError(DataError):
+    """Data that are understood, but have faults: `task` is what `new` would declare."""
+
+    def __init__(self, message: str, code: str, task: Task):
+        super().__init__(message, code)
+        self.task = task
+
+
+def undeclared(folder: Path | str) -> Task:
+    """Return the task that `new` would declare for a folder, to check its data before that.
+
+    Nothing is written, and faults of the data raise nothing. Raises `DataError` for folders that
+    nothing can be made of, and where two readings are equally likely.
+    """
+    try:
+        return _understood(survey(Path(folder)), None, Notes(None, {})).task
+    except UnusableError as error:
+        return error.task
+
+
 def _checked(given: Mapping[str, str | None]) -> dict[str, str]:
     """Return the given options. Raises `DataError` for values that they cannot have."""
     unknown = set(given) - set(OPTIONS)
@@ -158,6 +179,9 @@ def _require_images(files: Survey, notes: Notes) -> None:
             raise DataError(
                 f"{OPTIONS[key]} {path}: no such folder in {files.root}", "no-such-path"
             )
+    others = (name for folder in files.folders.values() for name in folder.others)
+    if not files.images and (missing := missing_reader(others, files.root)):
+        raise missing
     if not files.images and not any(folder.path for folder in files.folders.values()):
         names = [name for folder in files.folders.values() for name in folder.others]
         if not any(name.lower().endswith((".parquet", ".arrow")) for name in names):
@@ -191,7 +215,9 @@ def _segmentation(
 ) -> _Found | None:
     """Return a task with masks: of label files, or of mask images; None if there are none."""
     tools = tool_labels(files) if notes.given.get("format") != MASKS else []
-    pairings = find_pairings(files, notes)
+    drawn = {file.parent for tool in tools for file in tool.form.also(tool.files)}
+    # pictures of ids, which a label file explains, are no masks
+    pairings = [one for one in find_pairings(files, notes) if files.path(one.masks) not in drawn]
     tool = choose_format(tools, sum(p.count for p in pairings), notes)
     if tool is not None:
         layouts, meaning = tool_definition(files, tool, notes)
@@ -314,10 +340,11 @@ def _checked_items(
         items = task.items(root)
     except FastsegError as error:
         lone = "" if tool else lone_text(pairings)
-        raise DataError(
+        raise UnusableError(
             f"{error}; nothing is written"
             + (f" ({lone})" if lone and lone not in str(error) else ""),
             error.code,
+            task,
         ) from None
     return _Found(definition, task, items)
 
@@ -345,7 +372,7 @@ def _decoded(found: _Found, notes: Notes) -> list[np.ndarray]:
         except FastsegError as error:
             errors.append(error)
     if not masks:
-        raise DataError(f"{errors[0]}; nothing is written", errors[0].code)
+        raise UnusableError(f"{errors[0]}; nothing is written", errors[0].code, found.task)
     if errors:
         notes.say(
             "masks",
@@ -444,8 +471,20 @@ def _not_understood(files: Survey, notes: Notes) -> str:
     ]
     return (
         f"{files.root}: {counted(files.images, 'image')} in {counted(len(folders), 'folder')} "
-        f"({listed(folders)}), but no labels found; tried {'; '.join(tried)}; {WOULD_WORK}"
+        f"({listed(folders)}), but no labels found; tried {'; '.join(tried)}; "
+        f"{_unread(files)}{WOULD_WORK}"
     )
+
+
+def _unread(files: Survey) -> str:
+    """Return what is wrong with the first file that could hold labels; "" if there is none."""
+    for path in files.others(".json", ".xml", ".csv", ".tsv"):
+        with files.path(path).open("rb") as opened:
+            start = opened.read(2)
+        encoded = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        reason = "is UTF-16 text: save it as UTF-8" if encoded else "has labels of none of these"
+        return f"{path} {reason if start else 'is empty'}; "
+    return ""
 
 
 def _picture(found: _Found, root: Path, notes: Notes) -> Path | None:

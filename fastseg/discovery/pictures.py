@@ -14,9 +14,9 @@ from PIL import Image
 from ..data.images import is_deep, read_image
 from ..data.slices import is_medical
 from ..errors import DataError
-from .choices import Notes, counted
-from .looks import spaced
-from .partners import ends_of
+from .evidence import Notes, counted
+from .mask_detection import spaced
+from .pairings import ends_of
 from .survey import Survey, words
 
 SAMPLE = 200  # images whose headers are read

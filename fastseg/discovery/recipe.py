@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .choices import counted
-from .values import Objects
+from .evidence import counted
+from .mask_values import Objects
 
 # All of these are conventions, from the recipes of the built-in tasks.
 LONG_SIDE = 320  # px of the longer side, if objects are large enough at that

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, formats
 from ..errors import DataError, TaskError, choose
 from ..exports.card import CARD, METRICS, Card
 from ..exports.folder import find
 from ..exports.read import opened
-from ..tasks import Item, Task
+from ..tasks import Item, SegmentationTask, Task
+from ..tasks.layouts import PARQUET
 from ..utils.choices import check_engine
 from ..utils.io import name_below, portable_path, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
@@ -85,7 +86,7 @@ def evaluate(
     compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     _require_no_export(out)
-    require_results_folder(out, items, root)
+    require_results_folder(out, items, root, task)
     from ..inference.loading import load
 
     predictor = load(folder, device, trust, tta, engine, precision, images=len(items), bs=bs)
@@ -176,9 +177,9 @@ def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
     return scores
 
 
-def require_results_folder(out: Path, items: Sequence[Item], root: Path) -> None:
-    """Raise `DataError` if `out` cannot be a folder, or contains the data, images or masks."""
-    if out.resolve() in {root.resolve()} | data_folders(items):
+def require_results_folder(out: Path, items: Sequence[Item], root: Path, task: Task) -> None:
+    """Raise `DataError` if `out` cannot be a folder, or contains the data, images or labels."""
+    if out.resolve() in {root.resolve()} | data_folders(items) or _holds_labels(out, root, task):
         raise DataError(
             f"{out}: contains the data, and results are not written there; choose another --out",
             "output-in-data",
@@ -186,8 +187,29 @@ def require_results_folder(out: Path, items: Sequence[Item], root: Path) -> None
     require_folder(out)
 
 
+def _holds_labels(out: Path, root: Path, task: Task) -> bool:
+    """Return whether a folder holds files that masks are drawn from: of a tool, or of one class."""
+    if not isinstance(task, SegmentationTask) or not out.is_dir():
+        return False
+    out, classes = out.resolve(), {name.casefold() for name in task.classes}
+    for layout in task.layouts:
+        place = (root / (layout.labels if layout.format else layout.masks)).resolve()
+        is_of_class = layout.class_masks == "folders" and out.name.casefold() in classes
+        if out in (place, place.parent if place.is_file() else place):
+            return True
+        if is_of_class and out.parent == place:
+            return True
+        is_below = place in out.parents and layout.format not in ("", PARQUET)
+        if is_below and formats.get(layout.format).find(out):
+            return True
+    return False
+
+
 def data_folders(items: Sequence[Item]) -> set[Path]:
-    """Return the folders, resolved, that hold the items' images and masks."""
+    """Return the folders, resolved, that hold the items' images and masks.
+
+    Masks that were drawn are in the user's cache.
+    """
     return {
         path.resolve().parent
         for item in items

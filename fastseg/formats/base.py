@@ -50,6 +50,9 @@ class Labelled:
     split: str | None = None  # "train", "valid", "test", where the file itself says so
     is_relative: bool = False  # coordinates are shares of the image's size
     rule: str | None = None  # how polygons become pixels; None: `Format.rule`
+    # Where the file names the image, and states its size, if not at `place`.
+    image_place: str = ""
+    size_place: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from .paths import Lookup, OutsideError, size_of
 
 INDEX = "index.json"
 CHUNK = 1 << 20  # bytes hashed at a time
+PNG_END = b"IEND\xaeB`\x82"  # the last bytes of every whole PNG
 SLACK = 1.0  # px that a point may be outside its image: tools round to the border
 KEPT_DAYS = 60  # masks that no command used for so long are deleted; a convention
 WORKERS = min(8, os.cpu_count() or 1)
@@ -121,7 +122,7 @@ def cached_mask(
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
     name = digest.hexdigest()[:32]
     file = _folder() / "single" / name[:2] / f"{name}.png"
-    if not file.is_file():
+    if not _is_whole(file):
         codes = draw()
         make_cache_folder()
         with atomic_file(file) as temporary:
@@ -152,6 +153,22 @@ def _program() -> str:
 
 def _folder() -> Path:
     return Path(user_cache_path("fastseg")) / "labels"
+
+
+def _is_whole(mask: Path) -> bool:
+    """Return whether a mask is there up to its last byte; the pixels are not decoded."""
+    try:
+        with mask.open("rb") as opened:
+            opened.seek(-len(PNG_END), os.SEEK_END)
+            return opened.read() == PNG_END
+    except OSError:  # also for files that are shorter
+        return False
+
+
+def forget(mask: Path) -> None:
+    """Delete a mask in the cache that cannot be decoded: the next command draws it again."""
+    if mask.is_relative_to(_folder()):
+        mask.unlink(missing_ok=True)
 
 
 def _save(file: Path, codes: np.ndarray, like: Path | None) -> None:
@@ -246,7 +263,7 @@ class _Job:
             self.faults.append(
                 fault(
                     one.file,
-                    one.place,
+                    one.image_place or one.place,
                     f"names {brief(error)}, which is outside the data folder",
                     f"move the image into {self.lookup.images}, and correct the name",
                 )
@@ -258,7 +275,7 @@ class _Job:
             self.faults.append(
                 fault(
                     one.file,
-                    one.place,
+                    one.image_place or one.place,
                     f"names {name}, which is not in {self.lookup.images}",
                     "add the image, or remove its labels",
                     "no partner",
@@ -271,7 +288,7 @@ class _Job:
             self.faults.append(
                 fault(
                     one.file,
-                    one.place,
+                    one.image_place or one.place,
                     f"labels {image.name} a second time, after {first}",
                     "keep one of them",
                 )
@@ -360,14 +377,14 @@ def _size_fault(
     if tuple(one.size) == stored:
         return fault(
             one.file,
-            one.place,
+            one.size_place or one.place,
             f"labels {image.name} as it is stored, but viewers turn it as its EXIF says",
             "save the image upright, without EXIF orientation, and label that",
             "exif rotation",
         )
     return fault(
         one.file,
-        one.place,
+        one.size_place or one.place,
         f"says that {image.name} is {one.size[1]} x {one.size[0]} px, "
         f"but it is {size[1]} x {size[0]} px",
         "use the image that was labelled",
@@ -408,7 +425,8 @@ def _stored(place: Path) -> tuple[list[Drawn], list[Fault]] | None:
             status = os.stat(image)
             if (status.st_size, status.st_mtime_ns) != (size, modified):
                 return None
-            os.stat(place / mask)
+            if not _is_whole(place / mask):
+                return None
         if any(os.path.exists(path) for path in index["missing"]):
             return None
         os.utime(place / INDEX)  # it is in use

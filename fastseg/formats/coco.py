@@ -173,18 +173,15 @@ class Categories:
         """Add an entry of the file; one that cannot be used is a fault."""
         number = value.get("id") if isinstance(value, dict) else None
         name = value.get("name") if isinstance(value, dict) else None
-        if not is_id(number) or not isinstance(name, str) or not name:
-            self.faults.append(
-                fault(
-                    self.file,
-                    f"$.categories[{index}]",
-                    "is no category: it needs an id and a name",
-                    "correct it",
-                )
-            )
+        if not is_id(number) or not isinstance(name, str) or not name or not name.isprintable():
+            wrong, remedy = "is no category: it needs an id and a name", "correct it"
+        elif self.names.get(number, name) != name:
+            wrong, remedy = f"has the id of '{brief(self.names[number])}'", "give each its own id"
+        else:
+            self.names[number] = name
+            self.colours.setdefault(name, as_colour(value.get("color")))
             return
-        self.names[number] = name
-        self.colours.setdefault(name, as_colour(value.get("color")))
+        self.faults.append(fault(self.file, f"$.categories[{index}]", wrong, remedy))
 
 
 def declared_categories(file: Path, faults: list[Fault]) -> Categories:

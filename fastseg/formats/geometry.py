@@ -104,7 +104,8 @@ def area(region: Region) -> float:
 
 def _ring_area(ring: np.ndarray) -> float:
     x, y = (ring - ring[:1]).T  # near 0, so that large coordinates lose no digits
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    with np.errstate(over="ignore", invalid="ignore"):  # points far outside are faults elsewhere
+        return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def _bitmap_patch(

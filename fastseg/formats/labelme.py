@@ -154,7 +154,14 @@ def _labelled(file: Path, content: dict[str, Any], faults: list[Fault]) -> Label
             regions.append(_region(shape, f"$.shapes[{index}]", size, budget))
         except Bad as bad:
             faults.append(bad.fault(file))
-    return Labelled(file, (image,), size, tuple(regions))
+    return Labelled(
+        file,
+        (image,),
+        size,
+        tuple(regions),
+        image_place="$.imagePath",
+        size_place="$.imageHeight",
+    )
 
 
 def _region(

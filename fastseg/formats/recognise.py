@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
+from ..data.pairing import is_image
 from ..utils.shell import typed
 
 # Conventions that limit the time for an error message: embedded images make label files large, and
@@ -40,6 +41,7 @@ PATTERNS = {  # tool -> (suffix, patterns that a file must all match)
     "CVAT": (".xml", (r"<annotations[\s>]", r"<(image|meta|track|version)[\s>]")),
     "Pascal VOC": (".xml", (r"<annotation[\s>]", r"<object[\s>]")),
 }
+ONE_AN_IMAGE = ("LabelMe", "Supervisely")  # tools that write a file for each image
 BOXES = "Pascal VOC"  # the tool whose label files hold boxes, which are no masks
 
 
@@ -77,17 +79,32 @@ def _label_files(folder: Path, depth: int) -> Iterator[Path]:
 def files_of(tool: str, folder: Path) -> list[Path]:
     """Return all label files of a tool of `PATTERNS` in `folder` and below, sorted.
 
-    Hidden files and folders are skipped, and so are files that cannot be read.
+    Hidden files and folders are skipped, and so are files that cannot be read. Beside files of a
+    tool that writes one an image, damaged ones count: they must not be lost without a word.
     """
     suffix, _ = PATTERNS[tool]
-    found = []
+    found: list[Path] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            file = Path(place, name)
-            if name.lower().endswith(suffix) and not name.startswith(".") and file.is_file():
-                found += [file] if tool_of(file) == tool else []
+        files = [
+            file
+            for name in names
+            if name.lower().endswith(suffix) and not name.startswith(".")
+            if (file := Path(place, name)).is_file()
+        ]
+        tools = {file: tool_of(file) for file in files}
+        ours = [file for file in files if tools[file] == tool]
+        if ours and tool in ONE_AN_IMAGE:
+            ours += [file for file in files if tools[file] is None and _is_damaged(file, names)]
+        found += ours
     return sorted(found)
+
+
+def _is_damaged(file: Path, names: Collection[str]) -> bool:
+    """Return whether a file that no tool wrote is no JSON, or is named as an image beside it."""
+    starts = _ends_of(file).lstrip()[:1]
+    beside = any(name.startswith(f"{file.stem}.") and is_image(Path(name)) for name in names)
+    return starts not in ("{", "[") or beside or is_image(Path(file.stem))
 
 
 def tool_of(file: Path) -> str | None:

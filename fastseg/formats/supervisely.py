@@ -111,7 +111,12 @@ def _labelled(file: Path, content: dict[str, Any], faults: list[Fault]) -> Label
         except Bad as bad:
             faults.append(bad.fault(file))
     return Labelled(
-        file, _image_names(file), size, tuple(regions), split=_split(content.get("tags"), file)
+        file,
+        _image_names(file),
+        size,
+        tuple(regions),
+        split=_split(content.get("tags"), file),
+        size_place="$.size",
     )
 
 

@@ -280,6 +280,8 @@ def _described(file: Path, faults: list[Fault], with_images: bool) -> _Source | 
 
     try:
         text = _text(file, MAX_YAML)
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("repeats a value by *, which can be of any size")
         value = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

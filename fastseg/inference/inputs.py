@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..data.pairing import image_files, is_image
-from ..data.slices import is_nifti
+from ..data.slices import is_nifti, missing_reader
 from ..errors import DataError
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ def _no_images(folder: Path) -> DataError:
             break
     else:
         remedy = "give a folder with image files (.jpg, .png, .tif and others that Pillow reads)"
+        if missing := missing_reader(folder.iterdir(), folder):
+            return missing
     return DataError(f"{folder}: holds no images; {remedy}", "no-images")
 
 

@@ -203,7 +203,7 @@ def interpret(
     task, folder, card = opened(task, export)
     items, root = items_of(card, task, data, split)
     out = Path(out) if out else folder
-    require_results_folder(out, items, root)
+    require_results_folder(out, items, root, task)
     from ..inference.loading import load
 
     predictor = load(folder, device, engine=engine, precision=precision, images=len(items), bs=bs)

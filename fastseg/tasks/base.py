@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..data.issues import Fault, refuse
 from ..data.reading import FEWEST, MOST, Reading
+from ..data.slices import missing_reader
 from ..data.split import drawn_fold, drawn_split
 from ..errors import DataError, TaskError, choose
 from ..formats.recognise import advice
@@ -230,6 +231,8 @@ class Task:
         Raises `DataError` that names the faulty file.
         """
         items, faults = self.listed(data)
+        if not items and (missing := missing_reader(Path(data).rglob("*"), data)):
+            raise missing
         refuse([fault for fault in faults if fault.stops], self.check_command(data))
         if not items:
             foreign = advice(Path(data))

@@ -20,7 +20,7 @@ from ..errors import FastsegError, TaskError, brief, choose
 from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
 from ..utils.shell import typed
-from .base import Task, get
+from .base import Task, get, names
 from .classification import IMAGE_AS, LABEL_AS, ClassificationTask
 from .layouts import Layout, MaskValue
 from .segmentation import SegmentationTask
@@ -603,6 +603,13 @@ def _lines_of(text: str) -> dict[Where, int]:
         elif key := re.match(r"(\"[^\"]*\"|'[^']*'|[\w\-]+)\s*=", stripped):
             found.setdefault((*table, key[1].strip("\"'")), line)
     return found
+
+
+def has_no_task(name: str | Path) -> bool:
+    """Return whether this names a folder that is neither a task nor an export."""
+    path = Path(name)
+    is_task = str(name) in names() or find_file(path) is not None
+    return path.is_dir() and not is_task and not (path / "card.json").is_file()
 
 
 def _no_file(path: Path) -> TaskError:

@@ -13,7 +13,7 @@ from ..data.class_masks import shown
 from ..data.issues import Fault
 from ..data.pairing import images_below
 from ..data.slices import is_nifti, stem_of
-from ..errors import TaskError
+from ..errors import DataError, TaskError
 from ..formats.recognise import advice
 from ..types import IGNORE, Drawing, Item, Painted
 from ..utils.io import name_below
@@ -452,7 +452,17 @@ class SegmentationTask(Task):
             from ..data.decoding import Decoded, decode_codes
 
             indices = {index: index for index in (*range(len(self.classes)), IGNORE)}
-            return Decoded(decode_codes(_mask_file(item), indices).accepted())
+            try:
+                return Decoded(decode_codes(_mask_file(item), indices).accepted())
+            except DataError as error:
+                from ..formats.cache import forget
+
+                forget(_mask_file(item))
+                raise DataError(
+                    f"{item.shown_label}: its mask in the user's cache was damaged, and is "
+                    "deleted; run the command again, which draws it",
+                    error.code,
+                ) from None
         return self.examine_mask(_mask_file(item), item.source)
 
     def label_block(self) -> TransformBlock:

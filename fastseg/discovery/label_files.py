@@ -14,9 +14,9 @@ from ..data.issues import Fault
 from ..errors import DataError
 from ..formats import Format
 from ..types import Colour
-from .choices import Notes, Question, counted, listed
 from .classfiles import is_background, is_void
-from .meaning import Meaning
+from .evidence import Notes, Question, counted, listed
+from .mask_meaning import Meaning
 from .survey import Survey, join, split_of
 
 MASKS = "masks"  # the value of --format for mask images
@@ -83,7 +83,7 @@ def tool_definition(
 ) -> tuple[list[dict[str, Any]], Meaning]:
     """Return the layouts and the meaning of label files. Raises `DataError` for unusable ones."""
     title = tool.form.title
-    tool.classes = tool.form.classes(tool.files)
+    tool.classes = _classes(tool)
     notes.say(
         "layouts",
         f"{counted(len(tool.files), 'label file')} of {title}, such as "
@@ -91,6 +91,23 @@ def tool_definition(
     )
     layouts = _layouts(survey, tool, notes)
     return layouts, _meaning(tool, notes)
+
+
+def _classes(tool: ToolLabels) -> dict[str, Colour | None]:
+    """Return the classes of label files; those that are used if not all files can be parsed.
+
+    The faults of these files are then found with those of all others. Raises `DataError` if they
+    are none.
+    """
+    try:
+        return tool.form.classes(tool.files)
+    except DataError:
+        faults: list[Fault] = []
+        labelled = tool.form.read(tool.files, faults)
+        used = {region.label: None for one in labelled for region in one.regions}
+        if not used or not any(fault.stops for fault in faults):
+            raise
+        return dict.fromkeys(label for label in used if label != tool.form.unlabelled)
 
 
 def _below(survey: Survey, path: Path) -> str:

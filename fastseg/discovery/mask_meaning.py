@@ -9,10 +9,10 @@ from pathlib import Path
 from ..data.decoding import ranges
 from ..errors import DataError
 from ..types import IGNORE, Colour
-from . import known
-from .choices import Notes, Question, counted, listed
+from . import known_classes
 from .classfiles import ClassFile, is_background, is_void
-from .values import Values, centres, is_border, pack, unpack
+from .evidence import Notes, Question, counted, listed
+from .mask_values import Values, centres, is_border, pack, unpack
 
 MAX_CLASSES = 254
 # Greys of masks that are spread over the range, such as 0, 128, 255: each is a class, 255 too
@@ -271,8 +271,11 @@ def _colours(
     names: dict[Colour, str] = dict(file.colours) if file else {}
     found, blended = centres(values, list(names))
     if file is None and _is_voc(layouts) and _all_voc(found):
-        codes = {known.voc_colour(code): name for code, name in enumerate(known.VOC_NAMES)}
-        names = {**codes, known.VOC_BORDER: "void"}
+        codes = {
+            known_classes.voc_colour(code): name
+            for code, name in enumerate(known_classes.VOC_NAMES)
+        }
+        names = {**codes, known_classes.VOC_BORDER: "void"}
         notes.say("classes", "the colours and names of Pascal VOC")
     if len(found) > MAX_CLASSES or not 2 <= len(found):
         raise DataError(
@@ -337,8 +340,8 @@ def _colour_file(values: Values, declared: Sequence[ClassFile]) -> ClassFile | N
 
 
 def _all_voc(colours: Sequence[Colour]) -> bool:
-    voc = {known.voc_colour(code) for code in range(len(known.VOC_NAMES))}
-    return all(colour in voc or colour == known.VOC_BORDER for colour in colours)
+    voc = {known_classes.voc_colour(code) for code in range(len(known_classes.VOC_NAMES))}
+    return all(colour in voc or colour == known_classes.VOC_BORDER for colour in colours)
 
 
 def _background_colour(
@@ -481,23 +484,23 @@ def _cityscapes(
 ) -> Meaning | None:
     """Return Cityscapes' meaning, where files are named so and hold its codes."""
     ends = {str(layout.get("mask_end", "")) for layout in layouts}
-    names = [name for name, _, _ in known.CITYSCAPES]
-    palette = [colour for _, _, colour in known.CITYSCAPES]
+    names = [name for name, _, _ in known_classes.CITYSCAPES]
+    palette = [colour for _, _, colour in known_classes.CITYSCAPES]
     if all(end.endswith("labelTrainIds") for end in ends):
         if max(code for code in found if code != IGNORE) >= len(names):
             return None
         notes.say("classes", "the 19 classes of Cityscapes (labelTrainIds)")
         notes.say("background", "none: Cityscapes has no such class")
         return Meaning("codes", names, None, palette=palette, are_named=True)
-    of_classes = {code: name for name, code, _ in known.CITYSCAPES}
+    of_classes = {code: name for name, code, _ in known_classes.CITYSCAPES}
     if not all(end.endswith("labelIds") for end in ends):
         return None
     if (
         len(set(found) & set(of_classes)) < 2
-        or max(set(found) - {IGNORE}) >= known.CITYSCAPES_CODES
+        or max(set(found) - {IGNORE}) >= known_classes.CITYSCAPES_CODES
     ):
         return None
-    others = [code for code in range(known.CITYSCAPES_CODES) if code not in of_classes]
+    others = [code for code in range(known_classes.CITYSCAPES_CODES) if code not in of_classes]
     notes.say("classes", "the 19 classes of Cityscapes (labelIds)")
     notes.say("ignore", f"{ranges(others)}: labels that Cityscapes does not evaluate")
     notes.say("background", "none: Cityscapes has no such class")
@@ -525,23 +528,25 @@ def _named_sets(
     codes = [code for code in found if code != IGNORE]
     if declared:
         return None
-    if _is_voc(layouts) and codes[-1] < len(known.VOC_NAMES):
-        painted = [code for code in codes if values.palettes.get(code) == {known.voc_colour(code)}]
+    if _is_voc(layouts) and codes[-1] < len(known_classes.VOC_NAMES):
+        painted = [
+            code for code in codes if values.palettes.get(code) == {known_classes.voc_colour(code)}
+        ]
         if painted != codes and values.palettes:
             return None
-        names = list(known.VOC_NAMES)
+        names = list(known_classes.VOC_NAMES)
         notes.say("classes", "the 20 names of Pascal VOC: folder SegmentationClass, its palette")
         if IGNORE in found:
             notes.say("ignore", f"255 ({values.share(IGNORE):.1%}): VOC's borders")
         notes.say("background", "background, by its name")
-        palette = [known.voc_colour(code) for code in range(len(names))]
+        palette = [known_classes.voc_colour(code) for code in range(len(names))]
         return Meaning("codes", names, names[0], palette=palette, are_named=True)
-    if _is_camvid(layouts) and len(codes) > 8 and codes[-1] <= known.CAMVID_VOID:
-        names = [name for name, _ in known.CAMVID]
+    if _is_camvid(layouts) and len(codes) > 8 and codes[-1] <= known_classes.CAMVID_VOID:
+        names = [name for name, _ in known_classes.CAMVID]
         notes.say("classes", "the 11 names of CamVid: folders named trainannot and so on")
         notes.say("ignore", "11: CamVid's void")
         notes.say("background", "none: CamVid has no such class")
-        palette = [colour for _, colour in known.CAMVID]
+        palette = [colour for _, colour in known_classes.CAMVID]
         return Meaning("codes", names, None, ignore=[11], palette=palette, are_named=True)
     return None
 

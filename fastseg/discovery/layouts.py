@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from .choices import Notes, counted, listed
 from .classfiles import TEXT_NAMES
-from .partners import Pairing, stem
+from .evidence import Notes, counted, listed
+from .pairings import Pairing, stem
 from .survey import Survey, join, split_of
 
 MAX_DESCRIBED = 6  # folders that have a line of evidence

@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..types import Colour
 from ..utils.progress import track
 from ..utils.threads import results_in_order
-from .looks import spaced, with_slices
+from .mask_detection import spaced, with_slices
 
 SAMPLE = 300  # masks read; evenly spaced over all of them
 DETAILED = 60  # of these, the masks whose objects and borders are measured

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data.issues import Fault, refuse
 from ..formats.parquet import Columns, Row, columns_of, extract, find
-from .choices import Notes, counted, listed
+from .evidence import Notes, counted, listed
 from .survey import Survey
 
 

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from ..data.pairing import SEPARATOR, pairs
 from ..data.slices import stem_of
-from .choices import Notes, Question, counted, listed
-from .looks import mask_share
+from .evidence import Notes, Question, counted, listed
+from .mask_detection import mask_share
 from .survey import (
     DERIVED_WORDS,
     IMAGE_WORDS,
@@ -373,7 +373,7 @@ def _are_binary(survey: Survey, pairing: Pairing) -> bool:
     """Return whether the masks of a pairing hold two values only, black and white."""
     from ..data.decoding import is_lossy
     from ..data.images import read_raw
-    from .looks import SAMPLE, spaced
+    from .mask_detection import SAMPLE, spaced
 
     names = [n for n in survey.folders[pairing.masks].images if stem(n).endswith(pairing.mask_end)]
     for file in spaced([survey.path(pairing.masks, name) for name in names], SAMPLE):
