@@ -19,6 +19,7 @@ from ..data.reading import FEWEST, MOST
 from ..errors import FastsegError, TaskError, brief, choose
 from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
+from ..utils.shell import typed
 from .base import Task, get, names
 from .classification import IMAGE_AS, LABEL_AS, ClassificationTask
 from .layouts import Layout, MaskValue
@@ -630,7 +631,7 @@ def _no_file(path: Path) -> TaskError:
                 "not-data",
             )
         return TaskError(
-            f"{path}: has no {TASK_FILE}; write one with: fastseg new {path}", "no-task-file"
+            f"{path}: has no {TASK_FILE}; write one with: fastseg new {typed(path)}", "no-task-file"
         )
     what = "is not a task.toml" if path.exists() else "no such folder"
     return TaskError(f"{path}: {what}; name a task, or a folder with a task.toml", "no-task-file")
