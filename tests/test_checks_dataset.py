@@ -17,7 +17,7 @@ import fastseg
 from fastseg import tasks
 from fastseg.checks import dataset, repair
 from fastseg.checks import image as examination
-from fastseg.checks.preflight import survey
+from fastseg.checks.preflight import _missing_classes, survey
 from fastseg.checks.repair import fix
 from fastseg.data import images as masks
 from fastseg.data.images import save_image
@@ -378,3 +378,9 @@ def test_a_copy_in_which_repairing_makes_two_the_same_is_clean(name, tmp_path):
     assert "image mode" in audit.kinds
     repair.fix(audit, tmp_path / "repaired")
     assert dataset.check(name, tmp_path / "repaired").kinds == {}
+
+
+def test_classes_that_cannot_be_learnt_are_one_warning():
+    found = _missing_classes(tasks.get("eye"), Path("eyes"), np.array([5, 1, 0, 0]))
+    assert len(found) == 1 and "iris" in found[0] and "pupil" in found[0]
+    assert _missing_classes(tasks.get("eye"), Path("eyes"), np.array([5, 1, 2, 3])) == []

@@ -146,3 +146,28 @@ def test_new_names_a_folder_that_is_called_like_a_task(data, run, monkeypatch, t
     data.rename(tmp_path / "eye")
     (tmp_path / "eye" / "labels.json").write_text(json.dumps(coco()))
     assert "fastseg fit ./eye\n" in run("new", "eye", "--yes").out
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "key"),
+    [
+        ("task-group", "group = '('", "group"),
+        ("task-channels", "channels = 4\nshown_channels = [9, 0, 1]", "shown_channels"),
+        ("unknown-format", "[[layouts]]\nformat = 'cocoo'\nlabels = 'x'", "layouts[0].format"),
+    ],
+)
+def test_contradictions_in_a_task_toml_have_line_and_key(data, code, line, key):
+    (data / "task.toml").write_text(f'classes = ["a", "b"]\n{line}\n')
+    number = 2 if code == "task-group" else 3
+    with refuses(code, "task.toml", f"line {number}, {key}"):
+        fastseg.tasks.get(data)
+
+
+def test_a_list_that_is_not_used_is_named(data):
+    (data / "masks").mkdir()
+    codes = np.zeros((20, 30), np.uint8)
+    codes[5:15] = 1
+    for number in range(COUNT):
+        Image.fromarray(codes).save(data / "masks" / f"{number}.png")
+    (data / "train.txt").write_text("0\n1\ngone\n")
+    assert any("train.txt" in line for line in fastseg.new(data).evidence["layouts"])

@@ -293,3 +293,22 @@ def test_two_folders_of_masks_are_ambiguous(data, drawn):
     fastseg.new(data.root, ask=lambda question: "masks_bert", force=True)
     data.truth = {path: np.flipud(codes) for path, codes in data.truth.items()}
     data.check()
+
+
+def test_one_mask_a_class_beside_images_that_few_files_are(data, drawn):
+    """Most files of the folder are masks, whichever of them are looked at."""
+    for number, (image, codes) in enumerate(drawn[:4] * 5):
+        save_image(data.root / f"{number}.jpg", image)
+        data.truth[f"{number}.jpg"] = codes
+        for code, name in enumerate(["sclera", "iris", "pupil"], 1):
+            save_image(data.root / f"{number}_{name}.png", (codes == code).astype(np.uint8) * 255)
+    fastseg.new(data.root)
+    data.check({"background": 0, "sclera": 1, "iris": 2, "pupil": 3})
+
+
+def test_links_that_lead_nowhere_are_no_folders(data, drawn):
+    for number, (image, codes) in enumerate(drawn):
+        data.pair(f"images/{number}.jpg", image, f"masks/{number}.png", codes, codes)
+    (data.root / "loop").symlink_to("loop")
+    fastseg.new(data.root)
+    data.check()

@@ -3,6 +3,7 @@ command.
 """
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -130,6 +131,8 @@ def test_groups_are_proposed_and_taken_only_when_confirmed(data, drawn, names, p
     assert len({item.group for item in tasks.get(data.root).items(data.root)}) == 2
     fastseg.new(data.root, force=True, ask=lambda question: "auto")
     assert tasks.get(data.root).group == pattern
+    made = fastseg.new(data.root, force=True, ask=lambda question: "none")
+    assert not tasks.get(data.root).grouped and made.questions == []  # it was answered
 
 
 def test_numbers_alone_are_no_groups(data, drawn):
@@ -231,7 +234,8 @@ def test_volumes(data, drawn):
             volume = np.stack([plane.T] * 3, axis=2).astype(np.int16)
             file = data.root / folder / f"p{number}.nii.gz"
             nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), file)
-    fastseg.new(data.root)
+    made = fastseg.new(data.root)
+    assert made.questions == []  # slices of a volume are together in any case
     task = tasks.get(data.root)
     items = task.items(data.root)
     assert len(items) == 12 and len(task.classes) == 4
@@ -297,4 +301,15 @@ def test_real_data(data, name, kind, classes):
     made = fastseg.new(data.root)
     task = tasks.get(data.root)
     assert task.kind == kind and len(task.classes) >= classes
-    assert made.picture is not None and Image.open(made.picture).size[0] > 100
+    assert made.picture is not None
+    with Image.open(made.picture) as picture:
+        assert picture.width > 100
+
+
+def test_the_next_command_can_be_typed_as_it_is_shown(run, data, drawn, tmp_path):
+    pairs(data, drawn)
+    folder = data.root.rename(data.root.with_name("my eyes"))
+    refused = run("fit", folder, error="no-task-file").message
+    assert shlex.split(refused.rpartition("fastseg new ")[2]) == [str(folder)]
+    said = run("new", folder).out
+    assert shlex.split(said.rpartition("fastseg fit ")[2]) == [str(folder)]

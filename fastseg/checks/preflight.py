@@ -97,7 +97,7 @@ def survey(
 
 
 def _missing_classes(task: Task, data: Path, learnt: np.ndarray) -> list[str]:
-    """Return a warning for each class without pixels, or images, in the training part.
+    """Return a warning that names the classes without pixels, or images, in the training part.
 
     `learnt` are the counts of the classes there, int64 (C,). Raises `DataError` if fewer than two
     classes occur.
@@ -109,10 +109,15 @@ def _missing_classes(task: Task, data: Path, learnt: np.ndarray) -> list[str]:
             "there is nothing to tell apart: add labels of another class",
             "one-class",
         )
-    return [
-        f"{data}: class {name} never occurs in the training part; it cannot be learnt"
-        for name in sorted(set(task.classes) - set(present))
-    ]
+    missing = sorted(set(task.classes) - set(present))
+    if not missing:
+        return []
+    some = (
+        f"class {missing[0]} never occurs in the training part; it"
+        if len(missing) == 1
+        else f"{len(missing)} classes never occur in the training part ({', '.join(missing)}); they"
+    )
+    return [f"{data}: {some} cannot be learnt"]
 
 
 def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterator[str]:

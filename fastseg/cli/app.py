@@ -18,6 +18,7 @@ import typer
 from .. import __version__
 from ..errors import FastsegError, is_out_of_memory
 from ..learners.options import LEARNER_OPTIONS, MAX_SEED, OPTIONS
+from ..utils.shell import typed
 from . import console
 from .options import varied, with_fit_options
 
@@ -224,8 +225,9 @@ def sample(
     if as_json:
         return console.as_json({"task": found.name, "folder": str(folder), "images": n})
     typer.echo(
-        f"{n} synthetic {found.name} images are in {folder}; next: fastseg fit {found.reference}"
-        + (f" --data {folder}" if folder != found.default_data else "")
+        f"{n} synthetic {found.name} images are in {folder}; "
+        f"next: fastseg fit {typed(found.reference)}"
+        + (f" --data {typed(folder)}" if folder != found.default_data else "")
     )
 
 
@@ -931,7 +933,7 @@ def masks(
     typer.echo(
         f"{made.eyes} eyes in {sum(made.splits.values())} pictures are in {made.out} ("
         + ", ".join(f"{count} {split}" for split, count in made.splits.items())
-        + f"); next: fastseg fit {task} --data {made.out}"
+        + f"); next: fastseg fit {task} --data {typed(made.out)}"
     )
 
 
@@ -1040,7 +1042,7 @@ def gather(
     counts = ", ".join(f"{name} {count:,} px" for name, count in made.pixels.items())
     typer.echo(
         f"{made.images} pictures of {made.source} are in {made.out} ({counts}); "
-        f"next: fastseg fit {task} --data {made.out}"
+        f"next: fastseg fit {task} --data {typed(made.out)}"
     )
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..utils.shell import typed
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -225,7 +227,7 @@ def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
         typer.echo(
             f"a repaired copy is in {folder}: {copy.remaining} of {copy.images} labelled images "
             f"remain{aside}; the changes are listed in {copy.log}; "
-            f"next: fastseg check {task} --data {folder}"
+            f"next: fastseg check {typed(task)} --data {typed(folder)}"
         )
 
 
@@ -264,7 +266,7 @@ def reference(folder: Path) -> str:
     """Return what names a folder with a task.toml: "./eye" where a task has the folder's name."""
     from ..tasks import names
 
-    return f"./{folder}" if str(folder) in names() else str(folder)
+    return f"./{folder}" if str(folder) in names() else typed(folder)
 
 
 def printable(text: str) -> str:

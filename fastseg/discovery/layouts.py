@@ -162,7 +162,7 @@ def lists_of(survey: Survey, found: Sequence[Pairing], notes: Notes) -> list[Lis
         entry
         for path in survey.others(*LIST_SUFFIXES)
         if PurePosixPath(path).name.lower() not in TEXT_NAMES
-        and (entry := _list_of(survey, path, index)) is not None
+        and (entry := _list_of(survey, path, index, notes)) is not None
     ]
     chosen: list[Listed] = []
     for split in ("train", "valid", "test"):
@@ -220,7 +220,7 @@ def _agreeing(path: str, parts: Sequence[str]) -> int:
     return count
 
 
-def _list_of(survey: Survey, path: str, index: _Index) -> Listed | None:
+def _list_of(survey: Survey, path: str, index: _Index, notes: Notes) -> Listed | None:
     """Return a list file's images, or None if its lines do not name images with masks."""
     file = survey.path(path)
     try:
@@ -230,7 +230,14 @@ def _list_of(survey: Survey, path: str, index: _Index) -> Listed | None:
     except (OSError, UnicodeDecodeError):
         return None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) < 1 or not _names_images(lines[:FIRST_LINES], index):
+    first_lines = lines[:FIRST_LINES]
+    named = _named_images(first_lines, index)
+    if not lines or named < RESOLVED * len(first_lines):
+        if named and split_of(PurePosixPath(path).stem):
+            text = (
+                f"{path} is not used: {named} of its first {len(first_lines)} lines name an image"
+            )
+            notes.say("layouts", f"{text} that has a mask")
         return None
     names: list[str] = []
     folders: dict[str, int] = defaultdict(int)
@@ -257,9 +264,9 @@ def _list_of(survey: Survey, path: str, index: _Index) -> Listed | None:
     )
 
 
-def _names_images(lines: Sequence[str], index: _Index) -> bool:
+def _named_images(lines: Sequence[str], index: _Index) -> int:
     found = 0
     for line in lines:
         first = re.split(r"\s*[,;\t]\s*|\s+", line, maxsplit=1)[0]
         found += bool(index.find(line) or index.find(first))
-    return found >= RESOLVED * len(lines)
+    return found

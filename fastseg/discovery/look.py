@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.slices import missing_reader
+from ..data.slices import missing_reader, real_file, stem_of
 from ..errors import DataError, FastsegError, choose
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..tasks.declared import TASK_FILE, read_task, task_from
 from ..utils.io import atomic_file
+from ..utils.shell import typed
 from . import categories, recipe
 from .classfiles import class_files
 from .evidence import OPTIONS, Ask, Notes, Question, counted, listed
@@ -108,7 +109,9 @@ def new(
     target = root / TASK_FILE
     if target.exists() and not force:
         raise DataError(
-            f"{target}: exists; edit it, or write it anew with --force", "task-file-exists"
+            f"{target}: exists; edit it, use it (fastseg fit {typed(root)}), "
+            "or write it anew with --force",
+            "task-file-exists",
         )
     found = _understood(survey(root), name, notes)
     picture = _picture(found, root, notes)
@@ -413,7 +416,8 @@ FINDERS: dict[str, Callable[[Survey, tuple[str, ...], str | None, Notes], _Found
 
 def _add_group(found: _Found, notes: Notes) -> None:
     """Propose a pattern for groups, and take it if it is confirmed or given."""
-    stems = list(dict.fromkeys(item.image.stem for item in found.items))
+    # Slices of a volume are together in any case
+    stems = list(dict.fromkeys(stem_of(real_file(item.image)) for item in found.items))
     proposed = grouping_of(stems)
     given = notes.given.get("group")
     if given == "none":
@@ -435,12 +439,14 @@ def _add_group(found: _Found, notes: Notes) -> None:
         {"auto": f"they belong together: {proposed.pattern}", "none": "images are independent"},
         likelier="none",
     )
-    if given == "auto" or (notes.ask is not None and notes.ask(question) == "auto"):
+    chosen = given or (notes.ask(question) if notes.ask is not None else None)
+    if chosen == "auto":
         found.definition["group"] = proposed.pattern
         notes.say("group", f"{proposed}: each group stays on one side of the split")
         return
     found.grouping = proposed
-    notes.open.append(question)
+    if chosen is None:
+        notes.open.append(question)
 
 
 def _matched(pattern: str, text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -243,7 +243,7 @@ def _side_by_side(survey: Survey, folder: Folder) -> list[Pairing]:
                     examples.setdefault((one, other), (ends[one], ends[other]))
     return [
         _pairing(folder, folder, one, other, examples[one, other][1])
-        for (one, other) in _image_end_first(survey, folder, together, examples)
+        for (one, other) in _image_end_first(survey, folder, together, by_core.values())
     ]
 
 
@@ -251,7 +251,7 @@ def _image_end_first(
     survey: Survey,
     folder: Folder,
     together: Counter[tuple[str, str]],
-    examples: dict[tuple[str, str], tuple[str, str]],
+    cores: Collection[Mapping[str, str]],
 ) -> list[tuple[str, str]]:
     """Return (end of images, end of masks) where the second one is that of masks."""
     total = len(folder.images)
@@ -265,10 +265,8 @@ def _image_end_first(
         files = [
             survey.path(folder.path, name) for name in folder.images if stem(name).endswith(other)
         ]
-        plain = [
-            survey.path(folder.path, name)
-            for name in folder.images
-            if stem(name).endswith(one) and not stem(name).endswith(other)
+        plain = [  # only the partners: other files that end so may be masks of other classes
+            survey.path(folder.path, ends[one]) for ends in cores if one in ends and other in ends
         ]
         if (named and mask_share(files) > 0) or (
             mask_share(files) > 0.5 and mask_share(plain) < 0.5

@@ -120,7 +120,7 @@ def _walk(
     for entry in entries:
         if entry.name.startswith(".") or entry.name in SKIPPED:
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             folders.append(entry.name)
         elif not path and entry.name.startswith("new_") and entry.name.endswith(".png"):
             continue  # the picture of an earlier run in this folder
@@ -131,6 +131,14 @@ def _walk(
     yield path, images, others
     for name in folders:
         yield from _walk(folder / name, join(path, name), (*within, real))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether it is a folder; a link that leads to where nobody may look is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def words(name: str) -> list[str]:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..data.pairing import is_image
+from ..utils.shell import typed
 
 # Conventions that limit the time for an error message: embedded images make label files large, and
 # tools write one file an image.
@@ -147,7 +148,7 @@ def advice(folder: Path) -> str:
         + (
             "these are boxes, so label outlines, or use the SegmentationClass masks"
             if tool == BOXES
-            else f"`fastseg new {folder}` makes a task that reads them"
+            else f"`fastseg new {typed(folder)}` makes a task that reads them"
         )
         for tool, files in recognise(folder).items()
     )

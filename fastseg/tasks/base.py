@@ -38,6 +38,7 @@ from ..errors import DataError, TaskError, choose
 from ..formats.recognise import advice
 from ..types import Colour, Drawing, Item, Recipe
 from ..utils.io import has_files, read_json
+from ..utils.shell import typed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -245,8 +246,8 @@ class Task:
     def check_command(self, data: Path | str) -> str:
         """Return the command that lists all faults of these data."""
         is_default = Path(data).resolve() == self.default_data.resolve()
-        where = "" if self.home and is_default else f" --data {data}"
-        return f"fastseg check {self.reference}{where}"
+        where = "" if self.home and is_default else f" --data {typed(data)}"
+        return f"fastseg check {typed(self.reference)}{where}"
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
         """Return the usable labelled images below `data`, and faults in file names and tables.

@@ -20,6 +20,7 @@ from ..data.reading import FEWEST, MOST
 from ..errors import FastsegError, TaskError, brief, choose
 from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
+from ..utils.shell import typed
 from .base import Task, get, names
 from .classification import IMAGE_AS, LABEL_AS, ClassificationTask
 from .layouts import Layout, MaskValue
@@ -97,10 +98,20 @@ def task_from(
         begin = place(error.where) if place else f"definition of a task ({_dotted(error.where)})"
         raise TaskError(f"{begin}: {error}", error.code) from None
     except TaskError as error:  # fields that contradict each other
-        begin = place(()) if place else "definition of a task"
+        begin = place(_named_in(error, definition)) if place else "definition of a task"
         raise TaskError(f"{begin}: {error}", error.code) from None
     except RecursionError:
         raise TaskError("definition of a task: is nested too deeply", "task-toml") from None
+
+
+def _named_in(error: TaskError, definition: Mapping[str, Any]) -> Where:
+    """Return the keys of the value that a task's own error begins with; () if it names none."""
+    words = re.sub(r"^task \S+: ", "", str(error)).split()
+    if words[:2] == ["unknown", "format"] and isinstance(definition.get("layouts"), list):
+        for index, layout in enumerate(definition["layouts"]):
+            if f"'{layout.get('format')}'" == words[2].rstrip(";"):
+                return ("layouts", index, "format")
+    return (words[0],) if words and words[0] in definition else ()
 
 
 def definition_of(task: Task) -> dict[str, Any] | None:
@@ -618,7 +629,7 @@ def _no_file(path: Path) -> TaskError:
                 "not-data",
             )
         return TaskError(
-            f"{path}: has no {TASK_FILE}; write one with: fastseg new {path}", "no-task-file"
+            f"{path}: has no {TASK_FILE}; write one with: fastseg new {typed(path)}", "no-task-file"
         )
     what = "is not a task.toml" if path.exists() else "no such folder"
     return TaskError(f"{path}: {what}; name a task, or a folder with a task.toml", "no-task-file")

@@ -18,6 +18,7 @@ from ..learners.options import OPTIONS, FitOptions
 from ..tasks import Item, Task
 from ..utils.io import is_disk_full, read_json, write_json
 from ..utils.journal import files_digest
+from ..utils.shell import typed
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ def interruptible(
         if is_unfinished(out) and not isinstance(error, ModelError):
             log.warning(
                 "what was learnt so far is kept; continue with: fastseg fit %s --resume%s",
-                task.reference,
-                "" if out == Path("exports") / task.name else f" --out {out}",
+                typed(task.reference),
+                "" if out == Path("exports") / task.name else f" --out {typed(out)}",
             )
         else:
             _remove_checkpoints(work, existed)
