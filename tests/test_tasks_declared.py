@@ -333,3 +333,11 @@ def test_a_damaged_definition_in_a_card_is_refused(roof, run, tmp_path):
         run("predict", "exports/roof", "roof/imgs_small", code=1)
     path.write_text(json.dumps({**card, "definition": [1]}))
     run("predict", "exports/roof", "roof/imgs_small", error="damaged-card")
+
+
+def test_a_folder_is_named_as_it_is_typed(samples, run, tmp_path):
+    for name, typed in (("eye", "./eye"), ("my data", "'my data'")):
+        copytree(samples["eye"], tmp_path / name)
+        assert f"fastseg fit {typed}\n" in run("new", name, "--yes").out
+        assert f"fastseg fit {typed})" in run("new", name, error="task-file-exists").message
+        assert tasks.get(Path(name)).reference == typed

@@ -968,11 +968,13 @@ def convert(
                 "files": [str(file) for file in made.files],
             }
         )
+    from ..tasks.base import reference_of
+
     counts = ", ".join(f"{count} {split}" for split, count in made.splits.items() if split)
     typer.echo(
         f"{made.images} images are in {made.out}"
         + (f" ({counts})" if counts else "")
-        + f"; next: fastseg fit {console.reference(made.out)}"
+        + f"; next: fastseg fit {reference_of(made.out)}"
     )
 
 

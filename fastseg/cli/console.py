@@ -252,6 +252,8 @@ def ask(question: Question) -> str:
 
 def found(made: New) -> None:
     """Print what `new` found, with the evidence, and what it wrote."""
+    from ..tasks.base import reference_of
+
     for subject, lines in made.evidence.items():
         for line in lines:
             typer.echo(printable(f"{subject}: {line}"))
@@ -259,14 +261,7 @@ def found(made: New) -> None:
         typer.echo(printable(f"please check: {question}; taken: {question.likelier}"))
     folder = made.path.parent
     picture = f"; look at {made.picture}" if made.picture else ""
-    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {reference(folder)}")
-
-
-def reference(folder: Path) -> str:
-    """Return what names a folder with a task.toml: "./eye" where a task has the folder's name."""
-    from ..tasks import names
-
-    return f"./{folder}" if str(folder) in names() else typed(folder)
+    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {reference_of(folder)}")
 
 
 def printable(text: str) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 from ..data.slices import missing_reader, real_file, stem_of
 from ..errors import DataError, FastsegError, choose
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
+from ..tasks.base import reference_of
 from ..tasks.declared import TASK_FILE, read_task, task_from
 from ..utils.io import atomic_file
-from ..utils.shell import typed
 from . import categories, recipe
 from .classfiles import class_files
 from .evidence import OPTIONS, Ask, Notes, Question, counted, listed
@@ -109,8 +109,8 @@ def new(
     target = root / TASK_FILE
     if target.exists() and not force:
         raise DataError(
-            f"{target}: exists; edit it, use it (fastseg fit {typed(root)}), "
-            "or write it anew with --force",
+            f"{target}: exists; edit it, use it (fastseg fit {reference_of(root)}), "
+            "or replace it with --force",
             "task-file-exists",
         )
     found = _understood(survey(root), name, notes)

@@ -187,9 +187,7 @@ class Task:
         if self.home is None:
             return self.name
         folder = os.path.relpath(self.home)
-        if folder.startswith(os.pardir):
-            folder = str(self.home)
-        return f"./{folder}" if folder in names() else folder
+        return reference_of(self.home if folder.startswith(os.pardir) else folder)
 
     @property
     def default_data(self) -> Path:
@@ -498,6 +496,11 @@ def get(name: str | Path | Task) -> Task:
             "task-file",
         )
     return task
+
+
+def reference_of(folder: Path | str) -> str:
+    """Return what names a folder with a task.toml in a command: "./eye" where a task is eye."""
+    return f"./{folder}" if str(folder) in names() else typed(folder)
 
 
 def _is_path(name: str | Path) -> bool:
