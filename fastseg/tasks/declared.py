@@ -95,7 +95,8 @@ def task_from(
     try:
         return _task_from(dict(definition), folder)
     except _Wrong as error:
-        begin = place(error.where) if place else f"definition of a task ({_dotted(error.where)})"
+        where = f" ({_dotted(error.where)})" if error.where else ""
+        begin = place(error.where) if place else f"definition of a task{where}"
         raise TaskError(f"{begin}: {error}", error.code) from None
     except TaskError as error:  # fields that contradict each other
         begin = place(_named_in(error, definition)) if place else "definition of a task"
