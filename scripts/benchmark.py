@@ -4,7 +4,7 @@
 
 Sections:
   step     one training step
-  engines  ONNX and torch, float32 and bfloat16, on batches of 1 and 8
+  runtimes  ONNX and torch, float32 and bfloat16, on batches of 1 and 8
   epoch    decoding, augmentation, training, validation
   predict  files to files, with the model's share of the time
   memory   peak of each contestant; 1,000 against 10,000 images
@@ -125,8 +125,8 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
     return interleaved(contestants, repeats)
 
 
-def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Seconds an image of each engine and precision, and training steps of 8, by backbone."""
+def runtimes(repeats: int, folder: Path) -> dict[str, list[float]]:
+    """Seconds an image of each runtime and precision, and training steps of 8, by backbone."""
     data = eyes(folder, 16, SIZE)
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {}
@@ -137,8 +137,8 @@ def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
         learn.create_opt()
         x, y = torch.randn(BATCH, 3, *SIZE), torch.randint(0, CLASSES, (BATCH, *SIZE))
         settings = {
-            "onnx float32": {"engine": "onnx"},
-            **{f"torch {name}": {"engine": "torch", "precision": name} for name in PRECISIONS},
+            "onnx float32": {"runtime": "onnx"},
+            **{f"torch {name}": {"runtime": "torch", "precision": name} for name in PRECISIONS},
         }
         contestants: dict[str, Callable[[], object]] = {}
         for count in (1, BATCH):
@@ -474,7 +474,7 @@ def gpu(repeats: int, folder: Path) -> dict[str, list[float]]:
 
 SECTIONS = {
     "step": step,
-    "engines": engines,
+    "runtimes": runtimes,
     "epoch": epoch,
     "predict": predict,
     "memory": memory,

@@ -281,13 +281,13 @@ def test_the_fourth_channel_is_learnt_and_kept_in_the_card(trained, plants):
 
 
 @pytest.mark.slow
-def test_arrays_files_engines_and_pickle_agree(trained, plants, monkeypatch):
+def test_arrays_files_runtimes_and_pickle_agree(trained, plants, monkeypatch):
     monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     file = sorted((plants / "images").iterdir())[0]
     pixels, codes = scene(0, 4)
     found = [
-        fastseg.load(trained, engine="onnx").predict(file),
-        fastseg.load(trained, engine="torch").predict(file),
+        fastseg.load(trained, runtime="onnx").predict(file),
+        fastseg.load(trained, runtime="torch").predict(file),
         fastseg.load(trained / "export.pkl").predict(pixels),
     ]
     for prediction in found:

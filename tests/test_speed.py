@@ -1,4 +1,4 @@
-"""Choice of engine and precision: measured where it pays, cached, forced by options, recorded."""
+"""Choice of runtime and precision: measured where it pays, cached, forced by options, recorded."""
 
 import json
 import shutil
@@ -38,8 +38,8 @@ def seconds(monkeypatch):
     def table(*, measured=None, **by_option):
         def took(self, bs):
             if measured is not None:
-                measured.append((self.engine, self.precision, bs))
-            return by_option[f"{self.engine}_{self.precision}"]
+                measured.append((self.runtime, self.precision, bs))
+            return by_option[f"{self.runtime}_{self.precision}"]
 
         monkeypatch.setattr(Predictor, "seconds", took)
 
@@ -48,7 +48,7 @@ def seconds(monkeypatch):
 
 def option_of(export, *arguments, **options) -> tuple[str, str]:
     predictor = fastseg.load(export, "cpu", *arguments, **options)
-    return predictor.engine, predictor.precision
+    return predictor.runtime, predictor.precision
 
 
 def test_what_is_measured_is_kept(exports, seconds):
@@ -100,9 +100,9 @@ def test_a_long_fit_measures_its_export_for_single_images_and_streams(
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"engine": "onnx"}, ONNX),
-        ({"engine": "torch", "precision": "float32"}, FLOAT),
-        ({"engine": "torch", "precision": "bfloat16"}, HALF),
+        ({"runtime": "onnx"}, ONNX),
+        ({"runtime": "torch", "precision": "float32"}, FLOAT),
+        ({"runtime": "torch", "precision": "bfloat16"}, HALF),
         ({"precision": "float32"}, ONNX),
         ({"precision": "bfloat16"}, HALF),
     ],
@@ -155,15 +155,15 @@ def test_what_is_asked_for_is_done_and_nothing_measured(
 
 def test_torch_alone_is_asked_for_and_its_precision_measured(exports, seconds):
     seconds(onnx_float32=0.1, torch_float32=0.5, torch_bfloat16=0.2)
-    assert option_of(exports("eye"), engine="torch") == FLOAT  # for little work
-    assert option_of(exports("eye"), engine="torch", images=1000) == HALF
+    assert option_of(exports("eye"), runtime="torch") == FLOAT  # for little work
+    assert option_of(exports("eye"), runtime="torch", images=1000) == HALF
 
 
 def test_forcing_by_the_environment(exports, monkeypatch):
     for forced, expected in (("float32", ONNX), ("bfloat16", HALF)):
         monkeypatch.setenv("FASTSEG_PRECISION", forced)
         assert option_of(exports("eye"), images=1000) == expected
-    assert option_of(exports("eye"), engine="onnx") == ONNX  # an option goes before it
+    assert option_of(exports("eye"), runtime="onnx") == ONNX  # an option goes before it
 
 
 def test_what_does_not_go_together(exports, samples, run, fails, tmp_path):
@@ -173,29 +173,29 @@ def test_what_does_not_go_together(exports, samples, run, fails, tmp_path):
     fails(
         *common,
         exports("eye"),
-        "--engine",
+        "--runtime",
         "onnx",
         "--precision",
         "bfloat16",
         code="engine-precision",
     )
-    fails(*common, folder, "--engine", "onnx", code="no-onnx")
-    fails(*common, exports("eye") / "export.pkl", "--engine", "onnx", code="no-onnx")
-    fails(*common, exports("eye"), "--engine", "tensorflow", code="unknown-engine")
+    fails(*common, folder, "--runtime", "onnx", code="no-onnx")
+    fails(*common, exports("eye") / "export.pkl", "--runtime", "onnx", code="no-onnx")
+    fails(*common, exports("eye"), "--runtime", "tensorflow", code="unknown-runtime")
     fails(*common, exports("eye"), "--precision", "float12", code="unknown-precision")
     with pytest.raises(FastsegError) as caught:
         fastseg.load(
-            exports("eye"), "meta" if not torch.cuda.is_available() else "cuda", engine="onnx"
+            exports("eye"), "meta" if not torch.cuda.is_available() else "cuda", runtime="onnx"
         )
     assert caught.value.code in ("engine-device", "no-device")
     assert (
         option_of(folder) == FLOAT
-        and option_of(folder, engine="torch", precision="bfloat16") == HALF
+        and option_of(folder, runtime="torch", precision="bfloat16") == HALF
     )
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_an_interrupted_run_does_not_go_on_by_another_engine(
+def test_an_interrupted_run_does_not_go_on_by_another_runtime(
     command, samples, exports, tmp_path, monkeypatch
 ):
     export = exports("eye")
@@ -240,14 +240,14 @@ def test_an_interrupted_run_does_not_go_on_by_another_engine(
         return len({str(source) for source in seen[before:]})
 
     with pytest.raises(PulledPlug):
-        calls(engine="onnx")
+        calls(runtime="onnx")
     assert (
-        calls(engine="torch", precision="float32")
-        == calls(engine="torch", precision="bfloat16")
+        calls(runtime="torch", precision="float32")
+        == calls(runtime="torch", precision="bfloat16")
         == 16
     )
     # evaluate goes on; predict finds the masks that torch wrote since, and does them all again
-    assert calls(engine="onnx") == 16 if command == "predict" else calls(engine="onnx") < 16
+    assert calls(runtime="onnx") == 16 if command == "predict" else calls(runtime="onnx") < 16
 
 
 @pytest.mark.slow
@@ -413,7 +413,7 @@ def test_a_cache_that_cannot_be_kept_or_read(exports, seconds, tmp_path, monkeyp
 
 
 def test_seconds_are_those_of_an_image(exports):
-    for option in ({"engine": "onnx"}, {"engine": "torch", "precision": "float32"}):
+    for option in ({"runtime": "onnx"}, {"runtime": "torch", "precision": "float32"}):
         predictor = fastseg.load(exports("eye"), "cpu", **option)
         assert 0 < predictor.seconds(None) < 60 and 0 < predictor.seconds(4) < 60
 
@@ -422,8 +422,8 @@ def test_a_stream_is_the_same_alone_and_in_a_batch(exports):
     """One image is computed with all threads, many with one each: the masks are the same."""
     images = list(np.random.default_rng(0).integers(0, 256, (5, 80, 90, 3), dtype=np.uint8))
     alone, many = (
-        fastseg.load(exports("eye"), engine="onnx", images=1),
-        fastseg.load(exports("eye"), engine="onnx", images=5),
+        fastseg.load(exports("eye"), runtime="onnx", images=1),
+        fastseg.load(exports("eye"), runtime="onnx", images=5),
     )
     for image, (_, found) in zip(images, many.stream(images, 2)):
         assert torch.allclose(next(alone.stream([image]))[1].logits, found.logits, atol=1e-4)
@@ -455,4 +455,4 @@ def test_compared_exports_are_computed_in_one_precision(
         device="cpu",
         out=tmp_path / "found",
     )
-    assert [(p.engine, p.precision) for p in loaded] == [HALF, HALF] and len(measured) == 3
+    assert [(p.runtime, p.precision) for p in loaded] == [HALF, HALF] and len(measured) == 3

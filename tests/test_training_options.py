@@ -423,12 +423,12 @@ def test_views_are_averaged_at_the_right_place(exports):
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_onnx_and_torch_agree(name, exports):
     quick, slow = (
-        fastseg.load(exports(name), engine="onnx"),
-        fastseg.load(exports(name), "cpu", engine="torch", precision="float32"),
+        fastseg.load(exports(name), runtime="onnx"),
+        fastseg.load(exports(name), "cpu", runtime="torch", precision="float32"),
     )
     batch = np.random.default_rng(0).integers(0, 256, (3, *quick.card.size, 3), dtype=np.uint8)
     assert torch.allclose(quick.logits(batch), slow.logits(batch), atol=1e-3)
-    rough = fastseg.load(exports(name), "cpu", engine="torch", precision="bfloat16")
+    rough = fastseg.load(exports(name), "cpu", runtime="torch", precision="bfloat16")
     assert torch.allclose(quick.logits(batch).softmax(1), rough.logits(batch).softmax(1), atol=2e-2)
 
 

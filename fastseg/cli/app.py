@@ -118,10 +118,10 @@ Precision = Annotated[
     Optional[str],
     typer.Option("--precision", help=OPTIONS["precision"].described),
 ]
-Engine = Annotated[
+Runtime = Annotated[
     str,
     typer.Option(
-        "--engine", help="onnx, torch, or auto: the one that was measured to be faster here."
+        "--runtime", help="onnx, torch, or auto: the one that was measured to be faster here."
     ),
 ]
 Tta = Annotated[
@@ -516,7 +516,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = None,
-    engine: Engine = "auto",
+    runtime: Runtime = "auto",
     precision: Precision = None,
     tta: Tta = None,
     trust: Trust = False,
@@ -537,7 +537,7 @@ def evaluate(
         table=table,
         out=out,
         device=device,
-        engine=engine,
+        runtime=runtime,
         precision=precision,
         tta=tta,
         trust=trust,
@@ -672,7 +672,7 @@ def predict(
     ] = 0.1,
     export: Export = None,
     device: Device = None,
-    engine: Engine = "auto",
+    runtime: Runtime = "auto",
     precision: Precision = None,
     tta: Tta = None,
     trust: Trust = False,
@@ -693,7 +693,7 @@ def predict(
         error_rate=error_rate,
         export=export,
         device=device,
-        engine=engine,
+        runtime=runtime,
         precision=precision,
         tta=tta,
         trust=trust,
@@ -735,7 +735,7 @@ def interpret(
         typer.Option("--out", help="Folder for page and pictures [default: the export's]."),
     ] = None,
     device: Device = None,
-    engine: Engine = "auto",
+    runtime: Runtime = "auto",
     precision: Precision = None,
     as_json: Json = False,
 ) -> None:
@@ -751,7 +751,7 @@ def interpret(
         split=split,
         out=out,
         device=device,
-        engine=engine,
+        runtime=runtime,
         precision=precision,
     )
     if as_json:
@@ -800,7 +800,7 @@ def segment(
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    engine: Engine = "auto",
+    runtime: Runtime = "auto",
     precision: Precision = None,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Let --url reach private addresses.")
@@ -834,7 +834,7 @@ def segment(
         device=device,
         allow_private=allow_private,
         tiles=tiles,
-        engine=engine,
+        runtime=runtime,
         precision=precision,
     )
     if as_json:

@@ -18,7 +18,7 @@ from ..exports.folder import find
 from ..exports.read import opened
 from ..tasks import Item, SegmentationTask, Task
 from ..tasks.layouts import PARQUET
-from ..utils.choices import check_engine
+from ..utils.choices import check_runtime
 from ..utils.io import name_below, portable_path, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
@@ -55,7 +55,7 @@ def evaluate(
     tta: bool | None = None,
     samples: int = SAMPLES,
     trust: bool = False,
-    engine: str = "auto",
+    runtime: str = "auto",
     precision: str | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write
@@ -70,12 +70,12 @@ def evaluate(
     the metrics of each group of images: group, source, split, folder, a column of the CSV or TSV
     file `table` (whose first column names images), or a regular expression whose match (or first
     group) in the file's name is the group. `export` may be an export.pkl, which is opened if it is
-    the one of the card beside it, or with `trust`. `engine` and `precision` are as for
+    the one of the card beside it, or with `trust`. `runtime` and `precision` are as for
     `fastseg.load`; both exports are computed in the same precision. metrics.json and per_image.csv
     (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
     the export. Raises `FastsegError` kinds.
     """
-    check_engine(engine, precision)
+    check_runtime(runtime, precision)
     task, folder, card = opened(task, export)
     items, root = items_of(card, task, data, split)
     if table and not by:
@@ -89,14 +89,14 @@ def evaluate(
     require_results_folder(out, items, root, task)
     from ..inference.loading import load
 
-    predictor = load(folder, device, trust, tta, engine, precision, images=len(items), bs=bs)
+    predictor = load(folder, device, trust, tta, runtime, precision, images=len(items), bs=bs)
     other = None
     if compared:
         same = predictor.precision
         other = load(
             compared,
             device,
-            engine=engine,
+            runtime=runtime,
             precision=same,
             images=len(items),
             bs=bs,

@@ -20,7 +20,7 @@ from ..exports.card import Card
 from ..exports.read import as_trained, opened
 from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
 from ..tasks import Task
-from ..utils.choices import check_engine
+from ..utils.choices import check_runtime
 from ..utils.io import write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
@@ -59,7 +59,7 @@ def predict(
     bs: int = 4,
     tta: bool | None = None,
     trust: bool = False,
-    engine: str = "auto",
+    runtime: str = "auto",
     precision: str | None = None,
 ) -> Written:
     """Predict files, folders or globs; write one mask an image in the task's own format and return
@@ -77,14 +77,14 @@ def predict(
     if the expected error exceeds a threshold. It is chosen so that the other masks have, over all
     images, a mean error of at most `error_rate` (see `metrics.risk.thresholds`). `tta` averages
     each image with its mirror image (default: what the export's card says). `export` may be an
-    export.pkl, which is opened if it is the one of the card beside it, or with `trust`. `engine`
+    export.pkl, which is opened if it is the one of the card beside it, or with `trust`. `runtime`
     and `precision` are as for `fastseg.load`. Files in a folder that are not named as images are
     not predicted: a warning counts and names them, and the returned list has them as `skipped`.
     Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the
     others are done. An interrupted prediction continues, when it is called again, where it
     stopped. Raises `FastsegError` kinds.
     """
-    check_engine(engine, precision)
+    check_runtime(runtime, precision)
     task, source, card = opened(task, export)
     output = OUTPUTS[task.kind](task, overlay, probabilities, format)
     files, skipped = expand([paths] if isinstance(paths, (str, Path)) else paths, output.is_own)
@@ -93,7 +93,7 @@ def predict(
     threshold = review_threshold(card.review, error_rate)
     from .loading import load  # torch is imported here, after all checks of names and folders
 
-    predictor = load(source, device, trust, tta, engine, precision, images=len(files), bs=bs)
+    predictor = load(source, device, trust, tta, runtime, precision, images=len(files), bs=bs)
     predictor.adapt(files)
     output.task = predictor.task
     identity = [

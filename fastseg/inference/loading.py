@@ -1,4 +1,4 @@
-"""`load`: an export ready to predict, with the engine and precision given, or the fastest ones
+"""`load`: an export ready to predict, with the runtime and precision given, or the fastest ones
 here.
 """
 
@@ -17,7 +17,7 @@ from ..errors import ExportError, ModelError
 from ..exports.card import MODEL, ONNX, Card
 from ..exports.onnx import Sessions
 from ..exports.read import card_of, network_of, pickled_network, verify_file
-from ..utils.choices import asked_precision, check_engine
+from ..utils.choices import asked_precision, check_runtime
 from ..utils.device import device_of, precision_of
 from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, ComputeOption, Speeds, quickest
 from .predictor import Predictor
@@ -30,7 +30,7 @@ def load(
     device: str | None = None,
     trust: bool = False,
     tta: bool | None = None,
-    engine: str = "auto",
+    runtime: str = "auto",
     precision: str | None = None,
     *,
     images: int | None = None,
@@ -39,27 +39,27 @@ def load(
 ) -> Predictor:
     """Return a `Predictor` from an export folder: card.json with model.onnx or model.safetensors.
 
-    `engine` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None. If not
+    `runtime` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None. If not
     given, the measured fastest one on this machine is used, for this number of `images` in
     batches of `bs`. If nothing was measured yet, it is measured if that saves time, else ONNX
     computes. Without `images`, nothing is measured, and the choice is for single images.
-    The log gives `reason` for an engine or precision that is given.
+    The log gives `reason` for a runtime or precision that is given.
     On GPUs torch computes. The path of an export.pkl is opened only if its sha256 is the one in the
     card beside it, or with `trust=True`: a pickle can run any code.
     Raises `ExportError`, and `ModelError` for options that contradict each other.
     """
-    check_engine(engine, precision)
+    check_runtime(runtime, precision)
     export, card = Path(export), card_of(export)
-    where = device_of(device or ("cpu" if engine == "onnx" else None))
+    where = device_of(device or ("cpu" if runtime == "onnx" else None))
     if export.suffix == ".pkl":
-        return _load_pickle(export, card, where, trust, tta, engine, precision)
+        return _load_pickle(export, card, where, trust, tta, runtime, precision)
     verify_file(export / MODEL, card)  # even if ONNX computes: a replaced file must be detected
-    options = _allowed_options(export, card, where, engine, precision)
-    sessions = Sessions(verify_file(export / ONNX, card)) if options[0].engine == "onnx" else None
+    options = _allowed_options(export, card, where, runtime, precision)
+    sessions = Sessions(verify_file(export / ONNX, card)) if options[0].runtime == "onnx" else None
     option, why = (
         options[0],
         f"{options[0]} on {where}"
-        + (f", {reason}" if engine != "auto" or asked_precision(precision) else ""),
+        + (f", {reason}" if runtime != "auto" or asked_precision(precision) else ""),
     )
     alone = images in (None, 1)
     if len(options) > 1:
@@ -85,27 +85,27 @@ def load(
 
 
 def _allowed_options(
-    export: Path, card: Card, where: torch.device, engine: str, precision: str | None
+    export: Path, card: Card, where: torch.device, runtime: str, precision: str | None
 ) -> list[ComputeOption]:
     """Return the remaining ways to compute, the default first."""
     asked = asked_precision(precision)
     has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
-    if engine == "onnx":
+    if runtime == "onnx":
         if where.type != "cpu":
             raise ModelError(
                 f"ONNX computes on the CPU, not on {where}: "
-                "leave out --device, or choose --engine torch",
+                "leave out --device, or choose --runtime torch",
                 "engine-device",
             )
         if not has_onnx:
-            raise ExportError(f"{export}: has no {ONNX}; choose --engine torch", "no-onnx")
+            raise ExportError(f"{export}: has no {ONNX}; choose --runtime torch", "no-onnx")
         return [ComputeOption("onnx", "float32")]
     best = ComputeOption("torch", precision_of(where, asked))
     if asked or where.type != "cpu":
         torch_options = [best]
     else:  # having bfloat16 units does not mean that it is faster
         torch_options = list(dict.fromkeys([ComputeOption("torch", "float32"), best]))
-    if engine == "torch" or where.type != "cpu" or asked == "bfloat16":
+    if runtime == "torch" or where.type != "cpu" or asked == "bfloat16":
         return torch_options
     if ONNX in card.sha256 and not has_onnx:
         log.warning("%s: missing; torch computes in its place", export / ONNX)
@@ -148,7 +148,7 @@ def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None
     if len(options) == 1:
         return
     seconds = _seconds_function(
-        export, card, Sessions(export / ONNX) if options[0].engine == "onnx" else None
+        export, card, Sessions(export / ONNX) if options[0].runtime == "onnx" else None
     )
     speeds = _speeds(card)
     for batch, option in product((None, bs), options):
@@ -161,13 +161,13 @@ def _load_pickle(
     where: torch.device,
     trust: bool,
     tta: bool | None,
-    engine: str,
+    runtime: str,
     precision: str | None,
 ) -> Predictor:
-    if engine == "onnx":
+    if runtime == "onnx":
         raise ExportError(
             f"{path}: a pickle is computed by torch; "
-            f"load the folder {path.parent} for --engine onnx",
+            f"load the folder {path.parent} for --runtime onnx",
             "no-onnx",
         )
     network = pickled_network(path, card, trust)

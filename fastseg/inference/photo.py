@@ -21,7 +21,7 @@ from ..exports.read import as_trained, opened
 from ..tasks import SegmentationTask
 from ..tasks.base import with_depth_of
 from ..tasks.surfaces import task as SURFACES
-from ..utils.choices import check_engine
+from ..utils.choices import check_runtime
 from .download import fetch_image
 from .tiling import tiles_for
 
@@ -62,7 +62,7 @@ def segment(
     device: str = "cpu",
     allow_private: bool = False,
     tiles: int | None = None,
-    engine: str = "auto",
+    runtime: str = "auto",
     precision: str | None = None,
 ) -> Segmented:
     """Segment one image file or URL and write an overlay at its size.
@@ -70,11 +70,11 @@ def segment(
     `export` is any export of a task with masks, by default the one of surfaces. The overlay is
     OUT/{surname}_{name}__{time}.jpg. `surname` defaults to the task's name, `name` to the image's
     own. `tiles` a side are for large photographs, see `Predictor.predict` (default: by its size).
-    `engine` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
+    `runtime` and `precision` are as for `fastseg.load`. Raises `FastsegError` kinds.
     """
     if (file is None) == (url is None):
         raise FetchError("give either an image file or --url, and not both", "file-and-url")
-    check_engine(engine, precision)
+    check_runtime(runtime, precision)
     task, folder, card = _open_export(export)
     task = as_trained(task, card)
     if url is not None:
@@ -85,7 +85,7 @@ def segment(
         image = task.image(path)
     from .loading import load
 
-    predictor = load(folder, device, engine=engine, precision=precision, images=1)
+    predictor = load(folder, device, runtime=runtime, precision=precision, images=1)
     height, width = image.shape[:2]
     prediction = predictor.predict(image, tiles or tiles_for((height, width), predictor.size))
     # Free the network's working memory: large photographs need it below.

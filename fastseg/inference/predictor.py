@@ -49,8 +49,8 @@ class Predictor:
     `predict` takes one image, `stream` many; both give results at the images' own sizes.
 
     With `tta`, or where the card asks for it, the probabilities of the image and of its mirror
-    image are averaged. `engine` and `precision` say how it computes; `sessions` are needed for the
-    engine "onnx". `alone` says that a stream has only one image.
+    image are averaged. `runtime` and `precision` say how it computes; `sessions` are needed for the
+    runtime "onnx". `alone` says that a stream has only one image.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Predictor:
         sessions: Sessions | None = None,
         alone: bool = True,
     ):
-        self.device, (self.engine, self.precision) = device_of(device), option
+        self.device, (self.runtime, self.precision) = device_of(device), option
         self.card, self._build = card, network
         self.task = as_trained(task_of(card), card)
         self._prediction_class = PREDICTIONS[self.task.kind]
-        self._sessions = sessions if self.engine == "onnx" else None
+        self._sessions = sessions if self.runtime == "onnx" else None
         self.tta = card.tta if tta is None else tta
         self._stream_threads = torch.get_num_threads() if alone else 1
         if self._sessions is None:  # detect a damaged export now, not at the first image
@@ -122,7 +122,7 @@ class Predictor:
         return [
             self.task.definition(),
             self.card.sha256,
-            self.engine,
+            self.runtime,
             self.precision,
             self.tta,
         ]

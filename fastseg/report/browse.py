@@ -39,7 +39,7 @@ def show(
     wrong: bool = False,
     export: Path | str | None = None,
     device: str | None = None,
-    engine: str = "auto",
+    runtime: str = "auto",
     precision: str | None = None,
 ) -> Path:
     """Write `rows` examples to a PNG grid, or to a page if `out` ends in .html
@@ -47,7 +47,8 @@ def show(
 
     The examples are drawn by `seed`, from those with a pixel (or label) of the class `only`. With
     `wrong` they are instead the held-out images with the largest errors of `export` (default:
-    exports/TASK), with truth, prediction and errors. `engine` and `precision` as in `fastseg.load`.
+    exports/TASK), with truth, prediction and errors. `runtime` and `precision` are as for
+    `fastseg.load`.
     `out` defaults to TASK_show.png. Raises `FastsegError` kinds.
     """
     if wrong:
@@ -63,7 +64,7 @@ def show(
     count = rows * view.examples_in_row
     if wrong:
         items, examples = _most_wrong(
-            view, data, export, only, count, device=device, engine=engine, precision=precision
+            view, data, export, only, count, device=device, runtime=runtime, precision=precision
         )
     else:
         items = task.items(Path(data or task.default_data))

@@ -20,7 +20,7 @@ from ..metrics import calibration
 from ..metrics import figures as metrics
 from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Task
-from ..utils.choices import check_engine
+from ..utils.choices import check_runtime
 from ..utils.io import write_rows
 from . import charts, panels
 from .analysis import Insight, analyse
@@ -186,7 +186,7 @@ def interpret(
     split: str = "valid",
     device: str | None = None,
     bs: int = 4,
-    engine: str = "auto",
+    runtime: str = "auto",
     precision: str | None = None,
 ) -> Interpretation:
     """Show where an export (default: the newest) is right and wrong on the images that its training
@@ -196,17 +196,17 @@ def interpret(
     and worst images), top_losses.png, confusion_matrix.png, per_class.png and reliability.png, no
     side longer than 2400 px; images.csv, with loss, error, expected error, confidence, entropy and
     the review flag of each image, and suspects.csv, suspected label errors first. Memory grows by a
-    few hundred bytes an image. `engine` and `precision` are as for `fastseg.load`. Raises
+    few hundred bytes an image. `runtime` and `precision` are as for `fastseg.load`. Raises
     `FastsegError` kinds.
     """
-    check_engine(engine, precision)
+    check_runtime(runtime, precision)
     task, folder, card = opened(task, export)
     items, root = items_of(card, task, data, split)
     out = Path(out) if out else folder
     require_results_folder(out, items, root, task)
     from ..inference.loading import load
 
-    predictor = load(folder, device, engine=engine, precision=precision, images=len(items), bs=bs)
+    predictor = load(folder, device, runtime=runtime, precision=precision, images=len(items), bs=bs)
     predictor.adapt(items)
     from .page import write_report
 

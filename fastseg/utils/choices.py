@@ -32,17 +32,17 @@ WEIGHTS = ("auto", "imagenet", "none")
 MIN_SIZE, MAX_SIZE = 32, 8192
 
 
-ENGINES = ("auto", "onnx", "torch")
+RUNTIMES = ("auto", "onnx", "torch")
 PRECISIONS = ("float32", "bfloat16")
 
 
-def check_engine(engine: str, precision: str | None) -> None:
+def check_runtime(runtime: str, precision: str | None) -> None:
     """Raise `ModelError` for unknown names, and for ONNX in bfloat16."""
-    choose("engine", engine, ENGINES)
+    choose("runtime", runtime, RUNTIMES)
     asked_precision(precision)
-    if (engine, precision) == ("onnx", "bfloat16"):
+    if (runtime, precision) == ("onnx", "bfloat16"):
         raise ModelError(
-            "ONNX computes in float32: leave out --precision bfloat16, or choose --engine torch",
+            "ONNX computes in float32: leave out --precision bfloat16, or choose --runtime torch",
             "engine-precision",
         )
 

@@ -37,16 +37,16 @@ T = TypeVar("T")
 class ComputeOption(NamedTuple):
     """A way to compute predictions."""
 
-    engine: str  # "onnx" or "torch"
+    runtime: str  # "onnx" or "torch"
     precision: str  # "float32" or "bfloat16"
 
     def __str__(self) -> str:
-        return f"{self.engine} {self.precision}"
+        return f"{self.runtime} {self.precision}"
 
     @property
     def start(self) -> float:
         """Seconds from a new process to the first image."""
-        return TORCH_START if self.engine == "torch" else 0.0
+        return TORCH_START if self.runtime == "torch" else 0.0
 
 
 class Speeds:
