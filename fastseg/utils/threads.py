@@ -1,7 +1,9 @@
-"""Results of a thread pool in order, with a bounded number of them in memory."""
+"""Threads: how many there may be, and the results of a pool of them in order."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -23,3 +25,25 @@ def results_in_order(futures: Iterable[Future[T]], count: int) -> Iterator[T]:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def cores() -> int:
+    """Return how many processor threads this process may compute with.
+
+    That is the limit that was set for it (`--threads`, OMP_NUM_THREADS), or its processors.
+    """
+    if "torch" in sys.modules:
+        return sys.modules["torch"].get_num_threads()
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def limit_threads(count: int) -> None:
+    """Let this process compute with `count` threads."""
+    os.environ.update({"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)})
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
