@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -123,6 +124,31 @@ Runtime = Annotated[
     typer.Option(
         "--runtime", help="onnx, torch, or auto: the one that was measured to be faster here."
     ),
+]
+Engine = Annotated[
+    Optional[str],
+    typer.Option(
+        "--engine",
+        help="local (processes of this machine) or ray (a cluster; needs the extra ray).",
+    ),
+]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(
+        "--workers",
+        help="Processes to share the work [default: this one; with ray: one for each core].",
+    ),
+]
+Address = Annotated[
+    Optional[str],
+    typer.Option(
+        "--address",
+        help="A running Ray cluster: auto, host:6379 or ray://host:10001 "
+        "[default: Ray starts here].",
+    ),
+]
+NumGpus = Annotated[
+    float, typer.Option("--num-gpus", min=0, help="GPUs that each worker of Ray holds.")
 ]
 Tta = Annotated[
     Optional[bool],
@@ -632,13 +658,18 @@ def study(
 def predict(
     task: TaskOrExport,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Image files, folders or globs; also manifests (.csv, .tsv, .parquet), .zip, .tar "
+            "shards, and URLs of them such as s3://bucket/photos.",
+        ),
     ],
     out: Annotated[
-        Optional[Path],
+        Optional[str],
         typer.Option(
             "--out",
-            help="Folder for masks and predictions.csv, or file for one mask alone or "
+            help="Folder or URL for masks and predictions.csv, or file for one mask alone or "
             "the table "
             "[default: FOLDER_inf_masks, or FOLDER_inf_subjects.tsv].",
         ),
@@ -676,10 +707,20 @@ def predict(
     precision: Precision = None,
     tta: Tta = None,
     trust: Trust = False,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    num_gpus: NumGpus = 0,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="In shards: write one tar file of masks for each shard.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a mask for each image, at its own size and under its own name, in the task's own
     format, and predictions.csv.
+
+    With --engine or --workers, and for URLs, manifests and archives, images are predicted in
+    shards, for any number of them; the same command continues a run that was stopped.
     """
     from ..inference.batch import predict as call
 
@@ -697,14 +738,22 @@ def predict(
         precision=precision,
         tta=tta,
         trust=trust,
+        engine=engine,
+        workers=workers,
+        address=address,
+        num_gpus=num_gpus,
+        pack=pack,
     )
     if as_json:
         return console.as_json(
             {
                 "written": [str(path) for path in written],
                 "skipped": [str(path) for path in written.skipped],
+                **({"run": asdict(written.run)} if written.run else {}),
             }
         )
+    if written.run:
+        return console.sharded(written.run)
     # A table of classes may be a .csv file, too; predictions.csv and failed.csv go with any result.
     beside = [path for path in written if path.name.endswith(("predictions.csv", "failed.csv"))]
     listed = {path.parent for path in beside} or {path.parent for path in written[:1]}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..checks.repair import Repaired
     from ..discovery.evidence import Question
     from ..discovery.look import New
+    from ..inference.sharded import ShardedRun
 
 # Columns of figures beside each other: with the figures' names, lines have up to 100 characters.
 MAX_COLUMNS = 3
@@ -75,6 +76,14 @@ def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | Non
     with console.capture() as printed:
         console.print(drawn)
     typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+def sharded(run: ShardedRun) -> None:
+    """Print what a prediction in shards did, and where its tables are."""
+    new = run.images + run.failed - run.reused
+    rate = f", {new / run.seconds:.1f} images/s with the start" if new and run.seconds else ""
+    typer.echo(f"{run.images} images in {run.out} ({new} now in {run.seconds:.0f} s{rate})")
+    typer.echo("\n".join(run.tables))
 
 
 def _cell(value: Any) -> str:

@@ -31,7 +31,7 @@ CLIENT = "ray://"
 SECONDS_TO_CONNECT = 5.0  # until a port that does not answer counts as unreachable
 # Jobs of one execution of Ray Data. Their descriptions are in its object store; a new execution
 # starts new workers, which takes some seconds.
-MOST_JOBS, MOST_BYTES = 10_000, 512 * 2**20
+MOST_JOBS, MOST_BYTES = 2_000, 256 * 2**20
 Numbered = tuple[int, Any]
 
 

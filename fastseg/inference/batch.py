@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..data.pairing import IMAGE_SUFFIXES
 from ..data.reading import first_files
+from ..engines.choice import engine_of
 from ..errors import DataError
 from ..exports.card import Card
 from ..exports.read import as_trained, opened
@@ -25,12 +27,15 @@ from ..utils.io import write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
+from ..utils.storage import is_url
 from .inputs import expand
-from .outputs import OUTPUTS, Output, Row
+from .outputs import MASKS, OUTPUTS, TABLE_SUFFIXES, Output, Row
+from .sources import is_sharded_source
 
 if TYPE_CHECKING:
     from .prediction import Prediction
     from .predictor import Predictor
+    from .sharded import ShardedRun
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +43,15 @@ log = logging.getLogger(__name__)
 class Written(list[Path]):
     """The paths that `predict` wrote; `skipped` are those in the folders given to it that are not
     images.
+
+    A prediction in shards lists its tables only, and `run` has its counts.
     """
 
-    def __init__(self, paths: Iterable[Path], skipped: Iterable[Path]):
+    def __init__(
+        self, paths: Iterable[Path], skipped: Iterable[Path], run: ShardedRun | None = None
+    ):
         super().__init__(paths)
-        self.skipped = list(skipped)
+        self.skipped, self.run = list(skipped), run
 
 
 def predict(
@@ -61,6 +70,11 @@ def predict(
     trust: bool = False,
     runtime: str = "auto",
     precision: str | None = None,
+    engine: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    num_gpus: float = 0,
+    pack: bool = False,
 ) -> Written:
     """Predict files, folders or globs; write one mask an image in the task's own format and return
     what was written.
@@ -82,12 +96,52 @@ def predict(
     not predicted: a warning counts and names them, and the returned list has them as `skipped`.
     Images that cannot be read are listed in failed.csv, and reported by a `DataError` after the
     others are done. An interrupted prediction continues, when it is called again, where it
-    stopped. Raises `FastsegError` kinds.
+    stopped.
+
+    With `engine` "local" or "ray", with `workers` (processes), and for URLs, manifests and
+    archives, images are predicted in shards: neither their list nor the results are ever in memory
+    together, several processes or the machines of a cluster at `address` work on them, and the
+    state is kept at `out`, so that a run that was stopped continues from any machine. `paths` and
+    `out` may be URLs that fsspec reaches. Masks keep the images' relative names;
+    predictions.parquet has an index of them. `pack` writes a tar file of masks a shard. Then the
+    returned list has the tables only. `num_gpus` are those of each worker of Ray.
+    Raises `FastsegError` kinds.
     """
     check_runtime(runtime, precision)
     task, source, card = opened(task, export)
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if (
+        engine is not None
+        or workers is not None
+        or address is not None
+        or num_gpus
+        or pack
+        or is_url(out or "")
+        or any(is_sharded_source(str(path)) for path in given)
+    ):
+        from .sharded import predict_in_shards
+
+        sharded = predict_in_shards(
+            task,
+            source,
+            card,
+            list(map(str, given)),
+            _shards_out(given, out, format),
+            engine_of(engine, workers, address, num_gpus),
+            overlay=overlay,
+            probabilities=probabilities,
+            pack=pack,
+            error_rate=error_rate,
+            device=device,
+            bs=bs,
+            tta=tta,
+            trust=trust,
+            runtime=runtime,
+            precision=precision,
+        )
+        return _sharded_result(sharded)
     output = OUTPUTS[task.kind](task, overlay, probabilities, format)
-    files, skipped = expand([paths] if isinstance(paths, (str, Path)) else paths, output.is_own)
+    files, skipped = expand(given, output.is_own)
     files = first_files(files, as_trained(task, card).channel_files) or files
     output.plan(files, out)
     threshold = review_threshold(card.review, error_rate)
@@ -126,6 +180,47 @@ def predict(
         if failures:
             raise _failure(files, output, failures, written)
     _report_useless_threshold(card, threshold, error_rate)
+    return written
+
+
+def _shards_out(given: Sequence[Path | str], out: Path | str | None, format: str | None) -> str:
+    """Return where a prediction in shards goes. Raises `DataError` for what it cannot do."""
+    if format is not None:
+        raise DataError(
+            "--format writes labels to correct for some images; leave out --engine and --workers",
+            "no-format-in-shards",
+        )
+    if not given:
+        raise DataError("no images are named; give a folder, URL or manifest", "no-images")
+    source = str(given[0])
+    if out is None and (is_sharded_source(source) or not Path(source).is_dir()):
+        raise DataError(f"{source}: has no default for results; give --out", "no-out")
+    out = str(out or f"{Path(source).resolve().name}{MASKS}")
+    if not is_url(out) and Path(out).suffix.lower() in (*IMAGE_SUFFIXES, *TABLE_SUFFIXES):
+        raise DataError(
+            f"{out}: a prediction in shards writes a folder; name one without a suffix",
+            "one-file-for-many",
+        )
+    if out.lower().endswith((".zip", ".tar")) or out.startswith(("zip://", "tar://")):
+        raise DataError(
+            f"{out}: archives are read, not written; give a folder or URL as --out, and --pack "
+            "for tar files of masks in it",
+            "archive-out",
+        )
+    return out
+
+
+def _sharded_result(run: ShardedRun) -> Written:
+    written = Written(run.tables, [], run)  # type: ignore[arg-type]  # URLs are no paths
+    if run.failed:
+        more = f" ({run.failed - 1} more)" if run.failed > 1 else ""
+        error = DataError(
+            f"{run.first_failure}{more}; the other {run.images} images are done; "
+            f"failed images are listed in {run.tables[-1]}",
+            "unreadable-image",
+        )
+        error.details = {"written": list(map(str, written)), "skipped": []}
+        raise error
     return written
 
 

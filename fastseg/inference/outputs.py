@@ -73,6 +73,17 @@ class Output(ABC, Generic[TaskT, PredictionT]):
         Raises `DataError` for what must not be overwritten.
         """
 
+    @abstractmethod
+    def place(self, targets: Mapping[Path, Path]) -> None:
+        """Set where results go, by image file, in place of `plan`; nothing is checked."""
+
+    @abstractmethod
+    def require_free(self, out: Path, inputs: set[Path], results: set[Path]) -> None:
+        """Raise `DataError` if results of images in the folders `inputs` must not go to `out`.
+
+        `results` are the folders below `out` that get results.
+        """
+
     @property
     @abstractmethod
     def places(self) -> list[Path]:
@@ -124,7 +135,11 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
         self._has_spacing = any(map(is_medical, files))
         self._targets: dict[Path, Path] = {}
         owners: dict[Path, Path] = {}
-        taken, around = self._labelled_folders(files)
+        inputs = {real_file(file).resolve().parent for file in files}
+        results = set()
+        if self._out is not None:
+            results = {(self._out.parent if self._is_one_file else self._out).resolve()}
+        taken, around = self._labelled_folders(inputs, results)
         for file in files:
             target = self._target(file)
             if target in owners:
@@ -133,20 +148,30 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                     "into different folders (--out), or give a glob such as 'images/*.jpg'",
                     "same-target",
                 )
-            if (target.parent / CARD).is_file():
-                raise DataError(
-                    f"{target.parent}: holds an export; choose another --out", "holds-export"
-                )
-            for place in (target.parent, *([target.parent / OVERLAYS] if self.overlay else [])):
-                if place.resolve() in taken or _is_among(place.resolve(), around):
-                    raise DataError(
-                        f"{place}: holds input images or their true masks, and nothing is written "
-                        "among them; choose another --out",
-                        "output-in-data",
-                    )
+            self._require_free_folder(target.parent, taken, around)
             self._targets[file], owners[target] = target, file
         for folder in {target.parent for target in owners} if self.format else ():
             self._require_no_labels(folder / str(self.format))
+
+    def place(self, targets: Mapping[Path, Path]) -> None:
+        self._is_one_file, self._has_spacing = False, False
+        self._targets = dict(targets)
+
+    def require_free(self, out: Path, inputs: set[Path], results: set[Path]) -> None:
+        taken, around = self._labelled_folders(inputs, {out.resolve()})
+        for folder in results:
+            self._require_free_folder(folder, taken, around)
+
+    def _require_free_folder(self, folder: Path, taken: set[Path], around: set[Path]) -> None:
+        if (folder / CARD).is_file():
+            raise DataError(f"{folder}: holds an export; choose another --out", "holds-export")
+        for place in (folder, *([folder / OVERLAYS] if self.overlay else [])):
+            if place.resolve() in taken or _is_among(place.resolve(), around):
+                raise DataError(
+                    f"{place}: holds input images or their true masks, and nothing is written "
+                    "among them; choose another --out",
+                    "output-in-data",
+                )
 
     def _require_no_labels(self, folder: Path) -> None:
         """Raise `DataError` if a folder holds files: people may have corrected them."""
@@ -187,14 +212,12 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
             return stem_of(file)
         return stem_of(volume).removesuffix(ends[0]) + stem_of(file)[len(stem_of(volume)) :]
 
-    def _labelled_folders(self, files: Sequence[Path]) -> tuple[set[Path], set[Path]]:
+    def _labelled_folders(
+        self, folders: set[Path], results: set[Path]
+    ) -> tuple[set[Path], set[Path]]:
         """Return the folders of the inputs, and those around them and around the results that hold
         true masks; and folders whose subfolders may hold some, too.
         """
-        folders = {real_file(file).resolve().parent for file in files}
-        results = set()
-        if self._out is not None:
-            results = {(self._out.parent if self._is_one_file else self._out).resolve()}
         roots = {
             root
             for folder in folders | results
@@ -232,7 +255,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
                 )
             written.append(path)
         row = {"image": str(file), "mask": target.name, **prediction.described(threshold)}
-        if self._has_spacing:
+        if self._has_spacing or is_medical(file):
             row |= _spacing_columns(file)
         if self.format:
             codes = self._codes_path(target)
@@ -355,6 +378,16 @@ class TableOutput(Output[ClassificationTask, "ClassPrediction"]):
         self._path, self._described = path, path.with_name(prefix + DESCRIBED)
         self._failed = path.with_name(prefix + FAILED)
         self._true_tables = list(dict.fromkeys(file.parent / self.task.table for file in files))
+
+    def place(self, targets: Mapping[Path, Path]) -> None:
+        return None  # all results are in tables
+
+    def require_free(self, out: Path, inputs: set[Path], results: set[Path]) -> None:
+        if out.is_dir() and image_files(out):
+            raise DataError(
+                f"{out}: holds images and may hold their labels; choose another --out",
+                "output-in-data",
+            )
 
     @property
     def places(self) -> list[Path]:
