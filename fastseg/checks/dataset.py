@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from os import cpu_count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ from ..data.depth import depth_of, largest_values, misfit
 from ..data.issues import KINDS, Fault
 from ..data.pairing import IMAGE_SUFFIXES, pairing_note
 from ..data.slices import real_file
+from ..engines.base import Engine, in_order, require_sight
+from ..engines.choice import engine_of
 from ..errors import DataError
 from ..tasks import Item, Task, get
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
-from ..utils.threads import results_in_order
+from ..utils.threads import cores
 from .image import Finding, examine
 
 log = logging.getLogger(__name__)
 
+CHUNK = 64  # images that a worker examines at a time
 # Conventions; scripts/planting.py measures how many faults they find and how often they are wrong
 # (the figures are in checks/image.py).
 # Two hashes (256 bits) that differ in at most this many bits are of one picture, perhaps re-saved
@@ -110,9 +113,17 @@ class Audit:
         }
 
 
-def check(task: str | Task, data: Path | str | None = None) -> Audit:
+def check(
+    task: str | Task,
+    data: Path | str | None = None,
+    *,
+    engine: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+) -> Audit:
     """Examine every image and label below `data` (default: data/TASK) and return all faults.
 
+    `engine`, `workers` and `address` say who examines them, see `engines.choice.engine_of`.
     An interrupted check continues where it stopped, unless files or the task changed.
     Memory grows by about a kilobyte per image. Raises `DataError` only if there are no data of the
     task.
@@ -127,8 +138,10 @@ def check(task: str | Task, data: Path | str | None = None) -> Audit:
     with (
         write_lock(root.resolve() / ".check"),
         Journal("check", __version__, task.definition(), str(root.resolve())) as journal,
+        engine_of(engine, workers, address) as who,
     ):
-        findings = list(_examine_all(task, items, journal))
+        require_sight(who, [root])
+        findings = list(_examine_all(task, items, journal, who))
     _warn_of_hidden_images(root, items)
     note = pairing_note(items)
     if note:
@@ -229,25 +242,33 @@ def _refuse_all_jpegs(findings: Sequence[Finding]) -> None:
             finding.counts, finding.unlabelled = (), 0
 
 
-def _examine_all(task: Task, items: Sequence[Item], journal: Journal) -> Iterator[Finding]:
+def _examine_all(
+    task: Task, items: Sequence[Item], journal: Journal, engine: Engine
+) -> Iterator[Finding]:
     """Yield the finding of each item, in order; findings in the journal are reused."""
-    workers = cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
 
-        def work(left: list[int]) -> Iterator[dict[str, Any]]:
-            chosen = (items[i] for i in left)
-            return results_in_order(
-                (pool.submit(_examine_as_json, task, item) for item in chosen), 2 * workers
-            )
+    def work(left: list[int]) -> Iterator[dict[str, Any]]:
+        starts = range(0, len(left), CHUNK)
+        chunks = ([items[i] for i in left[start : start + CHUNK]] for start in starts)
+        return chain.from_iterable(in_order(engine, Examination(task), chunks))
 
-        keys = [stamp(*item.files) for item in items]
-        yield from map(
-            Finding.from_json, track(resumed(journal, keys, work), "checking", len(keys))
-        )
+    keys = [stamp(*item.files) for item in items]
+    yield from map(Finding.from_json, track(resumed(journal, keys, work), "checking", len(keys)))
 
 
-def _examine_as_json(task: Task, item: Item) -> dict[str, Any]:
-    return examine(task, item).to_json()
+@dataclass(frozen=True)
+class Examination:
+    """What workers do for `check`: examine some items. See `engines.base.Work`."""
+
+    task: Task
+
+    def start(self) -> Callable[[Sequence[Item]], list[dict[str, Any]]]:
+        """Return the function that examines items, on threads."""
+        return self._examine
+
+    def _examine(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(cores()) as pool:
+            return list(pool.map(lambda item: examine(self.task, item).to_json(), items))
 
 
 def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:

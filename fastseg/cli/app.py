@@ -406,6 +406,9 @@ def check(
             "changes.csv; the original data are not changed.",
         ),
     ] = None,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Find what is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a
@@ -414,12 +417,12 @@ def check(
     from ..checks.dataset import check as call
     from ..tasks.declared import has_no_task
 
+    found: Any = task
     if has_no_task(task):
         from ..discovery.look import undeclared
 
-        audit = call(undeclared(task), data)
-    else:
-        audit = call(task, data)
+        found = undeclared(task)
+    audit = call(found, data, engine=engine, workers=workers, address=address)
     copy = None
     if fix:
         from ..checks.repair import fix as repair
@@ -546,6 +549,10 @@ def evaluate(
     precision: Precision = None,
     tta: Tta = None,
     trust: Trust = False,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    num_gpus: NumGpus = 0,
     as_json: Json = False,
 ) -> None:
     """Measure an export on labelled images, at original size: each class's figures over the
@@ -567,6 +574,10 @@ def evaluate(
         precision=precision,
         tta=tta,
         trust=trust,
+        engine=engine,
+        workers=workers,
+        address=address,
+        num_gpus=num_gpus,
     )
     if as_json:
         return console.as_json(result)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 
 # A job that ended this many workers is given up. A convention: more than one worker that was
 # stopped from outside, and few enough that a job that always ends its worker does not hold up.
@@ -31,6 +31,7 @@ class Engine(ABC):
 
     name: str
     workers: int
+    is_here = False  # the work runs in this process
 
     @abstractmethod
     def run(self, work: Work, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
@@ -58,6 +59,29 @@ class Engine(ABC):
         traceback: TracebackType | None,
     ) -> None:
         return None
+
+
+def in_order(engine: Engine, work: Work, jobs: Iterable[Any]) -> Iterator[Any]:
+    """Yield the results of jobs in the order of the jobs; early ones wait in memory."""
+    waiting: dict[int, Any] = {}
+    due = 0
+    for number, result in engine.run(work, jobs):
+        waiting[number] = result
+        while due in waiting:
+            yield waiting.pop(due)
+            due += 1
+
+
+def require_sight(engine: Engine, paths: Iterable[Path]) -> None:
+    """Raise `DataError` if the workers on some machine cannot read one of these paths."""
+    for path in paths:
+        node = engine.blind_node([path.absolute()])
+        if node is not None:
+            raise DataError(
+                f"{path}: machine {node} of the cluster does not have it; put it on a file system "
+                "that all machines mount at the same path",
+                "not-on-cluster",
+            )
 
 
 def worker_died(how: str) -> ModelError:

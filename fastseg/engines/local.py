@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ..errors import FastsegError, ModelError
+from ..utils import progress
 from ..utils.threads import cores, limit_threads
 from .base import MOST_DEATHS, Engine, Work, worker_died
 
@@ -39,11 +40,11 @@ class LocalEngine(Engine):
     name = "local"
 
     def __init__(self, workers: int = 1):
-        self.workers = workers
+        self.workers, self.is_here = workers, workers == 1
         self._crew: list[Worker] = []
 
     def run(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
-        if self.workers == 1:
+        if self.is_here:
             call = work.start()
             for number, job in enumerate(jobs):
                 yield number, call(job)
@@ -140,6 +141,7 @@ def _serve(pipe: Connection, work: Work, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends workers
     _end_with_parent()
     limit_threads(threads)
+    progress.hide()
     try:
         call: Callable[[Any], Any] = work.start()
         pipe.send(("started", None))

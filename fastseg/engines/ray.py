@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -102,9 +102,10 @@ class RayEngine(Engine):
         if self.address is None:
             ray.init(num_cpus=cores(), include_dashboard=False, **options)
             return
-        _require_reachable(self.address)
+        address = _current_cluster() if self.address == "auto" else self.address
+        _require_reachable(address)
         try:
-            ray.init(self.address, **({} if self.address.startswith(CLIENT) else options))
+            ray.init(address, **({} if address.startswith(CLIENT) else options))
         except ConnectionError as error:
             raise _unreachable(self.address, error) from None
         except RuntimeError as error:
@@ -176,7 +177,7 @@ class RayEngine(Engine):
             ray.data.from_items(wave, override_num_blocks=len(wave))
             .map_batches(
                 Actor,
-                fn_constructor_args=(work, self.threads, ledger),
+                fn_constructor_args=(work, self.threads, ledger, os.getcwd()),
                 batch_size=1,
                 compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
                 num_cpus=self.threads,
@@ -209,10 +210,12 @@ class Actor:
     Errors are results: Ray would try again what raised one, some of them without end.
     """
 
-    def __init__(self, work: Any, threads: int, ledger: Any):
+    def __init__(self, work: Any, threads: int, ledger: Any, folder: str):
         import ray
 
         limit_threads(threads)
+        with suppress(OSError):  # where it is the driver's, relative paths mean the same files
+            os.chdir(folder)
         self.may_go_on: Callable[[int | None], bool] = lambda job: ray.get(
             ledger.may_go_on.remote(job)
         )
@@ -275,10 +278,22 @@ def _wave(numbered: Iterator[Numbered]) -> list[dict[str, Any]]:
     return wave
 
 
+def _current_cluster() -> str:
+    """Return the address of the cluster that this machine is a node of.
+
+    With Ray's own "auto", the actors of Ray Data 2.60 are cancelled before they start.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "auto"):
+        file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+        address = file.read_text().strip() if file.is_file() else ""
+    if not address:
+        raise _unreachable("auto", OSError("this machine is not a node of a cluster"))
+    return address
+
+
 def _require_reachable(address: str) -> None:
     """Raise `ModelError` if nothing answers at an address; Ray would wait for a minute."""
-    if address in ("auto", "local"):
-        return
     default = CLIENT_PORT if address.startswith(CLIENT) else PORT
     host, _, port = address.removeprefix(CLIENT).rstrip("/").partition(":")
     if port and not port.isdecimal():

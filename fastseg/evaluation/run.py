@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
 from .. import __version__, formats
+from ..engines.base import Engine, in_order, require_sight
+from ..engines.choice import engine_of
 from ..errors import DataError, TaskError, choose
 from ..exports.card import CARD, METRICS, Card
 from ..exports.folder import find
@@ -35,6 +39,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("valid", "train", "test", "all")
 PER_IMAGE = "per_image.csv"
 FOLDER = "evaluation"  # below the export's folder
+CHUNK = 32  # images that a worker scores at a time; a multiple of the usual batch
 NAMED = 5  # missing images that the warning names
 T = TypeVar("T")
 Look = Callable[[Item, "Prediction", "np.ndarray | int"], T]
@@ -57,6 +62,10 @@ def evaluate(
     trust: bool = False,
     runtime: str = "auto",
     precision: str | None = None,
+    engine: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    num_gpus: float = 0,
 ) -> dict[str, Any]:
     """Return the metrics of an export on one split of a labelled dataset, with 95% intervals; write
     them to `out`.
@@ -73,7 +82,8 @@ def evaluate(
     the one of the card beside it, or with `trust`. `runtime` and `precision` are as for
     `fastseg.load`; both exports are computed in the same precision. metrics.json and per_image.csv
     (with `by`, a column has each image's group) go to `out`, by default the folder evaluation in
-    the export. Raises `FastsegError` kinds.
+    the export. `engine`, `workers`, `address` and `num_gpus` say who predicts, see
+    `engines.choice.engine_of`; the figures are the same. Raises `FastsegError` kinds.
     """
     check_runtime(runtime, precision)
     task, folder, card = opened(task, export)
@@ -103,9 +113,10 @@ def evaluate(
             reason="the precision of the first export",
         )
         _warn_of_seen(other.card, items, root, compare)
-    with write_lock(out):
-        scores = _scores(predictor, items, root, bs)
-        theirs = _scores(other, items, root, bs) if other else None
+    with write_lock(out), engine_of(engine, workers, address, num_gpus) as who:
+        require_sight(who, [root, folder, *([compared] if compared else [])])
+        scores = _scores(predictor, folder, items, root, bs, who)
+        theirs = _scores(other, compared, items, root, bs, who) if other and compared else None
     result = {
         "task": task.name,
         "export": str(folder),
@@ -151,17 +162,39 @@ def _warn_of_seen(card: Card, items: Sequence[Item], root: Path, name: Path | st
         )
 
 
-def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) -> Scores[Any]:
+def _scores(
+    predictor: Predictor,
+    export: Path,
+    items: Sequence[Item],
+    root: Path,
+    bs: int,
+    engine: Engine,
+) -> Scores[Any]:
     """Return the scores of the items.
 
     Scores in the journal of an interrupted evaluation of the same export are reused.
     """
     predictor.adapt(items)
     scores = scores_of(predictor.task)
+    description = ScoreWork(
+        export.absolute(),
+        None if engine.name == "local" else "cuda" if predictor.device.type == "cuda" else "cpu",
+        predictor.tta,
+        predictor.runtime,
+        predictor.precision,
+        predictor.task.depth,
+        root,
+        bs,
+    )
 
     def work(left: list[int]) -> Iterator[list[Any]]:
-        chosen = [items[i] for i in left]
-        return (scores.to_json(score) for score, _ in score_images(predictor, chosen, root, bs))
+        if engine.is_here:
+            chosen = [items[i] for i in left]
+            return (scores.to_json(score) for score, _ in score_images(predictor, chosen, root, bs))
+        starts = range(0, len(left), CHUNK)
+        chunks = ([items[i] for i in left[start : start + CHUNK]] for start in starts)
+        found = chain.from_iterable(in_order(engine, description, chunks))
+        return iter(track(found, "evaluating", len(left)))
 
     with Journal(
         "evaluate",
@@ -175,6 +208,40 @@ def _scores(predictor: Predictor, items: Sequence[Item], root: Path, bs: int) ->
             for item, values in zip(items, rows)
         ]
     return scores
+
+
+@dataclass(frozen=True)
+class ScoreWork:
+    """What workers do for `evaluate`: predict and score some items. See `engines.base.Work`."""
+
+    export: Path
+    device: str | None
+    tta: bool
+    runtime: str
+    precision: str
+    depth: int | None
+    root: Path
+    bs: int
+
+    def start(self) -> Callable[[Sequence[Item]], list[Any]]:
+        """Load the export; return the function that scores items, as JSON values."""
+        from ..inference.loading import load
+
+        precision = None if self.runtime == "onnx" else self.precision
+        predictor = load(
+            self.export,
+            self.device,
+            tta=self.tta,
+            runtime=self.runtime,
+            precision=precision,
+            images=CHUNK,
+            bs=self.bs,
+        )
+        predictor.task = replace(predictor.task, depth=self.depth)
+        scores = scores_of(predictor.task)
+        return lambda items: [
+            scores.to_json(score) for score, _ in score_images(predictor, items, self.root, self.bs)
+        ]
 
 
 def require_results_folder(out: Path, items: Sequence[Item], root: Path, task: Task) -> None:

@@ -136,7 +136,6 @@ def predict_in_shards(
             overlay,
             probabilities,
             pack,
-            os.getcwd(),
         )
         run = Run(store, listing, identity, engine, work)
         run.predict()

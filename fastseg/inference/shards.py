@@ -105,7 +105,6 @@ class PredictWork:
     overlay: bool
     probabilities: bool
     pack: bool
-    base: str  # folder that relative addresses begin in
     returns: bool = False
 
     def start(self) -> Callable[[Job], Done]:
@@ -249,7 +248,7 @@ class ShardRun:
         if image in self.members:
             return self.members[image]
         if self.job.contents is None and not is_url(image.address):
-            return Path(self.worker.work.base, image.address)
+            return Path(image.address)
         name = PurePosixPath(split_address(image.address)[1]).name
         return self.here / "images" / str(self.places[image]) / name
 

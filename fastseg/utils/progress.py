@@ -20,6 +20,11 @@ T = TypeVar("T")
 console = Console(stderr=True, emoji=False)
 
 
+def hide() -> None:
+    """Show no progress from now on: the process is a worker of one that does."""
+    console.quiet = True
+
+
 def bar() -> Progress:
     """Return a progress bar with counts, elapsed and remaining time.
 
@@ -34,7 +39,7 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
     )
 
 
