@@ -102,12 +102,15 @@ class RayEngine(Engine):
         if self.address is None:
             ray.init(num_cpus=cores(), include_dashboard=False, **options)
             return
-        address = _current_cluster() if self.address == "auto" else self.address
-        _require_reachable(address)
+        _require_reachable(self.address)
         try:
-            ray.init(address, **({} if address.startswith(CLIENT) else options))
+            ray.init(self.address, **options)
+        except ray.exceptions.AuthenticationError:
+            raise _token_needed(self.address) from None
         except ConnectionError as error:
-            raise _unreachable(self.address, error) from None
+            if self.address == "auto":
+                raise _unreachable(self.address, error) from None
+            raise _token_needed(self.address) from None
         except RuntimeError as error:
             if "mismatch" not in str(error).lower():
                 raise _unreachable(self.address, error) from None
@@ -160,41 +163,28 @@ class RayEngine(Engine):
     def run(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
         import ray
 
-        described = ray.put(pickle.dumps(work))
+        given = (pickle.dumps(work), self.workers, self.threads, self.num_gpus, os.getcwd())
+        is_client = (self.address or "").startswith(CLIENT)
+        # Ray Data does not run in a process outside of the cluster, so an actor runs it there.
+        waves: Any = ray.remote(num_cpus=0)(Waves).remote(*given) if is_client else Waves(*given)
+
+        def call(name: str, *args: Any) -> Any:
+            method = getattr(waves, name)
+            return ray.get(method.remote(*args)) if is_client else method(*args)
+
         numbered = iter(enumerate(jobs))
         while wave := _wave(numbered):
-            yield from self._run_wave(described, wave)
-
-    def _run_wave(self, work: Any, wave: list[dict[str, Any]]) -> Iterator[Numbered]:
-        import ray
-        from ray.data import ActorPoolStrategy, DataContext
-
-        context = DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        count = min(self.workers, len(wave))
-        ledger = ray.remote(num_cpus=0)(Ledger).remote(count)
-        results = (
-            ray.data.from_items(wave, override_num_blocks=len(wave))
-            .map_batches(
-                Actor,
-                fn_constructor_args=(work, self.threads, ledger, os.getcwd()),
-                batch_size=1,
-                compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
-                num_cpus=self.threads,
-                num_gpus=self.num_gpus or None,
-            )
-            .iter_batches(batch_size=None, prefetch_batches=0)
-        )
-        with _quiet():
-            try:
-                for batch in results:
-                    for number, result in zip(batch["number"], batch["result"]):
-                        value = pickle.loads(result)
-                        if isinstance(value, Failure):
-                            raise value.error
-                        yield int(number), value
-            except ray.exceptions.RayError as error:
-                raise _explained(error) from error
+            with _quiet():
+                try:
+                    call("begin", wave)
+                    while results := call("next"):
+                        for number, result in results:
+                            value = pickle.loads(result)
+                            if isinstance(value, Failure):
+                                raise value.error
+                            yield number, value
+                except ray.exceptions.RayError as error:
+                    raise _explained(error) from error
 
     def __exit__(self, *_: Any) -> None:
         import ray
@@ -202,6 +192,44 @@ class RayEngine(Engine):
         if self._owns:
             with _quiet():
                 ray.shutdown()
+
+
+class Waves:
+    """Runs jobs by Ray Data, some thousand at a time; results are taken one by one."""
+
+    def __init__(self, work: bytes, workers: int, threads: int, num_gpus: float, folder: str):
+        import ray
+
+        self.work, self.folder = ray.put(work), folder
+        self.workers, self.threads, self.num_gpus = workers, threads, num_gpus
+
+    def begin(self, wave: list[dict[str, Any]]) -> None:
+        """Start the jobs of a wave."""
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext
+
+        context = DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        count = min(self.workers, len(wave))
+        self.ledger = ray.remote(num_cpus=0)(Ledger).remote(count)
+        self.results = iter(
+            ray.data.from_items(wave, override_num_blocks=len(wave))
+            .map_batches(
+                Actor,
+                fn_constructor_args=(self.work, self.threads, self.ledger, self.folder),
+                batch_size=1,
+                compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
+                num_cpus=self.threads,
+                num_gpus=self.num_gpus or None,
+            )
+            .iter_batches(batch_size=None, prefetch_batches=0)
+        )
+
+    def next(self) -> list[tuple[int, bytes]]:
+        """Return the next results, pickled, with their jobs' numbers; none at the end."""
+        for batch in self.results:
+            return [(int(number), one) for number, one in zip(batch["number"], batch["result"])]
+        return []
 
 
 class Actor:
@@ -278,22 +306,10 @@ def _wave(numbered: Iterator[Numbered]) -> list[dict[str, Any]]:
     return wave
 
 
-def _current_cluster() -> str:
-    """Return the address of the cluster that this machine is a node of.
-
-    With Ray's own "auto", the actors of Ray Data 2.60 are cancelled before they start.
-    """
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address in ("", "auto"):
-        file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
-        address = file.read_text().strip() if file.is_file() else ""
-    if not address:
-        raise _unreachable("auto", OSError("this machine is not a node of a cluster"))
-    return address
-
-
 def _require_reachable(address: str) -> None:
     """Raise `ModelError` if nothing answers at an address; Ray would wait for a minute."""
+    if address == "auto":
+        return
     default = CLIENT_PORT if address.startswith(CLIENT) else PORT
     host, _, port = address.removeprefix(CLIENT).rstrip("/").partition(":")
     if port and not port.isdecimal():
@@ -312,6 +328,15 @@ def _unreachable(address: str, error: BaseException) -> ModelError:
         f"--address {address}: no Ray cluster can be reached there ({brief(error)}); start one "
         f"with ray start --head, or leave out --address to start Ray here",
         "no-cluster",
+    )
+
+
+def _token_needed(address: str) -> ModelError:
+    return ModelError(
+        f"--address {address}: something answers there and refuses the connection; if the cluster "
+        "asks for a token (ray start does by default), set RAY_AUTH_MODE=token, with the token in "
+        "~/.ray/auth_token; else check the port",
+        "access-refused",
     )
 
 
