@@ -49,7 +49,10 @@ class LocalEngine(Engine):
             for number, job in enumerate(jobs):
                 yield number, call(job)
             return
-        yield from self._run_in_processes(work, jobs)
+        try:
+            yield from self._run_in_processes(work, jobs)
+        finally:
+            self._dismiss()
 
     def _run_in_processes(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
         left, again = enumerate(jobs), deque[Numbered]()
@@ -112,6 +115,10 @@ class LocalEngine(Engine):
         return Worker(process, ours)
 
     def __exit__(self, *_: Any) -> None:
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """End all workers: idle ones by themselves, the others at once."""
         for worker in self._crew:
             worker.pipe.close()
             if worker.job is not None or not worker.has_started:
@@ -144,15 +151,25 @@ def _serve(pipe: Connection, work: Work, threads: int) -> None:
     progress.hide()
     try:
         call: Callable[[Any], Any] = work.start()
-        pipe.send(("started", None))
-        while True:
-            pipe.send(("done", call(pipe.recv())))
-    except (FastsegError, MemoryError) as error:
-        pipe.send(("failed", error))
-    except (EOFError, BrokenPipeError):  # the parent is done
-        return
-    except Exception:  # a defect: trying again would not help, and not every exception pickles
-        pipe.send(("failed", RuntimeError(f"in a worker process:\n{traceback.format_exc()}")))
+        answer: tuple[str, Any] = ("started", None)
+    except Exception as error:
+        answer = ("failed", _sendable(error))
+    with suppress(EOFError, ConnectionError):  # the parent is done
+        pipe.send(answer)
+        while answer[0] != "failed":
+            job = pipe.recv()
+            try:
+                answer = ("done", call(job))
+            except Exception as error:
+                answer = ("failed", _sendable(error))
+            pipe.send(answer)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return a user's mistake as it is, and a defect as its traceback: not every one pickles."""
+    if isinstance(error, (FastsegError, MemoryError)):
+        return error
+    return RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
 
 
 def _end_with_parent() -> None:
