@@ -56,7 +56,8 @@ class RayEngine(Engine):
                 "--engine ray needs Ray; install the extra ray: pip install 'fastseg[ray]'",
                 "no-ray",
             )
-        self.address, self.num_gpus = address, num_gpus
+        self.address = address or os.environ.get("RAY_ADDRESS") or None
+        self.num_gpus = num_gpus
         self.workers = workers or 0  # 0 until the cluster has said how many cores it has
 
     def __enter__(self) -> RayEngine:
@@ -100,7 +101,7 @@ class RayEngine(Engine):
     def _connect(self, ray: Any) -> None:
         options = {"logging_level": logging.CRITICAL, "log_to_driver": False}
         if self.address is None:
-            ray.init(num_cpus=cores(), include_dashboard=False, **options)
+            ray.init("local", num_cpus=cores(), include_dashboard=False, **options)
             return
         _require_reachable(self.address)
         try:
