@@ -12,6 +12,12 @@ from fastseg.errors import DataError, FastsegError, TaskError
 
 # Codes that more than one module raises, and the one mistake that each stands for.
 SHARED_CODES = {
+    "access-refused": "a server does not accept the keys or the token that it is given",
+    "busy": "another run writes to the place",
+    "no-images": "a folder or source without images",
+    "one-file-for-many": "one file as the place of several results",
+    "option-range": "an option's value is out of its range",
+    "same-target": "two images would have the same result file",
     "card-mismatch": "the weights or network of an export do not fit its card",
     "channels": "an image, or an export to go on from, of another number of channels",
     "damaged-checkpoint": "what an interrupted fit left cannot be read",

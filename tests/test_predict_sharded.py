@@ -284,7 +284,7 @@ def test_mistakes_are_found_before_anything_is_written(fails, good, exports, tmp
     cases = {
         "absent-image": (here / "absent.csv", "nowhere/7.jpg", 3),
         "same-target": (here / "twice.csv", "000.png"),
-        "no-column": (here / "columns.csv", "columns.csv"),
+        "no-such-column": (here / "columns.csv", "columns.csv"),
         "unreadable-table": (here / "cut.parquet", "cut.parquet"),
         "no-images": (here, "lists"),
         "no-such-path": (tmp_path / "nowhere", "nowhere"),
@@ -292,7 +292,7 @@ def test_mistakes_are_found_before_anything_is_written(fails, good, exports, tmp
     }
     for code, (source, *values) in cases.items():
         fails(*given, source, *export, *out, "--workers", 1, code=code, values=values)
-    fails(*given, here / "empty.csv", *export, *out, code="no-column")
+    fails(*given, here / "empty.csv", *export, *out, code="no-such-column")
     fails(*given, here / "twice.csv", *export, code="no-out", values=["--out"])
     fails(*given, good, *export, "--workers", 1, "--out", "x.zip", code="archive-out")
     fails(*given, good, *export, "--workers", 1, "--out", "x.png", code="one-file-for-many")

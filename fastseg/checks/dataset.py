@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -26,7 +26,7 @@ from ..tasks import Item, Task, get
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
-from ..utils.threads import cores
+from ..utils.threads import cores, results_in_order
 from .image import Finding, examine
 
 log = logging.getLogger(__name__)
@@ -248,6 +248,8 @@ def _examine_all(
     """Yield the finding of each item, in order; findings in the journal are reused."""
 
     def work(left: list[int]) -> Iterator[dict[str, Any]]:
+        if engine.is_here:
+            return _examine_on_threads(task, (items[i] for i in left))
         starts = range(0, len(left), CHUNK)
         chunks = ([items[i] for i in left[start : start + CHUNK]] for start in starts)
         return chain.from_iterable(in_order(engine, Examination(task), chunks))
@@ -267,8 +269,19 @@ class Examination:
         return self._examine
 
     def _examine(self, items: Sequence[Item]) -> list[dict[str, Any]]:
-        with ThreadPoolExecutor(cores()) as pool:
-            return list(pool.map(lambda item: examine(self.task, item).to_json(), items))
+        return list(_examine_on_threads(self.task, items))
+
+
+def _examine_on_threads(task: Task, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
+    """Yield the findings of items as JSON values, in order."""
+    workers = cores()
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = (pool.submit(_examine_as_json, task, item) for item in items)
+        yield from results_in_order(jobs, 2 * workers)
+
+
+def _examine_as_json(task: Task, item: Item) -> dict[str, Any]:
+    return examine(task, item).to_json()
 
 
 def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:

@@ -248,7 +248,7 @@ def _column(names: Sequence[str], manifest: str) -> int:
     raise DataError(
         f"{manifest}: has no column of images; name one 'image' in the first row"
         + (f" (columns: {brief(', '.join(names))})" if names else ""),
-        "no-column",
+        "no-such-column",
     )
 
 
