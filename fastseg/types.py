@@ -19,7 +19,7 @@ IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
 Drawing = tuple["np.ndarray", "np.ndarray | int"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One labelled image.
 
