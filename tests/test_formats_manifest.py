@@ -185,3 +185,25 @@ def test_a_manifest_of_classes_trains(classes, run, tmp_path):
     (data / "manifest.csv").unlink()
     with refuses("table", data / "manifest.csv"):
         task.items(data)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_new_finds_a_manifest(eyes, run, suffix):
+    data, rows = eyes
+    (data / "task.toml").unlink()
+    if suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(
+            arrow.table(dict(zip(rows[0], zip(*rows[1:])))), data / "manifest.parquet"
+        )
+        (data / "manifest.csv").unlink()
+    run("new", data)
+    task = tasks.get(data)
+    assert [layout.manifest for layout in task.layouts] == [f"manifest{suffix}"]
+    assert len(task.classes) == 4 and len(task.items(data)) == 10
+    rows[2][0] = "none.jpg"
+    write(data, rows)
+    if suffix == ".csv":
+        run("new", data, "--force", error="no-partner")

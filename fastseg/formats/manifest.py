@@ -15,12 +15,13 @@ from pathlib import Path
 from ..data.issues import Fault
 from ..data.split import SPLIT_WORDS
 from ..data.tables import TAB_SUFFIX, dialect_of
-from ..errors import DataError, brief
+from ..errors import brief
 from .parquet import pyarrow
 
 SPLIT = "split"  # the column that may say "train", "valid" or "test"
 PARQUET_SUFFIX = ".parquet"
 ROWS = 10_000  # of a parquet file in memory at a time
+NO_TEXT = ("struct", "binary", "large_binary", "list")  # types of columns that hold the images
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _of_parquet(
     number = 0
     try:
         with parquet.ParquetFile(table) as file:
-            names = file.schema_arrow.names
+            schema = file.schema_arrow
+            names = [field.name for field in schema if not str(field.type).startswith(NO_TEXT)]
             if not _has_columns(table, names, columns, faults):
                 return
             used = [name for name in (*columns, SPLIT) if name in names]
@@ -149,12 +151,3 @@ def _has_columns(
             remedy += f", separated by {separators}"
         faults.append(Fault("table", str(table), detail, remedy, "line 1"))
     return not missing
-
-
-def is_manifest(table: Path, columns: Sequence[str]) -> bool:
-    """Return whether a table has these columns, and its first row names an image."""
-    faults: list[Fault] = []
-    try:
-        return next(read(table, columns, faults), None) is not None
-    except DataError:  # pyarrow is missing
-        return False
