@@ -56,6 +56,8 @@ class SharedFile:
         self._pid = os.getpid()
         self._make_locks()
         self.folder, self._users, self._file = _opened(folder, budget, rows)
+        with self._locked():  # fails here, and not in the middle of a fit, where locks are missing
+            pass
         self.budget, _, self._rows, _ = HEADER.unpack(self._read(0, HEADER.size))
         self._broken = False
         self.close = weakref.finalize(self, _close, self.folder, self._users, self._file, self._pid)
