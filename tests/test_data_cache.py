@@ -206,6 +206,29 @@ def test_a_named_run_shares_and_others_do_not(eyes):
     assert exported.run is None and not exported.holds(items[:1])
 
 
+@pytest.mark.parametrize(
+    "given, shared",
+    [
+        ({}, False),
+        ({"LOCAL_WORLD_SIZE": "2"}, True),
+        ({"WORLD_SIZE": "2"}, True),
+        ({"LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "4"}, False),  # one process on each machine
+        ({"LOCAL_WORLD_SIZE": "two"}, False),
+    ],
+)
+def test_the_environment_of_several_processes_names_a_run(eyes, monkeypatch, given, shared):
+    task, _, items = eyes
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**given, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}.items():
+        monkeypatch.setenv(name, value)
+    pixels = Pixels(task, SIZE, 10**7)
+    pixels.image(items[0])
+    assert Pixels(task, SIZE, 10**7).holds(items[:1]) == shared
+    monkeypatch.setenv("MASTER_PORT", "29513")
+    assert not Pixels(task, SIZE, 10**7).holds(items[:1])
+
+
 def test_a_full_disk_keeps_nothing_and_stops_nothing(eyes, monkeypatch, caplog):
     task, _, items = eyes
     pixels = Pixels(task, SIZE, 10**7)

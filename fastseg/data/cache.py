@@ -163,9 +163,10 @@ def _file_of(folder: Path | None, budget: int, count: int) -> SharedFile:
 def run_of_environment() -> str | None:
     """Return what identifies the run of several processes on this machine, or None.
 
-    It is what torchrun sets: LOCAL_WORLD_SIZE above 1, and the run's id, address and port.
+    It is what torchrun sets, or `torch.distributed` needs: a LOCAL_WORLD_SIZE or WORLD_SIZE above
+    1, and the run's id, address and port.
     """
-    count = os.environ.get("LOCAL_WORLD_SIZE", "")
+    count = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "")
     if not count.isdecimal() or int(count) < 2:
         return None
     return " ".join(os.environ.get(name, "") for name in RUN)
