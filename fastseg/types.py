@@ -19,7 +19,7 @@ IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
 Drawing = tuple["np.ndarray", "np.ndarray | int"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One labelled image.
 
@@ -122,6 +122,7 @@ class Dataset(Protocol):
     @property
     def shown_channels(self) -> tuple[int, ...]: ...
 
+    def definition(self) -> str: ...
     def items(self, data: Path | str) -> list[Item]: ...
     def image(self, item: Item | Path | str | np.ndarray) -> np.ndarray: ...
     def label(self, item: Item) -> np.ndarray | int: ...

@@ -43,17 +43,20 @@ def test_pixels_are_decoded_once_and_never_exported(samples, monkeypatch):
         first[0].shape == (64, 80, 3) and first[1].shape == (64, 80) and first[1].dtype == np.uint8
     )
     monkeypatch.setattr(type(task), "image", lambda *_: pytest.fail("decoded again"))
-    assert pixels.image(items[0]) is first[0] and pixels.label(items[0]) is first[1]
-    assert not pickle.loads(pickle.dumps(pixels)).kept
+    assert (pixels.image(items[0]) == first[0]).all()
+    assert (pixels.label(items[0]) == first[1]).all()
+    assert not pickle.loads(pickle.dumps(pixels)).holds(items[:1])
+    assert len(pickle.dumps(pixels)) < first[0].nbytes
 
 
 def test_pixels_keep_to_their_budget(samples):
     task = tasks.get("eye")
     items = task.items(samples["eye"])
-    pixels = Pixels(task, (64, 64), budget=3 * 64 * 64 * 3)
+    pixels = Pixels(task, (64, 64), budget=3 * 64 * 64 * 3 + 1000)  # and the file's index
     for item in items:
         pixels.image(item)
-    assert len(pixels.kept) == 3 and pixels.used <= pixels.budget
+    assert [pixels.holds([item]) for item in items] == [True] * 3 + [False] * (len(items) - 3)
+    assert pixels.used <= pixels.budget
     assert (pixels.image(items[-1]) == Pixels(task, (64, 64)).image(items[-1])).all()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import cpu_count
@@ -42,58 +42,128 @@ class Facts:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Tally:
+    """What one process found in its part of the images: of a fixed size, however many they are.
+
+    Places are indices of items. Pickles, to be sent to the other processes.
+    """
+
+    counts: np.ndarray  # of the classes: int64 (classes,)
+    learnt: np.ndarray  # the same of the training part
+    unlabelled: int = 0  # pixels
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    # (source, codes in the mask file) -> masks
+    values: Counter[tuple[str, frozenset[int]]] = field(default_factory=Counter)
+    stray: int = 0  # masks with a few stray pixels
+    first_stray: int | None = None
+    first_binary: dict[str, int] = field(default_factory=dict)  # source -> mask of 0 and 255 alone
+    faults: int = 0
+    first_fault: tuple[int, Fault | DataError] | None = None
+
+    def add(self, place: int, found: _Examined, in_training: bool) -> None:
+        """Count what was found in one item."""
+        if found.fault:
+            self.faults += 1
+            self.first_fault = self.first_fault or (place, found.fault)
+            return
+        counts = found.counts[: len(self.counts)]
+        self.counts += counts
+        self.learnt += counts if in_training else 0
+        self.unlabelled += int(found.counts[IGNORE]) if len(found.counts) > IGNORE else 0
+        self.sizes[found.size] += 1
+        self.values[found.item.source, frozenset(found.values)] += 1
+        if found.is_stray:
+            self.stray += 1
+            self.first_stray = place if self.first_stray is None else self.first_stray
+        if found.values == {0, IGNORE}:
+            self.first_binary.setdefault(found.item.source, place)
+
+    def merge(self, other: Tally) -> None:
+        """Add what another process found in its part."""
+        self.counts, self.learnt = self.counts + other.counts, self.learnt + other.learnt
+        self.unlabelled += other.unlabelled
+        self.sizes += other.sizes
+        self.values += other.values
+        self.stray, self.faults = self.stray + other.stray, self.faults + other.faults
+        self.first_stray = _lower(self.first_stray, other.first_stray)
+        for source, place in other.first_binary.items():
+            self.first_binary[source] = min(place, self.first_binary.get(source, place))
+        found = [one for one in (self.first_fault, other.first_fault) if one]
+        self.first_fault = min(found, key=lambda one: one[0], default=None)
+
+
+def _lower(one: int | None, other: int | None) -> int | None:
+    places = [place for place in (one, other) if place is not None]
+    return min(places, default=None)
+
+
 def survey(
     task: str | Task,
     data: Path | str | None = None,
     split: Split | int = 42,
     keep: Keep | None = None,
+    share: tuple[int, int] = (0, 1),
+    gather: Callable[[Tally], Sequence[Tally]] | None = None,
 ) -> Facts:
     """Decode every image and label of a task's data and return the facts.
 
     `split` divides the items into training and validation: the seed of the task's own split, or a
     function of the items. `keep(item, image, label)` is called on several threads with what was
-    decoded, so that a fit does not decode it again. Raises `DataError` for the first fault, naming
-    file, value and remedy, and how many more files have faults.
+    decoded, so that a fit does not decode it again.
+
+    Of several processes, process r of n decodes each n-th image with `share` = (r, n); `gather`
+    sends its tally to all, and returns those of all in the order of the processes, such as
+    `torch.distributed.all_gather_object`. Every process then returns the same facts, or raises the
+    same error. Raises `DataError` for the first fault, naming file, value and remedy, and how many
+    more files have faults.
     """
     task = get(task)
     data = Path(data or task.default_data)
     items = task.items(data)
     train, valid = task.split(items, split) if isinstance(split, int) else split(items)
+    tally = _tally(task, items, train, keep, share)
+    if gather is not None:
+        first, *others = gather(tally)
+        tally = first
+        for other in others:
+            tally.merge(other)
+    command = task.check_command(data)
+    if tally.first_fault:
+        refuse([tally.first_fault[1]], command, tally.faults)
+    masks = (values for values, count in tally.values.items() for _ in range(count))
+    refuse(list(task.binary_faults(data, masks).values()), command)
     facts = Facts(
         images=len(items),
         splits={"train": len(train), "valid": len(valid)},
-        sizes=Counter(),
-        classes=Counter({name: 0 for name in task.classes}),
-        learnt=np.zeros(len(task.classes), dtype=np.int64),
+        sizes=tally.sizes,
+        classes=dict(zip(task.classes, map(int, tally.counts))),
+        learnt=tally.learnt,
+        unlabelled=tally.unlabelled,
     )
-    in_training = {items[i].image for i in train}
-    faults: list[Fault | DataError] = []
-    values: list[tuple[str, set[int]]] = []
-    stray, binary = [], []
-    for found in _examine_all(task, items, keep):
-        if found.fault:
-            faults.append(found.fault)
-            continue
-        facts.sizes[found.size] += 1
-        for name, count in zip(task.classes, found.counts):
-            facts.classes[name] += int(count)
-        if found.item.image in in_training:
-            facts.learnt += found.counts[: len(task.classes)]
-        facts.unlabelled += int(found.counts[IGNORE]) if len(found.counts) > IGNORE else 0
-        values.append((found.item.source, found.values))
-        stray += [found.item] if found.is_stray else []
-        binary += [found.item] if found.values == {0, IGNORE} else []
-    command = task.check_command(data)
-    refuse(faults, command)
-    refuse(list(task.binary_faults(data, values).values()), command)
     facts.warnings += _missing_classes(task, data, facts.learnt)
-    facts.warnings += _mask_warnings(task, stray, binary)
+    facts.warnings += _mask_warnings(task, items, tally)
     note = pairing_note(items)
     if note:
         log.info(note)
     for warning in facts.warnings:
         log.warning(warning)
     return facts
+
+
+def _tally(
+    task: Task, items: list[Item], train: Sequence[int], keep: Keep | None, share: tuple[int, int]
+) -> Tally:
+    """Return what is found in the items of one share."""
+    zeros = np.zeros(len(task.classes), dtype=np.int64)
+    tally = Tally(zeros, zeros.copy())
+    in_training = np.zeros(len(items), dtype=bool)
+    in_training[np.asarray(train, dtype=np.int64)] = True
+    places = range(share[0], len(items), share[1])
+    found = _examine_all(task, (items[place] for place in places), len(places), keep)
+    for place, examined in zip(places, found):
+        tally.add(place, examined, bool(in_training[place]))
+    return tally
 
 
 def _missing_classes(task: Task, data: Path, learnt: np.ndarray) -> list[str]:
@@ -120,18 +190,20 @@ def _missing_classes(task: Task, data: Path, learnt: np.ndarray) -> list[str]:
     return [f"{data}: {some} cannot be learnt"]
 
 
-def _mask_warnings(task: Task, stray: list[Item], binary: list[Item]) -> Iterator[str]:
+def _mask_warnings(task: Task, items: Sequence[Item], tally: Tally) -> Iterator[str]:
     """Yield warnings about masks with stray pixels, and about masks with only 0 and 255."""
-    if stray:
+    if tally.first_stray is not None:
         yield (
-            f"masks with a few stray pixels outside the classes: {len(stray)}, such as "
-            f"{stray[0].shown_label}; these pixels count as unlabelled"
+            f"masks with a few stray pixels outside the classes: {tally.stray}, such as "
+            f"{items[tally.first_stray].shown_label}; these pixels count as unlabelled"
         )
     if isinstance(task, SegmentationTask) and any(
-        task.meaning(item.source).get(IGNORE) == IGNORE for item in binary
+        task.meaning(source).get(IGNORE) == IGNORE for source in tally.first_binary
     ):
+        binary = sum(count for (_, values), count in tally.values.items() if values == {0, IGNORE})
         yield (
-            f"masks with 0 and 255 only: {len(binary)}, such as {binary[0].shown_label}; 255 "
+            f"masks with 0 and 255 only: {binary}, such as "
+            f"{items[min(tally.first_binary.values())].shown_label}; 255 "
             "counts as unlabelled, since other masks hold other codes: "
             "if it means a class there, remap it"
         )
@@ -149,7 +221,9 @@ class _Examined:
     fault: Fault | DataError | None = None
 
 
-def _examine_all(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_Examined]:
+def _examine_all(
+    task: Task, items: Iterable[Item], count: int, keep: Keep | None
+) -> Iterator[_Examined]:
     """Yield the result for each item, in order; threads decode the items."""
     workers = min(MAX_WORKERS, cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
@@ -158,7 +232,7 @@ def _examine_all(task: Task, items: list[Item], keep: Keep | None) -> Iterator[_
                 (pool.submit(_examine, task, item, keep) for item in items), 2 * workers
             ),
             "checking the data",
-            len(items),
+            count,
         )
 
 

@@ -89,6 +89,12 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
             "that check names",
             "volume-repair",
         )
+    if isinstance(task, ClassificationTask) and task.labels == "manifest":
+        raise DataError(
+            f"{root / task.table}: data of a manifest are not copied and repaired; correct, or "
+            "remove from it, the rows that check names",
+            "manifest-repair",
+        )
     for fault in audit.faults:
         of_all = fault.kind == "0/255 mask" and fault.file == audit.data
         if of_all and len(task.classes) > 2:

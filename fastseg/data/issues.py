@@ -77,15 +77,18 @@ class Fault:
         return f"{self.file}{place}: {self.detail}; {self.remedy}"
 
 
-def refuse(faults: Sequence[Fault | DataError], listed_by: str = "") -> None:
+def refuse(
+    faults: Sequence[Fault | DataError], listed_by: str = "", count: int | None = None
+) -> None:
     """Raise the first of `faults`, if any, as a `DataError` that says how many more there are.
 
-    `listed_by` is the command that lists all of them.
+    There are `count` of them, where `faults` has not all. `listed_by` is the command that lists
+    all of them.
     Its code is the error's own, or the fault's kind with hyphens: "size-mismatch", "0-255-mask".
     """
     if faults:
-        first = faults[0]
+        first, more = faults[0], (len(faults) if count is None else count) - 1
         code = first.code if isinstance(first, DataError) else re.sub("[ /]", "-", first.kind)
         rest = f"; {listed_by} lists all" if listed_by else ""
-        more = f" ({len(faults) - 1} more with faults{rest})" if len(faults) > 1 else ""
-        raise DataError(f"{first}{more}", code)
+        others = f" ({more} more with faults{rest})" if more else ""
+        raise DataError(f"{first}{others}", code)

@@ -143,16 +143,16 @@ def dataloaders(
     """Return the task's `DataLoaders` on `device`, with batches of up to `bs` images.
 
     The last, incomplete training batch is left out if it has one image, which batch normalisation
-    cannot train on. Worker processes decode only if the images do not fit into memory and a GPU
-    does the training.
+    cannot train on. Worker processes decode only if the images are not kept and a GPU does the
+    training.
     """
     where = device_of(device)
     block = datablock(task, pixels.size, seed, pixels=pixels, fold=fold)
     items = items_for_fit(task, data)
     train, _ = splitter(task, seed, fold)(items)
     bs = min(bs, len(train))
-    cached = all(("image", item.image) in pixels.kept for item in items)
-    workers = 0 if where.type == "cpu" or cached else min(MAX_WORKERS, os.cpu_count() or 1)
+    here = where.type == "cpu" or pixels.holds(items)
+    workers = 0 if here else min(MAX_WORKERS, os.cpu_count() or 1)
     return block.dataloaders(
         data, bs=bs, val_bs=bs, device=where, drop_last=len(train) % bs == 1, num_workers=workers
     )

@@ -65,13 +65,17 @@ def read_table(
 def _rows(text: str, suffix: str, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Return the number of the line where each row ends, and its cells."""
     first = text.partition("\n")[0].rstrip("\r")
-    choices = (TAB,) if suffix == TAB_SUFFIX else SEPARATORS
-    separator = max(choices, key=lambda one: len({*columns} & {*_cells(first, one)}))
-    reader = csv.reader(io.StringIO(text, newline=""), **_dialect(separator))
+    reader = csv.reader(io.StringIO(text, newline=""), **dialect_of(first, suffix, columns))
     rows = [(reader.line_num, row) for row in reader]
     if rows:
         rows[0] = rows[0][0], [cell.strip() for cell in rows[0][1]]
     return rows
+
+
+def dialect_of(header: str, suffix: str, columns: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `csv.reader` for a table of this first line and suffix."""
+    choices = (TAB,) if suffix == TAB_SUFFIX else SEPARATORS
+    return _dialect(max(choices, key=lambda one: len({*columns} & {*_cells(header, one)})))
 
 
 def _cells(line: str, separator: str) -> list[str]:

@@ -25,6 +25,7 @@ from .evidence import OPTIONS, Ask, Notes, Question, counted, listed
 from .groups import Grouping, grouping_of
 from .label_files import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
 from .layouts import layouts_of
+from .manifest import manifest_in
 from .mask_detection import spaced
 from .mask_meaning import Meaning, meaning_of
 from .mask_values import DETAILED, measure, read_values
@@ -214,6 +215,11 @@ def _segmentation(
     files: Survey, channels: tuple[str, ...], name: str | None, notes: Notes
 ) -> _Found | None:
     """Return a task with masks: of label files, or of mask images; None if there are none."""
+    manifest = manifest_in(files, notes)
+    if manifest is not None:
+        layouts, masks = manifest
+        meaning = meaning_of(read_values(masks), masks, class_files(files), layouts, notes)
+        return _with_masks(files, channels, name, layouts, meaning, None, (), notes)
     tools = tool_labels(files) if notes.given.get("format") != MASKS else []
     drawn = {file.parent for tool in tools for file in tool.form.also(tool.files)}
     # pictures of ids, which a label file explains, are no masks
@@ -229,6 +235,20 @@ def _segmentation(
         meaning = meaning_of(read_values(masks), masks, class_files(files), layouts, notes)
     else:
         return None
+    return _with_masks(files, channels, name, layouts, meaning, tool, pairings, notes)
+
+
+def _with_masks(
+    files: Survey,
+    channels: tuple[str, ...],
+    name: str | None,
+    layouts: list[dict[str, Any]],
+    meaning: Meaning,
+    tool: ToolLabels | None,
+    pairings: Sequence[Pairing],
+    notes: Notes,
+) -> _Found:
+    """Return the task of these layouts and this meaning of the masks' pixels."""
     definition: dict[str, Any] = {**_named(name, files.root), "kind": SegmentationTask.kind}
     definition |= meaning.definition()
     if tool is not None or any(layout.get("class_masks") for layout in layouts):

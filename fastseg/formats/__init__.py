@@ -19,6 +19,7 @@ NOT_FORMATS = (  # modules without a format
     "coco_writer",
     "documents",
     "geometry",
+    "manifest",
     "outlines",
     "parquet",
     "paths",

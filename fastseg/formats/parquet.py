@@ -89,7 +89,7 @@ def columns_of(file: Path) -> Columns:
 
     Raises `DataError` if pyarrow is missing, if the file cannot be read, or if it has no images.
     """
-    parquet, problems = _pyarrow()
+    parquet, problems = pyarrow()
     try:
         schema = parquet.read_schema(file)
     except problems as error:
@@ -191,7 +191,7 @@ def _extract_file(
     file: Path, part: Path, taken: set[str], faults: list[Fault]
 ) -> Iterator[list[Any]]:
     """Write the images of one parquet file, and yield the entries of the index."""
-    parquet, problems = _pyarrow()
+    parquet, problems = pyarrow()
     try:
         columns = columns_of(file)
         opened = parquet.ParquetFile(file)
@@ -297,13 +297,13 @@ def _is_image_struct(kind: Any) -> bool:
     return names == {"bytes", "path"}
 
 
-def _pyarrow() -> tuple[Any, tuple[type[Exception], ...]]:
+def pyarrow() -> tuple[Any, tuple[type[Exception], ...]]:
     """Return pyarrow.parquet, and the errors that it raises for damaged files."""
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
     except ImportError:
         raise DataError(
             f"parquet files need pyarrow, which is not installed: {INSTALL}", "no-pyarrow"
         ) from None
-    return pyarrow.parquet, (pyarrow.ArrowException, OSError, ValueError, KeyError)
+    return parquet, (arrow.ArrowException, OSError, ValueError, KeyError)

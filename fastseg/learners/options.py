@@ -352,9 +352,9 @@ class FitOptions:
     cache: int | None = _option(
         None,
         "learner",
-        "Memory for decoded images",
+        "Room for decoded images, of all processes of a machine",
         WholeNumber(),
-        default_help="a quarter of the machine's",
+        default_help="a quarter of the machine's memory",
         unit="bytes",
     )
 

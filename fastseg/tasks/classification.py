@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,9 @@ from .base import Task, no_sample
 if TYPE_CHECKING:
     from fastai.data.block import TransformBlock
 
-LABELS = ("table", "folders", "parquet")
+LABELS = ("table", "folders", "parquet", "manifest")
+MANIFEST = {"table": "manifest.csv", "columns": ("image", "class")}  # defaults of a task.toml
+BY_NAME = ("folders", "manifest")  # predictions have paths and class names
 IMAGE_AS, LABEL_AS = ("", "stem", "name", "path"), ("", "index", "name")
 
 
@@ -40,7 +43,7 @@ class ClassificationTask(Task):
     # split -> folder names, the first that exists is used; None: drawn by seed
     folders: Mapping[str | None, tuple[str, ...]]
     # Or "folders": a subfolder a class, with the class's name; or "parquet": files that hold the
-    # images and their classes
+    # images and their classes; or "manifest": a table of many paths, and perhaps a column "split"
     labels: str = "table"
     table: str = "labels.tsv"
     columns: tuple[str, str] = ("Name", "Label")
@@ -65,8 +68,9 @@ class ClassificationTask(Task):
         def wrong(what: str, remedy: str, code: str = "task-table") -> TaskError:
             return TaskError(f"task {self.name}: {what}; {remedy}", code)
 
+        one_of = f"{', '.join(LABELS[:-1])} or {LABELS[-1]}"
         if self.labels not in LABELS:
-            raise wrong(f"labels is {self.labels!r}", "it is table, folders or parquet")
+            raise wrong(f"labels is {self.labels!r}", f"it is {one_of}")
         if len(self.columns) != 2 or self.columns[0] == self.columns[1]:
             raise wrong(f"columns is {self.columns!r}", "name the image's column, then the label's")
         path = PurePosixPath(self.table.replace("\\", "/"))
@@ -91,6 +95,8 @@ class ClassificationTask(Task):
             )
         if self.labels == "parquet":
             return f"folders {names} with parquet files"
+        if self.labels == "manifest":
+            return f"{self.table} in {names} (columns {', '.join(self.columns)})"
         return f"folders {names} with images and {self.table} (columns {', '.join(self.columns)})"
 
     def listed(self, data: Path | str) -> tuple[list[Item], list[Fault]]:
@@ -100,6 +106,8 @@ class ClassificationTask(Task):
         for split, folder in self.data_folders(root):
             if self.labels == "parquet":
                 items += self._parquet_items(folder, split, faults)
+            elif self.labels == "manifest":
+                items += self._manifest_items(folder, split, faults)
             elif self.labels == "folders":
                 items += self._folder_items(root, folder, split, faults)
             else:
@@ -149,6 +157,34 @@ class ClassificationTask(Task):
                 faults.append(self._unknown_class(Path(row.place), str(label)))
         return items
 
+    def _manifest_items(self, folder: Path, split: str | None, faults: list[Fault]) -> list[Item]:
+        """Return the items of a table of paths, read as a stream; nothing else is looked for."""
+        from ..formats import manifest
+
+        table = folder / self.table
+        if not table.is_file():
+            remedy = f"write one with the columns {', '.join(self.columns)}"
+            faults.append(Fault("table", str(table), "no such table", remedy))
+            return []
+        valid = self._label_texts()
+        items = []
+        for row in manifest.read(table, self.columns, faults):
+            if row.label not in valid:
+                faults.append(self._unknown_class(table, row.label, place=row.place))
+                continue
+            match = re.match(self.group, row.image.stem) if self.group else None
+            # equal texts are one object: there may be hundreds of thousands
+            group = sys.intern(match.group()) if match else row.name
+            items.append(Item(row.image, valid[row.label], split or row.split, group))
+        return items
+
+    def _label_texts(self) -> dict[str, int]:
+        """Return {text in a table: class index}: names, and indices unless names are numbers."""
+        valid = {str(index): index for index in range(len(self.classes))}
+        if valid.keys() & {*self.classes}:  # where names are numbers, only names are labels
+            valid = {}
+        return valid | {name: index for index, name in enumerate(self.classes)}
+
     def _item(self, image: Path, label: int, split: str | None, folder: Path) -> Item:
         """Return an item; its group is its path below `folder`, unless the pattern finds one."""
         match = re.match(self.group, image.stem) if self.group else None
@@ -183,10 +219,7 @@ class ClassificationTask(Task):
         faults += [fault for fault in twice if Path(fault.file) not in used]
         faults += told
         faults += self._unlisted(folder, table, direct, used, lines is not None)
-        valid = {str(index): index for index in range(len(self.classes))}
-        if valid.keys() & {*self.classes}:  # where names are numbers, only names are labels
-            valid = {}
-        valid |= {name: index for index, name in enumerate(self.classes)}
+        valid = self._label_texts()
         choices = "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(self.classes))
         items, first = [], dict[Path, str]()
         for name, (label, number) in sorted((lines or {}).items()):
@@ -259,7 +292,7 @@ class ClassificationTask(Task):
 
         Paths are relative to `base`, by default the folder that all files are in.
         """
-        how = self.image_as or ("path" if self.labels == "folders" else "stem")
+        how = self.image_as or ("path" if self.labels in BY_NAME else "stem")
         if how == "stem":
             return {file: file.stem for file in files}
         if how == "name":
@@ -269,7 +302,7 @@ class ClassificationTask(Task):
 
     def label_text(self, index: int) -> str:
         """Return how a table has a label: the class's index or its name."""
-        how = self.label_as or ("name" if self.labels == "folders" else "index")
+        how = self.label_as or ("name" if self.labels in BY_NAME else "index")
         return self.classes[index] if how == "name" else str(index)
 
     def write_table(self, path: Path, rows: Mapping[str, int]) -> Path:

@@ -22,7 +22,7 @@ from ..types import Colour, Recipe
 from ..utils.choices import DECODERS, OPTIMIZERS, check_size, loss_parts
 from ..utils.shell import typed
 from .base import Task, get, names
-from .classification import IMAGE_AS, LABEL_AS, ClassificationTask
+from .classification import IMAGE_AS, LABEL_AS, LABELS, MANIFEST, ClassificationTask
 from .layouts import Layout, MaskValue
 from .segmentation import SegmentationTask
 
@@ -375,6 +375,7 @@ _LAYOUT: dict[str, Parse] = {
     "mask_end": _text,
     "deep": _flag,
     "list_file": _path,
+    "manifest": _path,
     "class_masks": partial(_one_of, ("names", "folders")),
     "format": _text,
     "labels": _label_path,
@@ -397,7 +398,7 @@ _KEYS: dict[str, dict[str, Parse]] = {
     },
     ClassificationTask.kind: {
         **_COMMON,
-        "labels": partial(_one_of, ("table", "folders", "parquet")),
+        "labels": partial(_one_of, LABELS),
         "table": _text,
         "columns": partial(_list_of, _text, 2, 2),
         "folders": _folders,
@@ -457,8 +458,10 @@ def _task_from(definition: dict[str, Any], folder: Path | None) -> Task:
     found["recipe"] = _recipe(definition.get("recipe"), base)
     if kind == SegmentationTask.kind:
         found.update(_segmentation_fields(definition, classes, base if same_classes else None))
-    elif base is None and "folders" not in found:
-        found["folders"] = {None: ("",)}
+    elif base is None:
+        found.setdefault("folders", {None: ("",)})
+        if found.get("labels") == "manifest":
+            found = {**MANIFEST, **found}
     found.update(declared=True, home=folder)
     if base is not None:
         if not same_classes:

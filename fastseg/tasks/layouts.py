@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MaskValue = Union[int, "Colour", str]  # a code, a colour, or a label of another tool
 CLASS_MASKS = ("", "names", "folders")
+MANIFEST = ("image", "mask")  # columns of a manifest
 PARQUET = "parquet"  # the format of files that hold the images and masks themselves
 VERSION = 1  # raise when class masks are combined in another way
 MAX_WORKERS = 8  # threads that combine masks
@@ -40,7 +41,7 @@ class Layout:
     With `format`, the labels are files of another tool (see `formats`) at `labels`: `codes` then
     maps label names to class indices, in addition to the classes' own names, and `ignore` names
     labels that become unlabelled. With the format "parquet", the files at `labels` hold images and
-    masks; the masks mean what they mean elsewhere.
+    masks; the masks mean what they mean elsewhere. A `manifest` names all files itself.
     """
 
     images: str
@@ -59,8 +60,13 @@ class Layout:
     class_masks: str = ""
     format: str = ""  # of label files of another tool, such as "coco"
     labels: str = ""  # label file, or the folder with label files
+    # A table below the data folder with the columns image, mask and, if it says it, split: paths
+    # relative to the table
+    manifest: str = ""
 
     def __str__(self) -> str:
+        if self.manifest:
+            return f"{self.manifest} (columns {', '.join(MANIFEST)})"
         images, masks = self.images or ".", self.masks or "."
         listed = f" as listed in {self.list_file}" if self.list_file else ""
         if self.format:
@@ -76,7 +82,15 @@ class Layout:
     @property
     def is_plain(self) -> bool:
         """Whether it is two folders, or one, of files with equal names and nothing else."""
-        special = ("image_end", "mask_end", "deep", "list_file", "class_masks", "format")
+        special = (
+            "image_end",
+            "mask_end",
+            "deep",
+            "list_file",
+            "class_masks",
+            "format",
+            "manifest",
+        )
         return not any(getattr(self, name) for name in special)
 
     @property
@@ -112,17 +126,18 @@ def check_layout(layout: object, task: str) -> None:
         value = getattr(layout, entry.name)
         if entry.type == "str" and not isinstance(value, str):
             raise wrong(f"{entry.name} is {value!r}", "write a text in quotation marks")
-    for name in ("list_file", "labels"):
+        if entry.type == "bool" and not isinstance(value, bool):
+            raise wrong(f"{entry.name} is {value!r}", "write True or False")
+    for name in ("list_file", "labels", "manifest"):
         path = PurePosixPath(getattr(layout, name).replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             raise wrong(f"{name} is {brief(path)}", "give a path below the data folder, without ..")
     for name in ("image_end", "mask_end"):
         if "/" in getattr(layout, name) or "\\" in getattr(layout, name):
             raise wrong(f"{name} has a slash", "it is the end of file names, without suffix")
-    if not isinstance(layout.deep, bool):
-        raise wrong(f"deep is {layout.deep!r}", "write True or False")
     if layout.class_masks not in CLASS_MASKS:
         raise wrong(f"class_masks is {brief(layout.class_masks)}", "it is names or folders")
+    _check_manifest(layout, wrong)
     if layout.format:
         from ..formats import names
 
@@ -141,6 +156,15 @@ def check_layout(layout: object, task: str) -> None:
             f"image_end and mask_end are both {layout.mask_end}",
             "in one folder, masks need another end than images",
         )
+
+
+def _check_manifest(layout: Layout, wrong: Callable[[str, str], TaskError]) -> None:
+    """Raise what `wrong` returns if a manifest is not the only field that says where files are."""
+    names = ("images", "masks", "image_end", "mask_end", "deep", "list_file", "class_masks")
+    others = [name for name in (*names, "format") if layout.manifest and getattr(layout, name)]
+    if others:
+        remedy = "a manifest names images and masks: keep it alone"
+        raise wrong(f"manifest is given with {others[0]}", remedy)
 
 
 def mask_files(layout: Layout, root: Path, faults: list[Fault]) -> list[tuple[Path, Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from ..types import IGNORE, Drawing, Item, Painted
 from ..utils.io import name_below
 from .base import Task, no_sample
 from .layouts import (
+    MANIFEST,
     PARQUET,
     Layout,
     MaskValue,
@@ -271,6 +273,8 @@ class SegmentationTask(Task):
         """Return the items of a layout; if there are any, images and masks without a partner go to
         `faults`.
         """
+        if layout.manifest:
+            return self._items_of_manifest(layout, root, faults)
         if layout.format == PARQUET:
             return self._items_of_parquet(layout, root, faults)
         if layout.format:
@@ -322,6 +326,26 @@ class SegmentationTask(Task):
             for one in drawn
         ]
 
+    def _items_of_manifest(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
+        """Return the items of a layout whose images and masks are paths in a table."""
+        from ..formats import manifest
+
+        table = root / layout.manifest
+        if not table.is_file():
+            return []
+        items = []
+        for row in manifest.read(table, MANIFEST, faults):
+            mask = manifest.file_in(table, row.label, row.place, faults)
+            if mask is None:
+                continue
+            match = re.match(self.group, stem_of(row.image)) if self.group else None
+            # equal texts are one object: there may be hundreds of thousands
+            group = sys.intern(match.group()) if match else row.name
+            items.append(
+                Item(row.image, mask, layout.split or row.split, group, source=layout.source)
+            )
+        return items
+
     def _items_of_parquet(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the items of a layout whose images and masks are rows of parquet files."""
         from ..formats.parquet import extract
@@ -371,7 +395,8 @@ class SegmentationTask(Task):
         }
         faults = []
         for layout in missing:
-            needed = next((name for name in (layout.list_file, layout.labels) if name), None)
+            named = layout.list_file, layout.labels, layout.manifest
+            needed = next((name for name in named if name), None)
             if needed is not None:
                 if not (root / needed).exists() and (found or layout.folders(root)[0].is_dir()):
                     fault = Fault(
@@ -566,7 +591,7 @@ class SegmentationTask(Task):
         draw = self.draw or self._draw_blobs
         layout = next((lay for lay in self.layouts if lay.split == split), None)
         sets = SETS * list(self.sample_splits).index(split)  # no set is in two splits
-        if layout and (layout.list_file or layout.has_drawn_masks):
+        if layout and (layout.list_file or layout.manifest or layout.has_drawn_masks):
             raise no_sample(
                 self, f"its layout {layout} has more than images and masks; use a plain one"
             )

@@ -135,7 +135,7 @@ def memory_bytes() -> int:
 
 
 def cache_bytes() -> int:
-    """Return how much memory decoded images may take."""
+    """Return how much decoded images may take by default, of all processes of a run together."""
     return int(memory_bytes() * CACHE_SHARE)
 
 
@@ -149,5 +149,5 @@ def describe_plan(device: torch.device, precision: str, bs: int, budget: int) ->
     )
     return (
         f"{name}; {precision}; channels last, batches of {bs}; "
-        f"up to {budget / 2**30:.1f} GiB of decoded images in memory"
+        f"up to {budget / 2**30:.1f} GiB of decoded images kept"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -17,7 +19,11 @@ from rich.progress import (
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 console = Console(stderr=True, emoji=False)
+
+SECONDS = 30  # between two lines where there is no terminal for a bar; a convention
 
 
 def hide() -> None:
@@ -44,9 +50,18 @@ def bar() -> Progress:
 
 
 def track(things: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield from `things`, showing progress towards `total`."""
+    """Yield from `things`, showing progress towards `total`, with an estimate of the time left.
+
+    Where there is no terminal, a line is logged every `SECONDS`.
+    """
+    start = said = time.monotonic()
     with bar() as progress:
         task = progress.add_task(description, total=total)
-        for thing in things:
+        for number, thing in enumerate(things, 1):
             yield thing
             progress.advance(task)
+            now = time.monotonic()
+            if now - said > SECONDS and not console.is_terminal:
+                said = now
+                left = (now - start) / number * (total - number)
+                log.info("%s: %d of %d, about %.0f s left", description, number, total, left)
