@@ -115,8 +115,10 @@ def evaluate(
         _warn_of_seen(other.card, items, root, compare)
     with write_lock(out), engine_of(engine, workers, address, num_gpus) as who:
         require_sight(who, [root, folder, *([compared] if compared else [])])
-        scores = _scores(predictor, folder, items, root, bs, who)
-        theirs = _scores(other, compared, items, root, bs, who) if other and compared else None
+        scores = _scores(predictor, folder, items, root, bs, who, num_gpus)
+        theirs = (
+            _scores(other, compared, items, root, bs, who, num_gpus) if other and compared else None
+        )
     result = {
         "task": task.name,
         "export": str(folder),
@@ -169,6 +171,7 @@ def _scores(
     root: Path,
     bs: int,
     engine: Engine,
+    num_gpus: float = 0,
 ) -> Scores[Any]:
     """Return the scores of the items.
 
@@ -178,7 +181,7 @@ def _scores(
     scores = scores_of(predictor.task)
     description = ScoreWork(
         export.absolute(),
-        None if engine.name == "local" else "cuda" if predictor.device.type == "cuda" else "cpu",
+        str(predictor.device) if engine.name == "local" or num_gpus else "cpu",
         predictor.tta,
         predictor.runtime,
         predictor.precision,

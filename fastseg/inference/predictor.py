@@ -104,7 +104,8 @@ class Predictor:
 
     @property
     def _workers(self) -> int:
-        return max(2, torch.get_num_threads())
+        # With ONNX each of these threads computes; with torch one reads while torch computes.
+        return max(1 if self._sessions is not None else 2, torch.get_num_threads())
 
     def adapt(self, images: Iterable[Image]) -> None:
         """Look at the 16-bit files among `images` before they are predicted, and log those that do
