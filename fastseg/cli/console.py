@@ -82,7 +82,8 @@ def sharded(run: ShardedRun) -> None:
     """Print what a prediction in shards did, and where its tables are."""
     new = run.images + run.failed - run.reused
     rate = f", {new / run.seconds:.1f} images/s with the start" if new and run.seconds else ""
-    typer.echo(f"{run.images} images in {run.out} ({new} now in {run.seconds:.0f} s{rate})")
+    images = "1 image" if run.images == 1 else f"{run.images} images"
+    typer.echo(f"{images} in {run.out} ({new} now in {run.seconds:.0f} s{rate})")
     typer.echo("\n".join(run.tables))
 
 

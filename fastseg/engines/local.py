@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -44,18 +45,23 @@ class LocalEngine(Engine):
         self._crew: list[Worker] = []
 
     def run(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
+        numbered: Iterator[Numbered] = enumerate(jobs)
+        first = next(numbered, None)
+        if first is None:  # nothing to start a worker for
+            return
+        numbered = chain([first], numbered)
         if self.is_here:
             call = work.start()
-            for number, job in enumerate(jobs):
+            for number, job in numbered:
                 yield number, call(job)
             return
         try:
-            yield from self._run_in_processes(work, jobs)
+            yield from self._run_in_processes(work, numbered)
         finally:
             self._dismiss()
 
-    def _run_in_processes(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
-        left, again = enumerate(jobs), deque[Numbered]()
+    def _run_in_processes(self, work: Work, left: Iterator[Numbered]) -> Iterator[Numbered]:
+        again = deque[Numbered]()
         deaths, failed_starts = Counter[int](), 0
         self._crew = [self._hired(work) for _ in range(self.workers)]
         while True:

@@ -100,6 +100,7 @@ def predict_in_shards(
         "device": device or ("cpu" if engine.name == "ray" and not _gpus(engine) else None),
         "trust": trust,
         "tta": tta,
+        "reason": "for all workers",
         **_fixed(source, card, device, engine, runtime, precision),
     }
     threshold = review_threshold(card.review, error_rate)

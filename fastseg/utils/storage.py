@@ -25,7 +25,13 @@ PAGE = 1000  # objects that S3 lists at a time, its own limit
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "memory"}
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
 REFUSED = ("NoCredentials", "PartialCredentials", "CredentialRetrieval", "TokenRetrieval")
-UNREACHABLE = ("EndpointConnection", "ConnectTimeout", "ClientConnector", "ConnectionClosed")
+UNREACHABLE = (
+    "EndpointConnection",
+    "ConnectError",
+    "ConnectTimeout",
+    "ClientConnector",
+    "ConnectionClosed",
+)
 
 
 class Entry(NamedTuple):
