@@ -132,6 +132,29 @@ Tta = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")]
+Engine = Annotated[
+    Optional[str],
+    typer.Option("--engine", help="Where runs are trained: local or ray [default: local]."),
+]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(
+        "--workers",
+        help="How many runs are trained side by side [default: one in this process; with ray one "
+        "a core of the cluster].",
+    ),
+]
+Address = Annotated[
+    Optional[str],
+    typer.Option(
+        "--address",
+        help="A running Ray cluster: auto, host:6379 or ray://host:10001 [default: Ray is started "
+        "on this machine].",
+    ),
+]
+NumGpus = Annotated[
+    float, typer.Option("--num-gpus", min=0, help="GPUs that each worker of Ray holds.")
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")
 ]
@@ -586,6 +609,10 @@ def study(
         Optional[Path],
         typer.Option("--out", help="Folder of the study [default: exports/TASK_study]."),
     ] = None,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    num_gpus: NumGpus = 0,
     as_json: Json = False,
 ) -> None:
     """Train a grid of settings with several seeds; report the best, and whether its lead is
@@ -607,6 +634,10 @@ def study(
         together=together,
         seeds=seeds,
         out=out,
+        engine=engine,
+        workers=workers,
+        address=address,
+        num_gpus=num_gpus,
         **{name: value for name, value in fixed.items() if value is not None},
     )
     if as_json:

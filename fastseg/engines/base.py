@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 
 # A job that ended this many workers is given up. A convention: more than one worker that was
 # stopped from outside, and few enough that a job that always ends its worker does not hold up.
@@ -32,6 +33,11 @@ class Engine(ABC):
     name: str
     workers: int
 
+    @property
+    def in_process(self) -> bool:
+        """Whether jobs are done in this process, so that nothing is pickled."""
+        return False
+
     @abstractmethod
     def run(self, work: Work, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Yield (number of the job, its result), as jobs end, in any order.
@@ -40,6 +46,26 @@ class Engine(ABC):
         another one. Raises `ModelError` "worker-died" for a job that ends every worker, and the
         `FastsegError` of a worker.
         """
+
+    def run_long(self, work: Work, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """Like `run`, for jobs that take minutes, or that depend on the results of earlier ones.
+
+        A job is taken from `jobs` only when a worker is idle, after the results so far were
+        yielded. No worker waits while another one has two jobs.
+        """
+        return self.run(work, jobs)
+
+    def require_sight(self, *paths: Path) -> None:
+        """Raise `DataError` if a machine's workers cannot read all these files and folders."""
+        absolute = [Path(os.path.abspath(path)) for path in paths]
+        node = self.blind_node(absolute)
+        if node is not None:
+            raise DataError(
+                f"node {node} of the cluster does not see all of "
+                f"{', '.join(map(str, absolute))}: put data and --out on a disk that all machines "
+                "share, under the same path, or use --engine local",
+                "blind-node",
+            )
 
     def blind_node(self, paths: Sequence[Path]) -> str | None:
         """Return the name of a machine whose workers cannot read all these paths, if there is one.

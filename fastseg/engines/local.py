@@ -42,13 +42,20 @@ class LocalEngine(Engine):
         self.workers = workers
         self._crew: list[Worker] = []
 
+    @property
+    def in_process(self) -> bool:
+        return self.workers == 1
+
     def run(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
         if self.workers == 1:
             call = work.start()
             for number, job in enumerate(jobs):
                 yield number, call(job)
             return
-        yield from self._run_in_processes(work, jobs)
+        try:
+            yield from self._run_in_processes(work, jobs)
+        finally:
+            self._end_workers()
 
     def _run_in_processes(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
         left, again = enumerate(jobs), deque[Numbered]()
@@ -111,6 +118,9 @@ class LocalEngine(Engine):
         return Worker(process, ours)
 
     def __exit__(self, *_: Any) -> None:
+        self._end_workers()
+
+    def _end_workers(self) -> None:
         for worker in self._crew:
             worker.pipe.close()
             if worker.job is not None or not worker.has_started:

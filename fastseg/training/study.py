@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..engines.base import Engine
+from ..engines.choice import engine_of
 from ..errors import DataError, FastsegError, ModelError, choose
 from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import SAMPLES, Scores, scores_of
@@ -24,6 +28,7 @@ from ..utils.imports import importing
 from ..utils.io import write_json, write_rows
 from ..utils.locks import write_lock
 from .fit import fit
+from .work import SentTask, sent_options
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,10 @@ def study(
     together: bool = False,
     seeds: int = 3,
     out: Path | str | None = None,
+    engine: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    num_gpus: float = 0,
     **options: Any,
 ) -> Study:
     """Train every combination of values with several seeds, and return the best and its lead.
@@ -69,52 +78,132 @@ def study(
     study.csv (one row a run) and study.png. The interval is of the difference of the task's main
     figure, foreground mean Dice or accuracy: paired, by a bootstrap that draws seeds, and images
     within them, for both settings alike. A setting whose training fails is reported, not compared.
-    Raises `FastsegError` kinds.
+    Runs are trained side by side by `workers` of an `engine`, see `engines.choice.engine_of`; by
+    default one after the other, in this process. Raises `FastsegError` kinds.
     """
     task = get(task)
     settings = _settings(vary, together, options)
     if seeds < 1:
         raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
     out = Path(out or f"exports/{task.name}_study")
-    with write_lock(out):
+    started = engine_of(engine, workers, address, num_gpus)
+    with write_lock(out), started as side_by_side:
         description = _write_definition(out, task, data, settings, options)
         runs = {
             (name, seed): out / name / f"seed_{seed}"
             for name in settings
             for seed in range(1, seeds + 1)
         }
-        failed = _train_runs(task, data, settings, runs, options)
-        runs = {run: folder for run, folder in runs.items() if run[0] not in failed}
-        if not runs:
-            last = list(failed.values())[-1]
-            raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
-        scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
-        return _compare_and_write(task, out, description, runs, scores, list(failed.values()))
+        failed = train_runs(task, data, settings, runs, options, side_by_side)
+        return compare_runs(task, out, description, runs, failed, options.get("device"))
 
 
-def _train_runs(
+def compare_runs(
+    task: Task,
+    out: Path,
+    description: Mapping[str, Any],
+    runs: Mapping[Run, Path],
+    failed: Mapping[str, str],
+    device: str | None,
+) -> Study:
+    """Score the runs on the images that they held out, and write the study to `out`.
+
+    `failed` says why settings failed, by name. Raises `ModelError` if all did.
+    """
+    left = [name for name, _ in runs if name not in failed]
+    if not left:
+        last = list(failed.values())[-1]
+        raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
+    runs = {run: folder for run, folder in runs.items() if run[0] in left}
+    scores = {run: _scores(task, folder, device) for run, folder in runs.items()}
+    return _compare_and_write(task, out, description, runs, scores, list(failed.values()))
+
+
+def train_runs(
     task: Task,
     data: Path | str | None,
     settings: Mapping[str, Setting],
     runs: Mapping[Run, Path],
     options: Mapping[str, Any],
+    engine: Engine,
 ) -> dict[str, str]:
-    """Train what is not trained yet; return why settings failed, by name."""
-    failed: dict[str, str] = {}
-    for number, ((name, seed), folder) in enumerate(runs.items(), 1):
-        if _is_complete(folder):
-            log.info("run %d of %d: %s, seed %d is there already", number, len(runs), name, seed)
-            continue
-        if name in failed:
-            continue
-        log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
-        given = {**options, **settings[name]}
-        try:
-            fit(task, data, seed=seed, out=folder, resume=is_unfinished(folder), **given)
-        except ModelError as error:  # a problem of this setting, such as a rate that diverges
-            failed[name] = f"{name} failed with seed {seed}: {error}"
-            log.warning("%s", failed[name])
-    return failed
+    """Train what is not trained yet, on an engine; return why settings failed, by name."""
+    if not engine.in_process:
+        task.items(data or task.default_data)  # a mistake here is no node's
+        engine.require_sight(Path(data or task.default_data), *_common_folder(runs.values()))
+    work = _Training(
+        SentTask.to(engine, task),
+        os.path.abspath(data or task.default_data),
+        sent_options(engine, options),
+    )
+    problems: dict[str, dict[int, str]] = {}
+    began: dict[Run, float] = {}
+
+    def jobs() -> Iterator[_Job]:
+        for number, ((name, seed), folder) in enumerate(runs.items(), 1):
+            if _is_complete(folder):
+                log.info(
+                    "run %d of %d: %s, seed %d is there already", number, len(runs), name, seed
+                )
+                continue
+            if name in problems:
+                continue
+            log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
+            began[name, seed] = time.monotonic()
+            yield _Job(name, seed, os.path.abspath(folder), settings[name])
+
+    for _, (job, problem) in engine.run_long(work, jobs()):
+        spent = time.monotonic() - began[job.name, job.seed]
+        if problem is not None:
+            problems.setdefault(job.name, {})[job.seed] = problem
+            log.warning("%s", _failure(job.name, job.seed, problem))
+        elif not engine.in_process:
+            log.info("done: %s, seed %d, after %.0f s", job.name, job.seed, spent)
+    return {name: _failure(name, *min(found.items())) for name, found in problems.items()}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run of a study."""
+
+    name: str
+    seed: int
+    folder: str
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What workers of a study do: one fit a job. The result is the job, and why it failed."""
+
+    task: SentTask
+    data: str
+    options: dict[str, Any]
+
+    def start(self) -> Callable[[_Job], tuple[_Job, str | None]]:
+        task = self.task.received()
+
+        def train(job: _Job) -> tuple[_Job, str | None]:
+            folder, given = Path(job.folder), {**self.options, **job.setting}
+            if _is_complete(folder):  # by a worker that died afterwards
+                return job, None
+            try:
+                resume = is_unfinished(folder)
+                fit(task, self.data, seed=job.seed, out=folder, resume=resume, **given)
+            except ModelError as error:  # a problem of this setting, such as a rate that diverges
+                return job, str(error)
+            return job, None
+
+        return train
+
+
+def _failure(name: str, seed: int, problem: str) -> str:
+    return f"{name} failed with seed {seed}: {problem}"
+
+
+def _common_folder(folders: Iterable[Path]) -> list[Path]:
+    """Return the folder of the study, which holds a folder for each setting."""
+    return list({folder.parent.parent for folder in folders})
 
 
 def _settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -18,6 +19,29 @@ from rich.progress import (
 T = TypeVar("T")
 
 console = Console(stderr=True, emoji=False)
+_hidden = False  # whether bars, and lines for each epoch, are left out
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Show no bars that begin in this block, and no lines for each epoch."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
+
+
+def hide() -> None:
+    """Show no bars, and no lines for each epoch, from now on: for one of many workers."""
+    global _hidden
+    _hidden = True
+
+
+def is_hidden() -> bool:
+    """Return whether bars, and lines for each epoch, are left out."""
+    return _hidden
 
 
 def bar() -> Progress:
@@ -34,7 +58,7 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=_hidden or not console.is_terminal,
     )
 
 
