@@ -41,6 +41,17 @@ def varied(text: str) -> tuple[str, list[Any]]:
     return name, [_varied_value(name, value.strip()) for value in values.split(",")]
 
 
+def varied_options(texts: list[str]) -> dict[str, list[Any]]:
+    """Parse the texts of all --vary. Raises `typer.BadParameter` for an option given twice."""
+    given = [varied(text) for text in texts]
+    if len({name for name, _ in given}) < len(given):
+        raise typer.BadParameter(
+            "an option is given twice; give all its values at once, such as lr=1e-4,1e-3",
+            param_hint="--vary",
+        )
+    return dict(given)
+
+
 def _varied_value(name: str, text: str) -> Any:
     option = OPTIONS.get(name)
     if option and option.annotation.startswith("bool") and text in FLAGS:
