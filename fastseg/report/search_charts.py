@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, PercentFormatter
 
 from .painting import COLOURS
 from .panels import literal
@@ -54,7 +54,7 @@ def importance(shares: Mapping[str, float], trials: int, figure: str) -> Figure:
     axis.set_yticks(range(len(names)), [literal(TITLES.get(name, name)) for name in names])
     axis.tick_params(axis="y", length=0)
     axis.set_xlim(0, 1.12 * max([*values, 0.01]))
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -69,8 +69,8 @@ def parallel(
 ) -> Figure:
     """Draw each complete trial as a line through its values, coloured by its figure.
 
-    `rows` have the options of `space`, and the lower-case name of `figure`; the best one is bold.
-    `space` has for each option "values", or "low", "high" and "log".
+    `rows` have the options of `space`, the lower-case name of `figure`, and "recipe"; the best one
+    is bold, the recipe dashed. `space` has for each option "values", or "low", "high" and "log".
     """
     names, key = [*space], figure.lower()
     scores = np.array([row[key] for row in rows], dtype=float)
@@ -85,6 +85,7 @@ def parallel(
     order = np.argsort(scores)
     for rank, index in enumerate(order):
         row, is_best = rows[index], rank == len(order) - 1
+        stands_out = is_best or row["recipe"]
         shift = SPREAD * ((rank + 0.5) / len(order) - 0.5)
         heights = [
             place(row[name])
@@ -95,10 +96,15 @@ def parallel(
             PathPatch(
                 _curve(heights),
                 facecolor="none",
-                edgecolor=COLOURS[4] if is_best else colours.to_rgba(scores[index]),
-                linewidth=2.6 if is_best else 1.1,
-                alpha=1 if is_best else 0.75,
-                zorder=3 if is_best else 2,
+                edgecolor=COLOURS[4]
+                if is_best
+                else "black"
+                if stands_out
+                else colours.to_rgba(scores[index]),
+                linestyle="--" if row["recipe"] else "-",
+                linewidth=2.6 if is_best else 1.6 if stands_out else 1.1,
+                alpha=1 if stands_out else 0.75,
+                zorder=3 if stands_out else 2,
             )
         )
     axis.set(xlim=(-0.55, len(names) - 1 + 0.3), ylim=(-0.04, 1.04), yticks=[])
@@ -108,13 +114,13 @@ def parallel(
     bar = drawn.colorbar(
         colours, ax=axis, pad=0.02, fraction=0.05, extend="min" if floor > low else "neither"
     )
-    bar.set_label(f"{figure} on the images that the search judged by", fontsize=9)
+    bar.set_label(f"{figure} in the search", fontsize=9)
     best = rows[int(order[-1])]
-    axis.set_title(
-        f"{len(rows)} complete trials; bold: the best one, trial {best['trial']} "
-        f"({figure} {best[key]:.4f} in the search)",
-        fontsize=11,
-    )
+    recipe = next((row for row in rows if row["recipe"]), None)
+    told = f"bold: the best one, trial {best['trial']} ({figure} {best[key]:.4f})"
+    if recipe is not None:
+        told += f"; dashed: the recipe ({figure} {recipe[key]:.4f})"
+    axis.set_title(f"{len(rows)} complete trials; {told}", fontsize=11)
     return drawn
 
 
@@ -131,14 +137,21 @@ def _axis(axis: Axes, at: int, name: str, part: Mapping[str, Any]) -> Place:
     low, high = part["low"], part["high"]
     scale: Place = math.log if part["log"] else float
     bottom, length = scale(low), scale(high) - scale(low)
-    ticks = (
-        np.exp(np.linspace(scale(low), scale(high), 5))
-        if part["log"]
-        else np.linspace(low, high, 5)
-    )
-    for tick in ticks:
-        _label(axis, at, (scale(float(tick)) - bottom) / length, _number(float(tick)))
+    for tick in _ticks(low, high, part["log"]):
+        _label(axis, at, (scale(tick) - bottom) / length, f"{tick:g}")
     return lambda value: (scale(value) - bottom) / length
+
+
+def _ticks(low: float, high: float, is_log: bool) -> list[float]:
+    """Return round numbers within a range, or its ends if there are too few."""
+    if is_log:
+        decades = math.log10(high / low)
+        locator: Locator = LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0))
+    else:
+        locator = MaxNLocator(5)
+    slack = 1e-9 * (high - low)
+    ticks = [float(t) for t in locator.tick_values(low, high) if low - slack <= t <= high + slack]
+    return ticks if len(ticks) > 1 else [low, high]
 
 
 def _label(axis: Axes, at: int, height: float, text: str) -> None:
@@ -153,17 +166,6 @@ def _label(axis: Axes, at: int, height: float, text: str) -> None:
         zorder=4,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
     )
-
-
-def _number(value: float) -> str:
-    text = (
-        f"{value:.1e}"
-        if 0 < abs(value) < 0.01
-        else f"{value:.2g}"
-        if value < 10
-        else f"{value:.3g}"
-    )
-    return text.replace("e-0", "e-")
 
 
 def _wrapped(text: str) -> str:

@@ -52,10 +52,16 @@ class Clock:
         each = (recipe + best) / 2 * self.growth * SLACK + FIT_SECONDS
         return each * math.ceil(2 * seeds / self.side_by_side)
 
-    def largest_trial(self) -> float:
-        """Return how long the first trial may take, so that the comparison fits in after it."""
+    def largest_trial(self, recipe: float | None) -> float:
+        """Return how long a trial may take so that it can be compared with the recipe afterwards.
+
+        `recipe` are the seconds of the recipe's trial; None: this one is the first.
+        """
         rounds = math.ceil(2 * self.seeds / self.side_by_side)
-        return (self.left - rounds * FIT_SECONDS) / (1 + rounds * self.growth * SLACK)
+        left, growth = self.left - rounds * FIT_SECONDS, rounds * self.growth * SLACK
+        if recipe is None:
+            return left / (1 + growth)
+        return (left - recipe * growth / 2) / (1 + growth / 2)
 
     def enough_for(self, trial: float) -> int:
         """Return the budget that one trial of these seconds, and the comparison, need."""
@@ -114,13 +120,17 @@ class Search:
             return None
         complete = self.database.complete()
         if not complete:
-            seconds = self.clock.largest_trial()
+            seconds = self.clock.largest_trial(None)
             if seconds <= 0:
                 raise self._too_short(1.0)
             return seconds
-        recipe = self.recipe_trial() or complete[0]
-        times = recipe.user_attrs[SECONDS], complete[0].user_attrs[SECONDS]
-        return self.clock.left - self.clock.comparison(times[0], max(times))
+        recipe = (self.recipe_trial() or complete[0]).user_attrs[SECONDS]
+        best = complete[0].user_attrs[SECONDS]
+        # It may become the best one, or not: the comparison must fit in either case.
+        return min(
+            self.clock.largest_trial(recipe),
+            self.clock.left - self.clock.comparison(recipe, best),
+        )
 
     def _usual(self) -> float:
         times = [one.user_attrs[SECONDS] for one in self.database.complete()]
