@@ -59,7 +59,9 @@ def _explained(file: Path) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError) as error:
         cause = brief(error.__cause__ or error)
         if "locked" in cause:
-            raise ModelError(f"{file}: another program keeps it locked; close it", "busy") from None
+            raise ModelError(
+                f"{file}: another program keeps it locked; close it", "locked-search"
+            ) from None
         raise ModelError(
             f"{file}: cannot be used ({cause}); remove it to search again, or choose another --out",
             "damaged-search",

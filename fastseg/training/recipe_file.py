@@ -67,7 +67,7 @@ def write_recipe(file: Path, values: Mapping[str, Any]) -> None:
     if wrong:
         raise TaskError(
             f"{file}: {', '.join(wrong)} cannot be written to its [recipe]; write it by hand",
-            "task-toml",
+            "recipe-not-written",
         )
     with atomic_file(file) as temporary:
         temporary.write_bytes((mark + written).encode("utf-8"))

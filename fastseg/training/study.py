@@ -17,7 +17,7 @@ import numpy as np
 
 from ..engines.base import Engine
 from ..engines.choice import engine_of
-from ..errors import DataError, FastsegError, ModelError, choose
+from ..errors import FastsegError, ModelError, choose
 from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import SAMPLES, Scores, scores_of
 from ..exports.card import CARD, HISTORY, is_unfinished, read_card, read_history
@@ -28,7 +28,7 @@ from ..utils.imports import importing
 from ..utils.io import write_json, write_rows
 from ..utils.locks import write_lock
 from .fit import fit
-from .work import SentTask, sent_options
+from .work import SentTask, no_foreground, sent_options
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,7 @@ def study(
     """
     task = get(task)
     settings = _settings(vary, together, options)
-    if seeds < 1:
-        raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
+    check_seeds(seeds)
     out = Path(out or f"exports/{task.name}_study")
     started = engine_of(engine, workers, address, num_gpus)
     with write_lock(out), started as side_by_side:
@@ -95,7 +94,14 @@ def study(
             for seed in range(1, seeds + 1)
         }
         failed = train_runs(task, data, settings, runs, options, side_by_side)
-        return compare_runs(task, out, description, runs, failed, options.get("device"))
+        place = Path(data or task.default_data)
+        return compare_runs(task, out, description, runs, failed, place, options.get("device"))
+
+
+def check_seeds(seeds: int) -> None:
+    """Raise `ModelError` for a number of seeds that trains nothing."""
+    if seeds < 1:
+        raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
 
 
 def compare_runs(
@@ -104,9 +110,10 @@ def compare_runs(
     description: Mapping[str, Any],
     runs: Mapping[Run, Path],
     failed: Mapping[str, str],
+    data: Path,
     device: str | None,
 ) -> Study:
-    """Score the runs on the images that they held out, and write the study to `out`.
+    """Score the runs on the images in `data` that they held out, and write the study to `out`.
 
     `failed` says why settings failed, by name. Raises `ModelError` if all did.
     """
@@ -115,7 +122,7 @@ def compare_runs(
         last = list(failed.values())[-1]
         raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
     runs = {run: folder for run, folder in runs.items() if run[0] in left}
-    scores = {run: _scores(task, folder, device) for run, folder in runs.items()}
+    scores = {run: _scores(task, folder, data, device) for run, folder in runs.items()}
     return _compare_and_write(task, out, description, runs, scores, list(failed.values()))
 
 
@@ -317,10 +324,10 @@ def _is_complete(folder: Path) -> bool:
     return True
 
 
-def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
+def _scores(task: Task, folder: Path, data: Path, device: str | None) -> Scores[Any]:
     """Score a run on the images that it held out; all runs in one precision."""
     card = read_card(folder)
-    items, root = items_of(card, task, None, "valid")
+    items, root = items_of(card, task, data, "valid")
     from ..inference.loading import load
     from ..utils.device import device_of, fixed_precision
 
@@ -388,11 +395,7 @@ def _values(task: Task, out: Path, scores: Mapping[Run, Scores[Any]]) -> dict[st
     for (name, _), found in scores.items():
         value = task.main_value(found.metrics())
         if value is None:
-            raise DataError(
-                f"{out}: the held-out images have no {task.main_figure}, since they show no "
-                "foreground; give data whose held-out part has some",
-                "no-foreground",
-            )
+            raise no_foreground(out, "the held-out images", task)
         values.setdefault(name, []).append(value)
     return values
 

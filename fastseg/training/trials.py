@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import DataError, ModelError, is_out_of_memory
+from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
 from ..learners.options import FitOptions
 from ..learners.preparation import learner_of
 from ..tasks import Item, Task
 from ..utils.progress import hidden
-from .work import SentTask
+from .work import SentTask, no_foreground
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -155,11 +155,7 @@ def _trained(
     if watch.state == "complete":
         value = judged(learn, task, data, options)
         if value is None:
-            raise DataError(
-                f"{data}: the images that trials are judged by have no {task.main_figure}, since "
-                "they show no foreground; give data with more of it, or another --seed",
-                "no-foreground",
-            )
+            raise no_foreground(data, "the images that trials are judged by", task)
     seconds = time.monotonic() - began
     return Outcome(
         trial.number, watch.state, seconds, value, watch.course, watch.needed, watch.problem

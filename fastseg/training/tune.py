@@ -19,7 +19,7 @@ from typing import Any
 from ..engines.base import Engine
 from ..engines.choice import engine_of
 from ..errors import ModelError, choose
-from ..learners.options import OPTIONS, FitOptions
+from ..learners.options import OPTIONS, FitOptions, WholeNumber
 from ..tasks import Task, get
 from ..types import Recipe
 from ..utils.imports import importing
@@ -41,7 +41,7 @@ from .space import (
     stored,
     varied_space,
 )
-from .study import VARIABLE, Study, compare_runs, train_runs
+from .study import VARIABLE, Study, check_seeds, compare_runs, train_runs
 from .trials import InnerSplit, Trials
 from .work import SentTask, sent_options
 
@@ -150,10 +150,8 @@ def tune(
 
 
 def _check_numbers(trials: int, time_budget: float | None, seeds: int) -> None:
-    if type(trials) is not int or trials < 1:
-        raise ModelError(f"--trials {trials}: give a whole number of at least 1", "option-range")
-    if type(seeds) is not int or seeds < 1:
-        raise ModelError(f"--seeds {seeds} compares nothing; give at least 1", "no-seeds")
+    WholeNumber(1)("--trials", trials)
+    check_seeds(seeds)
     if time_budget is not None:
         OPTIONS["time_budget"].check(time_budget)
 
@@ -369,7 +367,7 @@ def _compare(search: Search, asked: _Asked, out: Path, engine: Engine) -> Study 
     description = {"task": asked.task.name, "settings": settings, "options": options}
     described_so = json.loads(json.dumps(description, default=str))
     return compare_runs(
-        asked.task, out / FINAL, described_so, runs, failed, asked.fixed.get("device")
+        asked.task, out / FINAL, described_so, runs, failed, asked.data, asked.fixed.get("device")
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.base import Engine
-from ..errors import TaskError
+from ..errors import DataError, TaskError
 from ..tasks import Task, get
 from ..utils import progress
 
@@ -53,6 +53,15 @@ def _require_known(task: Task) -> None:
             "--engine",
             "task-in-script",
         )
+
+
+def no_foreground(place: Path | str, images: str, task: Task) -> DataError:
+    """Return the error for images by which nothing can be compared."""
+    return DataError(
+        f"{place}: {images} have no {task.main_figure}, since they show no foreground; give data "
+        "whose part has some",
+        "no-foreground",
+    )
 
 
 def sent_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
