@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator, PercentFormatter
 
 from .painting import COLOURS
-from .panels import literal
+from .panels import even_legend, literal
 
 TITLES = {
     "arch": "backbone",
@@ -82,7 +83,8 @@ def parallel(
     drawn = Figure(figsize=(width, 4.6), layout="constrained")
     axis = drawn.subplots()
     places = [_axis(axis, number, name, space[name]) for number, name in enumerate(names)]
-    order = np.argsort(scores)
+    # Of equal ones the first trial is the best, as it is for the search.
+    order = sorted(range(len(rows)), key=lambda index: (scores[index], -rows[index]["trial"]))
     for rank, index in enumerate(order):
         row, is_best = rows[index], rank == len(order) - 1
         stands_out = is_best or row["recipe"]
@@ -115,13 +117,18 @@ def parallel(
         colours, ax=axis, pad=0.02, fraction=0.05, extend="min" if floor > low else "neither"
     )
     bar.set_label(f"{figure} in the search", fontsize=9)
-    best = rows[int(order[-1])]
-    recipe = next((row for row in rows if row["recipe"]), None)
-    told = f"bold: the best one, trial {best['trial']} ({figure} {best[key]:.4f})"
-    if recipe is not None:
-        told += f"; dashed: the recipe ({figure} {recipe[key]:.4f})"
-    axis.set_title(f"{len(rows)} complete trials; {told}", fontsize=11)
+    best = rows[order[-1]]
+    handles = [_handle(COLOURS[4], "-", 2.6, f"the best, trial {best['trial']}: {best[key]:.4f}")]
+    handles += [
+        _handle("black", "--", 1.6, f"the recipe: {row[key]:.4f}") for row in rows if row["recipe"]
+    ]
+    even_legend(drawn, handles, loc="outside lower center", fontsize=9)
+    axis.set_title(f"{len(rows)} complete trials, one line each", fontsize=11)
     return drawn
+
+
+def _handle(colour: str, style: str, width: float, label: str) -> Line2D:
+    return Line2D([], [], color=colour, linestyle=style, linewidth=width, label=label)
 
 
 def _axis(axis: Axes, at: int, name: str, part: Mapping[str, Any]) -> Place:
