@@ -12,7 +12,7 @@ from PIL import Image
 import fastseg
 from fastseg import tasks
 from fastseg.engines.local import LocalEngine
-from fastseg.training import loop, tune
+from fastseg.training import asked, loop
 from fastseg.training.trials import InnerSplit, Trial, Trials
 from fastseg.training.work import SentTask
 from fastseg.utils.locks import write_lock
@@ -224,8 +224,8 @@ def test_weights_are_for_all_backbones_or_for_none(samples, tmp_path, monkeypatc
 
     def settled(have, **options):
         monkeypatch.setattr(weights, "fetched", lambda archs: {*archs} & {*have})
-        asked = tune._asked(tasks.get("eye"), samples["eye"], options.pop("vary", {}), 42, options)
-        return tune._weights(asked, "arch" in options)
+        given = asked.asked_for(tasks.get("eye"), samples["eye"], {}, 42, options)
+        return asked._weights(given, False)
 
     assert settled(["mobilenetv2_100", "resnet18"]) == ("imagenet", ["mobilenetv2_100", "resnet18"])
     weights_of_all, archs = settled(["resnet18"])

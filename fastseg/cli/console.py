@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..checks.repair import Repaired
     from ..discovery.evidence import Question
     from ..discovery.look import New
-    from ..training.tune import Tuned
+    from ..training.tuned import Tuned
 
 # Columns of figures beside each other: with the figures' names, lines have up to 100 characters.
 MAX_COLUMNS = 3
