@@ -35,6 +35,7 @@ _PUBLIC = {
     "report.results": ("interpret",),
     "training.fit": ("find_lr", "fit"),
     "training.study": ("study",),
+    "training.tune": ("tune",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -21,6 +21,7 @@ from .report.results import interpret as interpret
 from .training.fit import find_lr as find_lr
 from .training.fit import fit as fit
 from .training.study import study as study
+from .training.tune import tune as tune
 
 __version__: str
 __all__: list[str]

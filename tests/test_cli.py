@@ -28,6 +28,7 @@ COMMANDS = [
     "fit",
     "evaluate",
     "study",
+    "tune",
     "predict",
     "interpret",
     "segment",

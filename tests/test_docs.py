@@ -106,6 +106,7 @@ NOT_RUN = {
     "fastseg gather": "needs a dataset as distributed: test_importers_surfaces.py",
     "--url": "needs a network: test_inference_download.py",
     "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
+    "fastseg tune": "needs many fits: test_training_tune.py",
     "fastseg study": "needs many fits: test_training_study.py",
 }
 SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ARCH
 
 import fastseg
 from fastseg.errors import FastsegError, ModelError
@@ -18,7 +19,8 @@ OTHER = {  # a value of each option that is not its default
     **dict(arch="resnet18", decoder="unet", weights="none", epochs=3, lr="auto", freeze_epochs=2),
     **dict(time_budget=60.0, folds=3, ema=0.9, windows=0.5, progressive=0.5, mixup=0.2),
     **dict(patience=2, size=(64, 96), bs=2, loss="ce", opt="sgd", seed=1, device="cpu"),
-    **dict(precision="float32", cache=2**20),
+    **dict(precision="float32", cache=2**20, split_seed=1),
+    **dict(flip=False, rotate=5.0, zoom=0.1, light=0.1, colour=0.1, cutout=0.1),
 }
 
 
@@ -50,7 +52,7 @@ def test_each_option_is_a_parameter_of_fit_and_learner():
 def test_each_option_is_known_to_study_and_to_an_interrupted_fit(name, tmp_path):
     options = FitOptions(**{name: OTHER[name]})
     options.check()
-    assert (name in VARIABLE) == (name not in ("seed", "folds"))
+    assert (name in VARIABLE) == (name not in ("seed", "split_seed", "folds"))
     _check_values([{name: OTHER[name]}] if name != "arch" else [{}])
     assert set(options.to_json()) == {name}
     assert FitOptions.from_json(options.to_json()) == options
@@ -83,6 +85,9 @@ def test_each_option_is_known_to_study_and_to_an_interrupted_fit(name, tmp_path)
         ("time_budget", 0),
         ("weights", "gone.pth"),
         ("precision", "float12"),
+        ("flip", 1),
+        ("rotate", 181),
+        ("zoom", "a lot"),
     ],
 )
 def test_values_that_an_option_cannot_have_are_refused_early(name, value):
@@ -105,3 +110,16 @@ def test_options_take_the_place_of_the_recipe():
     assert (given.size, given.epochs, given.lr) == ((64, 64), 2, 3e-3)
     assert (given.decoder, given.decoder_options) == ("unet", {})
     assert given.freeze_epochs == task.recipe.freeze_epochs
+
+
+def test_augmentation_and_the_seed_of_the_split_are_options(samples):
+    from fastseg.data.augment import Augment
+
+    small = dict(arch=ARCH, weights="none", size=64, bs=4, rotate=33.0, flip=False)
+    learn = fastseg.learner("eye", samples["eye"], seed=1, split_seed=7, **small)
+    augment = next(t for t in learn.dls.train.after_batch.fs if isinstance(t, Augment))
+    assert (augment.rotate, augment.flip, augment.light) == (33.0, False, 0.2)
+    other = fastseg.learner("eye", samples["eye"], seed=7, **small)
+    held_out = [[item.image for item in one.dls.valid_ds.items] for one in (learn, other)]
+    assert held_out[0] == held_out[1]
+    assert not (next(learn.model.parameters()) == next(other.model.parameters())).all()

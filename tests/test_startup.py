@@ -43,6 +43,7 @@ LIGHT = [
     "training.fit",
     "training.resume",
     "training.study",
+    "training.tune",
     "utils.choices",
 ]
 HEAVY = {
@@ -146,6 +147,8 @@ def mistakes(samples, exports, tmp_path):
         ["check", "kitchen", "--data", "kit"],
         ["check", "kitchn"],
         ["study", "eye", "--vary", "opt=adam,addam"],
+        ["tune", "eye", "--vary", "opt=adam,addam"],
+        ["tune", "eye", *fine, "--write"],
         ["study", "eye", "--vary", "losss=ce,dice"],
         ["study", "eye", "--vary", "loss=ce,dic"],
         ["segment", "both/ok.jpg"],

@@ -1,10 +1,15 @@
 """study: settings that are compared, interrupted, refused."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ARCH
+from conftest import ARCH, refuses
+
+import fastseg
+from fastseg import tasks
 
 TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs", "1"]
 
@@ -43,7 +48,10 @@ def test_study_trains_compares_and_resumes(samples, run, tmp_path):
     run(*common, "--vary", "bs=2", error="study-changed")
 
 
-def test_a_setting_that_diverges_does_not_end_the_study(samples, run):
+def test_a_setting_that_diverges_does_not_end_the_study(samples, run, tmp_path, monkeypatch):
+    # Cards in folders that share only a parent of the home folder do not say where the data are.
+    shared = os.path.commonpath([samples["eye"], tmp_path])
+    monkeypatch.setenv("HOME", os.path.join(shared, "home"))
     common = [
         "study",
         "eye",
@@ -101,3 +109,32 @@ def test_study_refuses_in_one_line(samples, run):
     assert "--seeds" in run(*common, "--vary", "seed=1,2", error="vary-seed").message
     run(*common, "--vary", "folds=2,3", error="unknown-option-to-vary")
     run(*common, "--vary", "lr", code=2)
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_process_gives(samples, run):
+    common = [
+        *["study", "eye", "--data", samples["eye"], "--vary", "opt=adamw,sgd", "--seeds", "1"],
+        *["--vary", "precision=float32", *TINY],
+    ]
+    run(*common, "--out", "one")
+    run(*common, "--out", "two", "--workers", "2")
+    one, two = (Path(name, "study.csv").read_text() for name in ("one", "two"))
+    assert one == two.replace("two/", "one/") and len(one.splitlines()) == 3
+    comparisons = [
+        json.loads(Path(n, "study.json").read_text())["comparisons"] for n in ("one", "two")
+    ]
+    assert comparisons[0] == comparisons[1]
+
+
+def test_engines_of_a_study_are_refused_in_one_line(samples, run):
+    common = ["study", "eye", "--data", samples["eye"], "--vary", "opt=adamw,sgd", *TINY]
+    run(*common, "--engine", "rai", error="unknown-engine")
+    run(*common, "--workers", "0", error="option-range")
+    run(*common, "--address", "auto", error="engine-options")
+
+
+def test_workers_need_a_task_that_they_can_import(samples, tmp_path):
+    changed = replace(tasks.get("eye"), classes=("skin", "white", "iris", "pupil"))
+    with refuses("task-in-script", "eye"):
+        fastseg.study(changed, samples["eye"], vary={"lr": [1, 2]}, out=tmp_path / "s", workers=2)

@@ -19,7 +19,7 @@ from ..data.depth import depth_of, largest_values, misfit
 from ..data.issues import KINDS, Fault
 from ..data.pairing import IMAGE_SUFFIXES, pairing_note
 from ..data.slices import real_file
-from ..engines.base import Engine, in_order, require_sight
+from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError
 from ..tasks import Item, Task, get
@@ -140,7 +140,7 @@ def check(
         Journal("check", __version__, task.definition(), str(root.resolve())) as journal,
         engine_of(engine, workers, address) as who,
     ):
-        require_sight(who, [root])
+        who.require_sight(root)
         findings = list(_examine_all(task, items, journal, who))
     _warn_of_hidden_images(root, items)
     note = pairing_note(items)

@@ -21,7 +21,7 @@ from ..errors import FastsegError, is_out_of_memory
 from ..learners.options import LEARNER_OPTIONS, MAX_SEED, OPTIONS
 from ..utils.shell import typed
 from . import console
-from .options import varied, with_fit_options
+from .options import read_value, varied_options, with_fit_options
 
 STARTED = time.monotonic()
 SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
@@ -158,6 +158,29 @@ Tta = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")]
+Engine = Annotated[
+    Optional[str],
+    typer.Option("--engine", help="Where runs are trained: local or ray [default: local]."),
+]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(
+        "--workers",
+        help="How many runs are trained side by side [default: one in this process; with ray one "
+        "a core of the cluster].",
+    ),
+]
+Address = Annotated[
+    Optional[str],
+    typer.Option(
+        "--address",
+        help="A running Ray cluster: auto, host:6379 or ray://host:10001 [default: Ray is started "
+        "on this machine].",
+    ),
+]
+NumGpus = Annotated[
+    float, typer.Option("--num-gpus", min=0, help="GPUs that each worker of Ray holds.")
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")
 ]
@@ -623,27 +646,30 @@ def study(
         Optional[Path],
         typer.Option("--out", help="Folder of the study [default: exports/TASK_study]."),
     ] = None,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    num_gpus: NumGpus = 0,
     as_json: Json = False,
 ) -> None:
     """Train a grid of settings with several seeds; report the best, and whether its lead is
     significant. An interrupted study is resumed.
     """
-    given = [varied(text) for text in vary]
-    if len({name for name, _ in given}) < len(given):
-        raise typer.BadParameter(
-            "an option is given twice; give all its values at once, such as lr=1e-4,1e-3",
-            param_hint="--vary",
-        )
-    fixed = {**options, **{name: values[0] for name, values in given if len(values) == 1}}
+    given = varied_options(vary)
+    fixed = {**options, **{name: values[0] for name, values in given.items() if len(values) == 1}}
     from ..training.study import study as call
 
     result = call(
         task,
         data,
-        vary={name: values for name, values in given if len(values) > 1},
+        vary={name: values for name, values in given.items() if len(values) > 1},
         together=together,
         seeds=seeds,
         out=out,
+        engine=engine,
+        workers=workers,
+        address=address,
+        num_gpus=num_gpus,
         **{name: value for name, value in fixed.items() if value is not None},
     )
     if as_json:
@@ -663,6 +689,100 @@ def study(
         ],
     )
     typer.echo("\n".join([*result.verdicts, *map(str, result.files)]))
+
+
+@app.command(epilog="Example: fastseg tune eye --trials 30 --time-budget 2h")
+@with_fit_options("weights", "epochs", "size", "seed", "device")
+def tune(
+    task: TaskName,
+    data: Data = None,
+    *,
+    trials: Annotated[
+        int, typer.Option("--trials", help="How many settings are tried in total.")
+    ] = 30,
+    time_budget: Annotated[
+        Optional[str],
+        typer.Option(
+            "--time-budget",
+            metavar="TIME",
+            help="Total time, such as 30m or 2h, with the comparison at the end.",
+        ),
+    ] = None,
+    vary: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--vary",
+            metavar="OPTION=A,B,...",
+            help="What is searched in place of the default, such as lr=1e-4,1e-2 (a range) or "
+            "arch=resnet18,resnet34; can be repeated. A single value fixes the option.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Seeds of the comparison with the recipe.")
+    ] = 3,
+    options: dict[str, Any],
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder of the search [default: exports/TASK_tune]."),
+    ] = None,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write",
+            help="Write the best setting into the [recipe] of the task.toml, if it is clearly "
+            "better.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --write: even if it is not clearly better.")
+    ] = False,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    num_gpus: NumGpus = 0,
+    as_json: Json = False,
+) -> None:
+    """Search for a better setting than the task's recipe, by images of the training part alone;
+    compare both on held-out images. An interrupted search is resumed.
+    """
+    if force and not write:
+        raise typer.BadParameter("--force is for --write")
+    budget = read_value(OPTIONS["time_budget"], time_budget)
+    from ..training.tune import tune as call
+
+    if budget is not None:  # importing the libraries takes seconds, too
+        budget = max(SHORTEST_BUDGET, budget - (time.monotonic() - STARTED))
+    result = call(
+        task,
+        data,
+        trials=trials,
+        time_budget=budget,
+        vary=varied_options(vary or []),
+        seeds=seeds,
+        out=out,
+        write=write,
+        force=force,
+        engine=engine,
+        workers=workers,
+        address=address,
+        num_gpus=num_gpus,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    if as_json:
+        return console.as_json(
+            {
+                "best": result.best,
+                "search": result.search,
+                "held_out": result.held_out,
+                "is_better": result.is_better,
+                "verdict": result.verdict,
+                "command": result.command,
+                "written": str(result.written) if result.written else None,
+                "trials": result.trials,
+                "files": [str(file) for file in result.files],
+            }
+        )
+    console.tuned(result)
 
 
 @app.command(epilog="Example: fastseg predict kitchen test/")

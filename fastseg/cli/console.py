@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..discovery.evidence import Question
     from ..discovery.look import New
     from ..inference.sharded import ShardedRun
+    from ..training.tuned import Tuned
 
 # Columns of figures beside each other: with the figures' names, lines have up to 100 characters.
 MAX_COLUMNS = 3
@@ -239,6 +240,39 @@ def repaired(copy: Repaired, folder: Path, task: str, as_json: bool) -> None:
             f"remain{aside}; the changes are listed in {copy.log}; "
             f"next: fastseg check {typed(task)} --data {typed(folder)}"
         )
+
+
+def tuned(result: Tuned, shown: int = 5) -> None:
+    """Print the best trials of a search, and whether the best setting is better than the recipe."""
+    figure = result.task.main_figure.lower()
+    left_out = ("trial", "recipe", "state", "epochs", "problem")
+    complete = [row for row in result.trials if row["state"] == "complete"]
+    complete.sort(key=lambda row: -row[figure])
+    states = {row["state"]: 0 for row in result.trials}
+    for row in result.trials:
+        states[row["state"]] += 1
+    header = ("trial", *(name for name in result.trials[0] if name not in left_out))
+    typer.echo(
+        f"best trials, by {result.task.main_figure} on images that settings were chosen by, which "
+        "is too optimistic:"
+    )
+    table(
+        header,
+        [
+            (
+                f"{row['trial']}{' (recipe)' if row['recipe'] else ''}",
+                *(row[name] if name == figure else str(row[name]) for name in header[1:]),
+            )
+            for row in complete[:shown]
+        ],
+    )
+    typer.echo(f"trials: {', '.join(f'{count} {state}' for state, count in states.items())}")
+    typer.echo(result.verdict)
+    if result.written:
+        typer.echo(f"{result.written}: [recipe] has the best setting now")
+    elif result.best:
+        typer.echo(f"to train with the best setting: {result.command}")
+    typer.echo("\n".join(map(str, result.files)))
 
 
 def is_interactive() -> bool:

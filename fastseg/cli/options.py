@@ -14,6 +14,7 @@ from ..learners.options import OPTIONS, Number, Option, WholeNumber
 
 F = TypeVar("F", bound=Callable[..., Any])
 MB = 2**20  # bytes
+FLAGS = {"true": True, "false": False}
 
 
 def read_value(option: Option, value: Any) -> Any:
@@ -40,8 +41,21 @@ def varied(text: str) -> tuple[str, list[Any]]:
     return name, [_varied_value(name, value.strip()) for value in values.split(",")]
 
 
+def varied_options(texts: list[str]) -> dict[str, list[Any]]:
+    """Parse the texts of all --vary. Raises `typer.BadParameter` for an option given twice."""
+    given = [varied(text) for text in texts]
+    if len({name for name, _ in given}) < len(given):
+        raise typer.BadParameter(
+            "an option is given twice; give all its values at once, such as lr=1e-4,1e-3",
+            param_hint="--vary",
+        )
+    return dict(given)
+
+
 def _varied_value(name: str, text: str) -> Any:
     option = OPTIONS.get(name)
+    if option and option.annotation.startswith("bool") and text in FLAGS:
+        return FLAGS[text]
     if option and option.unit in ("px", "s"):
         return read_value(option, text)
     for kind in (int, float):
@@ -84,8 +98,11 @@ def _parameter(option: Option) -> inspect.Parameter:
         kind, limits = int, {"min": option.rule.low, "max": option.rule.high}
     elif isinstance(option.rule, Number):  # `FitOptions` itself checks its limits
         kind = float
+    flag = option.flag
+    if option.annotation.startswith("bool"):
+        kind, flag = bool, f"{flag}/{flag.replace('--', '--no-', 1)}"
     shown = typer.Option(
-        option.flag,
+        flag,
         help=option.described,
         metavar={"px": "N|HxW", "s": "TIME", "bytes": "MB"}.get(option.unit or ""),
         **limits,

@@ -28,7 +28,7 @@ from .cache import Pixels
 from .channels import shown
 from .images import resized
 from .reading import RGB
-from .split import splitter
+from .split import Fold, splitter
 
 MAX_WORKERS = 8  # decoding processes; a convention: each one needs memory for its own Python
 
@@ -39,12 +39,13 @@ def datablock(
     seed: int = 42,
     augment: bool = True,
     pixels: Pixels | None = None,
-    fold: tuple[int, int] | None = None,
+    fold: Fold | None = None,
 ) -> DataBlock:
     """Return a task's fastai `DataBlock`, whose source is a data folder.
 
     Items, labels and the split by groups are the task's; pixels are read at `size`, (height, width)
-    in px, and augmented by the recipe. `fold` is (number, folds) of a cross-validation. Raises
+    in px, and augmented by the recipe. `fold` is (number, folds) of a cross-validation, or a
+    function from items to the two parts. Raises
     `DataError` for sizes out of range.
     """
     check_size(size)
@@ -138,7 +139,7 @@ def dataloaders(
     bs: int,
     seed: int = 42,
     device: str | None = None,
-    fold: tuple[int, int] | None = None,
+    fold: Fold | None = None,
 ) -> DataLoaders:
     """Return the task's `DataLoaders` on `device`, with batches of up to `bs` images.
 

@@ -18,13 +18,17 @@ SPLIT_WORDS = {  # names of folders, subsets and files -> the split that they st
 }
 
 Splitter = Callable[[list[Item]], tuple[list[int], list[int]]]
+Fold = tuple[int, int] | Splitter  # (number, folds) of a cross-validation, or any other split
 
 
-def splitter(task: Dataset, seed: int, fold: tuple[int, int] | None = None) -> Splitter:
+def splitter(task: Dataset, seed: int, fold: Fold | None = None) -> Splitter:
     """Return the function from items to the indices of training and validation.
 
-    It is the task's split by `seed`, or, with `fold` = (number, folds), one of a cross-validation.
+    It is the task's split by `seed`, or, with `fold` = (number, folds), one of a cross-validation,
+    or `fold` itself if it is a function.
     """
+    if callable(fold):
+        return fold
     if fold is None:
         return partial(task.split, seed=seed)
     return partial(task.fold, number=fold[0], folds=fold[1], seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,49 +43,15 @@ class Engine(ABC):
         `FastsegError` of a worker.
         """
 
-    def blind_node(self, paths: Sequence[Path]) -> str | None:
-        """Return the name of a machine whose workers cannot read all these paths, if there is one.
+    def run_long(self, work: Work, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """Like `run`, for jobs that take minutes, or that depend on the results of earlier ones.
 
-        The paths are absolute.
+        A job is taken from `jobs` only when a worker is idle, after the results so far were
+        yielded. No worker waits while another one has two jobs.
         """
-        return None
+        return self.run(work, jobs)
 
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-
-def in_order(engine: Engine, work: Work, jobs: Iterable[Any]) -> Iterator[Any]:
-    """Yield the results of jobs in the order of the jobs; early ones wait in memory."""
-    waiting: dict[int, Any] = {}
-    due = 0
-    for number, result in engine.run(work, jobs):
-        waiting[number] = result
-        while due in waiting:
-            yield waiting.pop(due)
-            due += 1
-
-
-def require_sight(engine: Engine, paths: Iterable[Path]) -> None:
-    """Raise `DataError` if the workers on some machine cannot read one of these paths."""
-    for path in paths:
-        node = engine.blind_node([path.absolute()])
-        if node is not None:
-            raise DataError(
-                f"{path}: machine {node} of the cluster does not have it; put it on a file system "
-                "that all machines mount at the same path",
-                "not-on-cluster",
-            )
-
-
-def worker_died(how: str) -> ModelError:
+    def worker_died(how: str) -> ModelError:
     """Return the error for workers that end again and again."""
     return ModelError(
         f"worker processes ended again and again ({how}): out of memory? "

@@ -187,6 +187,23 @@ class RayEngine(Engine):
                 except ray.exceptions.RayError as error:
                     raise _explained(error) from error
 
+    def run_long(self, work: Work, jobs: Iterable[Any]) -> Iterator[Numbered]:
+        from .ray_pool import run_pool
+
+        with _quiet():
+            yield from run_pool(work, jobs, self._most_actors(), self.threads, self.num_gpus)
+
+    def _most_actors(self) -> int:
+        """Return how many workers fit into the cluster at once; others would wait without end."""
+        return min(self.workers, sum(map(self._actors_of, self._nodes))) or 1
+
+    def _actors_of(self, node: dict[str, Any]) -> int:
+        have = node["Resources"]
+        fitting = int(have.get("CPU", 0)) // self.threads
+        if self.num_gpus:
+            fitting = min(fitting, int(have.get("GPU", 0) / self.num_gpus))
+        return fitting
+
     def __exit__(self, *_: Any) -> None:
         import ray
 

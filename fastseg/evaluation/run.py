@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from .. import __version__, formats
-from ..engines.base import Engine, in_order, require_sight
+from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError, TaskError, choose
 from ..exports.card import CARD, METRICS, Card
@@ -114,7 +114,7 @@ def evaluate(
         )
         _warn_of_seen(other.card, items, root, compare)
     with write_lock(out), engine_of(engine, workers, address, num_gpus) as who:
-        require_sight(who, [root, folder, *([compared] if compared else [])])
+        who.require_sight(root, folder, *([compared] if compared else []))
         scores = _scores(predictor, folder, items, root, bs, who, num_gpus)
         theirs = (
             _scores(other, compared, items, root, bs, who, num_gpus) if other and compared else None

@@ -47,7 +47,7 @@ def write_export(learn: Learner, folder: Path) -> Card:
     _export_pickle(learn, folder)
     history = record.history or _last_history(learn)
     pd.DataFrame(history).rename_axis("epoch").to_csv(folder / HISTORY)
-    card = _card(learn, folder, epochs=len(history))
+    card = card_for(learn, folder, epochs=len(history))
     write_onnx(learn.model, card, folder / ONNX)
     seal(card, folder)
     return card
@@ -82,7 +82,8 @@ def _drop_activations(model: Any) -> None:
                 holder.stored = None
 
 
-def _card(learn: Learner, folder: Path, epochs: int) -> Card:
+def card_for(learn: Learner, folder: Path, epochs: int) -> Card:
+    """Return the card of a learner's export in `folder`; nothing is written."""
     from .. import __version__
     from ..utils.device import precision_of
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -29,7 +28,7 @@ from ..exports.read import as_trained
 from ..metrics.risk import review_threshold
 from ..tasks import ClassificationTask, Task
 from ..utils.io import write_rows
-from ..utils.progress import bar
+from ..utils.progress import track
 from ..utils.storage import LocalStore, Store, is_url, split_address, store_of
 from . import sources
 from .destination import held
@@ -251,15 +250,9 @@ class Run:
         self._choose_transport()
         entries = _state(self.store)
         there = {name for name in entries if name.startswith("part-")}
-        left = self._left(there)
-        with bar() as progress:
-            total = self.listing.count if not self.listing.shards else None
-            task = progress.add_task("predicting", total=total)
-            advance = partial(progress.advance, task)
-            self.advance = advance
-            for _, done in self.engine.run(self.work, left):
-                self._land(done)
-                advance(done.images)
+        total = None if self.listing.shards else self.listing.count
+        for _ in track(self._images_done(there), "predicting", total):
+            pass
         if self.reused:
             log.info("%d images were done in an earlier run", self.reused)
         for name in entries:  # of other images, or of another export
@@ -267,12 +260,22 @@ class Run:
             if name != "lock" and stale not in {*self.digests}:
                 self.store.delete(f"{STATE}/{name}")
 
+    def _images_done(self, there: set[str]) -> Iterator[int]:
+        """Yield once for each image as it is done; those of an earlier run are done at once."""
+        seen = 0
+        for _, done in self.engine.run(self.work, self._left(there)):
+            yield from range(self.reused - seen)
+            seen = self.reused
+            self._land(done)
+            yield from range(done.images)
+        yield from range(self.reused - seen)
+
     def _left(self, there: set[str]) -> Iterator[Job]:
+        """Yield the shards that no earlier run has done."""
         for job in self.listing.jobs(self.identity):
             self.digests.append(job.digest)
             if f"part-{job.digest}.jsonl" in there and (images := self._is_done(job)):
                 self.reused += images
-                self.advance(images)
                 continue
             yield self._loaded(job) if self.ships_images else job
 

@@ -31,7 +31,7 @@ from ..data.channels import channel_statistics
 from ..data.loaders import dataloaders
 from ..data.reading import RGB
 from ..data.slices import is_medical, real_file
-from ..data.split import splitter
+from ..data.split import Fold, splitter
 from ..errors import ModelError
 from ..exports.card import Card
 from ..exports.read import network_of
@@ -249,7 +249,7 @@ def build_learner(
     data: Path,
     options: FitOptions,
     recipe: Recipe,
-    fold: tuple[int, int] | None,
+    fold: Fold | None,
     card: Card | None,
 ) -> Learner:
     """Return the learner of options that `preparation.learner_of` has checked.
@@ -263,9 +263,9 @@ def build_learner(
     machine.device_of(options.device)
     asked = asked_precision(options.precision)
     pixels = Pixels(task, recipe.size, options.cache)
-    facts = survey(task, data, splitter(task, options.seed, fold), pixels.keep)
+    facts = survey(task, data, splitter(task, options.seed_of_split, fold), pixels.keep)
     set_seed(options.seed)
-    dls = dataloaders(task, data, pixels, recipe.bs, options.seed, options.device, fold)
+    dls = dataloaders(task, data, pixels, recipe.bs, options.seed_of_split, options.device, fold)
     network, origin = _network(task, dls, str(options.weights), recipe, card)
     if card is None and task.channels != RGB:
         # All members of an ensemble need one normalisation: it is of all parts that train.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # The part of a fit that an option changes: network and data, course of the training, or the run.
 Part = Literal["learner", "course", "run"]
 RECIPE = "the task's recipe"
+AUGMENTATION = ("flip", "rotate", "zoom", "light", "colour", "cutout")
 MAX_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
 MAX_FOLDS = 100  # a card describes ensembles of up to 100 networks
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,6 +55,11 @@ class WholeNumber:
             raise ModelError(
                 f"{flag} {value}: give a whole number of at least {self.low}{most}", "option-range"
             )
+
+
+def _check_flag(flag: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ModelError(f"{flag} {value}: give true or false", "option-range")
 
 
 class FoldCount(WholeNumber):
@@ -332,12 +338,68 @@ class FitOptions:
         Name(lambda name: choose("optimizer", name, OPTIMIZERS)),
         default_help=RECIPE,
     )
+    flip: bool | None = _option(
+        None,
+        "learner",
+        "Mirror training images left to right",
+        _check_flag,
+        default_help=RECIPE,
+        in_card=True,
+    )
+    rotate: float | None = _option(
+        None,
+        "learner",
+        "Rotate training images by up to this many degrees",
+        Number(0, 180),
+        default_help=RECIPE,
+        in_card=True,
+    )
+    zoom: float | None = _option(
+        None,
+        "learner",
+        "Scale training images by up to this share",
+        Number(0, 1),
+        default_help=RECIPE,
+        in_card=True,
+    )
+    light: float | None = _option(
+        None,
+        "learner",
+        "Change brightness and contrast of training images by up to this share",
+        Number(0, 1),
+        default_help=RECIPE,
+        in_card=True,
+    )
+    colour: float | None = _option(
+        None,
+        "learner",
+        "Change the saturation of training images by up to this share, each channel by half of it",
+        Number(0, 1),
+        default_help=RECIPE,
+        in_card=True,
+    )
+    cutout: float | None = _option(
+        None,
+        "learner",
+        "Side of a grey box laid over each training image, as a share of the image's",
+        Number(0, 1),
+        default_help=RECIPE,
+        in_card=True,
+    )
     seed: int = _option(
         42,
         "learner",
         "Seed of split, weights and augmentation.",
         WholeNumber(0, MAX_SEED),
         can_vary=False,  # a study draws its own seeds
+    )
+    split_seed: int | None = _option(
+        None,
+        "learner",
+        "Seed of the split alone, where several seeds are to hold out the same images",
+        WholeNumber(0, MAX_SEED),
+        default_help="--seed",
+        can_vary=False,
     )
     device: str | None = _option(
         None, "learner", "cpu, cuda, cuda:1, mps", Name(), default_help="the best available"
@@ -368,6 +430,17 @@ class FitOptions:
         """Raise `FastsegError` for the first value that its option cannot have."""
         for option in OPTIONS.values():
             option.check(getattr(self, option.name))
+
+    @property
+    def seed_of_split(self) -> int:
+        """The seed by which images are held out."""
+        return self.seed if self.split_seed is None else self.split_seed
+
+    def augmenting(self, task: Task) -> Task:
+        """Return the task with the given augmentation in its recipe, where loaders look for it."""
+        given = {name: getattr(self, name) for name in AUGMENTATION}
+        changed = {name: value for name, value in given.items() if value is not None}
+        return replace(task, recipe=replace(task.recipe, **changed)) if changed else task
 
     def recipe(self, task: Task) -> Recipe:
         """Return the task's recipe with the given options in place of its own values.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.issues import Fault, refuse
 from ..data.reading import RGB
-from ..data.split import splitter
+from ..data.split import Fold, splitter
 from ..errors import DataError, ExportError, ModelError
 from ..exports.card import MODEL, Card, read_card
 from ..tasks import Item, Task, get
@@ -58,7 +58,7 @@ def learner_of(
     task: Task,
     data: Path | str | None,
     options: FitOptions,
-    fold: tuple[int, int] | None = None,
+    fold: Fold | None = None,
 ) -> Learner:
     """Return the learner that `options` describe. Raises `FastsegError` kinds."""
     data = Path(data or task.default_data)
@@ -78,9 +78,9 @@ def learner_of(
         options = replace(options, size=options.size or (card.size[0], card.size[1]))
     recipe = options.recipe(task)
     items = task.items(data)
-    train, valid = splitter(task, options.seed, fold)(items)
+    train, valid = splitter(task, options.seed_of_split, fold)(items)
     check_some_masks(task, data, items)
-    task = task.adapted(data)
+    task = options.augmenting(task.adapted(data))
     log.info(
         "checking the data: %d images to train and %d to validate in %s",
         len(train),

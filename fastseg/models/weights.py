@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,22 @@ def _load_imagenet(network: Network) -> str:
         )
     name = f"{spec.arch.partition('.')[0]}.{config.tag or 'default'}"
     return f"timm {name} ({matched} of {wanted} backbone tensors)"
+
+
+def fetched(archs: Iterable[str]) -> set[str]:
+    """Return the backbones whose ImageNet weights can be had here; they are fetched."""
+    import timm
+
+    found = set()
+    with offline_unless_reachable():
+        for arch in archs:
+            try:
+                timm.create_model(arch, pretrained=True)
+            except (OSError, RuntimeError) as error:
+                log.debug("%s: %s", arch, brief(error))
+            else:
+                found.add(arch)
+    return found
 
 
 @contextmanager

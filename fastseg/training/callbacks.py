@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 from fastai.learner import CancelFitException
 
 from ..types import IGNORE
-from ..utils.progress import bar, console
+from ..utils.progress import bar, console, is_hidden
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +236,8 @@ class Reporter(Callback):
     after_cancel_fit = after_fit
 
     def _line(self, values: Sequence[Any]) -> None:
+        if is_hidden():
+            return
         names = [
             "frozen epoch" if self.frozen_head and name == "epoch" else name
             for name in self.recorder.metric_names

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..errors import DataError, FastsegError, ModelError, choose
-from ..evaluation.run import items_of, score_images
-from ..evaluation.scores import SAMPLES, Scores, scores_of
-from ..exports.card import CARD, HISTORY, is_unfinished, read_card, read_history
+from ..engines.choice import engine_of
+from ..errors import ModelError, choose
 from ..learners.options import OPTIONS, FitOptions
-from ..report import charts, panels
 from ..tasks import Task, get
 from ..utils.imports import importing
-from ..utils.io import write_json, write_rows
+from ..utils.io import write_json
 from ..utils.locks import write_lock
-from .fit import fit
+from .comparison import STUDY, Study, compare_runs
+from .runs import Setting, check_seeds, train_runs
 
-log = logging.getLogger(__name__)
-
-STUDY = "study.json"
 VARIABLE = sorted(name for name, option in OPTIONS.items() if option.can_vary)
-INTERVAL = (2.5, 97.5)  # percentiles: 95% of the bootstrap samples lie between them
 LONGEST_NAME = 60  # bytes per value in a folder's name; file systems allow 255 in total
-Setting = dict[str, Any]
-Run = tuple[str, int]  # the name of a setting, and a seed
-
-
-@dataclass
-class Study:
-    """The result of a study.
-
-    `settings` are by name, best first; `verdicts` say how the best compares with each other one.
-    """
-
-    task: Task
-    folder: Path
-    settings: dict[str, dict[str, Any]]  # name -> {"mean", "std", "values": one main figure a seed}
-    comparisons: list[dict[str, Any]]  # {"with", "difference", "interval", "clear"}
-    verdicts: list[str]
-    files: list[Path]
 
 
 def study(
@@ -58,6 +31,10 @@ def study(
     together: bool = False,
     seeds: int = 3,
     out: Path | str | None = None,
+    engine: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    num_gpus: float = 0,
     **options: Any,
 ) -> Study:
     """Train every combination of values with several seeds, and return the best and its lead.
@@ -69,52 +46,24 @@ def study(
     study.csv (one row a run) and study.png. The interval is of the difference of the task's main
     figure, foreground mean Dice or accuracy: paired, by a bootstrap that draws seeds, and images
     within them, for both settings alike. A setting whose training fails is reported, not compared.
-    Raises `FastsegError` kinds.
+    Runs are trained side by side by `workers` of an `engine`, see `engines.choice.engine_of`; by
+    default one after the other, in this process. Raises `FastsegError` kinds.
     """
     task = get(task)
     settings = _settings(vary, together, options)
-    if seeds < 1:
-        raise ModelError(f"--seeds {seeds} trains nothing; give at least 1", "no-seeds")
+    check_seeds(seeds)
     out = Path(out or f"exports/{task.name}_study")
-    with write_lock(out):
+    started = engine_of(engine, workers, address, num_gpus)
+    with write_lock(out), started as side_by_side:
         description = _write_definition(out, task, data, settings, options)
         runs = {
             (name, seed): out / name / f"seed_{seed}"
             for name in settings
             for seed in range(1, seeds + 1)
         }
-        failed = _train_runs(task, data, settings, runs, options)
-        runs = {run: folder for run, folder in runs.items() if run[0] not in failed}
-        if not runs:
-            last = list(failed.values())[-1]
-            raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
-        scores = {run: _scores(task, folder, options.get("device")) for run, folder in runs.items()}
-        return _compare_and_write(task, out, description, runs, scores, list(failed.values()))
-
-
-def _train_runs(
-    task: Task,
-    data: Path | str | None,
-    settings: Mapping[str, Setting],
-    runs: Mapping[Run, Path],
-    options: Mapping[str, Any],
-) -> dict[str, str]:
-    """Train what is not trained yet; return why settings failed, by name."""
-    failed: dict[str, str] = {}
-    for number, ((name, seed), folder) in enumerate(runs.items(), 1):
-        if _is_complete(folder):
-            log.info("run %d of %d: %s, seed %d is there already", number, len(runs), name, seed)
-            continue
-        if name in failed:
-            continue
-        log.info("run %d of %d: %s, seed %d", number, len(runs), name, seed)
-        given = {**options, **settings[name]}
-        try:
-            fit(task, data, seed=seed, out=folder, resume=is_unfinished(folder), **given)
-        except ModelError as error:  # a problem of this setting, such as a rate that diverges
-            failed[name] = f"{name} failed with seed {seed}: {error}"
-            log.warning("%s", failed[name])
-    return failed
+        failed = train_runs(task, data, settings, runs, options, side_by_side)
+        place = Path(data or task.default_data)
+        return compare_runs(task, out, description, runs, failed, place, options.get("device"))
 
 
 def _settings(
@@ -215,143 +164,3 @@ def _write_definition(
         raise ModelError(f"{out}: exists and is not a study; choose another --out", "not-a-study")
     write_json(out / STUDY, {"of": mine, "settings": list(settings)})
     return mine
-
-
-def _is_complete(folder: Path) -> bool:
-    """Return whether a run's export is there and can be read."""
-    if not (folder / CARD).is_file():
-        return False
-    try:
-        read_card(folder)
-    except FastsegError:
-        return False
-    return True
-
-
-def _scores(task: Task, folder: Path, device: str | None) -> Scores[Any]:
-    """Score a run on the images that it held out; all runs in one precision."""
-    card = read_card(folder)
-    items, root = items_of(card, task, None, "valid")
-    from ..inference.loading import load
-    from ..utils.device import device_of, fixed_precision
-
-    predictor = load(folder, device, precision=fixed_precision(device_of(device)))
-    return scores_of(task, [score for score, _ in score_images(predictor, items, root)])
-
-
-def _compare_and_write(
-    task: Task,
-    out: Path,
-    description: Mapping[str, Any],
-    runs: Mapping[Run, Path],
-    scores: Mapping[Run, Scores[Any]],
-    failures: list[str],
-) -> Study:
-    """Compare the best setting with each other one, and write the study. Raises `DataError`."""
-    values = _values(task, out, scores)
-    order = sorted(values, key=lambda name: -float(np.mean(values[name])))
-    seeds = len(values[order[0]])
-    comparisons = _comparisons(task, order, values, scores)
-    verdicts = [_verdict(task, order[0], found, seeds) for found in comparisons]
-    verdicts = [*(verdicts or [f"{order[0]} alone was trained to the end"]), *failures]
-    settings = {
-        name: {
-            "mean": float(np.mean(values[name])),
-            "std": float(np.std(values[name], ddof=1)) if seeds > 1 else None,
-            "values": values[name],
-        }
-        for name in order
-    }
-    figure = task.main_figure
-    found = {
-        "of": description,
-        "figure": figure,
-        "settings": settings,
-        "comparisons": comparisons,
-        "verdicts": verdicts,
-    }
-    rows = (
-        {
-            "setting": name,
-            "seed": seed,
-            figure.lower(): values[name][seed - 1],
-            "export": str(runs[name, seed]),
-        }
-        for name in order
-        for seed in range(1, seeds + 1)
-    )
-    histories = {
-        name: [read_history(runs[name, seed] / HISTORY) for seed in range(1, seeds + 1)]
-        for name in order
-    }
-    drawn = charts.bands(histories, f"{task.name}: {verdicts[0]}")
-    files = [
-        write_json(out / STUDY, found),
-        write_rows(out / "study.csv", rows),
-        panels.write_png(drawn, out / "study.png", panels.PRINT_DPI),
-    ]
-    return Study(task, out, settings, comparisons, verdicts, files)
-
-
-def _values(task: Task, out: Path, scores: Mapping[Run, Scores[Any]]) -> dict[str, list[float]]:
-    """Return the main figure of each setting, one value a seed. Raises `DataError` without one."""
-    values: dict[str, list[float]] = {}
-    for (name, _), found in scores.items():
-        value = task.main_value(found.metrics())
-        if value is None:
-            raise DataError(
-                f"{out}: the held-out images have no {task.main_figure}, since they show no "
-                "foreground; give data whose held-out part has some",
-                "no-foreground",
-            )
-        values.setdefault(name, []).append(value)
-    return values
-
-
-def _comparisons(
-    task: Task,
-    order: Sequence[str],
-    values: Mapping[str, Sequence[float]],
-    scores: Mapping[Run, Scores[Any]],
-) -> list[dict[str, Any]]:
-    """Return the difference of the best setting to each other one, with its interval."""
-    samples = {run: _resampled(task, found) for run, found in scores.items()}
-    best, seeds = order[0], len(values[order[0]])
-    drawn_seeds = np.random.default_rng(0).integers(0, seeds, (SAMPLES, seeds))
-    comparisons = []
-    for other in order[1:]:
-        differences = np.stack(
-            [samples[best, seed] - samples[other, seed] for seed in range(1, seeds + 1)]
-        )
-        spread = differences[drawn_seeds, np.arange(SAMPLES)[:, None]].mean(axis=1)
-        low, high = (float(value) for value in np.nanpercentile(spread, INTERVAL))
-        comparisons.append(
-            {
-                "with": other,
-                "difference": float(np.mean(values[best]) - np.mean(values[other])),
-                "interval": [low, high],
-                "clear": low > 0,
-            }
-        )
-    return comparisons
-
-
-def _resampled(task: Task, scores: Scores[Any]) -> Any:
-    """Return the main figure of bootstrap samples of the images, float64 (SAMPLES,).
-
-    The seed depends on the images alone: runs score_images on the same ones are resampled alike.
-    """
-    names = "\n".join(image.name for image in scores.images)
-    figures = scores.resampled(SAMPLES, zlib.crc32(names.encode()))
-    return task.main_value(figures)
-
-
-def _verdict(task: Task, best: str, comparison: Mapping[str, Any], seeds: int) -> str:
-    """Return a sentence that says whether the best setting is better than the other one."""
-    verb = "is better than" if comparison["clear"] else "is not clearly better than"
-    low, high = comparison["interval"]
-    many = f"{seeds} seeds" if seeds > 1 else "one seed, so that what seeds change is not in it"
-    return (
-        f"{best} {verb} {comparison['with']}: by {comparison['difference']:.4f} {task.main_figure} "
-        f"(95% interval {low:.4f} to {high:.4f}, {many})"
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -22,13 +23,32 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 console = Console(stderr=True, emoji=False)
+_hidden = False  # whether bars, and lines for each epoch, are left out
 
-SECONDS = 30  # between two lines where there is no terminal for a bar; a convention
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Show no bars that begin in this block, and no lines for each epoch."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
 
 
 def hide() -> None:
-    """Show no progress from now on: the process is a worker of one that does."""
-    console.quiet = True
+    """Show no bars, and no lines for each epoch, from now on: for one of many workers."""
+    global _hidden
+    _hidden = True
+
+
+def is_hidden() -> bool:
+    """Return whether bars, and lines for each epoch, are left out."""
+    return _hidden
+
+
+SECONDS = 30  # between two lines where there is no terminal for a bar; a convention
 
 
 def bar() -> Progress:
@@ -45,14 +65,15 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=console.quiet or not console.is_terminal,
+        disable=_hidden or not console.is_terminal,
     )
 
 
-def track(things: Iterable[T], description: str, total: int) -> Iterator[T]:
+def track(things: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Yield from `things`, showing progress towards `total`, with an estimate of the time left.
 
-    Where there is no terminal, a line is logged every `SECONDS`.
+    Where there is no terminal, a line is logged every `SECONDS`. Without a `total`, both show the
+    number only.
     """
     start = said = time.monotonic()
     with bar() as progress:
@@ -61,7 +82,14 @@ def track(things: Iterable[T], description: str, total: int) -> Iterator[T]:
             yield thing
             progress.advance(task)
             now = time.monotonic()
-            if now - said > SECONDS and not console.is_terminal:
+            if now - said > SECONDS and not (console.is_terminal or _hidden):
                 said = now
-                left = (now - start) / number * (total - number)
-                log.info("%s: %d of %d, about %.0f s left", description, number, total, left)
+                _log_progress(description, number, total, now - start)
+
+
+def _log_progress(description: str, number: int, total: int | None, seconds: float) -> None:
+    if total is None:
+        log.info("%s: %d", description, number)
+        return
+    left = seconds / number * (total - number)
+    log.info("%s: %d of %d, about %.0f s left", description, number, total, left)
