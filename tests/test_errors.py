@@ -34,7 +34,6 @@ SHARED_CODES = {
     "no-task-file": "no task.toml where one is read or written",
     "not-empty": "a folder to create holds files already",
     "nothing-varies": "a study or a search with one setting alone",
-    "option-range": "a number that an option cannot have",
     "time-budget": "a time budget that is too short for the least work",
     "not-fetched": "weights could not be fetched from the hub",
     "not-writable": "a file or folder cannot be written",

@@ -32,7 +32,7 @@ class Engine(ABC):
 
     name: str
     workers: int
-    is_here = False  # the work runs in this process
+    is_here = False  # jobs are done in this process, and nothing is pickled
 
     @abstractmethod
     def run(self, work: Work, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
@@ -51,7 +51,48 @@ class Engine(ABC):
         """
         return self.run(work, jobs)
 
-    def worker_died(how: str) -> ModelError:
+    def require_sight(self, *paths: Path) -> None:
+        """Raise `DataError` if a machine's workers cannot read all these files and folders."""
+        for path in paths:
+            node = self.blind_node([Path(os.path.abspath(path))])
+            if node is not None:
+                raise DataError(
+                    f"{path}: machine {node} of the cluster does not have it; put it on a file "
+                    "system that all machines mount at the same path, or use --engine local",
+                    "not-on-cluster",
+                )
+
+    def blind_node(self, paths: Sequence[Path]) -> str | None:
+        """Return the name of a machine whose workers cannot read all these paths, if there is one.
+
+        The paths are absolute.
+        """
+        return None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+
+def in_order(engine: Engine, work: Work, jobs: Iterable[Any]) -> Iterator[Any]:
+    """Yield the results of jobs in the order of the jobs; early ones wait in memory."""
+    waiting: dict[int, Any] = {}
+    due = 0
+    for number, result in engine.run(work, jobs):
+        waiting[number] = result
+        while due in waiting:
+            yield waiting.pop(due)
+            due += 1
+
+
+def worker_died(how: str) -> ModelError:
     """Return the error for workers that end again and again."""
     return ModelError(
         f"worker processes ended again and again ({how}): out of memory? "
