@@ -158,29 +158,6 @@ Tta = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option("--split", help="valid (held out by fit), train, test or all.")]
-Engine = Annotated[
-    Optional[str],
-    typer.Option("--engine", help="Where runs are trained: local or ray [default: local]."),
-]
-Workers = Annotated[
-    Optional[int],
-    typer.Option(
-        "--workers",
-        help="How many runs are trained side by side [default: one in this process; with ray one "
-        "a core of the cluster].",
-    ),
-]
-Address = Annotated[
-    Optional[str],
-    typer.Option(
-        "--address",
-        help="A running Ray cluster: auto, host:6379 or ray://host:10001 [default: Ray is started "
-        "on this machine].",
-    ),
-]
-NumGpus = Annotated[
-    float, typer.Option("--num-gpus", min=0, help="GPUs that each worker of Ray holds.")
-]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")
 ]
