@@ -1,5 +1,6 @@
 """Learners are plain fastai Learners: fastai's documented methods work with them."""
 
+import shutil
 import warnings
 
 import numpy as np
@@ -192,3 +193,12 @@ def test_metric_is_over_the_dataset_not_the_batch():
         scores = torch.nn.functional.one_hot(torch.tensor(predicted), 2).permute(0, 2, 1).float()
         metric.accumulate(SimpleNamespace(pred=scores, y=torch.tensor(truth)))
     assert metric.value == pytest.approx(2 * 4 / (5 + 5))
+
+
+def test_the_record_has_the_shift_of_masks_that_a_tool_made(samples, tmp_path):
+    data = tmp_path / "face"
+    shutil.copytree(samples["face"], data)
+    (data / "masks.json").write_text('{"flip_shift": 0}')
+    small = dict(arch=ARCH, weights="none", size=64, bs=4)
+    assert tasks.get("face").recipe.flip_shift == -1
+    assert fastseg.learner("face", data, **small).record.flip_shift == 0

@@ -303,7 +303,7 @@ def build_learner(
         bs=min(recipe.bs, dls.train.n),
         weights_origin=origin,
         licence=card.licence if card else "",
-        flip_shift=recipe.flip_shift,
+        flip_shift=task.recipe.flip_shift,
         depth=task.depth,
         spacing=_spacing(dls),
         precision=asked,
