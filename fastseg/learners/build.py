@@ -32,6 +32,7 @@ from ..data.loaders import dataloaders
 from ..data.reading import RGB
 from ..data.slices import is_medical, real_file
 from ..data.split import splitter
+from ..engines.distributed import own_device, world
 from ..errors import ModelError
 from ..exports.card import Card
 from ..exports.read import network_of
@@ -260,12 +261,13 @@ def build_learner(
     """
     if card is None:
         check_arch(recipe.arch)
-    machine.device_of(options.device)
+    device = own_device(options.device)
+    machine.device_of(device)
     asked = asked_precision(options.precision)
     pixels = Pixels(task, recipe.size, options.cache)
     facts = survey(task, data, splitter(task, options.seed, fold), pixels.keep)
     set_seed(options.seed)
-    dls = dataloaders(task, data, pixels, recipe.bs, options.seed, options.device, fold)
+    dls = dataloaders(task, data, pixels, recipe.bs, options.seed, device, fold)
     network, origin = _network(task, dls, str(options.weights), recipe, card)
     if card is None and task.channels != RGB:
         # All members of an ensemble need one normalisation: it is of all parts that train.
@@ -286,6 +288,8 @@ def build_learner(
         metrics=_metrics(task),
         path=Path("."),
     )
+    # Another start, such as random weights where a download failed, would freeze other epochs.
+    world().agree("weights", origin)
     spec = network.spec
     decoder = f" with decoder {spec.decoder}" if spec.decoder else ""
     log.info("network: %s%s at %dx%d px; weights: %s", spec.arch, decoder, *recipe.size, origin)

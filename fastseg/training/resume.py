@@ -27,9 +27,9 @@ ASKED = "asked.json"
 
 @dataclass(frozen=True)
 class FitRun:
-    """A fit's folder for checkpoints, data and options."""
+    """A fit's folder for checkpoints (None: another process writes them), data and options."""
 
-    folder: Path
+    folder: Path | None
     data: Path
     options: FitOptions
 
