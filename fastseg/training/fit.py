@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -131,14 +130,15 @@ def _share_run(
         return run
     given = together.from_first(run and {**run.options.to_json(), "data": str(run.data)})
     if run is None:
-        # a relative path may name another folder on another machine
-        folder = Path(given.pop("data")) if data is None else Path(os.path.abspath(data))
+        where = given.pop("data")
+        # other machines may have the data elsewhere
+        folder = Path(where if data is None else os.path.abspath(data))
         run = FitRun(None, folder, FitOptions.from_json(given))
     names = sorted(name_below(run.data, item.image) for item in task.items(run.data))
     digest = zlib.crc32("\n".join(names).encode(errors="surrogateescape"))
     together.agree("images", f"{len(names)} images, names' checksum {digest:08x}")
     together.agree("versions", versions())
-    together.agree("tasks", zlib.crc32(json.dumps(task.definition(), default=str).encode()))
+    together.agree("task definitions", task.definition())
     return run
 
 
