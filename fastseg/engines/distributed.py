@@ -30,6 +30,7 @@ POLL = 0.05  # seconds between two looks for a value
 # Longest time in a collective. Dead processes are noticed much earlier, see `liveness`; a process
 # that writes a checkpoint, or reads from a slow disk, keeps the others waiting there.
 TIMEOUT = timedelta(minutes=30)
+MEETING = timedelta(minutes=2)  # for the others to start: a choice, imports take up to 20 s
 
 
 class MeetingFailed(Exception):
@@ -113,23 +114,36 @@ class Group(World):
         import torch.distributed as dist
 
         address, port = self._where.address, self._where.port
-        try:
-            dist.init_process_group(
-                self.backend, rank=self.rank, world_size=self.size, timeout=TIMEOUT
+        # torchrun serves the store itself; else the first process does
+        serves = self.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+        def connection(is_master: bool = False) -> Any:
+            return dist.TCPStore(
+                address, port, is_master=is_master, timeout=MEETING, wait_for_workers=False
             )
-            # A connection of its own: a value that is waited for blocks none of the collectives.
-            client = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
-        except (RuntimeError, ValueError) as error:
+
+        try:
+            # Three connections: none waits for an answer that another thread waits for.
+            meeting = dist.PrefixStore(f"torch/{attempt}", connection(serves))
+            self.store = dist.PrefixStore(f"fastseg/{attempt}", connection())
+            watched = dist.PrefixStore(f"fastseg/{attempt}", connection())
+            self.watch = Watch(watched, self.rank, self.size)
+            self.from_all("here")  # within MEETING
+            dist.init_process_group(
+                self.backend,
+                store=meeting,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=TIMEOUT,
+            )
+        except (MeetingFailed, RuntimeError, ValueError) as error:
             raise ProcessError(
-                f"the processes cannot meet at {address}:{port} ({str(error).splitlines()[0]}); "
-                "start them with torchrun, and let a firewall pass them",
+                f"the {self.size} processes do not meet at {address}:{port} within "
+                f"{MEETING.seconds} s; start all of them with torchrun, and let the firewall pass "
+                "them",
                 "no-meeting",
             ) from error
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self.store = dist.PrefixStore(f"fastseg/{attempt}", client)
-        # a third connection: the watch must not wait for an answer that another thread waits for
-        own = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
-        self.watch = Watch(dist.PrefixStore(f"fastseg/{attempt}", own), self.rank, self.size)
         self.watch.start()
 
     def close(self) -> None:
@@ -154,9 +168,11 @@ class Group(World):
 
     def _read(self, key: str) -> Any:
         """Return a value that another process sets. Raises `MeetingFailed` if one fails."""
+        end = None if self.watch.is_alive() else time.monotonic() + MEETING.seconds
         try:
             while not self.store.check([key]):
-                if self.watch.failure is not None:
+                late = end is not None and time.monotonic() > end
+                if late or self.watch.failure is not None:
                     raise MeetingFailed
                 time.sleep(POLL)
             return json.loads(self.store.get(key))

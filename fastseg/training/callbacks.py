@@ -137,12 +137,14 @@ class Windows(Callback):
         ]
         cut = [(slice(top, top + height), slice(left, left + width)) for top, left in places]
         self.learn.xb = (
-            type(x)(
-                torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(x, cut)])
-            ),
+            torch.stack(
+                [image[:, rows, columns] for image, (rows, columns) in zip(x, cut)]
+            ).as_subclass(type(x)),
         )
         self.learn.yb = (
-            type(y)(torch.stack([codes[rows, columns] for codes, (rows, columns) in zip(y, cut)])),
+            torch.stack(
+                [codes[rows, columns] for codes, (rows, columns) in zip(y, cut)]
+            ).as_subclass(type(y)),
         )
 
     def _place(
@@ -186,7 +188,8 @@ class MixPairs(MixUp):
         own = slice(together.rank if together.rank < count else 0, None, together.size)
         weight = share[own].view(-1, *[1] * (x.ndim - 1))
         self.lam, self.yb1 = share, (y[partner],)
-        self.learn.xb = (type(self.x)(torch.lerp(x[partner[own]], x[own], weight)),)
+        mixed = torch.lerp(x[partner[own]], x[own], weight)
+        self.learn.xb = (mixed.as_subclass(type(self.x)),)
 
 
 class HalfSize(Callback):
@@ -203,21 +206,19 @@ class HalfSize(Callback):
         x, y = self.learn.xb[0], self.learn.yb[0]
         size = [max(32, side // 2) for side in x.shape[-2:]]
         self.learn.xb = (
-            type(x)(
-                F.interpolate(
-                    x.as_subclass(torch.Tensor),
-                    size,
-                    mode="bilinear",
-                    align_corners=False,
-                    antialias=True,
-                )
-            ),
+            F.interpolate(
+                x.as_subclass(torch.Tensor),
+                size,
+                mode="bilinear",
+                align_corners=False,
+                antialias=True,
+            ).as_subclass(type(x)),
         )
         if y.ndim == 3:
             codes = F.interpolate(
                 y.as_subclass(torch.Tensor)[:, None].float(), size, mode="nearest-exact"
             )
-            self.learn.yb = (type(y)(codes[:, 0].long()),)
+            self.learn.yb = (codes[:, 0].long().as_subclass(type(y)),)
 
 
 class TimeBudget(Callback):

@@ -101,7 +101,7 @@ class WholeBatch(Callback):
             gathered = all_rows(labels.to(torch.uint8), count, self.together).to(labels.dtype)
         else:
             gathered = all_rows(labels, count, self.together)
-        self.learn.yb = (type(self.y)(gathered),)
+        self.learn.yb = (gathered.as_subclass(type(self.y)),)
 
     def before_step(self) -> None:
         sum_gradients(self.learn.model.parameters())
