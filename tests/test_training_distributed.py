@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -52,13 +51,14 @@ def results(data, samples, tmp_path_factory):
         return {"task": task, "data": str(folder), "double": double, "options": given}
 
     mixed = {"mixup": 0.4, "windows": 0.5, "ema": 0.9, "patience": 3}
+    # batches of 3: two images in one process, one in the other
     cases = {
-        "float64": case(epochs=7, loss="ce+dice"),
-        "float32": case(double=False, epochs=7, **STABLE),
+        "float64": case(epochs=5, bs=3, loss="ce+dice"),
+        "float32": case(double=False, epochs=5, **{**STABLE, "bs": 3}),
         "lovasz": case(double=False, epochs=1, **{**STABLE, "loss": "wce+lovasz"}),
         "mixed": case(epochs=2, loss="focal+tversky", **mixed),
-        "dropout": case(epochs=2, bs=2, decoder="pspnet", progressive=0.5),
-        "rate": case(epochs=1, lr="auto"),
+        "dropout": case(epochs=1, bs=2, decoder="pspnet", progressive=1.0),
+        "rate": case(epochs=1, size=32, lr="auto"),
         "classes": case(task="mri", folder=samples["mri"], epochs=2, bs=4),
         "few": case(epochs=1, bs=1),
     }
@@ -101,7 +101,7 @@ def difference(one, other):
         ("mixed", 1e-9),
         ("dropout", 1e-9),
         ("rate", 1e-9),
-        ("classes", 1e-9),
+        ("classes", 1e-6),  # the images are blurred in float32
     ],
 )
 def test_two_processes_take_the_steps_of_one(results, case, limit):
@@ -224,7 +224,7 @@ def wait_for(happens, process, seconds=120):
 
 def test_folds_and_a_time_budget_by_torchrun(data, tmp_path):
     out = tmp_path / "out"
-    arguments = command(data, out, "--time-budget", "40s", "--folds", "2", "--json")
+    arguments = command(data, out, "--time-budget", "30s", "--folds", "2", "--json")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [sys.executable, *torchrun, "-m", "fastseg", *arguments],
@@ -277,8 +277,6 @@ def test_mistakes_are_told_once(data, tmp_path):
     assert sum(err.count("error: ") for _, err in said) == 1, said
     codes, said = by_hand(["check", "eye", "--data", data], tmp_path)
     assert codes == [1, 1] and sum(err.count("error: ") for _, err in said) == 1, said
-    shutil.copytree(data, tmp_path / "fewer")
-    next((tmp_path / "fewer/masks_small").iterdir()).unlink()
 
 
 def test_what_cannot_be_started_is_refused(data, tmp_path, monkeypatch):

@@ -157,7 +157,9 @@ class Augment(RandTransform):
                 align_corners=False,
             )
         if self.blur_share:
-            pixels = torch.where(self.blurred.view(-1, 1, 1, 1), blur(pixels, self.sigma), pixels)
+            # One kernel size for all: a result must not depend on the other images of a batch.
+            soft = blur(pixels, self.sigma, self.blur_sigma[1])
+            pixels = torch.where(self.blurred.view(-1, 1, 1, 1), soft, pixels)
         if self.colour:
             if pixels.shape[1] == RGB:
                 grey = pixels.mean(dim=1, keepdim=True)
@@ -198,10 +200,14 @@ class Augment(RandTransform):
         return torch.where(self.flipped.view(-1, *[1] * (x.ndim - 1)), mirrored(x, shift), x)
 
 
-def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Return a batch, float (B, C, H, W), blurred by Gaussians of sigmas, float (B,), in px."""
+def blur(x: torch.Tensor, sigma: torch.Tensor, largest: float | None = None) -> torch.Tensor:
+    """Return a batch, float (B, C, H, W), blurred by Gaussians of sigmas, float (B,), in px.
+
+    The kernels are cut where one of the sigma `largest` is (default: of the largest in the batch).
+    """
     count, channels, height, width = x.shape
-    radius = max(1, math.ceil(KERNEL_SIGMAS * float(sigma.max())))
+    largest = float(sigma.max()) if largest is None else largest
+    radius = max(1, math.ceil(KERNEL_SIGMAS * largest))
     places = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = (-0.5 * (places / sigma[:, None]) ** 2).exp()
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None]

@@ -261,6 +261,17 @@ def joined(device: str | None) -> Iterator[World]:
 
 
 @contextmanager
+def told_by_first() -> Iterator[None]:
+    """Let the first process alone tell a mistake that each one finds by itself, before meeting."""
+    try:
+        yield
+    except FastsegError as error:
+        where = place()
+        error.is_told = where is not None and where.rank > 0
+        raise
+
+
+@contextmanager
 def _quiet(unless: bool) -> Iterator[None]:
     """Print and log nothing in this process: the first one does."""
     from ..utils.progress import console

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engines.distributed import World, all_threads, joined, place, world
+from ..engines.distributed import World, all_threads, joined, place, told_by_first, world
 from ..errors import ExportError, ModelError
 from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import scores_of
@@ -85,13 +85,15 @@ def fit(
             from .processes import fit_in_processes
 
             return fit_in_processes(processes, task, data, call)
-    task, given = get(task), FitOptions(**options)
-    out = Path(out or f"exports/{task.name}")
-    if not out.resolve().name:
-        raise ExportError(
-            f"{out}: is the root of the file system; name a new folder with --out", "out-is-root"
-        )
-    given.check()
+    with told_by_first():
+        task, given = get(task), FitOptions(**options)
+        out = Path(out or f"exports/{task.name}")
+        if not out.resolve().name:
+            raise ExportError(
+                f"{out}: is the root of the file system; name a new folder with --out",
+                "out-is-root",
+            )
+        given.check()
     with joined(given.device) as together:
         result = None
         if together.is_first:
