@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -316,3 +317,31 @@ def test_a_process_that_gives_no_sign_is_noticed(monkeypatch):
     assert error.code == "lost-process" and not error.is_told
     other = liveness.Watch(store, 1, 2).lost(wait=False)
     assert other.code == "lost-process" and other.is_told
+
+
+def test_a_store_that_does_not_answer_ends_the_process(monkeypatch):
+    from fastseg.engines import liveness
+
+    ended = threading.Event()
+    waits = threading.Event()
+
+    class Stopped:
+        def set(self, key, value):
+            if key.startswith("beat"):
+                waits.wait(30)
+
+        def check(self, keys):
+            return False
+
+    said = []
+    monkeypatch.setattr(liveness, "SILENCE", 0.3)
+    monkeypatch.setattr(liveness, "BEAT", 0.05)
+    monkeypatch.setattr(liveness, "GRACE", 0.05)
+    monkeypatch.setattr(liveness.os, "write", lambda file, text: said.append(text))
+    monkeypatch.setattr(liveness.os, "_exit", lambda code: ended.set())
+    watch = liveness.Watch(Stopped(), 1, 2)
+    watch.start()
+    assert ended.wait(20) and len(said) == 1
+    watch._stopped.set()
+    waits.set()
+    watch.join(20)

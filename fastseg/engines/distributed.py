@@ -240,6 +240,8 @@ def joined(device: str | None) -> Iterator[World]:
     if where is None:
         yield _ALONE
         return
+    # Stack traces of C++ for a connection that another process has closed; read by torch's import.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     group = Group(where, backend_of(device, where.local_rank))
     group.open()
     # fastai would gather and skip things by itself if it saw these.

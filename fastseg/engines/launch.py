@@ -20,10 +20,10 @@ LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface of this mac
 def launch(count: int, arguments: Sequence[str]) -> dict[int, int]:
     """Run `python ARGUMENTS` in `count` processes, and return exit codes of those that failed.
 
-    The dict is by rank, the first failure first, and empty if all succeeded; a process that a signal ended has its negative
-    number. If one fails, the others are ended. Cores are divided between the processes, unless
-    OMP_NUM_THREADS says how many threads each one gets. SIGINT and SIGTERM end all processes and
-    raise `KeyboardInterrupt`.
+    The dict is by rank, the first failure first, and empty if all succeeded; a process that a
+    signal ended has its negative number. If one fails, the others are ended. Cores are divided
+    between the processes, unless OMP_NUM_THREADS says how many threads each one gets. SIGINT and
+    SIGTERM end all processes and raise `KeyboardInterrupt`.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -87,8 +87,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _signals_restored() -> Iterator[None]:
     """Restore what signals do: the agent sets its own handlers, and leaves them."""
     names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
-    before = {getattr(signal, name): None for name in names if hasattr(signal, name)}
-    before = {number: signal.getsignal(number) for number in before}
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:

@@ -2,7 +2,8 @@
 
 Each process counts up a number in the store once a second. A collective whose other side has died
 fails at once on one machine. Where it does not (a machine without power, a GPU kernel that waits,
-a process that was stopped), the number stands still, and the watch ends the process.
+a process that was stopped), the number stands still, and the watch ends the process. A second
+thread watches the watch: the store, too, is served by a process that may have been stopped.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Watch(threading.Thread):
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._beats: dict[int, tuple[bytes, float]] = {}  # rank -> last sign, and when it changed
+        self._looked = time.monotonic()  # when the store last answered
         self.store.set(f"who/{rank}", json.dumps([socket.gethostname(), os.getpid()]))
 
     def stop(self) -> None:
@@ -68,9 +70,12 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Give signs and look for others' until `stop`, or end the process if one is lost."""
+        threading.Thread(target=self._guard, name="liveness guard", daemon=True).start()
         count = 0
         while not self._stopped.wait(BEAT):
             count += 1
+            if time.monotonic() - self._looked > SILENCE / 2:
+                self._beats.clear()  # this process was stopped, and perhaps all of them
             try:
                 with self._lock:
                     self.store.set(f"beat/{self.rank}", str(count))
@@ -80,7 +85,18 @@ class Watch(threading.Thread):
                     self.failure = self.tell(self._loss(silent))
             except RuntimeError:  # whoever serves the store has ended
                 self.failure = self.failure or self._loss(None)
+            self._looked = time.monotonic()
             if self.failure is not None and not self.is_ending:
+                return self._end_soon()
+
+    def _guard(self) -> None:
+        """End the process if the store does not answer."""
+        silent = 0.0
+        while not self._stopped.wait(BEAT):
+            # Counted in steps: if this process was stopped, the time was not spent waiting.
+            silent = silent + BEAT if time.monotonic() - self._looked > 2 * BEAT else 0.0
+            if silent > SILENCE and self.failure is None:
+                self.failure = self._loss(None)
                 return self._end_soon()
 
     def _end_soon(self) -> None:

@@ -61,7 +61,6 @@ class Plan:
                 "damaged-checkpoint",
             ) from None
 
-
     @classmethod
     def shared(cls, plan: Plan | None) -> Plan | None:
         """Return the plan of the first of the processes that train together, or None."""
