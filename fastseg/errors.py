@@ -13,8 +13,8 @@ How codes are named:
 - a fault of a data file has the name of its kind in `fastseg check`, with hyphens for spaces;
 - a code is never reused for another mistake, and never renamed: scripts depend on it.
 
-A class's own code ("data", "task", "model", "export", "fetch") is the fallback of errors that are
-raised without one.
+A class's own code ("data", "task", "model", "export", "process", "fetch") is the fallback of errors
+that are raised without one.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class FastsegError(Exception):
 
     code = "error"
     details: Mapping[str, object] = {}
+    is_told = False  # another process of the same fit prints it
 
     def __init__(self, message: object = "", code: str | None = None):
         super().__init__(message)
@@ -66,6 +67,12 @@ class ExportError(FastsegError):
     """An export folder that is missing, damaged, of another task or too new."""
 
     code = "export"
+
+
+class ProcessError(FastsegError):
+    """Processes of one fit that cannot meet, that differ, or one that was lost."""
+
+    code = "process"
 
 
 class FetchError(FastsegError):

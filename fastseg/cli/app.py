@@ -17,7 +17,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from .. import __version__
-from ..errors import FastsegError, is_out_of_memory
+from ..engines.distributed import place
+from ..errors import FastsegError, ProcessError, is_out_of_memory
 from ..learners.options import LEARNER_OPTIONS, MAX_SEED, OPTIONS
 from ..utils.shell import typed
 from . import console
@@ -38,11 +39,15 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            _refuse_processes(ctx)
             return super().invoke(ctx)
         except FastsegError as error:
-            console.say(f"error: {error}", "red")
-            _print_json_error(ctx, error.code, str(error), error.details)
+            if not error.is_told:
+                console.say(f"error: {error}", "red")
+                _print_json_error(ctx, error.code, str(error), error.details)
         except KeyboardInterrupt:
+            if not _is_first_process():
+                raise typer.Exit(130) from None
             text = "interrupted; finished files are complete, nothing else was written"
             console.say(text, "yellow")
             _print_json_error(ctx, "interrupted", text)
@@ -54,6 +59,26 @@ class Commands(typer.core.TyperGroup):
             console.say(f"error: {text}", "red")
             _print_json_error(ctx, "out-of-memory", text)
         raise typer.Exit(1)
+
+
+def _is_first_process() -> bool:
+    """Return whether this process prints: it is alone, or the first of several."""
+    where = place()
+    return where is None or where.rank == 0
+
+
+def _refuse_processes(ctx: Any) -> None:
+    """Raise `ProcessError` if several processes were started for a command that one does."""
+    where = place()
+    command = next(iter([*ctx._protected_args, *ctx.args]), "")
+    if where is not None and command not in ("fit", ""):
+        error = ProcessError(
+            f"fastseg {command} works in one process, and torchrun started {where.size}; only fit "
+            "works in several: start it without torchrun",
+            "one-process",
+        )
+        error.is_told = where.rank > 0
+        raise error
 
 
 def _print_json_error(
@@ -486,6 +511,15 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    processes: Annotated[
+        Optional[int],
+        typer.Option(
+            "--processes",
+            min=1,
+            help="Processes of this machine that share each batch, one for each GPU, with the "
+            "steps of one process.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train on a task's data by one-cycle and write the export: model, card, history, metrics,
@@ -498,7 +532,9 @@ def fit(
     if options["time_budget"] is not None:  # importing the libraries takes seconds, too
         elapsed = time.monotonic() - STARTED
         options["time_budget"] = max(SHORTEST_BUDGET, options["time_budget"] - elapsed)
-    result = call(task, data, out=out, resume=resume, **options)
+    result = call(task, data, out=out, resume=resume, processes=processes, **options)
+    if not _is_first_process():
+        return
     if as_json:
         return console.as_json(result)
     console.figures(result["metrics"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.torch_core import TensorCategory, TensorImage, TensorMask
@@ -15,6 +17,8 @@ from .mirror import mirrored
 from .reading import RGB
 
 KERNEL_SIGMAS = 4  # radius of a Gaussian's kernel; 0.006 % of its weight is outside
+DRAWS = 12  # random numbers of an image, and one more for each of its channels
+Seed = tuple[int, ...]
 
 
 class Augment(RandTransform):
@@ -29,9 +33,14 @@ class Augment(RandTransform):
     (arXiv:1708.04552); the mask keeps its classes there. Where sharpness is the label, `blur_share`
     of the images are blurred by a Gaussian of a sigma drawn from `blur_sigma`, in px, and labelled
     `blur_class`.
+
+    What is drawn for an image depends on its own seed alone, which the loader gives by `expect`:
+    not on the batch that it is in, nor on the process that trains on it. Without seeds, they are
+    drawn by torch.
     """
 
     split_idx, order = 0, 20
+    seeds: list[list[Seed]] | None = None  # of the images of the coming batches
 
     def __init__(
         self,
@@ -73,25 +82,47 @@ class Augment(RandTransform):
             recipe.blur_class,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "seeds"}
+
+    def expect(self, seeds: Sequence[Sequence[Seed]]) -> None:
+        """Draw for the coming batches by these seeds, one for each image."""
+        self.seeds = [list(batch) for batch in reversed(seeds)]
+
+    def _uniform(self, count: int, draws: int) -> torch.Tensor:
+        """Return random numbers from 0 to 1, float32 (count, draws), for each image of a batch."""
+        seeds = self.seeds.pop() if self.seeds else []
+        if len(seeds) != count:
+            seeds = [(seed,) for seed in torch.randint(2**62, (count,)).tolist()]
+        return torch.from_numpy(
+            np.stack([np.random.default_rng(seed).random(draws, np.float32) for seed in seeds])
+        )
+
     def before_call(self, b: Any, split_idx: int) -> None:
         """Draw the changes of a batch; fastai calls this once before images and masks."""
         self.do = True
         x = b[0] if isinstance(b, tuple) else b
         count, device, (height, width) = len(x), x.device, x.shape[-2:]
+        drawn = self._uniform(count, DRAWS + x.shape[1]).to(device)
+        mirror, bright, contrast, saturation, blurred, sigma, angle, scale = drawn[:, :8].unbind(1)
+        shift, corner, gains = drawn[:, 8:10], drawn[:, 10:12], drawn[:, 12:]
 
-        def uniform(limit: float) -> torch.Tensor:
-            return (torch.rand(count, device=device) * 2 - 1) * limit
+        def around_zero(share: torch.Tensor, limit: float) -> torch.Tensor:
+            return (share * 2 - 1) * limit
 
-        self.flipped = torch.rand(count, device=device) < (0.5 if self.flip else 0.0)
-        self.brightness, self.contrast = uniform(self.light), 1 + uniform(self.light)
-        self.saturation = 1 + uniform(self.colour)
-        self.gains = 1 + (torch.rand(count, x.shape[1], device=device) - 0.5) * self.colour
-        self.blurred = torch.rand(count, device=device) < self.blur_share
-        self.sigma = torch.empty(count, device=device).uniform_(*self.blur_sigma)
+        self.flipped = mirror < (0.5 if self.flip else 0.0)
+        self.brightness = around_zero(bright, self.light)
+        self.contrast = 1 + around_zero(contrast, self.light)
+        self.saturation = 1 + around_zero(saturation, self.colour)
+        self.gains = 1 + (gains - 0.5) * self.colour
+        self.blurred = blurred < self.blur_share
+        low, high = self.blur_sigma
+        self.sigma = low + (high - low) * sigma
         self.grid = self.box = None
         if self.rotate or self.zoom:
-            angle, scale = uniform(math.radians(self.rotate)), 1 / (1 + uniform(self.zoom))
-            shift = (torch.rand(count, 2, device=device) - 0.5) * self.zoom
+            angle = around_zero(angle, math.radians(self.rotate))
+            scale = 1 / (1 + around_zero(scale, self.zoom))
+            shift = (shift - 0.5) * self.zoom
             cos, sin, aspect = angle.cos() * scale, angle.sin() * scale, height / width
             theta = torch.stack(
                 [
@@ -102,18 +133,17 @@ class Augment(RandTransform):
             )
             self.grid = F.affine_grid(theta, (count, 1, height, width), align_corners=False)
         if self.cutout:
-            rows = (
-                torch.arange(height, device=device) / height
-                - torch.rand(count, 1, device=device) * (1 + self.cutout)
-                + self.cutout
-            )
-            columns = (
-                torch.arange(width, device=device) / width
-                - torch.rand(count, 1, device=device) * (1 + self.cutout)
-                + self.cutout
-            )
-            inside = [(places >= 0) & (places < self.cutout) for places in (rows, columns)]
+            inside = [
+                self._inside_box(side, corner[:, axis : axis + 1])
+                for axis, side in enumerate((height, width))
+            ]
             self.box = (inside[0][:, :, None] & inside[1][:, None])[:, None]
+
+    def _inside_box(self, side: int, corner: torch.Tensor) -> torch.Tensor:
+        """Return which rows, or columns, of `side` px are in the grey box, bool (B, side)."""
+        places = torch.arange(side, device=corner.device) / side
+        places = places - corner * (1 + self.cutout) + self.cutout
+        return (places >= 0) & (places < self.cutout)
 
     # fastai selects one by the annotation of `x`; a return annotation would convert the result.
     def encodes(self, x: TensorImage):  # type: ignore[no-untyped-def]
@@ -127,7 +157,9 @@ class Augment(RandTransform):
                 align_corners=False,
             )
         if self.blur_share:
-            pixels = torch.where(self.blurred.view(-1, 1, 1, 1), blur(pixels, self.sigma), pixels)
+            # One kernel size for all: a result must not depend on the other images of a batch.
+            soft = blur(pixels, self.sigma, self.blur_sigma[1])
+            pixels = torch.where(self.blurred.view(-1, 1, 1, 1), soft, pixels)
         if self.colour:
             if pixels.shape[1] == RGB:
                 grey = pixels.mean(dim=1, keepdim=True)
@@ -168,10 +200,14 @@ class Augment(RandTransform):
         return torch.where(self.flipped.view(-1, *[1] * (x.ndim - 1)), mirrored(x, shift), x)
 
 
-def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Return a batch, float (B, C, H, W), blurred by Gaussians of sigmas, float (B,), in px."""
+def blur(x: torch.Tensor, sigma: torch.Tensor, largest: float | None = None) -> torch.Tensor:
+    """Return a batch, float (B, C, H, W), blurred by Gaussians of sigmas, float (B,), in px.
+
+    The kernels are cut where one of the sigma `largest` is (default: of the largest in the batch).
+    """
     count, channels, height, width = x.shape
-    radius = max(1, math.ceil(KERNEL_SIGMAS * float(sigma.max())))
+    largest = float(sigma.max()) if largest is None else largest
+    radius = max(1, math.ceil(KERNEL_SIGMAS * largest))
     places = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = (-0.5 * (places / sigma[:, None]) ** 2).exp()
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None]

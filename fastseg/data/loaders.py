@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.data.block import DataBlock, TransformBlock
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IntToFloatTensor
 from fastai.torch_core import TensorImage
 from fastai.vision.augment import CropPad, PadMode, Resize, ResizeMethod
@@ -19,11 +21,11 @@ from fasttransform import Transform
 from PIL.Image import Image
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, ModelError
 from ..types import Dataset, Item
 from ..utils.choices import check_size
 from ..utils.device import device_of
-from .augment import Augment
+from .augment import Augment, Seed
 from .cache import Pixels
 from .channels import shown
 from .images import resized
@@ -127,6 +129,74 @@ class OpenImage(Transform):
         return image
 
 
+class SeededDL(TfmdDL):
+    """fastai's loader, whose random choices are functions of an epoch's seed and of the image.
+
+    Each pass over the data has a seed, `epoch_seed`, drawn by `rng`. `share` divides each batch
+    between processes: row i goes to process i % size. Then `bs` is what this process gets, and
+    `whole_bs` the size of the batch of all.
+    """
+
+    rank, size = 0, 1
+    whole_bs: int = 0  # 0: this process has all of `bs`
+    epoch_seed = 0
+
+    def __len__(self) -> int:
+        whole = self.whole_bs or self.bs
+        return self.n // whole if self.drop_last else -(-self.n // whole)
+
+    def get_idxs(self) -> list[int]:
+        """Return the images of this process, in order; fastai calls this before each pass."""
+        order, whole = list(super().get_idxs()), self.whole_bs or self.bs
+        self.epoch_seed = self.rng.getrandbits(62)
+        starts = range(0, len(self) * whole, whole)
+        self.counts = [len(order[start : start + whole]) for start in starts]
+        # A process that gets no row of a small batch computes one in vain: it has to meet the
+        # others in each collective operation.
+        self.shares = [
+            order[start : start + whole][self.rank :: self.size] or order[start : start + 1]
+            for start in starts
+        ]
+        if self.shuffle:
+            for change in self.after_batch.fs:
+                if isinstance(change, Augment):
+                    change.expect([self.image_seeds(i) for i in range(len(starts))])
+        return [image for share in self.shares for image in share]
+
+    def image_seeds(self, batch: int) -> list[Seed]:
+        """Return a seed for each image of this process in a batch of the current pass."""
+        return [(self.epoch_seed, image) for image in self.shares[batch]]
+
+    def step_seed(self, batch: int) -> Seed:
+        """Return a seed for a batch of the current pass; all processes have the same."""
+        return (self.epoch_seed, batch, 1)
+
+
+@contextmanager
+def shared(dls: DataLoaders, rank: int, size: int) -> Iterator[None]:
+    """Divide each batch of the loaders between `size` processes while the block runs.
+
+    Raises `ModelError` if a batch has fewer images than there are processes.
+    """
+    for loader in dls.loaders[:1]:
+        if loader.bs < size:
+            raise ModelError(
+                f"batches of {loader.bs} images cannot be divided between {size} processes; "
+                f"give --bs {size} or more, or start fewer processes",
+                "too-many-processes",
+            )
+    for loader in dls.loaders:
+        whole = loader.bs
+        loader.rank, loader.size, loader.whole_bs = rank, size, whole
+        loader.bs = max(1, len(range(rank, whole, size)))
+    try:
+        yield
+    finally:
+        for loader in dls.loaders:
+            loader.bs = loader.whole_bs
+            loader.rank, loader.size, loader.whole_bs = 0, 1, 0
+
+
 def items_for_fit(task: Dataset, data: Path | str) -> list[Item]:
     """Return the items that a fit may use: all except those of a test folder."""
     return [item for item in task.items(data) if item.split != "test"]
@@ -155,5 +225,11 @@ def dataloaders(
     here = where.type == "cpu" or pixels.holds(items)
     workers = 0 if here else min(MAX_WORKERS, os.cpu_count() or 1)
     return block.dataloaders(
-        data, bs=bs, val_bs=bs, device=where, drop_last=len(train) % bs == 1, num_workers=workers
+        data,
+        dl_type=SeededDL,
+        bs=bs,
+        val_bs=bs,
+        device=where,
+        drop_last=len(train) % bs == 1,
+        num_workers=workers,
     )

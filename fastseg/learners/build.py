@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,13 +27,14 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision import learner as fastai_vision
 
-from ..checks.preflight import survey
+from ..checks.preflight import Tally, survey
 from ..data.cache import Pixels
 from ..data.channels import channel_statistics
 from ..data.loaders import dataloaders
 from ..data.reading import RGB
 from ..data.slices import is_medical, real_file
 from ..data.split import Fold, splitter
+from ..engines.distributed import own_device, world
 from ..errors import ModelError
 from ..exports.card import Card
 from ..exports.read import network_of
@@ -260,12 +263,20 @@ def build_learner(
     """
     if card is None:
         check_arch(recipe.arch)
-    machine.device_of(options.device)
+    device = own_device(options.device)
+    machine.device_of(device)
     asked = asked_precision(options.precision)
     pixels = Pixels(task, recipe.size, options.cache)
-    facts = survey(task, data, splitter(task, options.seed_of_split, fold), pixels.keep)
+    facts = survey(
+        task,
+        data,
+        splitter(task, options.seed_of_split, fold),
+        pixels.keep,
+        share=(world().rank, world().size),
+        gather=_of_all,
+    )
     set_seed(options.seed)
-    dls = dataloaders(task, data, pixels, recipe.bs, options.seed_of_split, options.device, fold)
+    dls = dataloaders(task, data, pixels, recipe.bs, options.seed_of_split, device, fold)
     network, origin = _network(task, dls, str(options.weights), recipe, card)
     if card is None and task.channels != RGB:
         # All members of an ensemble need one normalisation: it is of all parts that train.
@@ -286,6 +297,8 @@ def build_learner(
         metrics=_metrics(task),
         path=Path("."),
     )
+    # Another start, such as random weights where a download failed, would freeze other epochs.
+    world().agree("weights", origin)
     spec = network.spec
     decoder = f" with decoder {spec.decoder}" if spec.decoder else ""
     log.info("network: %s%s at %dx%d px; weights: %s", spec.arch, decoder, *recipe.size, origin)
@@ -309,6 +322,12 @@ def build_learner(
         precision=asked,
     )
     return learn
+
+
+def _of_all(tally: Tally) -> list[Tally]:
+    """Return the tallies of all processes, by rank."""
+    texts = world().from_all(base64.b64encode(pickle.dumps(tally)).decode())
+    return [pickle.loads(base64.b64decode(text)) for text in texts]
 
 
 def _network(

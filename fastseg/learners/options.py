@@ -321,7 +321,11 @@ class FitOptions:
         unit="px",
     )
     bs: int | None = _option(
-        None, "learner", "Images in a batch", WholeNumber(1), default_help=RECIPE
+        None,
+        "learner",
+        "Images in a batch, of all processes together",
+        WholeNumber(1),
+        default_help=RECIPE,
     )
     loss: str | None = _option(
         None,

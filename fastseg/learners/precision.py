@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..engines.distributed import world
 from ..utils.device import precision_of
 from ..utils.speed import Speeds, quickest, seconds_of
 
@@ -22,7 +23,17 @@ def training_precision(
 
     That is `asked`, or the device's best, or on a CPU with bfloat16 units the one in which `epochs`
     at `size`, (height, width), take less time, which is measured once for a model and machine.
+    Where several processes train together, the first one chooses for all.
     """
+    together = world()
+    chosen = _chosen_precision(learn, size, asked, epochs) if together.is_first else None
+    precision, why = together.from_first(chosen)
+    return precision, why
+
+
+def _chosen_precision(
+    learn: Learner, size: tuple[int, int], asked: str | None, epochs: int
+) -> tuple[str, str]:
     device = learn.dls.device
     default = precision_of(device, asked)
     if asked or device.type != "cpu" or default == "float32":

@@ -84,7 +84,7 @@ class Network(nn.Module):
             enabled=dtype is not None,
         ):
             out = self.model(x)
-        out = out.float()
+        out = out if out.dtype == torch.float64 else out.float()
         return out[..., :height, :width] if self.spec.has_masks else out
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engines.distributed import world
 from ..errors import ModelError
 from ..exports.record import record_of
 from ..types import Recipe
@@ -60,14 +61,29 @@ class Plan:
                 "damaged-checkpoint",
             ) from None
 
+    @classmethod
+    def shared(cls, plan: Plan | None) -> Plan | None:
+        """Return the plan of the first of the processes that train together, or None."""
+        found = world().from_first(plan and [*plan.size, plan.epochs, plan.seconds])
+        return found and cls((found[0], found[1]), found[2], found[3])
+
 
 def epoch_seconds(learn: Learner) -> float:
-    """Return the measured seconds of one epoch with its validation. The learner is unchanged."""
+    """Return the measured seconds of one epoch with its validation. The learner is unchanged.
+
+    Processes that train together measure their parts of a batch at the same time; the slowest
+    counts.
+    """
     from ..learners.precision import step_seconds
+
+    together = world()
+    x, y = learn.dls.one_batch()
+    own = slice(together.rank if together.rank < len(x) else 0, None, together.size)
 
     steps = STEPS_A_TRAINING_BATCH * len(learn.dls.train)
     steps += STEPS_A_VALIDATION_BATCH * len(learn.dls.valid)
-    return step_seconds(learn.model, learn.loss_func, *learn.dls.one_batch()) * steps
+    step = step_seconds(learn.model, learn.loss_func, x[own], y[own])
+    return max(together.from_all(step)) * steps
 
 
 def plan_training(
@@ -86,7 +102,8 @@ def plan_training(
     frozen = recipe.freeze_epochs if record_of(learn).is_pretrained else 0
 
     def fitting_epochs(epoch: float) -> int:
-        return int((deadline - time.monotonic()) * (1 - RESERVE) / epoch) - frozen
+        fitting = int((deadline - time.monotonic()) * (1 - RESERVE) / epoch) - frozen
+        return world().from_first(fitting)
 
     epoch = epoch_seconds(learn)
     epochs = fitting_epochs(epoch)
@@ -98,7 +115,7 @@ def plan_training(
             learn, size = rebuilt(smaller), smaller
             epoch = epoch_seconds(learn)
             epochs = fitting_epochs(epoch)
-    left = deadline - time.monotonic()
+    left = world().from_first(deadline - time.monotonic())
     for_epochs = left * (1 - RESERVE)
     if epochs < 1:
         missing = (frozen + 1) * epoch / (1 - RESERVE) - left

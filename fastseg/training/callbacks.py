@@ -1,22 +1,58 @@
-"""Callbacks beyond fastai's: averaged weights, windows, half size, time budget, progress."""
+"""Callbacks beyond fastai's: repeatable draws, averaged weights, windows, mixed pairs, half size,
+time budget, progress.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
+from fastai.callback.mixup import MixUp
 from fastai.learner import CancelFitException
 
+from ..engines.collectives import all_rows
+from ..engines.distributed import world
 from ..types import IGNORE
 from ..utils.progress import bar, console, is_hidden
 
 log = logging.getLogger(__name__)
+
+# Uses of the seed of an image or of a batch, beside those of the augmentation.
+WINDOW, PAIRS = 1, 2
+
+
+class Repeatable(Callback):
+    """Make what is drawn a function of seed, stage, epoch and image, or batch.
+
+    So it depends neither on what ran before, nor on the process that trains on an image.
+    """
+
+    order = -30  # before anything is drawn
+    stage: object = 0  # of the training: each one has other draws
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_train(self) -> None:
+        # Mersenne Twister of the text's SHA-512: numbers of nearby seeds are unrelated.
+        self.dls.train.rng = random.Random(f"{self.seed} {self.stage} {self.epoch}")
+
+    def before_batch(self) -> None:
+        if self.training:  # dropout
+            torch.manual_seed(_generator(self.dl.step_seed(self.iter)).integers(2**62))
+
+
+def _generator(seed: Sequence[int], *use: int) -> np.random.Generator:
+    """Return numpy's generator of a seed and the numbers of a use of it."""
+    return np.random.default_rng([*seed, *use])
 
 
 class AverageWeights(Callback):
@@ -94,20 +130,28 @@ class Windows(Callback):
         height, width = (max(32, round(side * self.share / 32) * 32) for side in x.shape[-2:])
         if height >= x.shape[-2] and width >= x.shape[-1]:
             return
-        places = [self._place(codes, height, width) for codes in y]
+        seeds = self.dl.image_seeds(self.iter)
+        places = [
+            self._place(codes, height, width, _generator(seed, WINDOW))
+            for codes, seed in zip(y, seeds)
+        ]
         cut = [(slice(top, top + height), slice(left, left + width)) for top, left in places]
         self.learn.xb = (
-            type(x)(
-                torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(x, cut)])
-            ),
+            torch.stack(
+                [image[:, rows, columns] for image, (rows, columns) in zip(x, cut)]
+            ).as_subclass(type(x)),
         )
         self.learn.yb = (
-            type(y)(torch.stack([codes[rows, columns] for codes, (rows, columns) in zip(y, cut)])),
+            torch.stack(
+                [codes[rows, columns] for codes, (rows, columns) in zip(y, cut)]
+            ).as_subclass(type(y)),
         )
 
-    def _place(self, codes: torch.Tensor, height: int, width: int) -> tuple[int, int]:
+    def _place(
+        self, codes: torch.Tensor, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[int, int]:
         room = max(0, codes.shape[0] - height), max(0, codes.shape[1] - width)
-        if torch.rand(()) >= self.anywhere:
+        if rng.random() >= self.anywhere:
             shown = (
                 codes != IGNORE
                 if self.background is None
@@ -115,12 +159,37 @@ class Windows(Callback):
             )
             found = shown.as_subclass(torch.Tensor).nonzero()
             if len(found):
-                centre = found[int(torch.randint(len(found), ()))].tolist()
+                centre = found[int(rng.integers(len(found)))].tolist()
                 offsets = [
-                    int(torch.randint(side // 4, side - side // 4, ())) for side in (height, width)
+                    int(rng.integers(side // 4, side - side // 4)) for side in (height, width)
                 ]
                 return tuple(min(max(0, c - o), r) for c, o, r in zip(centre, offsets, room))
-        return int(torch.randint(room[0] + 1, ())), int(torch.randint(room[1] + 1, ()))
+        return int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
+
+
+class MixPairs(MixUp):
+    """fastai's MixUp (arXiv:1710.09412) of the pairs of a batch that processes share."""
+
+    def __init__(self, alpha: float):
+        super().__init__(alpha)
+        self.alpha = alpha
+
+    def before_batch(self) -> None:
+        """Mix each image with another one of the whole batch, by a share of at least a half."""
+        together, loader = world(), self.dl
+        count = loader.counts[self.iter]
+        rng = _generator(loader.step_seed(self.iter), PAIRS)
+        share = torch.from_numpy(rng.beta(self.alpha, self.alpha, count)).to(self.x.device)
+        share = torch.maximum(share, 1 - share).to(self.x.dtype)
+        partner = torch.from_numpy(rng.permutation(count)).to(self.x.device)
+        x, y = (
+            all_rows(part.as_subclass(torch.Tensor), count, together) for part in (self.x, self.y)
+        )
+        own = slice(together.rank if together.rank < count else 0, None, together.size)
+        weight = share[own].view(-1, *[1] * (x.ndim - 1))
+        self.lam, self.yb1 = share, (y[partner],)
+        mixed = torch.lerp(x[partner[own]], x[own], weight)
+        self.learn.xb = (mixed.as_subclass(type(self.x)),)
 
 
 class HalfSize(Callback):
@@ -137,21 +206,19 @@ class HalfSize(Callback):
         x, y = self.learn.xb[0], self.learn.yb[0]
         size = [max(32, side // 2) for side in x.shape[-2:]]
         self.learn.xb = (
-            type(x)(
-                F.interpolate(
-                    x.as_subclass(torch.Tensor),
-                    size,
-                    mode="bilinear",
-                    align_corners=False,
-                    antialias=True,
-                )
-            ),
+            F.interpolate(
+                x.as_subclass(torch.Tensor),
+                size,
+                mode="bilinear",
+                align_corners=False,
+                antialias=True,
+            ).as_subclass(type(x)),
         )
         if y.ndim == 3:
             codes = F.interpolate(
                 y.as_subclass(torch.Tensor)[:, None].float(), size, mode="nearest-exact"
             )
-            self.learn.yb = (type(y)(codes[:, 0].long()),)
+            self.learn.yb = (codes[:, 0].long().as_subclass(type(y)),)
 
 
 class TimeBudget(Callback):
@@ -189,6 +256,7 @@ class TimeBudget(Callback):
         count = self.epoch + 1
         spent = (time.monotonic() - self.start) / count
         affordable = count + max(0, int((self.end - time.monotonic()) / spent))
+        affordable = world().from_first(affordable)
         if affordable < self.last:
             log.info(
                 "an epoch takes %.1f s, longer than planned: training ends after %d instead of %d",

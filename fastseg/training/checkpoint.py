@@ -30,7 +30,7 @@ SAVED_ATTRIBUTES = {
 
 
 class Checkpoint(Callback):
-    """Write `path` after each epoch of one stage of a training; begin where `saved` ends.
+    """Write `path`, if any, after each epoch of one stage of a training; begin where `saved` ends.
 
     `before` has the learning rate and history of the stages before this one; the training began at
     `began`, a time of `time.monotonic` that leaves out the interruptions. `rows(learn)` gives this
@@ -41,7 +41,7 @@ class Checkpoint(Callback):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         stage: int,
         saved: Mapping[str, Any] | None,
         before: Mapping[str, Any],
@@ -76,6 +76,8 @@ class Checkpoint(Callback):
         _set_random_state(saved["random"], learn)
 
     def after_epoch(self) -> None:
+        if self.path is None:
+            return
         averaged = next(
             (cb for cb in self.learn.cbs if getattr(cb, "kept", None) is not None), None
         )
@@ -123,14 +125,20 @@ def read(path: Path, device: torch.device) -> dict[str, Any] | None:
 
     Runs no code in it. Raises `DataError` if damaged.
     """
-    if not path.is_file():
-        return None
+    return loads(path.read_bytes(), path, device) if path.is_file() else None
+
+
+def loads(data: bytes, path: Path | str, device: torch.device) -> dict[str, Any]:
+    """Return the content of the bytes of the checkpoint `path`.
+
+    Runs no code in it. Raises `DataError` if damaged.
+    """
     try:
         # torch itself does not check the checksums that it writes.
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged} has another checksum than it was written with")
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception as error:  # damaged files fail in zip, pickle or torch
         raise DataError(
             f"{path}: cannot be read ({brief(error)}); start again with --no-resume",

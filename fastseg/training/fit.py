@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engines.distributed import World, all_threads, joined, place, told_by_first, world
 from ..errors import ExportError, ModelError
 from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import scores_of
-from ..exports.card import METRICS, Card, seal
+from ..exports.card import METRICS, Card, seal, versions
 from ..exports.folder import replacing
 from ..exports.record import record_of
 from ..exports.write import write_export
@@ -25,7 +27,7 @@ from ..learners.preparation import learner, learner_of
 from ..metrics.calibration import PIXELS, temperature
 from ..metrics.risk import thresholds
 from ..tasks import Item, Task, get
-from ..utils.io import write_json
+from ..utils.io import name_below, write_json
 from ..utils.locks import write_lock
 from .budget import Plan, plan_training
 from .resume import FitRun, interruptible
@@ -53,6 +55,7 @@ def fit(
     *,
     out: Path | str | None = None,
     resume: bool | None = None,
+    processes: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a task's learner, write its export to `out`, and return what was measured.
@@ -69,17 +72,85 @@ def fit(
 
     Each epoch writes a checkpoint to a hidden folder next to `out`. `resume=True` resumes from it,
     with the arguments of the interrupted fit, and reaches the same weights; False starts again;
-    None refuses to lose a checkpoint. Raises `FastsegError` kinds.
+    None refuses to lose a checkpoint.
+
+    `processes` starts so many processes on this machine, which share each batch: on GPUs one
+    for each, on CPUs the cores are divided. They take the same optimizer steps as one process; so
+    do processes that torchrun or `accelerate launch` started with a call of this function in each.
+    All return the same dict, and only the first one writes. Raises `FastsegError` kinds.
     """
-    task, given = get(task), FitOptions(**options)
-    out = Path(out or f"exports/{task.name}")
-    if not out.resolve().name:
-        raise ExportError(
-            f"{out}: is the root of the file system; name a new folder with --out", "out-is-root"
+    if processes is not None:
+        call = dict(out=out, resume=resume, **options)
+        if _several(processes):
+            from .processes import fit_in_processes
+
+            return fit_in_processes(processes, task, data, call)
+    with told_by_first():
+        task, given = get(task), FitOptions(**options)
+        out = Path(out or f"exports/{task.name}")
+        if not out.resolve().name:
+            raise ExportError(
+                f"{out}: is the root of the file system; name a new folder with --out",
+                "out-is-root",
+            )
+        given.check()
+    with joined(given.device) as together:
+        result = None
+        if together.is_first:
+            with write_lock(out), interruptible(out, task, data, given, resume) as run:
+                _share_run(task, run, together)
+                result = _train_and_export(task, out, run)
+        else:
+            _train_along(task, _share_run(task, None, together, data))
+        return together.from_first(result)
+
+
+def _several(processes: int) -> bool:
+    """Return whether to start several processes. Raises `ModelError` for impossible numbers."""
+    if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
+        raise ModelError(
+            f"--processes {processes}: give a whole number of at least 1", "option-range"
         )
-    given.check()
-    with write_lock(out), interruptible(out, task, data, given, resume) as interrupted:
-        return _train_and_export(task, out, interrupted)
+    where = place()
+    if where is not None and processes != where.size:
+        raise ModelError(
+            f"--processes {processes}: this is one of {where.size} processes that were started "
+            "together already; leave it out",
+            "processes-twice",
+        )
+    return where is None and processes > 1
+
+
+def _share_run(
+    task: Task, run: FitRun | None, together: World, data: Path | str | None = None
+) -> FitRun:
+    """Return the first process's run; the others get no folder of it.
+
+    Raises `ProcessError` if the processes have different data or versions.
+    """
+    if together.size == 1 and run is not None:
+        return run
+    given = together.from_first(run and {**run.options.to_json(), "data": str(run.data)})
+    if run is None:
+        where = given.pop("data")
+        # other machines may have the data elsewhere
+        folder = Path(where if data is None else os.path.abspath(data))
+        run = FitRun(None, folder, FitOptions.from_json(given))
+    names = sorted(name_below(run.data, item.image) for item in task.items(run.data))
+    digest = zlib.crc32("\n".join(names).encode(errors="surrogateescape"))
+    together.agree("images", f"{len(names)} images, names' checksum {digest:08x}")
+    together.agree("versions", versions())
+    together.agree("task definitions", task.definition())
+    return run
+
+
+def _train_along(task: Task, run: FitRun) -> None:
+    """Train with the first process, which evaluates each learner and writes the export."""
+    options, together = run.options, world()
+    options.check_course(task)
+    for number in range(max(1, options.folds)):
+        _train_fold(task, run, number, options.time_budget)
+        together.from_first("evaluated")
 
 
 def _train_and_export(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
@@ -95,8 +166,10 @@ def _train_and_export(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
             learn = _train_fold(task, run, number, left if options.time_budget else None)
             seconds += record_of(learn).course["seconds"]
             card = write_export(learn, folder)
-            found.judge(card, folder, record_of(learn).data, options)
+            with all_threads():  # the other processes wait
+                found.judge(card, folder, record_of(learn).data, options)
             networks.append(learn.model.cpu())
+            world().from_first("evaluated")
         if options.folds:
             card = _write_ensemble(learn, networks, seconds, folder)
         from ..inference.loading import measure
@@ -124,11 +197,11 @@ def _train_fold(task: Task, run: FitRun, number: int, seconds: float | None) -> 
     Its folder keeps checkpoints, and the plan for its time, until the export is complete.
     """
     start = time.monotonic()
-    options, work = run.options, run.folder / f"learner_{number}"
+    options, work = run.options, run.folder and run.folder / f"learner_{number}"
     fold = (number, options.folds) if options.folds else None
     if fold:
         log.info("fold %d of %d", number + 1, options.folds)
-    plan = Plan.read(work)
+    plan = Plan.shared(Plan.read(work) if work else None)
     if plan:
         options = replace(options, size=plan.size)
     learn = learner_of(task, run.data, options, fold)
@@ -139,7 +212,8 @@ def _train_fold(task: Task, run: FitRun, number: int, seconds: float | None) -> 
             lambda size: learner_of(task, run.data, replace(options, size=size), fold),
             seconds - (time.monotonic() - start),
         )
-        plan.write(work)
+        if work:
+            plan.write(work)
     if plan:
         options = replace(options, epochs=plan.epochs)
     from .loop import train

@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 from fastai.callback.core import Callback
-from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import CancelEpochException, Learner
 
+from ..engines.collectives import bytes_from_first
+from ..engines.distributed import world
 from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
 from ..learners.options import FitOptions, rate_of
 from ..tasks import Task
 from ..types import Recipe
 from . import checkpoint
-from .callbacks import AverageWeights, HalfSize, Reporter, TimeBudget, Windows
+from .callbacks import AverageWeights, HalfSize, MixPairs, Reporter, TimeBudget, Windows
+from .distributed import training_together
 
 log = logging.getLogger(__name__)
 
@@ -78,23 +80,26 @@ def train(
     After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate
     (decoder). With `seconds`, the cycle is shortened where epochs take longer than planned. In
     `folder` a checkpoint is written after each epoch. If one exists already, training resumes from
-    it and reaches, on the same CPU, the same weights as without the interruption.
+    it and reaches, on the same CPU, the same weights as without the interruption. Processes that
+    are joined (`engines.distributed`) share each batch; only the first one gets `folder`.
     `learn.record` gets the course and the history. Raises `ModelError` if no epoch is trained.
     """
     began = time.monotonic()
     record = record_of(learn)
     task = record.task
     recipe = options.recipe(task)
-    saved = checkpoint.read(folder / CHECKPOINT, learn.dls.device) if folder else None
+    saved = _checkpoint(learn, folder)
     if saved:
         _resume_precision(learn, saved)
         began -= saved["seconds"]
-    lr = saved["lr"] if saved else _rate(learn, options)
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
     frozen = recipe.freeze_epochs if record.is_pretrained else 0
     history = saved["history"] if saved else []
-    cbs = [Reporter(), *([MixUp(recipe.mixup)] if recipe.mixup else [])]
+    cbs = [Reporter(), *([MixPairs(recipe.mixup)] if recipe.mixup else [])]
+    with training_together(learn, options.seed):
+        lr = saved["lr"] if saved else _rate(learn, options)
     with (
+        training_together(learn, options.seed) as repeatable,
         learn.added_cbs(cbs),
         _model_dir(learn, folder),
         _silence_libraries(),
@@ -103,6 +108,7 @@ def train(
         for stage, epochs in enumerate((frozen, recipe.epochs)):
             if not epochs or (saved and saved["stage"] > stage):
                 continue
+            repeatable.stage = stage
             resumed = saved if saved and saved["stage"] == stage else None
             if stage:
                 learn.unfreeze()
@@ -111,11 +117,16 @@ def train(
             else:
                 learn.freeze()
                 chosen = _windows(task, recipe, epochs)
-            if folder:
+            if saved or folder:
                 before = {"lr": lr, "history": history}
                 chosen.append(
                     checkpoint.Checkpoint(
-                        folder / CHECKPOINT, stage, resumed, before, began, _history_rows
+                        folder and folder / CHECKPOINT,
+                        stage,
+                        resumed,
+                        before,
+                        began,
+                        _history_rows,
                     )
                 )
             first = resumed["epoch"] if resumed else 0
@@ -138,6 +149,15 @@ def train(
         "seconds": round(time.monotonic() - began, 1),
     }
     return learn
+
+
+def _checkpoint(learn: Learner, folder: Path | None) -> dict[str, Any] | None:
+    """Return the content of the checkpoint in the first process's folder, or None."""
+    path = folder and folder / CHECKPOINT
+    data = path.read_bytes() if path and path.is_file() else None
+    data = bytes_from_first(data, world(), learn.dls.device)
+    where = path or f"the checkpoint of the first process ({CHECKPOINT})"
+    return None if data is None else checkpoint.loads(data, where, learn.dls.device)
 
 
 def _rate(learn: Learner, options: FitOptions) -> float:
@@ -196,10 +216,9 @@ def _callbacks(
     if patience:
         score = learn.recorder.metrics[0].name if learn.metrics else "valid_loss"
         watched = dict(monitor=score, comp=np.less if score == "valid_loss" else np.greater)
-        chosen += [
-            SaveModelCallback(**watched, fname="best"),
-            EarlyStoppingCallback(**watched, patience=patience),
-        ]
+        if world().is_first:  # whose weights are exported
+            chosen.append(SaveModelCallback(**watched, fname="best"))
+        chosen.append(EarlyStoppingCallback(**watched, patience=patience))
     if seconds is not None:
         chosen.append(TimeBudget(seconds))
     return chosen
@@ -220,9 +239,10 @@ def _errors_explained(learn: Learner) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         height, width = record_of(learn).size
+        bs = learn.dls.train.whole_bs or learn.dls.bs
         raise ModelError(
-            f"out of memory with batches of {learn.dls.bs} images of {height}x{width} px: lower "
-            f"--bs first, to {max(1, learn.dls.bs // 2)}, then --size; on a CPU also --cache",
+            f"out of memory with batches of {bs} images of {height}x{width} px: lower "
+            f"--bs first, to {max(1, bs // 2)}, then --size; on a CPU also --cache",
             "out-of-memory",
         ) from error
     except ValueError as error:

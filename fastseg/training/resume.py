@@ -27,9 +27,9 @@ ASKED = "asked.json"
 
 @dataclass(frozen=True)
 class FitRun:
-    """A fit's folder for checkpoints, data and options."""
+    """A fit's folder for checkpoints (None: another process writes them), data and options."""
 
-    folder: Path
+    folder: Path | None
     data: Path
     options: FitOptions
 
@@ -65,7 +65,7 @@ def interruptible(
     existed = work.parent.exists()
     try:
         if not resume:
-            _write_asked(run, task)
+            _write_asked(work, run, task)
         yield run
     except BaseException as error:
         # A fit that diverged would do so again.
@@ -92,11 +92,11 @@ def _remove_checkpoints(work: Path, existed: bool) -> None:
         work.parent.rmdir()
 
 
-def _write_asked(run: FitRun, task: Task) -> None:
+def _write_asked(work: Path, run: FitRun, task: Task) -> None:
     items = task.items(run.data)  # first, so that nothing is written if this fails
     given = {**run.options.to_json(), "data": str(run.data)}
     write_json(
-        run.folder / ASKED,
+        work / ASKED,
         {
             "task": task.name,
             "given": given,
