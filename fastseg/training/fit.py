@@ -22,7 +22,7 @@ from ..exports.card import METRICS, Card, seal, versions
 from ..exports.folder import replacing
 from ..exports.record import record_of
 from ..exports.write import write_export
-from ..learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions, with_options
+from ..learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions, WholeNumber, with_options
 from ..learners.preparation import learner, learner_of
 from ..metrics.calibration import PIXELS, temperature
 from ..metrics.risk import thresholds
@@ -107,10 +107,7 @@ def fit(
 
 def _several(processes: int) -> bool:
     """Return whether to start several processes. Raises `ModelError` for impossible numbers."""
-    if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
-        raise ModelError(
-            f"--processes {processes}: give a whole number of at least 1", "option-range"
-        )
+    WholeNumber(1)("--processes", processes)
     where = place()
     if where is not None and processes != where.size:
         raise ModelError(
