@@ -28,8 +28,6 @@ import simpy
 
 TRANSFERS = 16  # files that a worker reads or writes at a time: fastseg/inference/shards.py
 LISTED = 1000  # names in an answer of an object store to a LIST
-PASSES = 3  # reads of each part by the driver: columns, predictions.csv, predictions.parquet
-READ = 2  # requests that read a file: s3fs asks for its size (HEAD) before the GET
 # Requests of a shard beside its images: HEAD and LIST (s3fs looks for the note of an earlier try),
 # two PUT (note and part), DELETE of the note.
 HEADS, LISTS, PUTS, DELETES = 1, 1, 2, 1
@@ -59,6 +57,9 @@ class Setting:
     writing: float = 0.0018
     listing: float = 0.00007  # of the driver's core for each name
     merge: float = 0.000044  # of the driver's core for each image, all passes together
+    passes: int = 3  # the driver reads each part: columns, predictions.csv, predictions.parquet
+    readers: int = 1  # parts that it reads at a time
+    requests: int = 2  # that read a file: s3fs asks for its size (HEAD) before the GET
     wave: int = 2000  # shards; 0: one wave
     pack: bool = False  # one tar file of masks a shard
     tar: bool = False  # the images are in tar shards
@@ -187,7 +188,7 @@ class Cluster:
     def _transfers(self) -> float:
         """Return the seconds of waiting for the files of a shard, beside the computing."""
         reads, writes = (math.ceil(files / TRANSFERS) for files in self.setting.transfers)
-        return reads * READ * self.setting.get + writes * self.setting.put
+        return reads * self.setting.requests * self.setting.get + writes * self.setting.put
 
     def _notes(self) -> float:
         setting = self.setting
@@ -213,12 +214,13 @@ def simulate(setting: Setting, sample: int = 200_000) -> Outcome:
     pages = 0 if setting.tar else math.ceil(names / LISTED)
     heads = names if setting.tar else 0  # each tar file is looked at
     listing = pages * setting.list + heads * setting.get + names * setting.listing
-    merge = setting.images * setting.merge + setting.shards * PASSES * READ * setting.get
+    reads_of_parts = setting.shards * setting.passes * setting.requests
+    merge = setting.images * setting.merge + reads_of_parts * setting.get / setting.readers
     hours = (listing + setting.engine + seconds + merge) / 3600
     reads, writes = (files / setting.shard * setting.images for files in setting.transfers)
-    gets = round(reads * READ + heads + setting.shards * (HEADS + PASSES * READ))
+    gets = round(reads * setting.requests + heads + setting.shards * HEADS + reads_of_parts)
     puts = round(writes + pages + setting.shards * (LISTS + PUTS))
-    moved = setting.input_bytes + setting.mask_bytes + setting.part_bytes * (1 + PASSES)
+    moved = setting.input_bytes + setting.mask_bytes + setting.part_bytes * (1 + setting.passes)
     return Outcome(
         images=setting.images,
         workers=setting.workers,
