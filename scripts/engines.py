@@ -27,30 +27,32 @@ CONTESTANTS = {
 
 
 def measured(few: Path, many: Path, export: Path, repeats: int) -> dict[str, list[float]]:
-    """Return seconds of each contestant: its start, and an image after it.
+    """Return seconds of each contestant for both folders, of FEW and of MANY images.
 
-    `few` and `many` are folders of FEW and MANY images. Each run is a new process, as users start
-    it. Both runs have the same start, so their difference is the time of MANY - FEW images.
+    Each run is a new process, as users start it. Both runs have the same start, so the difference
+    of their medians is the time of MANY - FEW images. Contestants take turns.
     """
-    starts: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    steady: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    seconds: dict[str, list[float]] = {}
     for turn in range(repeats):
         for name, options in CONTESTANTS.items():
-            first, second = (_seconds(folder, export, options) for folder in (few, many))
-            each = (second - first) / (MANY - FEW)
-            steady[name].append(each)
-            starts[name].append(first - FEW * each)
-            print(f"engines  turn {turn + 1}: {name} {first:.1f} s, {second:.1f} s", flush=True)
-    base = statistics.median(steady["one process without shards"])
+            for folder, count in ((few, FEW), (many, MANY)):
+                spent = _seconds(folder, export, options)
+                seconds.setdefault(f"{name}, {count} images", []).append(spent)
+                print(
+                    f"engines  turn {turn + 1}: {name}, {count} images: {spent:.1f} s", flush=True
+                )
+    base = None
     for name in CONTESTANTS:
-        each = statistics.median(steady[name])
-        print(
-            f"engines  {name}: {1 / each:.1f} images/s, {each / base:.2f} times the seconds of one "
-            f"process; starts in {statistics.median(starts[name]):.1f} s"
+        first, second = (
+            statistics.median(seconds[f"{name}, {count} images"]) for count in (FEW, MANY)
         )
-    return {f"{name}, start": times for name, times in starts.items()} | {
-        f"{name}, an image": times for name, times in steady.items()
-    }
+        each = (second - first) / (MANY - FEW)
+        base = base or each
+        print(
+            f"engines  {name}: {1 / each:.1f} images/s, {base / each:.2f} times those of one "
+            f"process; starts in {first - FEW * each:.1f} s"
+        )
+    return seconds
 
 
 def _seconds(images: Path, export: Path, options: tuple[str, ...]) -> float:

@@ -55,7 +55,7 @@ class Setting:
     list: float = 0.2
     reading: float = 0.0034  # of a worker's core for the requests that read a file
     writing: float = 0.0018
-    listing: float = 0.00007  # of the driver's core for each name
+    listing: float = 0.00011  # of the driver's core for each name of an object store
     merge: float = 0.000044  # of the driver's core for each image, all passes together
     passes: int = 3  # the driver reads each part: columns, predictions.csv, predictions.parquet
     readers: int = 1  # parts that it reads at a time
