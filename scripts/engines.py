@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
-FEW, MANY = 128, 512  # images of the two runs whose difference is the steady rate
+FEW, MANY = 128, 384  # images of the two runs whose difference is the steady rate
 FIXED = ("--device", "cpu", "--runtime", "onnx", "--precision", "float32")
 CONTESTANTS = {
     "one process without shards": (),
@@ -27,7 +27,8 @@ CONTESTANTS = {
 
 
 def measured(few: Path, many: Path, export: Path, repeats: int) -> dict[str, list[float]]:
-    """Return seconds of each contestant for both folders, of FEW and of MANY images.
+    """Return seconds of each contestant for both folders, of FEW and of MANY images: those of the
+    clock, and those of processors, which other programs on the machine disturb less.
 
     Each run is a new process, as users start it. Both runs have the same start, so the difference
     of their medians is the time of MANY - FEW images. Contestants take turns.
@@ -36,40 +37,74 @@ def measured(few: Path, many: Path, export: Path, repeats: int) -> dict[str, lis
     for turn in range(repeats):
         for name, options in CONTESTANTS.items():
             for folder, count in ((few, FEW), (many, MANY)):
-                spent = _seconds(folder, export, options)
-                seconds.setdefault(f"{name}, {count} images", []).append(spent)
+                clock, processor = _seconds(folder, export, options)
+                seconds.setdefault(f"{name}, {count} images", []).append(clock)
+                seconds.setdefault(f"{name}, {count} images, processors", []).append(processor)
                 print(
-                    f"engines  turn {turn + 1}: {name}, {count} images: {spent:.1f} s", flush=True
+                    f"engines  turn {turn + 1}: {name}, {count} images: {clock:.1f} s, "
+                    f"{processor:.1f} s of processors",
+                    flush=True,
                 )
-    base = None
     for name in CONTESTANTS:
-        first, second = (
-            statistics.median(seconds[f"{name}, {count} images"]) for count in (FEW, MANY)
-        )
-        each = (second - first) / (MANY - FEW)
-        base = base or each
+        clock, start = _fitted(seconds, name, "")
+        processor, first = _fitted(seconds, name, ", processors")
         print(
-            f"engines  {name}: {1 / each:.1f} images/s, {base / each:.2f} times those of one "
-            f"process; starts in {first - FEW * each:.1f} s"
+            f"engines  {name}: {1 / clock:.1f} images/s after {start:.1f} s; of processors "
+            f"{1000 * processor:.1f} ms an image after {first:.1f} s"
         )
     return seconds
 
 
-def _seconds(images: Path, export: Path, options: tuple[str, ...]) -> float:
-    out = images.parent / "out"
+def _fitted(seconds: dict[str, list[float]], name: str, what: str) -> tuple[float, float]:
+    """Return seconds for an image, and for the start."""
+    few, many = (
+        statistics.median(seconds[f"{name}, {count} images{what}"]) for count in (FEW, MANY)
+    )
+    each = (many - few) / (MANY - FEW)
+    return each, few - FEW * each
+
+
+def _seconds(images: Path, export: Path, options: tuple[str, ...]) -> tuple[float, float]:
+    """Return the seconds of one run: of the clock, and of processors in all its processes."""
+    out, mark = images.parent / "out", f"FASTSEG_BENCHMARK={time.time_ns()}"
     command = [sys.executable, "-W", "ignore", "-m", "fastseg", "predict", "eye", str(images)]
+    spent: dict[int, float] = {}
     began = time.perf_counter()
-    done = subprocess.run(
+    run = subprocess.Popen(
         [*command, "--out", str(out), "--export", str(export), *FIXED, *options],
         cwd=images.parent,
-        capture_output=True,
-        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **dict([mark.split("=")])},
     )
+    while run.poll() is None:
+        spent.update(_processor_seconds(mark, spent))
+        time.sleep(0.2)
     seconds = time.perf_counter() - began
-    if done.returncode:
-        raise RuntimeError(f"{options}: exit code {done.returncode}: {done.stderr}")
+    if run.returncode:
+        raise RuntimeError(f"{options}: exit code {run.returncode}")
     shutil.rmtree(out)
-    return seconds
+    return seconds, sum(spent.values())
+
+
+def _processor_seconds(mark: str, known: Container[int]) -> dict[int, float]:
+    """Return the processor seconds so far of each process that is known, is the child of one, or
+    has `mark` in its environment.
+
+    The processes of Ray are no children that could be waited for, and some change their titles,
+    which overwrites their environment.
+    """
+    tick, found = os.sysconf("SC_CLK_TCK"), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            pid, parent = int(folder.name), int(fields[1])
+            is_ours = pid in known or parent in known
+            if is_ours or mark.encode() in (folder / "environ").read_bytes():
+                found[pid] = (int(fields[11]) + int(fields[12])) / tick
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return found
 
 
 def parts(images: Path, export: Path, repeats: int) -> dict[str, list[float]]:
