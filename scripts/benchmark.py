@@ -13,6 +13,7 @@ Sections:
   startup  cold commands, a tiny fit, mistakes
   labels   1,000 and 10,000 images with 10 COCO polygons each: seconds, peak memory
   photo    one photograph through an adopted SegFormer-B0; peak memory of 12 megapixels
+  engines  predict without shards, on 1 to 4 processes and on Ray: start, rate, where time goes
   gpu      step and predict on an accelerator
 
 Contestants take turns. The table gives medians, spreads and ratios; compare the ratios, not the
@@ -37,6 +38,7 @@ from pathlib import Path
 import fastseg  # before torch: it sets how OpenMP threads wait, for all contestants
 
 # isort: split
+import engines as engine_runs
 import numpy as np
 import peers
 import torch
@@ -374,6 +376,20 @@ def labels(repeats: int, folder: Path) -> dict[str, list[float]]:
     return readings(folder, 1_000) | readings(folder, 10_000)
 
 
+def engines(repeats: int, folder: Path) -> dict[str, list[float]]:
+    """`predict` at 640x480 on every engine, each run a new process; and one worker's steps."""
+    _, export = exported(folder, arch="mobilenetv2_100")
+    many = eyes(folder / "many", engine_runs.MANY, (480, 640)) / "images"
+    few = folder / "few" / "images"
+    few.mkdir(parents=True)
+    for file in sorted(many.iterdir())[: engine_runs.FEW]:
+        os.link(file, few / file.name)
+    return {
+        **engine_runs.parts(few, export, max(repeats, 3)),
+        **engine_runs.measured(few, many, export, repeats),
+    }
+
+
 def photo(repeats: int, folder: Path) -> dict[str, list[float]]:
     """One photograph of 1,024 px through SegFormer-B0, as its page shows it, and adopted."""
     import segmentation_models_pytorch as smp
@@ -483,6 +499,7 @@ SECTIONS = {
     "startup": startup,
     "labels": labels,
     "photo": photo,
+    "engines": engines,
     "gpu": gpu,
 }
 

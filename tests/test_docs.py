@@ -105,6 +105,7 @@ NOT_RUN = {
     "fastseg masks": "needs the extra face: test_importers_landmarks.py",
     "fastseg gather": "needs a dataset as distributed: test_importers_surfaces.py",
     "--url": "needs a network: test_inference_download.py",
+    "s3://": "needs an object store",
     "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
     "fastseg study": "needs many fits: test_training_study.py",
