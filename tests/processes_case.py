@@ -1,11 +1,13 @@
 """Trains learners in as many processes as were started, and writes the first one's results.
 
 `[torchrun --nproc-per-node N] processes_case.py CASES.json OUT`: CASES.json maps names to
-{"task", "data", "options", "double"}. OUT/NAME.pt gets weights and history, or the error's code.
+{"task", "data", "options", "double"}, and "seconds" of a time budget if there is one. OUT/NAME.pt
+gets weights and history, or the error's code.
 """
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -17,7 +19,9 @@ from fastseg.engines.distributed import joined, world
 from fastseg.errors import FastsegError
 from fastseg.learners.options import FitOptions
 from fastseg.learners.preparation import learner_of
+from fastseg.training import budget, fit
 from fastseg.training.loop import train
+from fastseg.training.resume import FitRun
 
 torch.set_num_threads(1)
 
@@ -40,8 +44,21 @@ class DoubleRecord(Callback):
         self.recorder.smooth_loss.val = self.recorder.smooth_loss.val.double()
 
 
+def within(case, seconds):
+    """Return a learner that a plan for `seconds` has trained; only the first process may plan."""
+    budget.epoch_seconds = lambda _: 12.0 if world().is_first else 1.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) if world().is_first else None
+        run = FitRun(folder, Path(case["data"]), FitOptions(**case["options"]))
+        learn = fit._train_fold(tasks.get(case["task"]), run, 0, seconds)
+        assert folder is None or len(list(folder.glob("*/*"))) == 2  # plan and checkpoint
+    return described(learn)
+
+
 def trained(case):
     """Train a case; return its weights and history."""
+    if "seconds" in case:
+        return within(case, case["seconds"])
     options = FitOptions(**case["options"])
     learn = learner_of(tasks.get(case["task"]), case["data"], options)
     if case["double"]:
@@ -50,12 +67,18 @@ def trained(case):
         learn.dls.add_tfms([Double()], "after_batch")
         learn.add_cb(DoubleRecord())
     train(learn, options)
+    return described(learn)
+
+
+def described(learn):
+    """Return what a training has led to."""
     steps = len(learn.recorder.lrs)
     return {
         "weights": {name: value.clone() for name, value in learn.model.state_dict().items()},
         "history": learn.record.history,
         "course": {key: v for key, v in learn.record.course.items() if key != "seconds"},
         "steps": steps,
+        "size": learn.record.size,
         "names": [name for name, _ in learn.model.named_modules()],
         "kinds": sorted({type(module).__name__ for module in learn.model.modules()}),
     }
