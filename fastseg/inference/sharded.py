@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -51,6 +52,7 @@ INDEX = "predictions.parquet"
 # Images of a shard. Both are multiples of the usual batch, so that batches are the same ones as in
 # a prediction without shards. Small data have small shards, so that several workers get some.
 SMALL, LARGE, MANY = 32, 256, 4096
+LOOKS = 32  # results of an earlier run that are looked at, at a time
 ROW_GROUP = 50_000  # rows of the index that are in memory at a time
 EXPORTED = (CARD, MODEL, ONNX)  # files of an export that a prediction needs
 
@@ -175,6 +177,7 @@ class Listing:
     def read(self, images: Iterable[Image]) -> None:
         """Write the images to the file. Raises `DataError` if two would have the same result."""
         seen: set[int] = set()
+        places: set[Path] = set()
         for image in images:
             target = self._target(image)
             key = int.from_bytes(hashlib.blake2b(target.encode(), digest_size=8).digest(), "big")
@@ -186,9 +189,10 @@ class Listing:
             self.shards += image.is_shard
             self.folders.add(PurePosixPath(target).parent.as_posix())
             if not is_url(image.address):
-                self.inputs.add(Path(image.address).resolve().parent)
+                places.add(Path(image.address).parent)
             fields = (image.address, image.name, image.size, image.stamp, image.is_shard)
             self.spool.write(json.dumps(fields) + "\n")
+        self.inputs = {place.resolve() for place in places}
 
     def _target(self, image: Image) -> str:
         if isinstance(self.task, ClassificationTask):
@@ -255,9 +259,10 @@ class Run:
             pass
         if self.reused:
             log.info("%d images were done in an earlier run", self.reused)
+        current = {*self.digests}
         for name in entries:  # of other images, or of another export
-            stale = name.removeprefix("part-").removeprefix("try-").partition(".")[0]
-            if name != "lock" and stale not in {*self.digests}:
+            digest = name.removeprefix("part-").removeprefix("try-").partition(".")[0]
+            if name != "lock" and digest not in current:
                 self.store.delete(f"{STATE}/{name}")
 
     def _images_done(self, there: set[str]) -> Iterator[int]:
@@ -288,14 +293,17 @@ class Run:
             lines = read_part(self.store.read(part_name(job.digest)))
         except (ValueError, TypeError):  # damaged by something else
             return 0
-        for line in lines:
-            if line.reason and not line.is_fatal:
-                return 0
-            for name, size, stamp in line.files:
-                found = self.store.entry(name)
-                if not found or found.size != size or (stamp and found.stamp != stamp):
-                    return 0
-        return len(lines)
+        if any(line.reason and not line.is_fatal for line in lines):
+            return 0
+        written = {file for line in lines for file in line.files}
+        with ThreadPoolExecutor(LOOKS) as pool:
+            return len(lines) if all(pool.map(self._is_unchanged, written)) else 0
+
+    def _is_unchanged(self, file: tuple[str, int, str]) -> bool:
+        """Return whether a result is at the destination as it was written."""
+        name, size, stamp = file
+        found = self.store.entry(name)
+        return found is not None and found.size == size and stamp in ("", found.stamp)
 
     def _choose_transport(self) -> None:
         """Find out what the workers can reach; the rest travels through the engine."""

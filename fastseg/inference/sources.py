@@ -85,7 +85,7 @@ def _images_of(source: str) -> Iterator[Image]:
     elif plain.endswith(MANIFESTS):
         yield from _listed(source)
     elif plain.endswith(ARCHIVE):
-        store = store_of(f"zip://::{source}")
+        store = store_of(source if source.startswith("zip://") else f"zip://::{source}")
         yield from _entries(store, deep=True)
     else:
         store, name = split_address(source.rstrip("/") or source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -153,7 +154,8 @@ class LocalStore(Store):
             ) from None
 
     def put(self, file: Path, name: str) -> None:
-        self.write(name, file.read_bytes())
+        with atomic_file(self.folder / name) as temporary:
+            shutil.copyfile(file, temporary)
 
     def write(self, name: str, data: bytes) -> None:
         with atomic_file(self.folder / name) as temporary:
@@ -305,18 +307,22 @@ class RemoteStore(Store):
             return self._files.cat_file(self._path(name))
 
     def put(self, file: Path, name: str) -> None:
-        self.write(name, file.read_bytes())
+        self._write_by(name, lambda path: self._files.put_file(str(file), path))
 
     def write(self, name: str, data: bytes) -> None:
+        self._write_by(name, lambda path: self._files.pipe_file(path, data))
+
+    def _write_by(self, name: str, write: Callable[[str], object]) -> None:
+        """Call `write` with the path of a file, or with a temporary one that is renamed then."""
         path = self._path(name)
         with self._explained(name):
             if self._protocols & OBJECT_STORES:
-                self._files.pipe_file(path, data)
+                write(path)
                 return
             self._files.makedirs(path.rpartition("/")[0] or "/", exist_ok=True)
             temporary = f"{path.rpartition('/')[0]}/.{secrets.token_hex(8)}"
             try:
-                self._files.pipe_file(temporary, data)
+                write(temporary)
                 self._files.mv(temporary, path)
             finally:
                 with suppress(FileNotFoundError):
