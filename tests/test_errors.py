@@ -12,6 +12,7 @@ from fastseg.errors import DataError, FastsegError, TaskError
 
 # Codes that more than one module raises, and the one mistake that each stands for.
 SHARED_CODES = {
+    "archive-out": "an archive as the place of results",
     "access-refused": "a server does not accept the keys or the token that it is given",
     "busy": "another run writes to the place",
     "no-images": "a folder or source without images",

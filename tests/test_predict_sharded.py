@@ -310,7 +310,70 @@ def test_mistakes_are_found_before_anything_is_written(fails, good, exports, tmp
 def test_a_damaged_archive_is_one_line(fails, exports, tmp_path):
     (tmp_path / "cut.zip").write_bytes(b"PK")
     given = ("predict", "eye", tmp_path / "cut.zip", "--export", exports("eye"), "--out", "out")
-    fails(*given, code="storage", values=["cut.zip"])
+    fails(*given, code="unreadable-archive", values=["cut.zip"])
+
+
+def test_members_of_archives_stay_below_the_destination(run, good, exports, tmp_path):
+    names = ["../up.jpg", "a/../../../far.jpg", "/root.jpg", "./here.jpg", "b//c.jpg"]
+    with zipfile.ZipFile("x.zip", "w") as archive:
+        for name in names:
+            archive.write(good / "000.jpg", name)
+    with tarfile.open("x.tar", "w") as archive:
+        for name in names:
+            archive.add(good / "000.jpg", name, filter=None)
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    before = set(tmp_path.parent.rglob("*.png"))
+    given = ("predict", "eye", "--export", exports("eye"))
+    run(*given, "x.zip", "--out", "in/zip")
+    run(*given, "x.tar", "--out", "in/tar", error="unreadable-image")
+    assert [row["image"] for row in rows_of("in/tar/failed.csv")] == ["x.tar/link.jpg"]
+    made = set(tmp_path.parent.rglob("*.png")) - before
+    assert len(made) == 2 * len(names)
+    assert all(tmp_path / "in" in path.parents for path in made)
+
+
+def test_where_every_image_fails_it_is_said_in_one_line(run, exports):
+    Path("bad").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Path("bad", name).write_text("x")
+    given = ("predict", "eye", "bad", "--export", exports("eye"), "--out", "out", "--workers", 1)
+    assert "out/failed.csv" in run(*given, error="unreadable-image").message
+    assert len(rows_of("out/failed.csv")) == 2
+    with tarfile.open("empty.tar", "w"):
+        pass
+    given = ("predict", "eye", "empty.tar", "--export", exports("eye"), "--out", "other")
+    run(*given, error="no-images")
+
+
+def test_names_with_special_characters(run, good, exports):
+    names = ["a[1].jpg", "b?.jpg", "c 1.jpg", "d#%20.jpg", "e\udcff.jpg"]
+    folder = Path("f[1] *")
+    folder.mkdir()
+    for name in names:
+        shutil.copy(good / "000.jpg", folder / name)
+    given = ("--export", exports("eye"), "--workers", 1)
+    run("predict", "eye", folder, *given, "--out", "out")
+    assert {path.stem for path in Path("out").glob("*.png")} == {name[:-4] for name in names}
+    run("predict", "eye", folder / "a[1].jpg", *given, "--out", "one")
+    assert Path("one/a[1].png").is_file()
+
+
+def test_file_addresses_are_paths(run, good, exports, tmp_path):
+    given = ("--export", exports("eye"), "--out", f"file://{tmp_path}/out")
+    run("predict", "eye", f"file://{good}", *given)
+    assert len(list(Path("out").glob("*.png"))) == 69
+
+
+def test_a_script_without_a_guard_is_told_of_it(good, exports, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import fastseg\nfastseg.predict('eye', {str(good)!r}, 'out', "
+        f"export={str(exports('eye'))!r}, workers=2)"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "__main__" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_tar_file_that_is_cut_fails_alone(run, good, exports):
@@ -327,8 +390,12 @@ def test_a_tar_file_that_is_cut_fails_alone(run, good, exports):
 
 def test_two_runs_to_one_destination(fails, good, exports, tmp_path):
     from fastseg.inference.destination import held
+    from fastseg.utils.locks import write_lock
     from fastseg.utils.storage import store_of
 
+    given = ("predict", "eye", good, "--export", exports("eye"), "--out", tmp_path / "out")
+    with write_lock(tmp_path / "out"):  # of a prediction without shards
+        fails(*given, "--workers", 1, code="busy")
     with held(store_of(str(tmp_path / "out"))):
         fails(
             *("predict", "eye", good, "--export", exports("eye")),

@@ -83,6 +83,8 @@ class LocalEngine(Engine):
                 except (EOFError, OSError):
                     worker.process.join()
                     how = _ending(worker.process.exitcode)
+                    if not worker.has_started and (worker.process.exitcode or 0) > 0:
+                        raise _cannot_start() from None
                     failed_starts += not worker.has_started
                     if worker.job is not None:
                         deaths[worker.job[0]] += 1
@@ -112,11 +114,7 @@ class LocalEngine(Engine):
         except RuntimeError as error:  # the caller's script has no guard
             if "bootstrapping" not in str(error):
                 raise
-            raise ModelError(
-                "a script that uses --workers or workers= must call fastseg below "
-                'if __name__ == "__main__": since each worker imports it',
-                "no-main-guard",
-            ) from None
+            raise _cannot_start() from None
         theirs.close()  # so that the end of the worker ends the pipe
         return Worker(process, ours)
 
@@ -135,6 +133,14 @@ class LocalEngine(Engine):
                 worker.process.kill()
                 worker.process.join()
         self._crew = []
+
+
+def _cannot_start() -> ModelError:
+    return ModelError(
+        "worker processes cannot start: each one imports the script that started them, so the "
+        'script must be a file, and call fastseg below if __name__ == "__main__":',
+        "no-main-guard",
+    )
 
 
 def _send(worker: Worker, job: Numbered) -> None:

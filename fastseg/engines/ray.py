@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 PORT, CLIENT_PORT = 6379, 10001  # Ray's defaults
 CLIENT = "ray://"
+FRAME_HEADER, SETTINGS = 9, 4  # bytes of an HTTP/2 frame's header; the type of that frame
 SECONDS_TO_CONNECT = 5.0  # until a port that does not answer counts as unreachable
 # Jobs of one execution of Ray Data. Their descriptions are in its object store; a new execution
 # starts new workers, which takes some seconds.
@@ -153,8 +154,12 @@ class RayEngine(Engine):
                 ).remote(value)
                 for node in self._nodes
             ]
-            answers = ray.get(asked)
-        return [(node["NodeManagerHostname"], one) for node, one in zip(self._nodes, answers)]
+            answers = [_answer(ray, one) for one in asked]
+        return [
+            (node["NodeManagerHostname"], answer[0])
+            for node, answer in zip(self._nodes, answers)
+            if answer
+        ]
 
     def blind_node(self, paths: Sequence[Path]) -> str | None:
         facts = [(str(path), _size(path)) for path in paths]
@@ -225,11 +230,15 @@ class Waves:
         """Start the jobs of a wave."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         count = min(self.workers, len(wave))
-        self.ledger = ray.remote(num_cpus=0)(Ledger).remote(count)
+        # On the driver's machine, which the run cannot lose.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        ledger = ray.remote(num_cpus=0, scheduling_strategy=here)(Ledger)
+        self.ledger = ledger.remote(count)
         self.results = iter(
             ray.data.from_items(wave, override_num_blocks=len(wave))
             .map_batches(
@@ -262,9 +271,7 @@ class Actor:
         limit_threads(threads)
         with suppress(OSError):  # where it is the driver's, relative paths mean the same files
             os.chdir(folder)
-        self.may_go_on: Callable[[int | None], bool] = lambda job: ray.get(
-            ledger.may_go_on.remote(job)
-        )
+        self.ledger = ledger
         try:
             self._require_few_deaths(None)
             self.call = pickle.loads(ray.get(work)).start()
@@ -272,7 +279,13 @@ class Actor:
             self.call = _always(_as_result(error))
 
     def _require_few_deaths(self, job: int | None) -> None:
-        if not self.may_go_on(job):
+        import ray
+
+        try:
+            may_go_on = ray.get(self.ledger.may_go_on.remote(job))
+        except ray.exceptions.RayError:  # the ledger is gone: deaths are not counted any more
+            return
+        if not may_go_on:
             raise worker_died("killed")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -308,6 +321,18 @@ def _as_result(error: Exception) -> Failure:
     return Failure(RuntimeError(f"in a worker of Ray:\n{traceback.format_exc()}"))
 
 
+def _answer(ray: Any, reference: Any) -> tuple[Any] | None:
+    """Return a node's answer; None from one that has just left the cluster."""
+    try:
+        return (ray.get(reference),)
+    except (
+        ray.exceptions.TaskUnschedulableError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.WorkerCrashedError,
+    ):
+        return None
+
+
 def _always(result: Failure) -> Callable[[Any], Failure]:
     return lambda _: result
 
@@ -336,9 +361,26 @@ def _require_reachable(address: str) -> None:
             "cluster-address",
         )
     try:
-        socket.create_connection((host, int(port or default)), SECONDS_TO_CONNECT).close()
+        with socket.create_connection((host, int(port or default)), SECONDS_TO_CONNECT) as there:
+            if not os.environ.get("RAY_USE_TLS") and not _speaks_http2(there):
+                raise _token_needed(address)
     except (OSError, OverflowError) as error:
         raise _unreachable(address, error) from None
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Return whether a server answers as Ray's do, by gRPC: with a SETTINGS frame (RFC 9113, 3.4).
+
+    Ray itself waits for minutes for another kind of server.
+    """
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+    answer = b""
+    while len(answer) < FRAME_HEADER:
+        part = connection.recv(FRAME_HEADER - len(answer))
+        if not part:
+            return False
+        answer += part
+    return answer[3] == SETTINGS
 
 
 def _unreachable(address: str, error: BaseException) -> ModelError:

@@ -27,7 +27,7 @@ from ..utils.io import write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
-from ..utils.storage import is_url
+from ..utils.storage import is_url, without_file_scheme
 from .inputs import expand
 from .outputs import MASKS, OUTPUTS, TABLE_SUFFIXES, Output, Row
 from .sources import is_sharded_source
@@ -110,6 +110,8 @@ def predict(
     check_runtime(runtime, precision)
     task, source, card = opened(task, export)
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    given = [without_file_scheme(path) if isinstance(path, str) else path for path in given]
+    out = without_file_scheme(out) if isinstance(out, str) else out
     if (
         engine is not None
         or workers is not None
@@ -213,10 +215,12 @@ def _shards_out(given: Sequence[Path | str], out: Path | str | None, format: str
 def _sharded_result(run: ShardedRun) -> Written:
     written = Written(run.tables, [], run)  # type: ignore[arg-type]  # URLs are no paths
     if run.failed:
-        more = f" ({run.failed - 1} more)" if run.failed > 1 else ""
+        more = f" ({run.failed - 1} more could not be read)" if run.failed > 1 else ""
+        done = {0: "", 1: "; the other image is done"}.get(
+            run.images, f"; the other {run.images} images are done"
+        )
         error = DataError(
-            f"{run.first_failure}{more}; the other {run.images} images are done; "
-            f"failed images are listed in {run.tables[-1]}",
+            f"{run.first_failure}{more}{done}; all are listed in {run.tables[-1]}",
             "unreadable-image",
         )
         error.details = {"written": list(map(str, written)), "skipped": []}

@@ -29,6 +29,7 @@ from ..exports.read import as_trained
 from ..metrics.risk import review_threshold
 from ..tasks import ClassificationTask, Task
 from ..utils.io import write_rows
+from ..utils.locks import write_lock
 from ..utils.progress import track
 from ..utils.storage import LocalStore, Store, is_url, split_address, store_of
 from . import sources
@@ -127,6 +128,8 @@ def predict_in_shards(
             pack,
             bs,
         ]
+        if isinstance(store, LocalStore):  # against predictions without shards
+            stack.enter_context(write_lock(store.folder))
         stack.enter_context(held(store))
         stack.enter_context(engine)
         work = PredictWork(
@@ -180,7 +183,9 @@ class Listing:
         places: set[Path] = set()
         for image in images:
             target = self._target(image)
-            key = int.from_bytes(hashlib.blake2b(target.encode(), digest_size=8).digest(), "big")
+            key = int.from_bytes(
+                hashlib.blake2b(os.fsencode(target), digest_size=8).digest(), "big"
+            )
             if key in seen:
                 self._raise_if_same(image, target)
             seen.add(key)
@@ -358,8 +363,12 @@ class Run:
         """Write the tables from the parts, and return what was done."""
         tables = Tables(self, task)
         tables.write()
-        if not tables.images:
-            tables.written = []
+        if not tables.images + tables.failed:
+            raise DataError(
+                f"{self.listing.first.address if self.listing.first else ''}: holds no images; "
+                "give tar shards with image files",
+                "no-images",
+            )
         return ShardedRun(
             self.work.out if is_url(self.work.out) else self.store.place,
             tables.images,
@@ -471,7 +480,10 @@ def _bytes_or_empty(address: str) -> bytes:
 
 
 def _cell(value: object) -> object:
-    return None if value == "" else value
+    """Return a value for the index: None where it is empty; parquet has no broken UTF-8."""
+    if isinstance(value, str):
+        return os.fsencode(value).decode(errors="replace") or None
+    return value
 
 
 def _state(store: Store) -> list[str]:

@@ -23,7 +23,7 @@ from ..tasks import Task
 from ..utils.storage import LocalStore, is_url, split_address, store_of
 from ..utils.threads import results_in_order
 from .outputs import OUTPUTS, SCORES
-from .sources import Image, siblings
+from .sources import Image, clean, siblings
 
 if TYPE_CHECKING:
     from .prediction import Prediction
@@ -193,24 +193,23 @@ class ShardRun:
             with source, tarfile.open(fileobj=source, mode="r|*") as archive:
                 for number, member in enumerate(archive):
                     path = PurePosixPath(member.name)
-                    if not member.isfile() or not is_image(Path(path.name)):
+                    if member.isdir() or not is_image(Path(path.name)):
                         continue
-                    clean = "/".join(p for p in path.parts if p not in ("/", ".", ".."))
+                    own = clean(member.name)
                     image = Image(
-                        f"{shard.address}/{clean}",
-                        f"{shard.name}/{clean}",
-                        member.size,
-                        str(number),
+                        f"{shard.address}/{own}", f"{shard.name}/{own}", member.size, str(number)
                     )
-                    if clean in seen:
-                        self.lines[image] = _failed(image, "another member has the same name")
+                    if own in seen:
+                        self._fail(image, "another member has the same name")
+                    elif not member.isfile():
+                        self._fail(image, "is a link or a device, not a file")
                     else:
                         file = self.here / "members" / str(number) / path.name
                         file.parent.mkdir(parents=True)
                         reader = archive.extractfile(member)
                         file.write_bytes(reader.read() if reader else b"")
                         self.members[image] = file
-                    seen.add(clean)
+                    seen.add(own)
                     yield image
         except (tarfile.TarError, EOFError, OSError) as error:
             self._fail(shard, f"the rest of this tar file cannot be read ({brief(error)})")

@@ -77,14 +77,15 @@ def is_sharded_source(source: str) -> bool:
 
 def _images_of(source: str) -> Iterator[Image]:
     plain = source.lower()
-    if plain.endswith(SHARD):
-        for shard in _expanded(source):
+    is_there = not is_url(source) and Path(source).exists()
+    if plain.endswith(SHARD) and not Path(source).is_dir():
+        for shard in [source] if is_there else _expanded(source):
             yield _shard(shard)
-    elif WILD.search(source):
+    elif WILD.search(source) and not is_there:
         yield from _matching(source)
-    elif plain.endswith(MANIFESTS):
+    elif plain.endswith(MANIFESTS) and not Path(source).is_dir():
         yield from _listed(source)
-    elif plain.endswith(ARCHIVE):
+    elif plain.endswith(ARCHIVE) and not Path(source).is_dir():
         store = store_of(source if source.startswith("zip://") else f"zip://::{source}")
         yield from _entries(store, deep=True)
     else:
@@ -100,7 +101,7 @@ def _entries(store: Store, deep: bool, matches: re.Pattern[str] | None = None) -
     for entry in store.entries(deep):
         wanted = matches.fullmatch(entry.name) if matches else is_image(Path(entry.name))
         if wanted and not PurePosixPath(entry.name).name.startswith("."):
-            yield Image(store.address(entry.name), entry.name, entry.size, entry.stamp)
+            yield Image(store.address(entry.name), clean(entry.name), entry.size, entry.stamp)
 
 
 def _matching(pattern: str) -> Iterator[Image]:
@@ -185,8 +186,12 @@ def _look(manifest: str, folder: str, number: int, text: str) -> Image:
             "absent-image",
         )
     own = PurePosixPath(text).as_posix() if is_relative else name
-    own = "/".join(part for part in own.split("/") if part not in ("", ".", ".."))
-    return Image(address, own, found.size, found.stamp)
+    return Image(address, clean(own), found.size, found.stamp)
+
+
+def clean(name: str) -> str:
+    """Return a relative name without parts that lead out of a folder: archives may have some."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
 def _csv_rows(store: Store, name: str, manifest: str) -> Iterator[tuple[int, str]]:

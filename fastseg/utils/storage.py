@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
+from zipfile import BadZipFile, ZipFile
+from zlib import error as DamagedStream
 
 from ..errors import DataError, brief
 from .io import atomic_file
@@ -130,7 +132,8 @@ class LocalStore(Store):
             path = f"{folder}/{name}"
             try:
                 facts = os.stat(path)
-            except OSError:  # a broken link, or deleted meanwhile
+            except OSError:  # a broken link: whoever reads it says so
+                yield Entry(prefix + name, 0, "")
                 continue
             if not os.path.isdir(path):
                 yield Entry(prefix + name, facts.st_size, str(facts.st_mtime_ns))
@@ -352,6 +355,71 @@ class RemoteStore(Store):
         )
 
 
+class ZipStore(Store):
+    """The members of a zip archive, at any address: zip://::photos.zip. It is only read."""
+
+    @cached_property
+    def _archive(self) -> ZipFile:
+        address = self.place.partition("::")[2]
+        store, name = split_address(address)
+        if store.entry(name) is None:
+            raise DataError(f"{address}: no such file; check the address", "no-such-path")
+        try:
+            # A path: the archive then closes its file itself.
+            return ZipFile(address if isinstance(store, LocalStore) else store.open(name))
+        except (BadZipFile, OSError, EOFError) as error:
+            raise DataError(
+                f"{address}: cannot be read as a zip archive ({brief(error)}); write it again",
+                "unreadable-archive",
+            ) from None
+
+    def entries(self, deep: bool = False) -> Iterator[Entry]:
+        for member in sorted(self._archive.infolist(), key=lambda one: one.filename):
+            if not member.is_dir() and (deep or "/" not in member.filename):
+                yield Entry(member.filename, member.file_size, f"{member.CRC:08x}")
+
+    def entry(self, name: str) -> Entry | None:
+        try:
+            member = self._archive.getinfo(name)
+        except KeyError:
+            return None
+        return Entry(name, member.file_size, f"{member.CRC:08x}")
+
+    def open(self, name: str) -> IO[bytes]:
+        try:
+            return self._archive.open(name)
+        except (KeyError, BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            raise DataError(
+                f"{self.address(name)}: cannot be read ({brief(error)})", "unreadable-image"
+            ) from None
+
+    def read(self, name: str) -> bytes:
+        try:
+            return super().read(name)
+        except (BadZipFile, EOFError, OSError, DamagedStream) as problem:
+            raise DataError(
+                f"{self.address(name)}: cannot be read ({brief(problem)})", "unreadable-image"
+            ) from None
+
+    def put(self, file: Path, name: str) -> None:
+        raise self._read_only()
+
+    def write(self, name: str, data: bytes) -> None:
+        raise self._read_only()
+
+    def create(self, name: str, data: bytes) -> bool:
+        raise self._read_only()
+
+    def delete(self, name: str) -> None:
+        raise self._read_only()
+
+    def _read_only(self) -> DataError:
+        return DataError(f"{self.place}: archives are read, not written", "archive-out")
+
+    def address(self, name: str) -> str:
+        return f"zip://{name}{self.place.removeprefix('zip://')}"
+
+
 def _stamp(facts: dict[str, Any]) -> str:
     """Return what changes with a file's content, from fsspec's facts about it."""
     names = ("ETag", "etag", "content_md5", "md5Hash", "mtime", "LastModified", "last_modified")
@@ -364,9 +432,14 @@ def _stamp(facts: dict[str, Any]) -> str:
 @lru_cache(maxsize=64)
 def store_of(place: str) -> Store:
     """Return the store of a folder's address. Nothing is read yet."""
-    if place.startswith("file://"):
-        place = re.sub("^file://(localhost)?", "", place)
+    if place.startswith("zip://::"):
+        return ZipStore(place)
     return RemoteStore(place) if is_url(place) else LocalStore(place)
+
+
+def without_file_scheme(place: str) -> str:
+    """Return a path in place of a file:// address; other addresses as they are."""
+    return re.sub("^file://(localhost(?=/))?", "", place)
 
 
 def split_address(address: str) -> tuple[Store, str]:
