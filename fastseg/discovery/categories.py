@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import DataError
-from .evidence import Notes, Question, counted, listed
+from ..utils.text import counted
+from .evidence import Notes, Question, listed
 from .pairings import stem
 from .survey import Survey, role, split_of
 

@@ -74,12 +74,6 @@ class Notes:
         raise DataError(f"{question}; choose one by this option", "ambiguous")
 
 
-def counted(number: int, what: str) -> str:
-    """Return "1 mask", "2 masks"."""
-    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
-    return f"{number:,} {what if number == 1 else plural}"
-
-
 def listed(names: Sequence[object], most: int = 3) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

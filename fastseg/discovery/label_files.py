@@ -14,8 +14,9 @@ from ..data.issues import Fault
 from ..errors import DataError
 from ..formats import Format
 from ..types import Colour
+from ..utils.text import counted
 from .classfiles import is_background, is_void
-from .evidence import Notes, Question, counted, listed
+from .evidence import Notes, Question, listed
 from .mask_meaning import Meaning
 from .survey import Survey, join, split_of
 

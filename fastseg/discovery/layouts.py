@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..utils.text import counted
 from .classfiles import TEXT_NAMES
-from .evidence import Notes, counted, listed
+from .evidence import Notes, listed
 from .pairings import Pairing, stem
 from .survey import Survey, join, split_of
 

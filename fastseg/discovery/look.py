@@ -19,9 +19,10 @@ from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..tasks.base import reference_of
 from ..tasks.declared import TASK_FILE, read_task, task_from
 from ..utils.io import atomic_file
+from ..utils.text import counted
 from . import categories, recipe
 from .classfiles import class_files
-from .evidence import OPTIONS, Ask, Notes, Question, counted, listed
+from .evidence import OPTIONS, Ask, Notes, Question, listed
 from .groups import Grouping, grouping_of
 from .label_files import MASKS, ToolLabels, choose_format, tool_definition, tool_labels
 from .layouts import layouts_of

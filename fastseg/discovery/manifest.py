@@ -10,7 +10,8 @@ from ..data.issues import Fault, refuse
 from ..errors import DataError
 from ..formats.manifest import file_in, read
 from ..tasks.layouts import MANIFEST
-from .evidence import Notes, counted
+from ..utils.text import counted
+from .evidence import Notes
 from .survey import Survey
 
 SUFFIXES = (".csv", ".tsv", ".parquet")

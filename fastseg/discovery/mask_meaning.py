@@ -10,9 +10,10 @@ from ..data.colours import hexadecimal
 from ..data.decoding import ranges
 from ..errors import DataError
 from ..types import IGNORE, Colour
+from ..utils.text import counted
 from . import known_classes
 from .classfiles import ClassFile, is_background, is_void
-from .evidence import Notes, Question, counted, listed
+from .evidence import Notes, Question, listed
 from .mask_values import Values, centres, is_border, pack, unpack
 
 MAX_CLASSES = 254

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from ..data.pairing import SEPARATOR, pairs
 from ..data.slices import stem_of
-from .evidence import Notes, Question, counted, listed
+from ..utils.text import counted
+from .evidence import Notes, Question, listed
 from .mask_detection import mask_share
 from .survey import (
     DERIVED_WORDS,

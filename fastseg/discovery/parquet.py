@@ -10,7 +10,8 @@ from typing import Any
 
 from ..data.issues import Fault, refuse
 from ..formats.parquet import Columns, Row, columns_of, extract, find
-from .evidence import Notes, counted, listed
+from ..utils.text import counted
+from .evidence import Notes, listed
 from .survey import Survey
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from ..data.images import is_deep, read_image
 from ..data.slices import is_medical
 from ..errors import DataError
-from .evidence import Notes, counted
+from ..utils.text import counted
+from .evidence import Notes
 from .mask_detection import spaced
 from .pairings import ends_of
 from .survey import Survey, words

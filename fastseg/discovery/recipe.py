@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .evidence import counted
+from ..utils.text import counted
 from .mask_values import Objects
 
 # All of these are conventions, from the recipes of the built-in tasks.

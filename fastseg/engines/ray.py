@@ -21,6 +21,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import FastsegError, ModelError, brief
+from ..utils.text import counted
 from ..utils.threads import cores, limit_threads
 from .base import MOST_DEATHS, Engine, Work, worker_died
 
@@ -53,10 +54,7 @@ class RayEngine(Engine):
 
     def __init__(self, workers: int | None = None, address: str | None = None, num_gpus: float = 0):
         if find_spec("ray") is None or find_spec("pyarrow") is None:
-            raise ModelError(
-                "--engine ray needs Ray; install the extra ray: pip install 'fastseg[ray]'",
-                "no-ray",
-            )
+            raise _no_ray()
         self.address = address or os.environ.get("RAY_ADDRESS") or None
         self.num_gpus = num_gpus
         self.workers = workers or 0  # 0 until the cluster has said how many cores it has
@@ -66,8 +64,11 @@ class RayEngine(Engine):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         # Its parts of C++ write lines to standard error that users cannot act on.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        import ray
-        import ray.data
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise _no_ray(brief(error)) from None
 
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -87,13 +88,11 @@ class RayEngine(Engine):
             self.__exit__(None, None, None)
             raise
         log.info(
-            "ray: %d node%s, %d cores, %d workers with %d thread%s each; started in %.1f s%s",
-            len(self._nodes),
-            "" if len(self._nodes) == 1 else "s",
-            total,
-            self.workers,
-            self.threads,
-            "" if self.threads == 1 else "s",
+            "ray: %s, %s, %s with %s each; started in %.1f s%s",
+            counted(len(self._nodes), "node"),
+            counted(total, "core"),
+            counted(self.workers, "worker"),
+            counted(self.threads, "thread"),
             time.monotonic() - began,
             "; on one machine, --engine local is quicker" if len(self._nodes) == 1 else "",
         )
@@ -381,6 +380,14 @@ def _speaks_http2(connection: socket.socket) -> bool:
             return False
         answer += part
     return answer[3] == SETTINGS
+
+
+def _no_ray(detail: str = "") -> ModelError:
+    return ModelError(
+        f"--engine ray needs Ray{f' ({detail})' if detail else ''}; install the extra ray: "
+        "pip install 'fastseg[ray]'",
+        "no-ray",
+    )
 
 
 def _unreachable(address: str, error: BaseException) -> ModelError:

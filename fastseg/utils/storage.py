@@ -221,7 +221,8 @@ class RemoteStore(Store):
     @contextmanager
     def _explained(self, name: str = "") -> Iterator[None]:
         """Turn the errors of providers into one line."""
-        where = f"{self.place}{'/' if name else ''}{name}"
+        is_own = name.startswith(".")  # a file that users do not know of
+        where = self.place if is_own or not name else f"{self.place}/{name}"
         try:
             yield
         except (DataError, ImportError, ValueError):
