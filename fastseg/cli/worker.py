@@ -8,6 +8,7 @@ import pickle
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..training.processes import CALL, FAILED, RESULT
 from ..utils.io import write_json
 
 SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
+SECONDS_FOR_FIRST = 30.0  # that the first process gets to tell a mistake; it ends this one then
 
 
 def main(folder: Path) -> int:
@@ -34,13 +36,16 @@ def main(folder: Path) -> int:
     if options.get("time_budget") is not None:
         left = options["time_budget"] - (time.time() - call["began"])
         options["time_budget"] = max(SHORTEST_BUDGET, left)
-    from ..training.fit import fit
-
     try:
+        from ..training.fit import fit  # takes seconds, in which the process may be ended
+
         result = fit(*call["arguments"], **options)
     except FastsegError as error:
         if not error.is_told:
             _tell(folder, rank, type(error).__name__, error.code, str(error), error.details)
+        elif rank:
+            with suppress(KeyboardInterrupt):  # the first process has the same mistake: it tells it
+                time.sleep(SECONDS_FOR_FIRST)
         return 1
     except KeyboardInterrupt:
         if rank == 0:

@@ -82,6 +82,9 @@ def fit(
     if processes is not None:
         call = dict(out=out, resume=resume, **options)
         if _several(processes):
+            # Here, so that a mistake is told once, and before any process is started.
+            FitOptions(**options).check()
+            FitOptions(**options).check_course(get(task))
             from .processes import fit_in_processes
 
             return fit_in_processes(processes, task, data, call)

@@ -90,7 +90,7 @@ def tune(
         compared = _compare(search, asked, out, side_by_side)
         result = result_of(search, asked, out, compared)
         if file and result.best and (result.is_better or force):
-            write_recipe(file, result.best)
+            write_recipe(file, result.recipe)
             result.written = file
         return write_result(search, asked, result, definition)
 

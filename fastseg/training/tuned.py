@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..learners.options import OPTIONS
+from ..learners.options import OF_RECIPE, OPTIONS, FitOptions
 from ..tasks import Task
 from ..utils.io import atomic_file, write_json, write_rows
 from ..utils.shell import typed
@@ -36,6 +36,7 @@ class Tuned:
     task: Task
     folder: Path
     best: Setting
+    recipe: Setting  # `best`, and what was fixed for the whole search: what a [recipe] needs
     trials: list[dict[str, Any]]
     search: dict[str, float | None]
     held_out: dict[str, Any]
@@ -73,6 +74,7 @@ def result_of(search: Search, asked: Asked, out: Path, compared: Study | None) -
         task=asked.task,
         folder=out,
         best=setting,
+        recipe=_of_recipe(asked, setting),
         trials=_rows(search, asked),
         search={"best": best.value, "recipe": recipe.value if recipe else None},
         held_out=held_out,
@@ -82,6 +84,15 @@ def result_of(search: Search, asked: Asked, out: Path, compared: Study | None) -
         written=None,
         files=list(compared.files) if compared else [],
     )
+
+
+def _of_recipe(asked: Asked, setting: Setting) -> Setting:
+    """Return a setting with the fixed options that are a recipe's: it was found with them."""
+    if not setting:
+        return {}
+    options = FitOptions(**asked.fixed)
+    fixed = {name: getattr(options, name) for name in asked.fixed if name in OF_RECIPE}
+    return {**{name: value for name, value in fixed.items() if value != "auto"}, **setting}
 
 
 def _held_out(compared: Study | None, asked: Asked) -> dict[str, Any]:
@@ -157,7 +168,7 @@ def write_result(
         files.append(panels.write_png(drawn, out / "parallel.png", panels.PRINT_DPI))
     if result.best:
         with atomic_file(out / RECIPE_TEXT) as temporary:
-            temporary.write_text(recipe_text(result.best), encoding="utf-8")
+            temporary.write_text(recipe_text(result.recipe), encoding="utf-8")
         files.append(out / RECIPE_TEXT)
     story = {
         **definition,
