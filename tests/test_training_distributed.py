@@ -64,7 +64,7 @@ def results(data, samples, tmp_path_factory):
         "few": case(epochs=1, bs=1),
     }
     # last: it replaces the measurement of an epoch
-    cases["budget"] = {**case(double=False, **STABLE), "seconds": 54}
+    cases["budget"] = {**case(double=False, **STABLE), "seconds": 50}
     root = tmp_path_factory.mktemp("results")
     file = root / "cases.json"
     file.write_text(json.dumps(cases))
