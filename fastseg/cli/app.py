@@ -22,10 +22,9 @@ from ..errors import FastsegError, ProcessError, is_out_of_memory
 from ..learners.options import LEARNER_OPTIONS, MAX_SEED, OPTIONS
 from ..utils.shell import typed
 from . import console
-from .options import read_value, varied_options, with_fit_options
+from .options import SHORTEST_BUDGET, read_value, varied_options, with_fit_options
 
 STARTED = time.monotonic()
-SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
 
 
 class Commands(typer.core.TyperGroup):

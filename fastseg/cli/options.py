@@ -15,6 +15,7 @@ from ..learners.options import OPTIONS, Number, Option, WholeNumber
 F = TypeVar("F", bound=Callable[..., Any])
 MB = 2**20  # bytes
 FLAGS = {"true": True, "false": False}
+SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
 
 
 def read_value(option: Option, value: Any) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 from ..errors import FastsegError
 from ..training.processes import CALL, FAILED, RESULT
 from ..utils.io import write_json
+from .options import SHORTEST_BUDGET
 
-SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
 SECONDS_FOR_FIRST = 30.0  # that the first process gets to tell a mistake; it ends this one then
 
 

@@ -32,6 +32,7 @@ class Engine(ABC):
 
     name: str
     workers: int
+    num_gpus: float = 0  # that each worker holds
     is_here = False  # jobs are done in this process, and nothing is pickled
 
     @abstractmethod

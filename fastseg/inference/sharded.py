@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -99,7 +99,7 @@ def predict_in_shards(
     output = OUTPUTS[task.kind](task, overlay, probabilities)
     trained = as_trained(task, card)
     loading = {
-        "device": device or ("cpu" if engine.name == "ray" and not _gpus(engine) else None),
+        "device": device or ("cpu" if engine.name == "ray" and not engine.num_gpus else None),
         "trust": trust,
         "tta": tta,
         "reason": "for all workers",
@@ -147,10 +147,6 @@ def predict_in_shards(
         return run.finish(trained, began)
 
 
-def _gpus(engine: Engine) -> float:
-    return getattr(engine, "num_gpus", 0)
-
-
 def _fixed(
     source: Path,
     card: Card,
@@ -160,7 +156,7 @@ def _fixed(
     precision: str | None,
 ) -> dict[str, Any]:
     """Return runtime and precision, the same for all workers: their machines may differ."""
-    on_cpu = device in (None, "cpu") and not _gpus(engine)
+    on_cpu = device in (None, "cpu") and not engine.num_gpus
     has_onnx = ONNX in card.sha256 and (source / ONNX).is_file()
     if runtime == "auto":
         runtime = "onnx" if on_cpu and has_onnx and precision != "bfloat16" else "torch"
@@ -329,12 +325,12 @@ class Run:
                 )
             files = {name: export / name for name in EXPORTED}
             packed = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
-            self.work = _replaced(self.work, export=packed)
+            self.work = replace(self.work, export=packed)
             unseen.append("export")
         if isinstance(self.store, LocalStore) and self._is_blind(
             self.store.folder / STATE / "lock"
         ):
-            self.work = _replaced(self.work, returns=True)
+            self.work = replace(self.work, returns=True)
             unseen.append("destination")
         if unseen:
             log.info(
@@ -463,10 +459,6 @@ class Tables:
             name = Path(line.name)
             labels[task.names_of([name], Path())[name]] = int(line.label or 0)
         return task.write_table(here / Path(task.table).name, dict(sorted(labels.items())))
-
-
-def _replaced(work: PredictWork, **changes: Any) -> PredictWork:
-    return PredictWork(**{**work.__dict__, **changes})
 
 
 def _bytes_or_empty(address: str) -> bytes:

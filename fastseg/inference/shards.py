@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -313,13 +313,10 @@ class ShardRun:
                 if columns and "mask" in columns:
                     columns = {**columns, "mask": f"{name}/{columns['mask']}"}
                 files = [(name, 0, "")] if line.files else []
-                packed.append(Line(**{**line.__dict__, "columns": columns, "files": files}))
+                packed.append(replace(line, columns=columns, files=files))
         size = path.stat().st_size
         self._deliver(path, name)
-        return [
-            Line(**{**line.__dict__, "files": [(name, size, "")] if line.files else []})
-            for line in packed
-        ]
+        return [replace(line, files=[(name, size, "")] if line.files else []) for line in packed]
 
 
 def target_of(task: Task, image: Image) -> str:
