@@ -1,0 +1,261 @@
+"""Fits, and what is learned from many of them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ...learners.options import LEARNER_OPTIONS, OPTIONS
+from .. import console
+from ..arguments import Address, Data, Engine, Json, NumGpus, TaskName, Workers
+from ..group import STARTED, app, is_first_process
+from ..options import SHORTEST_BUDGET, read_value, varied_options, with_fit_options
+
+
+@app.command(epilog="Example: fastseg lr eye --bs 4")
+@with_fit_options(*(name for name in LEARNER_OPTIONS if name not in ("precision", "cache")))
+def lr(
+    task: TaskName,
+    data: Data = None,
+    *,
+    options: dict[str, Any],
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="PNG file [default: TASK_lr_find.png].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find a learning rate with fastai's range test: prints the suggestion, saves the plot."""
+    from ...training.fit import find_lr
+
+    suggestion, plot = find_lr(task, data, out=out, **options)
+    if as_json:
+        return console.as_json({"lr": float(f"{suggestion:.3g}"), "plot": str(plot)})
+    typer.echo(
+        f"suggested learning rate: {suggestion:.2e}  "
+        f"(plot: {plot}; use it with: fastseg fit {task} --lr {suggestion:.2e})"
+    )
+
+
+@app.command(epilog="Example: fastseg fit eye --arch resnet34 --epochs 8")
+@with_fit_options(*OPTIONS)
+def fit(
+    task: TaskName,
+    data: Data = None,
+    *,
+    options: dict[str, Any],
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Export folder to write [default: exports/TASK]."),
+    ] = None,
+    resume: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--resume/--no-resume",
+            help="Resume an interrupted fit with its own options, or discard it.",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        Optional[int],
+        typer.Option(
+            "--processes",
+            min=1,
+            help="Processes of this machine that share each batch, one for each GPU, with the "
+            "steps of one process.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on a task's data by one-cycle and write the export: model, card, history, metrics,
+    pictures.
+    """
+    if options["time_budget"] is not None and options["epochs"] is not None:
+        raise typer.BadParameter("give either --epochs or --time-budget")
+    from ...training.fit import fit as call
+
+    if options["time_budget"] is not None:  # importing the libraries takes seconds, too
+        elapsed = time.monotonic() - STARTED
+        options["time_budget"] = max(SHORTEST_BUDGET, options["time_budget"] - elapsed)
+    result = call(task, data, out=out, resume=resume, processes=processes, **options)
+    if not is_first_process():
+        return
+    if as_json:
+        return console.as_json(result)
+    console.figures(result["metrics"])
+    decimals = 1 if result["seconds"] < 10 else 0
+    typer.echo(
+        f"weights: {result['weights']}; trained for {result['seconds']:.{decimals}f} s; "
+        f"export: {result['export']}"
+    )
+
+
+@app.command(
+    epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 "
+    "--together --seeds 3"
+)
+@with_fit_options("weights", "epochs", "size", "device")
+def study(
+    task: TaskName,
+    data: Data = None,
+    *,
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            metavar="OPTION=A,B,...",
+            help="An option of fit and its values, such as "
+            "opt=adamw,sgd; can be repeated. A single value fixes the option.",
+        ),
+    ],
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Pair the values in order; do not try all combinations."),
+    ] = False,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, max=100, help="How often each setting is trained.")
+    ] = 3,
+    options: dict[str, Any],
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder of the study [default: exports/TASK_study]."),
+    ] = None,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    num_gpus: NumGpus = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a grid of settings with several seeds; report the best, and whether its lead is
+    significant. An interrupted study is resumed.
+    """
+    given = varied_options(vary)
+    fixed = {**options, **{name: values[0] for name, values in given.items() if len(values) == 1}}
+    from ...training.study import study as call
+
+    result = call(
+        task,
+        data,
+        vary={name: values for name, values in given.items() if len(values) > 1},
+        together=together,
+        seeds=seeds,
+        out=out,
+        engine=engine,
+        workers=workers,
+        address=address,
+        num_gpus=num_gpus,
+        **{name: value for name, value in fixed.items() if value is not None},
+    )
+    if as_json:
+        return console.as_json(
+            {
+                "settings": result.settings,
+                "comparisons": result.comparisons,
+                "verdicts": result.verdicts,
+                "files": [str(file) for file in result.files],
+            }
+        )
+    console.table(
+        ("setting", "mean", "std over seeds", "seeds"),
+        [
+            (name, row["mean"], row["std"], ", ".join(f"{v:.4f}" for v in row["values"]))
+            for name, row in result.settings.items()
+        ],
+    )
+    typer.echo("\n".join([*result.verdicts, *map(str, result.files)]))
+
+
+@app.command(epilog="Example: fastseg tune eye --trials 30 --time-budget 2h")
+@with_fit_options("weights", "epochs", "size", "seed", "device")
+def tune(
+    task: TaskName,
+    data: Data = None,
+    *,
+    trials: Annotated[
+        int, typer.Option("--trials", help="How many settings are tried in total.")
+    ] = 30,
+    time_budget: Annotated[
+        Optional[str],
+        typer.Option(
+            "--time-budget",
+            metavar="TIME",
+            help="Total time, such as 30m or 2h, with the comparison at the end.",
+        ),
+    ] = None,
+    vary: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--vary",
+            metavar="OPTION=A,B,...",
+            help="What is searched in place of the default, such as lr=1e-4,1e-2 (a range) or "
+            "arch=resnet18,resnet34; can be repeated. A single value fixes the option.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Seeds of the comparison with the recipe.")
+    ] = 3,
+    options: dict[str, Any],
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder of the search [default: exports/TASK_tune]."),
+    ] = None,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write",
+            help="Write the best setting into the [recipe] of the task.toml, if it is clearly "
+            "better.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --write: even if it is not clearly better.")
+    ] = False,
+    engine: Engine = None,
+    workers: Workers = None,
+    address: Address = None,
+    num_gpus: NumGpus = 0,
+    as_json: Json = False,
+) -> None:
+    """Search for a better setting than the task's recipe, by images of the training part alone;
+    compare both on held-out images. An interrupted search is resumed.
+    """
+    if force and not write:
+        raise typer.BadParameter("--force is for --write")
+    budget = read_value(OPTIONS["time_budget"], time_budget)
+    from ...training.tune import tune as call
+
+    if budget is not None:  # importing the libraries takes seconds, too
+        budget = max(SHORTEST_BUDGET, budget - (time.monotonic() - STARTED))
+    result = call(
+        task,
+        data,
+        trials=trials,
+        time_budget=budget,
+        vary=varied_options(vary or []),
+        seeds=seeds,
+        out=out,
+        write=write,
+        force=force,
+        engine=engine,
+        workers=workers,
+        address=address,
+        num_gpus=num_gpus,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    if as_json:
+        return console.as_json(
+            {
+                "best": result.best,
+                "search": result.search,
+                "held_out": result.held_out,
+                "is_better": result.is_better,
+                "verdict": result.verdict,
+                "command": result.command,
+                "written": str(result.written) if result.written else None,
+                "trials": result.trials,
+                "files": [str(file) for file in result.files],
+            }
+        )
+    console.tuned(result)
