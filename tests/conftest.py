@@ -38,6 +38,15 @@ def rows_of(path: Path | str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def results_in(folder: Path | str) -> dict[str, bytes]:
+    """Return the bytes of all results of a prediction but its index, whose files name no order."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file() and ".fastseg" not in path.parts and path.suffix != ".parquet"
+    }
+
+
 def size_of(path: Path | str) -> tuple[int, int]:
     """Return a picture's width and height, and close its file."""
     with Image.open(path) as picture:

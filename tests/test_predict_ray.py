@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import refuses, rows_of
+from conftest import refuses, results_in, rows_of
 
 import fastseg
 from fastseg.engines.choice import engine_of
@@ -72,15 +72,7 @@ def photos(samples, tmp_path_factory):
 def expected(photos, exports, tmp_path_factory):
     out = tmp_path_factory.mktemp("expected") / "out"
     fastseg.predict("eye", photos, out, export=exports("eye"), engine="local")
-    return results(out)
-
-
-def results(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in Path(folder).rglob("*")
-        if path.is_file() and ".fastseg" not in path.parts and path.suffix != ".parquet"
-    }
+    return results_in(out)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -95,7 +87,7 @@ def test_a_cluster_writes_the_same_bytes(cluster, photos, expected, exports, tmp
         address=cluster.address,
     )
     assert done.run.images == 100
-    assert results(tmp_path / "out") == expected
+    assert results_in(tmp_path / "out") == expected
 
 
 def test_from_bucket_to_bucket(cluster, store, photos, expected, exports):
@@ -142,7 +134,7 @@ def test_without_a_shared_disk_the_bytes_travel(
         address=cluster.address,
     )
     assert done.run.images == 100
-    assert results(tmp_path / "out") == expected
+    assert results_in(tmp_path / "out") == expected
     with refuses("not-on-cluster", "far away"):
         fastseg.check("eye", samples["eye"], engine="ray", address=cluster.address)
 
@@ -175,7 +167,7 @@ def test_a_node_that_is_killed_loses_nothing(cluster, photos, expected, exports,
     )
     killer.join()
     assert done.run.images == 100
-    assert results(tmp_path / "out") == expected
+    assert results_in(tmp_path / "out") == expected
 
 
 def test_addresses_where_no_cluster_is(cluster):

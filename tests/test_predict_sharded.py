@@ -13,21 +13,13 @@ import time
 import zipfile
 from pathlib import Path
 
+import fsspec
 import pytest
-from conftest import rows_of
+from conftest import results_in, rows_of
 
 import fastseg
 
 STATE = ".fastseg"
-
-
-def results(folder):
-    """Return the bytes of all results in a folder but its index, whose files name no order."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in Path(folder).rglob("*")
-        if path.is_file() and STATE not in path.parts and path.name != "predictions.parquet"
-    }
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +47,7 @@ def test_shards_give_what_a_prediction_without_them_gives(run, photos, exports, 
     for out, options in (("here", ["--engine", "local"]), ("two", ["--workers", "2"])):
         result = run(*given, "--out", out, *options, error="unreadable-image")
         assert "040_bad.jpg" in result.message
-        assert results(out) == results("plain")
+        assert results_in(out) == results_in("plain")
     parquet = pytest.importorskip("pyarrow.parquet")
     index = parquet.read_table("two/predictions.parquet").to_pylist()
     assert [row["image"] for row in index] == [
@@ -110,18 +102,26 @@ def _tars(folder):
 
 
 def _memory(folder):
-    import fsspec
-
     files = fsspec.filesystem("memory")
     for path in folder.iterdir():
         files.pipe_file(f"/photos/{path.name}", path.read_bytes())
     return "memory://photos"
 
 
+def test_rows_of_a_remote_manifest_are_relative_to_its_folder(run, good, exports, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/shop/photos/one.jpg", (good / "000.jpg").read_bytes())
+    memory.pipe_file("/shop/lists/all.csv", b"image\n../photos/./one.jpg\n")
+    run("predict", "eye", "memory://shop/lists/all.csv", "--export", exports("eye"), "--out", "out")
+    assert [row["image"] for row in rows_of("out/predictions.csv")] == [
+        "memory://shop/photos/one.jpg"
+    ]
+
+
 @pytest.mark.parametrize("source", [_manifest_csv, _manifest_parquet, _zip, _tars, _memory])
 def test_every_kind_of_source_gives_the_same_masks(run, good, exports, source):
     run("predict", "eye", good, "--export", exports("eye"), "--out", "plain")
-    expected = {name: data for name, data in results("plain").items() if name.endswith(".png")}
+    expected = {name: data for name, data in results_in("plain").items() if name.endswith(".png")}
     out = "memory://results" if source is _memory else "out"
     given = source(good)
     found = json.loads(
@@ -129,12 +129,10 @@ def test_every_kind_of_source_gives_the_same_masks(run, good, exports, source):
     )
     assert found["run"]["images"] == 69 and found["run"]["failed"] == 0
     if source is _memory:
-        import fsspec
-
         files = fsspec.filesystem("memory")
         made = {Path(name).name: files.cat(name) for name in files.glob("/results/*.png")}
     else:
-        made = {Path(name).name: data for name, data in results(out).items()}
+        made = {Path(name).name: data for name, data in results_in(out).items()}
         made = {name: data for name, data in made.items() if name.endswith(".png")}
     assert made == expected
 
@@ -226,11 +224,14 @@ def test_killed_workers_and_drivers_lose_nothing(run, good, exports, tmp_path):
     _wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
     before = {path.name: path.stat().st_mtime_ns for path in parts()}
     assert not Path("out/predictions.csv").exists()
+    Path("out/.ab12_xyz.png").touch()  # as a worker leaves it that is killed while it writes
+    Path("out/.mine.png").touch()
     found = json.loads(run(*given, "out", "--workers", "2", "--json").out)["run"]
+    Path("out/.mine.png").unlink()
     assert found["images"] == 960 and 0 < found["reused"] <= 32 * len(before)
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in parts()}.items()
     run(*given, "plain")
-    assert results("out") == results("plain")
+    assert results_in("out") == results_in("plain")
 
 
 DEADLY = """

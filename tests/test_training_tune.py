@@ -126,7 +126,7 @@ def test_an_interrupted_search_goes_on(samples, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fastseg.tune("eye", samples["eye"], trials=4, **options)
     found = fastseg.tune("eye", samples["eye"], trials=5, **options)
-    assert begun[1] == begun[2]  # the interrupted trial is begun again
+    assert begun[1] == begun[2]  # the interrupted trial starts again
     assert len(found.trials) == 5 and len(begun) <= 1 + 3  # equal settings are trained once
     failed = [row for row in found.trials if row["lr"] == 1e30]
     assert all(row["state"] == "failed" and row["problem"] for row in failed)

@@ -28,13 +28,13 @@ from ..exports.card import CARD, MODEL, ONNX, Card
 from ..exports.read import as_trained
 from ..metrics.risk import review_threshold
 from ..tasks import ClassificationTask, Task
-from ..utils.io import write_rows
+from ..utils.io import delete_unfinished, write_rows
 from ..utils.locks import write_lock
 from ..utils.progress import track
 from ..utils.storage import LocalStore, Store, is_url, split_address, store_of
 from . import sources
 from .destination import held
-from .outputs import DESCRIBED, FAILED, OUTPUTS
+from .outputs import DESCRIBED, FAILED, OUTPUTS, OVERLAYS, PROBABILITIES
 from .shards import (
     STATE,
     Done,
@@ -55,6 +55,7 @@ INDEX = "predictions.parquet"
 SMALL, LARGE, MANY = 32, 256, 4096
 LOOKS = 32  # results of an earlier run that are looked at, at a time
 ROW_GROUP = 50_000  # rows of the index that are in memory at a time
+WRITTEN_TO = ("", OVERLAYS, PROBABILITIES)  # beside each other
 EXPORTED = (CARD, MODEL, ONNX)  # files of an export that a prediction needs
 
 
@@ -258,6 +259,7 @@ class Run:
         total = None if self.listing.shards else self.listing.count
         for _ in track(self._images_done(there), "predicting", total):
             pass
+        self._sweep()
         if self.reused:
             log.info("%d images were done in an earlier run", self.reused)
         current = {*self.digests}
@@ -265,6 +267,14 @@ class Run:
             digest = name.removeprefix("part-").removeprefix("try-").partition(".")[0]
             if name != "lock" and digest not in current:
                 self.store.delete(f"{STATE}/{name}")
+
+    def _sweep(self) -> None:
+        """Delete the unfinished files of workers that were killed: no one else writes here now."""
+        if not isinstance(self.store, LocalStore):
+            return
+        places = {Path(below) / part for below in self.listing.folders for part in WRITTEN_TO}
+        for folder in (self.store.folder / place for place in {*places, Path(STATE)}):
+            delete_unfinished(folder)
 
     def _images_done(self, there: set[str]) -> Iterator[int]:
         """Yield once for each image as it is done; those of an earlier run are done at once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -176,7 +177,7 @@ def _listed(manifest: str) -> Iterator[Image]:
 def _look(manifest: str, folder: str, number: int, text: str) -> Image:
     """Return one row of a manifest as an image, after a look at the file."""
     is_relative = not (is_url(text) or Path(text).is_absolute())
-    address = store_of(folder).address(text) if is_relative else text
+    address = _joined(folder, text) if is_relative else text
     where, name = split_address(address)
     found: Entry | None = where.entry(name)
     if found is None:
@@ -187,6 +188,17 @@ def _look(manifest: str, folder: str, number: int, text: str) -> Image:
         )
     own = PurePosixPath(text).as_posix() if is_relative else name
     return Image(address, clean(own), found.size, found.stamp)
+
+
+def _joined(folder: str, name: str) -> str:
+    """Return the address of a file named relative to a folder's address.
+
+    Object stores would take "." and ".." literally.
+    """
+    if not is_url(folder) or "::" in folder:
+        return store_of(folder).address(name)
+    protocol, _, path = folder.partition("://")
+    return f"{protocol}://{posixpath.normpath(posixpath.join(path, name))}"
 
 
 def clean(name: str) -> str:

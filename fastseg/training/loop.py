@@ -257,8 +257,8 @@ def _errors_explained(learn: Learner) -> Iterator[None]:
 
 @contextmanager
 def _silence_libraries() -> Iterator[None]:
-    """Silence the libraries' warnings and fastai's prints on standard output."""
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+    """Silence the libraries' warnings; fastai's prints go to standard error, once."""
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr if world().is_first else None):
         warnings.filterwarnings("ignore", category=UserWarning, module="torch|fastai|timm")
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield

@@ -154,8 +154,8 @@ class Search:
 
     def _too_short(self, trial: float) -> ModelError:
         return ModelError(
-            f"--time-budget {self.clock.budget:.0f}s: one trial takes about {trial:.0f} s, and "
-            f"with the comparison over {self.clock.seeds} seeds at least "
+            f"--time-budget: {self.clock.budget:.1f} s are left after the start, one trial takes "
+            f"about {trial:.0f} s, and with the comparison over {self.clock.seeds} seeds at least "
             f"{self.clock.enough_for(trial)} s are needed; give more, or a smaller --size, "
             "--epochs or --seeds",
             "time-budget",

@@ -110,7 +110,7 @@ def _run(search: Search, asked: Asked, out: Path, engine: Engine) -> None:
         "search: %s over %d trials%s; training on %d images, judging on %d; %d are held out",
         ", ".join(asked.space),
         search.trials,
-        f", {done} of them are done" + (f", {again} are begun again" if again else "")
+        f", {done} are done" + (f", {again} will be trained again" if again else "")
         if done or again
         else "",
         len(asked.parts["learn"]),

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 
 from ..errors import DataError, brief
 
+TEMPORARY = re.compile(r"\.[a-z0-9_]{8}(\.[^.]*)?")  # names by `tempfile.mkstemp`
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 # Temporary files are private. Outputs follow the user's umask; to read it, it must be set.
 _UMASK = os.umask(0)
@@ -83,6 +85,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Delete the temporary files of `atomic_file` in a folder whose writers were killed.
+
+    Call it only while no one else writes to the folder.
+    """
+    for file in folder.glob(".*") if folder.is_dir() else ():
+        if TEMPORARY.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -36,6 +36,10 @@ UNREACHABLE = (
     "ConnectionClosed",
 )
 
+# What a damaged archive or member of one raises; a missing member: KeyError; a password:
+# RuntimeError.
+DAMAGED = (BadZipFile, DamagedStream, EOFError, KeyError, OSError, RuntimeError)
+
 
 class Entry(NamedTuple):
     """A file in a store."""
@@ -386,21 +390,22 @@ class ZipStore(Store):
             return None
         return Entry(name, member.file_size, f"{member.CRC:08x}")
 
-    def open(self, name: str) -> IO[bytes]:
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
         try:
-            return self._archive.open(name)
-        except (KeyError, BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            yield
+        except DAMAGED as error:
             raise DataError(
                 f"{self.address(name)}: cannot be read ({brief(error)})", "unreadable-image"
             ) from None
 
+    def open(self, name: str) -> IO[bytes]:
+        with self._readable(name):
+            return self._archive.open(name)
+
     def read(self, name: str) -> bytes:
-        try:
+        with self._readable(name):
             return super().read(name)
-        except (BadZipFile, EOFError, OSError, DamagedStream) as problem:
-            raise DataError(
-                f"{self.address(name)}: cannot be read ({brief(problem)})", "unreadable-image"
-            ) from None
 
     def put(self, file: Path, name: str) -> None:
         raise self._read_only()
