@@ -75,6 +75,11 @@ class Training:
             return "elsewhere"
         return "interrupted" if is_unfinished(self.out) else "idle"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a training of this server runs."""
+        return self._process is not None
+
     def is_busy(self) -> bool:
         """Return whether a fit, of whatever process, writes to the export's folder."""
         try:
@@ -134,10 +139,10 @@ class Training:
                 self._is_stopping = True
                 self._process.send_signal(signal.SIGINT)
                 return
-        progress = self.progress()
-        if self.is_busy() and progress and isinstance(progress.get("pid"), int):
+        pid = (self.progress() or {}).get("pid")
+        if self.is_busy() and isinstance(pid, int) and _is_fit(pid):
             with suppress(ProcessLookupError):
-                os.kill(progress["pid"], signal.SIGINT)
+                os.kill(pid, signal.SIGINT)
             return
         raise AppError("no training runs, or it has not begun yet", "no-training")
 
@@ -236,6 +241,14 @@ def _link(source: Path, target: Path) -> None:
             os.link(source, target)
         except OSError:
             shutil.copy2(source, target)
+
+
+def _is_fit(pid: int) -> bool:
+    """Return whether a process is one of fastseg, as far as this system can say."""
+    try:
+        return b"fastseg" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return not Path("/proc/self").exists()
 
 
 def _changed(file: Path) -> float:

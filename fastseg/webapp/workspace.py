@@ -28,6 +28,7 @@ from ..utils.io import name_below
 from ..utils.shell import typed
 from .faults import Checking
 from .jobs import Training
+from .judging import Judging
 from .thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -253,6 +254,11 @@ class Workspace:
         """What `check` finds in the data."""
         return Checking(self)
 
+    @cached_property
+    def judging(self) -> Judging:
+        """Figures of the exports, with intervals."""
+        return Judging(self)
+
     def trained(self) -> None:
         """Take notice of a new export: the images that it held out, and its model."""
         self.changed()
@@ -275,6 +281,8 @@ class Workspace:
         """Stop what runs, and delete the temporary files."""
         if "training" in self.__dict__:
             self.training.close()
+        if "judging" in self.__dict__:
+            self.judging.close()
         if "thumbnails" in self.__dict__:
             self.thumbnails.close()
         if "scratch" in self.__dict__:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import AppError, FastsegError
-from ...evaluation.run import FOLDER
 from ...exports.card import HISTORY as HISTORY_FILE
-from ...exports.card import METRICS, is_unfinished, read_card, read_history
+from ...exports.card import is_unfinished, read_card, read_history
 from ...metrics.figures import FIGURES
 from .. import recipe
 from ..http import Asked, get, post
+from ..judging import judged
 from ..page import Page
 from ..workspace import Workspace
 
@@ -93,7 +92,10 @@ def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
         card = read_card(folder)
     except FastsegError:
         return None
-    figures, task = judged(folder) or card.metrics, workspace.task
+    found, task = judged(folder), workspace.task
+    if found is None and workspace.listing().entries:
+        workspace.judging.want(folder)
+    figures = found or card.metrics
     intervals = figures.get("intervals", {})
     with suppress(KeyError, TypeError, AttributeError):  # metrics of a card may be anything
         return {
@@ -109,6 +111,7 @@ def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
             "epochs": card.training.get("trained_epochs"),
             "seconds": card.training.get("seconds"),
             "value": task.main_value(figures) if figures else None,
+            "is_waiting": workspace.judging.is_waiting(folder),
             "interval": task.main_value(intervals) if intervals else None,
             "classes": {
                 name: values.get("dice", values.get("f1"))
@@ -116,15 +119,6 @@ def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
             },
             "history": read_history(folder / HISTORY_FILE),
         }
-    return None
-
-
-def judged(folder: Path) -> dict[str, Any] | None:
-    """Return the figures that `evaluate` wrote for an export's held-out images, with intervals."""
-    with suppress(OSError, ValueError, AttributeError):
-        found = json.loads((folder / FOLDER / METRICS).read_text(encoding="utf-8"))
-        if found.get("split") == "valid" and "intervals" in found:
-            return dict(found)
     return None
 
 
