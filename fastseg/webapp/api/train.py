@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AppError, FastsegError
-from ...exports.card import HISTORY as HISTORY_FILE
-from ...exports.card import is_unfinished, read_card, read_history
+from ...exports.card import is_unfinished, read_card
 from ...metrics.figures import FIGURES
 from .. import recipe
 from ..http import Asked, get, post
@@ -117,7 +116,6 @@ def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
                 name: values.get("dice", values.get("f1"))
                 for name, values in figures.get("classes", {}).items()
             },
-            "history": read_history(folder / HISTORY_FILE),
         }
     return None
 

@@ -1,6 +1,6 @@
 // The page Train: the form, the training that runs, the exports so far.
 
-import { $, api, duration, el, note, plural, repeat, told } from "./app.js";
+import { $, api, duration, el, note, plural, repeat, told, watchModel } from "./app.js";
 import { lines } from "./chart.js";
 import { drawExports } from "./exports.js";
 import { drawForm, markField, values } from "./form.js";
@@ -34,6 +34,7 @@ function draw(now) {
   const buttons = actions(now);
   if (buttons.map((button) => button.textContent).join() !== [...$("#actions").children].map((one) => one.textContent).join())
     $("#actions").replaceChildren(...buttons);
+  $("#form").hidden = isRunning;
   $("#start").disabled = isRunning || !form.images || form.fault !== null;
   charts(failed ? null : progress);
 }
@@ -111,7 +112,10 @@ async function watch() {
     state = now.state;
     if (ended) {
       if (now.outcome?.state === "finished" || now.state === "idle") await history();
-      if (now.outcome?.state === "finished") note("The training is finished; the export is ready.");
+      if (now.outcome?.state === "finished") {
+        note("The training is finished; the export is ready.");
+        watchModel();
+      }
       if (now.state === "interrupted") $("#resume")?.focus();
     }
     return !["idle", "interrupted"].includes(state);
