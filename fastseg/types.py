@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from fastai.data.block import TransformBlock
 
+    from .data.reading import Reading
+
 Colour = tuple[int, int, int]  # red, green, blue, each 0 to 255
 
 STATE = ".fastseg"  # the folder, in a data folder, of what people decide about its labels
@@ -124,6 +126,10 @@ class Dataset(Protocol):
     def recipe(self) -> Recipe: ...
     @property
     def has_masks(self) -> bool: ...
+    @property
+    def reading(self) -> Reading: ...
+    @property
+    def grouped(self) -> bool: ...
     @property
     def channels(self) -> int: ...
     @property
