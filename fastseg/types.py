@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from fastai.data.block import TransformBlock
-
-    from .data.reading import Reading
 
 Colour = tuple[int, int, int]  # red, green, blue, each 0 to 255
 
@@ -127,7 +125,7 @@ class Dataset(Protocol):
     @property
     def has_masks(self) -> bool: ...
     @property
-    def reading(self) -> Reading: ...
+    def reading(self) -> Any: ...  # `data.reading.Reading`
     @property
     def grouped(self) -> bool: ...
     @property

@@ -116,8 +116,8 @@ class Ledger:
     ) -> Ledger:
         """Record a split that there is, and return its ledger; one that exists is returned.
 
-        `held_out` are the names, below `data`, of the images that validate; images of test folders
-        stay there, and the others train. A copy of a held-out image counts as held out. `reason`
+        `held_out` are the names, below `data`, of the images that validate; images of folders for
+        validation or test stay there, and the others train. A copy of a held-out image counts as held out. `reason`
         says where the split comes from.
         """
         data = Path(data)
@@ -128,7 +128,7 @@ class Ledger:
             ledger = cls(data)
             names = [name_below(data, item.image) for item in items]
             parts = [
-                TEST if item.split == "test" else VALID if name in held_out else TRAIN
+                item.split if item.split in HELD_OUT else VALID if name in held_out else TRAIN
                 for item, name in zip(items, names)
             ]
             contents = digests(items, reading)
@@ -162,7 +162,8 @@ class Ledger:
 
         New ones are recorded, unless `record` is false; see the module's text for the rules. Items
         of test folders are in none of the three. `reading` says how the task's images are read,
-        and `grouped` whether images of one group belong together; if not, each is its own. Raises `DataError` if the ledger cannot be written.
+        and `grouped` whether images of one group belong together; if not, each is its own. Raises
+        `DataError` if the ledger cannot be written.
         """
         usable = [i for i, item in enumerate(items) if item.split != "test"]
         contents = dict(zip(usable, digests([items[i] for i in usable], reading)))
