@@ -62,7 +62,7 @@ def plan_again(
     start_card(folder, found)
     place = Path(data or _data_of(card) or found.default_data)
     found.folder(place)
-    freeze_parts(found, place, [folder])
+    freeze_parts(found, place, [folder], moved=True)
     weights = os.path.abspath(folder)
     return FitPlan(found, place, replace(options, weights=weights), Path(out or folder))
 
