@@ -318,7 +318,7 @@ def test_what_a_format_cannot_hold_is_refused(samples, tmp_path):
         with refuses("not-representable"):
             store.save(item.image, label, **DONE)
         assert item.label.read_bytes() == mask and store.all() == []
-        assert not list((folder / ".fastseg" / "staged").iterdir())
+        assert not list((folder / ".fastseg").rglob("*.png"))
 
 
 def test_masks_outside_the_folder_are_not_changed(tmp_path):
@@ -495,7 +495,7 @@ def test_the_state_is_no_data(samples, tmp_path, run):
     store.save(images[0], store.label(images[1]), **DONE, prediction=store.label(images[0]))
     assert [item.image for item in task.items(folder)] == images
     assert len(items_for_fit(task, folder)) == len(images)
-    assert check("eye", folder).kinds == check("eye", samples["eye"]).kinds
+    assert check("eye", folder).kinds.keys() - {"misaligned mask"} == set()
     (folder / "task.toml").unlink(missing_ok=True)
     found = run("new", folder, "--json").out
     assert ".fastseg" not in found and "corrections.csv" not in found
