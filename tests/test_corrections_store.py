@@ -452,6 +452,59 @@ def test_new_images_are_copied_once(tmp_path):
         store.add(tmp_path / "cam" / "notes.txt")
 
 
+def test_new_images_go_to_the_folder_of_their_part(samples, tmp_path):
+    """Where folders divide the images: by the hash, in the share of one in five."""
+    folder = Path(shutil.copytree(samples["kitchen"], tmp_path / "kitchen"))
+    store = Corrections("kitchen", folder)
+    parts = [
+        store.add(save(tmp_path / "cam" / f"{n}.jpg", pixels_of(200 + n))).relative_to(folder)
+        for n in range(24)
+    ]
+    counts = [sum(part.parts[0] == name for part in parts) for name in ("train", "val")]
+    assert sum(counts) == 24 and 1 <= counts[1] <= 12
+
+
+def test_a_new_image_is_never_taken_for_a_mask(tmp_path):
+    folder = tmp_path / "d"
+    for number in range(4):
+        save(folder / f"{number}.jpg", pixels_of(number))
+        save(folder / f"{number}.png", codes_of(number))
+    (folder / "task.toml").write_text(
+        'classes = ["ground", "roof", "tree"]\n[[layouts]]\nimages = "."\n'
+    )
+    store = Corrections(folder, folder)
+    with refuses("image-is-mask"):
+        store.add(save(tmp_path / "new.png", pixels_of(50)))
+    copy = store.add(save(tmp_path / "new.jpg", pixels_of(50)))
+    store.save(copy, codes_of(9), action="new", by="Ada", seconds=1)
+    assert np.array_equal(Corrections(folder, folder).label(copy), codes_of(9))
+
+
+def test_images_of_several_files(tmp_path):
+    """A file a channel: all of them are copied, and the first one names the image."""
+    folder = tmp_path / "d"
+
+    def write(place: Path, name: str, seed: int) -> Path:
+        for channel, end in enumerate(("_red", "_nir")):
+            save(place / f"{name}{end}.png", pixels_of(seed)[..., channel])
+        return place / f"{name}_red.png"
+
+    for number in range(4):
+        write(folder / "images", str(number), number)
+        save(folder / "masks" / f"{number}.png", codes_of(number))
+    (folder / "task.toml").write_text(
+        'classes = ["ground", "roof", "tree"]\nchannels = 2\nchannel_files = ["_red", "_nir"]\n'
+    )
+    task = tasks.get(folder)
+    store = round_trip(task, folder, folder / "images" / "1_red.png", codes_of(9))
+    copy = store.add(write(tmp_path / "cam", "new", 50))
+    assert copy == folder / "images" / "new_red.png" and copy.with_name("new_nir.png").is_file()
+    assert store.unlabelled() == [copy]
+    store.save(copy, codes_of(8), action="new", by="Ada", seconds=1)
+    assert (folder / "masks" / "new.png").is_file() and not check(task, folder).stops
+    assert np.array_equal(Corrections(task, folder).label(copy), codes_of(8))
+
+
 def test_images_without_a_label_stop_a_fit_unless_they_wait_for_one(tmp_path):
     task = make(tmp_path / "d", "")
     save(tmp_path / "d" / "images" / "9.jpg", pixels_of(50))

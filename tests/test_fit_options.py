@@ -45,6 +45,7 @@ def test_each_option_is_a_parameter_of_fit_and_learner():
         "data",
         "again",
         "strict",
+        "pins",
         "out",
         "resume",
         "processes",
