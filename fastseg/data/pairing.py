@@ -147,6 +147,7 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
                 str(ours[stem]),
                 f"has no {what} of the same name in {where}",
                 "add it, or remove the file",
+                waits=what == "mask",
             )
             for stem in sorted(ours.keys() - theirs.keys())
         ]
@@ -173,6 +174,7 @@ def pairs_by_ends(
                 str(ours[key]),
                 f"has no {what} {key}{end} in {where}",
                 "add it, or remove the file",
+                waits=what == "mask",
             )
             for key in sorted(ours.keys() - theirs.keys())
         ]
@@ -190,7 +192,7 @@ def images_and_masks(
     found, of_masks = images_below(images, deep), images_below(masks, deep)
     both = set(found) & set(of_masks)
     if images == masks:
-        both_masks = {file for file in both if _is_mask(file, ends)}
+        both_masks = {file for file in both if is_mask(file, ends)}
     else:
         both_masks = both if images in masks.parents else set()
     return (
@@ -199,7 +201,8 @@ def images_and_masks(
     )
 
 
-def _is_mask(file: Path, ends: tuple[str, str]) -> bool:
+def is_mask(file: Path, ends: tuple[str, str]) -> bool:
+    """Return whether a file's name is that of a mask, in a folder with images and masks."""
     image_end, mask_end = ends
     stem = normal(stem_of(file))
     if not image_end and not mask_end:
