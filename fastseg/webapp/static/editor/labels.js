@@ -71,6 +71,12 @@ export class Labels {
     return left < right ? { x: left, y: top, width: right - left, height: bottom - top } : null;
   }
 
+  /** Give all pixels the codes of another array of the same size. */
+  replace(codes) {
+    for (let y = 0; y < this.height; y += TILE) this.#keep(y, 0, this.width);
+    this.codes.set(codes);
+  }
+
   /** End the edit as one step. Returns the number of changed pixels; 0 makes no step. */
   commit(name) {
     const tiles = [];
