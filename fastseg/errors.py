@@ -13,8 +13,8 @@ How codes are named:
 - a fault of a data file has the name of its kind in `fastseg check`, with hyphens for spaces;
 - a code is never reused for another mistake, and never renamed: scripts depend on it.
 
-A class's own code ("data", "task", "model", "export", "process", "fetch") is the fallback of errors
-that are raised without one.
+A class's own code ("data", "task", "model", "export", "process", "fetch", "app") is the fallback of
+errors that are raised without one.
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ class FetchError(FastsegError):
     """An image URL that cannot, or must not, be downloaded."""
 
     code = "fetch"
+
+
+class AppError(FastsegError):
+    """A request to the app in the browser, or a way to start it, that is refused."""
+
+    code = "app"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -56,9 +56,9 @@ def say(text: str, style: str | None = None) -> None:
     )
 
 
-def as_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
-    typer.echo(json.dumps(value, indent=1))
+def as_json(value: Any, indent: int | None = 1) -> None:
+    """Print a value as JSON on standard output; without `indent`, on one line."""
+    typer.echo(json.dumps(value, indent=indent))
 
 
 def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | None = None) -> None:

@@ -1,0 +1,1 @@
+"""The pages, one module each: the routes that its script uses. See `..page`."""

@@ -1,0 +1,304 @@
+"""What the pages share: the task, its data and exports, the model, the corrections, the training.
+
+No torch at import: the model loads on a thread behind the first page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.slices import real_file
+from ..errors import AppError, DataError, FastsegError, TaskError, is_out_of_memory
+from ..exports.card import CARD, Card, read_card
+from ..exports.folder import find, is_export
+from ..exports.read import card_of, task_of
+from ..tasks import Item, Task, get
+from ..tasks.declared import has_no_task
+from ..utils.io import name_below
+from ..utils.shell import typed
+from .thumbnails import Thumbnails
+
+if TYPE_CHECKING:
+    from ..inference.predictor import Predictor
+
+PARTS = ("train", "valid", "test", "unlabelled")
+ID_LENGTH = 16  # hexadecimal digits of an image's id: a collision among a million is 1 in 10^7
+FRESH_SECONDS = 2.0  # for which a listing of the data counts as new
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the data. `item` is None for one without a label."""
+
+    id: str
+    name: str  # below the data folder
+    path: Path
+    item: Item | None
+    part: str  # one of PARTS
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of the data, in their order, at some time."""
+
+    entries: tuple[Entry, ...]
+    by_id: dict[str, Entry]
+    made: float  # time.monotonic
+    fault: FastsegError | None = None  # why there are none
+
+
+class Workspace:
+    """A task with its data and exports, as the pages see them. All methods are thread-safe."""
+
+    def __init__(
+        self,
+        task: Task,
+        data: Path | str | None = None,
+        export: Path | str | None = None,
+        device: str | None = None,
+    ):
+        self.task, self.device = task, device
+        self.data = Path(data or task.default_data)
+        self.exports_folder = Path(export).parent if export else Path("exports")
+        # the export that fits write, and that pages use unless they are asked for another
+        self.out = Path(export) if export else self.exports_folder / task.name
+        self._lock = threading.RLock()
+        self._listing: Listing | None = None
+        self._models: dict[Path, Model] = {}
+
+    @classmethod
+    def opened(
+        cls,
+        name: str | None = None,
+        data: Path | str | None = None,
+        export: Path | str | None = None,
+        device: str | None = None,
+    ) -> Workspace:
+        """Return the workspace of a task's name, a folder with a task.toml, or an export.
+
+        Without a name it is the task.toml in this folder, or the newest export.
+        Raises `FastsegError` if there is none.
+        """
+        if name is None and Path("task.toml").is_file():
+            name = "."
+        if name is None:
+            name = str(export or find())
+        if not is_export(name):
+            return cls(get(name), data, export, device)
+        if Path(name).suffix == ".pkl":
+            raise AppError(
+                f"{name}: is a pickle, which can run any code; give its folder, whose safe files "
+                "are used",
+                "untrusted-pickle",
+            )
+        card = card_of(name)
+        task = task_of(card)
+        if data is None and card.data_folder and card.data_folder.is_dir():
+            data = card.data_folder
+        if card.declared and data is not None and not has_no_task(data):
+            own = get(Path(data))  # its file can be trained on; the card's definition cannot
+            task = own if (own.name, own.classes) == (task.name, task.classes) else task
+        if export is not None and read_card(export).task != task.name:
+            raise TaskError(f"{export}: holds an export of another task", "wrong-task")
+        return cls(task, data, export or name, device)
+
+    # The data
+
+    @cached_property
+    def root(self) -> Path:
+        """The data folder, with links followed: no file outside it is shown or written."""
+        return self.data.resolve()
+
+    def listing(self, fresh: bool = False) -> Listing:
+        """Return the images of the data; `fresh` lists them again if that was some time ago."""
+        with self._lock:
+            found = self._listing
+            if found is None or (fresh and time.monotonic() - found.made > FRESH_SECONDS):
+                found = self._listing = self._listed()
+            return found
+
+    def changed(self) -> None:
+        """Forget the listing: labels or images were added."""
+        with self._lock:
+            self._listing = None
+
+    def entry(self, id: str) -> Entry:
+        """Return an image by its id.
+
+        Raises `AppError` if there is none, or if it is a link to a file outside the data folder.
+        """
+        found = self.listing().by_id.get(id) or self.listing(fresh=True).by_id.get(id)
+        if found is None:
+            raise AppError("there is no such image in the data; reload the page", "no-such-image")
+        self.require_inside(found.path)
+        return found
+
+    def require_inside(self, path: Path) -> None:
+        """Raise `AppError` unless a file, with links followed, is in the data folder."""
+        if not real_file(path).resolve().is_relative_to(self.root):
+            raise AppError(
+                f"{name_below(self.data, path)}: is a link to a file outside the data folder, "
+                "which the app does not open; copy the file",
+                "outside-data",
+            )
+
+    def _listed(self) -> Listing:
+        try:
+            items, fault = self.task.items(self.data), None
+        except FastsegError as error:
+            items, fault = [], error
+        parts = self._parts(items)
+        entries = [
+            Entry(id_of(name), name, item.image, item, parts[place])
+            for place, item in enumerate(items)
+            for name in [name_below(self.data, item.image)]
+        ]
+        return Listing(
+            tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault
+        )
+
+    def _parts(self, items: list[Item]) -> list[str]:
+        """Return the part of each item: what the export held out, else what a fit would."""
+        held_out: set[str] = set()
+        card = self.card()
+        if card and card.data_folder and card.data_folder.resolve() == self.root:
+            held_out = set(card.valid_files)
+        if not held_out and items:
+            try:
+                _, valid = self.task.split(items)
+            except DataError:  # too few images to train on: shown all the same
+                valid = []
+            held_out = {name_below(self.data, items[place].image) for place in valid}
+        return [
+            "test"
+            if item.split == "test"
+            else "valid"
+            if name_below(self.data, item.image) in held_out
+            else "train"
+            for item in items
+        ]
+
+    # The exports and their models
+
+    def card(self, export: Path | None = None) -> Card | None:
+        """Return the card of an export, by default of `out`; None if there is none to use."""
+        try:
+            return read_card(export or self.out)
+        except FastsegError:
+            return None
+
+    def exports(self) -> list[Path]:
+        """Return the folders of this task's exports, the newest first."""
+        folders = {card.parent for card in self.exports_folder.glob(f"*/{CARD}")}
+        if (self.out / CARD).is_file():
+            folders.add(self.out)
+        own = []
+        for folder in folders:
+            card = self.card(folder)
+            if card and card.task == self.task.name and card.classes == list(self.task.classes):
+                own.append(folder)
+        return sorted(own, key=lambda folder: (folder / CARD).stat().st_mtime, reverse=True)
+
+    def export(self, name: str | None = None) -> Path:
+        """Return an export's folder by its name, by default `out`. Raises `AppError`."""
+        for folder in self.exports():
+            if folder.name == name or (not name and folder.resolve() == self.out.resolve()):
+                return folder
+        if name:
+            raise AppError(f"{name}: there is no such export; reload the page", "no-such-result")
+        raise AppError(
+            f"{self.out}: no export yet; train one on the page Train, or with: "
+            f"fastseg fit {typed(self.task.reference)}",
+            "no-export",
+        )
+
+    def model(self, export: Path | None = None) -> Model:
+        """Return the model of an export, which starts to load unless it is loaded.
+
+        A new export in the same folder is another model. Raises `AppError` if there is none.
+        """
+        folder = export or self.export()
+        stamp = (folder / CARD).stat().st_mtime_ns
+        with self._lock:
+            model = self._models.get(folder)
+            if model is None or model.stamp != stamp:
+                model = self._models[folder] = Model(folder, stamp, self.device)
+            return model
+
+    def predictor(self, export: Path | None = None) -> Predictor:
+        """Return the loaded predictor of an export; waits for it. Raises `FastsegError`."""
+        return self.model(export).predictor()
+
+    # Files of the app
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails:
+        """The small pictures of the data."""
+        return Thumbnails(self)
+
+    @cached_property
+    def scratch(self) -> Path:
+        """A private temporary folder for results, deleted at the end."""
+        return Path(tempfile.mkdtemp(prefix="fastseg-app-"))
+
+    def close(self) -> None:
+        """Stop what runs, and delete the temporary files."""
+        if "thumbnails" in self.__dict__:
+            self.thumbnails.close()
+        if "scratch" in self.__dict__:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+class Model:
+    """An export that loads on a thread. `state` is "loading", "ready" or "failed"."""
+
+    def __init__(self, folder: Path, stamp: int, device: str | None):
+        self.folder, self.stamp, self.state = folder, stamp, "loading"
+        self.error: FastsegError | None = None
+        self.lock = threading.Lock()  # one prediction at a time: each takes all cores
+        self._found: Any = None
+        self._device = device
+        self._thread = threading.Thread(target=self._load, name=f"load {folder}", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> None:
+        from ..inference.loading import load
+
+        try:
+            self._found = load(self.folder, self._device)
+            self.state = "ready"
+        except FastsegError as error:
+            self.error, self.state = error, "failed"
+        except (MemoryError, RuntimeError) as error:
+            what = "out of memory" if is_out_of_memory(error) else str(error)
+            self.error = AppError(f"{self.folder}: cannot be loaded ({what})", "not-ready")
+            self.state = "failed"
+
+    def predictor(self) -> Predictor:
+        """Return the predictor; waits for it. Raises the error that loading ended with."""
+        self._thread.join()
+        if self.error:
+            raise self.error
+        if self._found is None:  # an error of fastseg itself, which the thread printed
+            raise AppError(f"{self.folder}: cannot be loaded; see the terminal", "not-ready")
+        return self._found
+
+    def call(self, work: Callable[[Predictor], Any]) -> Any:
+        """Return `work(predictor)`, one call at a time."""
+        predictor = self.predictor()
+        with self.lock:
+            return work(predictor)
+
+
+def id_of(name: str) -> str:
+    """Return an image's id by its name below the data folder; it has no path in it."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:ID_LENGTH]
