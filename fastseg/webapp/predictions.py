@@ -1,0 +1,227 @@
+"""What the model says of the images of the data: labels for the editor, and errors for the queue.
+
+Labels are kept in memory, a few at a time. Expected errors of all images come from a pass on a
+thread, which is kept on disk for as long as export and images are the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DataError, FastsegError
+from ..exports.card import CARD, MODEL
+from ..metrics.risk import ERROR_RATE, review_threshold
+from ..utils.io import read_json, write_json
+from ..utils.journal import stamp
+from ..utils.user_cache import cache_path, make_cache_folder
+
+if TYPE_CHECKING:
+    from ..inference.clicks import Looks
+    from ..inference.predictor import Predictor
+    from .workspace import Entry, Workspace
+
+KEPT = 6  # images whose predictions stay in memory: the current one, and some before it
+BATCH = 4  # images that the pass predicts before others may ask the model
+SECONDS = 5.0  # between two writes of the pass's results
+
+Label = np.ndarray | int  # codes, uint8 (H, W), or a class index
+
+
+@dataclass
+class Pass:
+    """The expected errors of an export's pass over the data, by the images' ids."""
+
+    export: Path
+    found: dict[str, Expected] = field(default_factory=dict)
+    faults: int = 0  # images that could not be read
+    total: int = 0
+    error: str = ""  # why it ended early
+    is_done: bool = False
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The expected error of an image, 0 to 1, and whether a person should look at it."""
+
+    error: float
+    needs_review: bool
+    label: int | None = None  # the class, for tasks without masks
+
+
+class Predictions:
+    """The predictions of the workspace's current export. All methods are thread-safe."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._lock = threading.Lock()
+        self._labels: OrderedDict[tuple[Any, ...], Label] = OrderedDict()
+        self._looks: OrderedDict[tuple[Any, ...], Looks] = OrderedDict()
+        self._pass: Pass | None = None
+        self._pass_key: tuple[Any, ...] = ()
+
+    def label(self, entry: Entry) -> Label:
+        """Return what the model says of an image; waits until it is loaded.
+
+        Raises `FastsegError` if there is no export or the image cannot be read.
+        """
+        export = self.workspace.export()
+
+        def work(predictor: Predictor) -> Label:
+            found = predictor.predict(entry.path).labels
+            return np.asarray(found, np.uint8) if predictor.task.has_masks else int(found)
+
+        return self._kept(self._labels, _key(export, entry), lambda: self._call(export, work))
+
+    def label_if_known(self, entry: Entry) -> Label | None:
+        """Return the label if it is in memory; never computes."""
+        try:
+            key = _key(self.workspace.export(), entry)
+        except FastsegError:
+            return None
+        with self._lock:
+            return self._labels.get(key)
+
+    def looks(self, entry: Entry) -> Looks:
+        """Return what proposes regions of an image."""
+        from ..inference.clicks import Looks
+
+        export = self.workspace.export()
+        image = self.workspace.task.image(entry.item or entry.path)
+        return self._kept(
+            self._looks,
+            _key(export, entry),
+            lambda: self._call(export, lambda predictor: Looks(predictor, image)),
+        )
+
+    def source(self) -> str:
+        """Return the export as corrections.csv names it, "" without one: folder, model's digest."""
+        try:
+            folder = self.workspace.export()
+        except FastsegError:
+            return ""
+        card = self.workspace.card(folder)
+        digest = card.sha256.get(MODEL, "") if card else ""
+        return f"{folder.name} {digest[:12]}".strip()
+
+    def _call(self, export: Path, work: Any) -> Any:
+        return self.workspace.model(export).call(work)
+
+    def _kept(self, kept: OrderedDict[Any, Any], key: Any, make: Any) -> Any:
+        with self._lock:
+            if key in kept:
+                kept.move_to_end(key)
+                return kept[key]
+        value = make()
+        with self._lock:
+            kept[key] = value
+            while len(kept) > KEPT:
+                kept.popitem(last=False)
+        return value
+
+    # The pass over all images
+
+    def expected(self) -> Pass | None:
+        """Return the pass of the current export, which may be under way; None without an export."""
+        try:
+            export = self.workspace.export()
+        except FastsegError:
+            return None
+        entries = self.workspace.listing().entries
+        key = _stamp(export), tuple(entry.id for entry in entries)
+        with self._lock:
+            if self._pass is None or self._pass_key != key:
+                self._pass, self._pass_key = Pass(export, total=len(entries)), key
+                threading.Thread(
+                    target=self._run, args=(self._pass, entries), name="pass", daemon=True
+                ).start()
+            return self._pass
+
+    def _run(self, result: Pass, entries: tuple[Entry, ...]) -> None:
+        try:
+            model = self.workspace.model(result.export)
+            predictor = model.predictor()
+            card = predictor.card
+            threshold = review_threshold(card.review, ERROR_RATE)
+            store = _Store(cache_path("json", "expected errors", *predictor.identity(), threshold))
+            left = []
+            for entry in entries:
+                known = store.get(entry)
+                if known is None:
+                    left.append(entry)
+                else:
+                    result.found[entry.id] = known
+            for start in range(0, len(left), BATCH):
+                with self._lock:
+                    if self._pass is not result:  # another export, or other images
+                        return
+                some = left[start : start + BATCH]
+                for entry, found in zip(some, model.call(lambda p: _errors(p, some, threshold))):
+                    if found is None:
+                        result.faults += 1
+                    else:
+                        result.found[entry.id] = found
+                        store.add(entry, found)
+            store.write()
+        except FastsegError as error:
+            result.error = str(error)
+        finally:
+            result.is_done = True
+
+
+def _errors(
+    predictor: Predictor, entries: list[Entry], threshold: float | None
+) -> list[Expected | None]:
+    """Return the expected error of each image; None for one that cannot be read."""
+
+    def found(results: Iterator[tuple[Any, Any]]) -> Iterator[Expected | None]:
+        for _, prediction in results:
+            if isinstance(prediction, DataError):
+                yield None
+                continue
+            error = float(prediction.expected_error)
+            label = None if predictor.task.has_masks else int(prediction.labels)
+            yield Expected(error, threshold is not None and error > threshold, label)
+
+    return list(found(predictor.stream([entry.path for entry in entries], len(entries))))
+
+
+class _Store:
+    """Expected errors on disk, by the images' names, sizes and times."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        make_cache_folder()
+        try:
+            self._known: dict[str, Any] = read_json(path) if path.is_file() else {}
+        except DataError:  # half a file of another version: computed again
+            self._known = {}
+        self._written = time.monotonic()
+
+    def get(self, entry: Entry) -> Expected | None:
+        value = self._known.get(stamp(entry.path))
+        return Expected(*value) if isinstance(value, list) and len(value) == 3 else None
+
+    def add(self, entry: Entry, found: Expected) -> None:
+        self._known[stamp(entry.path)] = [found.error, found.needs_review, found.label]
+        if time.monotonic() - self._written > SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        write_json(self.path, self._known)
+        self._written = time.monotonic()
+
+
+def _stamp(export: Path) -> tuple[str, int]:
+    return str(export), (export / CARD).stat().st_mtime_ns
+
+
+def _key(export: Path, entry: Entry) -> tuple[Any, ...]:
+    return _stamp(export), stamp(entry.path)
