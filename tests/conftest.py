@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import browser, open_page, serve  # noqa: F401  # fixtures of the app's tests
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -145,6 +145,7 @@ class Server:
             )
         self.workspace = workspace
         self._socket = _bound(host, port)
+        self._running: uvicorn.Server | None = None
         self.port: int = self._socket.getsockname()[1]
         self.keys = Keys(self.port, password)
         shown = f"[{host}]" if ":" in host else host
@@ -158,13 +159,18 @@ class Server:
 
     def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Answer until Ctrl-C or SIGTERM; `started` is called when the app can be opened."""
-        server = _uvicorn(self.app, started)
+        self._running = _uvicorn(self.app, started)
         try:
-            server.run(sockets=[self._socket])
+            self._running.run(sockets=[self._socket])
         except KeyboardInterrupt:  # uvicorn repeats the signal when all is closed
             pass
         finally:
             self._socket.close()
+
+    def stop(self) -> None:
+        """Let `run`, on another thread, end."""
+        if self._running is not None:
+            self._running.should_exit = True
 
 
 def _uvicorn(app: Starlette, started: Callable[[], None]) -> uvicorn.Server:
