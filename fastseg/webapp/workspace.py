@@ -25,6 +25,8 @@ from ..tasks import Item, Task, get
 from ..tasks.declared import has_no_task
 from ..utils.io import name_below
 from ..utils.shell import typed
+from .labels import Labels
+from .predictions import Predictions
 from .thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Workspace:
         self._lock = threading.RLock()
         self._listing: Listing | None = None
         self._models: dict[Path, Model] = {}
+        self.labels, self.predictions = Labels(self), Predictions(self)
 
     @classmethod
     def opened(
@@ -112,6 +115,11 @@ class Workspace:
         return cls(task, data, export or name, device)
 
     # The data
+
+    @cached_property
+    def project(self) -> str:
+        """A digest of the task and the data folder: what a browser keeps belongs to one project."""
+        return id_of(f"{self.task.name} {self.root}")
 
     @cached_property
     def root(self) -> Path:

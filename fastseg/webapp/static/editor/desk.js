@@ -134,6 +134,14 @@ export class Desk extends EventTarget {
     this.#tell("cursor");
   }
 
+  /** Return the cursor's place and the class there as a text. */
+  describePlace() {
+    const [x, y] = [Math.floor(this.cursor.x), Math.floor(this.cursor.y)];
+    const { width, height } = this.labels;
+    if (x < 0 || y < 0 || x >= width || y >= height) return "";
+    return `${x}, ${y}: ${this.classOf(this.labels.at(x, y))?.name ?? "unlabelled"}`;
+  }
+
   #marks(context) {
     this.proposal?.draw(context, this.view);
     this.tool.marks(context);

@@ -25,6 +25,7 @@ export class View {
     this.dirty = null; // the rectangle in image px to be drawn again; "all" for everything
     this.isFitted = true;
     this.drawMarks = () => {};
+    this.onDraw = () => {};
     new ResizeObserver(() => this.resize()).observe(stage);
   }
 
@@ -141,6 +142,7 @@ export class View {
     this.dirty = null;
     this.above.clearRect(0, 0, this.marks.width, this.marks.height);
     this.drawMarks(this.above);
+    this.onDraw();
   }
 
   #drawBase(rect) {

@@ -1,0 +1,83 @@
+"""The page Review: which image a person should look at next, and how long the rest will take."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from ...errors import AppError
+from ..http import Asked, get
+from ..page import Page
+from ..predictions import Expected
+from ..workspace import Entry
+from .editor import context
+
+ORDERS = ("error", "name")
+MOST = 2000  # images in an answer
+PACE = 30  # last corrections whose median is the pace
+
+
+def queue(asked: Asked) -> dict[str, Any]:
+    """Return the images that nobody has reviewed yet, in the order to look at them.
+
+    Those that the export sends to review come first, then by expected error; images whose error is
+    not known yet come last, in their own order.
+    """
+    workspace = asked.workspace
+    order = asked.text("order", "error")
+    if order not in ORDERS:
+        raise AppError(f"order: give one of {', '.join(ORDERS)}", "bad-request")
+    part = asked.text("part", "")
+    rows = workspace.labels.store.all()
+    done = {row.image for row in rows}
+    listing = workspace.listing(fresh=True)
+    left = [
+        entry
+        for entry in listing.entries
+        if entry.name not in done and (not part or entry.part == part)
+    ]
+    expected = workspace.predictions.expected()
+    found = expected.found if expected else {}
+    if order == "error":
+        left.sort(key=lambda entry: _place(found.get(entry.id)))
+    worked = [row.seconds for row in rows[-PACE:] if row.seconds > 0]
+    return {
+        "images": [_told(entry, found.get(entry.id)) for entry in left[:MOST]],
+        "left": len(left),
+        "reviewed": len(done & {entry.name for entry in listing.entries}),
+        "pace": statistics.median(worked) if worked else None,
+        "pass": None
+        if expected is None
+        else {
+            "done": len(found) + expected.faults,
+            "total": expected.total,
+            "is_done": expected.is_done,
+            "error": expected.error,
+        },
+        "fault": str(listing.fault) if listing.fault else None,
+    }
+
+
+def _place(expected: Expected | None) -> tuple[bool, bool, float]:
+    if expected is None:
+        return True, True, 0.0
+    return False, not expected.needs_review, -expected.error
+
+
+def _told(entry: Entry, expected: Expected | None) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "name": entry.name,
+        "part": entry.part,
+        "expected_error": expected.error if expected else None,
+        "needs_review": expected.needs_review if expected else None,
+    }
+
+
+page = Page(
+    "review",
+    "Review",
+    40,
+    routes=(get("/api/review/queue", queue),),
+    context=context,
+)
