@@ -152,6 +152,14 @@ class Labels:
         }
         return error
 
+    def had_label(self, entry: Entry) -> bool:
+        """Return whether an image had a label before its first version."""
+        try:
+            self.store.version(entry.path, 0)
+        except DataError:
+            return False
+        return True
+
     def version(self, entry: Entry, number: int) -> Label:
         """Return an earlier version of a label. Raises `AppError` if there is none."""
         numbers = {row.version for row in self.history(entry)}

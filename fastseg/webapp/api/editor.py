@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from starlette.responses import Response
 
 from ...data.colours import hexadecimal
+from ...data.images import JPEG_QUALITY
 from ...errors import AppError, FastsegError
+from ...tasks import SegmentationTask, Task
 from ...types import IGNORE
 from ..http import Asked, get, post, upload
 from ..labels import Label
 from ..page import Page
 from ..runs import decode, encode, rows_of
 from ..workspace import Entry, Workspace
+from .images import picture_response
 
+EXACT = 4_000_000  # px up to which the editor shows a PNG; larger ones would take seconds
 LARGEST = 512 * 2**20  # bytes of a mask's body: a plain mask of 512 megapixels
 ACTIONS = ("corrected", "accepted", "restored")
 LONGEST_NAME = 80  # characters of a person's name
@@ -42,9 +47,21 @@ def state(asked: Asked) -> dict[str, Any]:
             {"version": row.version, "action": row.action, "by": row.by, "when": row.when}
             for row in rows
         ],
+        # whether there was no label before the first version
+        "is_new": bool(rows) and not workspace.labels.had_label(entry),
         "has_model": expected is not None,
         "expected_error": known.error if known else None,
     }
+
+
+def picture(asked: Asked) -> Response:
+    """Return an image as people see it, 8 bits and upright: as PNG, a large one as JPEG."""
+    workspace, entry = asked.workspace, entry_of(asked)
+    pixels = workspace.task.shown(workspace.task.image(entry.item or entry.path))
+    image = Image.fromarray(pixels)
+    if pixels.shape[0] * pixels.shape[1] <= EXACT:
+        return picture_response(image, "PNG", compress_level=1)
+    return picture_response(image, "JPEG", quality=JPEG_QUALITY)
 
 
 def label(asked: Asked) -> Response:
@@ -142,6 +159,15 @@ def _numbers(value: Any, count: int) -> list[int]:
     return [round(each) for each in value]
 
 
+def can_be_unlabelled(task: Task) -> bool:
+    """Return whether the task's label files have a value for unlabelled pixels."""
+    if not isinstance(task, SegmentationTask) or task.masks == "threshold":
+        return False
+    return any(
+        layout.format or IGNORE in task.meaning(layout.source).values() for layout in task.layouts
+    )
+
+
 def context(workspace: Workspace) -> Mapping[str, Any]:
     """Return what the templates of the editor and the queue need."""
     from ...report.painting import class_colours
@@ -156,6 +182,7 @@ def context(workspace: Workspace) -> Mapping[str, Any]:
             "project": workspace.project,
             "masks": task.has_masks,
             "background": task.background,
+            "unlabelled": can_be_unlabelled(task),
             "classes": [
                 {"code": code, "name": name, "colour": hexadecimal(colour)}
                 for code, (name, colour) in enumerate(zip(task.classes, class_colours(task)))
@@ -172,6 +199,7 @@ page = Page(
     path="/edit/{id}",
     routes=(
         get("/api/editor/{id}", state),
+        get("/api/editor/{id}/picture", picture),
         get("/api/editor/{id}/label", label),
         upload("/api/editor/{id}/label", save, LARGEST),
         post("/api/editor/{id}/propose", propose),

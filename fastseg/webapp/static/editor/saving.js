@@ -11,7 +11,7 @@ const AGAIN = [1000, 2000, 4000, 8000, 15000]; // ms between tries
 export class Saver {
   /**
    * `send(record)` posts a record and returns {base, version}; it throws errors with `status`, 0
-   * for no answer. `pending` keeps records, `read()` returns the current {bytes, seconds}.
+   * for no answer. `pending` keeps records, `read()` returns the current {bytes or class, seconds, by}.
    */
   constructor({ send, pending, read, tell }) {
     Object.assign(this, { send, pending, read, tell });
@@ -56,9 +56,8 @@ export class Saver {
   }
 
   #taken() {
-    const { bytes, seconds } = this.read();
     const { image, base, amend, action } = this;
-    return { image, base, amend, action, seconds, bytes };
+    return { image, base, amend, action, ...this.read() };
   }
 
   async #keep(record) {
@@ -118,7 +117,8 @@ export class Saver {
   }
 
   #failed(error) {
-    const isRefused = error.status >= 400 && error.status < 500;
+    // 401: the server was started again; the page may go on after its new address was opened
+    const isRefused = error.status >= 400 && error.status < 500 && error.status !== 401;
     if (isRefused) {
       // not sent again as it is: the next stroke or a choice of the person decides
       this.record = null;

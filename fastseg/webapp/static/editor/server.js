@@ -1,6 +1,6 @@
 // What the editor asks the server. All errors are `ServerError`, with HTTP's status, 0 for none.
 
-import { decode, encode } from "./runs.js";
+import { decode } from "./runs.js";
 
 const PATIENCE = 30_000; // ms until a request counts as lost; the model may take longer, see ask
 
@@ -41,7 +41,7 @@ export function stateOf(id) {
   return json(`/api/editor/${id}`);
 }
 
-/** Return the image as the model's task shows it, upright, as something to draw. */
+/** Return the image as the task shows it: 8 bits, three channels, upright. */
 export async function pictureOf(id) {
   const answer = await request(`/api/editor/${id}/picture`, {}, 4 * PATIENCE);
   return createImageBitmap(await answer.blob(), {
@@ -53,14 +53,24 @@ export async function pictureOf(id) {
 /** Return the codes of a label: "current", "prediction", or the number of a version. */
 export async function labelOf(id, which) {
   const answer = await request(`/api/editor/${id}/label?which=${which}`, {}, 4 * PATIENCE);
-  const base = answer.headers.get("X-Label-Base");
-  return { ...decode(await answer.arrayBuffer()), base };
+  return { ...decode(await answer.arrayBuffer()), ...origins(answer) };
+}
+
+/** Return the class of an image, {label, base, origin}. */
+export async function classOf(id) {
+  const answer = await request(`/api/editor/${id}/label?which=current`, {}, 4 * PATIENCE);
+  return { label: await answer.json(), ...origins(answer) };
+}
+
+function origins({ headers }) {
+  return { base: headers.get("X-Label-Base"), origin: headers.get("X-Label-Origin") };
 }
 
 /** Save codes or a class. Returns {base, version}; `record` is one of `Saver`. */
 export function save(record) {
   const { image, base, amend, action, seconds, bytes, by } = record;
   const query = new URLSearchParams({ base, amend: amend ? 1 : 0, action, seconds, by });
+  if (record.class !== undefined) query.set("class", record.class);
   const options = { method: "POST", body: bytes };
   return json(`/api/editor/${image}/label?${query}`, options, 4 * PATIENCE);
 }
@@ -74,5 +84,3 @@ export function propose(id, where) {
 export function queue(order) {
   return json(`/api/review/queue?order=${order}`, {}, 4 * PATIENCE);
 }
-
-export { encode };
