@@ -30,6 +30,7 @@ CARD, MODEL, PICKLE, METRICS, HISTORY = (
     "history.csv",
 )
 ONNX = "model.onnx"
+PROGRESS = "progress.json"  # of a fit that runs, beside its checkpoint
 
 
 @dataclass

@@ -28,6 +28,7 @@ from ..types import Recipe
 from . import checkpoint
 from .callbacks import AverageWeights, HalfSize, MixPairs, Reporter, TimeBudget, Windows
 from .distributed import training_together
+from .progress import ProgressFile
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ def train(
     frozen = recipe.freeze_epochs if record.is_pretrained else 0
     history = saved["history"] if saved else []
     cbs = [Reporter(), *([MixPairs(recipe.mixup)] if recipe.mixup else [])]
+    if folder:
+        cbs.append(ProgressFile(folder, (frozen, recipe.epochs), history, _history_rows))
     with training_together(learn, options.seed):
         lr = saved["lr"] if saved else _rate(learn, options)
     with (
