@@ -33,6 +33,7 @@ class Opened:
     label: Label | None  # None: a class that nobody has said yet
     base: str
     origin: str
+    fault: str = ""  # why the label in the data could not be used
 
 
 class Labels:
@@ -61,25 +62,22 @@ class Labels:
     def open(self, entry: Entry) -> Opened:
         """Return the image's label; of an unlabelled one, what the model says, or nothing."""
         with self._of(entry):
-            label, base = self._current(entry)
+            label, base, fault = self._current(entry)
         if label is not None:
             return Opened(label, base, "label")
         try:
-            return Opened(self.workspace.predictions.label(entry), base, "prediction")
+            return Opened(self.workspace.predictions.label(entry), base, "prediction", fault)
         except FastsegError:  # no export, or one that cannot be used: labelled from nothing
             pass
         if not self.workspace.task.has_masks:
-            return Opened(None, base, "empty")
+            return Opened(None, base, "empty", fault)
         background = self.workspace.task.background
-        _, own = self.workspace.task.image_near(entry.item or entry.path, self.size)
         start = IGNORE if background is None else background
-        return Opened(np.full(own, start, np.uint8), base, "empty")
+        return Opened(np.full(self.size(entry), start, np.uint8), base, "empty", fault)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """A small size for `image_near`, where only an image's own size is asked for."""
-        height, width = self.workspace.task.recipe.size
-        return height, width
+    def size(self, entry: Entry) -> tuple[int, int]:
+        """Return the (height, width) at which an image is shown, and which its mask has."""
+        return self.store.size(entry.path)
 
     def history(self, entry: Entry) -> list[Correction]:
         """Return the versions of an image's label, the newest last."""
@@ -103,7 +101,7 @@ class Labels:
         Raises `DataError` "edited-meanwhile" if the current label is not the one of `base`.
         """
         with self._of(entry):
-            current, found = self._current(entry)
+            current, found, _ = self._current(entry)
             is_same = current is not None and np.array_equal(current, label)
             if found != base:
                 if is_same and self._newest_is(entry, action):
@@ -121,7 +119,6 @@ class Labels:
                 source=self.workspace.predictions.source(),
                 prediction=self.workspace.predictions.label_if_known(entry),
                 base=number,
-                **({"amend": True} if amend and number else {}),
             )
             return self._current(entry)[1]
 
@@ -129,13 +126,16 @@ class Labels:
         rows = self.history(entry)
         return bool(rows) and rows[-1].action == action
 
-    def _current(self, entry: Entry) -> tuple[Label | None, str]:
-        rows = self.history(entry)
-        label = self.store.label(entry.path)
+    def _current(self, entry: Entry) -> tuple[Label | None, str, str]:
+        """Return the label or None, its base, and why it cannot be used if it is faulty."""
+        number, fault = self.store.newest(entry.path), ""
+        try:
+            label = self.store.label(entry.path)
+        except DataError as error:  # the editor is where it can be corrected
+            label, fault = None, str(error)
         if label is None:
-            return None, "0-"
-        content = np.ascontiguousarray(label).tobytes()
-        return label, f"{rows[-1].version if rows else 0}-{zlib.crc32(content):08x}"
+            return None, f"{number}-", fault
+        return label, f"{number}-{zlib.crc32(np.ascontiguousarray(label).tobytes()):08x}", ""
 
     def _edited_meanwhile(self, entry: Entry, found: str) -> DataError:
         rows = self.history(entry)

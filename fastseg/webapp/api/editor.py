@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -76,7 +77,11 @@ def label(asked: Asked) -> Response:
     if which == "current":
         opened = workspace.labels.open(entry)
         found = opened.label
-        headers = {"X-Label-Base": opened.base, "X-Label-Origin": opened.origin}
+        headers = {
+            "X-Label-Base": opened.base,
+            "X-Label-Origin": opened.origin,
+            "X-Label-Fault": quote(opened.fault, errors="replace"),
+        }
     elif which == "prediction":
         found = workspace.predictions.label(entry)
     elif which.isdecimal():
@@ -121,8 +126,7 @@ def _label_in(asked: Asked, workspace: Workspace, entry: Entry) -> Label:
         return int(asked.number("class", None, 0, len(task.classes) - 1))
     if asked.file is None:
         raise AppError("the request has no mask", "bad-request")
-    _, own = task.image_near(entry.item or entry.path, workspace.labels.size)
-    codes = decode(asked.file.read_bytes(), own)
+    codes = decode(asked.file.read_bytes(), workspace.labels.size(entry))
     wrong = np.setdiff1d(np.unique(codes), [*range(len(task.classes)), IGNORE])
     if wrong.size:
         raise AppError(f"the mask has the code {wrong[0]}, which is no class", "mask-value")

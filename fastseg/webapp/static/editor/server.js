@@ -63,7 +63,11 @@ export async function classOf(id) {
 }
 
 function origins({ headers }) {
-  return { base: headers.get("X-Label-Base"), origin: headers.get("X-Label-Origin") };
+  return {
+    base: headers.get("X-Label-Base"),
+    origin: headers.get("X-Label-Origin"),
+    fault: decodeURIComponent(headers.get("X-Label-Fault") ?? ""),
+  };
 }
 
 /** Save codes or a class. Returns {base, version}; `record` is one of `Saver`. */

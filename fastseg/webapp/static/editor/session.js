@@ -91,6 +91,7 @@ export class Session extends EventTarget {
       this.clock.restart();
       this.#saved("saved", null);
       this.#versions();
+      if (opened.fault) note(`${opened.fault} What you paint replaces it.`, true);
       await this.#recover(id);
       this.face.loadOthers?.(id, this.about);
       this.dispatchEvent(new Event("opened"));
@@ -123,6 +124,7 @@ export class Session extends EventTarget {
         "Not saved: the server was started again. Open the address that it printed; your strokes are kept here and sent again.";
     }
     shown.dataset.state = state;
+    if (detail?.version) shown.dataset.version = detail.version;
     if (state === "saved" && detail?.version) this.#refreshed();
     if (state === "conflict") this.#conflict(detail);
     this.dispatchEvent(new CustomEvent("saving", { detail: state }));
