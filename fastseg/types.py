@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,6 +124,10 @@ class Dataset(Protocol):
     def recipe(self) -> Recipe: ...
     @property
     def has_masks(self) -> bool: ...
+    @property
+    def reading(self) -> Any: ...  # `data.reading.Reading`
+    @property
+    def grouped(self) -> bool: ...
     @property
     def channels(self) -> int: ...
     @property

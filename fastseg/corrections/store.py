@@ -26,14 +26,15 @@ import numpy as np
 
 from ..data.images import save_image
 from ..data.slices import split_slice
-from ..data.state import masks_in, state_of
+from ..data.state import LEDGER, masks_in, state_of
 from ..errors import DataError, brief, choose
 from ..formats.paths import size_of
 from ..tasks import SegmentationTask, Task, get
 from ..types import IGNORE
-from ..utils.io import atomic_file, name_below, write_json
+from ..utils.io import atomic_file, name_below, require_folder, write_json
 from ..utils.locks import waiting_lock
 from .adding import add_image
+from .freezing import freeze_parts
 from .locate import Listing
 from .log import ACTIONS, Correction, Log
 from .places import Label, Place, Staged, indices, staging
@@ -145,13 +146,23 @@ class Corrections:
 
     # Writing
 
-    def begin(self) -> None:
+    def begin(self, source: str = "") -> None:
         """Prepare the folder for correction.
 
         DIR/.fastseg is made: from then on, an image without a label waits for one and does not stop
-        a fit. The parts are frozen, see `data.parts`, so that no held-out image ever trains.
+        a fit. The parts are frozen, see `data.parts`, so that no held-out image ever trains: those
+        of `export`, of the export that `source` names, or of exports/TASK. Raises `DataError` if
+        the folder cannot be written.
         """
-        state_of(self.root).mkdir(parents=True, exist_ok=True)
+        if not state_of(self.root).is_dir():
+            self.task.folder(self.root)  # it is there, and has files
+            require_folder(self.root)
+            state_of(self.root).mkdir(parents=True, exist_ok=True)
+        if not (self.root / LEDGER).is_file():
+            named = source.rpartition(" ")[0]
+            exports = [Path("exports") / name for name in (named, self.task.name) if name]
+            with self._guard:
+                freeze_parts(self.task, self.root, [self.export] if self.export else exports)
 
     def save(
         self,
@@ -178,7 +189,7 @@ class Corrections:
         label = self._checked(name, label)
         if prediction is not None:
             prediction = self._checked(name, prediction)
-        self.begin()
+        self.begin(source)
         place = self._place(name)
         staged = place.stage(label, staging(self.root))
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..types import STATE
 
+LEDGER = f"{STATE}/split.csv"  # see `data.parts`
 CORRECTIONS = "corrections.csv"  # below the data folder itself, for people
 CLASS_COLUMNS = ("image", "class")
 
