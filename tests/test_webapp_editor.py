@@ -173,7 +173,8 @@ def test_a_16_bit_image(tmp_path, edit):
     want = np.zeros(SIZE, np.uint8)
     want[50:150, 100:200] = IRIS
     assert (mask_of(tmp_path, "0.png") == want).all()
-    assert Image.open(tmp_path / "images" / "0.png").mode.startswith("I")
+    with Image.open(tmp_path / "images" / "0.png") as image:
+        assert image.mode.startswith("I")
 
 
 def test_strokes_snap_to_edges(tmp_path, edit):
@@ -284,26 +285,30 @@ def test_twelve_megapixels(tmp_path, edit):
 def test_review_by_keyboard_alone(eyes, serve, open_page):
     server = serve("eye", eyes)
     page = open_page(server, "/review")
-    page.wait_for_selector("#editor[data-ready]")
+
+    def at(name):
+        page.wait_for_selector(f'#editor[data-ready="{name}"]', state="attached")
+
+    at("images/0.png")
     page.keyboard.press("a")
     page.wait_for_selector("#ask-name[open]")
     page.keyboard.type("Grace")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=1 of 6")
+    at("images/1.png")
     page.keyboard.press("k")
-    page.wait_for_selector("#current:has-text('2.png')")
+    at("images/2.png")
     page.keyboard.press("1")
     page.keyboard.press(" ")
-    page.wait_for_selector('#save:not([data-state="waiting"], [data-state="saving"])')
+    page.wait_for_selector('#save[data-state="saved"]')
     page.keyboard.press("n")
-    page.wait_for_selector("text=2 of 6")
-    for count in (3, 4, 5):
+    for number in (3, 4, 5):
+        at(f"images/{number}.png")
         page.keyboard.press("Enter")
-        page.wait_for_selector(f"text={count} of 6")
-    page.wait_for_selector("#current:has-text('1.png')")  # the skipped one comes last
+    at("images/1.png")  # the skipped one comes last
+    assert page.text_content("#counter") == "5 of 6"
     page.keyboard.press("a")
-    page.wait_for_selector("text=6 of 6")
-    page.wait_for_selector("#finished:visible")
+    at("none")
+    assert page.is_visible("#finished")
     with client_of(server) as client:
         answer = client.get("/api/review/queue").json()
         ids = {name: id_of(server, name) for name in ("1.png", "2.png")}
@@ -324,11 +329,11 @@ def test_going_back_restores_the_label(eyes, serve, open_page):
     canvas.saved()
     assert mask_of(eyes, "0.png").any()
     canvas.key("n")
-    page.wait_for_selector("#current:has-text('1.png')")
+    page.wait_for_selector('#editor[data-ready="images/1.png"]')
     canvas.key("u")
-    page.wait_for_selector("#current:has-text('0.png')")
+    page.wait_for_selector('#editor[data-ready="images/0.png"]')
     canvas.saved()
-    page.wait_for_selector("text=0 of 6")
+    assert page.text_content("#counter") == "0 of 6"
     assert not mask_of(eyes, "0.png").any()
 
 
@@ -339,7 +344,7 @@ def test_classes_are_chosen_by_key(samples, tmp_path, serve, open_page):
     page = open_page(server, "/review")
     page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
     page.wait_for_selector("#editor[data-ready]")
-    name = page.text_content("#current").split(" ")[0]
+    name = page.get_attribute("#editor", "data-ready")
     was = task.label(next(item for item in task.items(data) if item.image == data / name))
     page.keyboard.press("1" if was else "2")
     page.wait_for_selector('#save[data-state="saved"][data-version="1"]')
@@ -360,7 +365,7 @@ def test_a_proposal_is_taken_or_left(eyes, edit):
 
     page.route("**/propose", answer)
     canvas.key("m")
-    canvas.click(30, 10)
+    canvas.click(30.5, 10.5)
     page.wait_for_selector("#proposal:visible")
     canvas.key("Escape")
     page.wait_for_selector("#proposal", state="hidden")
@@ -371,7 +376,8 @@ def test_a_proposal_is_taken_or_left(eyes, edit):
     want = np.zeros(SIZE, np.uint8)
     want[10:12, 20:40] = IRIS
     assert (mask_of(eyes, "4.png") == want).all()
-    assert asked[0]["point"] == [30, 10] and asked[1]["box"] == [10, 5, 60, 30]
+    assert asked[0]["point"] == [30, 10]
+    assert np.abs(np.array(asked[1]["box"]) - (10, 5, 60, 30)).max() <= 1
 
 
 def test_no_accessibility_faults(eyes, edit, serve, open_page):

@@ -120,11 +120,14 @@ def check(
     engine: str | None = None,
     workers: int | None = None,
     address: str | None = None,
+    keep: bool = False,
 ) -> Audit:
     """Examine every image and label below `data` (default: data/TASK) and return all faults.
 
     `engine`, `workers` and `address` say who examines them, see `engines.choice.engine_of`.
-    An interrupted check continues where it stopped, unless files or the task changed.
+    An interrupted check continues where it stopped, unless files or the task changed. With `keep`,
+    findings are kept in the user's cache, and the next check with `keep` examines only the files
+    that have changed.
     Memory grows by about a kilobyte per image. Raises `DataError` only if there are no data of the
     task.
     """
@@ -137,7 +140,9 @@ def check(
     task = replace(task, depth=task.depth or depth_of(largest))
     with (
         write_lock(root.resolve() / ".check"),
-        Journal("check", __version__, task.definition(), str(root.resolve())) as journal,
+        Journal(
+            "check", __version__, task.definition(), str(root.resolve()), keep, keep=keep
+        ) as journal,
         engine_of(engine, workers, address) as who,
     ):
         who.require_sight(root)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 
+from ..errors import ModelError
 from ..learners.options import OPTIONS, Number, Option, WholeNumber
+from ..learners.values import MB, seconds_of, size_of
 
 F = TypeVar("F", bound=Callable[..., Any])
-MB = 2**20  # bytes
 FLAGS = {"true": True, "false": False}
 SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
 
@@ -22,10 +22,11 @@ def read_value(option: Option, value: Any) -> Any:
     """Convert a command-line value to a value of `FitOptions`. Raises `typer.BadParameter`."""
     if value is None:
         return None
-    if option.unit == "px":
-        return _size(value)
-    if option.unit == "s":
-        return _seconds(value)
+    if option.unit in ("px", "s"):
+        try:
+            return size_of(value) if option.unit == "px" else seconds_of(value)
+        except ModelError as error:
+            raise typer.BadParameter(str(error), param_hint=option.flag) from None
     if option.unit == "bytes":
         return value * MB
     return value
@@ -114,24 +115,3 @@ def _parameter(option: Option) -> inspect.Parameter:
         default=option.default,
         annotation=Annotated[Optional[kind] if option.default is None else kind, shown],
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Parse "256" or "240x320" (height x width)."""
-    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
-    if not match:
-        raise typer.BadParameter(
-            f"'{text}' is neither a side such as 256 nor a height x width such as 240x320",
-            param_hint="--size",
-        )
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _seconds(text: str) -> float:
-    """Parse "90s", "10m", "1.5h" or plain seconds."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", text.strip())
-    if not match or not float(match[1]):
-        raise typer.BadParameter(
-            f"'{text}' is not a time such as 90s, 10m or 1h", param_hint="--time-budget"
-        )
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -28,11 +28,13 @@ class Journal:
     in the keys. A run with equal `what` reuses the results of an interrupted one.
 
     `done` maps keys (see `stamp`) to the values given to `add`. Used as a context manager: leaving
-    it without an error deletes the file, since the run is complete.
+    it without an error deletes the file, since the run is complete; with `keep`, it stays, for runs
+    that are repeated when some of their files have changed.
     """
 
-    def __init__(self, *what: object):
+    def __init__(self, *what: object, keep: bool = False):
         self.path = cache_path("journal", *what)
+        self.keep = keep
         self.done: dict[str, Any] = {}  # JSON values
         make_cache_folder()
         _delete_old(self.path.parent)
@@ -56,7 +58,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
     ) -> None:
         self._file.close()
-        if kind is None:
+        if kind is None and not self.keep:
             self.path.unlink(missing_ok=True)
 
     def add(self, key: str, value: object) -> None:

@@ -187,8 +187,8 @@ class Guard:
 _PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>fastseg</title>'
     '<meta name="viewport" content="width=device-width">'
-    '<link rel="icon" href="/static/favicon.svg"><link rel="stylesheet" href="/static/tokens.css">'
-    '<link rel="stylesheet" href="/static/app.css">{head}'
+    '<link rel="icon" href="/static/favicon.svg"><link rel="stylesheet" '
+    'href="/static/tokens.css"><link rel="stylesheet" href="/static/app.css">{head}'
     "<main><h1>fastseg</h1><p>{text}</p></main></html>"
 )
 _CLOSED = _PAGE.format(

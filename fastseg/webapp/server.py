@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 
 from .. import __version__
 from ..errors import AppError, FastsegError
+from ..utils.progress import hidden
 from .guard import Guard, Hosts, Keys, is_loopback
 from .http import error_response, told
 from .login import login_routes
@@ -161,7 +162,8 @@ class Server:
         """Answer until Ctrl-C or SIGTERM; `started` is called when the app can be opened."""
         self._running = _uvicorn(self.app, started)
         try:
-            self._running.run(sockets=[self._socket])
+            with hidden():  # bars of threads would draw over each other
+                self._running.run(sockets=[self._socket])
         except KeyboardInterrupt:  # uvicorn repeats the signal when all is closed
             pass
         finally:

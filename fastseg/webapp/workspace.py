@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,9 @@ from ..tasks import Item, Task, get
 from ..tasks.declared import has_no_task
 from ..utils.io import name_below
 from ..utils.shell import typed
+from .faults import Checking
+from .jobs import Training
+from .judging import Judging
 from .labels import Labels
 from .predictions import Predictions
 from .thumbnails import Thumbnails
@@ -246,6 +250,29 @@ class Workspace:
         """Return the loaded predictor of an export; waits for it. Raises `FastsegError`."""
         return self.model(export).predictor()
 
+    # What runs beside the pages
+
+    @cached_property
+    def training(self) -> Training:
+        """The training of this task: one at a time."""
+        return Training(self)
+
+    @cached_property
+    def checking(self) -> Checking:
+        """What `check` finds in the data."""
+        return Checking(self)
+
+    @cached_property
+    def judging(self) -> Judging:
+        """Figures of the exports, with intervals."""
+        return Judging(self)
+
+    def trained(self) -> None:
+        """Take notice of a new export: the images that it held out, and its model."""
+        self.changed()
+        with suppress(FastsegError):
+            self.model()
+
     # Files of the app
 
     @cached_property
@@ -260,6 +287,10 @@ class Workspace:
 
     def close(self) -> None:
         """Stop what runs, and delete the temporary files."""
+        if "training" in self.__dict__:
+            self.training.close()
+        if "judging" in self.__dict__:
+            self.judging.close()
         if "thumbnails" in self.__dict__:
             self.thumbnails.close()
         if "scratch" in self.__dict__:

@@ -1,40 +1,121 @@
-"""The page Data: the images by part, with their labels."""
+"""The page Data: the images by part, with their labels, faults and suspected label errors."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+from ..faults import Found
 from ..http import Asked, get
 from ..page import Page
-from ..workspace import PARTS
+from ..workspace import PARTS, Entry, Workspace
 
 MOST = 500  # images in an answer
+ANY = "any"  # of the faults
+SUSPECT = "suspect"
 
 
 def summary(asked: Asked) -> dict[str, Any]:
-    """Return how many images each part has."""
-    listing = asked.workspace.listing(fresh=True)
-    parts = [entry.part for entry in listing.entries]
+    """Return how many images each part has, what the check found, and start it if it is needed."""
+    workspace = asked.workspace
+    listing = workspace.listing(fresh=True)
+    if listing.entries:
+        workspace.checking.start()
+    checking = workspace.checking
+    found = checking.found
+    parts = Counter(entry.part for entry in listing.entries)
     return {
-        "images": len(parts),
-        "parts": {part: parts.count(part) for part in PARTS if part in parts},
+        "folder": str(workspace.data),
+        "images": len(listing.entries),
+        "parts": {part: parts[part] for part in PARTS if parts[part]},
         "fault": str(listing.fault) if listing.fault else None,
+        "check": {
+            "state": checking.state,
+            "error": checking.error,
+            "kinds": found.kinds if found else {},
+            "general": found.general if found else [],
+            "stops": bool(found and found.stops),
+        },
+        "classes": _images_of_classes(workspace, found),
+        "suspects": len(workspace.checking.suspects()),
     }
 
 
+def _images_of_classes(workspace: Workspace, found: Found | None) -> list[int] | None:
+    """Return how many images have each class; None as long as that is not known."""
+    if found is None:
+        return None
+    counts = Counter(code for codes in found.classes.values() for code in codes)
+    return [counts[code] for code in range(len(workspace.task.classes))]
+
+
 def images(asked: Asked) -> dict[str, Any]:
-    """Return the images `from` to `from + count`, of a `part` if it is given."""
+    """Return the images `from` to `from + count` of those that are asked for.
+
+    They can be chosen by `part`, `class` (an index), `fault` (a kind, or "any"), and `text` in
+    their name; `suspect=1` are those whose label may be wrong, the most suspect ones first.
+    """
+    workspace = asked.workspace
     start, count = int(asked.number("from", 0)), int(asked.number("count", 100, 1, MOST))
-    part = asked.text("part", "")
-    chosen = [
-        entry for entry in asked.workspace.listing().entries if not part or entry.part == part
-    ]
+    chosen = _chosen(asked)
+    found, suspects = workspace.checking.found, workspace.checking.suspects()
     return {
         "total": len(chosen),
-        "images": [
-            {"id": entry.id, "name": entry.name, "part": entry.part}
-            for entry in chosen[start : start + count]
-        ],
+        "images": [_shown(entry, found, suspects) for entry in chosen[start : start + count]],
+    }
+
+
+def _chosen(asked: Asked) -> list[Entry]:
+    workspace, found = asked.workspace, asked.workspace.checking.found or Found("")
+    part, fault, text = asked.text("part", ""), asked.text("fault", ""), asked.text("text", "")
+    chosen = list(workspace.listing().entries)
+    if part:
+        chosen = [entry for entry in chosen if entry.part == part]
+    if text:
+        chosen = [entry for entry in chosen if text.casefold() in entry.name.casefold()]
+    if asked.query.get("class", ""):
+        code = int(asked.number("class", 0, 0, len(workspace.task.classes) - 1))
+        chosen = [entry for entry in chosen if code in found.classes.get(entry.id, ())]
+    if fault:
+        chosen = [
+            entry
+            for entry in chosen
+            if any(fault in (ANY, one["kind"]) for one in found.faults.get(entry.id, ()))
+        ]
+    if asked.query.get(SUSPECT) == "1":
+        order = {name: place for place, name in enumerate(workspace.checking.suspects())}
+        chosen = sorted(
+            (entry for entry in chosen if entry.name in order), key=lambda entry: order[entry.name]
+        )
+    return chosen
+
+
+def _shown(entry: Entry, found: Found | None, suspects: dict[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": entry.id, "name": entry.name, "part": entry.part}
+    if found and entry.id in found.faults:
+        shown["faults"] = found.faults[entry.id]
+    if entry.name in suspects:
+        row = suspects[entry.name]
+        shown["suspect"] = {"labelled": row.get("labelled"), "predicted": row.get("predicted")}
+    return shown
+
+
+def image(asked: Asked) -> dict[str, Any]:
+    """Return what is known of one image."""
+    workspace = asked.workspace
+    entry = workspace.entry(asked.path["id"])
+    if entry.item is not None and not workspace.task.has_masks:
+        label: str | None = workspace.task.class_name(entry.item)
+    else:
+        label = None
+    found = workspace.checking.found
+    codes = found.classes.get(entry.id) if found else None
+    return {
+        **_shown(entry, found, workspace.checking.suspects()),
+        "label": label,
+        "classes": codes,
+        "has_label": entry.item is not None,
+        "group": entry.item.group if entry.item else "",
     }
 
 
@@ -42,5 +123,9 @@ page = Page(
     "data",
     "Data",
     10,
-    routes=(get("/api/data", summary), get("/api/data/images", images)),
+    routes=(
+        get("/api/data", summary),
+        get("/api/data/images", images),
+        get("/api/images/{id}", image),
+    ),
 )

@@ -20,5 +20,5 @@ session.addEventListener("opened", () => {
   $("#about").textContent = [session.about.name, $("#about").textContent].filter(Boolean).join(", ");
 });
 await session.open(location.pathname.split("/").pop());
+root.dataset.ready = session.about?.name ?? "none";
 await session.sendLeft();
-root.dataset.ready = "true";

@@ -154,6 +154,7 @@ class Review {
 
   async #open(image) {
     this.current = image;
+    delete this.root.dataset.ready;
     const hasImage = image !== null;
     this.root.hidden = !hasImage;
     $("#finished").hidden = hasImage;
@@ -170,7 +171,7 @@ class Review {
           : `${plural(Math.max(reviewed, this.count), "image")} reviewed, none left.`;
       $("#finished h2").textContent = fault ? "No images" : "All reviewed";
     }
-    this.root.dataset.ready = "true";
+    this.root.dataset.ready = image?.name ?? "none";
   }
 
   #show() {

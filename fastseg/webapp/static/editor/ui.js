@@ -73,7 +73,10 @@ export class Ui {
     desk.addEventListener("setting", () => this.showSettings());
     desk.addEventListener("state", () => this.showState());
     desk.addEventListener("cursor", () => this.#showPlace());
-    desk.addEventListener("say", ({ detail }) => ($("#told", this.root).textContent = detail));
+    desk.addEventListener("say", ({ detail }) => {
+      clearTimeout(this.telling); // the place would be read over what was done
+      $("#told", this.root).textContent = detail;
+    });
     desk.view.onDraw = () => {
       $("#zoom", this.root).textContent = percent(desk.view.scale / desk.view.ratio);
       const { tool } = desk;

@@ -1,0 +1,144 @@
+// The page Train: the form, the training that runs, the exports so far.
+
+import { $, api, duration, el, note, plural, repeat, told } from "./app.js";
+import { lines } from "./chart.js";
+import { drawExports } from "./exports.js";
+import { drawForm, markField, values } from "./form.js";
+
+const WATCH = 1000; // ms between two looks at the training
+const NOT_SCORES = new Set(["train_loss", "valid_loss", "lr"]);
+let form;
+let state = "";
+let drawn = ""; // what the charts show
+
+const TITLES = {
+  running: "Training",
+  stopping: "Stopping after what it has learnt so far",
+  elsewhere: "A training that was started elsewhere",
+  interrupted: "An interrupted training waits",
+};
+
+function draw(now) {
+  const { progress, outcome } = now;
+  const isRunning = ["running", "stopping", "elsewhere"].includes(now.state);
+  const failed = now.state !== "running" && outcome?.state === "failed";
+  $("#now").hidden = now.state === "idle" && !failed;
+  $("#now-title").textContent = failed ? "The training ended with an error" : TITLES[now.state] ?? "";
+  $("#now-text").textContent = failed ? outcome.message : text(now, isRunning);
+  $("#bar").hidden = !isRunning || !progress;
+  const done = progress ? ((progress.epoch - 1) * progress.batches + progress.batch) / (progress.epochs * progress.batches) : 0;
+  $("#bar").value = done;
+  $("#figures").replaceChildren(...(progress && !failed ? figures(progress, isRunning) : []));
+  $("#output").textContent = now.output;
+  $("#output").closest("details").hidden = !now.output;
+  const buttons = actions(now);
+  if (buttons.map((button) => button.textContent).join() !== [...$("#actions").children].map((one) => one.textContent).join())
+    $("#actions").replaceChildren(...buttons);
+  $("#start").disabled = isRunning || !form.images || form.fault !== null;
+  charts(failed ? null : progress);
+}
+
+function text({ state, progress }, isRunning) {
+  if (state === "interrupted")
+    return progress ? `It had begun epoch ${progress.epoch} of ${progress.epochs}. What it learnt is kept, and it can go on from there.` : "What it learnt is kept, and it can go on from there.";
+  if (isRunning && !progress) return "It looks at the data and loads the network.";
+  if (isRunning && progress.epoch === progress.epochs && progress.batch >= progress.batches) return "It judges the held-out images and writes the export.";
+  return isRunning ? "You can close this page: the training goes on." : "";
+}
+
+function figures(progress, isRunning) {
+  const last = progress.history.at(-1) ?? {};
+  const scores = Object.entries(last).filter(([name]) => !NOT_SCORES.has(name));
+  return [
+    progress.fold > 1 || $("#field-folds")?.value > 1 ? `learner ${progress.fold}` : null,
+    `epoch ${progress.epoch} of ${progress.epochs}${progress.head_only ? " (head only)" : ""}`,
+    isRunning && progress.seconds_left ? `about ${duration(progress.seconds_left)} left` : null,
+    progress.loss !== null && isRunning ? `loss ${progress.loss.toFixed(3)}` : null,
+    ...scores.map(([name, value]) => (value === null ? null : `${name.replaceAll("_", " ")} ${value.toFixed(3)}`)),
+  ].filter(Boolean).map((one) => el("span", {}, one));
+}
+
+function actions({ state }) {
+  if (state === "running" || state === "elsewhere")
+    return [el("button", { type: "button", id: "stop", onclick: told(stop) }, "Stop, and keep what it learnt")];
+  if (state === "interrupted")
+    return [
+      el("button", { type: "button", class: "main", id: "resume", onclick: told(() => begin({ resume: true })) }, "Resume"),
+      el("button", { type: "button", id: "discard", onclick: told(discard) }, "Discard it, and start a new one"),
+    ];
+  return [];
+}
+
+function charts(progress) {
+  const rows = progress?.history ?? [];
+  const what = JSON.stringify([rows, progress?.epochs]);
+  if (what === drawn) return;
+  drawn = what;
+  const column = (name) => rows.map((row) => row[name] ?? null);
+  const scores = Object.keys(rows.at(-1) ?? {}).filter((name) => !NOT_SCORES.has(name)).slice(0, 4);
+  $("#charts").replaceChildren(...(rows.length ? [
+    lines("Loss", [{ name: "training", values: column("train_loss"), kind: 1 }, { name: "held out", values: column("valid_loss"), kind: 2 }], progress.epochs),
+    lines("Scores on held-out images", scores.map((name, place) => ({ name: name.replaceAll("_", " "), values: column(name), kind: place + 1 })), progress.epochs, { to: 1 }),
+  ] : []));
+}
+
+async function begin(what) {
+  markField();
+  try {
+    draw(await api("/api/train/start", { keep: $("#keep").checked, ...what }));
+  } catch (error) {
+    if (error.details?.field) markField(error.details.field, error.message);
+    if (error.code === "interrupted-fit") note("An interrupted training waits: resume it or discard it, above.", true);
+    else throw error;
+  }
+  await watch();
+}
+
+const discard = () => confirm("Discard what the interrupted training learnt?") && begin({ discard: true, options: values() });
+
+async function stop() {
+  draw(await api("/api/train/stop", {}));
+}
+
+let watching = false;
+async function watch() {
+  if (watching) return;
+  watching = true;
+  await repeat(async () => {
+    const now = await api("/api/train");
+    draw(now);
+    const ended = ["running", "stopping", "elsewhere"].includes(state) && ["idle", "interrupted"].includes(now.state);
+    state = now.state;
+    if (ended) {
+      if (now.outcome?.state === "finished" || now.state === "idle") await history();
+      if (now.outcome?.state === "finished") note("The training is finished; the export is ready.");
+      if (now.state === "interrupted") $("#resume")?.focus();
+    }
+    return !["idle", "interrupted"].includes(state);
+  }, WATCH);
+  watching = false;
+}
+
+async function history() {
+  await repeat(async () => {
+    const found = await api("/api/train/exports");
+    drawExports(found);
+    $("#keep-label").hidden = !found.exports.some((one) => one.current);
+    return found.exports.some((one) => one.is_waiting);
+  }, 3000);
+}
+
+$("#form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  told(() => begin({ options: values() }))();
+});
+
+told(async () => {
+  form = await api("/api/train/form");
+  drawForm($("#fields"), form.fields);
+  $("#fault").hidden = !form.fault;
+  $("#fault").textContent = form.fault ?? "";
+  $("#form-title").textContent = form.images ? `A new training on ${plural(form.images, "image")}` : "A new training";
+  told(history)();
+  await watch();
+})();
