@@ -139,7 +139,7 @@ export class Ui {
     }
     $("#snap", root).checked = desk.snap;
     $("#pressure", root).checked = desk.byPressure;
-    $("#marks", root).dataset.tool = desk.tool.name;
+    $("#marks", root).dataset.using = desk.tool.name;
   }
 
   showState() {
