@@ -66,6 +66,7 @@ class Predictions:
         self._looks: OrderedDict[tuple[Any, ...], Looks] = OrderedDict()
         self._pass: Pass | None = None
         self._pass_key: tuple[Any, ...] = ()
+        self._thread: threading.Thread | None = None
 
     def label(self, entry: Entry) -> Label:
         """Return what the model says of an image; waits until it is loaded.
@@ -139,10 +140,19 @@ class Predictions:
         with self._lock:
             if self._pass is None or self._pass_key != key:
                 self._pass, self._pass_key = Pass(export, total=len(entries)), key
-                threading.Thread(
+                self._thread = threading.Thread(
                     target=self._run, args=(self._pass, entries), name="pass", daemon=True
-                ).start()
+                )
+                self._thread.start()
             return self._pass
+
+    def close(self) -> None:
+        """End the pass: a process must not end while a thread computes in torch."""
+        with self._lock:
+            self._pass, self._pass_key = None, ()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _run(self, result: Pass, entries: tuple[Entry, ...]) -> None:
         try:

@@ -287,6 +287,7 @@ class Workspace:
 
     def close(self) -> None:
         """Stop what runs, and delete the temporary files."""
+        self.predictions.close()
         if "training" in self.__dict__:
             self.training.close()
         if "judging" in self.__dict__:

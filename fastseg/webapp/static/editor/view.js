@@ -27,6 +27,7 @@ export class View {
     this.drawMarks = () => {};
     this.onDraw = () => {};
     new ResizeObserver(() => this.resize()).observe(stage);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
   /** Show another picture (anything that drawImage takes) of this size. */
