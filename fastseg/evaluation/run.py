@@ -116,9 +116,11 @@ def evaluate(
         _warn_of_seen(other.card, items, root, compare)
     with write_lock(out), engine_of(engine, workers, address, num_gpus) as who:
         who.require_sight(root, folder, *([compared] if compared else []))
-        scores = _scores(predictor, folder, items, root, bs, who, num_gpus)
+        scores = scores_on(predictor, folder, items, root, bs, who, num_gpus)
         theirs = (
-            _scores(other, compared, items, root, bs, who, num_gpus) if other and compared else None
+            scores_on(other, compared, items, root, bs, who, num_gpus)
+            if other and compared
+            else None
         )
     result = {
         "task": task.name,
@@ -165,7 +167,7 @@ def _warn_of_seen(card: Card, items: Sequence[Item], root: Path, name: Path | st
         )
 
 
-def _scores(
+def scores_on(
     predictor: Predictor,
     export: Path,
     items: Sequence[Item],

@@ -10,15 +10,14 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data.slices import real_file
-from ..errors import AppError, DataError, FastsegError, TaskError, is_out_of_memory
+from ..errors import AppError, DataError, FastsegError, TaskError
 from ..exports.card import CARD, Card, read_card
 from ..exports.folder import find, is_export
 from ..exports.read import card_of, task_of
@@ -26,10 +25,13 @@ from ..tasks import Item, Task, get
 from ..tasks.declared import has_no_task
 from ..utils.io import name_below
 from ..utils.shell import typed
+from .batches import Batches
+from .comparing import Comparing
 from .faults import Checking
 from .jobs import Training
 from .judging import Judging
 from .labels import Labels
+from .model import Model
 from .predictions import Predictions
 from .thumbnails import Thumbnails
 
@@ -80,7 +82,11 @@ class Workspace:
         self._lock = threading.RLock()
         self._listing: Listing | None = None
         self._models: dict[Path, Model] = {}
+        self._scratch: Path | None = None
+        self.thumbnails, self.checking = Thumbnails(self), Checking(self)
         self.labels, self.predictions = Labels(self), Predictions(self)
+        self.training, self.judging = Training(self), Judging(self)
+        self.batches, self.comparing = Batches(self), Comparing(self)
 
     @classmethod
     def opened(
@@ -153,6 +159,10 @@ class Workspace:
             raise AppError("there is no such image in the data; reload the page", "no-such-image")
         self.require_inside(found.path)
         return found
+
+    def id_of(self, item: Item) -> str:
+        """Return the id of a labelled image."""
+        return id_of(name_below(self.data, item.image))
 
     def require_inside(self, path: Path) -> None:
         """Raise `AppError` unless a file, with links followed, is in the data folder."""
@@ -252,91 +262,28 @@ class Workspace:
 
     # What runs beside the pages
 
-    @cached_property
-    def training(self) -> Training:
-        """The training of this task: one at a time."""
-        return Training(self)
-
-    @cached_property
-    def checking(self) -> Checking:
-        """What `check` finds in the data."""
-        return Checking(self)
-
-    @cached_property
-    def judging(self) -> Judging:
-        """Figures of the exports, with intervals."""
-        return Judging(self)
-
     def trained(self) -> None:
         """Take notice of a new export: the images that it held out, and its model."""
         self.changed()
         with suppress(FastsegError):
             self.model()
 
-    # Files of the app
-
-    @cached_property
-    def thumbnails(self) -> Thumbnails:
-        """The small pictures of the data."""
-        return Thumbnails(self)
-
-    @cached_property
+    @property
     def scratch(self) -> Path:
         """A private temporary folder for results, deleted at the end."""
-        return Path(tempfile.mkdtemp(prefix="fastseg-app-"))
+        with self._lock:
+            if self._scratch is None:
+                self._scratch = Path(tempfile.mkdtemp(prefix="fastseg-app-"))
+            return self._scratch
 
     def close(self) -> None:
         """Stop what runs, and delete the temporary files."""
         self.predictions.close()
-        if "training" in self.__dict__:
-            self.training.close()
-        if "judging" in self.__dict__:
-            self.judging.close()
-        if "thumbnails" in self.__dict__:
-            self.thumbnails.close()
-        if "scratch" in self.__dict__:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-
-
-class Model:
-    """An export that loads on a thread. `state` is "loading", "ready" or "failed"."""
-
-    def __init__(self, folder: Path, stamp: int, device: str | None):
-        self.folder, self.stamp, self.state = folder, stamp, "loading"
-        self.error: FastsegError | None = None
-        self.lock = threading.Lock()  # one prediction at a time: each takes all cores
-        self._found: Any = None
-        self._device = device
-        self._thread = threading.Thread(target=self._load, name=f"load {folder}", daemon=True)
-        self._thread.start()
-
-    def _load(self) -> None:
-        from ..inference.loading import load
-
-        try:
-            self._found = load(self.folder, self._device)
-            self.state = "ready"
-        except FastsegError as error:
-            self.error, self.state = error, "failed"
-        except (MemoryError, RuntimeError) as error:
-            what = "out of memory" if is_out_of_memory(error) else str(error)
-            self.error = AppError(f"{self.folder}: cannot be loaded ({what})", "not-ready")
-            self.state = "failed"
-
-    def predictor(self) -> Predictor:
-        """Return the predictor; waits for it. Raises the error that loading ended with."""
-        self._thread.join()
-        if self.error:
-            raise self.error
-        if self._found is None:  # an error of fastseg itself, which the thread printed
-            raise AppError(f"{self.folder}: cannot be loaded; see the terminal", "not-ready")
-        return self._found
-
-    def call(self, work: Callable[[Predictor], Any]) -> Any:
-        """Return `work(predictor)`, one call at a time."""
-        predictor = self.predictor()
-        with self.lock:
-            return work(predictor)
+        self.training.close()
+        self.judging.close()
+        self.thumbnails.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def id_of(name: str) -> str:

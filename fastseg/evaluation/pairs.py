@@ -1,0 +1,102 @@
+"""Two exports on the same images: those that neither was trained on, and how each image changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engines.choice import engine_of
+from ..errors import DataError
+from ..exports.card import Card
+from ..exports.read import opened
+from ..tasks import Item, Task
+from ..utils.io import name_below
+from .run import items_of, scores_on, verdict
+from .scores import SAMPLES, Scores
+
+
+@dataclass
+class Pair:
+    """The scores of two exports on the same held-out images, in the same order."""
+
+    task: Task
+    root: Path  # the data folder
+    exports: tuple[Path, Path]
+    scores: tuple[Scores[Any], Scores[Any]]
+
+    def compared(self, samples: int = SAMPLES) -> dict[str, Any]:
+        """Return the figures of both with 95% intervals, and the first minus the second, paired.
+
+        The dict has "images", "first", "second" (each as `evaluate` returns them), "difference",
+        "intervals" of the difference, and "verdict", a sentence.
+        """
+        first, second = self.scores
+        difference = first.compare(second, samples)
+        names = (str(self.exports[0]), str(self.exports[1]))
+        return {
+            **difference,
+            "first": first.metrics(samples),
+            "second": second.metrics(samples),
+            "verdict": verdict(self.task, *names, difference),
+        }
+
+    def errors(self) -> list[tuple[Item, str, float, float]]:
+        """Return each image with its name and both exports' errors, 0 to 1.
+
+        The images that the first export has the most wrong, compared with the second, come first.
+        """
+        first, second = self.scores
+        found = [
+            (one.item, one.name, first.severity(one), second.severity(other))
+            for one, other in zip(first.images, second.images)
+        ]
+        return sorted(found, key=lambda row: (row[3] - row[2], row[1]))
+
+
+def pair(
+    task: str | Task | None,
+    first: Path | str,
+    second: Path | str,
+    data: Path | str | None = None,
+    *,
+    device: str | None = None,
+    bs: int = 4,
+) -> Pair:
+    """Return the scores of two exports on the images that both held out.
+
+    `data` defaults to the folder that the first was trained on. Both are computed in the same
+    precision. Raises `DataError` if no image was held out by both, and `FastsegError` kinds.
+    """
+    found, folder, card = opened(task, first)
+    _, other_folder, other_card = opened(found, second)
+    items, root = items_of(card, found, data, "valid")
+    items = _held_out_by(other_card, items, root)
+    if not items:
+        raise DataError(
+            f"{root}: no image was held out by both {folder} and {other_folder}: one was trained "
+            "on what the other is judged by; train both with the same seed and split",
+            "no-images-to-judge",
+        )
+    from ..inference.loading import load
+
+    predictor = load(folder, device, images=len(items), bs=bs)
+    other = load(
+        other_folder, device, precision=predictor.precision, images=len(items), bs=bs, reason="both"
+    )
+    with engine_of(None, None, None, 0) as who:
+        scores = (
+            scores_on(predictor, folder, items, root, bs, who),
+            scores_on(other, other_folder, items, root, bs, who),
+        )
+    return Pair(found, root, (folder, other_folder), scores)
+
+
+def _held_out_by(card: Card, items: list[Item], root: Path) -> list[Item]:
+    """Return the items that an export's training held out too, by name; all, if it never trained
+    on these data.
+    """
+    if card.data_folder is None or card.data_folder.resolve() != root.resolve():
+        return items
+    held_out = set(card.valid_files)
+    return [item for item in items if name_below(root, item.image) in held_out]

@@ -1,0 +1,68 @@
+"""The page Predict: images are sent one by one, and their results come back one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+from ..http import Asked, get, post, upload
+from ..page import Page
+from ..uploads import MAX_BYTES
+
+
+def about(asked: Asked) -> dict[str, Any]:
+    """Return the exports that can predict, and the limits."""
+    workspace = asked.workspace
+    names = [folder.name for folder in workspace.exports()]
+    current = workspace.out.name if workspace.out.name in names else next(iter(names), None)
+    return {"exports": names, "current": current, "most_bytes": MAX_BYTES}
+
+
+def new(asked: Asked) -> dict[str, Any]:
+    """Begin a batch for an `export`, by default the current one; its model starts to load."""
+    workspace = asked.workspace
+    export = workspace.export(asked.text("export", "") or None)
+    workspace.model(export)
+    return {"batch": workspace.batches.new(export).id, "export": export.name}
+
+
+def add(asked: Asked) -> dict[str, Any]:
+    """Predict one image, the body, of the given `name`."""
+    batches = asked.workspace.batches
+    batch = batches.get(asked.path["batch"])
+    assert asked.file is not None  # an upload has one
+    return batches.add(batch, asked.file, asked.text("name", "image"))
+
+
+def picture(asked: Asked) -> Response:
+    """Return a picture of a result: image, codes or uncertainty; small or large."""
+    batch = asked.workspace.batches.get(asked.path["batch"])
+    path = batch.picture(asked.path["number"], asked.path["kind"], asked.query.get("size", "small"))
+    return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+
+
+def archive(asked: Asked) -> Response:
+    """Return all results as a zip file, as `fastseg predict` writes them."""
+    batches = asked.workspace.batches
+    batch = batches.get(asked.path["batch"])
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in asked.workspace.task.name)
+    return StreamingResponse(
+        batches.archive(batch),
+        media_type="application/zip",
+        headers={"Content-Disposition": f'attachment; filename="{name}_predictions.zip"'},
+    )
+
+
+page = Page(
+    "predict",
+    "Predict",
+    30,
+    routes=(
+        get("/api/predict", about),
+        post("/api/predict/new", new),
+        upload("/api/predict/{batch}/images", add, MAX_BYTES),
+        get("/api/predict/{batch}/{number:int}/{kind}", picture),
+        get("/api/predict/{batch}/zip", archive),
+    ),
+)
