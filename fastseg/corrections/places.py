@@ -195,6 +195,7 @@ class ClassMaskFiles(DrawnMask):
     first, and until all of them are written.
     """
 
+    staging: Path = Path()  # for files that are not in their place yet
     files: ClassFiles = field(default_factory=dict)  # class index -> file that there is
     others: ClassFiles = field(default_factory=dict)  # of classes without a file
 
@@ -218,7 +219,9 @@ class ClassMaskFiles(DrawnMask):
         if not chosen:  # an image without any mask would not be listed
             chosen = {next(code for code in wanted if code != self.task.background)}
         for code in sorted(chosen):
-            write_regions(label == code, wanted[code])
+            staged = _unique(self.staging, wanted[code].suffix)
+            write_regions(label == code, staged)
+            move_file(staged, wanted[code])
         written = {code: wanted[code] for code in chosen}
         if np.array_equal(class_masks.combined(written, self.task.background), label):
             self.file.unlink(missing_ok=True)
