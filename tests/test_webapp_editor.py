@@ -7,13 +7,11 @@ import shutil
 import httpx
 import numpy as np
 import pytest
+from browser import no_faults, screenshots
 from PIL import Image
 
 from fastseg import tasks
 from fastseg.data.images import read_raw
-from fastseg.webapp.runs import decode, encode
-
-from browser import no_faults, screenshots
 
 BACKGROUND, SCLERA, IRIS = 0, 1, 2
 SIZE = (200, 300)  # (height, width) of the images that are painted on

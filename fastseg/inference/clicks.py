@@ -104,9 +104,7 @@ class Looks:
         return whole
 
 
-def part_around(
-    box: tuple[int, int, int, int], size: tuple[int, int]
-) -> tuple[int, int, int, int]:
+def part_around(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the part (left, top, right, bottom) of an image of `size` to look at for a box.
 
     It has the image's aspect, so that the model sees no other proportions than in training.

@@ -119,6 +119,7 @@ class Labels:
                 source=self.workspace.predictions.source(),
                 prediction=self.workspace.predictions.label_if_known(entry),
                 base=number,
+                amend=amend,
             )
             return self._current(entry)[1]
 

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,8 @@ class Predictions:
                     if self._pass is not result:  # another export, or other images
                         return
                 some = left[start : start + BATCH]
-                for entry, found in zip(some, model.call(lambda p: _errors(p, some, threshold))):
+                errors = model.call(partial(_errors, entries=some, threshold=threshold))
+                for entry, found in zip(some, errors):
                     if found is None:
                         result.faults += 1
                     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -159,7 +160,9 @@ def _numbers(value: Any, count: int) -> list[int]:
         or len(value) != count
         or not all(type(each) in (int, float) and abs(each) < 1e6 for each in value)
     ):
-        raise AppError('give {"point": [x, y]} or {"box": [left, top, right, bottom]}', "bad-request")
+        raise AppError(
+            'give {"point": [x, y]} or {"box": [left, top, right, bottom]}', "bad-request"
+        )
     return [round(each) for each in value]
 
 
@@ -177,10 +180,8 @@ def context(workspace: Workspace) -> Mapping[str, Any]:
     from ...report.painting import class_colours
 
     task = workspace.task
-    try:
+    with suppress(FastsegError):
         workspace.model()  # loads while the page opens
-    except FastsegError:
-        pass
     return {
         "settings": {
             "project": workspace.project,
