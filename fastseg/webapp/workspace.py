@@ -176,17 +176,34 @@ class Workspace:
     def _listed(self) -> Listing:
         try:
             items, fault = self.task.items(self.data), None
-        except FastsegError as error:
-            items, fault = [], error
+        except FastsegError as error:  # what is usable is shown all the same
+            items, fault = self._usable(), error
         parts = self._parts(items)
         entries = [
             Entry(id_of(name), name, item.image, item, parts[place])
             for place, item in enumerate(items)
             for name in [name_below(self.data, item.image)]
         ]
+        for path in self._unlabelled():
+            name = name_below(self.data, path)
+            entries.append(Entry(id_of(name), name, path, None, "unlabelled"))
         return Listing(
             tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault
         )
+
+    def _usable(self) -> list[Item]:
+        try:
+            return self.task.listed(self.data)[0]
+        except FastsegError:
+            return []
+
+    def _unlabelled(self) -> list[Path]:
+        """Return the images that wait for a label."""
+        try:
+            self.labels.store.refresh()
+            return self.labels.store.unlabelled()
+        except FastsegError:
+            return []
 
     def _parts(self, items: list[Item]) -> list[str]:
         """Return the part of each item: what the export held out, else what a fit would."""

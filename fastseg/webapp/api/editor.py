@@ -110,7 +110,9 @@ def save(asked: Asked) -> dict[str, Any]:
         by=" ".join(asked.text("by", "").split())[:LONGEST_NAME],
         seconds=round(asked.number("seconds", 0, 0, MOST_SECONDS), 1),
     )
-    workspace.changed()
+    item = entry.item
+    if item is None or item.origin or not workspace.task.has_masks:
+        workspace.changed()  # the label is in another place now; listing again takes time
     return {"base": base, "version": int(base.partition("-")[0])}
 
 
