@@ -4,6 +4,7 @@
 // when an edit first touches it, so that a stroke on 12 megapixels costs what it touches.
 
 import { History } from "./history.js";
+import { wordsOf } from "./runs.js";
 
 export const UNLABELLED = 255;
 export const TILE = 256; // px; the side of what is copied, compared and drawn at a time
@@ -19,6 +20,20 @@ export function joined(one, other) {
     width: Math.max(one.x + one.width, other.x + other.width) - x,
     height: Math.max(one.y + one.height, other.y + other.height) - y,
   };
+}
+
+/** Return how many codes of two arrays differ. */
+function differences(before, after) {
+  const [one, other] = [wordsOf(before), wordsOf(after)];
+  let count = 0;
+  const compare = (from, to) => {
+    for (let i = from; i < to; i++) if (after[i] !== before[i]) count++;
+  };
+  for (let word = 0; word < one.length; word++) {
+    if (one[word] !== other[word]) compare(word * 4, word * 4 + 4);
+  }
+  compare(one.length * 4, after.length);
+  return count;
 }
 
 export class Labels {
@@ -84,8 +99,7 @@ export class Labels {
     for (const [number, before] of this.touched ?? []) {
       const rect = this.#rectOf(number);
       const after = this.#codesIn(rect);
-      let different = 0;
-      for (let i = 0; i < after.length; i++) if (after[i] !== before[i]) different++;
+      const different = differences(before, after);
       if (different) tiles.push({ rect, before, after });
       changed += different;
     }

@@ -8,6 +8,12 @@
 const RUNS = "FSR1";
 const PLAIN = "FSP1";
 
+/** Return the codes four at a time, without the last ones of an odd number. */
+export function wordsOf(codes) {
+  const aligned = codes.byteOffset % 4 ? codes.slice() : codes;
+  return new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length >> 2);
+}
+
 /** Return the lengths (Uint32Array) and values (Uint8Array) of the runs of a Uint8Array. */
 export function runsOf(codes) {
   let room = 1024;
@@ -15,9 +21,17 @@ export function runsOf(codes) {
   let values = new Uint8Array(room);
   let count = 0;
   const total = codes.length;
+  const words = wordsOf(codes);
   for (let start = 0; start < total; ) {
     const value = codes[start];
     let end = start + 1;
+    while (end < total && end & 3 && codes[end] === value) end++;
+    if (!(end & 3)) {
+      const four = value * 0x01010101; // most runs are long: four pixels at a time
+      let word = end >> 2;
+      while (word < words.length && words[word] === four) word++;
+      end = word << 2;
+    }
     while (end < total && codes[end] === value) end++;
     if (count === room) {
       room *= 2;

@@ -41,7 +41,8 @@ export class Saver {
 
   /** The label changed: keep it in the browser now, send it soon. */
   async changed(action = "corrected") {
-    if (!this.image) return;
+    const { image } = this;
+    if (!image) return;
     this.isDirty = true;
     this.action = action;
     const now = performance.now();
@@ -52,7 +53,9 @@ export class Saver {
       const wait = Math.max(0, Math.min(SOON, this.since + LATEST - now));
       this.timer = setTimeout(() => this.flush(), wait);
     }
-    await this.#keep(this.#taken());
+    // not within the event of the stroke: 12 megapixels take some 20 ms
+    await new Promise((done) => setTimeout(done));
+    if (this.image === image && this.isDirty) await this.#keep(this.#taken());
   }
 
   #taken() {
