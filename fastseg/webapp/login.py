@@ -14,6 +14,7 @@ from .guard import Keys, same
 from .http import body_of
 
 MOST_BYTES = 4096
+wait = asyncio.sleep
 FIRST_DELAY, LONGEST_DELAY = 0.5, 8.0  # s after a wrong password; doubles with each one
 
 
@@ -38,7 +39,7 @@ class Login:
             if password is not None and same(given, password):
                 self.failures = 0
                 return self.keys.admit(RedirectResponse("/", 303))
-            await asyncio.sleep(min(LONGEST_DELAY, FIRST_DELAY * 2**self.failures))
+            await wait(min(LONGEST_DELAY, FIRST_DELAY * 2**self.failures))
             self.failures += 1
         return self._page(wrong=True)
 

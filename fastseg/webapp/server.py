@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -161,6 +163,8 @@ class Server:
     def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Answer until Ctrl-C or SIGTERM; `started` is called when the app can be opened."""
         self._running = _uvicorn(self.app, started)
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, lambda *_: self.stop())  # the terminal was closed
         try:
             with hidden():  # bars of threads would draw over each other
                 self._running.run(sockets=[self._socket])
@@ -203,9 +207,13 @@ def _bound(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(kind, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(BACKLOG)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            found.listen(BACKLOG)
+        except OSError:
+            found.close()
+            raise
     except OSError as error:
         raise AppError(
             f"{host}:{port}: cannot be used ({error.strerror or error}); "
@@ -229,4 +237,9 @@ def open_app(
 
     Raises `FastsegError` kinds.
     """
-    return Server(Workspace.opened(name, data, export, device), host, port, password)
+    workspace = Workspace.opened(name, data, export, device)
+    try:
+        return Server(workspace, host, port, password)
+    except AppError:
+        workspace.close()
+        raise
