@@ -1,0 +1,1 @@
+"""What people decide about labels, and what is learned from it."""
