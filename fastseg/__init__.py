@@ -35,6 +35,7 @@ _PUBLIC = {
     "report.browse": ("show",),
     "report.results": ("interpret",),
     "training.fit": ("find_lr", "fit"),
+    "training.how_many": ("how_many",),
     "training.study": ("study",),
     "training.tune": ("tune",),
 }

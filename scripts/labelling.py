@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Does it pay to choose the images to label? A simulation with true masks as the annotator.
 
-    python scripts/labelling.py eye DATA/eye --by mixed --by random --seeds 3 --weights W.safetensors
-    python scripts/labelling.py --summary labelling.json
+    python scripts/labelling.py eye DATA/eye --by mixed --by random --weights W.safetensors
+    python scripts/labelling.py --summary
 
 From 30 labelled images, five rounds: `fastseg.next_images` names 20 images, the annotator labels
 them, and `fastseg.fit` trains on from the last export. The held-out images are the same in all
@@ -33,7 +33,10 @@ from fastseg.utils.io import write_json
 
 Annotator = Callable[[Path], None]  # labels one image of the data folder
 START, ROUNDS, EACH = 30, 5, 20
-PARTS = (Layout("train/images", "train/masks", "train"), Layout("valid/images", "valid/masks", "valid"))
+PARTS = (
+    Layout("train/images", "train/masks", "train"),
+    Layout("valid/images", "valid/masks", "valid"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ def loop(
     for number in range(ROUNDS + 1):
         chosen = first
         if number:
-            candidates = fastseg.next_images(task, data, export, EACH, by=by, seed=100 * seed + number)
+            candidates = fastseg.next_images(
+                task, data, export, EACH, by=by, seed=100 * seed + number
+            )
             chosen = [candidate.image for candidate in candidates]
         for image in chosen:
             annotate(image)

@@ -98,20 +98,23 @@ def _look_at(
     """Yield the rows of some files, which are one batch."""
     from ..inference.prediction import PREDICTIONS
 
-    task, rows = predictor.task, {}
+    task = predictor.task
     reads = list(pool.map(lambda file: _read(predictor, file), files))
-    good = [i for i, read in enumerate(reads) if not isinstance(read, DataError)]
+    results: list[np.ndarray | DataError | None] = [
+        read if isinstance(read, DataError) else None for read in reads
+    ]
+    good = [(i, *read) for i, read in enumerate(reads) if not isinstance(read, DataError)]
     if good:
-        batch = np.stack([reads[i][0] for i in good])
+        batch = np.stack([pixels for _, pixels, _ in good])
         features = _projected(predictor.features(batch))
-        for i, logits, feature in zip(good, predictor.logits(batch), features):
-            seen = PREDICTIONS[task.kind](task, files[i], logits, reads[i][1])
+        for (i, _, own), logits, feature in zip(good, predictor.logits(batch), features):
+            seen = PREDICTIONS[task.kind](task, files[i], logits, own)
             shares = seen.logits.softmax(0).cpu().numpy()
             if task.has_masks:  # at the model's size: shares need no more
                 codes = shares.argmax(0)
                 shares = np.bincount(codes.reshape(-1), minlength=len(task.classes)) / codes.size
-            rows[i] = np.concatenate([[seen.expected_error], shares, feature]).astype(np.float32)
-    yield from (rows[i] if i in rows else reads[i] for i in range(len(files)))
+            results[i] = np.concatenate([[seen.expected_error], shares, feature]).astype(np.float32)
+    yield from (result for result in results if result is not None)
 
 
 def _read(predictor: Predictor, file: Path) -> tuple[np.ndarray, tuple[int, int]] | DataError:

@@ -84,7 +84,7 @@ def _distances(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     for start in range(0, len(features), CHUNK):
         rows = features[start : start + CHUNK]
         products = rows @ centres.T
-        found[start : start + CHUNK] = (
-            (rows**2).sum(1)[:, None] + of_centres - 2 * products
-        ).min(1)
+        found[start : start + CHUNK] = ((rows**2).sum(1)[:, None] + of_centres - 2 * products).min(
+            1
+        )
     return np.maximum(found, 0)
