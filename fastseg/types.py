@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from fastai.data.block import TransformBlock
 
 Colour = tuple[int, int, int]  # red, green, blue, each 0 to 255
+
+STATE = ".fastseg"  # the folder, in a data folder, of what people decide about its labels
 
 IGNORE = 255  # the code of unlabelled pixels: left out of losses and metrics
 
@@ -41,13 +43,18 @@ class Item:
         return self.origin or str(self.label)
 
     @property
+    def is_corrected(self) -> bool:
+        """Whether `label` is a mask of DIR/.fastseg: class indices that a person saved."""
+        return bool(self.origin) and isinstance(self.label, Path) and STATE in self.label.parts
+
+    @property
     def files(self) -> tuple[Path | str | int, ...]:
         """The image and the label, for keys that change when a file does (`utils.journal.stamp`).
 
         A drawn mask counts by its name and folder, which tell its content: it may have been drawn
-        again.
+        again. A corrected one (DIR/.fastseg) is a file like any other.
         """
-        if self.origin and isinstance(self.label, Path):
+        if self.origin and isinstance(self.label, Path) and not self.is_corrected:
             return self.image, f"{self.label.parent.name}/{self.label.name}"
         return self.image, self.label
 
@@ -117,6 +124,10 @@ class Dataset(Protocol):
     def recipe(self) -> Recipe: ...
     @property
     def has_masks(self) -> bool: ...
+    @property
+    def reading(self) -> Any: ...  # `data.reading.Reading`
+    @property
+    def grouped(self) -> bool: ...
     @property
     def channels(self) -> int: ...
     @property

@@ -17,8 +17,10 @@ from .. import __version__
 from ..data.decoding import is_lossy
 from ..data.depth import depth_of, largest_values, misfit
 from ..data.issues import KINDS, Fault
+from ..data.looks import MAX_HASH_DISTANCE, bits_of, distances
 from ..data.pairing import IMAGE_SUFFIXES, pairing_note
 from ..data.slices import real_file
+from ..data.split import DEFAULT_SEED, splitter
 from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError
@@ -34,8 +36,6 @@ log = logging.getLogger(__name__)
 CHUNK = 64  # images that a worker examines at a time
 # Conventions; scripts/planting.py measures how many faults they find and how often they are wrong
 # (the figures are in checks/image.py).
-# Two hashes (256 bits) that differ in at most this many bits are of one picture, perhaps re-saved
-MAX_HASH_DISTANCE = 10
 # Hashes are cut into bands and compared only if one band is equal. Hashes that differ in fewer bits
 # than there are bands always have an equal band, so no duplicate is missed.
 HASH_BANDS = 16
@@ -300,7 +300,7 @@ def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Ite
     unique = [i for i in range(len(items)) if same[i] == i and findings[i].hash]
     if not unique:
         return
-    bits = np.array([np.frombuffer(bytes.fromhex(findings[i].hash), np.uint8) for i in unique])
+    bits = bits_of([findings[i].hash for i in unique])
     bands = bits.reshape(len(unique), HASH_BANDS, -1)
     reported: set[int] = set()
     for band in range(HASH_BANDS):
@@ -309,7 +309,7 @@ def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Ite
             near = buckets[key.tobytes()]
             if row not in reported and near:
                 others = np.array(near)
-                distance = np.unpackbits(bits[others] ^ bits[row], axis=1).sum(axis=1)
+                distance = distances(bits[others], bits[row])
                 for other in others[distance <= MAX_HASH_DISTANCE]:
                     one, two = items[unique[row]], items[unique[other]]
                     # a sharp and a blurred picture have the same hash, but different classes
@@ -431,7 +431,7 @@ def _split_faults(
     if any(fault.stops for fault in faults):
         return
     try:
-        train, _ = task.split(items)
+        train, _ = splitter(task, DEFAULT_SEED, data=root, record=False)(list(items))
     except DataError as error:
         detail, _, remedy = str(error).partition("; ")
         yield Fault("split", str(root), detail, remedy or "add images")

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import imagehash
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
@@ -16,6 +15,7 @@ from scipy import ndimage
 from ..data import images
 from ..data.channels import files_of, read
 from ..data.issues import Fault
+from ..data.looks import look_of
 from ..data.reading import Reading
 from ..data.slices import is_medical, split_slice
 from ..errors import DataError
@@ -46,7 +46,6 @@ CONVERTED_MODES = {  # Pillow's mode -> what an image of it has
     "P": "a palette",
 }
 
-HASH_SIDE = 16  # of a perceptual hash of 16 x 16 bits
 DIGEST_BYTES = 12  # for 100,000 files, the probability of a collision is about 1e-19
 
 
@@ -100,7 +99,7 @@ def examine(task: Task, item: Item) -> Finding:
         return found
     found.size = height, width = picture.shape[:2]
     found.digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
-    found.hash = str(imagehash.phash(Image.fromarray(picture), hash_size=HASH_SIDE))
+    found.hash = look_of(picture)
     found.faults += _mode_faults(image, "" if mode.startswith("I") else mode)
     if isinstance(label, int):
         found.counts = [int(label == i) for i in range(len(task.classes))]

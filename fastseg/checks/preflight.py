@@ -14,6 +14,7 @@ import numpy as np
 
 from ..data.issues import Fault, refuse
 from ..data.pairing import pairing_note
+from ..data.split import splitter
 from ..errors import DataError
 from ..tasks import Item, SegmentationTask, Task, get
 from ..types import IGNORE
@@ -121,7 +122,8 @@ def survey(
     task = get(task)
     data = Path(data or task.default_data)
     items = task.items(data)
-    train, valid = task.split(items, split) if isinstance(split, int) else split(items)
+    divide = splitter(task, split, data=data) if isinstance(split, int) else split
+    train, valid = divide(items)
     tally = _tally(task, items, train, keep, share)
     if gather is not None:
         first, *others = gather(tally)

@@ -1,1 +1,1 @@
-"""What people decide about labels, and what is learned from it."""
+"""What people decide about labels: saved corrections, and whether later exports learned them."""

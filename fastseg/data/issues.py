@@ -66,6 +66,7 @@ class Fault:
     remedy: str
     place: str = ""
     count: int = 1  # number of affected files
+    waits: bool = False  # an image, or a folder of images, that only lacks a label
 
     @property
     def stops(self) -> bool:

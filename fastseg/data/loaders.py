@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,8 @@ def datablock(
 
     Items, labels and the split by groups are the task's; pixels are read at `size`, (height, width)
     in px, and augmented by the recipe. `fold` is (number, folds) of a cross-validation, or a
-    function from items to the two parts. Raises
-    `DataError` for sizes out of range.
+    function from items to the two parts; a ledger in the data folder comes before the split by
+    `seed`. Raises `DataError` for sizes out of range.
     """
     check_size(size)
     recipe, pixels = task.recipe, pixels or Pixels(task, size)
@@ -59,16 +58,32 @@ def datablock(
         if recipe.resize == "squish"
         else CropPad(size, pad_mode=PadMode.Zeros)
     )
+    source = _Source(task, seed, fold)
     images = TransformBlock(type_tfms=OpenImage(pixels), batch_tfms=IntToFloatTensor)
     return DataBlock(
         blocks=(images, task.label_block()),
-        get_items=partial(items_for_fit, task),
+        get_items=source.items,
         get_x=CallPixels(pixels, "image"),
         get_y=CallPixels(pixels, "label"),
-        splitter=splitter(task, seed, fold),
+        splitter=source.parts,
         item_tfms=resize,
         batch_tfms=changes,
     )
+
+
+class _Source:
+    """The items of a data folder and their split, which may be the one of its ledger."""
+
+    def __init__(self, task: Dataset, seed: int, fold: Fold | None):
+        self.task, self.seed, self.fold = task, seed, fold
+        self.data: Path | str | None = None
+
+    def items(self, data: Path | str) -> list[Item]:
+        self.data = data
+        return items_for_fit(self.task, data)
+
+    def parts(self, items: list[Item]) -> tuple[list[int], list[int]]:
+        return splitter(self.task, self.seed, self.fold, self.data)(items)
 
 
 class CallPixels:
@@ -220,7 +235,7 @@ def dataloaders(
     where = device_of(device)
     block = datablock(task, pixels.size, seed, pixels=pixels, fold=fold)
     items = items_for_fit(task, data)
-    train, _ = splitter(task, seed, fold)(items)
+    train, _ = splitter(task, seed, fold, data)(items)
     bs = min(bs, len(train))
     here = where.type == "cpu" or pixels.holds(items)
     workers = 0 if here else min(MAX_WORKERS, os.cpu_count() or 1)

@@ -147,6 +147,7 @@ def pairs(images: Path, masks: Path, faults: list[Fault]) -> list[tuple[Path, Pa
                 str(ours[stem]),
                 f"has no {what} of the same name in {where}",
                 "add it, or remove the file",
+                waits=what == "mask",
             )
             for stem in sorted(ours.keys() - theirs.keys())
         ]
@@ -173,6 +174,7 @@ def pairs_by_ends(
                 str(ours[key]),
                 f"has no {what} {key}{end} in {where}",
                 "add it, or remove the file",
+                waits=what == "mask",
             )
             for key in sorted(ours.keys() - theirs.keys())
         ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from ..errors import DataError
 from ..types import Dataset, Item
 from .issues import Fault, refuse
+from .state import LEDGER
 
 SPLIT_WORDS = {  # names of folders, subsets and files -> the split that they stand for
     **dict.fromkeys(("train", "training"), "train"),
@@ -17,21 +20,64 @@ SPLIT_WORDS = {  # names of folders, subsets and files -> the split that they st
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
+DEFAULT_SEED = 42  # of splits where none is given
 Splitter = Callable[[list[Item]], tuple[list[int], list[int]]]
 Fold = tuple[int, int] | Splitter  # (number, folds) of a cross-validation, or any other split
 
 
-def splitter(task: Dataset, seed: int, fold: Fold | None = None) -> Splitter:
+def splitter(
+    task: Dataset,
+    seed: int,
+    fold: Fold | None = None,
+    data: Path | str | None = None,
+    record: bool = True,
+) -> Splitter:
     """Return the function from items to the indices of training and validation.
 
     It is the task's split by `seed`, or, with `fold` = (number, folds), one of a cross-validation,
-    or `fold` itself if it is a function.
+    or `fold` itself if it is a function. Where the folder `data` has a ledger of parts (see
+    `data.parts`), the ledger decides in place of the seed, and a cross-validation divides its
+    training part alone; new images are recorded there unless `record` is false.
     """
     if callable(fold):
         return fold
     if fold is None:
-        return partial(task.split, seed=seed)
-    return partial(task.fold, number=fold[0], folds=fold[1], seed=seed)
+        drawn: Splitter = partial(task.split, seed=seed)
+    else:
+        drawn = partial(task.fold, number=fold[0], folds=fold[1], seed=seed)
+    return drawn if data is None else _ByLedger(task, Path(data), drawn, fold is not None, record)
+
+
+@dataclass(frozen=True)
+class _ByLedger:
+    """The split of the ledger of a data folder; `drawn` where there is none."""
+
+    task: Dataset
+    data: Path
+    drawn: Splitter
+    is_fold: bool
+    record: bool
+
+    def __call__(self, items: list[Item]) -> tuple[list[int], list[int]]:
+        if not (self.data / LEDGER).is_file():
+            return self.drawn(items)
+        from .parts import Ledger  # here: listing tasks and files needs no numpy
+
+        ledger = Ledger.of(self.data)
+        assert ledger is not None
+        train, valid, _ = ledger.assign(
+            items, reading=self.task.reading, grouped=self.task.grouped, record=self.record
+        )
+        if self.is_fold:
+            chosen = [items[i] for i in train]
+            train, valid = ([train[i] for i in side] for side in self.drawn(chosen))
+        if not train or not valid:
+            raise DataError(
+                f"{self.data / LEDGER}: not enough images: {len(train)} to train, {len(valid)} to "
+                "validate; label more, or start with new parts by moving this file away",
+                "split",
+            )
+        return train, valid
 
 
 def drawn_split(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import brief
+from ..errors import DataError, brief
 from ..utils.io import atomic_file
 from .issues import Fault
 
@@ -88,6 +89,60 @@ def _dialect(separator: str) -> dict[str, Any]:
         "delimiter": separator,
         "quoting": csv.QUOTE_NONE if separator == TAB else csv.QUOTE_MINIMAL,
     }
+
+
+def cell(table: Path, columns: tuple[str, str], name: str) -> str | None:
+    """Return the label text that a table has for a name; None if it has none."""
+    found = read_table(table, columns, []) if table.is_file() else None
+    return found[name][0] if found and name in found else None
+
+
+def set_cell(table: Path, columns: tuple[str, str], name: str, text: str) -> None:
+    """Write a name's label text into a table atomically; a row is added if it has none.
+
+    All other lines, columns, the separator and the ends of lines stay as they are. Raises
+    `DataError` if the table cannot be read, lacks a column, or cannot hold the text.
+    """
+    if not table.is_file():
+        write_table(table, columns, [(name, text)])
+        return
+    faults: list[Fault] = []
+    if read_table(table, columns, faults) is None:
+        raise DataError(str(faults[0]), "table")
+    content = table.read_bytes()
+    mark = "\ufeff" if content.startswith(codecs.BOM_UTF8) else ""
+    lines = list(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    dialect = dialect_of(lines[0].rstrip("\r\n"), table.suffix.lower(), columns)
+    end = lines[0][len(lines[0].rstrip("\r\n")) :] or "\n"
+    reader, start = csv.reader(iter(lines), **dialect), 0
+    header: list[str] = []
+    for row in reader:
+        header = header or [value.strip() for value in row]
+        name_at, label_at = map(header.index, columns)
+        if start and name_at < len(row) and row[name_at].strip() == name:
+            row += [""] * (label_at + 1 - len(row))
+            row[label_at] = text
+            lines[start : reader.line_num] = [_line(row, dialect, end, table)]
+            break
+        start = reader.line_num
+    else:
+        row = [""] * len(header)
+        row[name_at], row[label_at] = name, text
+        lines[-1] = lines[-1].rstrip("\r\n") + end
+        lines.append(_line(row, dialect, end, table))
+    with atomic_file(table) as temporary:
+        temporary.write_bytes((mark + "".join(lines)).encode())
+
+
+def _line(row: Sequence[str], dialect: dict[str, Any], end: str, table: Path) -> str:
+    line = io.StringIO(newline="")
+    try:
+        csv.writer(line, lineterminator=end, **dialect).writerow(row)
+    except csv.Error as error:
+        raise DataError(
+            f"{table}: cannot hold '{brief(row)}' ({error}); rename it", "not-representable"
+        ) from None
+    return line.getvalue()
 
 
 def write_table(path: Path, columns: tuple[str, str], rows: Iterable[tuple[str, object]]) -> Path:

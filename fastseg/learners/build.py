@@ -270,7 +270,7 @@ def build_learner(
     facts = survey(
         task,
         data,
-        splitter(task, options.seed_of_split, fold),
+        splitter(task, options.seed_of_split, fold, data),
         pixels.keep,
         share=(world().rank, world().size),
         gather=_of_all,

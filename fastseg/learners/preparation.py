@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.issues import Fault, refuse
 from ..data.reading import RGB
 from ..data.split import Fold, splitter
+from ..data.state import LEDGER
 from ..errors import DataError, ExportError, ModelError
 from ..exports.card import MODEL, Card, read_card
 from ..tasks import Item, Task, get
@@ -78,7 +79,14 @@ def learner_of(
         options = replace(options, size=options.size or (card.size[0], card.size[1]))
     recipe = options.recipe(task)
     items = task.items(data)
-    train, valid = splitter(task, options.seed_of_split, fold)(items)
+    train, valid = splitter(task, options.seed_of_split, fold, data)(items)
+    if (data / LEDGER).is_file() and not callable(fold):
+        log.info(
+            "the parts of the images are those in %s: %d are in neither; --seed and --split-seed "
+            "do not change them",
+            data / LEDGER,
+            sum(item.split != "test" for item in items) - len(train) - len(valid),
+        )
     check_some_masks(task, data, items)
     task = options.augmenting(task.adapted(data))
     log.info(

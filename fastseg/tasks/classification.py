@@ -20,6 +20,7 @@ from ..errors import TaskError, brief
 from ..types import Item
 from ..utils.io import name_below
 from .base import Task, no_sample
+from .corrected import with_corrected_classes
 
 if TYPE_CHECKING:
     from fastai.data.block import TransformBlock
@@ -112,7 +113,7 @@ class ClassificationTask(Task):
                 items += self._folder_items(root, folder, split, faults)
             else:
                 items += self._table_items(folder, split, faults)
-        return items, faults
+        return with_corrected_classes(self, root, items, faults)
 
     def data_folders(self, root: Path) -> list[tuple[str | None, Path]]:
         """Return (split, folder) of the declared folders that exist below the data folder."""
@@ -134,7 +135,7 @@ class ClassificationTask(Task):
             files = first_files(images_below(below), self.channel_files)
             if below.name in self.classes:
                 label = self.classes.index(below.name)
-                items += [self._item(file, label, split, root) for file in files]
+                items += [self.item_of(file, label, split, root) for file in files]
             elif files:
                 faults.append(self._unknown_class(below, below.name, len(files)))
         if direct and items:
@@ -149,7 +150,7 @@ class ClassificationTask(Task):
         for row in extract(folder, faults):
             label = self.classes.index(row.label) if row.label in self.classes else row.label
             if type(label) is int and 0 <= label < len(self.classes):
-                items.append(self._item(row.image, label, split or row.split, row.image.parent))
+                items.append(self.item_of(row.image, label, split or row.split, row.image.parent))
             elif label is None:
                 remedy = "add a column label"
                 faults.append(Fault("table", row.place, "has no class", remedy))
@@ -166,7 +167,7 @@ class ClassificationTask(Task):
             remedy = f"write one with the columns {', '.join(self.columns)}"
             faults.append(Fault("table", str(table), "no such table", remedy))
             return []
-        valid = self._label_texts()
+        valid = self.label_texts()
         items = []
         for row in manifest.read(table, self.columns, faults):
             if row.label not in valid:
@@ -178,14 +179,14 @@ class ClassificationTask(Task):
             items.append(Item(row.image, valid[row.label], split or row.split, group))
         return items
 
-    def _label_texts(self) -> dict[str, int]:
+    def label_texts(self) -> dict[str, int]:
         """Return {text in a table: class index}: names, and indices unless names are numbers."""
         valid = {str(index): index for index in range(len(self.classes))}
         if valid.keys() & {*self.classes}:  # where names are numbers, only names are labels
             valid = {}
         return valid | {name: index for index, name in enumerate(self.classes)}
 
-    def _item(self, image: Path, label: int, split: str | None, folder: Path) -> Item:
+    def item_of(self, image: Path, label: int, split: str | None, folder: Path) -> Item:
         """Return an item; its group is its path below `folder`, unless the pattern finds one."""
         match = re.match(self.group, image.stem) if self.group else None
         return Item(
@@ -219,7 +220,7 @@ class ClassificationTask(Task):
         faults += [fault for fault in twice if Path(fault.file) not in used]
         faults += told
         faults += self._unlisted(folder, table, direct, used, lines is not None)
-        valid = self._label_texts()
+        valid = self.label_texts()
         choices = "labels are " + " or ".join(f"{i} ({c})" for i, c in enumerate(self.classes))
         items, first = [], dict[Path, str]()
         for name, (label, number) in sorted((lines or {}).items()):
@@ -242,8 +243,20 @@ class ClassificationTask(Task):
                 faults.append(Fault("table", str(table), detail, "keep one line", number))
             else:
                 first[image] = name
-                items.append(self._item(image, valid[label], split, folder))
+                items.append(self.item_of(image, valid[label], split, folder))
         return items
+
+    def table_names(self, folder: Path) -> dict[Path, str]:
+        """Return the texts by which the table of a folder names its images, by file."""
+        ends = self.channel_files
+        direct = {stem_of(file, ends): file for file in first_files(image_files(folder), ends)}
+        finder = Finder(folder, folder, ends[0] if ends else "", deep=True)
+        found: dict[Path, str] = {}
+        for name in self.read_table(folder / self.table, []) or {}:
+            image = direct.get(name) or finder.find(name)
+            if image is not None:
+                found.setdefault(image, name)
+        return found
 
     def _unlisted(
         self, folder: Path, table: Path, direct: Mapping[str, Path], used: set[Path], read: bool
@@ -257,7 +270,7 @@ class ClassificationTask(Task):
         if not read or not any(image.parent != folder for image in used):
             remedy = "add a line, or remove the image"
             return [
-                Fault("no partner", str(image), f"not listed in {table}", remedy)
+                Fault("no partner", str(image), f"not listed in {table}", remedy, waits=True)
                 for image in (lone if read else [])
             ]
         others: dict[Path, int] = {}

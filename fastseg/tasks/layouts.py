@@ -198,6 +198,7 @@ def _listed_pairs(layout: Layout, root: Path, faults: list[Fault]) -> list[tuple
                     f"has no mask in {folders[1]}",
                     f"add it, or remove the image's line from {file}",
                     f"{file.name}, line {entry.line}",
+                    waits=True,
                 )
             )
         else:
@@ -258,6 +259,7 @@ def class_files(
             str(image),
             f"has no mask of any class in {masks}",
             "add one, an empty one if there is nothing to see, or remove the file",
+            waits=True,
         )
         for key, image in keyed.items()
         if key not in found

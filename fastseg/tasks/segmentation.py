@@ -19,6 +19,7 @@ from ..formats.recognise import advice
 from ..types import IGNORE, Drawing, Item, Painted
 from ..utils.io import name_below
 from .base import Task, no_sample
+from .corrected import with_corrected_masks
 from .layouts import (
     MANIFEST,
     PARQUET,
@@ -252,7 +253,8 @@ class SegmentationTask(Task):
         faults += self._without_partners(root, missing, found)
         items = self._completed(items, faults)
         # an image that one label file does not name may be in another one
-        return items, [f for f in faults if f.kind != "unlabelled image" or f.file not in used]
+        faults = [f for f in faults if f.kind != "unlabelled image" or f.file not in used]
+        return with_corrected_masks(self, root, items, faults)
 
     def _completed(self, items: list[Item], faults: list[Fault]) -> list[Item]:
         """Return the items that have a file for each channel, volumes as one item a slice.
@@ -291,7 +293,7 @@ class SegmentationTask(Task):
         if lone is not None and layout.is_plain and (foreign := advice(root)):
             alone[lone] = replace(alone[lone], detail=f"{alone[lone].detail}; {foreign}")
         faults += alone
-        return [self._item(image, mask, layout, root) for image, mask in matched]
+        return [self.item_of(image, mask, layout, root) for image, mask in matched]
 
     def _items_of_format(self, layout: Layout, root: Path, faults: list[Fault]) -> list[Item]:
         """Return the items of a layout whose labels are files of another tool.
@@ -320,7 +322,7 @@ class SegmentationTask(Task):
         faults += found
         return [
             replace(
-                self._item(one.image, one.mask, layout, root, one.origin),
+                self.item_of(one.image, one.mask, layout, root, one.origin),
                 split=layout.split or one.split,
             )
             for one in drawn
@@ -360,7 +362,7 @@ class SegmentationTask(Task):
         ]
         return [
             replace(
-                self._item(row.image, row.mask, layout, root, ""), split=layout.split or row.split
+                self.item_of(row.image, row.mask, layout, root, ""), split=layout.split or row.split
             )
             for row in rows
             if row.mask is not None
@@ -371,7 +373,7 @@ class SegmentationTask(Task):
         found = class_files(layout, root, self.classes, faults)
         masks = combined_masks([files for _, files in found], self.background, faults)
         return [
-            self._item(image, mask, layout, root, shown(files))
+            self.item_of(image, mask, layout, root, shown(files))
             for (image, files), mask in zip(found, masks)
             if mask is not None
         ]
@@ -423,11 +425,15 @@ class SegmentationTask(Task):
                         + (f"; {foreign}" if foreign else ""),
                         f"add their {what}, or remove them",
                         count=count,
+                        waits=what == "masks",
                     )
                 )
         return faults
 
-    def _item(self, image: Path, mask: Path, layout: Layout, root: Path, origin: str = "") -> Item:
+    def item_of(
+        self, image: Path, mask: Path, layout: Layout, root: Path, origin: str = ""
+    ) -> Item:
+        """Return the item of an image and its mask in a layout below `root`."""
         name = stem_of(image)
         match = re.match(self.group, name) if self.group else None
         if layout.deep or layout.list_file or layout.format:  # several folders may have the stem

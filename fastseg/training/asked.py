@@ -67,7 +67,7 @@ def asked_for(
     _check_archs(recipe, space)
     data = Path(data or task.default_data)
     items = task.items(data)
-    learn, judge, held_out = InnerSplit(task, seed).parts(items)
+    learn, judge, held_out = InnerSplit(task, seed, data).parts(items)
     names = [name_below(data, item.image) for item in items]
     parts = {"learn": learn, "judge": judge, "train": sorted({*learn, *judge}), "valid": held_out}
     return Asked(

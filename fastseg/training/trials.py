@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..data.split import splitter
 from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
 from ..learners.options import FitOptions
@@ -67,13 +68,14 @@ class InnerSplit:
 
     task: Task
     seed: int
+    data: Path | None = None  # whose ledger says what is held out, if it has one
 
     def parts(self, items: Sequence[Item]) -> tuple[list[int], list[int], list[int]]:
         """Return the indices of inner training, inner validation, and held-out images.
 
         Raises `DataError` if there are too few groups.
         """
-        train, held_out = self.task.split(items, self.seed)
+        train, held_out = splitter(self.task, self.seed, data=self.data)(list(items))
         inner = [replace(items[i], split=None) for i in train]  # as if no folder divided them
         learn, judge = self.task.split(inner, self.seed)
         return [train[i] for i in learn], sorted(train[i] for i in judge), held_out
@@ -93,7 +95,7 @@ class Trials:
 
     def start(self) -> Callable[[Trial], Outcome]:
         task = self.task.received()
-        split = InnerSplit(task, self.seed)
+        split = InnerSplit(task, self.seed, Path(self.data))
 
         def run(trial: Trial) -> Outcome:
             began = time.monotonic()

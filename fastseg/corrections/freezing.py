@@ -1,0 +1,53 @@
+"""Freezes the parts of a data folder before its first correction, so that they never move."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..data.parts import Ledger
+from ..data.split import DEFAULT_SEED
+from ..data.state import LEDGER
+from ..errors import DataError, ExportError
+from ..exports.card import CARD, Card, read_card
+from ..tasks import Task
+from ..utils.io import name_below
+
+log = logging.getLogger(__name__)
+
+
+def freeze_parts(task: Task, root: Path, exports: list[Path]) -> Ledger | None:
+    """Return the ledger of a data folder, frozen now if there is none.
+
+    The first of `exports` that was trained on this folder, and held images out, says which ones
+    stay held out; without one, the task's own split does. None if there are too few labelled images
+    to divide.
+    """
+    if (root / LEDGER).is_file():
+        return Ledger.of(root)
+    items, _ = task.listed(root)
+    for export in exports:
+        card = _card_of(task, root, export)
+        if card is not None:
+            return Ledger.freeze(
+                root, items, set(card.valid_files), f"export {export.name}", task.reading
+            )
+    try:
+        _, valid = task.split(items, DEFAULT_SEED)
+    except DataError:
+        return None
+    held_out = {name_below(root, items[i].image) for i in valid}
+    return Ledger.freeze(root, items, held_out, f"the task's, by seed {DEFAULT_SEED}", task.reading)
+
+
+def _card_of(task: Task, root: Path, export: Path) -> Card | None:
+    """Return the card of an export of the task that was trained on this folder, or None."""
+    if not (export / CARD).is_file():
+        return None
+    try:
+        card = read_card(export)
+    except ExportError as error:
+        log.warning("%s", error)
+        return None
+    is_of_folder = card.data_folder is not None and card.data_folder.resolve() == root.resolve()
+    return card if card.task == task.name and is_of_folder and card.valid_files else None

@@ -1,0 +1,113 @@
+"""DIR/corrections.csv: one row for each saved version of a label."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from ..data.state import CORRECTIONS
+from ..errors import DataError
+from ..utils.io import atomic_file
+
+log = logging.getLogger(__name__)
+
+ACTIONS = ("corrected", "accepted", "new", "restored", "audited")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One version of an image's label: what was done, by whom, when, and from which export."""
+
+    image: str  # path below the data folder, with slashes
+    version: int  # from 1; 0 is the label before the first correction
+    action: str  # one of `ACTIONS`
+    by: str  # the name that the person gave
+    when: str  # ISO 8601, UTC
+    seconds: float  # that it took
+    source: str  # the export that made the prediction: its folder's name, 12 digits of its sha256
+    pixels: int  # that were changed; for a class, 1 if it was
+
+
+COLUMNS = tuple(entry.name for entry in fields(Correction))
+
+
+class Log:
+    """The rows of DIR/corrections.csv. Writers hold the lock of the data folder."""
+
+    def __init__(self, root: Path):
+        self.path = root / CORRECTIONS
+        self._stamp: tuple[int, int, int] | None = None
+        self._rows: list[Correction] = []
+
+    def rows(self) -> list[Correction]:
+        """Return all rows, oldest first. The file is parsed again only if it changed.
+
+        Lines that are no rows are left out, with a warning. Raises `DataError` if the file cannot
+        be read.
+        """
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            self._stamp, self._rows = None, []
+            return []
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if stamp != self._stamp:
+            self._rows = self._read()
+            self._stamp = stamp
+        return list(self._rows)
+
+    def _read(self) -> list[Correction]:
+        found, wrong = [], []
+        try:
+            with self.path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                for number, row in enumerate(csv.DictReader(file), 2):
+                    parsed = _parsed(row)
+                    if parsed is None:
+                        wrong.append(number)
+                    else:
+                        found.append(parsed)
+        except (OSError, csv.Error) as error:
+            raise DataError(
+                f"{self.path}: cannot be read ({error}); correct it, or move it away: the versions "
+                "of the labels are kept",
+                "damaged-corrections",
+            ) from None
+        if wrong:
+            log.warning(
+                "%s: %d rows are left out, since a value is missing or wrong; the first is row %d",
+                self.path,
+                len(wrong),
+                wrong[0],
+            )
+        return found
+
+    def write(self, rows: Iterable[Correction]) -> None:
+        """Write all rows atomically. Raises `DataError` if they cannot be written."""
+        with (
+            atomic_file(self.path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+        self._stamp = None
+
+
+def _parsed(row: dict[str, str]) -> Correction | None:
+    try:
+        return Correction(
+            row["image"],
+            int(row["version"]),
+            row["action"],
+            row["by"] or "",
+            row["when"],
+            float(row["seconds"]),
+            row["source"] or "",
+            int(row["pixels"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None

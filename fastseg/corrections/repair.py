@@ -1,0 +1,138 @@
+"""Completes or undoes what an interrupted process left, so that versions and log agree."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..data.state import masks_in, state_of
+from ..errors import DataError, FastsegError
+from ..utils.io import read_json
+from .log import Correction, Log
+from .places import ClassMaskFiles, Place, staging
+
+log = logging.getLogger(__name__)
+
+PENDING = ".json"
+STALE = 3600  # seconds; a label is staged for less than one
+Find = Callable[[str], Place]
+
+
+def repair(root: Path, rows: Log, find: Find) -> None:
+    """Make DIR/corrections.csv agree with the versions, and complete masks of single classes.
+
+    The caller holds the lock of the folder. `find` returns the place of an image's label.
+    """
+    _delete_staged(root)
+    known = rows.rows()
+    found = list(_with_pending(root, known, find))
+    found = _with_missing_rows(root, found, find)
+    if found != known:
+        rows.write(found)
+    for pending in _files(root, PENDING):
+        pending.unlink(missing_ok=True)
+    for name in masks_in(root):
+        place = _place(find, name)
+        if isinstance(place, ClassMaskFiles):
+            place.finish()
+
+
+def _delete_staged(root: Path) -> None:
+    """Delete labels that never took their place; newer ones may be another process's."""
+    oldest = time.time() - STALE
+    for left in staging(root).iterdir() if staging(root).is_dir() else ():
+        if left.stat().st_mtime < oldest:
+            left.unlink(missing_ok=True)
+
+
+def _place(find: Find, name: str) -> Place | None:
+    try:
+        return find(name)
+    except FastsegError:  # its image was removed
+        return None
+
+
+def _files(root: Path, suffix: str) -> Iterator[Path]:
+    folder = state_of(root) / "versions"
+    for file in sorted(folder.rglob(f"*{suffix}")) if folder.is_dir() else ():
+        if file.is_file() and not file.name.startswith(".") and file.stem.isdecimal():
+            yield file
+
+
+def _with_pending(root: Path, known: list[Correction], find: Find) -> Iterator[Correction]:
+    """Yield the rows, and those of labels that took their place before their row was written."""
+    yield from known
+    there = {(row.image, row.version) for row in known}
+    for pending in _files(root, PENDING):
+        try:
+            values = read_json(pending)
+            row = Correction(**values["row"])
+        except (DataError, KeyError, TypeError):
+            continue
+        place = _place(find, row.image)
+        if (row.image, row.version) in there or place is None:
+            continue
+        if place.fingerprint() == values.get("fingerprint"):
+            yield row
+
+
+def _with_missing_rows(root: Path, rows: list[Correction], find: Find) -> list[Correction]:
+    """Return the rows with one for each version that has none, and without those of lost files."""
+    folder = state_of(root) / "versions"
+    versions: dict[str, dict[int, Path]] = defaultdict(dict)
+    for file in _files(root, ""):
+        if file.suffix != PENDING:
+            name = file.parent.relative_to(folder).as_posix()
+            versions[name][int(file.stem)] = file
+    newest: dict[str, int] = {}
+    for row in rows:
+        newest[row.image] = max(row.version, newest.get(row.image, 0))
+    kept: list[Correction] = []
+    lost: list[Correction] = []
+    for row in rows:
+        is_there = row.version == newest[row.image] or row.version in versions[row.image]
+        (kept if is_there else lost).append(row)
+    if lost:
+        log.warning(
+            "%s: %d versions are no longer there, and are left out of the list; the first is "
+            "version %d of %s",
+            root,
+            len(lost),
+            lost[0].version,
+            lost[0].image,
+        )
+    there = {(row.image, row.version) for row in kept}
+    for name, files in versions.items():
+        place = _place(find, name)
+        if place is None or not files:
+            continue
+        last = max(files)
+        unnamed = [number for number in sorted(files) if number and (name, number) not in there]
+        kept += [_unnamed(name, number, files[number]) for number in unnamed]
+        if last >= newest.get(name, 0) and _differs(place, files[last]):
+            kept.append(_unnamed(name, last + 1, files[last]))
+    return kept
+
+
+def _differs(place: Place, version: Path) -> bool:
+    """Return whether the current label is another one than that of a version."""
+    try:
+        current, before = place.read(), place.decode(version)
+    except DataError:
+        return False
+    if current is None:
+        return False
+    same = current == before
+    return not (same if isinstance(same, bool) else bool(same.all()))
+
+
+def _unnamed(name: str, number: int, file: Path) -> Correction:
+    """Return the row of a version of which nothing is known."""
+    when = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+    row = Correction(name, number, "corrected", "", "", 0.0, "", 0)
+    return replace(row, when=when.isoformat(timespec="seconds"))

@@ -1,0 +1,381 @@
+"""`Corrections`: saves labels as new versions, in the task's own format; none is ever lost.
+
+The order of what is written, so that a process may be killed at any moment:
+
+1. the new label, in DIR/.fastseg/staged; it is decoded and compared,
+2. the former label, as a file of DIR/.fastseg/versions, and the prediction,
+3. the row of the log, as DIR/.fastseg/versions/IMAGE/N.json,
+4. the new label takes the place of the former one, in one step,
+5. the row in DIR/corrections.csv; then N.json is deleted.
+
+Whoever opens the folder next finds N.json: if the label is in its place, the row is added; if not,
+the former label is whole, and the version never was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import RLock
+
+import numpy as np
+
+from ..data.images import save_image
+from ..data.slices import split_slice
+from ..data.state import LEDGER, masks_in, state_of
+from ..errors import DataError, brief, choose
+from ..formats.paths import size_of
+from ..tasks import SegmentationTask, Task, get
+from ..types import IGNORE
+from ..utils.io import atomic_file, name_below, require_folder, write_json
+from ..utils.locks import waiting_lock
+from .adding import add_image
+from .freezing import freeze_parts
+from .locate import Listing
+from .log import ACTIONS, Correction, Log
+from .places import Label, Place, Staged, indices, staging
+from .repair import repair
+
+WAIT = 30.0  # seconds to wait for another process that saves; a save takes less than one
+FIRST = 0  # the version before the first correction
+
+
+class Corrections:
+    """The labels of a task's data folder, with all their versions.
+
+    `data` is the folder (default: the task's own). Thread-safe; several processes may write to one
+    folder. What an interrupted process left unfinished is completed when it is opened. `export` is
+    an export whose held-out images stay held out, see `data.parts`; by default the one that the
+    source of a correction names, or exports/TASK.
+    """
+
+    def __init__(
+        self,
+        task: Task | str | Path,
+        data: Path | str | None = None,
+        export: Path | str | None = None,
+    ):
+        self.task = get(task)
+        self.root = Path(data or self.task.default_data)
+        self.export = Path(export) if export is not None else None
+        self._log = Log(self.root)
+        self._listing: Listing | None = None
+        self._guard = RLock()
+        if state_of(self.root).is_dir():
+            with self._locked():
+                repair(self.root, self._log, self._place)
+
+    # Reading
+
+    def label(self, image: Path | str) -> Label | None:
+        """Return the current label of an image: uint8 (H, W), 255 unlabelled, a class index, or
+        None if it has none.
+
+        (H, W) is the size at which the image is shown, EXIF honoured. Raises `DataError` for a
+        label that cannot be used, and with code "size-mismatch" for one of another size.
+        """
+        name = self._name(image)
+        label = self._place(name).read()
+        if isinstance(label, np.ndarray) and label.shape != self.size(image):
+            height, width = self.size(image)
+            raise DataError(
+                f"{self.root / name}: its mask is {label.shape[1]}x{label.shape[0]} px, but it is "
+                f"shown at {width}x{height}",
+                "size-mismatch",
+            )
+        return label
+
+    def size(self, image: Path | str) -> tuple[int, int]:
+        """Return the (height, width) at which an image is shown, and which its mask has."""
+        path = self.root / self._name(image)
+        if self.task.reading.is_plain and split_slice(path) is None:
+            return size_of(path)[0]
+        height, width = self.task.image(path).shape[:2]
+        return height, width
+
+    def history(self, image: Path | str) -> list[Correction]:
+        """Return the versions of an image's label, newest last; none if it was never corrected."""
+        name = self._name(image)
+        return [row for row in self._log.rows() if row.image == name]
+
+    def newest(self, image: Path | str) -> int:
+        """Return the number of the current version: 0 before the first correction."""
+        return self._newest(self._name(image))
+
+    def version(self, image: Path | str, number: int) -> Label:
+        """Return one version of a label; 0 is the one before the first correction.
+
+        Raises `DataError` with code "no-version" if there is none.
+        """
+        name = self._name(image)
+        newest, place = self._newest(name), self._place(name)
+        label: Label | None = None
+        if number == newest:
+            label = place.read()
+        elif file := self._version_file(name, number):
+            label = place.decode(file)
+        if label is None:
+            raise DataError(f"{self.root / name}: has no version {number}", "no-version")
+        return label
+
+    def prediction(self, image: Path | str, number: int) -> Label | None:
+        """Return the prediction that a version corrects, as a label; None if there was none."""
+        folder = state_of(self.root) / "predictions" / self._name(image)
+        if (folder / f"{number}.png").is_file():
+            return indices(folder / f"{number}.png", len(self.task.classes))
+        if (folder / f"{number}.txt").is_file():
+            return int((folder / f"{number}.txt").read_text(encoding="utf-8"))
+        return None
+
+    def all(self) -> list[Correction]:
+        """Return all rows of corrections.csv, oldest first."""
+        return self._log.rows()
+
+    def unlabelled(self) -> list[Path]:
+        """Return the images in the task's image folders that have no label, sorted by path."""
+        return self._listed().unlabelled()
+
+    def refresh(self) -> None:
+        """Look at the folder's files again: others may have added or removed some."""
+        with self._guard:
+            self._listing = None
+
+    # Writing
+
+    def begin(self, source: str = "") -> None:
+        """Prepare the folder for correction.
+
+        DIR/.fastseg is made: from then on, an image without a label waits for one and does not stop
+        a fit. The parts are frozen, see `data.parts`, so that no held-out image ever trains: those
+        of `export`, of the export that `source` names, or of exports/TASK. Raises `DataError` if
+        the folder cannot be written.
+        """
+        if not state_of(self.root).is_dir():
+            self.task.folder(self.root)  # it is there, and has files
+            require_folder(self.root)
+            state_of(self.root).mkdir(parents=True, exist_ok=True)
+        if not (self.root / LEDGER).is_file():
+            named = source.rpartition(" ")[0]
+            exports = [Path("exports") / name for name in (named, self.task.name) if name]
+            with self._guard:
+                freeze_parts(self.task, self.root, [self.export] if self.export else exports)
+
+    def save(
+        self,
+        image: Path | str,
+        label: Label,
+        *,
+        action: str,
+        by: str,
+        seconds: float,
+        source: str = "",
+        prediction: Label | None = None,
+        base: int | None = None,
+    ) -> Correction:
+        """Save a label as the newest version of an image's, and return its row in the log.
+
+        A mask is uint8 (H, W) of class indices, 255 unlabelled, at the size at which the image is
+        shown. `base` is the version that the editor began with: with a newer one, nothing is saved,
+        and `DataError` has code "edited-meanwhile". Other codes: "mask-size", "mask-value",
+        "not-representable" (the task's format cannot hold the label), "outside-data", "no-layout",
+        "unknown-action". What is in the file afterwards decodes to exactly the label.
+        """
+        choose("action", action, ACTIONS, DataError)
+        name = self._name(image)
+        label = self._checked(name, label)
+        if prediction is not None:
+            prediction = self._checked(name, prediction)
+        self.begin(source)
+        place = self._place(name)
+        staged = place.stage(label, staging(self.root))
+        try:
+            with self._locked():
+                return self._save(
+                    name, place, staged, label, prediction, base,
+                    Correction(name, 0, action, brief(by), _now(), round(float(seconds), 1),
+                               source, 0),
+                )  # fmt: skip
+        finally:
+            if staged.file is not None:
+                staged.file.unlink(missing_ok=True)
+
+    def restore(
+        self,
+        image: Path | str,
+        number: int,
+        *,
+        by: str,
+        seconds: float = 0,
+        base: int | None = None,
+    ) -> Correction:
+        """Make an earlier version the newest one; the versions between stay."""
+        return self.save(
+            image, self.version(image, number), action="restored", by=by, seconds=seconds, base=base
+        )
+
+    def add(self, file: Path | str) -> Path:
+        """Copy an image without a label into the task's layout, and return the copy's path.
+
+        An image whose content is there already is returned as it is. Raises `DataError` with code
+        "same-name" if another image has its name, and "unreadable-image" for other files.
+        """
+        self.begin()
+        with self._locked():
+            path = add_image(self.task, self.root, self._listed(), Path(file))
+            self.refresh()
+        return path
+
+    # What these need
+
+    def _save(
+        self,
+        name: str,
+        place: Place,
+        staged: Staged,
+        label: Label,
+        prediction: Label | None,
+        base: int | None,
+        row: Correction,
+    ) -> Correction:
+        newest = self._newest(name)
+        if base is not None and newest > base:
+            last = self.history(self.root / name)[-1]
+            raise DataError(
+                f"{self.root / name}: was saved meanwhile by {last.by or 'someone'} (version "
+                f"{newest}); look at that version, then save again",
+                "edited-meanwhile",
+            )
+        try:
+            before = place.read()
+        except DataError:  # it is faulty, and is replaced
+            before = None
+        row = replace(
+            row,
+            version=newest + 1,
+            pixels=_changed(before if prediction is None else prediction, label),
+        )
+        versions = self._versions(name)
+        place.archive(versions / f"{newest}{place.suffix}")
+        if prediction is not None:
+            self._write_prediction(name, row.version, prediction)
+        pending = versions / f"{row.version}.json"
+        write_json(pending, {"fingerprint": staged.fingerprint, "row": asdict(row)})
+        place.put(staged)
+        self._log.write([*self._log.rows(), row])
+        pending.unlink(missing_ok=True)
+        place.finish()
+        self._relist(name)
+        return row
+
+    def _write_prediction(self, name: str, number: int, prediction: Label) -> None:
+        folder = state_of(self.root) / "predictions" / name
+        if isinstance(prediction, np.ndarray):
+            save_image(folder / f"{number}.png", prediction)
+            return
+        with atomic_file(folder / f"{number}.txt") as temporary:
+            temporary.write_text(f"{int(prediction)}\n", encoding="utf-8")
+
+    def _name(self, image: Path | str) -> str:
+        """Return an image's path below the data folder.
+
+        A relative path is one below the data folder, or one that leads there. Raises `DataError`
+        for paths and links that lead out of it, and for files that do not exist.
+        """
+        path = Path(image)
+        if not path.is_absolute() and not Path(os.path.abspath(path)).is_relative_to(
+            os.path.abspath(self.root)
+        ):
+            path = self.root / path
+        volume = split_slice(path)
+        file = volume[0] if volume else path
+        name = name_below(self.root, path)
+        inside = Path(os.path.realpath(file)).is_relative_to(os.path.realpath(self.root))
+        hidden = any(part.startswith(".") for part in Path(name).parts)
+        if not inside or hidden:
+            raise DataError(
+                f"{brief(image)}: is not an image of the data folder {self.root}", "outside-data"
+            )
+        if not file.is_file():
+            raise DataError(f"{path}: no such image; check the path", "no-such-image")
+        return name
+
+    def _checked(self, name: str, label: Label) -> Label:
+        """Return a label as uint8 (H, W) or int. Raises `DataError` if it cannot be one."""
+        count = len(self.task.classes)
+        if not isinstance(self.task, SegmentationTask):
+            if isinstance(label, np.ndarray) or not 0 <= int(label) < count:
+                raise DataError(
+                    f"{self.root / name}: the label is no class index from 0 to {count - 1}",
+                    "mask-value",
+                )
+            return int(label)
+        mask, size = np.asarray(label), self.size(name)
+        if mask.shape != size:
+            found = "x".join(map(str, mask.shape[::-1]))
+            raise DataError(
+                f"{self.root / name}: the mask is {found} px, but the image is shown at "
+                f"{size[1]}x{size[0]}",
+                "mask-size",
+            )
+        wrong = np.setdiff1d(mask, [*range(count), IGNORE])
+        if len(wrong) or not np.issubdtype(mask.dtype, np.integer):
+            raise DataError(
+                f"{self.root / name}: the mask holds {wrong[:5].tolist()}; class indices are 0 to "
+                f"{count - 1}, and {IGNORE} is unlabelled",
+                "mask-value",
+            )
+        return np.ascontiguousarray(mask, dtype=np.uint8)
+
+    def _listed(self) -> Listing:
+        with self._guard:
+            if self._listing is None:
+                self._listing = Listing.of(self.task, self.root)
+            return self._listing
+
+    def _relist(self, name: str) -> None:
+        """Look at the folder again if the label of an image is in another place than before."""
+        with self._guard:
+            item = self._listing.items.get(name) if self._listing else None
+            mask = masks_in(self.root).get(name) if item is None or item.origin else None
+            is_there = item is not None and not isinstance(item.label, int)
+            if not is_there or (item is not None and item.origin and item.label != mask):
+                self._listing = None
+
+    def _place(self, name: str) -> Place:
+        with self._guard:
+            return self._listed().place(name)
+
+    def _newest(self, name: str) -> int:
+        return max((row.version for row in self._log.rows() if row.image == name), default=FIRST)
+
+    def _versions(self, name: str) -> Path:
+        return state_of(self.root) / "versions" / name
+
+    def _version_file(self, name: str, number: int) -> Path | None:
+        folder = self._versions(name)
+        files = sorted(folder.glob(f"{number}.*")) if folder.is_dir() else []
+        return next((file for file in files if file.suffix != ".json"), None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._guard, waiting_lock(state_of(self.root), WAIT):
+            yield
+
+
+def _changed(before: Label | None, label: Label) -> int:
+    """Return how many pixels of a label differ from what there was; all that are labelled if there
+    was nothing.
+    """
+    if not isinstance(label, np.ndarray):
+        return int(before is None or int(before) != label)
+    if not isinstance(before, np.ndarray) or before.shape != label.shape:
+        return int((label != IGNORE).sum())
+    return int((before != label).sum())
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

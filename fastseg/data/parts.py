@@ -1,0 +1,385 @@
+"""The ledger of a data folder: which images train, and which are held out. Nobody ever moves.
+
+DIR/.fastseg/split.csv has a row for each image: the SHA-256 of its content, its name and group, its
+part, and why. It is frozen from a split that there is, such as that of an export. Then each new
+image is assigned once:
+
+- An image of a known group goes where the group is.
+- A folder for training or for validation decides for its images.
+- Otherwise a hash of the group and the content decides, in the given share.
+- An image that looks the same as a held-out one never trains, and one that looks the same as a
+  training image never validates: where its group and its looks contradict each other, it is
+  "apart", in neither part.
+
+A renamed file keeps its part, since its content is the same. Copies of a held-out image are apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from os import cpu_count
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ..errors import DataError
+from ..types import Item
+from ..utils.io import name_below, write_rows
+from ..utils.locks import waiting_lock
+from .channels import files_of, read_near, shown
+from .looks import MAX_HASH_DISTANCE, bits_of, distances, look_of
+from .reading import PLAIN, Reading
+from .slices import split_slice
+from .state import LEDGER
+
+log = logging.getLogger(__name__)
+
+TRAIN, VALID, TEST, APART = "train", "valid", "test", "apart"
+HELD_OUT = (VALID, TEST)
+VALID_SHARE = 0.2  # of new images, as in `data.split`
+FROZEN = "first split"  # how the reason of a row begins that was not drawn here
+LOOK_SIDE = 128  # px at which images are hashed: a JPEG is decoded at a part of its size
+WAIT = 120.0  # seconds to wait for another process that assigns parts
+BUFFER = 1 << 20  # bytes that are hashed at a time
+MAX_WORKERS = 8
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of the ledger."""
+
+    sha256: str
+    name: str  # path below the data folder when it was recorded
+    group: str
+    part: str  # train, valid, test or apart
+    why: str
+    look: str = ""  # perceptual hash; "" if it is not known yet
+
+
+COLUMNS = tuple(entry.name for entry in fields(Row))
+
+
+class Ledger:
+    """The parts of a data folder's images, by content."""
+
+    def __init__(self, data: Path, rows: Iterable[Row] = ()):
+        self.data = data
+        self.rows = {row.sha256: row for row in rows}
+
+    @classmethod
+    def of(cls, data: Path | str) -> Ledger | None:
+        """Return the ledger of a data folder; None if it has none.
+
+        Raises `DataError` if it cannot be read: guessing would let held-out images train.
+        """
+        file = Path(data) / LEDGER
+        if not file.is_file():
+            return None
+        try:
+            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
+                rows = [
+                    Row(**{column: row[column] for column in COLUMNS})
+                    for row in csv.DictReader(opened)
+                ]
+        except (OSError, csv.Error, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file}: cannot be read ({error}); restore it from a copy, or move it away to "
+                "divide the images again",
+                "damaged-ledger",
+            ) from None
+        wrong = next((row for row in rows if row.part not in (TRAIN, *HELD_OUT, APART)), None)
+        if wrong is not None:
+            raise DataError(
+                f"{file}: {wrong.name} has the part '{wrong.part}'; it is train, valid, test or "
+                "apart",
+                "damaged-ledger",
+            )
+        return cls(Path(data), rows)
+
+    @classmethod
+    def freeze(
+        cls,
+        data: Path | str,
+        items: Sequence[Item],
+        held_out: Collection[str],
+        reason: str,
+        reading: Reading = PLAIN,
+    ) -> Ledger:
+        """Record a split that there is, and return its ledger; one that exists is returned.
+
+        `held_out` are the names, below `data`, of the images that validate; images of folders for
+        validation or test stay there, and the others train. A copy of a held-out image counts as held out. `reason`
+        says where the split comes from.
+        """
+        data = Path(data)
+        with waiting_lock(data / LEDGER, WAIT):
+            there = cls.of(data)
+            if there is not None:
+                return there
+            ledger = cls(data)
+            names = [name_below(data, item.image) for item in items]
+            parts = [
+                item.split if item.split in HELD_OUT else VALID if name in held_out else TRAIN
+                for item, name in zip(items, names)
+            ]
+            contents = digests(items, reading)
+            # held-out images first: their copies, wherever they are, do not train
+            order = sorted(range(len(items)), key=lambda i: (VALID, TEST, TRAIN).index(parts[i]))
+            copies = 0
+            for i in order:
+                before = ledger.rows.get(contents[i])
+                copies += bool(before and parts[i] == TRAIN and before.part in HELD_OUT)
+                why = f"{FROZEN}: {reason}"
+                row = Row(contents[i], names[i], items[i].group, parts[i], why)
+                ledger.rows.setdefault(contents[i], row)
+            if copies:
+                log.warning(
+                    "%s: %d images to train on are copies of held-out ones: they do not train",
+                    data,
+                    copies,
+                )
+            ledger._write()
+        return ledger
+
+    def assign(
+        self,
+        items: Sequence[Item],
+        valid_share: float = VALID_SHARE,
+        reading: Reading = PLAIN,
+        grouped: bool = True,
+        record: bool = True,
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Return the indices of the items that train, that validate, and that do neither.
+
+        New ones are recorded, unless `record` is false; see the module's text for the rules. Items
+        of test folders are in none of the three. `reading` says how the task's images are read,
+        and `grouped` whether images of one group belong together; if not, each is its own. Raises
+        `DataError` if the ledger cannot be written.
+        """
+        usable = [i for i, item in enumerate(items) if item.split != "test"]
+        contents = dict(zip(usable, digests([items[i] for i in usable], reading)))
+        if any(content not in self.rows for content in contents.values()):
+            if record:
+                with waiting_lock(self.data / LEDGER, WAIT):
+                    there = Ledger.of(self.data)
+                    self.rows = there.rows if there else self.rows
+                    self._add(items, contents, valid_share, reading, grouped)
+                    self._write()
+            else:
+                self._add(items, contents, valid_share, reading, grouped)
+        return self._parts(items, contents)
+
+    def part_of(self, item: Item, reading: Reading = PLAIN) -> str | None:
+        """Return the part of an image by its content; None if it is not recorded."""
+        row = self.rows.get(digests([item], reading)[0])
+        return row.part if row else None
+
+    def _parts(
+        self, items: Sequence[Item], contents: dict[int, str]
+    ) -> tuple[list[int], list[int], list[int]]:
+        found: dict[str, list[int]] = {TRAIN: [], VALID: [], APART: []}
+        owners = self._owners(items, contents)
+        for i, content in contents.items():
+            part = self.rows[content].part
+            if part == VALID and owners[content] != i:
+                part = APART  # a copy
+            found[part if part in found else APART].append(i)
+        return found[TRAIN], found[VALID], found[APART]
+
+    def _owners(self, items: Sequence[Item], contents: dict[int, str]) -> dict[str, int]:
+        """Return the item that each content belongs to: the recorded name, or the first one."""
+        owners: dict[str, int] = {}
+        for i, content in contents.items():
+            is_recorded = name_below(self.data, items[i].image) == self.rows[content].name
+            if is_recorded or content not in owners:
+                owners[content] = i
+        return owners
+
+    def _add(
+        self,
+        items: Sequence[Item],
+        contents: dict[int, str],
+        valid_share: float,
+        reading: Reading,
+        grouped: bool,
+    ) -> None:
+        """Decide the parts of the items that are not recorded."""
+        new: dict[str, int] = {}
+        for i, content in contents.items():
+            if content not in self.rows:
+                new.setdefault(content, i)
+        self._look_at(items, contents, reading)
+        chosen = [items[i] for i in new.values()]
+        looks = dict(zip(new, _looks(chosen, reading)))
+        labels = {content: items[i].label for i, content in contents.items()}
+        twins = _Twins(self.rows.values(), labels, grouped)
+        parts: dict[str, set[str]] = defaultdict(set)
+        for row in self.rows.values():
+            parts[row.group if grouped else row.sha256].add(row.part)
+        by_group: dict[str, list[str]] = defaultdict(list)
+        for content, i in new.items():
+            by_group[items[i].group if grouped else content].append(content)
+        has_valid = any(item.split == VALID for item in items)
+        for group in sorted(by_group):
+            members = sorted(by_group[group])
+            folders = {items[new[content]].split for content in members} if has_valid else {None}
+            target, why = _target(group, members[0], parts[group], folders, valid_share)
+            is_alone = len(members) == 1 and not parts[group] & {TRAIN, *HELD_OUT}
+            for content in members:
+                item = items[new[content]]
+                row = Row(content, name_below(self.data, item.image), item.group, target, why)
+                row = replace(row, look=looks[content])
+                if has_valid and target == VALID and item.split == TRAIN:
+                    row = replace(row, part=APART, why="its group validates, its folder trains")
+                row = twins.checked(row, item.label, is_alone and item.split is None)
+                self.rows[content] = row
+                twins.add(row, item.label)
+
+    def _look_at(self, items: Sequence[Item], contents: dict[int, str], reading: Reading) -> None:
+        """Add the perceptual hashes of recorded images that have none."""
+        first = {content: items[i] for i, content in reversed(contents.items())}
+        left = [content for content, row in self.rows.items() if not row.look and content in first]
+        for content, look in zip(left, _looks([first[content] for content in left], reading)):
+            self.rows[content] = replace(self.rows[content], look=look)
+        # held-out images of test folders are not among the items of a fit
+        tests = [
+            (content, self.data / row.name)
+            for content, row in self.rows.items()
+            if not row.look and content not in first and row.part in HELD_OUT
+        ]
+        there = [(content, Item(file, 0)) for content, file in tests if file.is_file()]
+        for (content, _), look in zip(there, _looks([item for _, item in there], reading)):
+            self.rows[content] = replace(self.rows[content], look=look)
+
+    def _write(self) -> None:
+        rows = [asdict(row) for row in self.rows.values()]
+        write_rows(self.data / LEDGER, rows)
+
+
+def _target(
+    group: str,
+    first: str,
+    known: Collection[str],
+    folders: Collection[str | None],
+    valid_share: float,
+) -> tuple[str, str]:
+    """Return the part of a group's new images, and why; `first` is the lowest of their digests."""
+    sides = {TRAIN if part == TRAIN else VALID for part in known if part != APART}
+    if len(sides) > 1:
+        return APART, f"its group {group} is on both sides"
+    if sides:
+        (side,) = sides
+        return side, f"its group {group} {'trains' if side == TRAIN else 'is held out'}"
+    if VALID in folders:
+        return VALID, "in a folder for validation"
+    if TRAIN in folders:
+        return TRAIN, "in a folder for training"
+    draw = hashlib.sha256(f"{group}\0{first}".encode(errors="surrogateescape")).hexdigest()
+    return (VALID if int(draw[:13], 16) / 16**13 < valid_share else TRAIN), "drawn by its hash"
+
+
+class _Twins:
+    """The images of the ledger by their looks."""
+
+    def __init__(self, rows: Iterable[Row], labels: dict[str, Path | int], grouped: bool):
+        self.grouped = grouped
+        self.rows = [row for row in rows if row.look]
+        self.labels = dict(labels)
+        self.bits = bits_of([row.look for row in self.rows])
+
+    def add(self, row: Row, label: Path | int) -> None:
+        if row.look:
+            self.rows.append(row)
+            self.labels[row.sha256] = label
+            self.bits = np.concatenate([self.bits, bits_of([row.look])])
+
+    def checked(self, row: Row, label: Path | int, may_train: bool) -> Row:
+        """Return a new row with another part if it looks the same as an image of another part.
+
+        `may_train`: whether an image that was to validate may train in place of it.
+        """
+        if not row.look or row.part == APART or not self.rows:
+            return row
+        near = np.flatnonzero(distances(self.bits, bits_of([row.look])[0]) <= MAX_HASH_DISTANCE)
+        twins = [
+            self.rows[i]
+            for i in near
+            if not (self.grouped and self.rows[i].group == row.group)
+            and self._same_class(self.rows[i], label)
+        ]
+        held_out = next((twin for twin in twins if twin.part in HELD_OUT), None)
+        trains = next((twin for twin in twins if twin.part == TRAIN), None)
+        if row.part == TRAIN and held_out:
+            why = f"looks the same as {held_out.name}, which is held out"
+            return replace(row, part=APART, why=why)
+        if row.part == VALID and trains:
+            why = f"looks the same as {trains.name}, which trains"
+            return replace(row, part=TRAIN if may_train and not held_out else APART, why=why)
+        return row
+
+    def _same_class(self, twin: Row, label: Path | int) -> bool:
+        """Return whether two images may be copies: a sharp and a blurred one have other classes."""
+        other = self.labels.get(twin.sha256)
+        return not isinstance(label, int) or not isinstance(other, int) or label == other
+
+
+def digests(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
+    """Return the SHA-256 of the content of each item's image: of all its files, or of the slice.
+
+    Raises `DataError` for an image that cannot be read.
+    """
+    return _in_threads(lambda item: _digest(item.image, reading), items)
+
+
+def _digest(image: Path, reading: Reading) -> str:
+    slice_of = split_slice(image)
+    files = [slice_of[0]] if slice_of and not reading.files else files_of(image, reading)
+    stamps = []
+    for file in files:
+        part = split_slice(file)
+        try:
+            status = (part[0] if part else file).stat()
+        except OSError as error:
+            raise DataError(
+                f"{file}: cannot be read ({error.strerror}); check the path", "no-such-image"
+            ) from None
+        stamps.append((str(part[0] if part else file), status.st_size, status.st_mtime_ns))
+    return _content(tuple(stamps), slice_of[1] if slice_of else -1)
+
+
+@lru_cache(maxsize=1 << 18)
+def _content(files: tuple[tuple[str, int, int], ...], number: int) -> str:
+    """Return the digest of files, read once in a process unless they change."""
+    digest = hashlib.sha256()
+    for file, _, _ in files:
+        with open(file, "rb") as opened:
+            while block := opened.read(BUFFER):
+                digest.update(block)
+    if number >= 0:
+        digest.update(f"slice {number}".encode())
+    return digest.hexdigest()
+
+
+def _looks(items: Sequence[Item], reading: Reading) -> list[str]:
+    def look(item: Item) -> str:
+        try:
+            pixels, _ = read_near(item.image, (LOOK_SIDE, LOOK_SIDE), reading)
+        except DataError:  # the check of the data says so
+            return ""
+        return look_of(np.ascontiguousarray(shown(pixels)))
+
+    return _in_threads(look, items)
+
+
+def _in_threads(work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    with ThreadPoolExecutor(min(MAX_WORKERS, cpu_count() or 1)) as pool:
+        return list(pool.map(work, items))
