@@ -61,6 +61,21 @@ def as_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
+def trained_again(found: dict[str, Any]) -> None:
+    """Print how an export compares with the one it was trained on from, and its corrections."""
+    typer.echo(printable(found["comparison"]["verdict"]))
+    pins = found["pins"]
+    typer.echo(pins["text"])
+    for title, names in (
+        ("came back", pins["came_back"]),
+        ("not learned yet", pins["not_learned"]),
+    ):
+        for name in names:
+            typer.echo(f"  {title}: {printable(name)}")
+    if found["earlier"]:
+        typer.echo(f"the earlier export: {found['earlier']}")
+
+
 def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | None = None) -> None:
     """Print a table on standard output; None reads "absent"."""
     from rich.console import Console

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,10 @@ def datablock(
     images = TransformBlock(type_tfms=OpenImage(pixels), batch_tfms=IntToFloatTensor)
     return DataBlock(
         blocks=(images, task.label_block()),
-        get_items=source.items,
+        get_items=partial(_Source.items, source),  # fastai binds methods to its own object
         get_x=CallPixels(pixels, "image"),
         get_y=CallPixels(pixels, "label"),
-        splitter=source.parts,
+        splitter=partial(_Source.parts, source),
         item_tfms=resize,
         batch_tfms=changes,
     )

@@ -64,6 +64,11 @@ class Row:
     why: str
     look: str = ""  # perceptual hash; "" if it is not known yet
 
+    @property
+    def is_of_first_split(self) -> bool:
+        """Whether it was there when the ledger was made."""
+        return self.why.startswith(FROZEN)
+
 
 COLUMNS = tuple(entry.name for entry in fields(Row))
 
@@ -117,8 +122,8 @@ class Ledger:
         """Record a split that there is, and return its ledger; one that exists is returned.
 
         `held_out` are the names, below `data`, of the images that validate; images of folders for
-        validation or test stay there, and the others train. A copy of a held-out image counts as held out. `reason`
-        says where the split comes from.
+        validation or test stay there, and the others train. A copy of a held-out image counts as
+        held out. `reason` says where the split comes from.
         """
         data = Path(data)
         with waiting_lock(data / LEDGER, WAIT):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from .. import __version__, formats
+from ..data.parts import TRAIN, Ledger
 from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError, TaskError, choose
@@ -318,14 +319,19 @@ def verdict(task: Task, ours: str, theirs: str, difference: Mapping[str, Any]) -
 def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
     """Return how many of these items below `root` trained the export.
 
-    Copies of its data in another folder are not recognised.
+    Copies of its data in another folder are not recognised. Where the folder has a ledger of parts,
+    images that were recorded in it later, and held out, trained nothing.
     """
     if card.data_folder is None or card.data_folder.resolve() != root.resolve():
         return 0
-    held_out = set(card.valid_files)
-    return sum(
-        name_below(root, item.image) not in held_out and item.split != "test" for item in items
-    )
+    held_out, ledger = set(card.valid_files), Ledger.of(root)
+    names = [name_below(root, item.image) for item in items if item.split != "test"]
+    if ledger is None:
+        return sum(name not in held_out for name in names)
+    could_train = {
+        row.name for row in ledger.rows.values() if row.part == TRAIN or row.is_of_first_split
+    }
+    return len((could_train & {*names}) - held_out)
 
 
 def items_of(
@@ -375,10 +381,13 @@ def items_of(
                 "judge it on other data with --split all"
             )
     else:
+        ledger = Ledger.of(root)
+        rows = ledger.rows.values() if ledger else ()
+        apart = {row.name for row in rows if row.part != TRAIN}
         chosen = [
             item
             for item, name in zip(items, names)
-            if name not in held_out and item.split != "test"
+            if name not in held_out and item.split != "test" and name not in apart
         ]
         remedy = "no training images are here"
     if not chosen:

@@ -32,6 +32,7 @@ WRITTEN = {
     "suspects.csv",
     "report.html",
     "evaluation",
+    "again.json",
 }
 
 

@@ -57,6 +57,7 @@ NOT_TASKS = (
     "declared",
     "layouts",
     "converted",
+    "corrected",
 )  # modules of the package without a task
 RENAMED_FIELDS = ("code_counts", "unlabelled")  # of earlier versions' tasks
 

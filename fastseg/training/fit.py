@@ -7,15 +7,17 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.split import DEFAULT_SEED, splitter
+from ..data.state import LEDGER
 from ..engines.distributed import World, all_threads, joined, place, told_by_first, world
-from ..errors import ExportError, ModelError
+from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import scores_of
 from ..exports.card import METRICS, Card, seal, versions
@@ -30,7 +32,7 @@ from ..tasks import Item, Task, get
 from ..utils.io import name_below, write_json
 from ..utils.locks import write_lock
 from .budget import Plan, plan_training
-from .resume import FitRun, interruptible
+from .resume import FitPlan, FitRun, interruptible
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -50,9 +52,11 @@ FEWEST_PIXELS = 50  # smallest number of pixels that calibration uses of each im
 
 @with_options(*OPTIONS)
 def fit(
-    task: str | Task,
+    task: str | Task | None = None,
     data: Path | str | None = None,
     *,
+    again: Path | str | None = None,
+    strict: bool = False,
     out: Path | str | None = None,
     resume: bool | None = None,
     processes: int | None = None,
@@ -70,6 +74,12 @@ def fit(
     each epoch, of the last fold) and "metrics" over the validation images at original size. The
     temperature and the review thresholds that they give go into the card.
 
+    `again` is the folder of an export (`--from`): its network is trained on with the labels that
+    there are now, and the new export replaces it (or goes to `out`); the replaced one is kept in
+    .earlier/ next to it. What it held out stays held out. "again" in the result compares both on
+    the same held-out images, and says which corrections hold; with `strict`, a new export under
+    which one came back does not replace it, and `ModelError` has code "came-back".
+
     Each epoch writes a checkpoint to a hidden folder next to `out`. `resume=True` resumes from it,
     with the arguments of the interrupted fit, and reaches the same weights; False starts again;
     None refuses to lose a checkpoint.
@@ -79,18 +89,22 @@ def fit(
     do processes that torchrun or `accelerate launch` started with a call of this function in each.
     All return the same dict, and only the first one writes. Raises `FastsegError` kinds.
     """
+    if task is None and again is None:
+        raise TaskError("name a task, or an export to train on from (again)", "no-task")
     if processes is not None:
-        call = dict(out=out, resume=resume, **options)
+        call = dict(again=again, strict=strict, out=out, resume=resume, **options)
         if _several(processes):
             # Here, so that a mistake is told once, and before any process is started.
             FitOptions(**options).check()
-            FitOptions(**options).check_course(get(task))
+            FitOptions(**options).check_course(_planned(task, data, again, out, options).task)
             from .processes import fit_in_processes
 
             return fit_in_processes(processes, task, data, call)
     with told_by_first():
-        task, given = get(task), FitOptions(**options)
-        out = Path(out or f"exports/{task.name}")
+        plan = _planned(task, data, again, out, options)
+        task, data, given, out = plan.task, plan.data, plan.options, plan.out
+        if strict and again is None:
+            raise ModelError("strict is about an export to train on from (--from)", "strict-alone")
         if not out.resolve().name:
             raise ExportError(
                 f"{out}: is the root of the file system; name a new folder with --out",
@@ -100,12 +114,35 @@ def fit(
     with joined(given.device) as together:
         result = None
         if together.is_first:
-            with write_lock(out), interruptible(out, task, data, given, resume) as run:
+            start = Path(os.path.abspath(again)) if again else None
+            with (
+                write_lock(out),
+                interruptible(out, task, data, given, resume, start, strict) as run,
+            ):
                 _share_run(task, run, together)
                 result = _train_and_export(task, out, run)
         else:
             _train_along(task, _share_run(task, None, together, data))
         return together.from_first(result)
+
+
+def _planned(
+    task: str | Task | None,
+    data: Path | str | None,
+    again: Path | str | None,
+    out: Path | str | None,
+    options: Mapping[str, Any],
+) -> FitPlan:
+    """Return what is trained, and where the export goes. Raises `FastsegError` kinds."""
+    given = FitOptions(**options)
+    if again is not None:
+        from .again import plan_again
+
+        given.check()
+        return plan_again(again, task, data, out, given)
+    assert task is not None
+    found = get(task)
+    return FitPlan(found, data, given, Path(out or f"exports/{found.name}"))
 
 
 def _several(processes: int) -> bool:
@@ -139,6 +176,9 @@ def _share_run(
     names = sorted(name_below(run.data, item.image) for item in task.items(run.data))
     digest = zlib.crc32("\n".join(names).encode(errors="surrogateescape"))
     together.agree("images", f"{len(names)} images, names' checksum {digest:08x}")
+    if (run.data / LEDGER).is_file():
+        train, _ = splitter(task, DEFAULT_SEED, data=run.data)(task.items(run.data))
+        together.agree("parts of the images", f"{len(train)} to train: {sorted(train)}")
     together.agree("versions", versions())
     together.agree("task definitions", task.definition())
     return run
@@ -181,6 +221,21 @@ def _train_and_export(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
         history = record_of(learn).history
         _write_pictures(task, found.panels, history, folder)
         seal(card, folder)
+        more = {}
+        if run.again is not None:
+            from .again import review
+
+            with all_threads():
+                more["again"] = review(
+                    task,
+                    run.data,
+                    run.again,
+                    folder,
+                    out,
+                    None if options.folds else found.scores,
+                    options,
+                    run.strict,
+                )
     return {
         "task": task.name,
         "export": str(out),
@@ -188,6 +243,7 @@ def _train_and_export(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
         "weights": card.weights_origin,
         "history": history,
         "metrics": card.metrics,
+        **more,
     }
 
 
@@ -237,8 +293,18 @@ def _write_ensemble(learn: Learner, networks: list[Network], seconds: float, fol
     learn.opt = None  # the optimizer's state is of one member
     record_of(learn).course |= {"folds": len(networks), "seconds": round(seconds, 1)}
     card = write_export(learn, folder)
-    card.valid_files = []  # every image was used to train some of the members
+    # Every image was used to train some of the members, but for those that a ledger holds out.
+    card.valid_files = _held_out(record_of(learn).task, Path(record_of(learn).data))
     return card
+
+
+def _held_out(task: Task, data: Path) -> list[str]:
+    """Return the names of the images that the ledger of a data folder holds out; [] without one."""
+    if not (data / LEDGER).is_file():
+        return []
+    items = task.items(data)
+    _, valid = splitter(task, DEFAULT_SEED, data=data)(items)
+    return [name_below(data, items[i].image) for i in valid]
 
 
 def _write_pictures(

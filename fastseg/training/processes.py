@@ -24,7 +24,7 @@ CALL, RESULT, FAILED = "call.pickle", "result.json", "failed_{}.json"
 
 
 def fit_in_processes(
-    count: int, task: str | Task, data: Path | str | None, options: Mapping[str, Any]
+    count: int, task: str | Task | None, data: Path | str | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Run `fit(task, data, **options)` in `count` processes; return what the first one returns.
 

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError, FastsegError, ModelError
@@ -26,17 +26,35 @@ ASKED = "asked.json"
 
 
 @dataclass(frozen=True)
+class FitPlan:
+    """What a fit trains, and where its export goes. Without `data`, the task's own folder."""
+
+    task: Task
+    data: Path | str | None
+    options: FitOptions
+    out: Path
+
+
+@dataclass(frozen=True)
 class FitRun:
     """A fit's folder for checkpoints (None: another process writes them), data and options."""
 
     folder: Path | None
     data: Path
     options: FitOptions
+    again: Path | None = None  # the export that is trained on and compared, absolute
+    strict: bool = False  # whether no correction may come back
 
 
 @contextmanager
 def interruptible(
-    out: Path, task: Task, data: Path | str | None, given: FitOptions, resume: bool | None
+    out: Path,
+    task: Task,
+    data: Path | str | None,
+    given: FitOptions,
+    resume: bool | None,
+    again: Path | None = None,
+    strict: bool = False,
 ) -> Iterator[FitRun]:
     """Yield the run, with the given data and options or with those of the interrupted fit.
 
@@ -58,10 +76,18 @@ def interruptible(
         )
     if resume:
         run = _interrupted_run(work, task, data, given)
+        if again is not None and again != run.again:
+            raise ModelError(
+                f"{out}: the interrupted fit did not train on from {again}; leave --from out, or "
+                "start again with --no-resume",
+                "resume-options",
+            )
+        run = replace(run, strict=run.strict or strict)
     else:
         shutil.rmtree(work, ignore_errors=True)
         # Absolute: the run that resumes it may be started in another folder.
-        run = FitRun(work, Path(os.path.abspath(data or task.default_data)), given)
+        place = Path(os.path.abspath(data or task.default_data))
+        run = FitRun(work, place, given, again, strict)
     existed = work.parent.exists()
     try:
         if not resume:
@@ -100,6 +126,8 @@ def _write_asked(work: Path, run: FitRun, task: Task) -> None:
         {
             "task": task.name,
             "given": given,
+            "again": str(run.again) if run.again else None,
+            "strict": run.strict,
             "files": _digest_of_items(items),
             "definition": task.definition(),
             "versions": versions(),
@@ -125,7 +153,13 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
         values = dict(asked["given"])
         if asked["digest"] != _digest_of_options(values):
             raise ValueError("it was changed by hand")
-        before = FitRun(work, Path(values.pop("data")), FitOptions.from_json(values))
+        before = FitRun(
+            work,
+            Path(values.pop("data")),
+            FitOptions.from_json(values),
+            Path(asked["again"]) if asked.get("again") else None,
+            bool(asked.get("strict")),
+        )
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{work}: the stored arguments cannot be read ({error}); start again with --no-resume",

@@ -42,9 +42,32 @@ def lr(
 @app.command(epilog="Example: fastseg fit eye --arch resnet34 --epochs 8")
 @with_fit_options(*OPTIONS)
 def fit(
-    task: TaskName,
+    task: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="[TASK]",
+            help="A task's name (fastseg tasks lists them), or a folder with a task.toml; not "
+            "needed with --from.",
+        ),
+    ] = None,
     data: Data = None,
     *,
+    start: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--from",
+            metavar="EXPORT",
+            help="Train on from this export, with corrected and new images, and replace it; the "
+            "replaced one is kept in .earlier. What it held out stays held out.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="With --from: do not replace the export if a correction came back.",
+        ),
+    ] = False,
     options: dict[str, Any],
     out: Annotated[
         Optional[Path],
@@ -74,12 +97,25 @@ def fit(
     """
     if options["time_budget"] is not None and options["epochs"] is not None:
         raise typer.BadParameter("give either --epochs or --time-budget")
+    if task is None and start is None:
+        raise typer.BadParameter("name a task, or an export to train on --from")
+    if strict and start is None:
+        raise typer.BadParameter("--strict is for --from")
     from ...training.fit import fit as call
 
     if options["time_budget"] is not None:  # importing the libraries takes seconds, too
         elapsed = time.monotonic() - STARTED
         options["time_budget"] = max(SHORTEST_BUDGET, options["time_budget"] - elapsed)
-    result = call(task, data, out=out, resume=resume, processes=processes, **options)
+    result = call(
+        task,
+        data,
+        again=start,
+        strict=strict,
+        out=out,
+        resume=resume,
+        processes=processes,
+        **options,
+    )
     if not is_first_process():
         return
     if as_json:
@@ -90,6 +126,8 @@ def fit(
         f"weights: {result['weights']}; trained for {result['seconds']:.{decimals}f} s; "
         f"export: {result['export']}"
     )
+    if "again" in result:
+        console.trained_again(result["again"])
 
 
 @app.command(

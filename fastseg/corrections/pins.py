@@ -1,0 +1,237 @@
+"""Pins: does what a person corrected still hold under an export? They are no part of any score.
+
+A correction holds if the export is now right in at least half of the pixels that the person
+changed: where the prediction that was corrected differs from the label. Half, because what matters
+is on which side the bulk of the region is: outlines that people draw are a pixel or two off, so
+that no honest model is right in all of them, and a region that came back is wrong in nearly all.
+For classes, it holds if the corrected class is predicted.
+
+A correction that held under an earlier export and does not now "came back". One that never held is
+"not learned yet". Which ones held is kept in DIR/.fastseg/pins.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.parts import HELD_OUT, Ledger
+from ..data.state import state_of
+from ..errors import DataError
+from ..exports.card import MODEL, Card, read_card
+from ..tasks import Item, Task
+from ..types import IGNORE
+from ..utils.io import name_below, write_rows
+from ..utils.locks import waiting_lock
+from ..utils.progress import track
+from .places import Label
+from .store import WAIT, Corrections
+
+if TYPE_CHECKING:
+    from ..inference.prediction import Prediction
+
+PINS = "pins.csv"
+HOLDS = 0.5  # share of the changed pixels; see the module's text
+SOURCE_DIGITS = 12  # of the model's SHA-256
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One corrected image under an export."""
+
+    image: str  # path below the data folder
+    version: int  # of the label
+    pixels: int  # that the person changed; 1 for a class
+    right: float  # share of them in which the export is right now
+    held_out: bool  # whether the image is held out from training
+    held_before: bool  # under an earlier export
+
+    @property
+    def holds(self) -> bool:
+        """Whether the export is right in at least half of what was changed."""
+        return self.right >= HOLDS
+
+
+@dataclass
+class Pins:
+    """All corrections of a data folder under an export."""
+
+    export: str
+    pins: list[Pin] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """How many corrected images there are."""
+        return len(self.pins)
+
+    @property
+    def held(self) -> int:
+        """How many of them hold."""
+        return sum(pin.holds for pin in self.pins)
+
+    @property
+    def came_back(self) -> list[str]:
+        """The images whose correction held under an earlier export and does not now."""
+        return [pin.image for pin in self.pins if not pin.holds and pin.held_before]
+
+    @property
+    def not_learned(self) -> list[str]:
+        """The images whose correction never held."""
+        return [pin.image for pin in self.pins if not pin.holds and not pin.held_before]
+
+    @property
+    def text(self) -> str:
+        """One sentence: "41 of 43 corrections still hold, 2 came back"."""
+        if not self.pins:
+            return "no corrections to hold yet"
+        parts = [f"{self.held} of {self.total} corrections still hold"]
+        if self.came_back:
+            parts.append(f"{len(self.came_back)} came back")
+        if self.not_learned:
+            parts.append(f"{len(self.not_learned)} not learned yet")
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values: the counts, the images, and each pin."""
+        return {
+            "export": self.export,
+            "held": self.held,
+            "total": self.total,
+            "came_back": self.came_back,
+            "not_learned": self.not_learned,
+            "text": self.text,
+            "pins": [{**asdict(pin), "holds": pin.holds} for pin in self.pins],
+        }
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A row of pins.csv: a version of a label that held under an export."""
+
+    image: str
+    version: int
+    source: str
+    when: str
+
+
+def source_of(export: Path | str, card: Card | None = None) -> str:
+    """Return what names an export in corrections.csv: its folder, 12 digits of its SHA-256."""
+    card = card or read_card(export)
+    return f"{Path(export).resolve().name} {card.sha256.get(MODEL, '')[:SOURCE_DIGITS]}".strip()
+
+
+def check_pins(
+    task: Task,
+    data: Path | str,
+    export: Path | str,
+    *,
+    device: str | None = None,
+    precision: str | None = None,
+    bs: int = 4,
+    also_held: Iterable[Pin] = (),
+) -> Pins:
+    """Return which corrections of a data folder hold under an export; nothing is written.
+
+    Corrected are the images with a prediction that a person changed. `also_held` are pins of
+    another export that is an earlier one. Raises `FastsegError` kinds for exports and images that
+    cannot be read.
+    """
+    root = Path(data)
+    store = Corrections(task, root)
+    wanted = _corrected(store)
+    if not wanted:
+        return Pins(str(export))
+    held = {(row.image, row.version) for row in _held(root)}
+    held |= {(pin.image, pin.version) for pin in also_held if pin.holds}
+    ledger = Ledger.of(root)
+    rows = {row.name: row for row in ledger.rows.values()} if ledger else {}
+    items = [item for item in task.listed(root)[0] if name_below(root, item.image) in wanted]
+
+    def look(item: Item, prediction: Prediction) -> Pin | None:
+        name = name_below(root, item.image)
+        version, before = wanted[name]
+        changed, right = _compared(before, task.label(item), prediction.labels)
+        if not changed:
+            return None
+        row = rows.get(name)
+        return Pin(
+            name,
+            version,
+            changed,
+            round(right / changed, 4),
+            bool(row and row.part in HELD_OUT),
+            (name, version) in held,
+        )
+
+    from ..inference.loading import load
+
+    predictor = load(export, device, precision=precision)
+    found = predictor.stream_or_raise(items, bs, look)
+    pins = [pin for _, pin in track(found, "checking corrections", len(items)) if pin]
+    return Pins(str(export), pins)
+
+
+def record_held(data: Path | str, pins: Pins, source: str) -> None:
+    """Remember which corrections hold under an export that is in use now."""
+    root = Path(data)
+    if not any(pin.holds for pin in pins.pins):
+        return
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with waiting_lock(state_of(root) / PINS, WAIT):
+        rows = _held(root)
+        there = {(row.image, row.version) for row in rows}
+        rows += [
+            _Held(pin.image, pin.version, source, when)
+            for pin in pins.pins
+            if pin.holds and (pin.image, pin.version) not in there
+        ]
+        write_rows(state_of(root) / PINS, map(asdict, rows))
+
+
+def _held(root: Path) -> list[_Held]:
+    file = state_of(root) / PINS
+    if not file.is_file():
+        return []
+    try:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
+            return [
+                _Held(row["image"], int(row["version"]), row["source"], row["when"])
+                for row in csv.DictReader(opened)
+            ]
+    except (OSError, csv.Error, KeyError, ValueError) as error:
+        raise DataError(
+            f"{file}: cannot be read ({error}); move it away: what held before is then not known",
+            "damaged-pins",
+        ) from None
+
+
+def _corrected(store: Corrections) -> dict[str, tuple[int, Label]]:
+    """Return {image: (newest version, the last prediction that a person corrected)}."""
+    versions: dict[str, list[int]] = {}
+    for row in store.all():
+        versions.setdefault(row.image, []).append(row.version)
+    found = {}
+    for image, numbers in versions.items():
+        if not (store.root / image).exists():
+            continue
+        for number in sorted(numbers, reverse=True):
+            before = store.prediction(image, number)
+            if before is not None:
+                found[image] = max(numbers), before
+                break
+    return found
+
+
+def _compared(before: Label, label: Label, now: np.ndarray | Sequence[int]) -> tuple[int, int]:
+    """Return how many pixels a person changed, and in how many of them an export is right now."""
+    was, true, said = np.asarray(before), np.asarray(label), np.asarray(now)
+    if not was.shape == true.shape == said.shape:
+        return 0, 0
+    changed = (was != true) & (true != IGNORE)
+    return int(changed.sum()), int((changed & (said == true)).sum())

@@ -1,0 +1,225 @@
+"""`fit --from`: trains on from an export, with corrected and new images, and compares both.
+
+The held-out part stays held out: the parts of the images are frozen first, see `data.parts`. Both
+exports are compared on the same held-out images, by the labels as they are now: where a held-out
+label was corrected, the corrected one judges both. Corrections are pins, see `corrections.pins`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..corrections.freezing import freeze_parts
+from ..corrections.pins import Pins, check_pins, record_held, source_of
+from ..errors import ExportError, ModelError, TaskError
+from ..evaluation.run import items_of, score_images, trained_on, verdict
+from ..evaluation.scores import Scores, scores_of
+from ..exports.card import CARD, Card, read_card
+from ..exports.read import card_of, task_of
+from ..learners.options import FitOptions
+from ..learners.preparation import start_card
+from ..tasks import Task, get
+from ..tasks.declared import find_file
+from ..utils.io import portable_path, write_json
+from .resume import FitPlan
+
+log = logging.getLogger(__name__)
+
+AGAIN = "again.json"  # in the export: what it was trained on from, and how it compares
+NAMED = 5  # images that an error names
+EARLIER, REFUSED = ".earlier", ".refused"  # folders next to the export
+NEW, OLD = "the new export", "the earlier one"
+
+
+def plan_again(
+    export: Path | str,
+    task: str | Task | None,
+    data: Path | str | None,
+    out: Path | str | None,
+    options: FitOptions,
+) -> FitPlan:
+    """Return the fit that trains on from an export. Raises `FastsegError` kinds.
+
+    The parts of the data folder are frozen, if they are not yet: what the export held out stays
+    held out.
+    """
+    folder = Path(export)
+    if options.weights != "auto":
+        raise ModelError(
+            f"--from {folder} brings its own weights; leave --weights out", "from-weights"
+        )
+    if folder.suffix == ".pkl":
+        raise ExportError(f"{folder}: give the folder of the export", "not-a-folder")
+    card = card_of(folder)
+    found = _task(card, task)
+    start_card(folder, found)
+    place = Path(data or _data_of(card) or found.default_data)
+    found.folder(place)
+    freeze_parts(found, place, [folder])
+    weights = os.path.abspath(folder)
+    return FitPlan(found, place, replace(options, weights=weights), Path(out or folder))
+
+
+def _data_of(card: Card) -> Path | None:
+    return card.data_folder if card.data_folder and card.data_folder.is_dir() else None
+
+
+def _task(card: Card, task: str | Task | None) -> Task:
+    """Return the task: the one named, that of the data folder's task.toml, or the card's."""
+    if task is not None:
+        named = get(task)
+        if named.name != card.task:
+            raise ExportError(
+                f"{card.folder}: holds an export of task {card.task}, not {named.name}; leave the "
+                "task out, or give an export of it",
+                "wrong-task",
+            )
+        return named
+    place = _data_of(card)
+    if card.declared and place is not None and find_file(place):
+        try:
+            return get(place)
+        except TaskError as error:
+            raise ExportError(f"{card.folder}: {error}", error.code) from None
+    return task_of(card)
+
+
+def review(
+    task: Task,
+    data: Path,
+    before: Path,
+    folder: Path,
+    out: Path,
+    scores: Scores[Any] | None,
+    options: FitOptions,
+    strict: bool,
+) -> dict[str, Any]:
+    """Compare a new export, complete in `folder`, with the one it was trained on from.
+
+    Called before it replaces the export in `out`, which is kept whole next to it. `scores` are its
+    scores on the held-out images, if they were computed. Returns what again.json has. With
+    `strict`, a new export under which a correction came back is put aside, and `ModelError` with
+    code "came-back" is raised.
+    """
+    from ..utils.device import device_of, fixed_precision
+
+    precision = fixed_precision(device_of(options.device), options.precision)
+    compared = _compared(task, data, before, folder, scores, options, precision)
+    given: dict[str, Any] = {"device": options.device, "precision": precision}
+    earlier_pins = check_pins(task, data, before, **given)
+    pins = check_pins(task, data, folder, **given, also_held=earlier_pins.pins)
+    found: dict[str, Any] = {
+        "from": portable_path(before, out),
+        "earlier": "",
+        "source": source_of(before),
+        "comparison": compared,
+        "pins": {**pins.to_json(), "export": portable_path(out, out.parent)},
+    }
+    if strict and pins.came_back:
+        raise _refused(folder, out, found, pins)
+    kept = keep(out) if (out / CARD).is_file() else None
+    if kept is not None:
+        found["earlier"] = portable_path(kept, out)
+        if before.resolve() == out.resolve():
+            found["from"] = found["earlier"]
+    write_json(folder / AGAIN, found)
+    record_held(data, earlier_pins, found["source"])
+    name = f"{out.resolve().name} {source_of(folder).rpartition(' ')[2]}"
+    record_held(data, pins, name)
+    return {**found, "earlier": str(kept) if kept else ""}
+
+
+def _compared(
+    task: Task,
+    data: Path,
+    before: Path,
+    folder: Path,
+    scores: Scores[Any] | None,
+    options: FitOptions,
+    precision: str,
+) -> dict[str, Any]:
+    """Return the paired comparison of two exports on the held-out images."""
+    from ..inference.loading import load
+
+    items, root = items_of(read_card(folder), task, data, "valid")
+
+    def judged(export: Path) -> Scores[Any]:
+        predictor = load(export, options.device, precision=precision)
+        return scores_of(task, [score for score, _ in score_images(predictor, items, root)])
+
+    log.info("comparing with %s on %d held-out images", before, len(items))
+    earlier = read_card(before)
+    seen = trained_on(earlier, items, root)
+    if seen:
+        log.warning(
+            "%s was trained on %d of these %d images: the comparison favours it",
+            before,
+            seen,
+            len(items),
+        )
+    difference = (scores or judged(folder)).compare(judged(before))
+    return {"verdict": verdict(task, NEW, OLD, difference), "seen_by_earlier": seen, **difference}
+
+
+def keep(out: Path) -> Path:
+    """Copy an export to .earlier/NAME-CREATED next to it, and return the copy's folder."""
+    target = out.resolve()
+    place = _aside(target, EARLIER, read_card(target))
+    if not (place / CARD).is_file():
+        part = place.with_name(f".{place.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        try:
+            shutil.copytree(target, part)
+            _point_to_data(part, read_card(target), place)
+            part.rename(place)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise ExportError(
+                f"{place}: cannot be written ({error.strerror or error}); what was there is "
+                "unchanged",
+                "not-writable",
+            ) from error
+    return place
+
+
+def _aside(out: Path, where: str, card: Card) -> Path:
+    """Return the folder, next to an export, for one of its versions."""
+    digits = re.sub(r"\D", "", card.created)[:14] or "unknown"
+    return out.parent / where / f"{out.name}-{digits}"
+
+
+def _point_to_data(folder: Path, card: Card, place: Path) -> None:
+    """Correct the path from an export that moves to `place` to its data."""
+    if card.data_folder is None:
+        return
+    file = folder / CARD
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["data"] = portable_path(card.data_folder, place)
+    write_json(file, values)
+
+
+def _refused(folder: Path, out: Path, found: dict[str, Any], pins: Pins) -> ModelError:
+    """Put a new export aside, and return the error that says why it does not replace the other."""
+    target = out.resolve()
+    card = read_card(folder)
+    place = _aside(target, REFUSED, card)
+    write_json(folder / AGAIN, {**found, "earlier": portable_path(out, place)})
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(folder, place)
+    _point_to_data(place, card, place)
+    error = ModelError(
+        f"{out}: stays as it is, since with --strict no correction may come back: {pins.text} "
+        f"({', '.join(pins.came_back[:NAMED])}); the new export is in "
+        f"{portable_path(place, Path.cwd())}",
+        "came-back",
+    )
+    error.details = {"pins": pins.to_json(), "refused": str(place)}
+    return error
