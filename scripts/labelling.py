@@ -26,7 +26,8 @@ import numpy as np
 from scipy import stats
 
 import fastseg
-from fastseg.corrections.order import ORDERS, unlabelled_images
+from fastseg.corrections.order import ORDERS
+from fastseg.corrections.store import Corrections
 from fastseg.tasks import Item, Layout, Task, get
 from fastseg.utils import progress
 from fastseg.utils.io import write_json
@@ -99,7 +100,7 @@ def loop(
     data = work / "data"
     annotate = begin(problem, data)
     # The first images and the first fit are the same for all orders of a seed.
-    first = random.Random(seed).sample(unlabelled_images(task, data), START)
+    first = random.Random(seed).sample(Corrections(task, data).unlabelled(), START)
     export = Path(given.work) / f"{problem.task.name}_start_{seed}"
     common = dict(size=tuple(given.size), seed=seed, resume=False)
     for number in range(ROUNDS + 1):

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.pairing import image_files, images_below
+from ..data.pairing import images_below
 from ..errors import DataError, TaskError, choose
 from ..exports.card import Card
 from ..exports.read import opened
 from ..metrics.risk import ERROR_RATE, review_threshold
-from ..tasks import ClassificationTask, SegmentationTask, Task
+from ..tasks import Task
 from ..utils.choices import check_runtime
+from .locate import Listing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,43 +117,6 @@ def next_images(
     ]
 
 
-def unlabelled_images(task: Task, data: Path | str) -> list[Path]:
-    """Return the images in the task's image folders below `data` that have no label, sorted.
-
-    Test folders are left out: their images are for judging.
-    """
-    items, _ = task.listed(data)
-    used = {item.image for item in items} | {
-        item.label for item in items if isinstance(item.label, Path)
-    }
-    return sorted({*_images(task, Path(data))} - used)
-
-
-def _images(task: Task, root: Path) -> list[Path]:
-    """Return the files in the folders where the task's images are, masks beside them left out."""
-    found: list[Path] = []
-    if isinstance(task, ClassificationTask):
-        for split, folder in task.data_folders(root):
-            found += images_below(folder) if split != "test" else []
-    elif isinstance(task, SegmentationTask):
-        for layout in task.layouts:
-            if layout.split == "test" or layout.manifest or layout.format == "parquet":
-                continue
-            folder, masks = layout.folders(root)
-            if not folder.is_dir():
-                continue
-            is_deep = layout.deep or bool(layout.format or layout.list_file)
-            files = images_below(folder) if is_deep else image_files(folder)
-            if folder == masks:  # PNG files are masks, as `data.pairing.pairs` reads them
-                files = [file for file in files if file.suffix.lower() != ".png"]
-            if layout.mask_end:
-                files = [file for file in files if not file.stem.endswith(layout.mask_end)]
-            if layout.image_end:
-                files = [file for file in files if file.stem.endswith(layout.image_end)]
-            found += files
-    return found
-
-
 def _places(
     task: Task,
     card: Card,
@@ -168,7 +132,7 @@ def _places(
     if photos is None or data is not None or root.is_dir():
         items = [item.image for item in task.listed(root)[0] if item.split != "test"]
     if photos is None:
-        files, where = unlabelled_images(task, root), root
+        files, where = Listing.of(task, root).unlabelled(), root
     else:
         where = Path(photos)
         if not where.is_dir():

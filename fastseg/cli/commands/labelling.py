@@ -88,3 +88,82 @@ def next_(
         f"label {what}, in the app (fastseg app {typed(source)}) or any other tool; then train on "
         "with: fastseg fit TASK --from EXPORT"
     )
+
+
+@app.command(epilog="Example: fastseg label photos/ --audit 100 --export exports/eye")
+def label(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photographs.")],
+    task: Annotated[
+        Optional[str],
+        typer.Argument(metavar="[TASK]", help="Whose export labels [default: the newest export's]."),
+    ] = None,
+    audit: Annotated[
+        int, typer.Option("--audit", min=1, help="How many images a person looks at.")
+    ] = 100,
+    error: Annotated[
+        float,
+        typer.Option(
+            "--error",
+            help="Largest mean error of the labels that are certified: 1 - Dice, or wrong classes.",
+        ),
+    ] = 0.05,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="Probability that the statement is right.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="Folder to write [default: DIR_labelled].")
+    ] = None,
+    finish: Annotated[
+        bool,
+        typer.Option("--finish", help="All drawn images were looked at, and corrected in the files."),
+    ] = False,
+    export: Export = None,
+    device: Device = None,
+    runtime: Runtime = "auto",
+    precision: Precision = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Label a folder with an export; certify the labels' error by an audit of a random sample; send
+    the rest to review.
+    """
+    from ...corrections.audit import label as call
+
+    result = call(
+        folder,
+        task,
+        export,
+        audit=audit,
+        error=error,
+        confidence=confidence,
+        seed=seed,
+        out=out,
+        finish=finish,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        trust=trust,
+    )
+    if as_json:
+        return console.as_json(
+            {
+                "out": str(result.out),
+                "data": str(result.data),
+                "sample": result.plan.sample,
+                "left": result.left,
+                "certificate": result.certificate.to_json() if result.certificate else None,
+                "files": [str(file) for file in result.files],
+            }
+        )
+    typer.echo(f"{result.plan.images} images are labelled: {result.data}")
+    if result.certificate:
+        typer.echo("\n".join([*result.certificate.sentences(), *map(str, result.files)]))
+        return
+    count = len(result.plan.sample)
+    where = f"in the app (fastseg app {typed(result.data)}) or " if result.data.is_dir() else ""
+    done = "with --finish" if result.data.is_dir() else "(mark each in the column audited)"
+    typer.echo(
+        f"{len(result.left)} of {count} drawn images are left to audit, listed in "
+        f"{result.files[0]}: correct them {where}in the files, then run this command again {done}"
+    )
