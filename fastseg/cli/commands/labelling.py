@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -95,7 +95,9 @@ def label(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photographs.")],
     task: Annotated[
         Optional[str],
-        typer.Argument(metavar="[TASK]", help="Whose export labels [default: the newest export's]."),
+        typer.Argument(
+            metavar="[TASK]", help="Whose export labels [default: the newest export's]."
+        ),
     ] = None,
     audit: Annotated[
         int, typer.Option("--audit", min=1, help="How many images a person looks at.")
@@ -116,7 +118,9 @@ def label(
     ] = None,
     finish: Annotated[
         bool,
-        typer.Option("--finish", help="All drawn images were looked at, and corrected in the files."),
+        typer.Option(
+            "--finish", help="All drawn images were looked at and corrected in the files."
+        ),
     ] = False,
     export: Export = None,
     device: Device = None,
