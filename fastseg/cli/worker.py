@@ -29,7 +29,7 @@ def main(folder: Path) -> int:
     rank = int(os.environ["RANK"])
     call = pickle.loads((folder / CALL).read_bytes())
     if call["level"] <= logging.INFO:
-        from .app import start
+        from .group import start
 
         start(version=False, threads=None)
     options = call["options"]
