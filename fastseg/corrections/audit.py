@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,7 @@ class Plan:
     def conflict(self, other: Plan) -> str:
         """Return the name of what another plan has differently; "" if it is the same one."""
         theirs = asdict(other)
-        for key, value in asdict(self).items():
-            if key != "begun" and theirs[key] != value:
-                return key
-        return ""
+        return next((key for key, value in asdict(self).items() if theirs[key] != value), "")
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Certificate:
 
     def sentences(self) -> Iterator[str]:
         """Yield what is known, in words."""
-        sure = f"with {self.confidence:.4g} confidence"
+        sure = f"with {100 * self.confidence:.4g} % confidence"
         yield (
             f"all {self.images} labels: mean error at most {self.bound:.4f} as predicted, at most "
             f"{self.corrected_bound:.4f} with the audited ones corrected, {sure} "
@@ -146,7 +143,8 @@ def label(
     task, source, card = opened(task, export)
     out = Path(out) if out else folder.with_name(folder.resolve().name + ENDING)
     with write_lock(out / AUDIT):
-        if not (out / AUDIT).is_file():
+        begun = _begun(out)
+        if begun is None:
             predict(
                 task,
                 [folder],
@@ -162,7 +160,9 @@ def label(
             write_start(task, out)
         predicted = predicted_in(task, folder, out)
         plan = _plan(folder, source, card, predicted, audit, error, confidence, seed)
-        _agree(plan, out)
+        if begun:
+            plan = replace(plan, begun=begun.begun)
+            _agree(plan, begun, out)
         looked_at = {*plan.sample} if finish else audited_images(task, out) & {*plan.sample}
         left = [name for name in plan.sample if name not in looked_at]
         data = out / ("png" if task.has_masks else "classes.csv")
@@ -213,16 +213,20 @@ def _plan(
     )
 
 
-def _agree(plan: Plan, out: Path) -> None:
-    """Raise `DataError` if an audit with other arguments was begun in `out`."""
+def _begun(out: Path) -> Plan | None:
+    """Return the plan of the audit that was begun in `out`; None if there is none."""
     if not (out / AUDIT).is_file():
-        return
+        return None
     try:
-        begun = Plan(**read_json(out / AUDIT)["plan"])
+        return Plan(**read_json(out / AUDIT)["plan"])
     except (KeyError, TypeError):
         raise DataError(
             f"{out / AUDIT}: is no audit; choose another --out", "not-an-audit"
         ) from None
+
+
+def _agree(plan: Plan, begun: Plan, out: Path) -> None:
+    """Raise `DataError` if the audit in `out` was begun with other arguments."""
     other = plan.conflict(begun)
     if other:
         raise DataError(

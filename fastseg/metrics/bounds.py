@@ -20,8 +20,7 @@ def mean_bound(errors: np.ndarray, population: int, delta: float) -> np.ndarray:
 
     `errors`, float64 (..., n) from 0 to 1, are those of n images in the order in which they were
     drawn without replacement from `population` images. Each bound is below the population's mean
-    with probability at most `delta`, also if one stops early by what was seen: the inequality holds
-    for all n at once.
+    with probability at most `delta`, for n that was decided before the errors were seen.
 
     The stake on image i is min(1, sqrt(2 log(1 / delta) / (n v))), v being the variance of the
     images before it with a prior of one image at 1/2: the article's predictable plug-in. At most 1,

@@ -205,7 +205,7 @@ def study(
         engine=engine, workers=workers, address=address, num_gpus=num_gpus
     )
     if how_many:
-        if together or len(fixed) < len(given):
+        if together or any(len(values) > 1 for values in given.values()):
             raise typer.BadParameter("--how-many compares no settings: give each --vary one value")
         return _how_many(task, data, fixed, more, seeds, by, table, out, side_by_side, as_json)
     if more or by or table:
