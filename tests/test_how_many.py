@@ -97,7 +97,7 @@ def test_how_many_estimates_resumes_and_notices_changes(run, tmp_path):
 
 def test_how_many_refuses_in_one_line(samples, run, tmp_path):
     common = ["study", "eye", "--data", samples["eye"], "--how-many"]
-    run(*common, error="too-few-images")
+    run(*common, error="too-few-for-curves")
     run(*common, "--seeds", "1", error="no-seeds")
     run(*common, "--vary", "opt=adamw,sgd", code=2)
     run(*common, "--together", code=2)

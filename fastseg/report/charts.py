@@ -325,7 +325,7 @@ def learning_curves(
     figure = Figure(figsize=(3.7 * columns + 0.3, 2.9 * rows + 0.7), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for number, (name, (counts, values, places, ends)) in enumerate(lines.items()):
-        axis, colour = axes[number], COLOURS[number % len(COLOURS)]
+        axis, colour = axes[number], COLOURS[0]
         low, middle, high = ends
         axis.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
         within = places <= counts[-1]
@@ -343,6 +343,7 @@ def learning_curves(
         _remove_frame(axis)
     for axis in list(axes)[len(lines) :]:
         axis.remove()
+    figure.supylabel("score", fontsize=9)
     figure.supxlabel("training images, for a class those that show it", fontsize=9)
     figure.suptitle(literal(f"{title}\ndots: seeds; band: 95 % of the laws"), fontsize=10)
     return figure

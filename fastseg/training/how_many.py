@@ -70,7 +70,7 @@ def how_many(
     `options` are those of `fastseg.fit` that a study can vary. The score at all images is also
     predicted from the smaller parts, as a check. Writes how_many.json and how_many.png to `out`
     (default: exports/TASK_how_many); runs that are there are not trained again. The engine is as
-    for `fastseg.study`. Raises `DataError` "too-few-images" for fewer than three usable parts, and
+    for `fastseg.study`. Raises `DataError` "too-few-for-curves" for fewer than three usable parts, and
     `FastsegError` kinds.
     """
     task = get(task)
@@ -132,7 +132,7 @@ def _parts(
         raise DataError(
             f"{place}: {len(train)} training images cannot be divided into {FEWEST_SIZES} parts of "
             f"{FEWEST} images or more, by groups; label more images first",
-            "too-few-images",
+            "too-few-for-curves",
         )
     return sorted(sizes.values())
 
