@@ -22,7 +22,7 @@ from ..tasks.corrected import folder_of, is_deep, layout_of
 from ..tasks.layouts import PARQUET, class_files
 from ..utils.io import name_below
 from .encoding import WRITABLE
-from .places import ClassEntry, ClassMaskFiles, DrawnMask, MaskFile, Place, TableCell
+from .places import ClassEntry, ClassMaskFiles, DrawnMask, MaskFile, Place, TableCell, staging
 
 LOSSLESS_MASK = ".png"
 
@@ -143,7 +143,8 @@ class Listing:
             wanted[code] = Path(os.path.normpath(file))
         others = {code: file for code, file in wanted.items() if code not in files}
         before = partial(combined, files, task.background) if files else nothing
-        return ClassMaskFiles(task, mask_of(self.root, name), before, dict(files), others)
+        mask, staged = mask_of(self.root, name), staging(self.root)
+        return ClassMaskFiles(task, mask, before, staged, dict(files), others)
 
     def _class_folder(self, masks: Path, label: str) -> str:
         """Return the folder of a class as it is spelt on the disk."""

@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from uuid import uuid4
 
 from ..data.state import CORRECTIONS
 from ..errors import DataError
-from ..utils.io import atomic_file
+from ..utils.io import write_rows
+from .places import move_file, staging
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +89,9 @@ class Log:
 
     def write(self, rows: Iterable[Correction]) -> None:
         """Write all rows atomically. Raises `DataError` if they cannot be written."""
-        with (
-            atomic_file(self.path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+        # in the hidden folder first: a killed process leaves nothing among the user's files
+        new = write_rows(staging(self.path.parent) / f"{uuid4().hex}.csv", map(asdict, rows))
+        move_file(new, self.path)
         self._stamp = None
 
 

@@ -22,7 +22,7 @@ from ..data import class_masks, tables
 from ..data.class_masks import ClassFiles
 from ..data.decoding import decode_codes
 from ..data.images import save_image
-from ..data.state import CLASS_COLUMNS, classes_file, classes_in, state_of
+from ..data.state import CLASS_COLUMNS, CLASSES, classes_in, state_of
 from ..errors import DataError
 from ..tasks import ClassificationTask, SegmentationTask
 from ..types import IGNORE
@@ -195,6 +195,7 @@ class ClassMaskFiles(DrawnMask):
     first, and until all of them are written.
     """
 
+    staging: Path = Path()  # for files that are not in their place yet
     files: ClassFiles = field(default_factory=dict)  # class index -> file that there is
     others: ClassFiles = field(default_factory=dict)  # of classes without a file
 
@@ -218,7 +219,9 @@ class ClassMaskFiles(DrawnMask):
         if not chosen:  # an image without any mask would not be listed
             chosen = {next(code for code in wanted if code != self.task.background)}
         for code in sorted(chosen):
-            write_regions(label == code, wanted[code])
+            staged = _unique(self.staging, wanted[code].suffix)
+            write_regions(label == code, staged)
+            move_file(staged, wanted[code])
         written = {code: wanted[code] for code in chosen}
         if np.array_equal(class_masks.combined(written, self.task.background), label):
             self.file.unlink(missing_ok=True)
@@ -258,11 +261,18 @@ class TableCell(Place):
 
     def put(self, staged: Staged) -> None:
         assert staged.value is not None
-        text = self.task.label_text(staged.value)
+        text = self._text(staged.value)
         before = tables.cell(self.table, self.task.columns, self.name)
         if before is not None and self.task.label_texts().get(before) == staged.value:
             return  # it may say the same in another way
         tables.set_cell(self.table, self.task.columns, self.name, text)
+
+    def _text(self, label: int) -> str:
+        """Return a class as the table has it: by name if it has names, else as the task says."""
+        rows = tables.read_table(self.table, self.task.columns, []) or {}
+        if any(text in self.task.classes for text, _ in rows.values()):
+            return self.task.classes[label]
+        return self.task.label_text(label)
 
 
 @dataclass
@@ -280,7 +290,7 @@ class ClassEntry(TableCell):
         assert staged.value is not None
         named = {**dict(classes_in(self.root)), self.name: self.task.classes[staged.value]}
         rows = (dict(zip(CLASS_COLUMNS, row)) for row in sorted(named.items()))
-        write_rows(classes_file(self.root), rows)
+        write_rows(self.root / CLASSES, rows)
 
 
 def _class_in(version: Path, classes: int) -> int:

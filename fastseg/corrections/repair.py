@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..data.state import masks_in, state_of
 from ..errors import DataError, FastsegError
-from ..utils.io import read_json
+from ..utils.io import TEMPORARY, read_json
 from .log import Correction, Log
 from .places import ClassMaskFiles, Place, staging
 
@@ -28,7 +28,7 @@ def repair(root: Path, rows: Log, find: Find) -> None:
 
     The caller holds the lock of the folder. `find` returns the place of an image's label.
     """
-    _delete_staged(root)
+    _delete_unfinished(root)
     known = rows.rows()
     found = list(_with_pending(root, known, find))
     found = _with_missing_rows(root, found, find)
@@ -42,9 +42,13 @@ def repair(root: Path, rows: Log, find: Find) -> None:
             place.finish()
 
 
-def _delete_staged(root: Path) -> None:
-    """Delete labels that never took their place; newer ones may be another process's."""
-    oldest = time.time() - STALE
+def _delete_unfinished(root: Path) -> None:
+    """Delete files that were being written, and labels that never took their place."""
+    for folder in ("versions", "predictions"):  # only the holder of the lock writes there
+        for file in (state_of(root) / folder).rglob(".*"):
+            if TEMPORARY.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+    oldest = time.time() - STALE  # newer ones may be another process's
     for left in staging(root).iterdir() if staging(root).is_dir() else ():
         if left.stat().st_mtime < oldest:
             left.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ def fit(
         bool,
         typer.Option(
             "--strict",
-            help="With --from: do not replace the export if a correction came back.",
+            help="Do not replace an earlier export if a correction came back.",
         ),
     ] = False,
     options: dict[str, Any],
@@ -99,8 +99,6 @@ def fit(
         raise typer.BadParameter("give either --epochs or --time-budget")
     if task is None and start is None:
         raise typer.BadParameter("name a task, or an export to train on --from")
-    if strict and start is None:
-        raise typer.BadParameter("--strict is for --from")
     from ...training.fit import fit as call
 
     if options["time_budget"] is not None:  # importing the libraries takes seconds, too
@@ -126,8 +124,7 @@ def fit(
         f"weights: {result['weights']}; trained for {result['seconds']:.{decimals}f} s; "
         f"export: {result['export']}"
     )
-    if "again" in result:
-        console.trained_again(result["again"])
+    console.trained_again(result)
 
 
 @app.command(
