@@ -97,6 +97,7 @@ def test_commands_parse(command):
 NOT_RUN = {
     "--resume": "needs an interrupted fit: test_training_resume.py",
     "--no-resume": "needs an interrupted fit: test_training_resume.py",
+    "--from exports": "takes no small network: test_corrections_again.py",
     "--time-budget": "would take that long: test_training_options.py",
     "my_backbone.safetensors": "needs weights",
     "from_a_colleague": "needs another export: test_exports.py",

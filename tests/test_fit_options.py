@@ -43,6 +43,9 @@ def test_each_option_is_a_parameter_of_fit_and_learner():
     assert set(inspect.signature(fastseg.fit).parameters) - set(OPTIONS) == {
         "task",
         "data",
+        "again",
+        "strict",
+        "pins",
         "out",
         "resume",
         "processes",

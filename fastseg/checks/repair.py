@@ -17,6 +17,7 @@ from ..data.channels import files_of
 from ..data.issues import Fault
 from ..data.pairing import image_files, images_below, is_image
 from ..data.slices import real_file, split_slice
+from ..data.state import CLASSES, LEDGER
 from ..errors import DataError
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task, get
 from ..tasks.base import MADE
@@ -108,8 +109,10 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
             changes += _set_new_duplicates_aside(task, root, part)
         nothing = _change("", "", f"nothing was wrong: {copy.unchanged}")
         write_rows(part / LOG, changes or [nothing])
-        if (root / MADE).is_file():
-            shutil.copyfile(root / MADE, part / MADE)
+        for name in (MADE, LEDGER, CLASSES):
+            if (root / name).is_file():
+                (part / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(root / name, part / name)
         left, _ = task.listed(part)
         aside = sum(path.is_file() for path in (part / ASIDE).rglob("*"))
         unusable = _unusable(task, part) if left else ""

@@ -61,19 +61,19 @@ def as_json(value: Any, indent: int | None = 1) -> None:
     typer.echo(json.dumps(value, indent=indent))
 
 
-def trained_again(found: dict[str, Any]) -> None:
+def trained_again(result: dict[str, Any]) -> None:
     """Print how an export compares with the one it was trained on from, and its corrections."""
-    typer.echo(printable(found["comparison"]["verdict"]))
-    pins = found["pins"]
-    typer.echo(pins["text"])
-    for title, names in (
-        ("came back", pins["came_back"]),
-        ("not learned yet", pins["not_learned"]),
-    ):
-        for name in names:
-            typer.echo(f"  {title}: {printable(name)}")
-    if found["earlier"]:
-        typer.echo(f"the earlier export: {found['earlier']}")
+    again, pins = result.get("again"), result.get("pins")
+    if again:
+        typer.echo(printable(again["comparison"]["verdict"]))
+        if again["earlier"]:
+            typer.echo(f"the earlier export: {printable(again['earlier'])}")
+    if pins:
+        typer.echo(pins["text"])
+        listed = ("came back", pins["came_back"]), ("not learned yet", pins["not_learned"])
+        for title, names in listed:
+            for name in names:
+                typer.echo(f"  {title}: {printable(name)}")
 
 
 def table(header: tuple[str, ...], rows: list[tuple[Any, ...]], title: str | None = None) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.pairing import images_below, is_image
+from ..data.channels import files_of
+from ..data.pairing import images_below, is_image, is_mask
+from ..data.parts import Ledger, digests
 from ..data.slices import stem_of
 from ..errors import DataError
-from ..tasks import ClassificationTask, Layout, SegmentationTask, Task
+from ..tasks import ClassificationTask, Item, Layout, SegmentationTask, Task
 from ..tasks.corrected import is_deep
 from ..tasks.layouts import PARQUET
 from .locate import Listing, no_layout
@@ -17,34 +21,31 @@ from .places import copy_file
 def add_image(task: Task, root: Path, listing: Listing, file: Path) -> Path:
     """Copy an image without a label into the task's layout, and return the copy's path.
 
-    An image whose content is there already is returned as it is.
+    An image whose content is there already is returned as it is. Where folders divide the images,
+    the ledger of parts says which one, see `data.parts`.
     """
     if not file.is_file():
         raise DataError(f"{file}: no such image; check the path", "no-such-image")
     if not is_image(file):
         raise DataError(f"{file}: is not named as an image", "unreadable-image")
-    if not task.channel_files:
-        task.image(file)  # it can be decoded
-    folder, end = _target(task, root, listing)
+    task.image(file)  # it can be decoded, with all its channels
     there = _same_content(file, [item.image for item in listing.items.values()])
     there = there or _same_content(file, listing.unlabelled())
     if there is not None:
         return there
+    folder, end = _target(task, root, listing, file)
     stem = stem_of(file)
     name = file.name if stem.endswith(end) else f"{stem}{end}{file.suffix}"
-    taken = next(
-        (
-            other
-            for other in (images_below(folder, deep=False) if folder.is_dir() else ())
-            if stem_of(other).casefold() == stem_of(Path(name)).casefold()
-        ),
-        None,
-    )
-    if taken is not None:
+    others = images_below(folder, deep=False)
+    taken = next((o for o in others if stem_of(o).casefold() == stem_of(Path(name)).casefold()), "")
+    if taken:
         raise DataError(
             f"{file}: another image of this name is there, {taken}; rename the new one", "same-name"
         )
-    copy_file(file, folder / name)
+    first, *more = files_of(file, task.reading)
+    for channel in more:
+        copy_file(channel, folder / channel.name)
+    copy_file(first, folder / name)
     return folder / name
 
 
@@ -60,39 +61,60 @@ def _same_content(file: Path, images: list[Path]) -> Path | None:
     return None
 
 
-def _target(task: Task, root: Path, listing: Listing) -> tuple[Path, str]:
-    """Return the folder for new images, and the end of their stems."""
+def _target(task: Task, root: Path, listing: Listing, file: Path) -> tuple[Path, str]:
+    """Return the folder for a new image, and the end of its stem."""
     end = task.channel_files[0] if task.channel_files else ""
+    side = _side(task, root, file)
     if isinstance(task, ClassificationTask):
-        folders = dict(task.data_folders(root))
         if task.labels == PARQUET:
-            raise no_layout(root, task)
-        for split in (None, "train"):
+            raise no_layout(file, task)
+        folders = dict(task.data_folders(root))
+        for split in (side, None, "train"):
             if split in folders:
                 return folders[split], end
         names = task.folders.get(None) or task.folders.get("train") or ("",)
         return root / names[0], end
     assert isinstance(task, SegmentationTask)
-    layout = _layout_for_new(task, root, listing)
+    layout = _layout_for_new(task, root, listing, (side, None, "train"))
     if layout is None:
-        raise no_layout(root, task)
+        raise no_layout(file, task)
+    name = Path(f"{stem_of(file)}{layout.image_end}{file.suffix}")
+    if layout.images == layout.masks and not layout.format and is_mask(name, layout.ends):
+        raise DataError(
+            f"{file}: would be taken for a mask in {root / layout.images}, where images and masks "
+            "are side by side; rename it, or save it as JPEG or TIFF",
+            "image-is-mask",
+        )
     return root / layout.images, end or layout.image_end
 
 
-def _layout_for_new(task: SegmentationTask, root: Path, listing: Listing) -> Layout | None:
-    """Return the layout of new images: one in use, without a split or for training."""
+def _side(task: Task, root: Path, file: Path) -> str:
+    """Return the part that the ledger gives to a new image."""
+    ledger = Ledger.of(root)
+    if ledger is None:
+        return "train"
+    pattern = getattr(task, "group", None)
+    match = re.match(pattern, stem_of(file)) if pattern else None
+    (content,) = digests([Item(file, 0)], task.reading)
+    return ledger.side_for(match.group() if match else None, content)
+
+
+def _layout_for_new(
+    task: SegmentationTask, root: Path, listing: Listing, splits: Sequence[str | None]
+) -> Layout | None:
+    """Return the layout of new images: one in use, of the first of `splits` that there is."""
     usable = [
         layout
         for layout in task.layouts
-        if layout.split in (None, "train") and not layout.manifest and layout.format != PARQUET
+        if layout.split in splits and not layout.manifest and layout.format != PARQUET
     ]
     folders = {item.image.parent for item in listing.items.values()}
 
-    def rank(layout: Layout) -> tuple[bool, bool]:
+    def rank(layout: Layout) -> tuple[bool, int, bool]:
         images = root / layout.images
         in_use = images in folders or (
             is_deep(layout) and any(images in folder.parents for folder in folders)
         )
-        return not in_use, not images.is_dir()
+        return not in_use, splits.index(layout.split), not images.is_dir()
 
     return min(usable, key=rank, default=None)

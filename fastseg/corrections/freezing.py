@@ -16,19 +16,20 @@ from ..utils.io import name_below
 log = logging.getLogger(__name__)
 
 
-def freeze_parts(task: Task, root: Path, exports: list[Path]) -> Ledger | None:
+def freeze_parts(task: Task, root: Path, exports: list[Path], moved: bool = False) -> Ledger | None:
     """Return the ledger of a data folder, frozen now if there is none.
 
     The first of `exports` that was trained on this folder, and held images out, says which ones
-    stay held out; without one, the task's own split does. None if there are too few labelled images
-    to divide.
+    stay held out; without one, the task's own split does. With `moved`, the folder may be a copy
+    of the one that it was trained on. None if there are too few labelled images to divide.
     """
     if (root / LEDGER).is_file():
         return Ledger.of(root)
     items, _ = task.listed(root)
     for export in exports:
-        card = _card_of(task, root, export)
-        if card is not None:
+        card = _card_of(task, root, export, moved)
+        names = {name_below(root, item.image) for item in items}
+        if card is not None and names & {*card.valid_files}:
             return Ledger.freeze(
                 root, items, set(card.valid_files), f"export {export.name}", task.reading
             )
@@ -40,7 +41,7 @@ def freeze_parts(task: Task, root: Path, exports: list[Path]) -> Ledger | None:
     return Ledger.freeze(root, items, held_out, f"the task's, by seed {DEFAULT_SEED}", task.reading)
 
 
-def _card_of(task: Task, root: Path, export: Path) -> Card | None:
+def _card_of(task: Task, root: Path, export: Path, moved: bool) -> Card | None:
     """Return the card of an export of the task that was trained on this folder, or None."""
     if not (export / CARD).is_file():
         return None
@@ -50,4 +51,4 @@ def _card_of(task: Task, root: Path, export: Path) -> Card | None:
         log.warning("%s", error)
         return None
     is_of_folder = card.data_folder is not None and card.data_folder.resolve() == root.resolve()
-    return card if card.task == task.name and is_of_folder and card.valid_files else None
+    return card if card.task == task.name and (is_of_folder or moved) else None

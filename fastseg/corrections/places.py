@@ -22,7 +22,7 @@ from ..data import class_masks, tables
 from ..data.class_masks import ClassFiles
 from ..data.decoding import decode_codes
 from ..data.images import save_image
-from ..data.state import CLASS_COLUMNS, classes_file, classes_in, state_of
+from ..data.state import CLASS_COLUMNS, CLASSES, classes_in, state_of
 from ..errors import DataError
 from ..tasks import ClassificationTask, SegmentationTask
 from ..types import IGNORE
@@ -261,11 +261,18 @@ class TableCell(Place):
 
     def put(self, staged: Staged) -> None:
         assert staged.value is not None
-        text = self.task.label_text(staged.value)
+        text = self._text(staged.value)
         before = tables.cell(self.table, self.task.columns, self.name)
         if before is not None and self.task.label_texts().get(before) == staged.value:
             return  # it may say the same in another way
         tables.set_cell(self.table, self.task.columns, self.name, text)
+
+    def _text(self, label: int) -> str:
+        """Return a class as the table has it: by name if it has names, else as the task says."""
+        rows = tables.read_table(self.table, self.task.columns, []) or {}
+        if any(text in self.task.classes for text, _ in rows.values()):
+            return self.task.classes[label]
+        return self.task.label_text(label)
 
 
 @dataclass
@@ -283,7 +290,7 @@ class ClassEntry(TableCell):
         assert staged.value is not None
         named = {**dict(classes_in(self.root)), self.name: self.task.classes[staged.value]}
         rows = (dict(zip(CLASS_COLUMNS, row)) for row in sorted(named.items()))
-        write_rows(classes_file(self.root), rows)
+        write_rows(self.root / CLASSES, rows)
 
 
 def _class_in(version: Path, classes: int) -> int:

@@ -225,14 +225,14 @@ class Corrections:
     def add(self, file: Path | str) -> Path:
         """Copy an image without a label into the task's layout, and return the copy's path.
 
-        An image whose content is there already is returned as it is. Raises `DataError` with code
-        "same-name" if another image has its name, and "unreadable-image" for other files.
+        An image whose content is there already is returned as it is. Where folders divide the
+        images, the parts decide, see `data.parts`. Raises `DataError` with code "same-name" if
+        another image has its name, "image-is-mask" if it would be taken for a mask, and
+        "unreadable-image" for other files.
         """
         self.begin()
         with self._locked():
-            path = add_image(self.task, self.root, self._listed(), Path(file))
-            self.refresh()
-        return path
+            return add_image(self.task, self.root, self._listed(), Path(file))
 
     # What these need
 

@@ -192,7 +192,7 @@ def images_and_masks(
     found, of_masks = images_below(images, deep), images_below(masks, deep)
     both = set(found) & set(of_masks)
     if images == masks:
-        both_masks = {file for file in both if _is_mask(file, ends)}
+        both_masks = {file for file in both if is_mask(file, ends)}
     else:
         both_masks = both if images in masks.parents else set()
     return (
@@ -201,7 +201,8 @@ def images_and_masks(
     )
 
 
-def _is_mask(file: Path, ends: tuple[str, str]) -> bool:
+def is_mask(file: Path, ends: tuple[str, str]) -> bool:
+    """Return whether a file's name is that of a mask, in a folder with images and masks."""
     image_end, mask_end = ends
     stem = normal(stem_of(file))
     if not image_end and not mask_end:

@@ -183,10 +183,14 @@ class Ledger:
                 self._add(items, contents, valid_share, reading, grouped)
         return self._parts(items, contents)
 
-    def part_of(self, item: Item, reading: Reading = PLAIN) -> str | None:
-        """Return the part of an image by its content; None if it is not recorded."""
-        row = self.rows.get(digests([item], reading)[0])
-        return row.part if row else None
+    def side_for(self, group: str | None, content: str, valid_share: float = VALID_SHARE) -> str:
+        """Return "train" or "valid" for a new image that no folder has yet.
+
+        `group` is its group, if it has one, and `content` its digest, see `digests`.
+        """
+        known = {row.part for row in self.rows.values() if group and row.group == group}
+        part, _ = _target(group or content, content, known, (), valid_share)
+        return VALID if part == VALID else TRAIN
 
     def _parts(
         self, items: Sequence[Item], contents: dict[int, str]

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..types import STATE
 
 LEDGER = f"{STATE}/split.csv"  # see `data.parts`
+CLASSES = f"{STATE}/classes.csv"  # of images whose task has no table: columns image, class
 CORRECTIONS = "corrections.csv"  # below the data folder itself, for people
 CLASS_COLUMNS = ("image", "class")
 
@@ -39,14 +40,9 @@ def masks_in(root: Path) -> dict[str, Path]:
     return found
 
 
-def classes_file(root: Path) -> Path:
-    """Return the table of classes of images whose task has no table: columns image, class."""
-    return state_of(root) / "classes.csv"
-
-
 def classes_in(root: Path) -> Iterator[tuple[str, str]]:
     """Yield (image's path below `root`, class name) of DIR/.fastseg/classes.csv."""
-    file = classes_file(root)
+    file = root / CLASSES
     if not file.is_file():
         return
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:

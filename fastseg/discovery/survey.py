@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.pairing import is_image
+from ..data.state import CORRECTIONS
 from ..errors import DataError
 
 MAX_DEPTH = 12  # levels of folders
@@ -124,6 +125,8 @@ def _walk(
             folders.append(entry.name)
         elif not path and entry.name.startswith("new_") and entry.name.endswith(".png"):
             continue  # the picture of an earlier run in this folder
+        elif not path and entry.name == CORRECTIONS:
+            continue  # the list of corrected labels
         elif is_image(Path(entry.name)):
             images.append(entry.name)
         else:

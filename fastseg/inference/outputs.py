@@ -18,6 +18,7 @@ import numpy as np
 from ..data.images import read_raw, save_image
 from ..data.pairing import IMAGE_SUFFIXES, image_files
 from ..data.slices import is_medical, real_file, split_slice, stem_of
+from ..data.state import CORRECTIONS
 from ..errors import DataError, TaskError
 from ..exports.card import CARD
 from ..tasks import ClassificationTask, SegmentationTask, Task
@@ -31,6 +32,7 @@ from ..tasks.converted import (
     write_dataset,
 )
 from ..tasks.layouts import Layout
+from ..types import STATE
 from ..utils.io import atomic_file, atomic_folder, write_rows
 
 if TYPE_CHECKING:
@@ -113,8 +115,15 @@ class Output(ABC, Generic[TaskT, PredictionT]):
         name among images.
         """
         if path.is_dir():
-            return path.name.endswith(MASKS) or path.name in (OVERLAYS, PROBABILITIES, CODES)
-        return path.name in ("README.md", MADE) or path.name.endswith((DESCRIBED, FAILED))
+            return path.name.endswith(MASKS) or path.name in (
+                OVERLAYS,
+                PROBABILITIES,
+                CODES,
+                STATE,
+            )
+        return path.name in ("README.md", MADE, CORRECTIONS) or path.name.endswith(
+            (DESCRIBED, FAILED)
+        )
 
 
 class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):

@@ -486,6 +486,8 @@ class SegmentationTask(Task):
             try:
                 return Decoded(decode_codes(_mask_file(item), indices).accepted())
             except DataError as error:
+                if item.is_corrected:
+                    raise
                 from ..formats.cache import forget
 
                 forget(_mask_file(item))

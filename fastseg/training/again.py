@@ -18,6 +18,7 @@ from typing import Any
 
 from ..corrections.freezing import freeze_parts
 from ..corrections.pins import Pins, check_pins, record_held, source_of
+from ..data.state import CORRECTIONS
 from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images, trained_on, verdict
 from ..evaluation.scores import Scores, scores_of
@@ -28,7 +29,7 @@ from ..learners.preparation import start_card
 from ..tasks import Task, get
 from ..tasks.declared import find_file
 from ..utils.io import portable_path, write_json
-from .resume import FitPlan
+from .resume import FitPlan, FitRun
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def plan_again(
     start_card(folder, found)
     place = Path(data or _data_of(card) or found.default_data)
     found.folder(place)
-    freeze_parts(found, place, [folder])
+    freeze_parts(found, place, [folder], moved=True)
     weights = os.path.abspath(folder)
     return FitPlan(found, place, replace(options, weights=weights), Path(out or folder))
 
@@ -92,66 +93,80 @@ def _task(card: Card, task: str | Task | None) -> Task:
 
 
 def review(
-    task: Task,
-    data: Path,
-    before: Path,
-    folder: Path,
-    out: Path,
-    scores: Scores[Any] | None,
-    options: FitOptions,
-    strict: bool,
+    run: FitRun, task: Task, folder: Path, out: Path, scores: Scores[Any] | None
 ) -> dict[str, Any]:
-    """Compare a new export, complete in `folder`, with the one it was trained on from.
+    """Say which corrections hold under a new export, complete in `folder`, before it replaces the
+    one in `out`; after `fit --from`, compare it with the one it was trained on from.
 
-    Called before it replaces the export in `out`, which is kept whole next to it. `scores` are its
-    scores on the held-out images, if they were computed. Returns what again.json has. With
-    `strict`, a new export under which a correction came back is put aside, and `ModelError` with
-    code "came-back" is raised.
+    `scores` are its scores on the held-out images, if they were computed. Returns what goes into
+    the result of the fit: "pins" if there are corrections, and "again" after `fit --from`. With
+    `run.strict`, a new export under which a correction came back is put aside, and `ModelError`
+    with code "came-back" is raised. The export that `fit --from` replaces is kept next to it.
     """
+    before = run.again
+    if before is None and not (run.data / CORRECTIONS).is_file():
+        return {}
     from ..utils.device import device_of, fixed_precision
 
-    precision = fixed_precision(device_of(options.device), options.precision)
-    compared = _compared(task, data, before, folder, scores, options, precision)
-    given: dict[str, Any] = {"device": options.device, "precision": precision}
-    earlier_pins = check_pins(task, data, before, **given)
-    pins = check_pins(task, data, folder, **given, also_held=earlier_pins.pins)
-    found: dict[str, Any] = {
-        "from": portable_path(before, out),
-        "earlier": "",
-        "source": source_of(before),
-        "comparison": compared,
-        "pins": {**pins.to_json(), "export": portable_path(out, out.parent)},
-    }
-    if strict and pins.came_back:
-        raise _refused(folder, out, found, pins)
-    kept = keep(out) if (out / CARD).is_file() else None
-    if kept is not None:
+    precision = fixed_precision(device_of(run.options.device), run.options.precision)
+    found: dict[str, Any] = {}
+    if before is not None:
+        compared = _compared(run, task, before, folder, scores, precision)
+        found = {
+            "from": portable_path(before, out),
+            "earlier": "",
+            "source": source_of(before),
+            "comparison": compared,
+        }
+    given: dict[str, Any] = {"device": run.options.device, "precision": precision}
+    earlier = before or (out if _is_export_of(out, task) else None)
+    held = check_pins(task, run.data, earlier, **given) if earlier else Pins("")
+    pins = check_pins(task, run.data, folder, **given, also_held=held.pins)
+    told = {**pins.to_json(), "export": str(out)}
+    if run.strict and pins.came_back:
+        raise _refused(folder, out, {**found, "pins": told}, pins)
+    kept = keep(out) if before is not None and (out / CARD).is_file() else None
+    if kept is not None and before is not None:
         found["earlier"] = portable_path(kept, out)
         if before.resolve() == out.resolve():
             found["from"] = found["earlier"]
-    write_json(folder / AGAIN, found)
-    record_held(data, earlier_pins, found["source"])
-    name = f"{out.resolve().name} {source_of(folder).rpartition(' ')[2]}"
-    record_held(data, pins, name)
-    return {**found, "earlier": str(kept) if kept else ""}
+    write_json(folder / AGAIN, {**found, "pins": {**told, "export": "."}})
+    if earlier:
+        record_held(run.data, held, source_of(earlier))
+    digits = source_of(folder).rpartition(" ")[2]
+    record_held(run.data, pins, f"{out.resolve().name} {digits}")
+    if before is None:
+        return {"pins": told} if pins.total else {}
+    again = {**found, "earlier": str(kept) if kept else "", "pins": told}
+    return {"again": again, "pins": told}
+
+
+def _is_export_of(out: Path, task: Task) -> bool:
+    """Return whether there is an export of this task, with its classes."""
+    if not (out / CARD).is_file():
+        return False
+    try:
+        card = card_of(out)
+    except ExportError:  # a damaged one: it is replaced
+        return False
+    return (card.task, card.classes) == (task.name, list(task.classes))
 
 
 def _compared(
+    run: FitRun,
     task: Task,
-    data: Path,
     before: Path,
     folder: Path,
     scores: Scores[Any] | None,
-    options: FitOptions,
     precision: str,
 ) -> dict[str, Any]:
     """Return the paired comparison of two exports on the held-out images."""
     from ..inference.loading import load
 
-    items, root = items_of(read_card(folder), task, data, "valid")
+    items, root = items_of(read_card(folder), task, run.data, "valid")
 
     def judged(export: Path) -> Scores[Any]:
-        predictor = load(export, options.device, precision=precision)
+        predictor = load(export, run.options.device, precision=precision)
         return scores_of(task, [score for score, _ in score_images(predictor, items, root)])
 
     log.info("comparing with %s on %d held-out images", before, len(items))

@@ -57,6 +57,7 @@ def fit(
     *,
     again: Path | str | None = None,
     strict: bool = False,
+    pins: bool = True,
     out: Path | str | None = None,
     resume: bool | None = None,
     processes: int | None = None,
@@ -77,8 +78,9 @@ def fit(
     `again` is the folder of an export (`--from`): its network is trained on with the labels that
     there are now, and the new export replaces it (or goes to `out`); the replaced one is kept in
     .earlier/ next to it. What it held out stays held out. "again" in the result compares both on
-    the same held-out images, and says which corrections hold; with `strict`, a new export under
-    which one came back does not replace it, and `ModelError` has code "came-back".
+    the same held-out images. Where the data folder has corrections, "pins" says which of them hold
+    under the new export (`pins=False`: they are not looked at); with `strict`, one under which any
+    came back replaces no other one, and `ModelError` has code "came-back".
 
     Each epoch writes a checkpoint to a hidden folder next to `out`. `resume=True` resumes from it,
     with the arguments of the interrupted fit, and reaches the same weights; False starts again;
@@ -92,7 +94,7 @@ def fit(
     if task is None and again is None:
         raise TaskError("name a task, or an export to train on from (again)", "no-task")
     if processes is not None:
-        call = dict(again=again, strict=strict, out=out, resume=resume, **options)
+        call = dict(again=again, strict=strict, pins=pins, out=out, resume=resume, **options)
         if _several(processes):
             # Here, so that a mistake is told once, and before any process is started.
             FitOptions(**options).check()
@@ -103,8 +105,6 @@ def fit(
     with told_by_first():
         plan = _planned(task, data, again, out, options)
         task, data, given, out = plan.task, plan.data, plan.options, plan.out
-        if strict and again is None:
-            raise ModelError("strict is about an export to train on from (--from)", "strict-alone")
         if not out.resolve().name:
             raise ExportError(
                 f"{out}: is the root of the file system; name a new folder with --out",
@@ -120,7 +120,7 @@ def fit(
                 interruptible(out, task, data, given, resume, start, strict) as run,
             ):
                 _share_run(task, run, together)
-                result = _train_and_export(task, out, run)
+                result = _train_and_export(task, out, run, pins)
         else:
             _train_along(task, _share_run(task, None, together, data))
         return together.from_first(result)
@@ -193,8 +193,11 @@ def _train_along(task: Task, run: FitRun) -> None:
         together.from_first("evaluated")
 
 
-def _train_and_export(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
-    """Train each learner, evaluate it on held-out images, calibrate, and write the export."""
+def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[str, Any]:
+    """Train each learner, evaluate it on held-out images, calibrate, and write the export.
+
+    With `pins`, corrections are checked before an earlier export is replaced.
+    """
     options = run.options
     options.check_course(task)
     deadline = time.monotonic() + (options.time_budget or math.inf)
@@ -222,20 +225,11 @@ def _train_and_export(task: Task, out: Path, run: FitRun) -> dict[str, Any]:
         _write_pictures(task, found.panels, history, folder)
         seal(card, folder)
         more = {}
-        if run.again is not None:
+        if pins:
             from .again import review
 
             with all_threads():
-                more["again"] = review(
-                    task,
-                    run.data,
-                    run.again,
-                    folder,
-                    out,
-                    None if options.folds else found.scores,
-                    options,
-                    run.strict,
-                )
+                more = review(run, task, folder, out, None if options.folds else found.scores)
     return {
         "task": task.name,
         "export": str(out),

@@ -99,7 +99,7 @@ class _Training:
                 return job, None
             try:
                 resume = is_unfinished(folder)
-                fit(task, self.data, seed=job.seed, out=folder, resume=resume, **given)
+                fit(task, self.data, seed=job.seed, out=folder, resume=resume, pins=False, **given)
             except ModelError as error:  # a problem of this setting, such as a rate that diverges
                 return job, str(error)
             return job, None

@@ -1,0 +1,227 @@
+"""`fit --from`: trains on, keeps the earlier export, compares both, and reports corrections."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ARCH, missing, refuses, rows_of
+
+import fastseg
+from fastseg import tasks
+from fastseg.corrections.pins import Pin, Pins, check_pins, record_held, source_of
+from fastseg.corrections.store import Corrections
+from fastseg.data.images import save_image
+from fastseg.data.parts import TRAIN, VALID, Ledger
+from fastseg.errors import ModelError
+from fastseg.evaluation.run import trained_on
+from fastseg.exports.card import read_card, work_of
+from fastseg.learners.options import FitOptions
+from fastseg.training.again import keep
+from fastseg.training.resume import interruptible
+from fastseg.utils.io import name_below
+
+QUICK = ("--epochs", "1", "--freeze-epochs", "0", "--bs", "4")
+
+
+def copied(name: str, samples, exports, folder: Path) -> tuple[Path, Path]:
+    """Return copies of a sample and of its export, in data/ and exports/ of a folder."""
+    data = shutil.copytree(samples[name], folder / "data" / name)
+    export = shutil.copytree(exports(name), folder / "exports" / name)
+    values = json.loads((export / "card.json").read_text())
+    (export / "card.json").write_text(json.dumps({**values, "data": f"../../data/{name}"}))
+    return data, export
+
+
+def patched(codes: np.ndarray, rows: slice, to) -> np.ndarray:
+    changed = codes.copy()
+    changed[rows] = to
+    return changed
+
+
+def test_a_correction_holds_if_half_of_what_was_changed_is_right(samples, exports, tmp_path):
+    data, export = copied("eye", samples, exports, tmp_path)
+    task, predictor = tasks.get("eye"), fastseg.load(export)
+    store = Corrections(task, data, export)
+    images = [item.image for item in task.items(data)][:4]
+    now = [predictor.predict(image).codes for image in images]
+    wrong = [(codes + 1) % 4 for codes in now]
+    done = dict(action="corrected", by="A", seconds=1)
+    # the person corrected an earlier prediction: the export is right now in 12 of 20, or 8, rows
+    rows = slice(0, 20)
+    for codes, image, right in zip(now, images, (12, 8)):
+        label = patched(codes, slice(0, 20 - right), wrong[0][: 20 - right])
+        store.save(image, label, **done, prediction=patched(label, rows, (label[rows] + 2) % 4))
+    # not a pin: accepted as it was predicted, and labelled without a prediction
+    store.save(images[2], now[2], action="accepted", by="A", seconds=1, prediction=now[2])
+    store.save(images[3], wrong[3], **done)
+    pins = check_pins(task, data, export)
+    names = [name_below(data, image) for image in images]
+    assert (pins.held, pins.total) == (1, 2)
+    assert pins.not_learned == [names[1]] and pins.came_back == []
+    assert [round(pin.right, 1) for pin in pins.pins] == [0.6, 0.4]
+    assert pins.pins[0].pixels == 20 * now[0].shape[1]
+    # it held under an earlier export: then it came back
+    record_held(data, Pins("x", [Pin(names[1], 1, 9, 1.0, False, False)]), "x 123")
+    pins = check_pins(task, data, export)
+    assert pins.came_back == [names[1]] and pins.not_learned == []
+    assert missing([1, 2], pins.text) == [] and json.loads(json.dumps(pins.to_json()))
+    # a new correction of the image is another pin
+    store.save(images[1], wrong[1], **done, prediction=now[1])
+    assert check_pins(task, data, export).not_learned == [names[1]]
+    assert rows_of(data / ".fastseg" / "pins.csv")[0]["image"] == names[1]
+
+
+def test_a_corrected_class_holds_if_it_is_predicted(samples, exports, tmp_path):
+    data, export = copied("mri", samples, exports, tmp_path)
+    task, predictor = tasks.get("mri"), fastseg.load(export)
+    store = Corrections(task, data, export)
+    for number, item in enumerate(task.items(data)[:2]):
+        said = predictor.predict(item.image).index
+        label = said if number else 1 - said
+        store.save(item.image, label, action="corrected", by="A", seconds=1, prediction=1 - label)
+    pins = check_pins(task, data, export)
+    assert (pins.held, pins.total, len(pins.not_learned)) == (1, 2, 1)
+
+
+@pytest.mark.slow
+def test_fit_from_an_export(samples, exports, tmp_path, run):
+    """One round: corrections on both sides, new images; the earlier export is kept whole."""
+    data, export = copied("eye", samples, exports, tmp_path)
+    before = read_card(export)
+    bytes_before = (export / "model.safetensors").read_bytes()
+    task, predictor = tasks.get("eye"), fastseg.load(export)
+    store = Corrections(task, data)
+    trains, held_out = (
+        [
+            i.image
+            for i in task.items(data)
+            if (name_below(data, i.image) in before.valid_files) is v
+        ]
+        for v in (False, True)
+    )
+    for image in (trains[0], held_out[0]):
+        truth = store.label(image)
+        store.save(
+            image, np.roll(truth, 5, 1), action="corrected", by="Ada", seconds=3,
+            source=source_of(export), prediction=predictor.predict(image).codes,
+        )  # fmt: skip
+    for number in (0, 1):  # a new frame of a set that trains, and one of a set that is held out
+        old = (trains, held_out)[number][0]
+        group = "_".join(old.stem.split("_")[:2])
+        new = Path(
+            shutil.copy(samples["eye"].parent / "eye" / old.parent.name / old.name, tmp_path)
+        )
+        changed = np.ascontiguousarray(task.image(new)[:, ::-1])
+
+        copy = store.add(save_image(tmp_path / f"{group}_frame_99.jpg", changed))
+        store.save(copy, store.label(old)[:, ::-1], action="new", by="Ada", seconds=60)
+    result = json.loads(run("fit", "--from", export, *QUICK, "--seed", "7", "--json").out)
+    after = read_card(export)
+    added = {name for name in after.valid_files if "frame_99" in name}
+    assert {*after.valid_files} == {*before.valid_files} | added and len(added) == 1
+    assert after.train_images == before.train_images + 1  # for the new one; another seed
+    assert after.weights_origin.startswith("export ")
+    again = result["again"]
+    kept = Path(again["earlier"])
+    assert kept.parent == export.resolve().parent / ".earlier"
+    assert (kept / "model.safetensors").read_bytes() == bytes_before
+    assert read_card(kept).data_folder == data.resolve() and fastseg.load(kept)
+    assert again["comparison"]["images"] == len(after.valid_files)
+    assert again["comparison"]["seen_by_earlier"] == 0
+    assert again["pins"]["total"] == 2 and not again["pins"]["came_back"]
+    assert json.loads((export / "again.json").read_text())["pins"]["total"] == 2
+    held = {pin["image"]: pin["held_out"] for pin in again["pins"]["pins"]}
+    assert held == {name_below(data, trains[0]): False, name_below(data, held_out[0]): True}
+    items = {name_below(data, item.image): item for item in task.items(data)}
+    assert trained_on(before, [items[name] for name in after.valid_files], data) == 0
+    # the figures of both are of the corrected labels
+    figures = json.loads(run("evaluate", "eye", "--compare", kept, "--json").out)
+    difference = figures["comparison"]["difference"]["mean_foreground"]["dice"]
+    assert difference == pytest.approx(again["comparison"]["difference"]["mean_foreground"]["dice"])
+    # nothing that was trained on is held out, in the next plain fit too
+    ledger = Ledger.of(data)
+    rows = {row.name: row.part for row in ledger.rows.values()}
+    assert {name for name, part in rows.items() if part == VALID} == {*after.valid_files}
+    assert sum(part == TRAIN for part in rows.values()) == after.train_images
+
+
+@pytest.mark.slow
+def test_strict_keeps_the_export_if_a_correction_came_back(samples, exports, tmp_path, run):
+    data, export = copied("eye", samples, exports, tmp_path)
+    task = tasks.get("eye")
+    store = Corrections(task, data, export)
+    image = task.items(data)[0].image
+    label = np.random.default_rng(0).integers(0, 4, store.size(image)).astype(np.uint8)
+    store.save(
+        image, label, action="corrected", by="A", seconds=1, prediction=(label + 1) % 4
+    )  # noise, which nothing learns
+    name = name_below(data, image)
+    record_held(data, Pins("x", [Pin(name, 1, 9, 1.0, False, False)]), "x 123")
+    before = {file.name: file.read_bytes() for file in export.iterdir() if file.is_file()}
+    failed = run("fit", "--from", export, "--strict", *QUICK, error="came-back")
+    assert {f.name: f.read_bytes() for f in export.iterdir() if f.is_file()} == before
+    assert failed.details["pins"]["came_back"] == [name]
+    refused = Path(failed.details["refused"])
+    assert refused.parent.name == ".refused" and str(refused.name) in failed.message
+    assert read_card(refused).data_folder == data.resolve() and fastseg.load(refused)
+    assert not work_of(export).exists() and not (export.parent / ".earlier").exists()
+    # any fit tells it, and replaces the export without --strict
+    small = ("--arch", ARCH, "--weights", "none", "--size", "64", *QUICK)
+    told = run("fit", "eye", *small).out
+    assert f"came back: {name}" in told and (export / "again.json").is_file()
+
+
+@pytest.mark.slow
+def test_folds_leave_the_held_out_part_alone(samples, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    task = tasks.get("eye")
+    Corrections(task, data).begin()
+    held_out = {row.name for row in Ledger.of(data).rows.values() if row.part == VALID}
+    result = fastseg.fit(
+        "eye", data, arch=ARCH, weights="none", size=64, bs=4, epochs=1, folds=2,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert {*read_card(tmp_path / "out").valid_files} == held_out
+    assert result["metrics"]["images"] == 16 - len(held_out)
+    assert fastseg.evaluate("eye", data, export=tmp_path / "out")["images"] == len(held_out)
+
+
+def test_mistakes(samples, exports, tmp_path, run):
+    data, export = copied("eye", samples, exports, tmp_path)
+    run("fit", code=2)
+    run("fit", "kitchen", "--from", export, error="wrong-task")
+    run("fit", "--from", export, "--weights", "none", error="from-weights")
+    run("fit", "--from", export, "--arch", "resnet18", error="export-arch")
+    run("fit", "--from", "exports/none", error="no-export")
+    with refuses("no-task"):
+        fastseg.fit(data=data)
+    shutil.rmtree(data)
+    run("fit", "--from", export, error="no-data")
+
+
+def test_an_interrupted_fit_knows_what_it_trains_on_from(samples, exports, tmp_path):
+    data, export = copied("eye", samples, exports, tmp_path)
+    task, options = tasks.get("eye"), FitOptions(weights=str(export))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interruptible(export, task, data, options, None, export, True) as fit_run,
+    ):
+        checkpoint = fit_run.folder / "learner_0" / "checkpoint.pt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        raise KeyboardInterrupt
+    with (  # --resume without --from, which a message may have told
+        pytest.raises(ModelError),
+        interruptible(export, task, None, FitOptions(), True) as resumed,
+    ):
+        assert (resumed.again, resumed.strict) == (export, True)
+        raise ModelError("ends here")
+
+
+def test_an_earlier_export_is_kept_once(exports, samples, tmp_path):
+    _, export = copied("eye", samples, exports, tmp_path)
+    one, two = keep(export), keep(export)
+    assert one == two and len(list(one.parent.iterdir())) == 1
+    assert {f.name for f in one.iterdir()} == {f.name for f in export.iterdir()}
