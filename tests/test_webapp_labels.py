@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import httpx
 import numpy as np
@@ -140,6 +141,11 @@ def test_an_unlabelled_image_begins_with_the_prediction(eyes, exports, serve):
             f"/api/editor/{image['id']}/label", params={"which": "prediction"}
         ).content
         assert answer.content == predicted
+        while not (advised := client.get("/api/review/queue?order=next").json())["advice"][
+            "is_done"
+        ]:
+            time.sleep(0.1)
+        assert advised["images"][0]["id"] == image["id"] and advised["images"][0]["reason"]
         editor = Editor(client, image)
         editor.save(editor.codes, action="accepted")
         row = Corrections("eye", eyes).all()[-1]
@@ -156,6 +162,7 @@ def test_the_queue_is_in_the_order_of_expected_errors(eyes, exports, serve):
             answer = client.get("/api/review/queue").json()
             if answer["pass"]["is_done"]:
                 break
+            time.sleep(0.1)
         assert answer["pass"]["done"] == answer["left"] == 16
         order = [(not e["needs_review"], -e["expected_error"]) for e in answer["images"]]
         assert order == sorted(order) and len({*order}) > 8

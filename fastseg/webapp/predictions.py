@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import DataError, FastsegError
 from ..exports.card import CARD, MODEL
 from ..metrics.risk import ERROR_RATE, review_threshold
-from ..utils.io import read_json, write_json
+from ..utils.io import name_below, read_json, write_json
 from ..utils.journal import stamp
 from ..utils.user_cache import cache_path, make_cache_folder
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 KEPT = 6  # images whose predictions stay in memory: the current one, and some before it
 BATCH = 4  # images that the pass predicts before others may ask the model
+MOST_ADVISED = 200  # images of the order of labelling: more than anybody labels between two fits
+PATIENCE = 10.0  # seconds that the end of the app waits for a pass
 SECONDS = 5.0  # between two writes of the pass's results
 
 Label = np.ndarray | int  # codes, uint8 (H, W), or a class index
@@ -57,6 +59,17 @@ class Expected:
     label: int | None = None  # the class, for tasks without masks
 
 
+@dataclass
+class Advice:
+    """Which images without a label to label next: names -> place in the order, and why."""
+
+    stamp: tuple[str, int]  # of the export
+    names: frozenset[str]  # that waited for a label
+    order: dict[str, tuple[int, str]] = field(default_factory=dict)
+    error: str = ""
+    is_done: bool = False
+
+
 class Predictions:
     """The predictions of the workspace's current export. All methods are thread-safe."""
 
@@ -68,6 +81,8 @@ class Predictions:
         self._pass: Pass | None = None
         self._pass_key: tuple[Any, ...] = ()
         self._thread: threading.Thread | None = None
+        self._advice: Advice | None = None
+        self._adviser: threading.Thread | None = None
 
     def label(self, entry: Entry) -> Label:
         """Return what the model says of an image; waits until it is loaded.
@@ -151,9 +166,56 @@ class Predictions:
         """End the pass: a process must not end while a thread computes in torch."""
         with self._lock:
             self._pass, self._pass_key = None, ()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+            running = [thread for thread in (self._thread, self._adviser) if thread is not None]
+        for thread in running:
+            thread.join(PATIENCE)
+
+    def advice(self) -> Advice | None:
+        """Return which images to label next, which may still be computed; None without an export.
+
+        It is computed for the images without a label, and again when those have become others.
+        """
+        try:
+            export = self.workspace.export()
+        except FastsegError:
+            return None
+        waiting = [e for e in self.workspace.listing().entries if e.item is None]
+        with self._lock:
+            known = self._advice
+            is_stale = known is None or (
+                known.is_done
+                and (known.stamp != _stamp(export) or not {e.name for e in waiting} <= known.names)
+            )
+            if is_stale:
+                names = frozenset(entry.name for entry in waiting)
+                known = self._advice = Advice(_stamp(export), names, is_done=not names)
+                if names:
+                    self._adviser = threading.Thread(
+                        target=self._advise, args=(known, export), name="advice", daemon=True
+                    )
+                    self._adviser.start()
+            return known
+
+    def _advise(self, result: Advice, export: Path) -> None:
+        from ..corrections.order import next_images
+
+        try:
+            found = next_images(
+                self.workspace.task,
+                self.workspace.data,
+                export,
+                n=MOST_ADVISED,
+                device=self.workspace.device,
+            )
+            root = self.workspace.data
+            result.order = {
+                name_below(root, each.image): (place, each.reason)
+                for place, each in enumerate(found)
+            }
+        except FastsegError as error:
+            result.error = str(error)
+        finally:
+            result.is_done = True
 
     def _run(self, result: Pass, entries: tuple[Entry, ...]) -> None:
         try:

@@ -12,7 +12,7 @@ from ..predictions import Expected
 from ..workspace import Entry
 from .editor import context
 
-ORDERS = ("error", "name")
+ORDERS = ("error", "next", "name")
 MOST = 2000  # images in an answer
 PACE = 30  # last corrections whose median is the pace
 
@@ -21,7 +21,8 @@ def queue(asked: Asked) -> dict[str, Any]:
     """Return the images that nobody has reviewed yet, in the order to look at them.
 
     Those that the export sends to review come first, then by expected error; images whose error is
-    not known yet come last, in their own order.
+    not known yet come last, in their own order. With the order "next", the images without a label
+    come first, as `corrections.order` advises.
     """
     workspace = asked.workspace
     order = asked.text("order", "error")
@@ -38,11 +39,19 @@ def queue(asked: Asked) -> dict[str, Any]:
     ]
     expected = workspace.predictions.expected()
     found = expected.found if expected else {}
-    if order == "error":
+    if order != "name":
         left.sort(key=lambda entry: _place(found.get(entry.id)))
+    advice = workspace.predictions.advice() if order == "next" else None
+    advised = advice.order if advice else {}
+    if advised:  # stable: the others stay in the order of their expected errors
+        left.sort(key=lambda entry: advised.get(entry.name, (len(advised), ""))[0])
     worked = [row.seconds for row in rows[-PACE:] if row.seconds > 0]
     return {
-        "images": [_told(entry, found.get(entry.id)) for entry in left[:MOST]],
+        "images": [
+            {**_told(entry, found.get(entry.id)), "reason": advised.get(entry.name, (0, ""))[1]}
+            for entry in left[:MOST]
+        ],
+        "advice": None if advice is None else {"is_done": advice.is_done, "error": advice.error},
         "left": len(left),
         "reviewed": len(done & {entry.name for entry in listing.entries}),
         "pace": statistics.median(worked) if worked else None,

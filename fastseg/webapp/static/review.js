@@ -32,7 +32,7 @@ class Review {
     for (const name of ["accept", "next", "skip", "back"]) {
       $(`[data-do="${name}"]`).addEventListener("click", () => this[name]());
     }
-    $("#order").addEventListener("change", () => this.start());
+    $("#order").addEventListener("change", () => this.#reorder());
     this.session.addEventListener("opened", () => this.#show());
     Object.assign(this, { queue: [], skipped: [], trail: [], paces: [], count: 0, isBusy: false });
   }
@@ -41,6 +41,17 @@ class Review {
   async start() {
     await this.#ask();
     if (!this.current || !this.trail.length) await this.#open(this.queue[0] ?? null);
+  }
+
+  /** Another order: go to its first image, unless something is painted on this one. */
+  #reorder() {
+    return this.#decide(async () => {
+      if (!(await this.session.finish())) return this.#notSaved();
+      if (this.session.isEdited) this.#done(this.current);
+      await this.#ask();
+      await this.#open(this.queue[0] ?? null);
+      return false;
+    });
   }
 
   async #ask() {
@@ -52,8 +63,10 @@ class Review {
     this.#show();
     if (answer.fault) note(answer.fault, true);
     clearTimeout(this.asking);
-    const { pass } = answer;
-    if (pass && !pass.is_done) this.asking = setTimeout(() => this.#ask().catch(() => {}), AGAIN);
+    const { pass, advice } = answer;
+    if (advice?.error) note(advice.error, true);
+    const isComing = (pass && !pass.is_done) || (advice && !advice.is_done);
+    if (isComing) this.asking = setTimeout(() => this.#ask().catch(() => {}), AGAIN);
   }
 
   /** One decision at a time; `work` returns whether to go on to the next image. */
@@ -181,7 +194,13 @@ class Review {
     const pace = this.pace ?? GUESS;
     $("#counter").textContent = `${this.count} of ${total}`;
     const { pass } = this.answer;
-    const looks = pass && !pass.is_done ? `, model has seen ${pass.done} of ${pass.total}` : "";
+    const { advice } = this.answer;
+    const looks =
+      pass && !pass.is_done
+        ? `, model has seen ${pass.done} of ${pass.total}`
+        : advice && !advice.is_done
+          ? ", looking for what to label next"
+          : "";
     $("#left").textContent = `${left ? `about ${duration(left * pace)} left` : ""}${looks}`;
     for (const name of ["accept", "next", "skip"]) $(`[data-do="${name}"]`).disabled = !this.current;
     $('[data-do="back"]').disabled = !this.trail.length;
@@ -189,6 +208,8 @@ class Review {
     const { name, part, expected_error: error, needs_review: needs } = this.current;
     const parts = [name, part === "valid" ? "held out" : part];
     if (error !== null) parts.push(`expected error ${error.toFixed(2)}${needs ? ", needs review" : ""}`);
+    if (this.current.reason) parts.push(this.current.reason);
+    $("#current").title = parts.join(" \u00b7 ");
     $("#current").textContent = parts.join(" \u00b7 ");
   }
 }
