@@ -263,6 +263,7 @@ def test_strokes_survive_a_lost_connection_and_a_closed_page(eyes, edit, open_pa
     open_page.faults.clear()
 
 
+@pytest.mark.slow
 def test_twelve_megapixels(tmp_path, edit):
     pixels = np.full((3000, 4000, 3), 90, np.uint8)
     save(tmp_path, "0.jpg", pixels)
@@ -275,9 +276,100 @@ def test_twelve_megapixels(tmp_path, edit):
     mask = mask_of(tmp_path, "0.png")
     assert mask.shape == (3000, 4000) and mask[500, 500] == mask[2500, 3500] == IRIS
     assert 120_000 < (mask == IRIS).sum() < 180_000
+
+
+def test_fingers_and_pens(eyes, edit):
+    _, canvas = edit(eyes, "0.png", has_touch=True)
+    page = canvas.page
+    devtools = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        at = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(canvas.at(*p) for p in points)]
+        devtools.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": at})
+
+    def view():
+        return page.evaluate("document.querySelector('#editor').desk.view.scale")
+
+    canvas.set(size=3)
+    before = view()
+    touch("Start", (100, 100))
+    touch("Start", (100, 100), (200, 100))
+    touch("Move", (100, 100), (240, 100))
+    touch("End")
+    assert view() > 1.2 * before
+    assert page.text_content("#save") == ""  # the first finger's stroke is taken back
+
+    touch("Start", (150, 120))
+    touch("Move", (160, 120))
+    touch("End")
+    canvas.saved()
+    assert mask_of(eyes, "0.png")[120, 155] == SCLERA
+
+    x, y = canvas.at(150, 60)
+    for kind, force in (("mousePressed", 0.5), ("mouseReleased", 0)):
+        devtools.send(
+            "Input.dispatchMouseEvent",
+            {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1,
+             "pointerType": "pen", "force": force},
+        )  # fmt: skip
+    canvas.saved()
+    mask = mask_of(eyes, "0.png")
+    assert mask[60, 150] == SCLERA
+    place = canvas.at(0, 0)
+    touch("Start", (150, 150))
+    touch("Move", (170, 160))
+    touch("End")
+    assert canvas.at(0, 0) != place  # the palm moves the image and paints nothing
+    assert (mask_of(eyes, "0.png") == mask).all()
+
+
+def test_what_was_before_can_be_seen_and_taken(eyes, edit):
+    _, canvas = edit(eyes, "0.png")
+    page = canvas.page
+    assert page.is_disabled("[data-show=previous]")
+    canvas.set(size=20)
+    canvas.click(100, 100)
+    canvas.saved()
+    page.keyboard.down("x")
+    page.wait_for_selector("#shown:has-text('before')")
+    page.keyboard.up("x")
+    page.wait_for_selector("#shown", state="hidden")
+    page.click("[data-show=previous]")
+    canvas.click(50, 50)  # what is only shown cannot be painted on
+    assert "go back" in page.text_content("#told")
+    page.click("[data-do=take]")
+    canvas.saved()
+    assert not mask_of(eyes, "0.png").any()
     canvas.key("Control+z")
     canvas.saved()
-    assert not mask_of(tmp_path, "0.png").any()
+    assert mask_of(eyes, "0.png")[100, 100] == SCLERA
+    page.click("summary:has-text('Versions')")
+    assert page.locator("#versions li").count() == 1
+
+
+def test_a_hundred_steps_within_the_memory(eyes, edit):
+    _, canvas = edit(eyes, "0.png")
+    found = canvas.page.evaluate(
+        """async () => {
+          const { History } = await import("/static/editor/history.js");
+          const noise = () => crypto.getRandomValues(new Uint8Array(1000));
+          const rect = { x: 0, y: 0, width: 1000, height: 1 };
+          const steps = new History();
+          for (let i = 0; i < 120; i++) steps.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
+          const small = new History(100, 10_000);
+          for (let i = 0; i < 120; i++) small.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
+          return [steps.done.length, steps.undo().name, small.done.length, small.bytes];
+        }"""
+    )
+    assert found == [100, "119", 5, 10_000]
+
+
+def test_a_task_without_background_has_nothing_to_erase_to(samples, tmp_path, edit):
+    data = shutil.copytree(samples["kitchen"], tmp_path / "kitchen")
+    name = tasks.get("kitchen").items(data)[0].image.name
+    _, canvas = edit(data, name, task="kitchen")
+    assert canvas.page.is_disabled("[data-tool=eraser]")
+    assert canvas.page.locator("#classes label").count() == 3
 
 
 def test_review_by_keyboard_alone(eyes, serve, open_page):

@@ -133,7 +133,7 @@ def test_an_unlabelled_image_begins_with_the_prediction(eyes, exports, serve):
     folder = tasks.get("eye").items(eyes)[0].image.parent
     turned.save(folder / "set_99_frame_1.png")
     with client_of(server) as client:
-        images = client.get("/api/review/queue").json()["images"]
+        images = client.get("/api/review/queue?fresh=1").json()["images"]
         image = next(image for image in images if "set_99" in image["name"])
         answer = client.get(f"/api/editor/{image['id']}/label")
         assert answer.headers["X-Label-Origin"] == "prediction"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from ..errors import TaskError
@@ -29,20 +31,36 @@ Region = tuple[int, np.ndarray]  # class index, bool (H, W)
 
 
 class Looks:
-    """The probabilities of one image, of its whole and of parts; keeps the whole's."""
+    """Looks at one image, at its whole and at parts. The whole's logits are kept."""
 
     def __init__(self, predictor: Predictor, image: np.ndarray):
         if not predictor.task.has_masks:
             raise TaskError(f"{predictor.task.name}: proposes regions for masks only", "no-masks")
         self.predictor, self.image = predictor, image
-        self.whole = predictor.predict(image).probabilities
+        self.whole = predictor.predict(image)
 
     def closer(self, box: tuple[int, int, int, int]) -> np.ndarray:
         """Return probabilities, float32 (C, h, w), of a part (left, top, right, bottom) of it."""
         left, top, right, bottom = box
         part = np.ascontiguousarray(self.image[top:bottom, left:right])
         again = self.predictor.predict(part).probabilities
-        return (1 - CLOSER) * self.whole[:, top:bottom, left:right] + CLOSER * again
+        return (1 - CLOSER) * self._whole_in(box) + CLOSER * again
+
+    def _whole_in(self, box: tuple[int, int, int, int]) -> np.ndarray:
+        """Return the whole image's probabilities in a part: those of all its pixels may be large.
+
+        The values are those of `Prediction.probabilities`, which resizes all logits.
+        """
+        left, top, right, bottom = box
+        height, width = self.image.shape[:2]
+        logits = self.whole.logits.float().cpu()
+        rows = (torch.arange(top, bottom) + 0.5) / height * 2 - 1
+        columns = (torch.arange(left, right) + 0.5) / width * 2 - 1
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+        scores = F.grid_sample(
+            logits[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+        )[0]
+        return (scores / self.whole.temperature).softmax(0).numpy()
 
     def region_at(self, point: tuple[int, int], wanted: int | None = None) -> list[Region]:
         """Return the region at a pixel (x, y): its class and mask, or nothing.

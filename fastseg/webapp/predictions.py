@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .workspace import Entry, Workspace
 
 KEPT = 6  # images whose predictions stay in memory: the current one, and some before it
+KEPT_LOOKS = 2  # images that the model was asked about, with their pixels
 BATCH = 4  # images that the pass predicts before others may ask the model
 MOST_ADVISED = 200  # images of the order of labelling: more than anybody labels between two fits
 PATIENCE = 10.0  # seconds that the end of the app waits for a pass
@@ -116,6 +117,7 @@ class Predictions:
             self._looks,
             _key(export, entry),
             lambda: self._call(export, lambda predictor: Looks(predictor, image)),
+            KEPT_LOOKS,
         )
 
     def source(self) -> str:
@@ -128,10 +130,12 @@ class Predictions:
         digest = card.sha256.get(MODEL, "") if card else ""
         return f"{folder.name} {digest[:12]}".strip()
 
-    def _call(self, export: Path, work: Any) -> Any:
+    def _call(self, export: Path, work: Callable[[Predictor], Any]) -> Any:
         return self.workspace.model(export).call(work)
 
-    def _kept(self, kept: OrderedDict[Any, Any], key: Any, make: Any) -> Any:
+    def _kept(
+        self, kept: OrderedDict[Any, Any], key: Any, make: Callable[[], Any], most: int = KEPT
+    ) -> Any:
         with self._lock:
             if key in kept:
                 kept.move_to_end(key)
@@ -139,7 +143,7 @@ class Predictions:
         value = make()
         with self._lock:
             kept[key] = value
-            while len(kept) > KEPT:
+            while len(kept) > most:
                 kept.popitem(last=False)
         return value
 

@@ -51,7 +51,7 @@ def state(asked: Asked) -> dict[str, Any]:
         ],
         # whether there was no label before the first version
         "is_new": bool(rows) and not workspace.labels.had_label(entry),
-        "has_model": expected is not None,
+        "has_model": expected is not None and not expected.error,
         "expected_error": known.error if known else None,
     }
 

@@ -31,7 +31,7 @@ def queue(asked: Asked) -> dict[str, Any]:
     part = asked.text("part", "")
     rows = workspace.labels.store.all()
     done = {row.image for row in rows}
-    listing = workspace.listing(fresh=True)
+    listing = workspace.listing(fresh=asked.text("fresh", "0") == "1")
     left = [
         entry
         for entry in listing.entries

@@ -54,8 +54,8 @@ class Review {
     });
   }
 
-  async #ask() {
-    const answer = await server.queue($("#order").value);
+  async #ask(isFresh = true) {
+    const answer = await server.queue($("#order").value, isFresh);
     const seen = new Set([...this.skipped, ...this.trail].map(({ id }) => id));
     this.queue = answer.images.filter(({ id }) => !seen.has(id));
     Object.assign(this, { answer });
@@ -66,7 +66,7 @@ class Review {
     const { pass, advice } = answer;
     if (advice?.error) note(advice.error, true);
     const isComing = (pass && !pass.is_done) || (advice && !advice.is_done);
-    if (isComing) this.asking = setTimeout(() => this.#ask().catch(() => {}), AGAIN);
+    if (isComing) this.asking = setTimeout(() => this.#ask(false).catch(() => {}), AGAIN);
   }
 
   /** One decision at a time; `work` returns whether to go on to the next image. */

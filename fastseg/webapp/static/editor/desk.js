@@ -19,7 +19,7 @@ export class Desk extends EventTarget {
     this.view.drawMarks = (context) => this.#marks(context);
     this.tools = makeTools(this);
     this.tool = this.tools.brush;
-    Object.assign(this, { code: 1, cleared: 0, size: 12, tolerance: 24 });
+    Object.assign(this, { code: 1, cleared: 0, canClear: true, size: 12, tolerance: 24 });
     Object.assign(this, { snap: false, byPressure: false });
     this.times = []; // ms from the start of an event to the drawn pixels, of the last strokes
     this.close();
@@ -33,7 +33,6 @@ export class Desk extends EventTarget {
     this.proposal = null;
     this.shown = "labels"; // or "prediction", "previous"
     this.others = new Map(); // what can be compared: name -> {codes, layer}
-    this.hidden = new Set();
     this.view.layer = null;
   }
 
@@ -47,13 +46,15 @@ export class Desk extends EventTarget {
     this.classes = classes;
     this.picture = picture;
     this.rgba = null;
+    // what is erased becomes background, or unlabelled where the task's masks can say so
+    this.canClear = background !== null || classes.some(({ code }) => code === UNLABELLED);
     this.cleared = background ?? UNLABELLED;
     const known = classes.some(({ code }) => code === this.code);
     if (!known || this.code === background) {
       this.code = classes.find(({ code }) => code !== background).code;
     }
     this.labels = new Labels(width, height, codes);
-    this.layer = new Layer(width, height, table(classes, this.hidden));
+    this.layer = new Layer(width, height, table(classes));
     this.layer.paint(codes);
     this.view.layer = this.layer;
     this.view.show(picture, width, height);
@@ -151,6 +152,9 @@ export class Desk extends EventTarget {
 
   setTool(name) {
     if (!this.tools[name] || this.tool.name === name) return;
+    if (name === "eraser" && !this.canClear) {
+      return this.say("this task has no background: paint another class instead");
+    }
     this.tool.cancel();
     this.tool = this.tools[name];
     this.view.refresh(null);

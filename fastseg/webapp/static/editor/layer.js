@@ -9,13 +9,11 @@ function word([red, green, blue], alpha) {
   return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0; // canvas bytes are RGBA
 }
 
-/** Return the 256 colours of codes as words; `hidden` has codes that are not shown. */
-export function table(classes, hidden = new Set()) {
+/** Return the 256 colours of codes as words; the background is transparent. */
+export function table(classes) {
   const words = new Uint32Array(256);
-  for (const { code, colour, clear } of classes) {
-    words[code] = clear || hidden.has(code) ? 0 : word(colour, 255);
-  }
-  words[UNLABELLED] = hidden.has(UNLABELLED) ? 0 : word(GREY, 255);
+  for (const { code, colour, clear } of classes) words[code] = clear ? 0 : word(colour, 255);
+  words[UNLABELLED] = word(GREY, 255);
   return words;
 }
 
@@ -47,7 +45,7 @@ export class Layer {
       const line = row * width;
       for (let column = 0; column < width; column++) {
         const code = codes[start + column];
-        if (code === UNLABELLED && stripes) {
+        if (code === UNLABELLED) {
           const dark = ((x + column + y + row) / STRIPE) & 1;
           out[line + column] = dark ? stripes : 0;
         } else {

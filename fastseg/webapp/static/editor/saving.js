@@ -27,6 +27,7 @@ export class Saver {
     this.since = null;
     this.tries = 0;
     this.state = "saved";
+    this.isKept = true;
   }
 
   /** Begin with an image: `base` is what the server said of its label. */
@@ -66,8 +67,10 @@ export class Saver {
   async #keep(record) {
     try {
       await this.pending.keep(record);
+      this.isKept = true;
     } catch {
       // no room in the browser: the page and the next request still have the strokes
+      this.isKept = false;
       this.tell(this.state, "this browser cannot keep strokes; leave the page open until saved");
     }
   }
@@ -78,14 +81,15 @@ export class Saver {
   }
 
   /** Send what is not saved yet. Resolves to whether the server has everything. */
-  async flush() {
+  flush() {
     clearTimeout(this.timer);
-    if (this.sending) await this.sending;
+    this.flushing ??= this.#all().finally(() => (this.flushing = null));
+    return this.flushing;
+  }
+
+  async #all() {
     while (this.image && !this.isSaved && this.state !== "conflict") {
-      this.sending = this.#once();
-      const isSent = await this.sending;
-      this.sending = null;
-      if (!isSent) return false;
+      if (!(await this.#once())) return false;
     }
     return this.isSaved;
   }

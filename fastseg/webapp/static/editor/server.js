@@ -84,7 +84,7 @@ export function propose(id, where) {
   return json(`/api/editor/${id}/propose`, posted(where), 8 * PATIENCE);
 }
 
-/** Return the queue of images to review. */
-export function queue(order) {
-  return json(`/api/review/queue?order=${order}`, {}, 4 * PATIENCE);
+/** Return the queue of images to review; `isFresh` looks at the folder again. */
+export function queue(order, isFresh) {
+  return json(`/api/review/queue?order=${order}&fresh=${Number(isFresh)}`, {}, 4 * PATIENCE);
 }

@@ -61,7 +61,8 @@ export class Session extends EventTarget {
     $("#who").textContent = this.name || "Your name";
     $('[data-do="name"]').addEventListener("click", () => askName(true));
     window.addEventListener("beforeunload", (event) => {
-      if (!this.saver.isSaved && this.saver.state !== "conflict") event.preventDefault();
+      const waits = ["offline", "refused"].includes(this.saver.state);
+      if (!this.saver.isSaved && (waits || !this.saver.isKept)) event.preventDefault();
     });
     document.addEventListener("visibilitychange", () => document.hidden && this.saver.flush());
   }
@@ -141,8 +142,9 @@ export class Session extends EventTarget {
   async #conflict(error) {
     const { by, when, base } = error.details;
     const at = when ? ` at ${new Date(when).toLocaleTimeString()}` : "";
+    const who = by && by === this.name ? "You, on another page," : by || "Somebody";
     $("#conflict-text").textContent =
-      `${by || "Somebody"} saved this image${at}, after you opened it. Your strokes are still here. ` +
+      `${who} saved this image${at}, after you opened it. Your strokes are still here. ` +
       "Both labels stay in the versions, whichever you choose.";
     const dialog = $("#conflict");
     dialog.returnValue = "";

@@ -86,6 +86,7 @@ class Polygon {
   constructor(desk) {
     this.desk = desk;
     this.rings = [[]];
+    this.isDown = false;
   }
 
   get ring() {
@@ -96,7 +97,14 @@ class Polygon {
     return this.rings.length === 1 && !this.ring.length;
   }
 
-  down(point) {
+  down() {
+    this.isDown = true;
+  }
+
+  /** Set a point where the pointer leaves: two fingers that zoom set none. */
+  up(point) {
+    if (!this.isDown) return;
+    this.isDown = false;
     const at = corner(point.x, point.y);
     const [first] = this.ring;
     const near = (8 * this.desk.view.ratio) / this.desk.view.scale;
@@ -120,8 +128,6 @@ class Polygon {
     this.desk.view.refresh(null);
   }
 
-  up() {}
-
   /** Begin another ring: a hole where it lies in the first one. */
   next() {
     if (this.ring.length < 3) return;
@@ -141,8 +147,9 @@ class Polygon {
     let runs = polygon(rings, width, height);
     if (desk.snap) runs = snapped(runs, desk.pixels(), width, height, reach(desk.size));
     desk.labels.begin();
-    desk.changed(desk.labels.paint(runs, erases ? desk.cleared : desk.code));
-    desk.apply(erases ? "Polygon, cleared" : this.title);
+    const isCut = erases && desk.canClear;
+    desk.changed(desk.labels.paint(runs, isCut ? desk.cleared : desk.code));
+    desk.apply(isCut ? "Polygon, cut out" : this.title);
   }
 
   /** Take the last point back. */
@@ -153,6 +160,10 @@ class Polygon {
   }
 
   cancel() {
+    if (this.isDown) {
+      this.isDown = false; // a second finger: the rings stay
+      return true;
+    }
     const had = !this.isEmpty;
     this.rings = [[]];
     this.desk.view.refresh(null);
@@ -179,23 +190,34 @@ class Fill {
 
   constructor(desk) {
     this.desk = desk;
+    this.start = null;
   }
 
   down(point) {
+    this.start = point;
+  }
+
+  /** Fill where the pointer leaves: two fingers that zoom fill nothing. */
+  up(point) {
+    if (!this.start) return;
+    this.start = null;
     const { desk } = this;
     const { codes, width, height } = desk.labels;
     const [x, y] = [Math.floor(point.x), Math.floor(point.y)];
     if (x < 0 || y < 0 || x >= width || y >= height) return;
     const runs = flood(desk.pixels(), codes, width, height, x, y, desk.tolerance);
     desk.labels.begin();
-    desk.changed(desk.labels.paint(runs, point.alt ? desk.cleared : desk.code));
+    const code = point.alt && desk.canClear ? desk.cleared : desk.code;
+    desk.changed(desk.labels.paint(runs, code));
     desk.apply(this.title);
   }
 
   move() {}
-  up() {}
+
   cancel() {
-    return false;
+    const had = this.start !== null;
+    this.start = null;
+    return had;
   }
 
   marks(context) {
@@ -208,7 +230,6 @@ class Fill {
 class Help extends Fill {
   name = "help";
   title = "Ask the model";
-  start = null;
 
   down(point) {
     this.start = point;
@@ -235,9 +256,7 @@ class Help extends Fill {
   }
 
   cancel() {
-    const had = this.start !== null;
-    this.start = null;
-    return this.desk.reject() || had;
+    return super.cancel() || this.desk.reject();
   }
 
   marks(context) {

@@ -120,6 +120,7 @@ export class Ui {
     const { desk, root } = this;
     for (const button of root.querySelectorAll("[data-tool]")) {
       button.setAttribute("aria-pressed", String(button.dataset.tool === desk.tool.name));
+      button.disabled = button.dataset.tool === "eraser" && !desk.canClear;
     }
     for (const label of root.querySelectorAll("[data-for]")) {
       label.hidden = !label.dataset.for.split(" ").includes(desk.tool.name);
