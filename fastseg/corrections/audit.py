@@ -19,7 +19,15 @@ from ..metrics.bounds import Certified, certified_part, mean_bound
 from ..tasks import Task
 from ..utils.io import read_json, write_json, write_rows
 from ..utils.locks import write_lock
-from .labelled import Predicted, audited_images, errors_of, predicted_in, write_start
+from .labelled import (
+    PNG,
+    Predicted,
+    audited_images,
+    audited_masks,
+    errors_of,
+    predicted_in,
+    write_start,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +72,7 @@ class Certificate:
     bound: float  # upper bound of the mean error of all predictions
     corrected_bound: float  # the same with the audited labels corrected
     part: Certified
-    review: int  # images neither certified nor audited
+    review: int  # images that are not certified, and nobody has looked at
 
     def sentences(self) -> Iterator[str]:
         """Yield what is known, in words."""
@@ -149,7 +157,7 @@ def label(
                 task,
                 [folder],
                 out,
-                format="png" if task.has_masks else None,
+                format=PNG if task.has_masks else None,
                 export=source,
                 device=device,
                 bs=bs,
@@ -163,20 +171,33 @@ def label(
         if begun:
             plan = replace(plan, begun=begun.begun)
             _agree(plan, begun, out)
-        looked_at = {*plan.sample} if finish else audited_images(task, out) & {*plan.sample}
+        looked_at = audited_images(task, out) | ({*plan.sample} if finish else set())
         left = [name for name in plan.sample if name not in looked_at]
-        data = out / ("png" if task.has_masks else "classes.csv")
+        data = out / (PNG if task.has_masks else "classes.csv")
         certificate = None
         errors: dict[str, float] = {}
         if not left:
             errors = errors_of(task, out, predicted, plan.sample)
-            certificate = _certify(plan, predicted, errors)
+            certificate = _certify(plan, predicted, errors, looked_at)
         files = [_write_labels(task, out, plan, predicted, errors, certificate, looked_at)]
         document = {"plan": asdict(plan)}
         if certificate:
             document["certificate"] = certificate.to_json()
         files.insert(0, write_json(out / AUDIT, document))
     return Labelled(out, data, plan, left, certificate, files)
+
+
+def left_to_audit(data: Path | str) -> list[Path]:
+    """Return the images in a data folder OUT/png that are left to audit, in the order of the draw.
+
+    None if the folder is not part of an audit, or its audit is done.
+    """
+    data = Path(data)
+    if data.name != PNG or not (data.parent / AUDIT).is_file():
+        return []
+    plan = _begun(data.parent)
+    done = audited_masks(data)
+    return [data / "images" / name for name in plan.sample if name not in done] if plan else []
 
 
 def _check(folder: Path, audit: int, error: float, confidence: float) -> None:
@@ -237,9 +258,15 @@ def _agree(plan: Plan, begun: Plan, out: Path) -> None:
 
 
 def _certify(
-    plan: Plan, predicted: Sequence[Predicted], errors: Mapping[str, float]
+    plan: Plan,
+    predicted: Sequence[Predicted],
+    errors: Mapping[str, float],
+    looked_at: set[str],
 ) -> Certificate:
-    """Return the certificate, given the errors of the audited images by name."""
+    """Return the certificate, given the errors of the drawn images by name.
+
+    `looked_at` are all images that a person has looked at: more than the drawn ones, perhaps.
+    """
     found = np.array([errors[name] for name in plan.sample])
     delta, count = 1 - plan.confidence, len(predicted)
     places = {image.name: i for i, image in enumerate(predicted)}
@@ -257,7 +284,7 @@ def _certify(
         bound=bound,
         corrected_bound=max(0.0, bound - float(found.sum()) / count),
         part=part,
-        review=count - len(certified | {*plan.sample}),
+        review=count - len(certified | looked_at),
     )
 
 
