@@ -280,3 +280,7 @@ def test_label_refuses_in_one_line(photos, exports, run, tmp_path):
     out.mkdir()
     (out / "audit.json").write_text("{}")
     run(*common, "--out", out, error="not-an-audit")
+    (out / "audit.json").unlink()
+    (out / "png").mkdir()
+    (out / "png" / "corrections.csv").touch()  # nobody's work is replaced
+    run(*common, "--out", out, error="holds-corrections")
