@@ -7,7 +7,8 @@
 From 30 labelled images, five rounds: `fastseg.next_images` names 20 images, the annotator labels
 them, and `fastseg.fit` trains on from the last export. The held-out images are the same in all
 rounds and for all orders, and no choice depends on them. Each row of the JSON file is one fit;
-finished rows are not computed again.
+finished loops are not computed again. With --app, each label goes through the HTTP interface of
+`fastseg app`, as an editor in the browser would send it.
 """
 
 from __future__ import annotations
@@ -16,28 +17,37 @@ import argparse
 import json
 import random
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import numpy as np
 from scipy import stats
 
 import fastseg
 from fastseg.corrections.order import ORDERS
 from fastseg.corrections.store import Corrections
+from fastseg.data.images import save_image
 from fastseg.tasks import Item, Layout, Task, get
+from fastseg.tasks.converted import task_toml
 from fastseg.utils import progress
 from fastseg.utils.io import write_json
 
-Annotator = Callable[[Path], None]  # labels one image of the data folder
 START, ROUNDS, EACH = 30, 5, 20
-PARTS = (
-    Layout("train/images", "train/masks", "train"),
-    Layout("valid/images", "valid/masks", "valid"),
-)
+PARTS = tuple(Layout(f"{part}/images", f"{part}/masks", part) for part in ("train", "valid"))
+WHO = "simulation"
+
+
+class Annotator(Protocol):
+    """Labels one image of the data folder."""
+
+    def __call__(self, image: Path, label: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,101 +70,120 @@ class Problem:
             valid, pool = pool[: self.held_out], pool[self.held_out :]
         return pool, valid[: self.held_out]
 
-    @property
-    def looped(self) -> Task:
-        """The task in the folder of a loop: its training and held-out images in two folders."""
+    def begin(self, folder: Path) -> dict[str, Item]:
+        """Write the pool without masks, the held-out images with them, and a task.toml.
+
+        Returns the items of the pool by the names of their copies.
+        """
+        pool, valid = self.divided()
+        for layout, items in zip(PARTS, (pool, valid)):
+            for place in layout.folders(folder):
+                place.mkdir(parents=True)
+            for item in items:
+                shutil.copyfile(item.image, folder / layout.images / item.image.name)
+        for item in valid:
+            mask = folder / PARTS[1].masks / f"{item.image.stem}.png"
+            save_image(mask, np.asarray(self.task.label(item)))
         recipe = replace(self.task.recipe, windows=0.0, tta=False)
-        return replace(self.task, layouts=PARTS, group=None, recipe=recipe)
+        plain = replace(self.task, recipe=recipe, group=None)
+        (folder / "task.toml").write_text(task_toml(plain, PARTS, self.task.name))
+        return {item.image.name: item for item in pool}
 
 
-class FromFiles:
-    """The annotator who knows the truth: copies the true mask into the data folder."""
+class Direct:
+    """Saves labels by `fastseg.corrections`, as the app does."""
 
-    def __init__(self, truth: Mapping[str, Path], folder: Path):
-        self.truth, self.folder = truth, folder
+    def __init__(self, data: Path):
+        self.corrections = Corrections(data, data)
+        self.corrections.begin()
 
-    def __call__(self, image: Path) -> None:
-        mask = self.truth[image.name]
-        shutil.copyfile(mask, self.folder / PARTS[0].masks / f"{image.stem}{mask.suffix}")
+    def __call__(self, image: Path, label: np.ndarray) -> None:
+        self.corrections.save(image, label, action="new", by=WHO, seconds=0)
 
 
-def begin(problem: Problem, folder: Path) -> FromFiles:
-    """Write the pool without masks and the held-out images with them; return the annotator."""
-    pool, valid = problem.divided()
-    for layout, items in zip(PARTS, (pool, valid)):
-        for place in layout.folders(folder):
-            place.mkdir(parents=True)
-        for item in items:
-            shutil.copyfile(item.image, folder / layout.images / item.image.name)
-    for item in valid:
-        shutil.copyfile(item.label, folder / PARTS[1].masks / Path(item.label).name)
-    return FromFiles({item.image.name: Path(item.label) for item in pool}, folder)
+class OverHttp:
+    """Sends labels to the app, with the base that the label came with, as its editor does."""
+
+    def __init__(self, data: Path, client: httpx.Client):
+        self.data, self.client = data, client
+
+    def __call__(self, image: Path, label: np.ndarray) -> None:
+        from fastseg.webapp.runs import encode
+
+        name = image.relative_to(self.data).as_posix()
+        found = self._get("/api/data/images", text=name).json()["images"]
+        path = f"/api/editor/{next(one['id'] for one in found if one['name'] == name)}/label"
+        base = self._get(path).headers["X-Label-Base"]
+        query = {"base": base, "action": "corrected", "by": WHO, "seconds": "0"}
+        answer = self.client.post(path, params=query, content=encode(label))
+        answer.raise_for_status()
+
+    def _get(self, path: str, **query: str) -> httpx.Response:
+        return self.client.get(path, params=query).raise_for_status()
+
+
+@contextmanager
+def annotator(data: Path, over_http: bool) -> Iterator[Annotator]:
+    """Yield the annotator of a data folder, and end its server."""
+    if not over_http:
+        yield Direct(data)
+        return
+    command = [sys.executable, "-m", "fastseg", "app", str(data.resolve()), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = urlsplit(json.loads(server.stdout.readline())["url"])
+            token = parse_qs(url.query)["token"][0]
+            headers = {"Authorization": f"Bearer {token}"}
+            address = f"{url.scheme}://{url.netloc}"
+            with httpx.Client(base_url=address, headers=headers, timeout=120) as client:
+                yield OverHttp(data, client)
+        finally:
+            server.terminate()
 
 
 def loop(
     problem: Problem, by: str, seed: int, given: argparse.Namespace, rows: list[dict[str, Any]]
 ) -> None:
     """Run one loop, and add a row for each of its fits."""
-    task, work = problem.looped, Path(given.work) / f"{problem.task.name}_{by}_{seed}"
+    work = Path(given.work) / f"{problem.task.name}_{by}_{seed}"
     shutil.rmtree(work, ignore_errors=True)
     data = work / "data"
-    annotate = begin(problem, data)
+    truth = problem.begin(data)
+    common = dict(size=tuple(given.size), seed=seed, resume=False, pins=False)
     # The first images and the first fit are the same for all orders of a seed.
-    first = random.Random(seed).sample(Corrections(task, data).unlabelled(), START)
     export = Path(given.work) / f"{problem.task.name}_start_{seed}"
-    common = dict(size=tuple(given.size), seed=seed, resume=False)
-    for number in range(ROUNDS + 1):
-        chosen = first
-        if number:
-            candidates = fastseg.next_images(
-                task, data, export, EACH, by=by, seed=100 * seed + number
-            )
-            chosen = [candidate.image for candidate in candidates]
-        for image in chosen:
-            annotate(image)
-        labelled = work / "labelled"  # a fit refuses images without a label
-        only_labelled(task, data, labelled)
-        if number == 0:
-            if not (export / "metrics.json").is_file():
-                fastseg.fit(
-                    task, labelled, out=export, weights=given.weights, epochs=given.first, **common
-                )
+    with annotator(data, given.app) as annotate:
+        task = get(data)
+        chosen = random.Random(seed).sample(Corrections(task, data).unlabelled(), START)
+        for number in range(ROUNDS + 1):
+            if number:
+                draw = 100 * seed + number
+                found = fastseg.next_images(task, data, export, EACH, by=by, seed=draw)
+                chosen = [candidate.image for candidate in found]
+            for image in chosen:
+                annotate(image, np.asarray(problem.task.label(truth[image.name])))
+            if number:
+                options = dict(weights=export, epochs=given.epochs, freeze_epochs=0)
+                export = work / f"export_{number}"
+                fastseg.fit(task, data, out=export, **options, **common)
+            elif not (export / "metrics.json").is_file():
+                options = dict(weights=given.weights, epochs=given.first)
+                fastseg.fit(task, data, out=export, **options, **common)
             metrics = json.loads((export / "metrics.json").read_text())
-        else:
-            out = work / f"export_{number}"
-            found = fastseg.fit(
-                task,
-                labelled,
-                out=out,
-                weights=export,
-                epochs=given.epochs,
-                freeze_epochs=0,
-                **common,
-            )
-            metrics, export = found["metrics"], out
-        row = {
-            "problem": problem.task.name,
-            "by": by,
-            "seed": seed,
-            "round": number,
-            "labelled": START + EACH * number,
-            "dice": metrics["mean_foreground"]["dice"],
-            "classes": {name: figures["dice"] for name, figures in metrics["classes"].items()},
-        }
-        rows.append(row)
-        write_json(Path(given.out), rows)
-        print(json.dumps(row), flush=True)
+            row = {
+                "problem": problem.task.name,
+                "by": by,
+                "seed": seed,
+                "round": number,
+                "labelled": START + EACH * number,
+                "dice": metrics["mean_foreground"]["dice"],
+                "classes": {name: found["dice"] for name, found in metrics["classes"].items()},
+            }
+            rows.append(row)
+            write_json(Path(given.out), rows)
+            print(json.dumps(row), flush=True)
     shutil.rmtree(work)
-
-
-def only_labelled(task: Task, data: Path, out: Path) -> None:
-    """Write the labelled images of `data`, and their masks, into `out`."""
-    for item in task.listed(data)[0]:
-        for file in (item.image, Path(item.label)):
-            copy = out / file.relative_to(data)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            if not copy.exists():
-                copy.hardlink_to(file)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -172,17 +201,17 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
         found = {by: curves for by, curves in found.items() if curves}
         counts = [START + EACH * number for number in range(ROUNDS + 1)]
         lines.append(f"\n{problem}: held-out Dice (95% interval over seeds, Student's t)")
-        lines.append("order".ljust(11) + "".join(f"{count:>18}" for count in counts))
+        lines.append("order".ljust(14) + "".join(f"{count:>18}" for count in counts))
         for by, curves in found.items():
             cells = (interval([curve[count] for curve in curves.values()]) for count in counts)
-            lines.append(f"{by} ({len(curves)})".ljust(11) + "".join(f"{c:>18}" for c in cells))
+            lines.append(f"{by} ({len(curves)})".ljust(14) + "".join(f"{c:>18}" for c in cells))
         chance = found.get("random", {})
         for by, curves in found.items():
             both = sorted(curves.keys() & chance.keys())
             if by == "random" or not both:
                 continue
             gains = [
-                np.mean([curves[seed][count] - chance[seed][count] for count in counts[1:]])
+                float(np.mean([curves[seed][count] - chance[seed][count] for count in counts[1:]]))
                 for seed in both
             ]
             needed = [labels_needed(curves[seed], chance[seed][counts[-1]]) for seed in both]
@@ -227,6 +256,7 @@ def main() -> None:
     parser.add_argument("--pattern", default="*", help="of the images' names, such as r*")
     parser.add_argument("--work", default="labelling_work")
     parser.add_argument("--out", default="labelling.json")
+    parser.add_argument("--app", action="store_true", help="label over HTTP, by fastseg app")
     parser.add_argument("--summary", action="store_true", help="only print the summary of --out")
     given = parser.parse_args()
     out = Path(given.out)

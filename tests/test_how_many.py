@@ -48,20 +48,20 @@ def test_intervals_hold_what_they_promise_on_simulated_curves():
 
 
 def test_parts_are_nested_and_hold_out_the_same_images(samples):
-    task = tasks.get("eye")
-    items = task.items(samples["eye"])
+    task, data = tasks.get("eye"), samples["eye"]
+    items = task.items(data)
     train, valid = task.split(items, 42)
     for seed in (1, 2):
-        parts = [Part(task, 42, seed, share).chosen(items, train) for share in (0.25, 0.5, 1)]
+        parts = [Part(task, data, 42, seed, share).chosen(items, train) for share in (0.25, 0.5, 1)]
         assert {*parts[0]} < {*parts[1]} < {*parts[2]} == {*train}
         groups = [{items[i].group for i in part} for part in parts]
         assert all(
             {i for i in train if items[i].group in group} == {*part}
             for group, part in zip(groups, parts)
         )
-    shown, held_out = Part(task, 42, 1, 0.25)(items)
+    shown, held_out = Part(task, data, 42, 1, 0.25)(items)
     assert held_out == valid and abs(len(shown) - len(train)) <= len({*shown})
-    assert Part(task, 42, 1, 0.5).chosen(items, train) != Part(task, 42, 2, 0.5).chosen(
+    assert Part(task, data, 42, 1, 0.5).chosen(items, train) != Part(task, data, 42, 2, 0.5).chosen(
         items, train
     )
 

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refuses, rows_of
+import torch
+from conftest import ARCH, refuses, rows_of
 from PIL import Image
 
 import fastseg
 from fastseg import tasks
 from fastseg.corrections import selection
+from fastseg.corrections.audit import left_to_audit
 from fastseg.corrections.looks import Looks
 from fastseg.corrections.store import Corrections
 from fastseg.inference.predictor import Predictor
 from fastseg.metrics.bounds import certified_part, mean_bound
+from fastseg.models.factory import classifier
 
 AUDITS, IMAGES, DELTA = 500, 1000, 0.05
 SLACK = 0.02  # two standard errors of a share of 5 % in 500
@@ -42,6 +45,18 @@ def test_orders_choose_what_they_say():
     assert selection.rarity(shares, 0, common).argsort()[::-1].tolist() == [1, 2, 0]
     assert selection.rarity(np.eye(3)[[0, 0]], 0).tolist() == [0, 0]
     assert sorted(selection.at_random(50, 1)) == list(range(50))
+
+
+@pytest.mark.parametrize("arch", [ARCH, "test_vit", "test_convnext"])
+def test_features_are_one_row_an_image(arch):
+    network, _ = classifier(arch, 2, "none")
+    network.eval()
+    images = torch.rand(2, 3, 160, 160)
+    with torch.inference_mode():
+        features = network.features(images)
+        assert torch.equal(features[:1], network.features(images[:1]))
+    assert features.shape == (2, network.body.model.num_features)
+    assert not torch.equal(features[0], features[1])
 
 
 @pytest.fixture
@@ -206,17 +221,35 @@ def test_label_takes_what_the_app_saved(samples, photos, exports, run):
     common = ["label", photos, "--export", exports("eye"), "--audit", "3", "--json"]
     begun = json.loads(run(*common).out)
     data = Path(begun["data"])
+    assert [path.name for path in left_to_audit(data)] == begun["left"]
     corrections = Corrections(data, data)
     for name in begun["left"][:2]:
         truth = tasks.get("eye").decode(samples["eye"] / "masks_small" / f"{Path(name).stem}.png")
         corrections.save(data / "images" / name, truth, action="audited", by="Ann", seconds=9)
     assert json.loads(run(*common).out)["left"] == begun["left"][2:]
+    assert [path.name for path in left_to_audit(data)] == begun["left"][2:]
     last = data / "images" / begun["left"][2]
     corrections.save(last, corrections.label(last), action="audited", by="Ann", seconds=2)
     done = json.loads(run(*common).out)
     rows = {Path(row["image"]).name: row for row in rows_of(Path(done["out"]) / "labels.csv")}
     assert done["certificate"]["audited"] == 3 and float(rows[last.name]["error"]) == 0
-    assert float(rows[begun["left"][0]]["error"]) > 0
+    assert float(rows[begun["left"][0]]["error"]) > 0 and left_to_audit(data) == []
+    review = next(name for name, row in rows.items() if row["state"] == "review")
+    corrections.save(data / "images" / review, truth, action="corrected", by="Ann", seconds=2)
+    again = json.loads(run(*common).out)
+    assert again["certificate"]["review"] == done["certificate"]["review"] - 1
+    assert again["certificate"]["bound"] == done["certificate"]["bound"]
+    assert left_to_audit(photos) == []
+
+
+@pytest.mark.slow
+def test_label_of_a_task_that_draws_overlays_has_masks_to_correct(samples, exports, run, tmp_path):
+    images = next(iter(tasks.get("surfaces").items(samples["surfaces"]))).image.parent
+    photos = tmp_path / "rooms"
+    shutil.copytree(images, photos, ignore=shutil.ignore_patterns("*.png"))
+    common = ["label", photos, "--export", exports("surfaces"), "--audit", "2"]
+    done = json.loads(run(*common, "--finish", "--json").out)
+    assert done["certificate"]["found"] == 0  # nobody corrected anything
 
 
 def test_label_of_classes_is_audited_in_a_table(samples, exports, run, tmp_path):
@@ -247,3 +280,7 @@ def test_label_refuses_in_one_line(photos, exports, run, tmp_path):
     out.mkdir()
     (out / "audit.json").write_text("{}")
     run(*common, "--out", out, error="not-an-audit")
+    (out / "audit.json").unlink()
+    (out / "png").mkdir()
+    (out / "png" / "corrections.csv").touch()  # nobody's work is replaced
+    run(*common, "--out", out, error="holds-corrections")

@@ -2,97 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..data.state import CORRECTIONS
 from ..errors import DataError
 from ..exports.card import MODEL, Card
 from ..exports.read import opened
 from ..inference.batch import predict
-from ..metrics.bounds import Certified, certified_part, mean_bound
 from ..tasks import Task
 from ..utils.io import read_json, write_json, write_rows
 from ..utils.locks import write_lock
-from .labelled import Predicted, audited_images, errors_of, predicted_in, write_start
-
-log = logging.getLogger(__name__)
+from .certificate import Certificate, Plan, certify
+from .labelled import (
+    PNG,
+    Predicted,
+    audited_images,
+    audited_masks,
+    errors_of,
+    predicted_in,
+    write_start,
+)
 
 AUDIT, LABELS = "audit.json", "labels.csv"
 ENDING = "_labelled"  # of the folder's name
 ERROR, CONFIDENCE, SAMPLE = 0.05, 0.95, 100
 CERTIFIED, AUDITED, REVIEW, OPEN = "certified", "audited", "review", "not certified yet"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is decided before anyone looks at a label: written to audit.json, and never changed."""
-
-    folder: str
-    source: str  # the export: its folder's name and 12 digits of its model's SHA-256
-    images: int
-    error: float  # largest mean error of the certified part
-    confidence: float
-    seed: int
-    sample: list[str]  # names of the images to audit, in the order of the draw
-    begun: str  # ISO 8601, UTC
-
-    def conflict(self, other: Plan) -> str:
-        """Return the name of what another plan has differently; "" if it is the same one."""
-        theirs = asdict(other)
-        return next((key for key, value in asdict(self).items() if theirs[key] != value), "")
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What an audit says about the labels of a folder.
-
-    An image's error is 1 - Dice of the foreground, all classes pooled, or 1 for a wrong class: see
-    `metrics.risk.actual_error`.
-    """
-
-    images: int
-    audited: int
-    error: float
-    confidence: float
-    found: float  # mean error of the audited predictions
-    bound: float  # upper bound of the mean error of all predictions
-    corrected_bound: float  # the same with the audited labels corrected
-    part: Certified
-    review: int  # images neither certified nor audited
-
-    def sentences(self) -> Iterator[str]:
-        """Yield what is known, in words."""
-        sure = f"with {100 * self.confidence:.4g} % confidence"
-        yield (
-            f"all {self.images} labels: mean error at most {self.bound:.4f} as predicted, at most "
-            f"{self.corrected_bound:.4f} with the audited ones corrected, {sure} "
-            f"({self.audited} audited: {self.found:.4f})"
-        )
-        if self.part.size:
-            which = (
-                "all"
-                if self.part.size == self.images
-                else f"the {self.part.size} of smallest expected error"
-            )
-            yield (
-                f"certified: {which}, mean error at most {self.error:g} {sure} "
-                f"({self.part.audited} of them audited); {self.review} are left to review"
-            )
-        else:
-            yield (
-                f"nothing could be certified at {self.error:g}: {self.review} images are left to "
-                "review; audit more images, or allow a larger --error, in another --out"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, with the sentences."""
-        return {**asdict(self), "sentences": list(self.sentences())}
 
 
 @dataclass
@@ -145,11 +84,16 @@ def label(
     with write_lock(out / AUDIT):
         begun = _begun(out)
         if begun is None:
+            if (out / PNG / CORRECTIONS).is_file():
+                raise DataError(
+                    f"{out}: holds corrected labels, but no {AUDIT}; choose another --out",
+                    "holds-corrections",
+                )
             predict(
                 task,
                 [folder],
                 out,
-                format="png" if task.has_masks else None,
+                format=PNG if task.has_masks else None,
                 export=source,
                 device=device,
                 bs=bs,
@@ -163,20 +107,33 @@ def label(
         if begun:
             plan = replace(plan, begun=begun.begun)
             _agree(plan, begun, out)
-        looked_at = {*plan.sample} if finish else audited_images(task, out) & {*plan.sample}
+        looked_at = audited_images(task, out) | ({*plan.sample} if finish else set())
         left = [name for name in plan.sample if name not in looked_at]
-        data = out / ("png" if task.has_masks else "classes.csv")
+        data = out / (PNG if task.has_masks else "classes.csv")
         certificate = None
         errors: dict[str, float] = {}
         if not left:
             errors = errors_of(task, out, predicted, plan.sample)
-            certificate = _certify(plan, predicted, errors)
+            certificate = certify(plan, predicted, errors, looked_at)
         files = [_write_labels(task, out, plan, predicted, errors, certificate, looked_at)]
         document = {"plan": asdict(plan)}
         if certificate:
             document["certificate"] = certificate.to_json()
         files.insert(0, write_json(out / AUDIT, document))
     return Labelled(out, data, plan, left, certificate, files)
+
+
+def left_to_audit(data: Path | str) -> list[Path]:
+    """Return the images in a data folder OUT/png that are left to audit, in the order of the draw.
+
+    Empty if the folder is not part of an audit, or its audit is done.
+    """
+    data = Path(data)
+    if data.name != PNG or not (data.parent / AUDIT).is_file():
+        return []
+    plan = _begun(data.parent)
+    done = audited_masks(data)
+    return [data / "images" / name for name in plan.sample if name not in done] if plan else []
 
 
 def _check(folder: Path, audit: int, error: float, confidence: float) -> None:
@@ -234,31 +191,6 @@ def _agree(plan: Plan, begun: Plan, out: Path) -> None:
             "decided before anyone looked; repeat its options, or choose another --out",
             "audit-changed",
         )
-
-
-def _certify(
-    plan: Plan, predicted: Sequence[Predicted], errors: Mapping[str, float]
-) -> Certificate:
-    """Return the certificate, given the errors of the audited images by name."""
-    found = np.array([errors[name] for name in plan.sample])
-    delta, count = 1 - plan.confidence, len(predicted)
-    places = {image.name: i for i, image in enumerate(predicted)}
-    drawn = np.array([places[name] for name in plan.sample])
-    expected = np.array([image.expected_error for image in predicted])
-    bound = float(mean_bound(found, count, delta))
-    part = certified_part(expected, drawn, found, plan.error, delta)
-    certified = {predicted[i].name for i in np.argsort(expected, kind="stable")[: part.size]}
-    return Certificate(
-        images=count,
-        audited=len(found),
-        error=plan.error,
-        confidence=plan.confidence,
-        found=float(found.mean()),
-        bound=bound,
-        corrected_bound=max(0.0, bound - float(found.sum()) / count),
-        part=part,
-        review=count - len(certified | {*plan.sample}),
-    )
 
 
 def _write_labels(

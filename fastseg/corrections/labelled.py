@@ -14,10 +14,11 @@ from ..errors import DataError, brief
 from ..inference.outputs import CODES, DESCRIBED
 from ..metrics.figures import confusion
 from ..metrics.risk import actual_error
-from ..tasks import SegmentationTask, Task
+from ..tasks import SegmentationTask, Task, get
 from ..tasks.converted import unique_names
 from ..utils.io import write_rows
 from .log import Log
+from .store import Corrections
 
 PNG, CLASSES = "png", "classes.csv"
 COLUMNS = ("image", "class", "audited")
@@ -90,12 +91,17 @@ def write_start(task: Task, out: Path) -> None:
     )
 
 
+def audited_masks(data: Path) -> set[str]:
+    """Return the names of the images in a data folder whose label a person has saved."""
+    return {Path(row.image).name for row in Log(data).rows()}
+
+
 def audited_images(task: Task, out: Path) -> set[str]:
     """Return the names of the images that people have looked at, by corrections.csv of the data
     folder, or by the column "audited" of classes.csv.
     """
     if isinstance(task, SegmentationTask):
-        return {Path(row.image).name for row in Log(out / PNG).rows()}
+        return audited_masks(out / PNG)
     return {
         Path(row["image"]).name for row in _rows(out / CLASSES) if (row["audited"] or "").strip()
     }
@@ -111,7 +117,8 @@ def errors_of(
     """
     by_name = {image.name: image for image in predicted}
     if isinstance(task, SegmentationTask):
-        return {name: _mask_error(task, out, by_name[name]) for name in sample}
+        corrected = Corrections(get(out / PNG), out / PNG)
+        return {name: _mask_error(task, corrected, out, by_name[name]) for name in sample}
     classes = {Path(row["image"]).name: row["class"] for row in _rows(out / CLASSES)}
     wrong = next((name for name in sample if classes.get(name) not in task.classes), None)
     if wrong is not None:
@@ -123,12 +130,10 @@ def errors_of(
     return {name: float(classes[name] != by_name[name].prediction) for name in sample}
 
 
-def _mask_error(task: SegmentationTask, out: Path, image: Predicted) -> float:
-    from ..tasks import get
-    from .store import Corrections
-
-    corrected = Corrections(get(out / PNG), out / PNG)
-    truth = corrected.label(out / PNG / "images" / image.name)
+def _mask_error(
+    task: SegmentationTask, corrected: Corrections, out: Path, image: Predicted
+) -> float:
+    truth = corrected.label(f"images/{image.name}")
     said = np.asarray(read_raw(out / image.prediction))
     if not isinstance(truth, np.ndarray) or truth.shape != said.shape:
         raise DataError(

@@ -20,6 +20,7 @@ from .locate import Listing
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..inference.predictor import Predictor
     from .looks import Looks
 
 log = logging.getLogger(__name__)
@@ -86,24 +87,43 @@ def next_images(
     check_runtime(runtime, precision)
     task, source, card = opened(task, export)
     files, items = _places(task, card, data, photos, labelled)
-    known = dict.fromkeys(items)
     from ..inference.loading import load
 
     predictor = load(source, device, trust, None, runtime, precision, images=len(files), bs=bs)
     predictor.adapt(files)
+    return candidates(predictor, files, items, n, by=by, seed=seed, bs=bs)
+
+
+def candidates(
+    predictor: Predictor,
+    files: Sequence[Path],
+    labelled: Sequence[Path],
+    n: int,
+    *,
+    by: str = "auto",
+    seed: int = 0,
+    bs: int = 8,
+) -> list[Candidate]:
+    """Return the best `n` of some image files, by an export that is loaded: see `next_images`.
+
+    `labelled` are the images with a label, which the others are compared with. Raises the
+    `DataError` of a file if none can be read.
+    """
     from .looks import look
 
+    by, task, known = AUTO if by == "auto" else by, predictor.task, {*labelled}
     looks = look(predictor, files, bs)
     _warn_of_failed(looks)
     if not looks.files:
         raise next(iter(looks.failed.values()))
     compared = None
     if by not in ("error", "random"):
-        others = [image for image in items if image not in {*files}]
+        chosen = {*files}
+        others = [image for image in labelled if image not in chosen]
         compared = look(predictor, others[:: max(1, len(others) // MOST_CENTRES)], bs)
-    order = _order(looks, compared, AUTO if by == "auto" else by, n, task.background, seed)
-    threshold = review_threshold(card.review, ERROR_RATE)
-    describe = _Reasons(AUTO if by == "auto" else by, task, looks, compared)
+    order = _order(looks, compared, by, n, task.background, seed)
+    threshold = review_threshold(predictor.card.review, ERROR_RATE)
+    describe = _Reasons(by, task, looks, compared)
     return [
         Candidate(
             looks.files[i],

@@ -70,8 +70,8 @@ def how_many(
     `options` are those of `fastseg.fit` that a study can vary. The score at all images is also
     predicted from the smaller parts, as a check. Writes how_many.json and how_many.png to `out`
     (default: exports/TASK_how_many); runs that are there are not trained again. The engine is as
-    for `fastseg.study`. Raises `DataError` "too-few-for-curves" for fewer than three usable parts, and
-    `FastsegError` kinds.
+    for `fastseg.study`. Raises `DataError` "too-few-for-curves" for fewer than three usable parts,
+    and `FastsegError` kinds.
     """
     task = get(task)
     for name in options:
@@ -121,10 +121,10 @@ def _parts(
 
     Raises `DataError` for too few.
     """
-    train, _ = task.split(items, split_seed)
+    train, _ = Part(task, place, split_seed, 1, 1).parts(items)
     sizes: dict[int, float] = {}
     for share in sorted(shares):
-        size = len(Part(task, split_seed, 1, share).chosen(items, train))
+        size = len(Part(task, place, split_seed, 1, share).chosen(items, train))
         if size >= FEWEST:
             sizes.setdefault(size, share)
     sizes[len(train)] = 1.0
@@ -179,11 +179,12 @@ def _train(
     if not engine.is_here:
         engine.require_sight(place, out)
     items = task.items(place)
-    train, held_out = task.split(items, options["split_seed"])
+    split_seed = options["split_seed"]
+    train, held_out = Part(task, place, split_seed, 1, 1).parts(items)
     jobs = []
     for share in parts:
         for seed in range(1, seeds + 1):
-            part = Part(task, options["split_seed"], seed, share).chosen(items, train)
+            part = Part(task, place, split_seed, seed, share).chosen(items, train)
             digest = files_digest(items[i].files for i in (*part, *held_out))
             file = Path(os.path.abspath(out)) / f"part_{share:.4f}" / f"seed_{seed}.json"
             jobs.append(Subset(share, seed, str(file), digest))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.split import splitter
 from ..errors import DataError, ModelError
 from ..evaluation.scores import ImageScore
 from ..exports.record import record_of
@@ -46,12 +47,17 @@ class Part:
     """
 
     task: Task
+    data: Path  # whose ledger says what is held out, if it has one, see `data.parts`
     split_seed: int
     seed: int
     share: float
 
+    def parts(self, items: Sequence[Item]) -> tuple[list[int], list[int]]:
+        """Return the indices of all training images, and of the held-out ones."""
+        return splitter(self.task, self.split_seed, data=self.data)(list(items))
+
     def __call__(self, items: Sequence[Item]) -> tuple[list[int], list[int]]:
-        train, held_out = self.task.split(items, self.split_seed)
+        train, held_out = self.parts(items)
         part = self.chosen(items, train)
         return part * max(1, round(len(train) / len(part))), held_out
 
@@ -99,7 +105,7 @@ class SubsetTraining:
 
 def _train(job: Subset, task: Task, data: str, options: FitOptions) -> None:
     """Train and judge one part, and write the result. Raises `FastsegError` kinds."""
-    split = Part(task, options.seed_of_split, job.seed, job.share)
+    split = Part(task, Path(data), options.seed_of_split, job.seed, job.share)
     learn = learner_of(task, data, options, split)
     from .loop import train
 
