@@ -354,10 +354,11 @@ def test_a_hundred_steps_within_the_memory(eyes, edit):
           const { History } = await import("/static/editor/history.js");
           const noise = () => crypto.getRandomValues(new Uint8Array(1000));
           const rect = { x: 0, y: 0, width: 1000, height: 1 };
-          const steps = new History();
-          for (let i = 0; i < 120; i++) steps.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
-          const small = new History(100, 10_000);
-          for (let i = 0; i < 120; i++) small.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
+          const [steps, small] = [new History(), new History(100, 10_000)];
+          for (let i = 0; i < 120; i++) {
+            steps.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
+            small.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
+          }
           return [steps.done.length, steps.undo().name, small.done.length, small.bytes];
         }"""
     )

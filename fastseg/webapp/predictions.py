@@ -201,15 +201,14 @@ class Predictions:
             return known
 
     def _advise(self, result: Advice, export: Path) -> None:
-        from ..corrections.order import next_images
+        from ..corrections.order import candidates
 
         try:
-            found = next_images(
-                self.workspace.task,
-                self.workspace.data,
-                export,
-                n=MOST_ADVISED,
-                device=self.workspace.device,
+            entries = self.workspace.listing().entries
+            waiting = [entry.path for entry in entries if entry.item is None]
+            labelled = [e.path for e in entries if e.item is not None and e.part != "test"]
+            found = self._call(
+                export, lambda predictor: candidates(predictor, waiting, labelled, MOST_ADVISED)
             )
             root = self.workspace.data
             result.order = {

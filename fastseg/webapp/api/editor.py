@@ -25,7 +25,7 @@ from .images import picture_response
 
 EXACT = 4_000_000  # px up to which the editor shows a PNG; larger ones would take seconds
 LARGEST = 512 * 2**20  # bytes of a mask's body: a plain mask of 512 megapixels
-ACTIONS = ("corrected", "accepted", "restored")
+ACTIONS = ("corrected", "accepted", "restored", "audited")
 LONGEST_NAME = 80  # characters of a person's name
 MOST_SECONDS = 86400.0
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from ...corrections.audit import left_to_audit
 from ...errors import AppError
+from ...utils.io import name_below
 from ..http import Asked, get
 from ..page import Page
 from ..predictions import Expected
@@ -21,7 +23,7 @@ def queue(asked: Asked) -> dict[str, Any]:
     """Return the images that nobody has reviewed yet, in the order to look at them.
 
     Those that the export sends to review come first, then by expected error; images whose error is
-    not known yet come last, in their own order. With the order "next", the images without a label
+    not known yet come last, in their own order. The images of an audit come before all. With the order "next", the images without a label
     come first, as `corrections.order` advises.
     """
     workspace = asked.workspace
@@ -45,10 +47,17 @@ def queue(asked: Asked) -> dict[str, Any]:
     advised = advice.order if advice else {}
     if advised:  # stable: the others stay in the order of their expected errors
         left.sort(key=lambda entry: advised.get(entry.name, (len(advised), ""))[0])
+    audit = {name_below(workspace.data, path) for path in left_to_audit(workspace.data)}
+    if audit:  # a random sample, whose error a certificate states: it comes before all others
+        left.sort(key=lambda entry: entry.name not in audit)
     worked = [row.seconds for row in rows[-PACE:] if row.seconds > 0]
     return {
         "images": [
-            {**_told(entry, found.get(entry.id)), "reason": advised.get(entry.name, (0, ""))[1]}
+            {
+                **_told(entry, found.get(entry.id)),
+                "reason": advised.get(entry.name, (0, ""))[1],
+                "is_audit": entry.name in audit,
+            }
             for entry in left[:MOST]
         ],
         "advice": None if advice is None else {"is_done": advice.is_done, "error": advice.error},

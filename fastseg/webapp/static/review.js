@@ -104,7 +104,8 @@ class Review {
 
   accept() {
     return this.#decide(async (current) => {
-      if (!(await this.session.finish("accepted"))) return this.#notSaved();
+      const action = current.is_audit ? "audited" : "accepted";
+      if (!(await this.session.finish(action))) return this.#notSaved();
       this.#done(current);
       return true;
     });
@@ -208,6 +209,7 @@ class Review {
     const { name, part, expected_error: error, needs_review: needs } = this.current;
     const parts = [name, part === "valid" ? "held out" : part];
     if (error !== null) parts.push(`expected error ${error.toFixed(2)}${needs ? ", needs review" : ""}`);
+    if (this.current.is_audit) parts.push("audit: correct all that is wrong");
     if (this.current.reason) parts.push(this.current.reason);
     $("#current").title = parts.join(" \u00b7 ");
     $("#current").textContent = parts.join(" \u00b7 ");
