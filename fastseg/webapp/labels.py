@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +79,14 @@ class Labels:
     def size(self, entry: Entry) -> tuple[int, int]:
         """Return the (height, width) at which an image is shown, and which its mask has."""
         return self.store.size(entry.path)
+
+    def unlabelled(self) -> list[Path]:
+        """Return the images that wait for a label; none where the folder cannot be read."""
+        try:
+            self.store.refresh()
+            return self.store.unlabelled()
+        except FastsegError:
+            return []
 
     def history(self, entry: Entry) -> list[Correction]:
         """Return the versions of an image's label, the newest last."""

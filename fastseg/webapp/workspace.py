@@ -32,6 +32,7 @@ from .jobs import Training
 from .judging import Judging
 from .labels import Labels
 from .model import Model
+from .ordering import Ordering
 from .predictions import Predictions
 from .thumbnails import Thumbnails
 
@@ -85,6 +86,7 @@ class Workspace:
         self._scratch: Path | None = None
         self.thumbnails, self.checking = Thumbnails(self), Checking(self)
         self.labels, self.predictions = Labels(self), Predictions(self)
+        self.ordering = Ordering(self)
         self.training, self.judging = Training(self), Judging(self)
         self.batches, self.comparing = Batches(self), Comparing(self)
 
@@ -184,7 +186,7 @@ class Workspace:
             for place, item in enumerate(items)
             for name in [name_below(self.data, item.image)]
         ]
-        for path in self._unlabelled():
+        for path in self.labels.unlabelled():
             name = name_below(self.data, path)
             entries.append(Entry(id_of(name), name, path, None, "unlabelled"))
         return Listing(
@@ -194,14 +196,6 @@ class Workspace:
     def _usable(self) -> list[Item]:
         try:
             return self.task.listed(self.data)[0]
-        except FastsegError:
-            return []
-
-    def _unlabelled(self) -> list[Path]:
-        """Return the images that wait for a label."""
-        try:
-            self.labels.store.refresh()
-            return self.labels.store.unlabelled()
         except FastsegError:
             return []
 
@@ -295,7 +289,7 @@ class Workspace:
 
     def close(self) -> None:
         """Stop what runs, and delete the temporary files."""
-        self.predictions.close()
+        self.ordering.close()
         self.training.close()
         self.judging.close()
         self.thumbnails.close()

@@ -39,7 +39,7 @@ def state(asked: Asked) -> dict[str, Any]:
     """Return what the editor shows beside an image."""
     workspace, entry = asked.workspace, entry_of(asked)
     rows = workspace.labels.history(entry)
-    expected = workspace.predictions.expected()
+    expected = workspace.ordering.expected()
     known = expected.found.get(entry.id) if expected else None
     return {
         "id": entry.id,

@@ -9,8 +9,8 @@ from ...corrections.audit import left_to_audit
 from ...errors import AppError
 from ...utils.io import name_below
 from ..http import Asked, get
+from ..ordering import Expected
 from ..page import Page
-from ..predictions import Expected
 from ..workspace import Entry
 from .editor import context
 
@@ -23,8 +23,8 @@ def queue(asked: Asked) -> dict[str, Any]:
     """Return the images that nobody has reviewed yet, in the order to look at them.
 
     Those that the export sends to review come first, then by expected error; images whose error is
-    not known yet come last, in their own order. The images of an audit come before all. With the order "next", the images without a label
-    come first, as `corrections.order` advises.
+    not known yet come last, in their own order. With the order "next", the images without a label
+    come first, as `corrections.order` advises. The images of an audit come before all.
     """
     workspace = asked.workspace
     order = asked.text("order", "error")
@@ -39,11 +39,11 @@ def queue(asked: Asked) -> dict[str, Any]:
         for entry in listing.entries
         if entry.name not in done and (not part or entry.part == part)
     ]
-    expected = workspace.predictions.expected()
+    expected = workspace.ordering.expected()
     found = expected.found if expected else {}
     if order != "name":
         left.sort(key=lambda entry: _place(found.get(entry.id)))
-    advice = workspace.predictions.advice() if order == "next" else None
+    advice = workspace.ordering.advice() if order == "next" else None
     advised = advice.order if advice else {}
     if advised:  # stable: the others stay in the order of their expected errors
         left.sort(key=lambda entry: advised.get(entry.name, (len(advised), ""))[0])
