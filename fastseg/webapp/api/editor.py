@@ -129,7 +129,10 @@ def _label_in(asked: Asked, workspace: Workspace, entry: Entry) -> Label:
         return int(asked.number("class", None, 0, len(task.classes) - 1))
     if asked.file is None:
         raise AppError("the request has no mask", "bad-request")
-    codes = decode(asked.file.read_bytes(), workspace.labels.size(entry))
+    height, width = workspace.labels.size(entry)
+    if asked.file.stat().st_size > 16 + height * width:  # a mask needs no more
+        raise AppError("the mask is larger than the image; reload the page", "mask-size")
+    codes = decode(asked.file.read_bytes(), (height, width))
     wrong = np.setdiff1d(np.unique(codes), [*range(len(task.classes)), IGNORE])
     if wrong.size:
         raise AppError(f"the mask has the code {wrong[0]}, which is no class", "mask-value")

@@ -237,7 +237,7 @@ export class Desk extends EventTarget {
   /** Take what is shown for comparison as the label. */
   take(name) {
     const other = this.others.get(name);
-    if (!other) return;
+    if (!other) return this.say(`there is no ${name}`);
     const { width, height } = this.labels;
     this.show("labels");
     this.labels.begin();

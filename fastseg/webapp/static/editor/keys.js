@@ -28,6 +28,7 @@ export function canvasKeys(desk, ui) {
     [".", "class after", () => ui.stepClass(1)],
     ["c", "show the prediction while held", hold("prediction"), true],
     ["x", "show how it was before, while held", hold("previous"), true],
+    ["t", "take the prediction, or what is shown, as the label", () => desk.isReady && desk.take(desk.shown === "labels" ? "prediction" : desk.shown)],
     ["h", "hide the labels while held", (isDown) => ui.hide(isDown), true],
     ["o", "more opacity, from 100 % back to 0", () => desk.set({ opacity: desk.view.opacity >= 1 ? 0 : desk.view.opacity + 0.1 })],
     ["+", "zoom in (also: wheel, pinch)", () => zoom(desk, 1.5)],

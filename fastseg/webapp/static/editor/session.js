@@ -74,6 +74,7 @@ export class Session extends EventTarget {
   #edited() {
     this.isEdited = true;
     this.saver.changed();
+    if (this.saver.state === "conflict") this.#conflict(this.conflict);
   }
 
   /** Open an image. Returns whether it is open; the reason why not is shown. */
@@ -139,13 +140,15 @@ export class Session extends EventTarget {
     this.#versions();
   }
 
+  /** Let the person decide between two labels; asked again with the next stroke if left open. */
   async #conflict(error) {
+    this.conflict = error;
     const { by, when, base } = error.details;
     const at = when ? ` at ${new Date(when).toLocaleTimeString()}` : "";
     const who = by && by === this.name ? "You, on another page," : by || "Somebody";
     $("#conflict-text").textContent =
-      `${who} saved this image${at}, after you opened it. Your strokes are still here. ` +
-      "Both labels stay in the versions, whichever you choose.";
+      `${who} saved this image${at}, after you opened it. Your strokes are still here, but not ` +
+      "saved. Loading the newer label drops them; saving yours over it keeps the newer one as a version.";
     const dialog = $("#conflict");
     dialog.returnValue = "";
     if (!dialog.open) dialog.showModal();
@@ -194,6 +197,7 @@ export class Session extends EventTarget {
       this.clock.touch();
       await this.saver.changed(action);
     }
+    if (this.saver.state === "conflict") await this.#conflict(this.conflict);
     return this.saver.flush();
   }
 
