@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -237,3 +238,19 @@ def test_a_killed_server_loses_no_saved_stroke(eyes):
     assert np.array_equal(store.label(item.image), read)
     for row in rows:
         assert store.version(item.image, row.version).shape == read.shape
+
+
+def test_the_images_of_an_audit_come_first(samples, exports, run, serve, tmp_path):
+    photos = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "photos")
+    command = ["label", photos, "--export", exports("eye"), "--audit", "3", "--json"]
+    begun = json.loads(run(*command).out)
+    server = serve(begun["data"])
+    with client_of(server) as client:
+        images = client.get("/api/review/queue").json()["images"]
+        assert [image["is_audit"] for image in images] == [True] * 3 + [False] * 13
+        assert {image["name"] for image in images[:3]} == {f"images/{n}" for n in begun["left"]}
+        editor = Editor(client, images[0])
+        editor.save(painted(editor.codes, 5), action="audited")
+        left = client.get("/api/review/queue").json()["images"]
+    assert [image["is_audit"] for image in left] == [True] * 2 + [False] * 13
+    assert len(json.loads(run(*command).out)["left"]) == 2
