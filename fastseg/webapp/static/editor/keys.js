@@ -40,7 +40,7 @@ export function canvasKeys(desk, ui) {
 }
 
 function zoom(desk, factor) {
-  if (desk.hasKeyCursor && desk.cursor) {
+  if (desk.cursor) {
     const [x, y] = desk.view.toCanvas(desk.cursor.x, desk.cursor.y);
     const box = desk.view.marks.getBoundingClientRect();
     desk.view.zoom(factor, box.left + x / desk.view.ratio, box.top + y / desk.view.ratio);

@@ -203,7 +203,7 @@ export function listenToKeys(keys, digit) {
 /** Fill the help dialog, and return a function that opens it. */
 export function keysDialog(keys, hasImage) {
   const dialog = $("#keys");
-  const rows = [...keys, ...(hasImage ? CURSOR_KEYS : []), ["0-9", "choose a class"], ["?", "these keys"]];
+  const rows = [...keys, ...(hasImage ? CURSOR_KEYS : []), ["0-9", "choose a class"]];
   $("#keys-list").replaceChildren(
     ...rows.map(([key, what]) =>
       el("p", {}, el("kbd", {}, key.length === 1 ? key.toUpperCase() : key.replace("+z", "+Z").replace("+y", "+Y")), el("span", {}, what)),
