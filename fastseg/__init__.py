@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # need neither torch nor fastai. `__init__.pyi` names the same ones for type checkers and editors.
 _PUBLIC = {
     "checks.dataset": ("check",),
+    "corrections.audit": ("label",),
+    "corrections.order": ("next_images",),
     "discovery.look": ("new",),
     "errors": ("FastsegError",),
     "evaluation.run": ("evaluate",),
@@ -34,6 +36,7 @@ _PUBLIC = {
     "report.browse": ("show",),
     "report.results": ("interpret",),
     "training.fit": ("find_lr", "fit"),
+    "training.how_many": ("how_many",),
     "training.study": ("study",),
     "training.tune": ("tune",),
 }

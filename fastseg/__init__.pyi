@@ -2,6 +2,8 @@
 
 from . import tasks as tasks
 from .checks.dataset import check as check
+from .corrections.audit import label as label
+from .corrections.order import next_images as next_images
 from .discovery.look import new as new
 from .errors import FastsegError as FastsegError
 from .evaluation.run import evaluate as evaluate
@@ -20,6 +22,7 @@ from .report.browse import show as show
 from .report.results import interpret as interpret
 from .training.fit import find_lr as find_lr
 from .training.fit import fit as fit
+from .training.how_many import how_many as how_many
 from .training.study import study as study
 from .training.tune import tune as tune
 

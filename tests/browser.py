@@ -111,7 +111,7 @@ def no_faults(page, *, also=()) -> None:
         if fault["impact"] in (*SERIOUS, *also)
         for node in fault["nodes"]
     ]
-    assert told == []
+    assert told == [], "\n".join(told)
 
 
 def screenshots(page, name: str, widths=(400, 1024, 1920)) -> None:

@@ -175,6 +175,7 @@ class Corrections:
         source: str = "",
         prediction: Label | None = None,
         base: int | None = None,
+        amend: bool = False,
     ) -> Correction:
         """Save a label as the newest version of an image's, and return its row in the log.
 
@@ -183,6 +184,10 @@ class Corrections:
         and `DataError` has code "edited-meanwhile". Other codes: "mask-size", "mask-value",
         "not-representable" (the task's format cannot hold the label), "outside-data", "no-layout",
         "unknown-action". What is in the file afterwards decodes to exactly the label.
+
+        With `amend`, the label replaces the version `base` and its row, where that is the newest
+        one and by the same person: an editor that saves after each stroke makes one version of a
+        visit. The versions before it stay.
         """
         choose("action", action, ACTIONS, DataError)
         name = self._name(image)
@@ -195,7 +200,7 @@ class Corrections:
         try:
             with self._locked():
                 return self._save(
-                    name, place, staged, label, prediction, base,
+                    name, place, staged, label, prediction, base, amend,
                     Correction(name, 0, action, brief(by), _now(), round(float(seconds), 1),
                                source, 0),
                 )  # fmt: skip
@@ -239,6 +244,7 @@ class Corrections:
         label: Label,
         prediction: Label | None,
         base: int | None,
+        amend: bool,
         row: Correction,
     ) -> Correction:
         newest = self._newest(name)
@@ -249,6 +255,8 @@ class Corrections:
                 f"{newest}); look at that version, then save again",
                 "edited-meanwhile",
             )
+        if amend and base == newest and self._is_by(name, newest, row.by):
+            return self._amend(name, place, staged, label, prediction, replace(row, version=newest))
         try:
             before = place.read()
         except DataError:  # it is faulty, and is replaced
@@ -267,6 +275,34 @@ class Corrections:
         place.put(staged)
         self._log.write([*self._log.rows(), row])
         pending.unlink(missing_ok=True)
+        place.finish()
+        self._relist(name)
+        return row
+
+    def _is_by(self, name: str, number: int, by: str) -> bool:
+        rows = self._log.rows()
+        return any(row.image == name and row.version == number and row.by == by for row in rows)
+
+    def _amend(
+        self,
+        name: str,
+        place: Place,
+        staged: Staged,
+        label: Label,
+        prediction: Label | None,
+        row: Correction,
+    ) -> Correction:
+        """Replace the newest version. Killed in between, the row tells of the label before."""
+        before = (
+            self.prediction(self.root / name, row.version) if prediction is None else prediction
+        )
+        if before is None:
+            file = self._version_file(name, row.version - 1)
+            before = place.decode(file) if file else None
+        row = replace(row, pixels=_changed(before, label))
+        place.put(staged)
+        key = row.image, row.version
+        self._log.write([row if (r.image, r.version) == key else r for r in self._log.rows()])
         place.finish()
         self._relist(name)
         return row

@@ -284,6 +284,13 @@ class Predictor:
             return torch.from_numpy(self._sessions(threads)(batch))
         return self.network(self.normalised(torch.tensor(batch)))
 
+    @torch.inference_mode()
+    def features(self, batch: np.ndarray) -> np.ndarray:
+        """Return the backbone's features of each image, see `Network.features`: float32 (B, D), for
+        uint8 (B, h, w, C) at the card's size. Torch computes them.
+        """
+        return self.network.features(self.normalised(torch.tensor(batch))).cpu().numpy()
+
     def normalised(self, batch: torch.Tensor) -> torch.Tensor:
         """Turn uint8 (B, h, w, C) into what the network takes: float32 (B, C, h, w) by the card's
         mean and std.

@@ -73,19 +73,42 @@ class Network(nn.Module):
         if type(x).__module__.startswith("fastai"):
             x = x.as_subclass(torch.Tensor)
         height, width = x.shape[-2:]
+        with self._autocast(x.device):
+            out = self.model(self._padded(x))
+        out = out if out.dtype == torch.float64 else out.float()
+        return out[..., :height, :width] if self.spec.has_masks else out
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the backbone's deepest features of `x`, averaged over each image: float32 (B, D).
+
+        Of an ensemble, they are those of its first member.
+        """
+        body = self._body_of(self.model.models[0] if self.spec.members > 1 else self.model)
+        with self._autocast(x.device):
+            out = body(self._padded(x))
+        deepest = out[-1] if isinstance(out, (list, tuple)) else out
+        if deepest.ndim == 2:  # averaged already
+            return deepest.float()
+        count = getattr(getattr(body, "model", body), "num_features", deepest.shape[1])
+        # some transformers give (B, H, W, D) or (B, tokens, D)
+        axis = 1 if deepest.shape[1] == count else deepest.ndim - 1
+        return deepest.float().movedim(axis, 1).flatten(2).mean(2)
+
+    def _padded(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x`, (B, channels, H, W), padded to the stride, channels_last."""
+        height, width = x.shape[-2:]
         down, right = -height % self.spec.stride, -width % self.spec.stride
         if down or right:
             x = F.pad(x, (0, right, 0, down), mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
-        dtype = autocast_dtype(x.device, self.precision)
-        with torch.autocast(
-            x.device.type if dtype else "cpu",
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        dtype = autocast_dtype(device, self.precision)
+        return torch.autocast(
+            device.type if dtype else "cpu",
             dtype=dtype or torch.bfloat16,
             enabled=dtype is not None,
-        ):
-            out = self.model(x)
-        out = out if out.dtype == torch.float64 else out.float()
-        return out[..., :height, :width] if self.spec.has_masks else out
+        )
 
     @property
     def body(self) -> nn.Module:

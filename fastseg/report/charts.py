@@ -310,3 +310,40 @@ def bands(histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], titl
     figure.suptitle(literal(title), fontsize=10)
     _remove_frame(*axes)
     return figure
+
+
+def learning_curves(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], title: str
+) -> Figure:
+    """Draw scores against the number of training images, and the laws that continue them.
+
+    Of each line: the numbers of images (K,), the scores of each seed (S, K), and the places (P,)
+    and the low, middle and high ends (3, P) of its law. The part beyond the images is dashed.
+    """
+    columns = min(3, len(lines))
+    rows = -(-len(lines) // columns)
+    figure = Figure(figsize=(3.7 * columns + 0.3, 2.9 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for number, (name, (counts, values, places, ends)) in enumerate(lines.items()):
+        axis, colour = axes[number], COLOURS[0]
+        low, middle, high = ends
+        axis.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        within = places <= counts[-1]
+        axis.plot(places[within], middle[within], color=colour)
+        axis.plot(places[~within], middle[~within], color=colour, linestyle="--")
+        axis.axvline(counts[-1], color="0.75", linewidth=1, zorder=0)
+        for row in values:
+            axis.plot(counts, row, ".", color=colour, markersize=6)
+        axis.set(xscale="log", title=literal(name))
+        marks = [*counts, places[-1]]
+        axis.set_xticks(marks, [f"{mark:.0f}" for mark in marks], fontsize=8)
+        axis.xaxis.set_minor_locator(NullLocator())
+        bottom = max(0.0, min(values.min(), low.min()) - 0.02)
+        axis.set_ylim(bottom, min(1.02, high.max() + 0.02))
+        _remove_frame(axis)
+    for axis in list(axes)[len(lines) :]:
+        axis.remove()
+    figure.supylabel("score", fontsize=9)
+    figure.supxlabel("training images, for a class those that show it", fontsize=9)
+    figure.suptitle(literal(f"{title}\ndots: seeds; band: 95 % of the laws"), fontsize=10)
+    return figure

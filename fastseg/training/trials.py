@@ -24,6 +24,8 @@ from .work import SentTask, no_foreground
 if TYPE_CHECKING:
     from fastai.learner import Learner
 
+    from ..evaluation.scores import Scores
+
 log = logging.getLogger(__name__)
 
 # Trials whose course is known before others are compared with it, and the share of the epochs that
@@ -99,7 +101,7 @@ class Trials:
             began = time.monotonic()
             options = FitOptions(**{**self.options, "seed": self.seed, **trial.setting})
             try:
-                with _silence():
+                with silence():
                     return _trained(trial, task, self.data, options, split, began)
             except ModelError as error:
                 return _failed(trial, began, str(error))
@@ -108,7 +110,7 @@ class Trials:
                     raise
                 return _failed(trial, began, "out of memory")
             finally:
-                _free_memory()
+                free_memory()
 
         return run
 
@@ -118,7 +120,7 @@ def _failed(trial: Trial, began: float, problem: str) -> Outcome:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Leave out bars, lines for each epoch, and what each fit says about data and network."""
     package = logging.getLogger("fastseg")
     before = package.level
@@ -130,7 +132,7 @@ def _silence() -> Iterator[None]:
         package.setLevel(before)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
     import torch
 
     gc.collect()
@@ -169,6 +171,12 @@ def judged(learn: Learner, task: Task, data: str, options: FitOptions) -> float 
 
     At the training size, settings of different sizes could not be compared.
     """
+    value = task.main_value(scored(learn, task, data, options).metrics())
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def scored(learn: Learner, task: Task, data: str, options: FitOptions) -> Scores[Any]:
+    """Return the scores of a learner's validation images, at their own size."""
     from ..evaluation.run import score_images
     from ..evaluation.scores import scores_of
     from ..exports.write import card_for
@@ -182,11 +190,8 @@ def judged(learn: Learner, task: Task, data: str, options: FitOptions) -> float 
     predictor = Predictor(
         card, lambda: learn.model, ComputeOption("torch", precision), str(device), alone=False
     )
-    images = [
-        score for score, _ in score_images(predictor, list(learn.dls.valid_ds.items), Path(data))
-    ]
-    value = task.main_value(scores_of(task, images).metrics())
-    return None if value is None or not math.isfinite(value) else float(value)
+    items = list(learn.dls.valid_ds.items)
+    return scores_of(task, [score for score, _ in score_images(predictor, items, Path(data))])
 
 
 def pruner(courses: Sequence[Sequence[float]], epochs: int) -> Callable[[int, float], bool]:

@@ -30,7 +30,10 @@ from .comparing import Comparing
 from .faults import Checking
 from .jobs import Training
 from .judging import Judging
+from .labels import Labels
 from .model import Model
+from .ordering import Ordering
+from .predictions import Predictions
 from .thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -82,6 +85,8 @@ class Workspace:
         self._models: dict[Path, Model] = {}
         self._scratch: Path | None = None
         self.thumbnails, self.checking = Thumbnails(self), Checking(self)
+        self.labels, self.predictions = Labels(self), Predictions(self)
+        self.ordering = Ordering(self)
         self.training, self.judging = Training(self), Judging(self)
         self.batches, self.comparing = Batches(self), Comparing(self)
 
@@ -122,6 +127,11 @@ class Workspace:
         return cls(task, data, export or name, device)
 
     # The data
+
+    @cached_property
+    def project(self) -> str:
+        """A digest of the task and the data folder: what a browser keeps belongs to one project."""
+        return id_of(f"{self.task.name} {self.root}")
 
     @cached_property
     def root(self) -> Path:
@@ -168,17 +178,26 @@ class Workspace:
     def _listed(self) -> Listing:
         try:
             items, fault = self.task.items(self.data), None
-        except FastsegError as error:
-            items, fault = [], error
+        except FastsegError as error:  # what is usable is shown all the same
+            items, fault = self._usable(), error
         parts = self._parts(items)
         entries = [
             Entry(id_of(name), name, item.image, item, parts[place])
             for place, item in enumerate(items)
             for name in [name_below(self.data, item.image)]
         ]
+        for path in self.labels.unlabelled():
+            name = name_below(self.data, path)
+            entries.append(Entry(id_of(name), name, path, None, "unlabelled"))
         return Listing(
             tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault
         )
+
+    def _usable(self) -> list[Item]:
+        try:
+            return self.task.listed(self.data)[0]
+        except FastsegError:
+            return []
 
     def _parts(self, items: list[Item]) -> list[str]:
         """Return the part of each item: what the export held out, else what a fit would."""
@@ -270,6 +289,7 @@ class Workspace:
 
     def close(self) -> None:
         """Stop what runs, and delete the temporary files."""
+        self.ordering.close()
         self.training.close()
         self.judging.close()
         self.thumbnails.close()

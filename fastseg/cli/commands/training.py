@@ -137,14 +137,39 @@ def study(
     data: Data = None,
     *,
     vary: Annotated[
-        list[str],
+        Optional[list[str]],
         typer.Option(
             "--vary",
             metavar="OPTION=A,B,...",
             help="An option of fit and its values, such as "
             "opt=adamw,sgd; can be repeated. A single value fixes the option.",
         ),
-    ],
+    ] = None,
+    how_many: Annotated[
+        bool,
+        typer.Option(
+            "--how-many",
+            help="Estimate what more labelled images would give, by learning curves of parts of "
+            "the training images.",
+        ),
+    ] = False,
+    more: Annotated[
+        Optional[list[int]],
+        typer.Option(
+            "--more",
+            min=1,
+            help="With --how-many: a number of further images; can be repeated [default: 50, 200].",
+        ),
+    ] = None,
+    by: Annotated[
+        Optional[str],
+        typer.Option(
+            "--by", help="With --how-many: groups of held-out images, as for fastseg evaluate."
+        ),
+    ] = None,
+    table: Annotated[
+        Optional[Path], typer.Option("--table", help="With --by: a table with a column of groups.")
+    ] = None,
     together: Annotated[
         bool,
         typer.Option("--together", help="Pair the values in order; do not try all combinations."),
@@ -155,7 +180,10 @@ def study(
     options: dict[str, Any],
     out: Annotated[
         Optional[Path],
-        typer.Option("--out", help="Folder of the study [default: exports/TASK_study]."),
+        typer.Option(
+            "--out",
+            help="Folder of the study [default: exports/TASK_study, or exports/TASK_how_many].",
+        ),
     ] = None,
     engine: Engine = None,
     workers: Workers = None,
@@ -164,10 +192,23 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Train a grid of settings with several seeds; report the best, and whether its lead is
-    significant. An interrupted study is resumed.
+    significant. With --how-many: what more labelled images would give. An interrupted study is
+    resumed.
     """
-    given = varied_options(vary)
+    given = varied_options(vary or [])
     fixed = {**options, **{name: values[0] for name, values in given.items() if len(values) == 1}}
+    fixed = {name: value for name, value in fixed.items() if value is not None}
+    side_by_side: dict[str, Any] = dict(
+        engine=engine, workers=workers, address=address, num_gpus=num_gpus
+    )
+    if how_many:
+        if together or any(len(values) > 1 for values in given.values()):
+            raise typer.BadParameter("--how-many compares no settings: give each --vary one value")
+        return _how_many(task, data, fixed, more, seeds, by, table, out, side_by_side, as_json)
+    if more or by or table:
+        raise typer.BadParameter("--more, --by and --table are for --how-many")
+    if not vary:
+        raise typer.BadParameter("give --vary OPTION=A,B,..., or --how-many")
     from ...training.study import study as call
 
     result = call(
@@ -177,11 +218,8 @@ def study(
         together=together,
         seeds=seeds,
         out=out,
-        engine=engine,
-        workers=workers,
-        address=address,
-        num_gpus=num_gpus,
-        **{name: value for name, value in fixed.items() if value is not None},
+        **side_by_side,
+        **fixed,
     )
     if as_json:
         return console.as_json(
@@ -200,6 +238,44 @@ def study(
         ],
     )
     typer.echo("\n".join([*result.verdicts, *map(str, result.files)]))
+
+
+def _how_many(
+    task: str,
+    data: Path | None,
+    fixed: dict[str, Any],
+    more: list[int] | None,
+    seeds: int,
+    by: str | None,
+    table: Path | None,
+    out: Path | None,
+    side_by_side: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Do `study --how-many`."""
+    from ...training.how_many import MORE
+    from ...training.how_many import how_many as call
+
+    result = call(
+        task,
+        data,
+        more=more or MORE,
+        seeds=seeds,
+        by=by,
+        table=table,
+        out=out,
+        **side_by_side,
+        **fixed,
+    )
+    files = [str(file) for file in result.files]
+    if as_json:
+        lines = [line.to_json() for line in result.lines]
+        return console.as_json({"lines": lines, "sentences": result.sentences, "files": files})
+    console.table(
+        ("", "images", "figure", "score"),
+        [(line.name, f"{line.images:.0f}", line.figure, line.score) for line in result.lines],
+    )
+    typer.echo("\n".join([*result.sentences, *files]))
 
 
 @app.command(epilog="Example: fastseg tune eye --trials 30 --time-budget 2h")

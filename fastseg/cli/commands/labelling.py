@@ -1,0 +1,173 @@
+"""What to label next, and labels with a certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ...utils.shell import typed
+from .. import console
+from ..arguments import Data, Device, Export, Json, Precision, Runtime, Trust
+from ..group import app
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK|DIR",
+        help="A task's name, a folder with a task.toml, an export's folder, or a folder of "
+        "photographs.",
+    ),
+]
+
+
+@app.command("next", epilog="Example: fastseg next eye --n 20")
+def next_(
+    source: Source,
+    data: Data = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many images.")] = 20,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            help="auto, mixed (diverse ones among those of large expected error), error, "
+            "diversity, rarity (of classes) or random.",
+        ),
+    ] = "auto",
+    labelled: Annotated[
+        bool, typer.Option("--labelled", help="Order images with a label, too.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --by random.")] = 0,
+    export: Export = None,
+    device: Device = None,
+    runtime: Runtime = "auto",
+    precision: Precision = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Say which images to label next: where the export expects errors, unlike the labelled ones,
+    with rare classes.
+    """
+    from ...corrections.order import next_images
+    from ...corrections.source import is_photos
+
+    photos = Path(source) if is_photos(source) else None
+    found = next_images(
+        None if photos else source,
+        data,
+        export,
+        n,
+        by=by,
+        photos=photos,
+        labelled=labelled,
+        seed=seed,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        trust=trust,
+    )
+    if as_json:
+        return console.as_json([candidate.to_json() for candidate in found])
+    reviews = {None: "", True: "yes", False: "no"}
+    console.table(
+        ("", "image", "expected error", "needs review", "why"),
+        [
+            (
+                number,
+                console.printable(str(candidate.image)),
+                candidate.expected_error,
+                reviews[candidate.needs_review],
+                candidate.reason,
+            )
+            for number, candidate in enumerate(found, 1)
+        ],
+    )
+    what = "this image" if len(found) == 1 else f"these {len(found)} images"
+    typer.echo(
+        f"label {what}, in the app (fastseg app {typed(source)}) or any other tool; then train on "
+        "with: fastseg fit TASK --from EXPORT"
+    )
+
+
+@app.command(epilog="Example: fastseg label photos/ --audit 100 --export exports/eye")
+def label(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photographs.")],
+    task: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="[TASK]", help="Whose export labels [default: the newest export's]."
+        ),
+    ] = None,
+    audit: Annotated[
+        int, typer.Option("--audit", min=1, help="How many images a person looks at.")
+    ] = 100,
+    error: Annotated[
+        float,
+        typer.Option(
+            "--error",
+            help="Largest mean error of the labels that are certified: 1 - Dice, or wrong classes.",
+        ),
+    ] = 0.05,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="Probability that the statement is right.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
+    out: Annotated[
+        Optional[Path], typer.Option("--out", help="Folder to write [default: DIR_labelled].")
+    ] = None,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish", help="All drawn images were looked at and corrected in the files."
+        ),
+    ] = False,
+    export: Export = None,
+    device: Device = None,
+    runtime: Runtime = "auto",
+    precision: Precision = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Label a folder with an export; certify the labels' error by an audit of a random sample; send
+    the rest to review.
+    """
+    from ...corrections.audit import label as call
+
+    result = call(
+        folder,
+        task,
+        export,
+        audit=audit,
+        error=error,
+        confidence=confidence,
+        seed=seed,
+        out=out,
+        finish=finish,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        trust=trust,
+    )
+    if as_json:
+        return console.as_json(
+            {
+                "out": str(result.out),
+                "data": str(result.data),
+                "sample": result.plan.sample,
+                "left": result.left,
+                "certificate": result.certificate.to_json() if result.certificate else None,
+                "files": [str(file) for file in result.files],
+            }
+        )
+    typer.echo(f"{result.plan.images} images are labelled: {result.data}")
+    if result.certificate:
+        typer.echo("\n".join([*result.certificate.sentences(), *map(str, result.files)]))
+        return
+    count = len(result.plan.sample)
+    where = f"in the app (fastseg app {typed(result.data)}) or " if result.data.is_dir() else ""
+    done = "with --finish" if result.data.is_dir() else "(mark each in the column audited)"
+    typer.echo(
+        f"{len(result.left)} of {count} drawn images are left to audit, listed in "
+        f"{result.files[0]}: correct them {where}in the files, then run this command again {done}"
+    )

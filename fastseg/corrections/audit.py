@@ -1,0 +1,233 @@
+"""`label`: labels a folder with an export, and certifies their error by a random audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from ..data.state import CORRECTIONS
+from ..errors import DataError
+from ..exports.card import MODEL, Card
+from ..exports.read import opened
+from ..inference.batch import predict
+from ..tasks import Task
+from ..utils.io import read_json, write_json, write_rows
+from ..utils.locks import write_lock
+from .certificate import Certificate, Plan, certify
+from .labelled import (
+    PNG,
+    Predicted,
+    audited_images,
+    audited_masks,
+    errors_of,
+    predicted_in,
+    write_start,
+)
+
+AUDIT, LABELS = "audit.json", "labels.csv"
+ENDING = "_labelled"  # of the folder's name
+ERROR, CONFIDENCE, SAMPLE = 0.05, 0.95, 100
+CERTIFIED, AUDITED, REVIEW, OPEN = "certified", "audited", "review", "not certified yet"
+
+
+@dataclass
+class Labelled:
+    """A labelled folder: what is left to audit, and the certificate once nothing is."""
+
+    out: Path
+    data: Path  # images, labels and task.toml, to be corrected; for classes, the table of them
+    plan: Plan
+    left: list[str]  # images of the sample that nobody has looked at, in the order of the draw
+    certificate: Certificate | None = None
+    files: list[Path] = field(default_factory=list)
+
+
+def label(
+    folder: Path | str,
+    task: str | Path | Task | None = None,
+    export: Path | str | None = None,
+    *,
+    audit: int = SAMPLE,
+    error: float = ERROR,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+    out: Path | str | None = None,
+    finish: bool = False,
+    device: str | None = None,
+    bs: int = 4,
+    trust: bool = False,
+    runtime: str = "auto",
+    precision: str | None = None,
+) -> Labelled:
+    """Label the images in `folder` with an export, and certify the error of the labels by an audit.
+
+    The first call predicts, and draws `audit` images at random (by `seed`, without replacement). A
+    person corrects these, in the app (fastseg app OUT/png) or with any tool in the files; a later
+    call with the same arguments takes those that the app saved, or, with `finish`, all of them as
+    looked at, and states an upper bound of the mean error, see `metrics.bounds`, and which part has
+    a mean error of at most `error`, both with `confidence`. The other images are left to review.
+
+    Writes to `out` (default: FOLDER_labelled): the predictions, audit.json (what was drawn, and the
+    certificate) and labels.csv (for each image: label, export, audited or not, certified or to be
+    reviewed, expected and found error; those to review first). Masks to correct are in OUT/png, a
+    data folder with a task.toml; classes in OUT/classes.csv. Raises `DataError` "audit-changed" for
+    arguments other than those of the first call, and `FastsegError` kinds.
+    """
+    folder = Path(folder)
+    _check(folder, audit, error, confidence)
+    task, source, card = opened(task, export)
+    out = Path(out) if out else folder.with_name(folder.resolve().name + ENDING)
+    with write_lock(out / AUDIT):
+        begun = _begun(out)
+        if begun is None:
+            if (out / PNG / CORRECTIONS).is_file():
+                raise DataError(
+                    f"{out}: holds corrected labels, but no {AUDIT}; choose another --out",
+                    "holds-corrections",
+                )
+            predict(
+                task,
+                [folder],
+                out,
+                format=PNG if task.has_masks else None,
+                export=source,
+                device=device,
+                bs=bs,
+                trust=trust,
+                runtime=runtime,
+                precision=precision,
+            )
+            write_start(task, out)
+        predicted = predicted_in(task, folder, out)
+        plan = _plan(folder, source, card, predicted, audit, error, confidence, seed)
+        if begun:
+            plan = replace(plan, begun=begun.begun)
+            _agree(plan, begun, out)
+        looked_at = audited_images(task, out) | ({*plan.sample} if finish else set())
+        left = [name for name in plan.sample if name not in looked_at]
+        data = out / (PNG if task.has_masks else "classes.csv")
+        certificate = None
+        errors: dict[str, float] = {}
+        if not left:
+            errors = errors_of(task, out, predicted, plan.sample)
+            certificate = certify(plan, predicted, errors, looked_at)
+        files = [_write_labels(task, out, plan, predicted, errors, certificate, looked_at)]
+        document = {"plan": asdict(plan)}
+        if certificate:
+            document["certificate"] = certificate.to_json()
+        files.insert(0, write_json(out / AUDIT, document))
+    return Labelled(out, data, plan, left, certificate, files)
+
+
+def left_to_audit(data: Path | str) -> list[Path]:
+    """Return the images in a data folder OUT/png that are left to audit, in the order of the draw.
+
+    Empty if the folder is not part of an audit, or its audit is done.
+    """
+    data = Path(data)
+    if data.name != PNG or not (data.parent / AUDIT).is_file():
+        return []
+    plan = _begun(data.parent)
+    done = audited_masks(data)
+    return [data / "images" / name for name in plan.sample if name not in done] if plan else []
+
+
+def _check(folder: Path, audit: int, error: float, confidence: float) -> None:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; check the path", "no-such-path")
+    if audit < 1:
+        raise DataError(f"--audit {audit} looks at no image; give at least 1", "option-range")
+    if not 0 < error < 1:
+        raise DataError(f"--error {error:g} is not above 0 and below 1", "option-range")
+    if not 0.5 <= confidence < 1:
+        raise DataError(f"--confidence {confidence:g} is not from 0.5 to below 1", "option-range")
+
+
+def _plan(
+    folder: Path,
+    source: Path,
+    card: Card,
+    predicted: Sequence[Predicted],
+    audit: int,
+    error: float,
+    confidence: float,
+    seed: int,
+) -> Plan:
+    order = np.random.default_rng(seed).permutation(len(predicted))
+    return Plan(
+        str(folder),
+        f"{source.name} {card.sha256.get(MODEL, '')[:12]}".strip(),
+        len(predicted),
+        error,
+        confidence,
+        seed,
+        [predicted[i].name for i in order[:audit]],
+        datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _begun(out: Path) -> Plan | None:
+    """Return the plan of the audit that was begun in `out`; None if there is none."""
+    if not (out / AUDIT).is_file():
+        return None
+    try:
+        return Plan(**read_json(out / AUDIT)["plan"])
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{out / AUDIT}: is no audit; choose another --out", "not-an-audit"
+        ) from None
+
+
+def _agree(plan: Plan, begun: Plan, out: Path) -> None:
+    """Raise `DataError` if the audit in `out` was begun with other arguments."""
+    other = plan.conflict(begun)
+    if other:
+        raise DataError(
+            f"{out}: holds an audit with another {other}, and a promise holds only for what was "
+            "decided before anyone looked; repeat its options, or choose another --out",
+            "audit-changed",
+        )
+
+
+def _write_labels(
+    task: Task,
+    out: Path,
+    plan: Plan,
+    predicted: Sequence[Predicted],
+    errors: Mapping[str, float],
+    certificate: Certificate | None,
+    looked_at: set[str],
+) -> Path:
+    """Write labels.csv: a row for each image, those to review first, by expected error."""
+    ascending = sorted(range(len(predicted)), key=lambda i: predicted[i].expected_error)
+    certified = {
+        predicted[i].name for i in ascending[: certificate.part.size if certificate else 0]
+    }
+
+    def state(image: Predicted) -> str:
+        if image.name in looked_at:
+            return AUDITED
+        if certificate is None:
+            return OPEN
+        return CERTIFIED if image.name in certified else REVIEW
+
+    rows = [
+        {
+            "image": str(image.file),
+            "label": image.label,
+            "source": plan.source,
+            "audited": image.name in looked_at,
+            "in_sample": image.name in plan.sample,
+            "state": state(image),
+            "expected_error": image.expected_error,
+            "error": errors.get(image.name, ""),
+        }
+        for image in (predicted[i] for i in reversed(ascending))
+    ]
+    order = (REVIEW, OPEN, AUDITED, CERTIFIED)
+    rows.sort(key=lambda row: order.index(str(row["state"])))
+    return write_rows(out / LABELS, rows)

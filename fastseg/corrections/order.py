@@ -1,0 +1,239 @@
+"""`next`: which images to label next, by what an export expects of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.pairing import images_below
+from ..errors import DataError, TaskError, choose
+from ..exports.card import Card
+from ..exports.read import opened
+from ..metrics.risk import ERROR_RATE, review_threshold
+from ..tasks import Task
+from ..utils.choices import check_runtime
+from .locate import Listing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..inference.predictor import Predictor
+    from .looks import Looks
+
+log = logging.getLogger(__name__)
+
+ORDERS = ("auto", "mixed", "error", "diversity", "rarity", "random")
+AUTO = "mixed"
+# Labelled images that the others are compared with, at most: evenly spread over all of them.
+MOST_CENTRES = 2000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image to label next."""
+
+    image: Path
+    expected_error: float  # 0 to 1, by the export itself, see `metrics.risk.expected_error`
+    needs_review: bool | None  # at the usual error rate; None if the export has no thresholds
+    reason: str
+    is_labelled: bool = False
+    shares: dict[str, float] = field(default_factory=dict)  # predicted, by class
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "image": str(self.image),
+            "expected_error": round(self.expected_error, 6),
+            "needs_review": self.needs_review,
+            "reason": self.reason,
+            "labelled": self.is_labelled,
+            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+        }
+
+
+def next_images(
+    task: str | Path | Task | None,
+    data: Path | str | None = None,
+    export: Path | str | None = None,
+    n: int = 20,
+    *,
+    by: str = "auto",
+    photos: Path | str | None = None,
+    labelled: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+    bs: int = 8,
+    trust: bool = False,
+    runtime: str = "auto",
+    precision: str | None = None,
+) -> list[Candidate]:
+    """Return the `n` images that are best labelled next, the first one first.
+
+    They are images without a label in the task's data folder `data`, or all images below the folder
+    `photos`; with `labelled`, also those with a label, whose labels or predictions are worth a
+    look. `by` is one of `ORDERS`: "error" (largest expected error first), "diversity" (unlike the
+    labelled images and each other by the backbone's features), "rarity" (most of the classes that
+    are rare), "random" (by `seed`), "mixed" (diverse ones among those of large expected error), or
+    "auto", the order that paid in trials on real images. The same files, export and arguments give
+    the same order. Files that cannot be read are left out, with a warning.
+    Raises `DataError` "no-unlabelled" if there is nothing to label, and `FastsegError` kinds.
+    """
+    if n < 1:
+        raise TaskError(f"--n {n} asks for no image; give at least 1", "option-range")
+    by = choose("order", by, ORDERS, TaskError)
+    check_runtime(runtime, precision)
+    task, source, card = opened(task, export)
+    files, items = _places(task, card, data, photos, labelled)
+    from ..inference.loading import load
+
+    predictor = load(source, device, trust, None, runtime, precision, images=len(files), bs=bs)
+    predictor.adapt(files)
+    return candidates(predictor, files, items, n, by=by, seed=seed, bs=bs)
+
+
+def candidates(
+    predictor: Predictor,
+    files: Sequence[Path],
+    labelled: Sequence[Path],
+    n: int,
+    *,
+    by: str = "auto",
+    seed: int = 0,
+    bs: int = 8,
+) -> list[Candidate]:
+    """Return the best `n` of some image files, by an export that is loaded: see `next_images`.
+
+    `labelled` are the images with a label, which the others are compared with. Raises the
+    `DataError` of a file if none can be read.
+    """
+    from .looks import look
+
+    by, task, known = AUTO if by == "auto" else by, predictor.task, {*labelled}
+    looks = look(predictor, files, bs)
+    _warn_of_failed(looks)
+    if not looks.files:
+        raise next(iter(looks.failed.values()))
+    compared = None
+    if by not in ("error", "random"):
+        chosen = {*files}
+        others = [image for image in labelled if image not in chosen]
+        compared = look(predictor, others[:: max(1, len(others) // MOST_CENTRES)], bs)
+    order = _order(looks, compared, by, n, task.background, seed)
+    threshold = review_threshold(predictor.card.review, ERROR_RATE)
+    describe = _Reasons(by, task, looks, compared)
+    return [
+        Candidate(
+            looks.files[i],
+            float(looks.errors[i]),
+            None if threshold is None else bool(looks.errors[i] > threshold),
+            describe(int(i)),
+            looks.files[i] in known,
+            dict(zip(task.classes, map(float, looks.shares[i]))),
+        )
+        for i in order[:n]
+    ]
+
+
+def _places(
+    task: Task,
+    card: Card,
+    data: Path | str | None,
+    photos: Path | str | None,
+    labelled: bool,
+) -> tuple[list[Path], list[Path]]:
+    """Return the images to order, and the labelled ones. Raises `DataError` without any."""
+    root = Path(data or card.data_folder or task.default_data)
+    if data is None and not root.is_dir():
+        root = task.default_data
+    items: list[Path] = []
+    if photos is None or data is not None or root.is_dir():
+        items = [item.image for item in task.listed(root)[0] if item.split != "test"]
+    if photos is None:
+        files, where = Listing.of(task, root).unlabelled(), root
+    else:
+        where = Path(photos)
+        if not where.is_dir():
+            raise DataError(f"{where}: no such folder; check the path", "no-such-path")
+        of_labels = {image.resolve() for image in items}
+        files = [file for file in images_below(where) if file.resolve() not in of_labels]
+    if labelled:
+        files = sorted({*files, *items})
+    if not files:
+        raise DataError(
+            f"{where}: has no image without a label; name a folder of photographs, or give "
+            "--labelled to order the labelled ones",
+            "no-unlabelled",
+        )
+    return files, items
+
+
+def _order(
+    looks: Looks,
+    compared: Looks | None,
+    by: str,
+    n: int,
+    background: int | None,
+    seed: int,
+) -> np.ndarray:
+    from . import selection
+
+    centres = compared.features if compared else None
+    if by == "error":
+        return selection.by_error(looks)
+    if by == "random":
+        return selection.at_random(len(looks.files), seed)
+    if by == "rarity":
+        common = compared.shares.mean(0) if compared and compared.files else None
+        return selection.by_rarity(looks, background, common)
+    if by == "diversity":
+        return selection.by_diversity(looks.features, n, centres)
+    return selection.by_error_and_diversity(looks, n, centres)
+
+
+@dataclass
+class _Reasons:
+    """Says in some words why an image was chosen."""
+
+    by: str
+    task: Task
+    looks: Looks
+    compared: Looks | None
+
+    def __call__(self, i: int) -> str:
+        if self.by == "random":
+            return "drawn at random"
+        if self.by == "diversity":
+            return self._unlike
+        if self.by == "rarity":
+            return self._rare(i)
+        error = f"expected error {self.looks.errors[i]:.2f}"
+        return f"{error}, {self._unlike}" if self.by == "mixed" else error
+
+    @property
+    def _unlike(self) -> str:
+        has_labelled = self.compared and self.compared.files
+        return f"unlike the {'labelled images' if has_labelled else 'others'}"
+
+    def _rare(self, i: int) -> str:
+        usual = self.compared if self.compared and self.compared.files else self.looks
+        common, own = usual.shares.mean(0), self.looks.shares[i]
+        classes = [c for c in range(len(own)) if c != self.task.background and own[c] > 0]
+        if not classes:
+            return "shows no rare class"
+        best = max(classes, key=lambda c: own[c] / max(common[c], 1e-12))
+        what = "" if self.task.has_masks else "probably "
+        return f"{what}{self.task.classes[best]} {own[best]:.1%}, usually {common[best]:.1%}"
+
+
+def _warn_of_failed(looks: Looks) -> None:
+    if looks.failed:
+        first: Sequence[DataError] = list(looks.failed.values())
+        log.warning(
+            "%d of %d images cannot be read and are left out: %s",
+            len(looks.failed),
+            len(looks.failed) + len(looks.files),
+            first[0],
+        )

@@ -1,0 +1,178 @@
+"""Labels as the editor opens and saves them: through `corrections`, with a lock an image.
+
+`base` says which label an editor began with: the version's number and a checksum of its content.
+A visit of an image is one version, which each stroke replaces; the checksum tells a second editor
+that the version was replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import AppError, DataError, FastsegError
+from ..types import IGNORE
+
+if TYPE_CHECKING:
+    from ..corrections.log import Correction
+    from ..corrections.store import Corrections
+    from .workspace import Entry, Workspace
+
+Label = np.ndarray | int  # codes, uint8 (H, W), 255 unlabelled, or a class index
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A label to begin with. `origin` is "label", "prediction" or "empty"."""
+
+    label: Label | None  # None: a class that nobody has said yet
+    base: str
+    origin: str
+    fault: str = ""  # why the label in the data could not be used
+
+
+class Labels:
+    """The labels of a workspace's images. All methods are thread-safe."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.Lock()
+        self._store: Corrections | None = None
+
+    @property
+    def store(self) -> Corrections:
+        """The corrections of the data folder."""
+        from ..corrections.store import Corrections
+
+        with self._lock:
+            if self._store is None:
+                self._store = Corrections(self.workspace.task, self.workspace.data)
+            return self._store
+
+    def _of(self, entry: Entry) -> threading.Lock:
+        with self._lock:
+            return self._locks[entry.id]
+
+    def open(self, entry: Entry) -> Opened:
+        """Return the image's label; of an unlabelled one, what the model says, or nothing."""
+        with self._of(entry):
+            label, base, fault = self._current(entry)
+        if label is not None:
+            return Opened(label, base, "label")
+        try:
+            return Opened(self.workspace.predictions.label(entry), base, "prediction", fault)
+        except FastsegError:  # no export, or one that cannot be used: labelled from nothing
+            pass
+        if not self.workspace.task.has_masks:
+            return Opened(None, base, "empty", fault)
+        background = self.workspace.task.background
+        start = IGNORE if background is None else background
+        return Opened(np.full(self.size(entry), start, np.uint8), base, "empty", fault)
+
+    def size(self, entry: Entry) -> tuple[int, int]:
+        """Return the (height, width) at which an image is shown, and which its mask has."""
+        return self.store.size(entry.path)
+
+    def unlabelled(self) -> list[Path]:
+        """Return the images that wait for a label; none where the folder cannot be read."""
+        try:
+            self.store.refresh()
+            return self.store.unlabelled()
+        except FastsegError:
+            return []
+
+    def history(self, entry: Entry) -> list[Correction]:
+        """Return the versions of an image's label, the newest last."""
+        return self.store.history(entry.path)
+
+    def save(
+        self,
+        entry: Entry,
+        label: Label,
+        *,
+        base: str,
+        amend: bool,
+        action: str,
+        by: str,
+        seconds: float,
+    ) -> str:
+        """Save a label, and return the base of the saved one.
+
+        With `amend`, the version of `base` is replaced, and otherwise a new one is added. A label
+        that is the current one already, such as one whose answer was lost, is not saved again.
+        Raises `DataError` "edited-meanwhile" if the current label is not the one of `base`.
+        """
+        with self._of(entry):
+            current, found, _ = self._current(entry)
+            is_same = current is not None and np.array_equal(current, label)
+            if found != base:
+                if is_same and self._newest_is(entry, action):
+                    return found
+                raise self._edited_meanwhile(entry, found)
+            if amend and is_same and self._newest_is(entry, action):
+                return found
+            number = int(base.partition("-")[0])
+            self.store.save(
+                entry.path,
+                label,
+                action=action,
+                by=by,
+                seconds=seconds,
+                source=self.workspace.predictions.source(),
+                prediction=self.workspace.predictions.label_if_known(entry),
+                base=number,
+                amend=amend,
+            )
+            return self._current(entry)[1]
+
+    def _newest_is(self, entry: Entry, action: str) -> bool:
+        rows = self.history(entry)
+        return bool(rows) and rows[-1].action == action
+
+    def _current(self, entry: Entry) -> tuple[Label | None, str, str]:
+        """Return the label or None, its base, and why it cannot be used if it is faulty."""
+        number, fault = self.store.newest(entry.path), ""
+        try:
+            label = self.store.label(entry.path)
+        except DataError as error:  # the editor is where it can be corrected
+            label, fault = None, str(error)
+        if label is None:
+            return None, f"{number}-", fault
+        return label, f"{number}-{zlib.crc32(np.ascontiguousarray(label).tobytes()):08x}", ""
+
+    def _edited_meanwhile(self, entry: Entry, found: str) -> DataError:
+        rows = self.history(entry)
+        last = rows[-1] if rows else None
+        who = f" by {last.by}" if last and last.by else ""
+        error = DataError(
+            f"{entry.name}: was changed meanwhile{who}; load the newer label, or save over it",
+            "edited-meanwhile",
+        )
+        error.details = {
+            "base": found,
+            "by": last.by if last else "",
+            "when": last.when if last else "",
+        }
+        return error
+
+    def had_label(self, entry: Entry) -> bool:
+        """Return whether an image had a label before its first version."""
+        try:
+            self.store.version(entry.path, 0)
+        except DataError:
+            return False
+        return True
+
+    def version(self, entry: Entry, number: int) -> Label:
+        """Return an earlier version of a label. Raises `AppError` if there is none."""
+        numbers = {row.version for row in self.history(entry)}
+        if number not in numbers | {0}:
+            raise AppError(f"version {number}: there is none", "no-such-result")
+        return self.store.version(entry.path, number)

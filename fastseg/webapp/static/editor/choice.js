@@ -1,0 +1,63 @@
+// The face of a task without masks: the photograph, and one class to choose by key.
+
+import { $, el, swatch } from "../app.js";
+import * as server from "./server.js";
+import { listenToKeys } from "./ui.js";
+
+export class Choice extends EventTarget {
+  constructor(root, { classes }, keys = []) {
+    super();
+    this.root = root;
+    this.chosen = null;
+    // There is no background: the keys are 1 for the first class, 2 for the second one
+    $("#classes", root).replaceChildren(
+      ...classes.map(({ code, name, colour }) => {
+        const input = el("input", { type: "radio", name: "class", value: code });
+        input.addEventListener("change", () => this.choose(code));
+        const hint = code < 9 ? el("kbd", {}, String(code + 1)) : null;
+        return el("label", { class: "class" }, input, swatch(colour), el("span", {}, name), hint);
+      }),
+    );
+    listenToKeys(keys, (digit) => digit && digit <= classes.length && this.choose(digit - 1));
+  }
+
+  choose(code) {
+    if (this.id === null) return;
+    this.chosen = code;
+    this.#show();
+    this.dispatchEvent(new Event("touched"));
+    this.dispatchEvent(new Event("edited"));
+  }
+
+  #show() {
+    for (const input of this.root.querySelectorAll("#classes input")) {
+      input.checked = Number(input.value) === this.chosen;
+    }
+  }
+
+  close() {
+    this.id = null;
+    $("#photo", this.root).removeAttribute("src");
+  }
+
+  load(id) {
+    return server.classOf(id);
+  }
+
+  open(id, { label }) {
+    this.id = id;
+    this.chosen = label;
+    this.#show();
+    $("#photo", this.root).src = `/api/images/${id}/picture`;
+    $("#photo", this.root).alt = "the image to classify";
+  }
+
+  read() {
+    return { class: this.chosen };
+  }
+
+  restore(record) {
+    this.chosen = record.class;
+    this.#show();
+  }
+}

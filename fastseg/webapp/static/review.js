@@ -1,0 +1,221 @@
+// The queue: one image after the other, by expected error. Keys: accept, next, skip, back.
+
+import { $, duration, note, plural } from "./app.js";
+import { Canvas } from "./editor/canvas.js";
+import { Choice } from "./editor/choice.js";
+import { finish } from "./editor/keys.js";
+import * as server from "./editor/server.js";
+import { Session } from "./editor/session.js";
+import { keysDialog } from "./editor/ui.js";
+
+const GUESS = 20; // seconds an image, until there is a pace
+const AGAIN = 3000; // ms until the queue is asked again while the model still looks at the images
+const LAST = 9; // images of this visit whose median is the pace
+
+class Review {
+  constructor() {
+    this.root = $("#editor");
+    const settings = JSON.parse(this.root.dataset.settings);
+    let showKeys = () => {};
+    const keys = [
+      ["a", "accept: the label is right; next image", () => this.accept()],
+      ["Enter", "accept, where no polygon or proposal waits", () => this.enter()],
+      ["n", "next image; strokes are saved", () => this.next()],
+      ["k", "skip: look at it later", () => this.skip()],
+      ["u", "back to the image before, as it was", () => this.back()],
+      ["?", "these keys", () => showKeys()],
+    ];
+    this.face = settings.masks ? new Canvas(this.root, settings, keys) : new Choice(this.root, settings, keys);
+    this.session = new Session(this.face, settings);
+    showKeys = keysDialog(settings.masks ? this.face.ui.keys : keys, settings.masks);
+    $('[data-do="keys"]').addEventListener("click", showKeys);
+    for (const name of ["accept", "next", "skip", "back"]) {
+      $(`[data-do="${name}"]`).addEventListener("click", () => this[name]());
+    }
+    $("#order").addEventListener("change", () => this.#reorder());
+    this.session.addEventListener("opened", () => this.#show());
+    Object.assign(this, { queue: [], skipped: [], trail: [], paces: [], count: 0, isBusy: false });
+  }
+
+  /** Ask for the queue and open its first image. */
+  async start() {
+    await this.#ask();
+    if (!this.current || !this.trail.length) await this.#open(this.queue[0] ?? null);
+  }
+
+  /** Another order: go to its first image, unless something is painted on this one. */
+  #reorder() {
+    return this.#decide(async () => {
+      if (!(await this.session.finish())) return this.#notSaved();
+      if (this.session.isEdited) this.#done(this.current);
+      await this.#ask();
+      await this.#open(this.queue[0] ?? null);
+      return false;
+    });
+  }
+
+  async #ask(isFresh = true) {
+    const answer = await server.queue($("#order").value, isFresh);
+    const seen = new Set([...this.skipped, ...this.trail].map(({ id }) => id));
+    this.queue = answer.images.filter(({ id }) => !seen.has(id));
+    Object.assign(this, { answer });
+    this.pace ??= answer.pace;
+    this.#show();
+    if (answer.fault) note(answer.fault, true);
+    clearTimeout(this.asking);
+    const { pass, advice } = answer;
+    if (advice?.error) note(advice.error, true);
+    const isComing = (pass && !pass.is_done) || (advice && !advice.is_done);
+    if (isComing) this.asking = setTimeout(() => this.#ask(false).catch(() => {}), AGAIN);
+  }
+
+  /** One decision at a time; `work` returns whether to go on to the next image. */
+  async #decide(work) {
+    if (this.isBusy || !this.current) return;
+    this.isBusy = true;
+    try {
+      const { current } = this;
+      if (!(await work(current))) return;
+      await this.#open(this.#after(current));
+    } catch (error) {
+      note(error.message, true);
+    } finally {
+      this.isBusy = false;
+    }
+  }
+
+  #after(current) {
+    this.queue = this.queue.filter(({ id }) => id !== current.id);
+    if (!this.queue.length && this.skipped.length) {
+      this.queue = this.skipped;
+      this.skipped = [];
+      note("The skipped images come again.");
+    }
+    return this.queue[0] ?? null;
+  }
+
+  #done(current) {
+    this.count++;
+    this.paces.push(this.session.clock.seconds);
+    const last = this.paces.slice(-LAST).sort((a, b) => a - b);
+    this.pace = last[last.length >> 1];
+    this.trail.push(current);
+  }
+
+  accept() {
+    return this.#decide(async (current) => {
+      const action = current.is_audit ? "audited" : "accepted";
+      if (!(await this.session.finish(action))) return this.#notSaved();
+      this.#done(current);
+      return true;
+    });
+  }
+
+  enter() {
+    const { desk } = this.face;
+    if (desk?.isReady && finish(desk, {})) return;
+    this.accept();
+  }
+
+  next() {
+    return this.#decide(async (current) => {
+      if (!(await this.session.finish())) return this.#notSaved();
+      if (this.session.isEdited) this.#done(current);
+      else this.skipped.push(current);
+      return true;
+    });
+  }
+
+  skip() {
+    return this.#decide(async (current) => {
+      if (!(await this.session.finish())) return this.#notSaved();
+      this.skipped.push(current);
+      return true;
+    });
+  }
+
+  #notSaved() {
+    note("This image is not saved yet; it stays here until it is.", true);
+    return false;
+  }
+
+  /** Go back to the image before, whose label becomes what it was before this visit. */
+  async back() {
+    if (this.isBusy || !this.trail.length) return;
+    this.isBusy = true;
+    try {
+      if (this.current && !(await this.session.finish())) return this.#notSaved();
+      const before = this.trail.pop();
+      if (this.current) this.queue.unshift(this.current);
+      this.count = Math.max(0, this.count - 1);
+      await this.#open(before);
+      await this.#restored();
+    } catch (error) {
+      note(error.message, true);
+    } finally {
+      this.isBusy = false;
+    }
+  }
+
+  async #restored() {
+    const { versions } = this.session.about;
+    const last = versions[versions.length - 1];
+    if (last?.action !== "corrected" || !this.face.takeVersion) return;
+    if (last.version === 1 && this.session.about.is_new) return; // it had no label before
+    const { isSame } = await this.face.takeVersion(this.session.id, last.version - 1);
+    if (!isSame) note("The label is as it was before; the correction stays in the versions.");
+  }
+
+  async #open(image) {
+    this.current = image;
+    delete this.root.dataset.ready;
+    const hasImage = image !== null;
+    this.root.hidden = !hasImage;
+    $("#finished").hidden = hasImage;
+    this.#show();
+    if (hasImage) {
+      await this.session.open(image.id);
+      $("#marks")?.focus({ preventScroll: true });
+    } else {
+      const { fault, reviewed, pass } = this.answer;
+      $("#finished-text").textContent = fault
+        ? fault
+        : pass && !pass.is_done
+          ? "The model still looks at the images."
+          : `${plural(Math.max(reviewed, this.count), "image")} reviewed, none left.`;
+      $("#finished h2").textContent = fault ? "No images" : "All reviewed";
+    }
+    this.root.dataset.ready = image?.name ?? "none";
+  }
+
+  #show() {
+    if (!this.answer) return;
+    const left = this.queue.length + this.skipped.length + this.answer.left - Math.min(this.answer.left, this.answer.images.length);
+    const total = this.count + left;
+    const pace = this.pace ?? GUESS;
+    $("#counter").textContent = `${this.count} of ${total}`;
+    const { pass } = this.answer;
+    const { advice } = this.answer;
+    const looks =
+      pass && !pass.is_done
+        ? `, model has seen ${pass.done} of ${pass.total}`
+        : advice && !advice.is_done
+          ? ", looking for what to label next"
+          : "";
+    $("#left").textContent = `${left ? `about ${duration(left * pace)} left` : ""}${looks}`;
+    for (const name of ["accept", "next", "skip"]) $(`[data-do="${name}"]`).disabled = !this.current;
+    $('[data-do="back"]').disabled = !this.trail.length;
+    if (!this.current) return $("#current").replaceChildren();
+    const { name, part, expected_error: error, needs_review: needs } = this.current;
+    const parts = [name, part === "valid" ? "held out" : part];
+    if (error !== null) parts.push(`expected error ${error.toFixed(2)}${needs ? ", needs review" : ""}`);
+    if (this.current.is_audit) parts.push("audit: correct all that is wrong");
+    if (this.current.reason) parts.push(this.current.reason);
+    $("#current").title = parts.join(" \u00b7 ");
+    $("#current").textContent = parts.join(" \u00b7 ");
+  }
+}
+
+const review = new Review();
+await review.start();
+await review.session.sendLeft();

@@ -1,0 +1,484 @@
+"""The editor and the queue in a real browser: what is painted is what is saved."""
+
+from __future__ import annotations
+
+import shutil
+
+import httpx
+import numpy as np
+import pytest
+from browser import no_faults, screenshots
+from PIL import Image
+
+from fastseg import tasks
+from fastseg.data.images import read_raw
+
+BACKGROUND, SCLERA, IRIS = 0, 1, 2
+SIZE = (200, 300)  # (height, width) of the images that are painted on
+
+
+@pytest.fixture
+def eyes(tmp_path):
+    """A folder of eyes: 6 grey images with empty masks, as images/N.png and masks/N.png."""
+    data = tmp_path / "eyes"
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        save(data, f"{number}.png", rng.integers(60, 90, (*SIZE, 3)).astype(np.uint8))
+    return data
+
+
+def save(data, name, pixels, mask=None, **options):
+    for folder in ("images", "masks"):
+        (data / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(data / "images" / name, **options)
+    if mask is None:
+        mask = np.zeros(pixels.shape[:2], np.uint8)
+    Image.fromarray(mask).save((data / "masks" / name).with_suffix(".png"))
+
+
+def mask_of(data, name):
+    return read_raw(data / "masks" / name)
+
+
+def client_of(server):
+    return httpx.Client(
+        base_url=server.address,
+        headers={"Authorization": f"Bearer {server.keys.token}"},
+        timeout=60,
+    )
+
+
+def id_of(server, name):
+    with client_of(server) as client:
+        images = client.get("/api/data/images").json()["images"]
+    return next(image["id"] for image in images if image["name"].endswith(name))
+
+
+class Canvas:
+    """The editor in a page: paints at places in image px."""
+
+    def __init__(self, page):
+        self.page = page
+        page.wait_for_selector("#editor[data-ready]")
+
+    def at(self, x, y):
+        """Return the place in the window of a place in image px."""
+        return self.page.evaluate(
+            """([x, y]) => {
+              const { view } = document.querySelector("#editor").desk;
+              const box = view.marks.getBoundingClientRect();
+              const [left, top] = view.toCanvas(x, y);
+              return [box.left + left / view.ratio, box.top + top / view.ratio];
+            }""",
+            [x, y],
+        )
+
+    def drag(self, *points, steps=8):
+        mouse = self.page.mouse
+        mouse.move(*self.at(*points[0]))
+        mouse.down()
+        for point in points[1:]:
+            mouse.move(*self.at(*point), steps=steps)
+        mouse.up()
+
+    def click(self, x, y):
+        self.page.mouse.click(*self.at(x, y))
+
+    def set(self, **values):
+        self.page.evaluate("(v) => document.querySelector('#editor').desk.set(v)", values)
+
+    def key(self, *names):
+        for name in names:
+            self.page.keyboard.press(name)
+
+    def saved(self):
+        """Wait until the server has everything."""
+        self.page.wait_for_selector('#save[data-state="saved"]')
+
+
+@pytest.fixture
+def edit(serve, open_page):
+    """Open the editor of an image of a data folder: `edit(data, "0.png")` -> server, Canvas."""
+
+    def open_it(data, name, server=None, task="eye", **options):
+        server = server or serve(task, data)
+        page = open_page(server, "/", **options)
+        page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+        page.goto(f"{server.address}edit/{id_of(server, name)}")
+        return server, Canvas(page)
+
+    return open_it
+
+
+def test_a_stroke_changes_exactly_its_pixels(eyes, edit):
+    _, canvas = edit(eyes, "0.png")
+    canvas.set(size=1)
+    canvas.key("2")
+    canvas.drag((50.5, 80.5), (149.5, 80.5))
+    canvas.saved()
+    want = np.zeros(SIZE, np.uint8)
+    want[80, 50:150] = IRIS
+    assert (mask_of(eyes, "0.png") == want).all()
+    canvas.key("Control+z")
+    canvas.saved()
+    assert not mask_of(eyes, "0.png").any()
+    canvas.key("Control+y")
+    canvas.saved()
+    assert (mask_of(eyes, "0.png") == want).all()
+
+
+def test_a_polygon_with_a_hole(eyes, edit):
+    _, canvas = edit(eyes, "1.png")
+    canvas.key("p", "1")
+    for x, y in ((20, 20), (120, 20), (120, 120), (20, 120)):
+        canvas.click(x, y)
+    canvas.key("Shift+Enter")
+    for x, y in ((50, 50), (80, 50), (80, 70), (50, 70)):
+        canvas.click(x, y)
+    canvas.key("Enter")
+    canvas.saved()
+    want = np.zeros(SIZE, np.uint8)
+    want[20:120, 20:120] = SCLERA
+    want[50:70, 50:80] = BACKGROUND
+    assert (mask_of(eyes, "1.png") == want).all()
+
+
+def test_an_image_that_exif_turns(tmp_path, edit):
+    pixels = np.full((200, 300, 3), 80, np.uint8)
+    pixels[:100, :100] = 200  # stored at the left top, shown at the right top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path, "0.jpg", pixels, np.zeros((300, 200), np.uint8), exif=exif)
+    save(tmp_path, "1.jpg", pixels)
+    _, canvas = edit(tmp_path, "0.jpg")
+    canvas.key("f", "3")
+    canvas.click(150, 50)
+    canvas.saved()
+    mask = mask_of(tmp_path, "0.png")
+    assert mask.shape == (300, 200)
+    assert (mask[:96, 104:] == 3).all() and not mask[104:].any() and not mask[:, :96].any()
+
+
+def test_a_16_bit_image(tmp_path, edit):
+    values = np.full(SIZE, 1000, np.uint16)
+    values[50:150, 100:200] = 3000
+    for name in ("0.png", "1.png"):
+        save(tmp_path, name, values, np.zeros(SIZE, np.uint8))
+    _, canvas = edit(tmp_path, "0.png")
+    canvas.key("f", "2")
+    canvas.click(150, 100)
+    canvas.saved()
+    want = np.zeros(SIZE, np.uint8)
+    want[50:150, 100:200] = IRIS
+    assert (mask_of(tmp_path, "0.png") == want).all()
+    with Image.open(tmp_path / "images" / "0.png") as image:
+        assert image.mode.startswith("I")
+
+
+def test_strokes_snap_to_edges(tmp_path, edit):
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    disc = (rows + 0.5 - 100) ** 2 + (columns + 0.5 - 150) ** 2 <= 40**2
+    noise = np.random.default_rng(1).integers(-15, 15, (*SIZE, 3))
+    pixels = (np.where(disc, 170, 80)[..., None] + noise).astype(np.uint8)
+    save(tmp_path, "0.png", pixels)
+    save(tmp_path, "1.png", pixels)
+    _, canvas = edit(tmp_path, "0.png")
+    canvas.set(size=70)
+    canvas.key("s")
+    canvas.click(153, 98)
+    canvas.saved()
+    found = mask_of(tmp_path, "0.png") > 0
+    assert (found & disc).sum() / (found | disc).sum() > 0.97
+
+
+def test_the_keyboard_paints(eyes, edit):
+    _, canvas = edit(eyes, "2.png")
+    page = canvas.page
+    page.focus("#marks")
+    canvas.set(size=1)
+    for _ in range(20):
+        canvas.key("+")  # one px on the screen is far less than one in the image
+    canvas.key("1", "ArrowRight")  # the cursor starts in the middle
+    page.keyboard.down(" ")
+    canvas.key("ArrowDown", "ArrowDown", "ArrowLeft")
+    page.keyboard.up(" ")
+    canvas.saved()
+    want = np.zeros(SIZE, np.uint8)
+    want[100:103, 151] = want[102, 150] = SCLERA
+    assert (mask_of(eyes, "2.png") == want).all()
+    assert "4 px" in page.text_content("#told")
+
+
+def test_the_second_of_two_tabs_is_told(eyes, edit, open_page):
+    server, first = edit(eyes, "0.png")
+    _, second = edit(eyes, "0.png", server)
+    for canvas, key in ((first, "1"), (second, "2")):
+        canvas.set(size=9)
+        canvas.key(key)
+    first.click(50, 50)
+    first.saved()
+    second.click(100, 100)
+    second.page.wait_for_selector("#conflict[open]")
+    open_page.faults.clear()  # the browser logs the refusal
+    assert (mask_of(eyes, "0.png") != IRIS).all()
+    second.page.click("#conflict button[value=load]")
+    second.page.wait_for_selector("#conflict:not([open])", state="attached")
+    second.page.wait_for_selector("#loading", state="hidden")
+    second.click(100, 100)
+    second.saved()
+    assert {*np.unique(mask_of(eyes, "0.png"))} == {BACKGROUND, SCLERA, IRIS}
+
+    first.click(70, 50)
+    first.page.wait_for_selector("#conflict[open]")
+    open_page.faults.clear()
+    first.page.click("#conflict button[value=over]")
+    first.saved()
+    assert {*np.unique(mask_of(eyes, "0.png"))} == {BACKGROUND, SCLERA}
+    with client_of(server) as client:
+        versions = client.get(f"/api/editor/{id_of(server, '0.png')}").json()["versions"]
+    assert [row["by"] for row in versions] == ["Ada"] * len(versions)
+
+
+def test_strokes_survive_a_lost_connection_and_a_closed_page(eyes, edit, open_page):
+    server, canvas = edit(eyes, "3.png")
+    page, context = canvas.page, canvas.page.context
+    canvas.set(size=5)
+    context.set_offline(True)
+    canvas.click(30, 30)
+    page.wait_for_selector('#save[data-state="offline"]')
+    context.set_offline(False)
+    canvas.saved()
+    assert (mask_of(eyes, "3.png") == SCLERA).sum() > 20
+
+    context.set_offline(True)
+    canvas.click(200, 100)
+    page.wait_for_selector('#save[data-state="offline"]')
+    other = context.new_page()
+    page.close(run_before_unload=False)
+    context.set_offline(False)
+    assert mask_of(eyes, "3.png")[100, 200] == BACKGROUND
+    other.goto(f"{server.address}edit/{id_of(server, '3.png')}")
+    Canvas(other).saved()
+    assert mask_of(eyes, "3.png")[100, 200] == SCLERA
+    open_page.faults.clear()
+
+
+@pytest.mark.slow
+def test_twelve_megapixels(tmp_path, edit):
+    pixels = np.full((3000, 4000, 3), 90, np.uint8)
+    save(tmp_path, "0.jpg", pixels)
+    save(tmp_path, "1.jpg", pixels[:64, :64])
+    _, canvas = edit(tmp_path, "0.jpg")
+    canvas.set(size=40)
+    canvas.key("2")
+    canvas.drag((500, 500), (3500, 2500), steps=20)
+    canvas.saved()
+    mask = mask_of(tmp_path, "0.png")
+    assert mask.shape == (3000, 4000) and mask[500, 500] == mask[2500, 3500] == IRIS
+    assert 120_000 < (mask == IRIS).sum() < 180_000
+
+
+def test_fingers_and_pens(eyes, edit):
+    _, canvas = edit(eyes, "0.png", has_touch=True)
+    page = canvas.page
+    devtools = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        at = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(canvas.at(*p) for p in points)]
+        devtools.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": at})
+
+    def view():
+        return page.evaluate("document.querySelector('#editor').desk.view.scale")
+
+    canvas.set(size=3)
+    before = view()
+    touch("Start", (100, 100))
+    touch("Start", (100, 100), (200, 100))
+    touch("Move", (100, 100), (240, 100))
+    touch("End")
+    assert view() > 1.2 * before
+    assert page.text_content("#save") == ""  # the first finger's stroke is taken back
+
+    touch("Start", (150, 120))
+    touch("Move", (160, 120))
+    touch("End")
+    canvas.saved()
+    assert mask_of(eyes, "0.png")[120, 155] == SCLERA
+
+    x, y = canvas.at(150, 60)
+    for kind, force in (("mousePressed", 0.5), ("mouseReleased", 0)):
+        devtools.send(
+            "Input.dispatchMouseEvent",
+            {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1,
+             "pointerType": "pen", "force": force},
+        )  # fmt: skip
+    canvas.saved()
+    mask = mask_of(eyes, "0.png")
+    assert mask[60, 150] == SCLERA
+    place = canvas.at(0, 0)
+    touch("Start", (150, 150))
+    touch("Move", (170, 160))
+    touch("End")
+    assert canvas.at(0, 0) != place  # the palm moves the image and paints nothing
+    assert (mask_of(eyes, "0.png") == mask).all()
+
+
+def test_what_was_before_can_be_seen_and_taken(eyes, edit):
+    _, canvas = edit(eyes, "0.png")
+    page = canvas.page
+    assert page.is_disabled("[data-show=previous]")
+    canvas.set(size=20)
+    canvas.click(100, 100)
+    canvas.saved()
+    page.keyboard.down("x")
+    page.wait_for_selector("#shown:has-text('before')")
+    page.keyboard.up("x")
+    page.wait_for_selector("#shown", state="hidden")
+    page.click("[data-show=previous]")
+    canvas.click(50, 50)  # what is only shown cannot be painted on
+    assert "go back" in page.text_content("#told")
+    page.click("[data-do=take]")
+    canvas.saved()
+    assert not mask_of(eyes, "0.png").any()
+    canvas.key("Control+z")
+    canvas.saved()
+    assert mask_of(eyes, "0.png")[100, 100] == SCLERA
+    page.click("summary:has-text('Versions')")
+    assert page.locator("#versions li").count() == 1
+
+
+def test_a_hundred_steps_within_the_memory(eyes, edit):
+    _, canvas = edit(eyes, "0.png")
+    found = canvas.page.evaluate(
+        """async () => {
+          const { History } = await import("/static/editor/history.js");
+          const noise = () => crypto.getRandomValues(new Uint8Array(1000));
+          const rect = { x: 0, y: 0, width: 1000, height: 1 };
+          const [steps, small] = [new History(), new History(100, 10_000)];
+          for (let i = 0; i < 120; i++) {
+            steps.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
+            small.push(`${i}`, [{ rect, before: noise(), after: noise() }]);
+          }
+          return [steps.done.length, steps.undo().name, small.done.length, small.bytes];
+        }"""
+    )
+    assert found == [100, "119", 5, 10_000]
+
+
+def test_a_task_without_background_has_nothing_to_erase_to(samples, tmp_path, edit):
+    data = shutil.copytree(samples["kitchen"], tmp_path / "kitchen")
+    name = tasks.get("kitchen").items(data)[0].image.name
+    _, canvas = edit(data, name, task="kitchen")
+    assert canvas.page.is_disabled("[data-tool=eraser]")
+    assert canvas.page.locator("#classes label").count() == 3
+
+
+def test_review_by_keyboard_alone(eyes, serve, open_page):
+    server = serve("eye", eyes)
+    page = open_page(server, "/review")
+
+    def at(name):
+        page.wait_for_selector(f'#editor[data-ready="{name}"]', state="attached")
+
+    at("images/0.png")
+    page.keyboard.press("a")
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
+    at("images/1.png")
+    page.keyboard.press("k")
+    at("images/2.png")
+    page.keyboard.press("1")
+    page.keyboard.press(" ")
+    page.wait_for_selector('#save[data-state="saved"]')
+    page.keyboard.press("n")
+    for number in (3, 4, 5):
+        at(f"images/{number}.png")
+        page.keyboard.press("Enter")
+    at("images/1.png")  # the skipped one comes last
+    assert page.text_content("#counter") == "5 of 6"
+    page.keyboard.press("a")
+    at("none")
+    assert page.is_visible("#finished")
+    with client_of(server) as client:
+        answer = client.get("/api/review/queue").json()
+        ids = {name: id_of(server, name) for name in ("1.png", "2.png")}
+        rows = {n: client.get(f"/api/editor/{i}").json()["versions"] for n, i in ids.items()}
+    assert answer["left"] == 0 and answer["reviewed"] == 6
+    assert rows["1.png"][-1]["action"] == "accepted" and rows["1.png"][-1]["by"] == "Grace"
+    assert rows["2.png"][-1]["action"] == "corrected"
+    assert (mask_of(eyes, "2.png") == SCLERA).sum() > 50
+
+
+def test_going_back_restores_the_label(eyes, serve, open_page):
+    server = serve("eye", eyes)
+    page = open_page(server, "/review")
+    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    canvas = Canvas(page)
+    canvas.set(size=31)
+    canvas.click(100, 100)
+    canvas.saved()
+    assert mask_of(eyes, "0.png").any()
+    canvas.key("n")
+    page.wait_for_selector('#editor[data-ready="images/1.png"]')
+    canvas.key("u")
+    page.wait_for_selector('#editor[data-ready="images/0.png"]')
+    canvas.saved()
+    assert page.text_content("#counter") == "0 of 6"
+    assert not mask_of(eyes, "0.png").any()
+
+
+def test_classes_are_chosen_by_key(samples, tmp_path, serve, open_page):
+    data = shutil.copytree(samples["mri"], tmp_path / "mri")
+    task = tasks.get("mri")
+    server = serve("mri", data)
+    page = open_page(server, "/review")
+    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    page.wait_for_selector("#editor[data-ready]")
+    name = page.get_attribute("#editor", "data-ready")
+    was = task.label(next(item for item in task.items(data) if item.image == data / name))
+    page.keyboard.press("1" if was else "2")
+    page.wait_for_selector('#save[data-state="saved"][data-version="1"]')
+    item = next(item for item in task.items(data) if item.image == data / name)
+    assert task.label(item) == 1 - was
+    page.keyboard.press("a")
+    page.wait_for_selector("text=1 of")
+
+
+def test_a_proposal_is_taken_or_left(eyes, edit):
+    _, canvas = edit(eyes, "4.png")
+    page = canvas.page
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.post_data_json)
+        route.fulfill(json={"parts": [{"code": 2, "runs": [10, 20, 40, 11, 20, 40]}]})
+
+    page.route("**/propose", answer)
+    canvas.key("m")
+    canvas.click(30.5, 10.5)
+    page.wait_for_selector("#proposal:visible")
+    canvas.key("Escape")
+    page.wait_for_selector("#proposal", state="hidden")
+    canvas.drag((10, 5), (60, 30))
+    page.wait_for_selector("#proposal:visible")
+    canvas.key("Enter")
+    canvas.saved()
+    want = np.zeros(SIZE, np.uint8)
+    want[10:12, 20:40] = IRIS
+    assert (mask_of(eyes, "4.png") == want).all()
+    assert asked[0]["point"] == [30, 10]
+    assert np.abs(np.array(asked[1]["box"]) - (10, 5, 60, 30)).max() <= 1
+
+
+def test_no_accessibility_faults(eyes, edit, serve, open_page):
+    server, canvas = edit(eyes, "0.png")
+    no_faults(canvas.page)
+    screenshots(canvas.page, "editor")
+    canvas.key("?")
+    canvas.page.wait_for_selector("#keys[open]")
+    no_faults(canvas.page)
+    page = open_page(server, "/review", width=400, color_scheme="dark")
+    page.wait_for_selector("#editor[data-ready]")
+    no_faults(page)
+    screenshots(page, "review")

@@ -1,0 +1,256 @@
+"""Labels over HTTP, as the editor asks for them; and a server that is killed while it saves."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastseg import tasks
+from fastseg.corrections.store import Corrections
+from fastseg.data.images import read_raw
+from fastseg.webapp.runs import decode, encode
+from fastseg.webapp.server import open_app
+
+KILLS = 50
+
+
+def client_of(server):
+    return httpx.Client(
+        base_url=server.address,
+        headers={"Authorization": f"Bearer {server.keys.token}"},
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def eyes(samples, tmp_path):
+    return shutil.copytree(samples["eye"], tmp_path / "eye")
+
+
+class Editor:
+    """One image of a client that edits."""
+
+    def __init__(self, client, image):
+        self.client, self.id = client, image["id"]
+        self.path, self.amend = f"/api/editor/{self.id}/label", 0
+        answer = client.get(self.path).raise_for_status()
+        self.size = np.frombuffer(answer.content[4:12], "<u4")
+        self.codes = decode(answer.content, tuple(int(side) for side in self.size))
+        self.base = answer.headers["X-Label-Base"]
+
+    def save(self, codes, error=None, **values):
+        query = {"base": self.base, "amend": self.amend, "by": "Ada", "seconds": 2, **values}
+        answer = self.client.post(self.path, params=query, content=encode(codes))
+        if error is not None:
+            assert answer.json()["error"]["code"] == error, answer.text
+            return answer
+        assert answer.status_code == 200, answer.text
+        self.base, self.amend = answer.json()["base"], 1
+        return answer.json()
+
+
+@pytest.fixture
+def editor(eyes, serve):
+    server = serve("eye", eyes)
+    with client_of(server) as client:
+        yield Editor(client, client.get("/api/data/images").json()["images"][0])
+
+
+def painted(codes, side, code=3):
+    made = codes.copy()
+    made[:side, :side] = code
+    return made
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        np.zeros((7, 5), np.uint8),
+        np.random.default_rng(0).integers(0, 4, (40, 31)).astype(np.uint8),
+        np.full((1, 1), 255, np.uint8),
+    ],
+    ids=["equal", "noise", "one pixel"],
+)
+def test_runs_are_exact(codes):
+    assert np.array_equal(decode(encode(codes), codes.shape), codes)
+
+
+def test_a_visit_is_one_version(editor, eyes):
+    assert editor.save(painted(editor.codes, 3))["version"] == 1
+    assert editor.save(painted(editor.codes, 5))["version"] == 1
+    rows = editor.client.get(f"/api/editor/{editor.id}").json()["versions"]
+    assert [(row["version"], row["by"]) for row in rows] == [(1, "Ada")]
+    first = editor.client.get(editor.path, params={"which": 0})
+    assert np.array_equal(decode(first.content, editor.codes.shape), editor.codes)
+    item = tasks.get("eye").items(eyes)[0]
+    assert np.array_equal(tasks.get("eye").label(item), painted(editor.codes, 5))
+
+
+def test_the_second_editor_is_told_even_within_a_visit(editor):
+    editor.save(painted(editor.codes, 3))
+    other = Editor(editor.client, {"id": editor.id})
+    editor.save(painted(editor.codes, 5))  # the same version, with other content
+    answer = other.save(painted(editor.codes, 7), error="edited-meanwhile")
+    assert answer.status_code == 409 and answer.json()["by"] == "Ada"
+    other.base = answer.json()["base"]
+    assert other.save(painted(editor.codes, 7), amend=0)["version"] == 2
+
+
+def test_a_lost_answer_is_no_conflict(editor):
+    before = editor.base
+    editor.save(painted(editor.codes, 3))
+    after, editor.base, editor.amend = editor.base, before, 0
+    assert editor.save(painted(editor.codes, 3)) == {"base": after, "version": 1}
+
+
+def test_bad_masks_are_refused(editor):
+    height, width = editor.codes.shape
+    editor.save(np.zeros((height, width + 1), np.uint8), error="mask-size")
+    editor.save(painted(editor.codes, 2, 9), error="mask-value")
+    editor.save(editor.codes, error="bad-request", base="newest")
+    editor.save(editor.codes, error="bad-request", action="painted")
+    whole = encode(editor.codes)
+    for damaged in (b"", whole[:-3], whole + b"0", b"FSR1" + b"\xff" * 12, whole[:16]):
+        answer = editor.client.post(editor.path, params={"base": editor.base}, content=damaged)
+        assert answer.json()["error"]["code"] in ("bad-request", "mask-size")
+    assert editor.client.get(f"/api/editor/{editor.id}").json()["versions"] == []
+
+
+def test_an_unlabelled_image_begins_with_the_prediction(eyes, exports, serve):
+    with Image.open(tasks.get("eye").items(eyes)[0].image) as image:
+        turned = image.rotate(180)
+    Corrections("eye", eyes).begin()
+    server = serve("eye", eyes, export=exports("eye"))
+    folder = tasks.get("eye").items(eyes)[0].image.parent
+    turned.save(folder / "set_99_frame_1.png")
+    with client_of(server) as client:
+        images = client.get("/api/review/queue?fresh=1").json()["images"]
+        image = next(image for image in images if "set_99" in image["name"])
+        answer = client.get(f"/api/editor/{image['id']}/label")
+        assert answer.headers["X-Label-Origin"] == "prediction"
+        predicted = client.get(
+            f"/api/editor/{image['id']}/label", params={"which": "prediction"}
+        ).content
+        assert answer.content == predicted
+        while not (advised := client.get("/api/review/queue?order=next").json())["advice"][
+            "is_done"
+        ]:
+            time.sleep(0.1)
+        assert advised["images"][0]["id"] == image["id"] and advised["images"][0]["reason"]
+        editor = Editor(client, image)
+        editor.save(editor.codes, action="accepted")
+        row = Corrections("eye", eyes).all()[-1]
+        assert (row.action, row.pixels) == ("accepted", 0) and row.source.startswith("eye ")
+        left = client.get("/api/review/queue").json()
+    assert image["id"] not in [each["id"] for each in left["images"]]
+    assert left["reviewed"] == 1 and left["pace"] == 2
+
+
+def test_the_queue_is_in_the_order_of_expected_errors(eyes, exports, serve):
+    server = serve("eye", eyes, export=exports("eye"))
+    with client_of(server) as client:
+        while True:
+            answer = client.get("/api/review/queue").json()
+            if answer["pass"]["is_done"]:
+                break
+            time.sleep(0.1)
+        assert answer["pass"]["done"] == answer["left"] == 16
+        order = [(not e["needs_review"], -e["expected_error"]) for e in answer["images"]]
+        assert order == sorted(order) and len({*order}) > 8
+        names = client.get("/api/review/queue", params={"order": "name"}).json()["images"]
+        assert [e["name"] for e in names] == sorted(e["name"] for e in names)
+        box = {"box": [0, 0, 64, 64]}
+        parts = client.post(f"/api/editor/{names[0]['id']}/propose", json=box).json()["parts"]
+        point = {"point": [10, 10], "code": 1}
+        assert client.post(f"/api/editor/{names[0]['id']}/propose", json=point).status_code == 200
+        bad = client.post(f"/api/editor/{names[0]['id']}/propose", json={"point": [1]})
+    assert 0 not in [part["code"] for part in parts]
+    assert bad.json()["error"]["code"] == "bad-request"
+
+
+def _serve(data, told):
+    server = open_app("eye", data)
+    told.send((server.address, server.keys.token))
+    server.run()
+
+
+@pytest.mark.slow
+def test_a_killed_server_loses_no_saved_stroke(eyes):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fastseg.webapp.server", "fastseg.corrections.store"])
+    rng = np.random.default_rng(0)
+    item = tasks.get("eye").items(eyes)[0]
+    answered = read = read_raw(item.label)  # what the server has confirmed
+    sent = None  # what it got before it was killed
+    record, strokes, kills = None, 0, 0
+    while kills < KILLS:
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(eyes, there), daemon=True)
+        process.start()
+        address, token = here.recv()
+        client = httpx.Client(
+            base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=30
+        )
+        with client:
+            images = client.get("/api/data/images").json()["images"]
+            image = next(i for i in images if item.image.name in i["name"])
+            path = f"/api/editor/{image['id']}/label"
+            if record is None:
+                base = client.get(path).headers["X-Label-Base"]
+                record = {"base": base, "amend": 0, "by": "Ada", "seconds": 1}
+            killer = threading.Timer(
+                rng.uniform(0.01, 0.12), os.kill, (process.pid, signal.SIGKILL)
+            )
+            killer.start()
+            try:
+                while True:
+                    if sent is None:
+                        strokes += 1
+                        y, x = rng.integers(0, 50, 2)
+                        sent = answered.copy()
+                        sent[y : y + 9, x : x + 9] = strokes % 4
+                    answer = client.post(path, params=record, content=encode(sent))
+                    assert answer.status_code == 200, answer.text
+                    answered, sent = sent, None
+                    # every third stroke begins another version, as another visit does
+                    record |= {"base": answer.json()["base"], "amend": int(strokes % 3 > 0)}
+            except httpx.HTTPError:
+                kills += 1
+            killer.join()
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
+        read = read_raw(item.label)
+        is_answered = np.array_equal(read, answered)
+        assert is_answered or (sent is not None and np.array_equal(read, sent))
+    store = Corrections("eye", eyes)
+    rows = store.history(item.image)
+    assert [row.version for row in rows] == [*range(1, len(rows) + 1)] and strokes > KILLS
+    assert np.array_equal(store.label(item.image), read)
+    for row in rows:
+        assert store.version(item.image, row.version).shape == read.shape
+
+
+def test_the_images_of_an_audit_come_first(samples, exports, run, serve, tmp_path):
+    photos = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "photos")
+    command = ["label", photos, "--export", exports("eye"), "--audit", "3", "--json"]
+    begun = json.loads(run(*command).out)
+    server = serve(begun["data"])
+    with client_of(server) as client:
+        images = client.get("/api/review/queue").json()["images"]
+        assert [image["is_audit"] for image in images] == [True] * 3 + [False] * 13
+        assert {image["name"] for image in images[:3]} == {f"images/{n}" for n in begun["left"]}
+        editor = Editor(client, images[0])
+        editor.save(painted(editor.codes, 5), action="audited")
+        left = client.get("/api/review/queue").json()["images"]
+    assert [image["is_audit"] for image in left] == [True] * 2 + [False] * 13
+    assert len(json.loads(run(*command).out)["left"]) == 2
