@@ -7,7 +7,7 @@ set -euo pipefail
 if [ $# -gt 0 ]; then
   exec "$PYTHON" -m pytest "$@"
 fi
-"$PYTHON" -m pytest -n 2 --dist loadfile --durations=15
+"$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 # order: conftest.py
 . scripts/setup.sh face # last: it installs an older numpy
 # -W default: mediapipe and its pinned dependencies are no longer updated, and give warnings
 "$PYTHON" -m pytest -W default tests/test_importers_landmarks.py

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,16 @@ def missing(values: Iterable[object], message: str) -> list[object]:
         for value in values
         if (str(value) not in numbers if isinstance(value, int) else str(value) not in message)
     ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with the largest share of slow tests first.
+
+    Processes take whole files: near the end, only short ones are left, and none waits for another.
+    """
+    count = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path] / count[item.path])
 
 
 @contextmanager
