@@ -22,9 +22,12 @@ function draw(now) {
   const { progress, outcome } = now;
   const isRunning = ["running", "stopping", "elsewhere"].includes(now.state);
   const failed = now.state !== "running" && outcome?.state === "failed";
-  $("#now").hidden = now.state === "idle" && !failed;
-  $("#now-title").textContent = failed ? "The training ended with an error" : TITLES[now.state] ?? "";
+  const told = isRunning ? null : outcome?.corrections;
+  const hasNews = Boolean(told?.text || told?.verdict);
+  $("#now").hidden = now.state === "idle" && !failed && !hasNews;
+  $("#now-title").textContent = failed ? "The training ended with an error" : TITLES[now.state] ?? "The training is finished";
   $("#now-text").textContent = failed ? outcome.message : text(now, isRunning);
+  $("#corrections").replaceChildren(...(hasNews ? news(told) : []));
   $("#bar").hidden = !isRunning || !progress;
   const done = progress ? ((progress.epoch - 1) * progress.batches + progress.batch) / (progress.epochs * progress.batches) : 0;
   $("#bar").value = done;
@@ -37,6 +40,12 @@ function draw(now) {
   $("#form").hidden = isRunning;
   $("#start").disabled = isRunning || !form.images || form.fault !== null;
   charts(failed ? null : progress);
+}
+
+/** What a training says about earlier corrections, and about the export that it began with. */
+function news({ verdict, text, came_back: back, not_learned: open }) {
+  const list = (title, names) => (names?.length ? el("div", {}, el("b", {}, title), el("ul", {}, ...names.map((name) => el("li", {}, name)))) : null);
+  return [verdict ? el("p", {}, verdict) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learnt yet", open)].filter(Boolean);
 }
 
 function text({ state, progress }, isRunning) {
@@ -59,9 +68,10 @@ function figures(progress, isRunning) {
   ].filter(Boolean).map((one) => el("span", {}, one));
 }
 
-function actions({ state }) {
+function actions({ state, progress }) {
+  const keeps = progress?.history.length ? "Stop, and keep what it learnt" : "Stop";
   if (state === "running" || state === "elsewhere")
-    return [el("button", { type: "button", id: "stop", onclick: told(stop) }, "Stop, and keep what it learnt")];
+    return [el("button", { type: "button", id: "stop", onclick: told(stop) }, keeps)];
   if (state === "interrupted")
     return [
       el("button", { type: "button", class: "main", id: "resume", onclick: told(() => begin({ resume: true })) }, "Resume"),
@@ -85,17 +95,35 @@ function charts(progress) {
 
 async function begin(what) {
   markField();
+  $("#notes").replaceChildren();
   try {
-    draw(await api("/api/train/start", { keep: $("#keep").checked, ...what }));
+    draw(await api("/api/train/start", what));
   } catch (error) {
-    if (error.details?.field) markField(error.details.field, error.message);
+    if (error.details?.field) return markField(error.details.field, error.message);
     if (error.code === "interrupted-fit") note("An interrupted training waits: resume it or discard it, above.", true);
     else throw error;
   }
-  await watch();
+  return watch();
 }
 
-const discard = () => confirm("Discard what the interrupted training learnt?") && begin({ discard: true, options: values() });
+/** What the form asks for. */
+function asked() {
+  const isAgain = $('#how [value="again"]').checked;
+  const options = values();
+  if (!isAgain) return { options };
+  delete options.weights; // the export brings its own
+  return { options, again: $("#from").value, strict: $("#strict").checked };
+}
+
+function drawHow() {
+  const isAgain = $('#how [value="again"]').checked;
+  $("#from-label").hidden = !isAgain || form.exports.length < 2;
+  $("#strict-label").hidden = !isAgain || !form.corrections;
+  const weights = $("#field-weights");
+  if (weights) weights.closest(".field").hidden = isAgain;
+}
+
+const discard = () => confirm("Discard what the interrupted training learnt?") && begin({ discard: true, ...asked() });
 
 async function stop() {
   draw(await api("/api/train/stop", {}));
@@ -127,14 +155,13 @@ async function history() {
   await repeat(async () => {
     const found = await api("/api/train/exports");
     drawExports(found);
-    $("#keep-label").hidden = !found.exports.some((one) => one.current);
     return found.exports.some((one) => one.is_waiting);
   }, 3000);
 }
 
 $("#form").addEventListener("submit", (event) => {
   event.preventDefault();
-  told(() => begin({ options: values() }))();
+  told(() => begin(asked()))();
 });
 
 told(async () => {
@@ -143,6 +170,13 @@ told(async () => {
   $("#fault").hidden = !form.fault;
   $("#fault").textContent = form.fault ?? "";
   $("#form-title").textContent = form.images ? `A new training on ${plural(form.images, "image")}` : "A new training";
+  $("#how").hidden = !form.exports.length;
+  $("#how-text").textContent = form.corrections ? `With ${plural(form.corrections, "correction")} and what is new.` : "With labels that are new or corrected.";
+  $("#from").replaceChildren(...form.exports.map((name) => el("option", { value: name }, name)));
+  $('#how [value="again"]').checked = form.exports.length > 0 && form.corrections > 0;
+  drawHow();
   told(history)();
   await watch();
 })();
+
+$("#how").addEventListener("change", drawHow);
