@@ -208,10 +208,8 @@ def test_a_killed_server_loses_no_saved_stroke(eyes):
             if record is None:
                 base = client.get(path).headers["X-Label-Base"]
                 record = {"base": base, "amend": 0, "by": "Ada", "seconds": 1}
-            killer = threading.Timer(
-                rng.uniform(0.01, 0.12), os.kill, (process.pid, signal.SIGKILL)
-            )
-            killer.start()
+            # the moment counts from the first answer: by then, the server has imported all it needs
+            killer = threading.Timer(rng.uniform(0, 0.15), os.kill, (process.pid, signal.SIGKILL))
             try:
                 while True:
                     if sent is None:
@@ -222,6 +220,8 @@ def test_a_killed_server_loses_no_saved_stroke(eyes):
                     answer = client.post(path, params=record, content=encode(sent))
                     assert answer.status_code == 200, answer.text
                     answered, sent = sent, None
+                    if killer.ident is None:
+                        killer.start()
                     # every third stroke begins another version, as another visit does
                     record |= {"base": answer.json()["base"], "amend": int(strokes % 3 > 0)}
             except httpx.HTTPError:

@@ -77,16 +77,17 @@ class Looks:
         at = y - box[1], x - box[0]
         code = int(found[(slice(None), *at)].argmax())
         background = self.predictor.task.background
-        mask = found.argmax(0) == code
         if code == background:
             if wanted is None or wanted == background or found[wanted][at] < FAINTEST:
                 return []
             code = wanted
-            mask = found[code] >= SHARE * found[code][at]
+            mask = self._placed(found[code] >= SHARE * found[code][at], box)
+        else:  # the region may be larger than the part
+            codes = self.whole.labels.copy()
+            codes[box[1] : box[3], box[0] : box[2]] = found.argmax(0)
+            mask = codes == code
         parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-        region = ndimage.binary_fill_holes(parts == parts[at])
-        # a hole of another class is not part of the region: a pupil is not iris
-        return [(code, self._placed(region & mask, box))]
+        return [(code, parts == parts[y, x])]
 
     def regions_in(self, box: tuple[int, int, int, int]) -> list[Region]:
         """Return the regions inside a box (left, top, right, bottom), px: one mask a class.
