@@ -32,7 +32,7 @@ home = metadata.distribution("fastseg")
 import fastseg, fastai, segmentation_models_pytorch, torchvision
 assert pathlib.Path(fastseg.__file__).resolve().parent.parent == pathlib.Path.cwd().resolve()
 if extra == "test":
-    import importlinter, ipykernel, moto, mypy, nbmake, optuna, pre_commit, pytest, pytest_cov, ray, ruff, s3fs, simpy, xdist
+    import axe_playwright_python, importlinter, ipykernel, moto, mypy, nbmake, optuna, playwright, pre_commit, pytest, pytest_cov, ray, ruff, s3fs, simpy, xdist
 if extra in ("docs", "test"):
     import material, mkdocs, mkdocstrings, mkdocstrings_handlers.python
 if extra == "face" and sys.version_info < (3, 13):

@@ -32,7 +32,7 @@ def serve():
     running = []
 
     def start(*arguments, **options) -> Server:
-        server = open_app(*arguments, **options)
+        server = open_app(*arguments, **{"port": 0, **options})
         started = threading.Event()
         thread = threading.Thread(target=server.run, args=(started.set,))
         thread.start()

@@ -109,6 +109,7 @@ NOT_RUN = {
     "s3://": "needs an object store: test_predict_ray.py",
     "--address": "needs a cluster: test_predict_ray.py",
     "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
+    "fastseg app": "runs until it is ended: test_webapp_training.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
     "fastseg study": "needs many fits: test_training_study.py",
 }

@@ -75,7 +75,7 @@ class Looks:
         box = part_around((x, y, x + 1, y + 1), (height, width))
         found = self.closer(box)
         at = y - box[1], x - box[0]
-        code = int(found[(slice(None), *at)].argmax())
+        code = int(found[:, at[0], at[1]].argmax())
         background = self.predictor.task.background
         if code == background:
             if wanted is None or wanted == background or found[wanted][at] < FAINTEST:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from .workspace import Workspace
 
 Key = tuple[Path, int, Path, int]  # both exports, and when their cards were written
-SHOWN = ("dice", "iou", "boundary_f1", "precision", "recall", "f1", "accuracy", "roc_auc")
+MASK_FIGURES = ("dice", "iou", "boundary_f1")  # that the page shows
+CLASS_FIGURES = ("accuracy", "roc_auc", "f1", "precision", "recall")
 
 
 class Comparing:
@@ -59,7 +61,7 @@ class Comparing:
                 "result": {
                     "verdict": compared["verdict"],
                     "images": compared["images"],
-                    "rows": list(_rows(compared)),
+                    "rows": list(_rows(compared, self.workspace.task.has_masks)),
                     "changes": [
                         {"id": id, "name": name, "first": first, "second": second}
                         for item, name, first, second in found.errors()
@@ -83,7 +85,7 @@ class Comparing:
                 self._state, self._error, self._result = state, error, result
 
 
-def _rows(compared: dict[str, Any]) -> Any:
+def _rows(compared: dict[str, Any], has_masks: bool) -> Iterator[dict[str, Any]]:
     """Yield a row a figure: name, both values with their intervals, the difference with its own."""
     parts = {
         "first": compared["first"],
@@ -94,7 +96,7 @@ def _rows(compared: dict[str, Any]) -> Any:
     places += [(name, ("classes", name)) for name in compared["first"]["classes"]]
     places.append(("", ()))
     for name, place in places:
-        for figure in SHOWN:
+        for figure in MASK_FIGURES if has_masks else CLASS_FIGURES:
             values = {part: _value(tree, (*place, figure)) for part, tree in parts.items()}
             if any(value[0] is not None for value in values.values()):
                 yield {"of": name, "figure": figure, **values}

@@ -10,20 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import AppError, DataError, FastsegError
-from ..exports.card import CARD, PROGRESS, is_unfinished, read_card, work_of
-from ..exports.folder import WRITTEN
+from ..errors import AppError, DataError
+from ..exports.card import CARD, PROGRESS, is_unfinished, work_of
+from ..training.again import keep as keep_export
 from ..utils.io import read_json
 from ..utils.locks import write_lock
 from ..utils.user_cache import cache_path, make_cache_folder
@@ -45,6 +44,7 @@ class Outcome:
     state: str
     code: str = ""
     message: str = ""
+    corrections: dict[str, Any] = field(default_factory=dict)
 
 
 class Training:
@@ -60,9 +60,6 @@ class Training:
         make_cache_folder()
         self._log = cache_path("training", str(self.out.resolve()))
         self._answer = self._log.with_suffix(".answer")
-        self._before = self.out.with_name(f".{self.out.name}.before")
-        if not self.is_busy():
-            self._keep_earlier()
 
     # What is going on
 
@@ -108,7 +105,8 @@ class Training:
     # What is asked for
 
     def start(self, arguments: Sequence[str], keep: bool = True) -> None:
-        """Start `fastseg fit` with more arguments. With `keep`, an export there gets another name.
+        """Start `fastseg fit` with more arguments. With `keep`, an export there is copied first.
+
 
         Raises `AppError` if a training runs already, or if the task cannot be trained here.
         """
@@ -122,7 +120,8 @@ class Training:
         with self._lock:
             if self._process is not None or self.is_busy():
                 raise AppError(f"a training to {self.out} runs already; stop it first", "busy")
-            self._set_aside(keep)
+            if keep and (self.out / CARD).is_file():
+                keep_export(self.out)
             command = [
                 *(sys.executable, "-m", "fastseg", "fit"),
                 *(str(task.home or task.name), "--out", str(self.out), "--json", *arguments),
@@ -183,8 +182,7 @@ class Training:
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Wait for the end of the training, and say how it ended."""
         code = process.wait()
-        outcome = Outcome("finished") if code == 0 else self._failure(code)
-        self._keep_earlier()
+        outcome = self._outcome(code)
         with self._lock:
             if self._is_stopping and outcome.state == "failed":
                 outcome = Outcome("stopped")
@@ -192,55 +190,28 @@ class Training:
         if code == 0:
             self.workspace.trained()
 
-    def _failure(self, code: int) -> Outcome:
+    def _outcome(self, code: int) -> Outcome:
         try:
-            told = json.loads(self._answer.read_text(encoding="utf-8"))["error"]
-        except (OSError, ValueError, KeyError, TypeError):
+            told = json.loads(self._answer.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            told = {}
+        if code == 0:
+            return Outcome("finished", corrections=_corrections(told))
+        if "error" not in told:
             last = self.output().strip().rpartition("\n")[2]
             return Outcome("failed", "internal", last or f"the training ended with code {code}")
-        if told.get("code") == "interrupted":
+        error = told["error"]
+        if error["code"] == "interrupted":
             return Outcome("stopped")
-        return Outcome("failed", str(told.get("code")), str(told.get("message")))
-
-    def _set_aside(self, keep: bool) -> None:
-        """Make a second name for the files of the export that the training will replace."""
-        shutil.rmtree(self._before, ignore_errors=True)
-        if not keep or not (self.out / CARD).is_file():
-            return
-        self._before.mkdir()
-        for name in WRITTEN:
-            _link(self.out / name, self._before / name)
-
-    def _keep_earlier(self) -> None:
-        """Give the earlier export a name of its own if a new one is in its place."""
-        if not (self._before / CARD).is_file():
-            return
-        try:
-            earlier, now = read_card(self._before), read_card(self.out)
-        except FastsegError:
-            return
-        if earlier.sha256 == now.sha256:  # nothing replaced it
-            shutil.rmtree(self._before, ignore_errors=True)
-            return
-        stamp = "".join(c if c.isdigit() else "-" for c in earlier.created[:19]).strip("-")
-        name, number = f"{self.out.name}_{stamp}", 1
-        while (target := self.out.with_name(name if number == 1 else f"{name}_{number}")).exists():
-            number += 1
-        with suppress(OSError):
-            self._before.rename(target)
+        return Outcome("failed", error["code"], error["message"], _corrections(told))
 
 
-def _link(source: Path, target: Path) -> None:
-    """Give a file, or the files of a folder, a second name; copy where that is not possible."""
-    if source.is_dir():
-        target.mkdir()
-        for entry in source.iterdir():
-            _link(entry, target / entry.name)
-    elif source.is_file():
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
+def _corrections(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what a fit says about earlier corrections, and about the export it began with."""
+    pins, again = told.get("pins") or {}, told.get("again") or {}
+    found = {name: pins[name] for name in ("text", "came_back", "not_learned") if name in pins}
+    verdict = (again.get("comparison") or {}).get("verdict")
+    return {**found, **({"verdict": verdict} if verdict else {})}
 
 
 def _is_fit(pid: int) -> bool:

@@ -26,6 +26,10 @@ SUGGESTED: dict[str, Sequence[str]] = {
     "device": ("cpu", "cuda", "mps"),
 }
 FIRST = ("epochs", "size", "bs", "lr", "arch", "weights")  # shown at once; the others on demand
+HELP = {  # where the command line can name files, and this form cannot
+    "weights": "What it begins with: auto is ImageNet, or random if that is out of reach; an "
+    "export trains on from it.",
+}
 GROUPS = {"course": "Course", "learner": "Network and data", "run": "Run"}
 # A browser may not name addresses or files here, only names of timm and torch.
 NAME = re.compile(r"[A-Za-z0-9_.:+\-]{1,100}")
@@ -52,7 +56,7 @@ def _field(option: Option, task: Task, exports: Sequence[str]) -> dict[str, Any]
         "name": option.name,
         "label": option.name.replace("_", " "),
         "group": "Augmentation" if option.name in AUGMENTATION else group,
-        "help": option.help.rstrip(".") + ".",
+        "help": HELP.get(option.name) or option.help.rstrip(".") + ".",
         "default": text_of(option, default) or (option.default_help or "none"),
         "kind": "text",
     }

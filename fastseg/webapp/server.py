@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+# The first free one of these, if none is asked for: what a browser keeps belongs to the port, such
+# as strokes that a killed server never got.
+PORTS = range(8765, 8785)
 BACKLOG = 256  # connections that wait to be accepted
 SECONDS_TO_END = 5  # that open requests get when the server is closed
 
@@ -139,7 +142,11 @@ class Server:
     """A server that has its port, and does not answer yet. `url` opens the app."""
 
     def __init__(
-        self, workspace: Workspace, host: str = HOST, port: int = 0, password: str | None = None
+        self,
+        workspace: Workspace,
+        host: str = HOST,
+        port: int | None = None,
+        password: str | None = None,
     ):
         if not is_loopback(host) and not password:
             raise AppError(
@@ -147,7 +154,7 @@ class Server:
                 "password-needed",
             )
         self.workspace = workspace
-        self._socket = _bound(host, port)
+        self._socket = _bound_to_any(host) if port is None else _bound(host, port)
         self._running: uvicorn.Server | None = None
         self.port: int = self._socket.getsockname()[1]
         self.keys = Keys(self.port, password)
@@ -200,6 +207,14 @@ def _uvicorn(app: Starlette, started: Callable[[], None]) -> uvicorn.Server:
     )
 
 
+def _bound_to_any(host: str) -> socket.socket:
+    """Return a socket that listens at the first free port of `PORTS`, or at any other."""
+    for port in PORTS:
+        with suppress(AppError):
+            return _bound(host, port)
+    return _bound(host, 0)
+
+
 def _bound(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address. Raises `AppError` if that is not possible."""
     try:
@@ -229,7 +244,7 @@ def open_app(
     *,
     export: Path | str | None = None,
     host: str = HOST,
-    port: int = 0,
+    port: int | None = None,
     password: str | None = None,
     device: str | None = None,
 ) -> Server:

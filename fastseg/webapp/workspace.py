@@ -16,13 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.parts import Ledger
 from ..data.slices import real_file
 from ..errors import AppError, DataError, FastsegError, TaskError
-from ..exports.card import CARD, Card, read_card
+from ..exports.card import CARD, MODEL, Card, read_card
 from ..exports.folder import find, is_export
 from ..exports.read import card_of, task_of
 from ..tasks import Item, Task, get
 from ..tasks.declared import has_no_task
+from ..training.again import EARLIER
 from ..utils.io import name_below
 from ..utils.shell import typed
 from .batches import Batches
@@ -39,7 +41,7 @@ from .thumbnails import Thumbnails
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
 
-PARTS = ("train", "valid", "test", "unlabelled")
+PARTS = ("train", "valid", "test", "apart", "unlabelled")
 ID_LENGTH = 16  # hexadecimal digits of an image's id: a collision among a million is 1 in 10^7
 FRESH_SECONDS = 2.0  # for which a listing of the data counts as new
 
@@ -200,7 +202,11 @@ class Workspace:
             return []
 
     def _parts(self, items: list[Item]) -> list[str]:
-        """Return the part of each item: what the export held out, else what a fit would."""
+        """Return the part of each item: by the ledger, what the export held out, or a fit would."""
+        recorded: dict[str, str] = {}
+        with suppress(DataError):  # a damaged ledger: a fit says so
+            ledger = Ledger.of(self.data)
+            recorded = {row.name: row.part for row in ledger.rows.values()} if ledger else {}
         held_out: set[str] = set()
         card = self.card()
         if card and card.data_folder and card.data_folder.resolve() == self.root:
@@ -211,13 +217,12 @@ class Workspace:
             except DataError:  # too few images to train on: shown all the same
                 valid = []
             held_out = {name_below(self.data, items[place].image) for place in valid}
+        names = [name_below(self.data, item.image) for item in items]
         return [
             "test"
             if item.split == "test"
-            else "valid"
-            if name_below(self.data, item.image) in held_out
-            else "train"
-            for item in items
+            else recorded.get(name, "valid" if name in held_out else "train")
+            for item, name in zip(items, names)
         ]
 
     # The exports and their models
@@ -231,15 +236,16 @@ class Workspace:
 
     def exports(self) -> list[Path]:
         """Return the folders of this task's exports, the newest first."""
-        folders = {card.parent for card in self.exports_folder.glob(f"*/{CARD}")}
-        if (self.out / CARD).is_file():
-            folders.add(self.out)
-        own = []
-        for folder in folders:
+        kept = [*self.exports_folder.glob(f"*/{CARD}")]
+        kept += self.exports_folder.glob(f"{EARLIER}/*/{CARD}")
+        folders = [self.out] if (self.out / CARD).is_file() else []
+        folders += [card.parent for card in kept if not card.parent.name.startswith(".")]
+        own: dict[str, tuple[str, Path]] = {}
+        for folder in folders:  # a copy of the current one is not another one
             card = self.card(folder)
             if card and card.task == self.task.name and card.classes == list(self.task.classes):
-                own.append(folder)
-        return sorted(own, key=lambda folder: (folder / CARD).stat().st_mtime, reverse=True)
+                own.setdefault(card.sha256.get(MODEL, str(folder)), (card.created, folder))
+        return [folder for _, folder in sorted(own.values(), reverse=True)]
 
     def export(self, name: str | None = None) -> Path:
         """Return an export's folder by its name, by default `out`. Raises `AppError`."""

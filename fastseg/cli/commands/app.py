@@ -27,8 +27,11 @@ def app(
     data: Data = None,
     export: Export = None,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port [default: a free one].")
-    ] = 0,
+        Optional[int],
+        typer.Option(
+            "--port", min=0, max=65535, help="Port; 0: any free one [default: 8765, or the next]."
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option("--host", help="Address to listen at; other machines need a --password."),

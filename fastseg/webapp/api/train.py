@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AppError, FastsegError
-from ...exports.card import HISTORY as HISTORY_FILE
-from ...exports.card import is_unfinished, read_card, read_history
+from ...exports.card import is_unfinished, read_card
 from ...metrics.figures import FIGURES
 from .. import recipe
 from ..http import Asked, get, post
@@ -29,6 +28,8 @@ def form(asked: Asked) -> dict[str, Any]:
         "images": len(workspace.listing().entries),
         "fault": str(fault) if fault else None,
         "out": str(workspace.out),
+        "exports": names,
+        "corrections": len(workspace.labels.store.all()),
     }
 
 
@@ -46,11 +47,16 @@ def state(asked: Asked) -> dict[str, Any]:
 
 
 def start(asked: Asked) -> dict[str, Any]:
-    """Start a training with the `options` of the form, or `resume` the interrupted one."""
+    """Start a training with the `options` of the form, or `resume` the interrupted one.
+
+    With `again`, an export's name, it trains on from that export with corrected and new images;
+    `strict` refuses to replace the export if a correction came back. `discard` gives up what an
+    interrupted one learnt.
+    """
     workspace, body = asked.workspace, asked.body
     training = workspace.training
     if body.get("resume"):
-        training.start(["--resume"], keep=body.get("keep", True) is not False)
+        training.start(["--resume"], keep=False)
         return state(asked)
     values = body.get("options", {})
     if not isinstance(values, dict):
@@ -63,7 +69,12 @@ def start(asked: Asked) -> dict[str, Any]:
             "interrupted-fit",
         )
     arguments = ["--data", str(workspace.data), *recipe.arguments(options), "--no-resume"]
-    training.start(arguments, keep=body.get("keep", True) is not False)
+    again = body.get("again")
+    if again:  # it keeps the replaced export itself
+        arguments += ["--from", str(workspace.export(str(again)))]
+    if body.get("strict") is True:
+        arguments.append("--strict")
+    training.start(arguments, keep=not again)
     return state(asked)
 
 
@@ -117,7 +128,6 @@ def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
                 name: values.get("dice", values.get("f1"))
                 for name, values in figures.get("classes", {}).items()
             },
-            "history": read_history(folder / HISTORY_FILE),
         }
     return None
 

@@ -100,7 +100,7 @@ export const figure = (value, digits = 3) =>
 export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
 /** Say in the header whether the model is loaded. */
-async function watchModel() {
+export async function watchModel() {
   const shown = $("#model");
   if (!shown) return;
   await repeat(async () => {

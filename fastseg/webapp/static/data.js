@@ -3,7 +3,7 @@
 import { $, api, el, plural, repeat, swatch, told } from "./app.js";
 import { Grid } from "./grid.js";
 
-const PART = { train: "training", valid: "held out", test: "test", unlabelled: "unlabelled" };
+const PART = { train: "training", valid: "held out", test: "test", apart: "set apart", unlabelled: "unlabelled" };
 const filters = $("#filters");
 const look = $("#look");
 let task;

@@ -52,6 +52,7 @@ async function one(id, { file, name, tile }) {
     const found = await api(`/api/predict/${id}/images?name=${encodeURIComponent(name)}`, file);
     const result = { ...found, batch: id, tile };
     done.push(result);
+    done.sort((a, b) => (a.tile.compareDocumentPosition(b.tile) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
     tile.classList.toggle("to-review", result.needs_review);
     tile.replaceChildren(await shown(result));
     $("#tools").hidden = false;

@@ -1,6 +1,6 @@
 // The page Train: the form, the training that runs, the exports so far.
 
-import { $, api, duration, el, note, plural, repeat, told } from "./app.js";
+import { $, api, duration, el, note, plural, repeat, told, watchModel } from "./app.js";
 import { lines } from "./chart.js";
 import { drawExports } from "./exports.js";
 import { drawForm, markField, values } from "./form.js";
@@ -22,9 +22,12 @@ function draw(now) {
   const { progress, outcome } = now;
   const isRunning = ["running", "stopping", "elsewhere"].includes(now.state);
   const failed = now.state !== "running" && outcome?.state === "failed";
-  $("#now").hidden = now.state === "idle" && !failed;
-  $("#now-title").textContent = failed ? "The training ended with an error" : TITLES[now.state] ?? "";
+  const told = isRunning ? null : outcome?.corrections;
+  const hasNews = Boolean(told?.text || told?.verdict);
+  $("#now").hidden = now.state === "idle" && !failed && !hasNews;
+  $("#now-title").textContent = failed ? "The training ended with an error" : TITLES[now.state] ?? "The training is finished";
   $("#now-text").textContent = failed ? outcome.message : text(now, isRunning);
+  $("#corrections").replaceChildren(...(hasNews ? news(told) : []));
   $("#bar").hidden = !isRunning || !progress;
   const done = progress ? ((progress.epoch - 1) * progress.batches + progress.batch) / (progress.epochs * progress.batches) : 0;
   $("#bar").value = done;
@@ -34,8 +37,15 @@ function draw(now) {
   const buttons = actions(now);
   if (buttons.map((button) => button.textContent).join() !== [...$("#actions").children].map((one) => one.textContent).join())
     $("#actions").replaceChildren(...buttons);
+  $("#form").hidden = isRunning;
   $("#start").disabled = isRunning || !form.images || form.fault !== null;
   charts(failed ? null : progress);
+}
+
+/** What a training says about earlier corrections, and about the export that it began with. */
+function news({ verdict, text, came_back: back, not_learned: open }) {
+  const list = (title, names) => (names?.length ? el("div", {}, el("b", {}, title), el("ul", {}, ...names.map((name) => el("li", {}, name)))) : null);
+  return [verdict ? el("p", {}, verdict) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learnt yet", open)].filter(Boolean);
 }
 
 function text({ state, progress }, isRunning) {
@@ -85,7 +95,7 @@ function charts(progress) {
 async function begin(what) {
   markField();
   try {
-    draw(await api("/api/train/start", { keep: $("#keep").checked, ...what }));
+    draw(await api("/api/train/start", what));
   } catch (error) {
     if (error.details?.field) markField(error.details.field, error.message);
     if (error.code === "interrupted-fit") note("An interrupted training waits: resume it or discard it, above.", true);
@@ -94,7 +104,24 @@ async function begin(what) {
   await watch();
 }
 
-const discard = () => confirm("Discard what the interrupted training learnt?") && begin({ discard: true, options: values() });
+/** What the form asks for. */
+function asked() {
+  const isAgain = $('#how [value="again"]').checked;
+  const options = values();
+  if (!isAgain) return { options };
+  delete options.weights; // the export brings its own
+  return { options, again: $("#from").value, strict: $("#strict").checked };
+}
+
+function drawHow() {
+  const isAgain = $('#how [value="again"]').checked;
+  $("#from-label").hidden = !isAgain || form.exports.length < 2;
+  $("#strict-label").hidden = !isAgain || !form.corrections;
+  const weights = $("#field-weights");
+  if (weights) weights.closest(".field").hidden = isAgain;
+}
+
+const discard = () => confirm("Discard what the interrupted training learnt?") && begin({ discard: true, ...asked() });
 
 async function stop() {
   draw(await api("/api/train/stop", {}));
@@ -111,7 +138,10 @@ async function watch() {
     state = now.state;
     if (ended) {
       if (now.outcome?.state === "finished" || now.state === "idle") await history();
-      if (now.outcome?.state === "finished") note("The training is finished; the export is ready.");
+      if (now.outcome?.state === "finished") {
+        note("The training is finished; the export is ready.");
+        watchModel();
+      }
       if (now.state === "interrupted") $("#resume")?.focus();
     }
     return !["idle", "interrupted"].includes(state);
@@ -123,14 +153,13 @@ async function history() {
   await repeat(async () => {
     const found = await api("/api/train/exports");
     drawExports(found);
-    $("#keep-label").hidden = !found.exports.some((one) => one.current);
     return found.exports.some((one) => one.is_waiting);
   }, 3000);
 }
 
 $("#form").addEventListener("submit", (event) => {
   event.preventDefault();
-  told(() => begin({ options: values() }))();
+  told(() => begin(asked()))();
 });
 
 told(async () => {
@@ -139,6 +168,13 @@ told(async () => {
   $("#fault").hidden = !form.fault;
   $("#fault").textContent = form.fault ?? "";
   $("#form-title").textContent = form.images ? `A new training on ${plural(form.images, "image")}` : "A new training";
+  $("#how").hidden = !form.exports.length;
+  $("#how-text").textContent = form.corrections ? `With ${plural(form.corrections, "correction")} and what is new.` : "With labels that are new or corrected.";
+  $("#from").replaceChildren(...form.exports.map((name) => el("option", { value: name }, name)));
+  $('#how [value="again"]').checked = form.exports.length > 0 && form.corrections > 0;
+  drawHow();
   told(history)();
   await watch();
 })();
+
+$("#how").addEventListener("change", drawHow);

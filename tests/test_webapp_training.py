@@ -1,0 +1,254 @@
+"""Training from the app: one at a time, in its own process, with a checkpoint if it ends early."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from conftest import ARCH, refuses
+
+from fastseg import tasks
+from fastseg.errors import AppError, FastsegError
+from fastseg.exports.card import is_unfinished, read_card, work_of
+from fastseg.learners.options import OPTIONS, FitOptions
+from fastseg.webapp import recipe
+from fastseg.webapp.workspace import Workspace
+
+TINY = {"arch": ARCH, "weights": "none", "size": "64", "bs": "4"}
+MANY = {**TINY, "epochs": "500"}  # more than any test waits for
+WAIT = 120  # s at most for something to happen
+
+
+class Client:
+    """A program that uses an app."""
+
+    def __init__(self, server):
+        headers = {"Authorization": f"Bearer {server.keys.token}"}
+        self.http = httpx.Client(base_url=server.address, headers=headers, timeout=60)
+
+    def get(self, path, **asked):
+        return self.http.get(path, params=asked).json()
+
+    def post(self, path, **body):
+        return self.http.post(path, json=body).json()
+
+    def start(self, options, **more):
+        return self.post("/api/train/start", options=options, **more)
+
+    def until(self, is_reached, what):
+        """Return the training's state as soon as it is as expected."""
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            found = self.get("/api/train")
+            if is_reached(found):
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"not {what}: {found}")
+
+    def until_trained(self, epochs):
+        def is_reached(found):
+            assert found["state"] == "running", found
+            return len((found["progress"] or {}).get("history", [])) >= epochs
+
+        return self.until(is_reached, f"{epochs} epochs trained")
+
+    def until_ended(self):
+        return self.until(lambda found: found["state"] in ("idle", "interrupted"), "ended")
+
+
+@pytest.fixture
+def app(serve, samples, tmp_path):
+    """A client of an app for a new export."""
+    client = Client(serve("eye", samples["eye"], export=tmp_path / "exports" / "eye"))
+    yield client
+    client.http.close()
+
+
+def test_the_form_has_every_option_with_its_help_and_default():
+    task = tasks.get("eye")
+    fields = {field["name"]: field for field in recipe.fields(task, ["eye"])}
+    assert set(fields) == set(OPTIONS)
+    assert fields["epochs"]["default"] == str(task.recipe.epochs) and fields["epochs"]["min"] == 0
+    assert fields["decoder"]["default"] == task.recipe.decoder
+    assert "exports/eye" in fields["weights"]["choices"]
+    assert all(field["help"] for field in fields.values())
+    shown = {field["name"] for field in recipe.fields(tasks.get("mri"), [])}
+    assert set(OPTIONS) - shown == {"decoder", "windows"}  # a task without masks has neither
+
+
+def test_what_the_form_says_is_what_the_command_line_gets():
+    task = tasks.get("eye")
+    given = {
+        **{"epochs": "3", "size": "64x96", "lr": "1e-3", "flip": "no", "time_budget": ""},
+        **{
+            "ema": "0.99",
+            "opt": "sgd",
+            "cache": "100",
+            "weights": "exports/old",
+            "loss": "ce+dice",
+        },
+    }
+    options = recipe.read(given, task, {"old": "exports/old"})
+    assert options == FitOptions(
+        epochs=3,
+        size=(64, 96),
+        lr="1e-3",
+        flip=False,
+        ema=0.99,
+        opt="sgd",
+        cache=100 * 2**20,
+        weights="exports/old",
+        loss="ce+dice",
+    )
+    arguments = recipe.arguments(options)
+    assert {"--epochs=3", "--size=64x96", "--no-flip", "--cache=100"} <= {*arguments}
+
+
+@pytest.mark.parametrize(
+    "name, text, code",
+    [
+        ("epochs", "many", "option-range"),
+        ("epochs", "-1", "option-range"),
+        ("size", "64y64", "option-range"),
+        ("decoder", "nothing", "unknown-decoder"),
+        ("flip", "perhaps", "option-range"),
+        ("time_budget", "soon", "option-range"),
+        ("weights", "/etc/passwd", "option-name"),
+        ("weights", "exports/other", "option-name"),
+        ("arch", "hf-hub:someone/model", "option-name"),
+        ("arch", "../model", "option-name"),
+        ("folds", "1", "folds"),
+        ("cache", "1e999", "option-range"),
+    ],
+)
+def test_faulty_values_name_their_field(name, text, code):
+    with refuses(code, kind=FastsegError) as caught:
+        recipe.read({name: text}, tasks.get("eye"), {})
+    assert caught.value.details["field"] == name
+
+
+def test_faults_of_the_form_are_told_before_anything_starts(app):
+    answer = app.start({"epochs": "-1"})
+    assert answer["error"]["code"] == "option-range" and answer["field"] == "epochs"
+    assert app.start({"nothing": "1"})["error"]["code"] == "bad-request"
+    assert app.start({"epochs": "3", "time_budget": "9m"})["error"]["code"] == "epochs-or-budget"
+    assert app.get("/api/train")["state"] == "idle"
+
+
+def test_a_task_that_only_an_export_knows_is_not_trained(samples, tmp_path):
+    from dataclasses import replace
+
+    task = replace(tasks.get("eye"), declared=True, name="foreign")
+    workspace = Workspace(task, samples["eye"], tmp_path / "exports" / "foreign")
+    with refuses("no-task-file", kind=AppError):
+        workspace.training.start([])
+    workspace.close()
+
+
+@pytest.mark.slow
+def test_a_training_is_watched_stopped_and_resumed(app, tmp_path):
+    out = tmp_path / "exports" / "eye"
+    assert app.start(MANY)["state"] == "running"
+    assert app.start(MANY)["error"]["code"] == "busy"
+    seen = app.until_trained(2)["progress"]
+    assert seen["epochs"] == 500 and 1 < seen["epoch"] < 500 and seen["seconds_left"] > 0
+    assert {"train_loss", "valid_loss", "dice"} <= set(seen["history"][0])
+    assert "epoch 1/500" in app.get("/api/train")["output"]
+    app.post("/api/train/stop")
+    ended = app.until_ended()
+    assert ended["state"] == "interrupted" and ended["outcome"]["state"] == "stopped"
+    assert is_unfinished(out) and not out.exists()
+    kept = len(ended["progress"]["history"])
+    assert app.start(TINY)["error"]["code"] == "interrupted-fit"
+    assert app.post("/api/train/start", resume=True)["state"] == "running"
+    assert len(app.until_trained(kept + 1)["progress"]["history"]) > kept
+    app.post("/api/train/stop")
+    app.until_ended()
+    assert app.start({**TINY, "epochs": "1"}, discard=True)["state"] == "running"
+    assert app.until_ended()["outcome"] == {"state": "finished", "code": "", "message": ""}
+    assert read_card(out).training["trained_epochs"] == 1 and not is_unfinished(out)
+    first = read_card(out)
+    app.start({**TINY, "epochs": "2"})
+    app.until_ended()
+    # Both exports are there, and judged by themselves.
+    for _ in range(WAIT):
+        rows = app.get("/api/train/exports")["exports"]
+        if not any(row["is_waiting"] for row in rows):
+            break
+        time.sleep(1)
+    assert [row["current"] for row in rows] == [True, False]
+    assert [row["epochs"] for row in rows] == [2, 1]
+    assert read_card(out.with_name(rows[1]["name"])).sha256 == first.sha256
+    for row in rows:
+        assert row["interval"][0] <= row["value"] <= row["interval"][1]
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_the_training_is_told(serve, samples, tmp_path):
+    client = Client(serve("eye", samples["eye"], export=tmp_path / "exports" / "eye"))
+    client.start({**TINY, "epochs": "1", "arch": "no_such_backbone"})
+    ended = client.until_ended()
+    assert ended["state"] == "idle" and ended["outcome"]["state"] == "failed"
+    assert ended["outcome"]["code"] == "unknown-backbone"
+    client.http.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_closed_leaves_a_checkpoint_and_the_next_one_offers_it(
+    samples, serve, tmp_path
+):
+    out = tmp_path / "exports" / "eye"
+    command = [sys.executable, "-m", "fastseg", "app", "eye", "--json", "--export", str(out)]
+    process = subprocess.Popen(
+        [*command, "--data", str(samples["eye"])], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        import json
+
+        told = json.loads(process.stdout.readline())
+
+        class Running:
+            address = told["url"].split("?")[0]
+
+            class keys:
+                token = told["url"].split("token=")[1]
+
+        client = Client(Running)
+        client.start(MANY)
+        pid = client.until_trained(1)["progress"]["pid"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT) == 0
+        client.http.close()
+    finally:
+        process.kill()
+        process.stdout.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert list(work_of(out).glob("*/checkpoint.pt"))
+    after = Client(serve("eye", samples["eye"], export=out))
+    found = after.get("/api/train")
+    assert found["state"] == "interrupted" and found["progress"]["history"]
+    after.http.close()
+
+
+@pytest.mark.slow
+def test_a_training_that_was_started_elsewhere_is_watched_and_stopped(app, samples, tmp_path):
+    out = tmp_path / "exports" / "eye"
+    command = [sys.executable, "-m", "fastseg", "fit", "eye", "--data", str(samples["eye"])]
+    options = [f"--{name}={value}" for name, value in MANY.items()]
+    process = subprocess.Popen([*command, "--out", str(out), *options], stderr=subprocess.DEVNULL)
+    try:
+        found = app.until(
+            lambda now: now["state"] == "elsewhere" and (now["progress"] or {}).get("history"),
+            "seen",
+        )
+        assert found["progress"]["pid"] == process.pid
+        assert app.start(TINY)["error"]["code"] == "busy"
+        app.post("/api/train/stop")
+        assert process.wait(WAIT) == 130
+    finally:
+        process.kill()
+    assert app.get("/api/train")["state"] == "interrupted"
