@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pkgutil
 import shutil
 import signal
 import threading
@@ -18,10 +19,20 @@ from PIL import Image
 from fastseg import tasks
 from fastseg.corrections.store import Corrections
 from fastseg.data.images import read_raw
+from fastseg.webapp import api
 from fastseg.webapp.runs import decode, encode
 from fastseg.webapp.server import open_app
 
 KILLS = 50
+# What each of the servers that are killed would import again
+PRELOADED = [
+    "fastseg.webapp.server",
+    "fastseg.corrections.store",
+    *(f"fastseg.webapp.api.{module.name}" for module in pkgutil.iter_modules(api.__path__)),
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.http.auto",
+]
 
 
 def client_of(server):
@@ -187,7 +198,7 @@ def _serve(data, told):
 @pytest.mark.slow
 def test_a_killed_server_loses_no_saved_stroke(eyes):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastseg.webapp.server", "fastseg.corrections.store"])
+    context.set_forkserver_preload(PRELOADED)
     rng = np.random.default_rng(0)
     item = tasks.get("eye").items(eyes)[0]
     answered = read = read_raw(item.label)  # what the server has confirmed
