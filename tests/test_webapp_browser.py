@@ -1,14 +1,169 @@
 """The app's pages in a real browser. Without Chromium these tests are skipped."""
 
+import json
+import shutil
+import time
+import zipfile
+
 import pytest
-from browser import no_faults
+from browser import no_faults, screenshots
+from conftest import ARCH
 
-PAGES = ["data"]
+pytestmark = pytest.mark.slow
+
+LONG = 120_000  # ms for a training to get somewhere
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_has_no_serious_fault_of_accessibility(name, serve, open_page, samples):
-    page = open_page(serve("eye", samples["eye"]), f"/{name}")
+def until(page, script, arg=None):
+    """Wait until a script is true; Playwright's own way to wait is forbidden by the pages."""
+    for _ in range(150):
+        if page.evaluate(script, arg):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"never true: {script}")
+
+
+@pytest.fixture
+def two(exports, tmp_path):
+    """Two exports of eyes; returns the folder of the current one."""
+    made = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye")
+    other = shutil.copytree(made, made.with_name("eye_before"))
+    card = json.loads((other / "card.json").read_text())
+    (other / "card.json").write_text(json.dumps({**card, "created": "2025-01-01T00:00:00+00:00"}))
+    return made
+
+
+def test_pages_have_no_serious_fault_of_accessibility(serve, open_page, samples, two):
+    server = serve("eye", samples["eye"], export=two)
+    page = open_page(server, "/data")
     page.wait_for_selector("#grid img")
+    page.wait_for_selector("#class:not([disabled])")
     no_faults(page)
+    screenshots(page, "data")
+    page.set_viewport_size({"width": 1024, "height": 768})
+    page.locator("#grid button").first.click()
+    page.wait_for_selector("#facts *")
+    no_faults(page)
+    for name, ready in [
+        ("train", "#history td"),
+        ("predict", "#classes input"),
+        ("compare", "#first option"),
+    ]:
+        page.goto(f"{server.address}{name}")
+        page.wait_for_selector(ready, state="attached")
+        for details in page.locator("details:visible").all():
+            details.evaluate("one => { one.open = true }")
+        no_faults(page)
+        page.emulate_media(color_scheme="dark")
+        no_faults(page)
+        screenshots(page, name)
+        page.emulate_media(color_scheme="light")
+
+
+def test_images_are_found_by_the_keyboard(serve, open_page, samples):
+    page = open_page(serve("eye", samples["eye"]), "/data")
+    page.wait_for_selector("#grid button")
+    page.locator("#grid button").first.focus()
+    page.keyboard.press("ArrowRight")
+    second = page.evaluate("document.activeElement.title")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#look[open]")
+    assert page.locator("#look-name").inner_text() == second
+    page.keyboard.press("ArrowRight")
+    until(page, "name => document.querySelector('#look-name').textContent !== name", second)
+    third = page.locator("#look-name").inner_text()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.title") == third
+
+
+def test_thousands_of_images_are_a_few_elements(serve, open_page, samples, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    image, mask = (
+        next(iter(sorted((data / name).iterdir()))) for name in ("imgs_small", "masks_small")
+    )
+    for number in range(3000):
+        (data / "imgs_small" / f"set_99_frame_{number}{image.suffix}").hardlink_to(image)
+        (data / "masks_small" / f"set_99_frame_{number}{mask.suffix}").hardlink_to(mask)
+    server = serve("eye", data)
+    server.workspace.checking.start = lambda: None  # the check is not what is tested
+    page = open_page(server, "/data")
+    page.wait_for_selector("#grid img")
+    assert page.locator("#grid li").count() < 80
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_selector('#grid li[aria-posinset="3016"]')
+    assert page.locator("#grid li").count() < 80
+    page.fill("#text", "frame_2999.")
+    page.wait_for_selector('#grid li[aria-setsize="1"]')
+    assert page.locator("#grid li").count() == 1
+
+
+def test_a_training_is_started_watched_and_stopped_from_the_page(
+    serve, open_page, samples, tmp_path
+):
+    server = serve("eye", samples["eye"], export=tmp_path / "exports" / "eye")
+    page = open_page(server, "/train")
+    page.wait_for_selector("#field-epochs")
+    for name, value in {"epochs": "500", "size": "64", "bs": "4", "arch": ARCH}.items():
+        page.fill(f"#field-{name}", value)
+    page.select_option("#field-weights", "none")
+    page.fill("#field-size", "sixty")
+    page.click("#start")
+    assert page.locator("#field-size").get_attribute("aria-invalid") == "true"
+    open_page.faults.clear()  # the browser's own line about the refused request
+    page.fill("#field-size", "64")
+    page.click("#start")
+    page.wait_for_selector("#charts svg", timeout=LONG)
+    assert "epoch" in page.locator("#figures").inner_text()
+    no_faults(page)
+    screenshots(page, "training")
+    page.goto(f"{server.address}data")  # the training goes on without its page
+    page.wait_for_selector("#grid img")
+    page.goto(f"{server.address}train")
+    page.click("#stop", timeout=LONG)
+    page.wait_for_selector("#resume", timeout=LONG)
+    assert page.locator("#charts svg.lines").count() == 2
+    page.click("#resume")
+    page.wait_for_selector("#stop", timeout=LONG)
+    page.click("#stop")
+    page.wait_for_selector("#resume", timeout=LONG)
+
+
+def test_images_are_predicted_one_by_one_and_downloaded(serve, open_page, samples, two, tmp_path):
+    page = open_page(serve("eye", samples["eye"], export=two), "/predict")
+    images = sorted((samples["eye"] / "imgs_small").iterdir())[:3]
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"not an image")
+    page.wait_for_selector("#classes input", state="attached")
+    page.set_input_files("#files", [*images, damaged])
+    page.wait_for_selector("#results li:nth-child(3) canvas", timeout=LONG)
+    page.wait_for_selector("#results .failed")
+    open_page.faults.clear()
+    assert page.locator("#results canvas").count() == 3
+    painted = (
+        "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(v => v)"
+    )
+    page.locator("#results button").nth(1).click()
+    until(page, f"() => ({painted})(document.querySelector('#mask'))")
+    no_faults(page)
+    screenshots(page, "prediction", (400, 1024))
+    page.keyboard.press("Escape")
+    for box in page.locator("#classes input").all():
+        box.uncheck()
+    assert not page.locator("#results canvas").first.evaluate(painted)
+    with page.expect_download() as download:
+        page.click("#zip")
+    download.value.save_as(tmp_path / "results.zip")
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        assert set(archive.namelist()) == {"predictions.csv", *(f"{i.stem}.png" for i in images)}
+
+
+def test_two_exports_are_compared(serve, open_page, samples, two):
+    server = serve("eye", samples["eye"], export=two)
+    page = open_page(server, "/compare")
+    page.wait_for_selector("#first option", state="attached")
+    assert page.locator("#first option").all_inner_texts() == ["eye", "eye_before"]
+    page.click("#start")
+    page.wait_for_selector("#verdict:not(:empty)", timeout=LONG)
+    assert "no clear difference" in page.locator("#verdict").inner_text()  # it is the same model
+    no_faults(page)
+    screenshots(page, "comparison")

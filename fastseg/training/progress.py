@@ -26,7 +26,7 @@ class ProgressFile(Callback):
     `rows(learn)` gives those of the current stage. What is written is what `read` describes.
     """
 
-    order = 61  # after the recorder and the reporter
+    order = 95  # after the checkpoint: an epoch that it tells of is kept
 
     def __init__(
         self,

@@ -244,7 +244,8 @@ class Workspace:
         for folder in folders:  # a copy of the current one is not another one
             card = self.card(folder)
             if card and card.task == self.task.name and card.classes == list(self.task.classes):
-                own.setdefault(card.sha256.get(MODEL, str(folder)), (card.created, folder))
+                key = f"{card.created} {card.sha256.get(MODEL, folder)}"
+                own.setdefault(key, (card.created, folder))
         return [folder for _, folder in sorted(own.values(), reverse=True)]
 
     def export(self, name: str | None = None) -> Path:

@@ -68,9 +68,10 @@ function figures(progress, isRunning) {
   ].filter(Boolean).map((one) => el("span", {}, one));
 }
 
-function actions({ state }) {
+function actions({ state, progress }) {
+  const keeps = progress?.history.length ? "Stop, and keep what it learnt" : "Stop";
   if (state === "running" || state === "elsewhere")
-    return [el("button", { type: "button", id: "stop", onclick: told(stop) }, "Stop, and keep what it learnt")];
+    return [el("button", { type: "button", id: "stop", onclick: told(stop) }, keeps)];
   if (state === "interrupted")
     return [
       el("button", { type: "button", class: "main", id: "resume", onclick: told(() => begin({ resume: true })) }, "Resume"),
