@@ -22,6 +22,7 @@ SHARED_CODES = {
     "card-mismatch": "the weights or network of an export do not fit its card",
     "channels": "an image, or an export to go on from, of another number of channels",
     "damaged-checkpoint": "what an interrupted fit left cannot be read",
+    "diverged": "a training whose loss is not a number",
     "folds": "a number of folds that the images cannot be divided into",
     "holds-export": "the place to write to holds an export",
     "image-array": "an array that is no image of the task",

@@ -365,12 +365,14 @@ def test_a_hundred_steps_within_the_memory(eyes, edit):
     assert found == [100, "119", 5, 10_000]
 
 
-def test_a_task_without_background_has_nothing_to_erase_to(samples, tmp_path, edit):
-    data = shutil.copytree(samples["kitchen"], tmp_path / "kitchen")
-    name = tasks.get("kitchen").items(data)[0].image.name
-    _, canvas = edit(data, name, task="kitchen")
+def test_a_task_without_background_has_nothing_to_erase_to(eyes, edit):
+    (eyes / "task.toml").write_text(
+        'classes = ["soil", "crop"]\nbackground = false\nmasks = "threshold"\n'
+        '[[layouts]]\nimages = "images"\nmasks = "masks"\n'
+    )
+    _, canvas = edit(eyes, "0.png", task=str(eyes))
     assert canvas.page.is_disabled("[data-tool=eraser]")
-    assert canvas.page.locator("#classes label").count() == 3
+    assert canvas.page.locator("#classes label").count() == 2
 
 
 def test_review_by_keyboard_alone(eyes, serve, open_page):

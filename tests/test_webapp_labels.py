@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pkgutil
 import shutil
 import signal
 import threading
@@ -18,10 +19,20 @@ from PIL import Image
 from fastseg import tasks
 from fastseg.corrections.store import Corrections
 from fastseg.data.images import read_raw
+from fastseg.webapp import api
 from fastseg.webapp.runs import decode, encode
 from fastseg.webapp.server import open_app
 
 KILLS = 50
+# What each of the servers that are killed would import again
+PRELOADED = [
+    "fastseg.webapp.server",
+    "fastseg.corrections.store",
+    *(f"fastseg.webapp.api.{module.name}" for module in pkgutil.iter_modules(api.__path__)),
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.http.auto",
+]
 
 
 def client_of(server):
@@ -187,7 +198,7 @@ def _serve(data, told):
 @pytest.mark.slow
 def test_a_killed_server_loses_no_saved_stroke(eyes):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastseg.webapp.server", "fastseg.corrections.store"])
+    context.set_forkserver_preload(PRELOADED)
     rng = np.random.default_rng(0)
     item = tasks.get("eye").items(eyes)[0]
     answered = read = read_raw(item.label)  # what the server has confirmed
@@ -208,10 +219,8 @@ def test_a_killed_server_loses_no_saved_stroke(eyes):
             if record is None:
                 base = client.get(path).headers["X-Label-Base"]
                 record = {"base": base, "amend": 0, "by": "Ada", "seconds": 1}
-            killer = threading.Timer(
-                rng.uniform(0.01, 0.12), os.kill, (process.pid, signal.SIGKILL)
-            )
-            killer.start()
+            # the moment counts from the first answer: by then, the server has imported all it needs
+            killer = threading.Timer(rng.uniform(0, 0.15), os.kill, (process.pid, signal.SIGKILL))
             try:
                 while True:
                     if sent is None:
@@ -222,6 +231,8 @@ def test_a_killed_server_loses_no_saved_stroke(eyes):
                     answer = client.post(path, params=record, content=encode(sent))
                     assert answer.status_code == 200, answer.text
                     answered, sent = sent, None
+                    if killer.ident is None:
+                        killer.start()
                     # every third stroke begins another version, as another visit does
                     record |= {"base": answer.json()["base"], "amend": int(strokes % 3 > 0)}
             except httpx.HTTPError:

@@ -20,7 +20,7 @@ PART = 0.5
 MARGIN = 0.25  # around a box, as a share of its sides: the model needs some surroundings
 # Weight of the closer look; the rest is the whole image's, which knows the surroundings. On 48 eyes
 # in 25 faces, the regions' median Dice is 0.857 without it, 0.868 with this weight, and falls with
-# larger ones, to 0.75 with 0.7.
+# larger ones, to 0.75 with 0.7; on 87 parts of 24 eyes, it is 0.826, 0.835, and 0.820 with 0.5.
 CLOSER = 0.3
 # Where the model sees background at a click, pixels belong to the wanted class that have at least
 # this share of its probability at the click, if that is at least `FAINTEST`.
@@ -77,16 +77,17 @@ class Looks:
         at = y - box[1], x - box[0]
         code = int(found[:, at[0], at[1]].argmax())
         background = self.predictor.task.background
-        mask = found.argmax(0) == code
         if code == background:
             if wanted is None or wanted == background or found[wanted][at] < FAINTEST:
                 return []
             code = wanted
-            mask = found[code] >= SHARE * found[code][at]
+            mask = self._placed(found[code] >= SHARE * found[code][at], box)
+        else:  # the region may be larger than the part
+            codes = self.whole.labels.copy()
+            codes[box[1] : box[3], box[0] : box[2]] = found.argmax(0)
+            mask = codes == code
         parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-        region = ndimage.binary_fill_holes(parts == parts[at])
-        # a hole of another class is not part of the region: a pupil is not iris
-        return [(code, self._placed(region & mask, box))]
+        return [(code, parts == parts[y, x])]
 
     def regions_in(self, box: tuple[int, int, int, int]) -> list[Region]:
         """Return the regions inside a box (left, top, right, bottom), px: one mask a class.

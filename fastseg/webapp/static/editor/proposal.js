@@ -45,13 +45,12 @@ export class Proposal {
     const [left, top] = view.toCanvas(x, y);
     context.imageSmoothingEnabled = false;
     context.drawImage(this.canvas, left, top, width * view.scale, height * view.scale);
-    for (const [colour, wide, dash] of [
-      ["#000", 2.5, []],
-      ["#fff", 2, [5, 4]],
+    for (const [colour, wide] of [
+      ["#000", 3.5],
+      ["#fff", 1.5],
     ]) {
       context.strokeStyle = colour;
       context.lineWidth = wide * view.ratio;
-      context.setLineDash(dash.map((length) => length * view.ratio));
       context.beginPath();
       for (let i = 0; i < this.outline.length; i += 4) {
         const [x0, y0, x1, y1] = this.outline.subarray(i, i + 4);
@@ -60,7 +59,6 @@ export class Proposal {
       }
       context.stroke();
     }
-    context.setLineDash([]);
   }
 }
 
