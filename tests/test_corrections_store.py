@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refuses, rows_of
+from conftest import needs_shared, refuses, rows_of, shared
 from PIL import Image
 
 from fastseg import tasks
@@ -18,7 +18,10 @@ from fastseg.checks.dataset import check
 from fastseg.checks.preflight import survey
 from fastseg.corrections.log import COLUMNS
 from fastseg.corrections.store import Corrections
+from fastseg.data.contents import digests
+from fastseg.data.images import read_raw
 from fastseg.data.loaders import items_for_fit
+from fastseg.data.split import splitter
 from fastseg.tasks.converted import Entry, targets, write_dataset
 from fastseg.types import IGNORE
 
@@ -556,6 +559,39 @@ def test_the_state_is_no_data(samples, tmp_path, run):
     assert out and not list((tmp_path / "coco").rglob("corrections.csv"))
     converted = tasks.get(tmp_path / "coco")
     assert len(converted.items(tmp_path / "coco")) == len(images)
+
+
+@pytest.mark.slow
+@needs_shared
+@pytest.mark.parametrize("name", ["eye", "face", "mri", "surfaces"])
+def test_real_labels(name, tmp_path):
+    """Masks and tables as their makers wrote them: exact, and unchanged where nobody painted."""
+    if not (shared / "data" / name).is_dir():
+        pytest.skip(f"no real {name} data")
+    folder = Path(shutil.copytree(shared / "data" / name, tmp_path / name))
+    task, rng = tasks.get(name), np.random.default_rng(1)
+    store = Corrections(task, folder)
+    store.begin()
+    items = task.items(folder)
+    for i in rng.choice(len(items), 8, replace=False):
+        image, label = items[i].image, store.label(items[i].image)
+        if task.kind == "classify":
+            new, raw = 1 - label, None
+        else:
+            new, raw = label.copy(), read_raw(items[i].label)
+            height, width = label.shape
+            part = slice(height // 4, height // 2), slice(width // 4, width // 2)
+            new[part] = rng.integers(len(task.classes))
+        store.save(image, new, **DONE, prediction=label)
+        assert np.array_equal(Corrections(task, folder).label(image), new)
+        assert np.array_equal(store.version(image, 0), label)
+        if raw is not None and items[i].label.suffix == ".png":
+            assert (read_raw(items[i].label)[new == label] == raw[new == label]).all()
+    assert len(task.items(folder)) == len(items)
+    train, valid = splitter(task, 1, data=folder)(items)
+    contents = digests(items)
+    assert not {contents[i] for i in train} & {contents[i] for i in valid}
+    assert {*valid} == {*task.split(items, 42)[1]}
 
 
 @pytest.mark.slow

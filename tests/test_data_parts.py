@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from fastseg import tasks
 from fastseg.corrections.store import Corrections
-from fastseg.data.parts import APART, TEST, TRAIN, VALID, Ledger, digests
+from fastseg.data.contents import digests
+from fastseg.data.parts import APART, TEST, TRAIN, VALID, Ledger
 from fastseg.data.split import splitter
 from fastseg.training.trials import InnerSplit
 from fastseg.types import Item

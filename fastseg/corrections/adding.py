@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.channels import files_of
+from ..data.contents import digests
 from ..data.pairing import images_below, is_image, is_mask
-from ..data.parts import Ledger, digests
+from ..data.parts import Ledger
 from ..data.slices import stem_of
 from ..errors import DataError
 from ..tasks import ClassificationTask, Item, Layout, SegmentationTask, Task

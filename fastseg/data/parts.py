@@ -20,13 +20,9 @@ import csv
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
-from os import cpu_count
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -34,10 +30,9 @@ from ..errors import DataError
 from ..types import Item
 from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
-from .channels import files_of, read_near, shown
-from .looks import MAX_HASH_DISTANCE, bits_of, distances, look_of
+from .contents import digests, looks_of
+from .looks import MAX_HASH_DISTANCE, bits_of, distances
 from .reading import PLAIN, Reading
-from .slices import split_slice
 from .state import LEDGER
 
 log = logging.getLogger(__name__)
@@ -46,11 +41,7 @@ TRAIN, VALID, TEST, APART = "train", "valid", "test", "apart"
 HELD_OUT = (VALID, TEST)
 VALID_SHARE = 0.2  # of new images, as in `data.split`
 FROZEN = "first split"  # how the reason of a row begins that was not drawn here
-LOOK_SIDE = 128  # px at which images are hashed: a JPEG is decoded at a part of its size
 WAIT = 120.0  # seconds to wait for another process that assigns parts
-BUFFER = 1 << 20  # bytes that are hashed at a time
-MAX_WORKERS = 8
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -228,7 +219,7 @@ class Ledger:
                 new.setdefault(content, i)
         self._look_at(items, contents, reading)
         chosen = [items[i] for i in new.values()]
-        looks = dict(zip(new, _looks(chosen, reading)))
+        looks = dict(zip(new, looks_of(chosen, reading)))
         labels = {content: items[i].label for i, content in contents.items()}
         twins = _Twins(self.rows.values(), labels, grouped)
         parts: dict[str, set[str]] = defaultdict(set)
@@ -257,7 +248,7 @@ class Ledger:
         """Add the perceptual hashes of recorded images that have none."""
         first = {content: items[i] for i, content in reversed(contents.items())}
         left = [content for content, row in self.rows.items() if not row.look and content in first]
-        for content, look in zip(left, _looks([first[content] for content in left], reading)):
+        for content, look in zip(left, looks_of([first[content] for content in left], reading)):
             self.rows[content] = replace(self.rows[content], look=look)
         # held-out images of test folders are not among the items of a fit
         tests = [
@@ -266,7 +257,7 @@ class Ledger:
             if not row.look and content not in first and row.part in HELD_OUT
         ]
         there = [(content, Item(file, 0)) for content, file in tests if file.is_file()]
-        for (content, _), look in zip(there, _looks([item for _, item in there], reading)):
+        for (content, _), look in zip(there, looks_of([item for _, item in there], reading)):
             self.rows[content] = replace(self.rows[content], look=look)
 
     def _write(self) -> None:
@@ -339,56 +330,3 @@ class _Twins:
         """Return whether two images may be copies: a sharp and a blurred one have other classes."""
         other = self.labels.get(twin.sha256)
         return not isinstance(label, int) or not isinstance(other, int) or label == other
-
-
-def digests(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
-    """Return the SHA-256 of the content of each item's image: of all its files, or of the slice.
-
-    Raises `DataError` for an image that cannot be read.
-    """
-    return _in_threads(lambda item: _digest(item.image, reading), items)
-
-
-def _digest(image: Path, reading: Reading) -> str:
-    slice_of = split_slice(image)
-    files = [slice_of[0]] if slice_of and not reading.files else files_of(image, reading)
-    stamps = []
-    for file in files:
-        part = split_slice(file)
-        try:
-            status = (part[0] if part else file).stat()
-        except OSError as error:
-            raise DataError(
-                f"{file}: cannot be read ({error.strerror}); check the path", "no-such-image"
-            ) from None
-        stamps.append((str(part[0] if part else file), status.st_size, status.st_mtime_ns))
-    return _content(tuple(stamps), slice_of[1] if slice_of else -1)
-
-
-@lru_cache(maxsize=1 << 18)
-def _content(files: tuple[tuple[str, int, int], ...], number: int) -> str:
-    """Return the digest of files, read once in a process unless they change."""
-    digest = hashlib.sha256()
-    for file, _, _ in files:
-        with open(file, "rb") as opened:
-            while block := opened.read(BUFFER):
-                digest.update(block)
-    if number >= 0:
-        digest.update(f"slice {number}".encode())
-    return digest.hexdigest()
-
-
-def _looks(items: Sequence[Item], reading: Reading) -> list[str]:
-    def look(item: Item) -> str:
-        try:
-            pixels, _ = read_near(item.image, (LOOK_SIDE, LOOK_SIDE), reading)
-        except DataError:  # the check of the data says so
-            return ""
-        return look_of(np.ascontiguousarray(shown(pixels)))
-
-    return _in_threads(look, items)
-
-
-def _in_threads(work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-    with ThreadPoolExecutor(min(MAX_WORKERS, cpu_count() or 1)) as pool:
-        return list(pool.map(work, items))

@@ -20,7 +20,7 @@ from ..data.issues import Fault, refuse
 from ..data.pairing import is_image
 from ..data.split import SPLIT_WORDS
 from ..errors import brief
-from ..types import IGNORE, Colour
+from ..types import IGNORE, STATE, Colour
 from .base import IGNORED, Format, Labelled, Region, ToWrite, fault
 from .geometry import LEAST_IOU, area, draw, join_holes, polygons_of
 
@@ -361,7 +361,8 @@ def _pairs(
     for entry in part if isinstance(part, list) else [part]:
         place = _inside(root, path, entry)
         if place.is_dir():
-            images = sorted(image for image in place.rglob("*") if is_image(image))
+            found = (image for image in place.rglob("*") if STATE not in image.parts)
+            images = sorted(image for image in found if is_image(image))
             labels = _partners(images, place, faults)
         elif place.suffix.lower() == ".txt":
             images = list(_listed_images(root, place))

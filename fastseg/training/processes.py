@@ -18,6 +18,8 @@ from ..tasks import Task
 from ..utils.imports import importing
 from ..utils.io import read_json
 
+log = logging.getLogger(__name__)
+
 # A process of the fit. It is a program: it prints what the command line would print.
 PROGRAM = "fastseg.cli.worker"
 CALL, RESULT, FAILED = "call.pickle", "result.json", "failed_{}.json"
@@ -32,7 +34,13 @@ def fit_in_processes(
     """
     with importing():
         import cloudpickle  # fastai's own way to store functions of tasks
-
+        import torch
+    device = options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cpu":
+        log.info(
+            "%d processes on the CPUs of one machine: one process with all cores is usually faster",
+            count,
+        )
     call = {
         "arguments": (task, data),
         "options": dict(options),

@@ -178,7 +178,9 @@ class LocalStore(Store):
             return False
         except OSError as error:
             raise DataError(
-                f"{self.place}: cannot be written ({error.strerror})", "not-writable"
+                f"{self.place}: cannot be written ({error.strerror}); choose another --out, or "
+                "correct its permissions",
+                "not-writable",
             ) from None
         return True
 

@@ -1,0 +1,80 @@
+"""What images hold: digests of their files, and perceptual hashes of their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from os import cpu_count
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ..errors import DataError
+from ..types import Item
+from .channels import files_of, read_near, shown
+from .looks import look_of
+from .reading import PLAIN, Reading
+from .slices import split_slice
+
+LOOK_SIDE = 128  # px at which images are hashed: a JPEG is decoded at a part of its size
+BUFFER = 1 << 20  # bytes that are hashed at a time
+MAX_WORKERS = 8
+T = TypeVar("T")
+
+
+def digests(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
+    """Return the SHA-256 of the content of each item's image: of all its files, or of the slice.
+
+    Raises `DataError` for an image that cannot be read.
+    """
+    return _in_threads(lambda item: _digest(item.image, reading), items)
+
+
+def _digest(image: Path, reading: Reading) -> str:
+    slice_of = split_slice(image)
+    files = [slice_of[0]] if slice_of and not reading.files else files_of(image, reading)
+    stamps = []
+    for file in files:
+        part = split_slice(file)
+        try:
+            status = (part[0] if part else file).stat()
+        except OSError as error:
+            raise DataError(
+                f"{file}: cannot be read ({error.strerror}); check the path", "no-such-image"
+            ) from None
+        stamps.append((str(part[0] if part else file), status.st_size, status.st_mtime_ns))
+    return _content(tuple(stamps), slice_of[1] if slice_of else -1)
+
+
+@lru_cache(maxsize=1 << 18)
+def _content(files: tuple[tuple[str, int, int], ...], number: int) -> str:
+    """Return the digest of files, read once in a process unless they change."""
+    digest = hashlib.sha256()
+    for file, _, _ in files:
+        with open(file, "rb") as opened:
+            while block := opened.read(BUFFER):
+                digest.update(block)
+    if number >= 0:
+        digest.update(f"slice {number}".encode())
+    return digest.hexdigest()
+
+
+def looks_of(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
+    """Return the perceptual hash of each item's image; "" for one that cannot be read."""
+
+    def look(item: Item) -> str:
+        try:
+            pixels, _ = read_near(item.image, (LOOK_SIDE, LOOK_SIDE), reading)
+        except DataError:  # the check of the data says so
+            return ""
+        return look_of(np.ascontiguousarray(shown(pixels)))
+
+    return _in_threads(look, items)
+
+
+def _in_threads(work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    with ThreadPoolExecutor(min(MAX_WORKERS, cpu_count() or 1)) as pool:
+        return list(pool.map(work, items))
