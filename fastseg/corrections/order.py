@@ -15,6 +15,7 @@ from ..exports.read import opened
 from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Task
 from ..utils.choices import check_runtime
+from ..utils.io import has_files
 from .locate import Listing
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ def candidates(
     if by not in ("error", "random"):
         chosen = {*files}
         others = [image for image in labelled if image not in chosen]
-        compared = look(predictor, others[:: max(1, len(others) // MOST_CENTRES)], bs)
+        step = max(1, -(-len(others) // MOST_CENTRES))
+        compared = look(predictor, others[::step], bs)
     order = _order(looks, compared, by, n, task.background, seed)
     threshold = review_threshold(predictor.card.review, ERROR_RATE)
     describe = _Reasons(by, task, looks, compared)
@@ -149,7 +151,7 @@ def _places(
     if data is None and not root.is_dir():
         root = task.default_data
     items: list[Path] = []
-    if photos is None or data is not None or root.is_dir():
+    if photos is None or data is not None or has_files(root):
         items = [item.image for item in task.listed(root)[0] if item.split != "test"]
     if photos is None:
         files, where = Listing.of(task, root).unlabelled(), root

@@ -84,9 +84,11 @@ def next_(
         ],
     )
     what = "this image" if len(found) == 1 else f"these {len(found)} images"
+    first = f"copy {what} into the data folder, then label them" if photos else f"label {what}"
+    where = "fastseg app TASK" if photos else f"fastseg app {typed(source)}"
     typer.echo(
-        f"label {what}, in the app (fastseg app {typed(source)}) or any other tool; then train on "
-        "with: fastseg fit TASK --from EXPORT"
+        f"next: {first} in the app ({where}) or with any tool, then train on: "
+        "fastseg fit --from EXPORT"
     )
 
 
