@@ -31,8 +31,8 @@ def next_(
         str,
         typer.Option(
             "--by",
-            help="auto, mixed (diverse ones among those of large expected error), error, "
-            "diversity, rarity (of classes) or random.",
+            help="random, error (expected), diversity, rarity (of classes), mixed (diverse ones among "
+            "those of large expected error), or auto: random, which nothing clearly beat.",
         ),
     ] = "auto",
     labelled: Annotated[
@@ -46,8 +46,8 @@ def next_(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Say which images to label next: where the export expects errors, unlike the labelled ones,
-    with rare classes.
+    """Say which images to label next: at random, or where the export expects errors, unlike the
+    labelled ones, or with rare classes.
     """
     from ...corrections.order import next_images
     from ...corrections.source import is_photos
@@ -84,9 +84,11 @@ def next_(
         ],
     )
     what = "this image" if len(found) == 1 else f"these {len(found)} images"
+    first = f"copy {what} into the data folder, then label them" if photos else f"label {what}"
+    where = "fastseg app TASK" if photos else f"fastseg app {typed(source)}"
     typer.echo(
-        f"label {what}, in the app (fastseg app {typed(source)}) or any other tool; then train on "
-        "with: fastseg fit TASK --from EXPORT"
+        f"next: {first} in the app ({where}) or with any tool, then train on: "
+        "fastseg fit --from EXPORT"
     )
 
 
