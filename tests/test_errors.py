@@ -15,6 +15,7 @@ SHARED_CODES = {
     "archive-out": "an archive as the place of results",
     "access-refused": "a server does not accept the keys or the token that it is given",
     "busy": "another run writes to the place",
+    "not-representable": "a label that the task's mask or table cannot hold exactly",
     "no-images": "a folder or source without images",
     "one-file-for-many": "one file as the place of several results",
     "option-range": "an option's value is out of its range",

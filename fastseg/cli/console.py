@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,9 @@ def trained_again(result: dict[str, Any]) -> None:
     if again:
         typer.echo(printable(again["comparison"]["verdict"]))
         if again["earlier"]:
-            typer.echo(f"the earlier export: {printable(again['earlier'])}")
+            place = os.path.relpath(again["earlier"])
+            place = again["earlier"] if place.startswith(os.pardir) else place
+            typer.echo(f"the earlier export: {printable(place)}")
     if pins:
         typer.echo(pins["text"])
         listed = ("came back", pins["came_back"]), ("not learned yet", pins["not_learned"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DataError, brief
 from ..utils.io import atomic_file
-from .issues import Fault
+from .issues import Fault, refuse
 
 TAB, SEPARATORS = "\t", ("\t", ",", ";")
 COMMA_SUFFIX, TAB_SUFFIX = ".csv", ".tsv"
@@ -108,7 +108,7 @@ def set_cell(table: Path, columns: tuple[str, str], name: str, text: str) -> Non
         return
     faults: list[Fault] = []
     if read_table(table, columns, faults) is None:
-        raise DataError(str(faults[0]), "table")
+        refuse(faults)
     content = table.read_bytes()
     mark = "\ufeff" if content.startswith(codecs.BOM_UTF8) else ""
     lines = list(io.StringIO(content.decode("utf-8-sig"), newline=""))
