@@ -224,6 +224,7 @@ def test_a_server_that_is_closed_leaves_a_checkpoint_and_the_next_one_offers_it(
         client.http.close()
     finally:
         process.kill()
+        process.wait()
         process.stdout.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -251,4 +252,5 @@ def test_a_training_that_was_started_elsewhere_is_watched_and_stopped(app, sampl
         assert process.wait(WAIT) == 130
     finally:
         process.kill()
+        process.wait()
     assert app.get("/api/train")["state"] == "interrupted"
