@@ -73,7 +73,7 @@ def test_images_are_found_by_the_keyboard(serve, open_page, samples):
     until(page, "name => document.querySelector('#look-name').textContent !== name", second)
     third = page.locator("#look-name").inner_text()
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.title") == third
+    until(page, "name => document.activeElement.title === name", third)
 
 
 def test_thousands_of_images_are_a_few_elements(serve, open_page, samples, tmp_path):
