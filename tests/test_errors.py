@@ -55,6 +55,20 @@ SHARED_CODES = {
     "unreadable-table": "a table file that cannot be read",
     "damaged-card": "a card that cannot be read, or whose definition is of no task",
     "wrong-task": "an export of another task",
+    "bad-request": "a request to the app that no page makes",
+    "diverged": "a training whose loss is not a number",
+    "edited-meanwhile": "a label that someone else has changed since it was opened",
+    "interrupted-fit": "an interrupted fit that must be resumed or discarded",
+    "mask-value": "a mask to save with values that are no class",
+    "no-images-to-judge": "none of the images to judge an export by is there",
+    "no-such-result": "a result of the app that is not there, or was deleted",
+    "not-an-image": "a file from elsewhere that is not an image",
+    "not-representable": "a label that the format of the labels cannot hold",
+    "option-name": "an option whose name or value is not one that it can have",
+    "outside-data": "a file outside the data folder",
+    "table": "lines of a table that cannot be used",
+    "too-large": "a file or request from elsewhere of too many bytes or pixels",
+    "untrusted-pickle": "a pickle that is not opened",
 }
 PACKAGE = Path(fastseg.__file__).parent
 

@@ -1,5 +1,6 @@
 """Training from the app: one at a time, in its own process, with a checkpoint if it ends early."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -56,6 +57,19 @@ class Client:
             return len((found["progress"] or {}).get("history", [])) >= epochs
 
         return self.until(is_reached, f"{epochs} epochs trained")
+
+    def storm(self, count=200):
+        """Return the status codes of so many requests at once for small pictures."""
+        ids = [image["id"] for image in self.get("/api/data/images")["images"]]
+        options = dict(base_url=self.http.base_url, headers=self.http.headers, timeout=120)
+
+        async def all_at_once():
+            limits = httpx.Limits(max_connections=count)
+            async with httpx.AsyncClient(limits=limits, **options) as client:
+                asked = [f"/api/images/{ids[k % len(ids)]}/thumbnail" for k in range(count)]
+                return await asyncio.gather(*map(client.get, asked))
+
+        return {answer.status_code for answer in asyncio.run(all_at_once())}
 
     def until_ended(self):
         return self.until(lambda found: found["state"] in ("idle", "interrupted"), "ended")
@@ -159,6 +173,7 @@ def test_a_training_is_watched_stopped_and_resumed(app, exports, tmp_path):
     seen = app.until_trained(2)["progress"]
     assert seen["epochs"] == 500 and 1 < seen["epoch"] < 500 and seen["seconds_left"] > 0
     assert {"train_loss", "valid_loss", "dice"} <= set(seen["history"][0])
+    assert app.storm() == {200} and app.get("/api/train")["state"] == "running"
     assert "epoch 1/500" in app.get("/api/train")["output"]
     app.post("/api/train/stop")
     ended = app.until_ended()
@@ -224,6 +239,7 @@ def test_a_server_that_is_closed_leaves_a_checkpoint_and_the_next_one_offers_it(
         client.http.close()
     finally:
         process.kill()
+        process.wait()
         process.stdout.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -251,4 +267,5 @@ def test_a_training_that_was_started_elsewhere_is_watched_and_stopped(app, sampl
         assert process.wait(WAIT) == 130
     finally:
         process.kill()
+        process.wait()
     assert app.get("/api/train")["state"] == "interrupted"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AppError, FastsegError
-from ...exports.card import is_unfinished, read_card
+from ...exports.card import read_card
 from ...metrics.figures import FIGURES
 from .. import recipe
 from ..http import Asked, get, post
@@ -63,7 +63,7 @@ def start(asked: Asked) -> dict[str, Any]:
         raise AppError("options: give an object", "bad-request")
     folders = {folder.name: str(folder) for folder in workspace.exports()}
     options = recipe.read(values, workspace.task, folders)
-    if is_unfinished(workspace.out) and body.get("discard") is not True:
+    if training.state() == "interrupted" and body.get("discard") is not True:
         raise AppError(
             f"{workspace.out}: has an interrupted training; resume it, or discard it",
             "interrupted-fit",

@@ -22,11 +22,11 @@ function draw(now) {
   if (now.state === "done") result(now);
 }
 
-function result({ result, first, second }) {
+function result({ result }) {
   $("#verdict").textContent = result.verdict;
   const head = (text) => el("th", { scope: "col" }, text);
   $("#figures").replaceChildren(
-    el("thead", {}, el("tr", {}, head(`on ${plural(result.images, "image")}`), head(first), head(second), head("difference"))),
+    el("thead", {}, el("tr", {}, head(`on ${plural(result.images, "image")}`), head("new"), head("old"), head("difference"))),
     el("tbody", {}, ...result.rows.map(row)));
   const better = result.changes.filter((one) => one.second - one.first > LEAST);
   const worse = result.changes.filter((one) => one.first - one.second > LEAST).reverse();
