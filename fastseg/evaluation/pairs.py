@@ -33,7 +33,7 @@ class Pair:
         """
         first, second = self.scores
         difference = first.compare(second, samples)
-        names = (str(self.exports[0]), str(self.exports[1]))
+        names = (self.exports[0].name, self.exports[1].name)
         return {
             **difference,
             "first": first.metrics(samples),
@@ -44,14 +44,14 @@ class Pair:
     def errors(self) -> list[tuple[Item, str, float, float]]:
         """Return each image with its name and both exports' errors, 0 to 1.
 
-        The images that the first export has the most wrong, compared with the second, come first.
+        The images that the first export improves most, compared with the second, come first.
         """
         first, second = self.scores
         found = [
             (one.item, one.name, first.severity(one), second.severity(other))
             for one, other in zip(first.images, second.images)
         ]
-        return sorted(found, key=lambda row: (row[3] - row[2], row[1]))
+        return sorted(found, key=lambda row: (row[2] - row[3], row[1]))
 
 
 def pair(

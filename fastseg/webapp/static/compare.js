@@ -26,7 +26,7 @@ function result({ result, first, second }) {
   $("#verdict").textContent = result.verdict;
   const head = (text) => el("th", { scope: "col" }, text);
   $("#figures").replaceChildren(
-    el("thead", {}, el("tr", {}, head(`on ${plural(result.images, "image")}`), head("figure"), head(first), head(second), head("difference"))),
+    el("thead", {}, el("tr", {}, head(`on ${plural(result.images, "image")}`), head(first), head(second), head("difference"))),
     el("tbody", {}, ...result.rows.map(row)));
   const better = result.changes.filter((one) => one.second - one.first > LEAST);
   const worse = result.changes.filter((one) => one.first - one.second > LEAST).reverse();
@@ -42,8 +42,8 @@ function row(one) {
   const isClear = ends && (ends[0] > 0 || ends[1] < 0);
   const text = value === null ? "absent" : `${value > 0 ? "+" : ""}${value.toFixed(3)}`;
   return el("tr", {},
-    el("th", { scope: "row" }, one.of === "mean_foreground" ? "foreground mean" : one.of || "all"),
-    el("td", {}, FIGURES[one.figure] ?? one.figure), cell(one.first), cell(one.second),
+    el("th", { scope: "row" }, one.of === "mean_foreground" ? "foreground mean" : one.of || "all", el("small", {}, FIGURES[one.figure] ?? one.figure)),
+    cell(one.first), cell(one.second),
     el("td", { class: isClear ? (value > 0 ? "up" : "down") : null }, el(isClear ? "b" : "span", {}, text),
       ends ? el("small", {}, `${figure(ends[0])} to ${figure(ends[1])}`) : null));
 }

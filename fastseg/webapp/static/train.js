@@ -95,14 +95,15 @@ function charts(progress) {
 
 async function begin(what) {
   markField();
+  $("#notes").replaceChildren();
   try {
     draw(await api("/api/train/start", what));
   } catch (error) {
-    if (error.details?.field) markField(error.details.field, error.message);
+    if (error.details?.field) return markField(error.details.field, error.message);
     if (error.code === "interrupted-fit") note("An interrupted training waits: resume it or discard it, above.", true);
     else throw error;
   }
-  await watch();
+  return watch();
 }
 
 /** What the form asks for. */
