@@ -263,6 +263,22 @@ def test_strokes_survive_a_lost_connection_and_a_closed_page(eyes, edit, open_pa
     open_page.faults.clear()
 
 
+def test_an_open_page_goes_on_after_the_server_is_started_again(eyes, edit, serve, open_page):
+    server, canvas = edit(eyes, "3.png")
+    page = canvas.page
+    server.stop()
+    page.wait_for_timeout(500)
+    canvas.click(200, 100)
+    page.wait_for_selector('#save[data-state="offline"]')
+    again = serve("eye", eyes, port=server.port)
+    page.wait_for_selector("#save:has-text('started again')")  # the cookie was of the first server
+    other = page.context.new_page()
+    other.goto(again.url)
+    canvas.saved()
+    assert mask_of(eyes, "3.png")[100, 200] == SCLERA
+    open_page.faults.clear()
+
+
 @pytest.mark.slow
 def test_twelve_megapixels(tmp_path, edit):
     pixels = np.full((3000, 4000, 3), 90, np.uint8)
