@@ -80,7 +80,8 @@ def next_images(
     look. `by` is one of `ORDERS`: "error" (largest expected error first), "diversity" (unlike the
     labelled images and each other by the backbone's features), "rarity" (most of the classes that
     are rare), "random" (by `seed`), "mixed" (diverse ones among those of large expected error), or
-    "auto", see `AUTO`. The same files, export and arguments give the same order. Files that cannot be read are left out, with a warning.
+    "auto", see `AUTO`. The same files, export and arguments give the same order. Files that cannot
+    be read are left out, with a warning.
     Raises `DataError` "no-unlabelled" if there is nothing to label, and `FastsegError` kinds.
     """
     if n < 1:

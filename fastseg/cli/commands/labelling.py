@@ -31,8 +31,8 @@ def next_(
         str,
         typer.Option(
             "--by",
-            help="random, error (expected), diversity, rarity (of classes), mixed (diverse ones among "
-            "those of large expected error), or auto: random, which nothing clearly beat.",
+            help="random, error (expected), diversity, rarity (of classes), mixed (diverse ones "
+            "among those of large expected error), or auto: random, which nothing clearly beat.",
         ),
     ] = "auto",
     labelled: Annotated[
