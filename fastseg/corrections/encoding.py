@@ -1,7 +1,8 @@
 """Writes labels in the format of a task's mask files; what they decode to is compared.
 
 Pixels whose class did not change keep the value that the file had: a mask of 150 codes that a task
-reads as four classes keeps its codes where nobody painted.
+reads as four classes keeps its codes where nobody painted. Only stray values, which have no meaning
+and count as unlabelled, are replaced by one that says so.
 """
 
 from __future__ import annotations
