@@ -159,6 +159,8 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         self.keys = Keys(self.port, password)
         shown = f"[{host}]" if ":" in host else host
+        if host in ("0.0.0.0", "::"):  # every address of this machine; a browser needs one
+            shown = socket.gethostname()
         self.address = f"http://{shown}:{self.port}/"
         self.app = make_app(workspace, self.keys, Hosts(host, self.port))
 
