@@ -26,6 +26,8 @@ from fastseg.errors import FastsegError
 ARCH = "test_resnet"  # timm's own 2-million-parameter test backbone
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests never access a hub
+# Ray reads it once in a process: without it, a cluster of a later test would be asked for a token.
+os.environ["RAY_AUTH_MODE"] = "disabled"
 torch.set_num_threads(1)  # two test processes share two cores
 
 shared = Path(os.environ.get("FASTSEG_SHARED", Path(__file__).parents[2] / "shared"))

@@ -49,7 +49,6 @@ def cluster(store):
     """A cluster of two nodes of one core each; its workers inherit the keys of the S3 server."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=1)
     made.wait_for_nodes()
