@@ -188,6 +188,15 @@ def samples(tmp_path_factory):
     return {name: tasks.get(name).sample(root / name, n=16, seed=3) for name in tasks.names()}
 
 
+@pytest.fixture(autouse=True)
+def samples_are_only_read(request):
+    """Fail a test that corrects labels of the samples, or freezes their parts: it needs a copy."""
+    yield
+    if "samples" in request.fixturenames:
+        folders = request.getfixturevalue("samples").values()
+        assert not [folder for folder in folders if (folder / ".fastseg").exists()]
+
+
 @pytest.fixture(scope="session")
 def exports(samples, tmp_path_factory):
     """Return an export of a task, trained for one epoch at 64 px on first use: `exports("eye")`."""

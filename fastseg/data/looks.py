@@ -21,9 +21,8 @@ def look_of(pixels: np.ndarray) -> str:
 
 def bits_of(looks: Sequence[str]) -> np.ndarray:
     """Return hashes as bytes, uint8 (N, 32)."""
-    return np.array([np.frombuffer(bytes.fromhex(look), np.uint8) for look in looks]).reshape(
-        len(looks), HASH_SIDE**2 // 8
-    )
+    joined = bytes.fromhex("".join(looks))
+    return np.frombuffer(joined, np.uint8).reshape(len(looks), HASH_SIDE**2 // 8)
 
 
 def distances(bits: np.ndarray, one: np.ndarray) -> np.ndarray:
