@@ -609,3 +609,44 @@ def test_a_killed_process_leaves_whole_labels_all_versions_and_a_log_that_agrees
     assert done.returncode == 0, done.stderr
     killings, told, more = map(int, done.stdout.split())
     assert killings > 100 and told > 20 and more > 10
+
+
+@pytest.mark.parametrize("damage", ["garbage", "a row", "the end", "all"])
+@pytest.mark.parametrize("is_reopened", [False, True])
+def test_no_version_is_lost_when_the_list_is_damaged(damage, is_reopened, samples, tmp_path):
+    data = Path(shutil.copytree(samples["eye"], tmp_path / "eye"))
+    store = Corrections("eye", data)
+    first, second = (item.image for item in store.task.items(data)[:2])
+
+    def saved(store, image, rows):
+        label = store.label(image).copy()
+        label[:rows] = (label[:rows] + 1) % 4
+        return store.save(
+            image, label, action="corrected", by="Ada", seconds=1, base=store.newest(image)
+        )
+
+    for number in (1, 2, 3):
+        saved(store, first, 9 * number)
+    folder = data / ".fastseg" / "versions" / "imgs_small" / first.name
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    newest = store.label(first)
+    file = data / "corrections.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    if damage == "all":
+        file.unlink()
+    else:
+        texts = {
+            "garbage": "garbage\n",
+            "a row": "".join([*lines[:-1], lines[-1].replace(",3,", ",x,", 1)]),
+            "the end": "".join(lines[:-2]),
+        }
+        file.write_text(texts[damage])
+    store = Corrections("eye", data) if is_reopened else store
+    saved(store, second, 5)
+    assert saved(Corrections("eye", data), first, 50).version == 4
+    after = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert {name: after[name] for name in before} == before
+    assert np.array_equal(Corrections("eye", data).version(first, 3), newest)
+    assert [row.version for row in Corrections("eye", data).history(first)] == [1, 2, 3, 4]
+    kept = list((data / ".fastseg" / "damaged").glob("*_corrections.csv"))
+    assert len(kept) == (damage in ("garbage", "a row"))

@@ -303,3 +303,26 @@ def test_the_first_correction_freezes_the_split_before_it_counts(folder):
     copy = shutil.copytree(folder, folder.with_name("moved"))  # the ledger moves with the data
     again = splitter(task, 1, data=copy)(tasks.get(copy).items(copy))
     assert again == splitter(task, 2, data=folder)(task.items(folder))
+
+
+@pytest.mark.parametrize("damage", ["garbage\n", "", None])
+def test_a_ledger_without_rows_or_columns_is_damaged(folder, damage):
+    Corrections(tasks.get(folder), folder).begin()
+    file = folder / ".fastseg" / "split.csv"
+    file.write_text(file.read_text().splitlines(keepends=True)[0] if damage is None else damage)
+    with refuses("damaged-ledger", file):
+        Ledger.of(folder)
+
+
+def test_held_out_images_whose_rows_are_lost_stay_held_out(folder):
+    task = tasks.get(folder)
+    Corrections(task, folder).begin()
+    items = task.items(folder)
+    train, valid = splitter(task, 1, data=folder)(items)
+    names = {name_below(folder, items[i].image) for i in valid}
+    file = folder / ".fastseg" / "split.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not any(name in line for name in names)))
+    ledger = Ledger.of(folder)
+    ledger.hold_out(items, names, "export eye", task.reading)
+    assert splitter(task, 1, data=folder)(items) == (train, valid)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ..data.parts import Ledger
 from ..data.split import DEFAULT_SEED
-from ..data.state import LEDGER
 from ..errors import DataError, ExportError
 from ..exports.card import CARD, Card, read_card
 from ..tasks import Task
@@ -23,16 +22,20 @@ def freeze_parts(task: Task, root: Path, exports: list[Path], moved: bool = Fals
     stay held out; without one, the task's own split does. With `moved`, the folder may be a copy
     of the one that it was trained on. None if there are too few labelled images to divide.
     """
-    if (root / LEDGER).is_file():
-        return Ledger.of(root)
+    there = Ledger.of(root)
     items, _ = task.listed(root)
     for export in exports:
         card = _card_of(task, root, export, moved)
         names = {name_below(root, item.image) for item in items}
-        if card is not None and names & {*card.valid_files}:
-            return Ledger.freeze(
-                root, items, set(card.valid_files), f"export {export.name}", task.reading
-            )
+        if card is None or not names & {*card.valid_files}:
+            continue
+        reason = f"export {export.name}"
+        if there is not None:
+            there.hold_out(items, set(card.valid_files), reason, task.reading)
+            return there
+        return Ledger.freeze(root, items, set(card.valid_files), reason, task.reading)
+    if there is not None:
+        return there
     try:
         _, valid = task.split(items, DEFAULT_SEED)
     except DataError:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from uuid import uuid4
 
-from ..data.state import CORRECTIONS
+from ..data.state import CORRECTIONS, state_of
 from ..errors import DataError
-from ..utils.io import write_rows
+from ..utils.io import atomic_file, write_rows
 from .places import move_file, staging
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Log:
 
     def __init__(self, root: Path):
         self.path = root / CORRECTIONS
+        # Whether the rows that were read last are not all: the file is gone, or was damaged.
+        self.is_damaged = False
         self._stamp: tuple[int, int, int] | None = None
         self._rows: list[Correction] = []
 
@@ -54,6 +57,8 @@ class Log:
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
+            versions = state_of(self.path.parent) / "versions"
+            self.is_damaged = versions.is_dir() and any(versions.iterdir())
             self._stamp, self._rows = None, []
             return []
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -66,7 +71,9 @@ class Log:
         found, wrong = [], []
         try:
             with self.path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                for number, row in enumerate(csv.DictReader(file), 2):
+                reader = csv.DictReader(file)
+                is_headed = {*COLUMNS} <= {*(reader.fieldnames or ())}
+                for number, row in enumerate(reader, 2):
                     parsed = _parsed(row)
                     if parsed is None:
                         wrong.append(number)
@@ -78,7 +85,10 @@ class Log:
                 "of the labels are kept",
                 "damaged-corrections",
             ) from None
-        if wrong:
+        self.is_damaged = bool(wrong) or not is_headed
+        if not is_headed:
+            log.warning("%s: the first row does not name its columns: it was damaged", self.path)
+        elif wrong:
             log.warning(
                 "%s: %d rows are left out, since a value is missing or wrong; the first is row %d",
                 self.path,
@@ -88,11 +98,19 @@ class Log:
         return found
 
     def write(self, rows: Iterable[Correction]) -> None:
-        """Write all rows atomically. Raises `DataError` if they cannot be written."""
+        """Write all rows atomically. Raises `DataError` if they cannot be written.
+
+        A file that was damaged is kept in DIR/.fastseg/damaged.
+        """
+        if self.is_damaged and self.path.is_file():
+            aside = state_of(self.path.parent) / "damaged" / f"{uuid4().hex[:8]}_{self.path.name}"
+            with atomic_file(aside) as temporary:
+                shutil.copyfile(self.path, temporary)
+            log.warning("%s: the damaged file is kept as %s", self.path, aside)
         # in the hidden folder first: a killed process leaves nothing among the user's files
         new = write_rows(staging(self.path.parent) / f"{uuid4().hex}.csv", map(asdict, rows))
         move_file(new, self.path)
-        self._stamp = None
+        self._stamp, self.is_damaged = None, False
 
 
 def _parsed(row: dict[str, str]) -> Correction | None:

@@ -100,10 +100,12 @@ class Corrections:
     def history(self, image: Path | str) -> list[Correction]:
         """Return the versions of an image's label, newest last; none if it was never corrected."""
         name = self._name(image)
+        self._repair_if_damaged()
         return [row for row in self._log.rows() if row.image == name]
 
     def newest(self, image: Path | str) -> int:
         """Return the number of the current version: 0 before the first correction."""
+        self._repair_if_damaged()
         return self._newest(self._name(image))
 
     def version(self, image: Path | str, number: int) -> Label:
@@ -133,6 +135,7 @@ class Corrections:
 
     def all(self) -> list[Correction]:
         """Return all rows of corrections.csv, oldest first."""
+        self._repair_if_damaged()
         return self._log.rows()
 
     def unlabelled(self) -> list[Path]:
@@ -248,8 +251,11 @@ class Corrections:
         row: Correction,
     ) -> Correction:
         newest = self._newest(name)
+        if self._log.is_damaged or self._has_version_from(name, newest):
+            repair(self.root, self._log, self._place)
+            newest = self._newest(name)
         if base is not None and newest > base:
-            last = self.history(self.root / name)[-1]
+            last = [entry for entry in self._log.rows() if entry.image == name][-1]
             raise DataError(
                 f"{self.root / name}: was saved meanwhile by {last.by or 'someone'} (version "
                 f"{newest}); look at that version, then save again",
@@ -387,6 +393,21 @@ class Corrections:
 
     def _newest(self, name: str) -> int:
         return max((row.version for row in self._log.rows() if row.image == name), default=FIRST)
+
+    def _has_version_from(self, name: str, number: int) -> bool:
+        """Return whether an earlier label would be overwritten: rows of the log were lost."""
+        folder = self._versions(name)
+        files = folder.iterdir() if folder.is_dir() else ()
+        return any(
+            file.stem.isdecimal() and int(file.stem) >= number and file.suffix != ".json"
+            for file in files
+        )
+
+    def _repair_if_damaged(self) -> None:
+        self._log.rows()
+        if self._log.is_damaged:
+            with self._locked():
+                repair(self.root, self._log, self._place)
 
     def _versions(self, name: str) -> Path:
         return state_of(self.root) / "versions" / name

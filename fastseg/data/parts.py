@@ -82,21 +82,22 @@ class Ledger:
             return None
         try:
             with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
-                rows = [
-                    Row(**{column: row[column] for column in COLUMNS})
-                    for row in csv.DictReader(opened)
-                ]
+                reader = csv.DictReader(opened)
+                rows = [Row(**{column: row[column] for column in COLUMNS}) for row in reader]
+                what = (
+                    "it has no rows"
+                    if {*COLUMNS} <= {*(reader.fieldnames or ())}
+                    else ("its first row does not name its columns")
+                )
         except (OSError, csv.Error, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file}: cannot be read ({error}); restore it from a copy, or move it away to "
-                "divide the images again",
-                "damaged-ledger",
-            ) from None
+            rows, what = [], str(error)
         wrong = next((row for row in rows if row.part not in (TRAIN, *HELD_OUT, APART)), None)
         if wrong is not None:
+            what = f"{wrong.name} has the part '{wrong.part}', not train, valid, test or apart"
+        if wrong is not None or not rows:
             raise DataError(
-                f"{file}: {wrong.name} has the part '{wrong.part}'; it is train, valid, test or "
-                "apart",
+                f"{file}: is damaged ({what}); restore it from a copy, or move it away to divide "
+                "the images again",
                 "damaged-ledger",
             )
         return cls(Path(data), rows)
@@ -173,6 +174,31 @@ class Ledger:
             else:
                 self._add(items, contents, valid_share, reading, grouped)
         return self._parts(items, contents)
+
+    def hold_out(
+        self, items: Sequence[Item], held_out: Collection[str], reason: str, reading: Reading
+    ) -> None:
+        """Record the images named in `held_out` whose rows were lost: they stay held out."""
+        named = [item for item in items if name_below(self.data, item.image) in held_out]
+        lost = [
+            (content, item)
+            for content, item in zip(digests(named, reading), named)
+            if content not in self.rows
+        ]
+        if not lost:
+            return
+        log.warning(
+            "%s: %d images that %s held out have no row: they stay held out",
+            self.data / LEDGER,
+            len(lost),
+            reason,
+        )
+        with waiting_lock(self.data / LEDGER, WAIT):
+            for content, item in lost:
+                name = name_below(self.data, item.image)
+                row = Row(content, name, item.group, VALID, f"{FROZEN}: {reason}")
+                self.rows.setdefault(content, row)
+            self._write()
 
     def side_for(self, group: str | None, content: str, valid_share: float = VALID_SHARE) -> str:
         """Return "train" or "valid" for a new image that no folder has yet.
