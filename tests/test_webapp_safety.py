@@ -189,6 +189,23 @@ def test_a_link_to_a_file_outside_the_data_is_not_opened(serve, samples, tmp_pat
             assert linked.status_code == 200
 
 
+def test_a_mask_that_is_a_link_out_of_the_data_is_not_opened(serve, samples, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    image = min((data / "imgs_small").iterdir())
+    mask = data / "masks_small" / f"{image.stem}.png"
+    mask.rename(tmp_path / "elsewhere.png")
+    mask.symlink_to(tmp_path / "elsewhere.png")
+    server = serve("eye", data)
+    with httpx.Client(
+        base_url=server.address, headers={"Authorization": f"Bearer {server.keys.token}"}
+    ) as client:
+        ids = {i["name"]: i["id"] for i in client.get("/api/data/images").json()["images"]}
+        id = ids[f"imgs_small/{image.name}"]
+        for what in (f"images/{id}/overlay", f"editor/{id}/label"):
+            response = client.get(f"/api/{what}")
+            assert (response.status_code, code_of(response)) == (403, "outside-data")
+
+
 def test_bodies_are_limited(program):
     large = json.dumps({"options": {"arch": "x" * 2**21}}).encode()
     kind = {"Content-Type": "application/json"}

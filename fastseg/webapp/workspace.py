@@ -156,12 +156,16 @@ class Workspace:
     def entry(self, id: str) -> Entry:
         """Return an image by its id.
 
-        Raises `AppError` if there is none, or if it is a link to a file outside the data folder.
+        Raises `AppError` if there is none, or if it or its mask is a link to a file outside the
+        data folder.
         """
         found = self.listing().by_id.get(id) or self.listing(fresh=True).by_id.get(id)
         if found is None:
             raise AppError("there is no such image in the data; reload the page", "no-such-image")
         self.require_inside(found.path)
+        mask = found.item.label if found.item and not found.item.origin else None
+        if isinstance(mask, Path):
+            self.require_inside(mask)
         return found
 
     def id_of(self, item: Item) -> str:
