@@ -107,6 +107,28 @@ def test_a_visit_is_one_version(editor, eyes):
     assert np.array_equal(tasks.get("eye").label(item), painted(editor.codes, 5))
 
 
+def test_a_visit_is_named_by_its_final_difference(editor):
+    def last():
+        rows = editor.client.get(f"/api/editor/{editor.id}").json()["versions"]
+        return len(rows), rows[-1]["action"]
+
+    other = painted(editor.codes, 5, 1 + int(editor.codes[0, 0] == 1))
+    editor.save(other)
+    assert last() == (1, "corrected")
+    editor.save(editor.codes)  # the stroke is undone
+    assert last() == (1, "restored")
+    editor.save(editor.codes, action="accepted")
+    assert last() == (1, "accepted")
+    editor.amend = 0  # another visit
+    editor.save(other)
+    editor.save(other, action="accepted")
+    assert last() == (2, "corrected")
+    editor.amend = 0  # Back takes the correction back
+    editor.save(editor.codes, action="restored")
+    editor.save(editor.codes, action="accepted")
+    assert last() == (3, "restored")
+
+
 def test_the_second_editor_is_told_even_within_a_visit(editor):
     editor.save(painted(editor.codes, 3))
     other = Editor(editor.client, {"id": editor.id})
