@@ -201,6 +201,8 @@ class Review {
     const hasImage = image !== null;
     this.root.hidden = !hasImage;
     $("#finished").hidden = hasImage;
+    if (!hasImage) document.body.append($("#notes")); // the stage is hidden, with what is in it
+    else if ($("#notes").parentElement !== $("#stage")) $("#stage").append($("#notes"));
     this.#show();
     if (hasImage) {
       await this.session.open(image.id);
