@@ -463,6 +463,8 @@ def test_enter_takes_and_back_undoes_the_last_decision(eyes, serve, open_page):
         return [row["action"] for row in answer["versions"]]
 
     at(0, "0 of 6")
+    assert page.is_disabled("[data-tool=help]")  # there is no model
+    canvas.set(canAsk=True)
     canvas.key("m")
     canvas.click(100, 100)
     page.wait_for_selector("#told:has-text('finds nothing')", state="attached")
@@ -529,6 +531,7 @@ def test_a_proposal_is_taken_or_left(eyes, edit):
         route.fulfill(json={"parts": [{"code": 2, "runs": [10, 20, 40, 11, 20, 40]}]})
 
     page.route("**/propose", answer)
+    canvas.set(canAsk=True)  # there is no model: the route answers for it
     canvas.key("m")
     canvas.click(30.5, 10.5)
     page.wait_for_selector("#proposal:visible")
