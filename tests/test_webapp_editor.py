@@ -558,4 +558,6 @@ def test_no_accessibility_faults(eyes, edit, serve, open_page):
     page = open_page(server, "/review", width=400, color_scheme="dark")
     page.wait_for_selector("#editor[data-ready]")
     no_faults(page)
+    page.evaluate("document.querySelector('#model').textContent = 'an-export-' + 'x'.repeat(60)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
     screenshots(page, "review")
