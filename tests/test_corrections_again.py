@@ -73,6 +73,25 @@ def test_a_correction_holds_if_half_of_what_was_changed_is_right(samples, export
     assert rows_of(data / ".fastseg" / "pins.csv")[0]["image"] == names[1]
 
 
+def test_what_nobody_changed_is_no_pin(samples, exports, tmp_path):
+    data, export = copied("eye", samples, exports, tmp_path)
+    task, predictor = tasks.get("eye"), fastseg.load(export)
+    store = Corrections(task, data, export)
+    image = task.items(data)[0].image
+    first, now = store.label(image), predictor.predict(image).codes
+    done = dict(by="A", seconds=1, prediction=(first + 1) % 4)
+    store.save(image, first, action="accepted", **done)  # the label is right, the prediction not
+    assert check_pins(task, data, export).total == 0
+    store.save(image, now, action="corrected", **done)
+    assert check_pins(task, data, export).total == 1
+    store.save(image, now, action="accepted", **done)  # the correction stays
+    assert check_pins(task, data, export).total == 1
+    store.restore(image, 1, by="A")
+    assert check_pins(task, data, export).total == 0
+    store.restore(image, 2, by="A")
+    assert check_pins(task, data, export).held == 1
+
+
 def test_a_corrected_class_holds_if_it_is_predicted(samples, exports, tmp_path):
     data, export = copied("mri", samples, exports, tmp_path)
     task, predictor = tasks.get("mri"), fastseg.load(export)

@@ -446,6 +446,64 @@ def test_going_back_restores_the_label(eyes, serve, open_page):
     assert not mask_of(eyes, "0.png").any()
 
 
+def test_enter_takes_and_back_undoes_the_last_decision(eyes, serve, open_page):
+    server = serve("eye", eyes)
+    page = open_page(server, "/review")
+    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    canvas = Canvas(page)
+    page.route("**/propose", lambda route: route.fulfill(json={"parts": []}))
+
+    def at(number, counter):
+        page.wait_for_selector(f'#editor[data-ready="images/{number}.png"]')
+        assert page.text_content("#counter") == counter
+
+    def versions(number):
+        with client_of(server) as client:
+            answer = client.get(f"/api/editor/{id_of(server, f'{number}.png')}").json()
+        return [row["action"] for row in answer["versions"]]
+
+    at(0, "0 of 6")
+    assert page.is_disabled("[data-tool=help]")  # there is no model
+    canvas.set(canAsk=True)
+    canvas.key("m")
+    canvas.click(100, 100)
+    page.wait_for_selector("#told:has-text('finds nothing')", state="attached")
+    canvas.key("Enter", "Enter")
+    page.wait_for_selector("#stage .note:has-text('Nothing to take')")
+    canvas.key("p", "Enter")
+    assert not page.evaluate("document.querySelector('#editor').desk.proposal")
+    at(0, "0 of 6")
+    assert versions(0) == []
+
+    canvas.key("b", "Enter")
+    at(1, "1 of 6")
+    canvas.key("k")
+    at(2, "1 of 6")
+    canvas.key("u")  # the skip, not the image that was accepted before it
+    at(1, "1 of 6")
+    page.wait_for_selector(".note:has-text('the skip of images/1.png')")
+    canvas.key("k")
+    at(2, "1 of 6")
+    canvas.key("u")
+    at(1, "1 of 6")
+    canvas.click(100, 100)
+    canvas.saved()
+    canvas.key("Control+z", "a")
+    at(2, "2 of 6")
+    assert versions(1) == ["accepted"]
+    canvas.click(100, 100)
+    canvas.key("a")
+    at(3, "3 of 6")
+    assert versions(2) == ["corrected"]
+    canvas.key("u")
+    at(2, "2 of 6")
+    canvas.saved()
+    assert not mask_of(eyes, "2.png").any()
+    canvas.key("a")
+    at(3, "3 of 6")
+    assert versions(2) == ["corrected", "restored"]
+
+
 def test_classes_are_chosen_by_key(samples, tmp_path, serve, open_page):
     data = shutil.copytree(samples["mri"], tmp_path / "mri")
     task = tasks.get("mri")
@@ -473,6 +531,7 @@ def test_a_proposal_is_taken_or_left(eyes, edit):
         route.fulfill(json={"parts": [{"code": 2, "runs": [10, 20, 40, 11, 20, 40]}]})
 
     page.route("**/propose", answer)
+    canvas.set(canAsk=True)  # there is no model: the route answers for it
     canvas.key("m")
     canvas.click(30.5, 10.5)
     page.wait_for_selector("#proposal:visible")
@@ -499,4 +558,6 @@ def test_no_accessibility_faults(eyes, edit, serve, open_page):
     page = open_page(server, "/review", width=400, color_scheme="dark")
     page.wait_for_selector("#editor[data-ready]")
     no_faults(page)
+    page.evaluate("document.querySelector('#model').textContent = 'an-export-' + 'x'.repeat(60)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
     screenshots(page, "review")

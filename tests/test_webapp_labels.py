@@ -22,6 +22,7 @@ from fastseg.data.images import read_raw
 from fastseg.webapp import api
 from fastseg.webapp.runs import decode, encode
 from fastseg.webapp.server import open_app
+from fastseg.webapp.workspace import FRESH_SECONDS
 
 KILLS = 50
 # What each of the servers that are killed would import again
@@ -107,6 +108,28 @@ def test_a_visit_is_one_version(editor, eyes):
     assert np.array_equal(tasks.get("eye").label(item), painted(editor.codes, 5))
 
 
+def test_a_visit_is_named_by_its_final_difference(editor):
+    def last():
+        rows = editor.client.get(f"/api/editor/{editor.id}").json()["versions"]
+        return len(rows), rows[-1]["action"]
+
+    other = painted(editor.codes, 5, 1 + int(editor.codes[0, 0] == 1))
+    editor.save(other)
+    assert last() == (1, "corrected")
+    editor.save(editor.codes)  # the stroke is undone
+    assert last() == (1, "restored")
+    editor.save(editor.codes, action="accepted")
+    assert last() == (1, "accepted")
+    editor.amend = 0  # another visit
+    editor.save(other)
+    editor.save(other, action="accepted")
+    assert last() == (2, "corrected")
+    editor.amend = 0  # Back takes the correction back
+    editor.save(editor.codes, action="restored")
+    editor.save(editor.codes, action="accepted")
+    assert last() == (3, "restored")
+
+
 def test_the_second_editor_is_told_even_within_a_visit(editor):
     editor.save(painted(editor.codes, 3))
     other = Editor(editor.client, {"id": editor.id})
@@ -165,6 +188,18 @@ def test_an_unlabelled_image_begins_with_the_prediction(eyes, exports, serve):
         left = client.get("/api/review/queue").json()
     assert image["id"] not in [each["id"] for each in left["images"]]
     assert left["reviewed"] == 1 and left["pace"] == 2
+
+
+def test_images_without_a_label_are_queued_and_no_fault(eyes, serve):
+    masks = [item.label for item in tasks.get("eye").items(eyes)]
+    masks[0].unlink()
+    with client_of(serve("eye", eyes)) as client:
+        answer = client.get("/api/review/queue").json()
+        assert answer["fault"] is None
+        assert "unlabelled" in [image["part"] for image in answer["images"]]
+        (masks[1].parent / "of_no_image.png").write_bytes(masks[1].read_bytes())
+        time.sleep(FRESH_SECONDS)
+        assert client.get("/api/review/queue?fresh=1").json()["fault"]
 
 
 def test_the_queue_is_in_the_order_of_expected_errors(eyes, exports, serve):

@@ -6,6 +6,9 @@ is on which side the bulk of the region is: outlines that people draw are a pixe
 that no honest model is right in all of them, and a region that came back is wrong in nearly all.
 For classes, it holds if the corrected class is predicted.
 
+Only what a person changed is a correction: a label that was accepted as it was is no pin, and a
+label that was restored is one only if the version that it equals is one.
+
 A correction that held under an earlier export and does not now "came back". One that never held is
 "not learned yet". Which ones held is kept in DIR/.fastseg/pins.csv.
 """
@@ -31,12 +34,13 @@ from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
 from ..utils.progress import track
 from .places import Label
-from .store import WAIT, Corrections
+from .store import FIRST, WAIT, Corrections
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
 PINS = "pins.csv"
+CHANGES = ("corrected", "new", "audited")  # actions that are a pin, where pixels differ
 HOLDS = 0.5  # share of the changed pixels; see the module's text
 SOURCE_DIGITS = 12  # of the model's SHA-256
 
@@ -213,19 +217,39 @@ def _held(root: Path) -> list[_Held]:
 
 def _corrected(store: Corrections) -> dict[str, tuple[int, Label]]:
     """Return {image: (newest version, the last prediction that a person corrected)}."""
-    versions: dict[str, list[int]] = {}
+    actions: dict[str, dict[int, str]] = {}
     for row in store.all():
-        versions.setdefault(row.image, []).append(row.version)
+        actions.setdefault(row.image, {})[row.version] = row.action
     found = {}
-    for image, numbers in versions.items():
+    for image, versions in actions.items():
         if not (store.root / image).exists():
             continue
-        for number in sorted(numbers, reverse=True):
-            before = store.prediction(image, number)
+        number = max(versions)
+        while number > FIRST:
+            action = versions.get(number)
+            before = store.prediction(image, number) if action in CHANGES else None
             if before is not None:
-                found[image] = max(numbers), before
+                found[image] = max(versions), before
                 break
+            number = _like(store, image, number) if action == "restored" else number - 1
     return found
+
+
+def _like(store: Corrections, image: str, number: int) -> int:
+    """Return the newest earlier version with the label of a version; 0 if there is none."""
+    label = _read(store, image, number)
+    for earlier in range(number - 1, FIRST, -1):
+        other = _read(store, image, earlier)
+        if label is not None and other is not None and np.array_equal(label, other):
+            return earlier
+    return FIRST
+
+
+def _read(store: Corrections, image: str, number: int) -> Label | None:
+    try:
+        return store.version(image, number)
+    except DataError:  # it cannot be read: nothing equals it
+        return None
 
 
 def _compared(before: Label, label: Label, now: np.ndarray | Sequence[int]) -> tuple[int, int]:

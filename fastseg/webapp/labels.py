@@ -107,10 +107,12 @@ class Labels:
 
         With `amend`, the version of `base` is replaced, and otherwise a new one is added. A label
         that is the current one already, such as one whose answer was lost, is not saved again.
+        "accepted" and "corrected" are named by what the visit changed in the end, see `_named`.
         Raises `DataError` "edited-meanwhile" if the current label is not the one of `base`.
         """
         with self._of(entry):
             current, found, _ = self._current(entry)
+            action = self._named(entry, label, int(base.partition("-")[0]) - amend, action, amend)
             is_same = current is not None and np.array_equal(current, label)
             if found != base:
                 if is_same and self._newest_is(entry, action):
@@ -131,6 +133,38 @@ class Labels:
                 amend=amend,
             )
             return self._current(entry)[1]
+
+    def _named(self, entry: Entry, label: Label, before: int, action: str, amend: bool) -> str:
+        """Return what a visit was, by the difference to the version `before` it.
+
+        Strokes that were taken back are no correction: with the label from before, or without one
+        the prediction, it is "accepted" where a person said so, and else "restored". A label that
+        was accepted after strokes is "corrected", or "restored" if it equals an older version.
+        """
+        if action not in ("accepted", "corrected"):
+            return action
+        start = self._version_or_none(entry, before)
+        if start is None:
+            start = self.workspace.predictions.label_if_known(entry)
+            if start is None:  # nothing to compare with
+                return "corrected" if amend else action
+            is_same = np.array_equal(start, label)
+            return action if is_same or not amend else "corrected"
+        if np.array_equal(start, label):
+            return "accepted" if action == "accepted" else "restored"
+        if action == "accepted" and any(
+            np.array_equal(older, label)
+            for number in range(before - 1, -1, -1)
+            if (older := self._version_or_none(entry, number)) is not None
+        ):
+            return "restored"
+        return "corrected"
+
+    def _version_or_none(self, entry: Entry, number: int) -> Label | None:
+        try:
+            return self.store.version(entry.path, number)
+        except DataError:  # there is none, or it is faulty
+            return None
 
     def _newest_is(self, entry: Entry, action: str) -> bool:
         rows = self.history(entry)

@@ -65,6 +65,7 @@ class Listing:
     by_id: dict[str, Entry]
     made: float  # time.monotonic
     fault: FastsegError | None = None  # why there are none
+    waits: bool = False  # the fault is only that images have no label yet
 
 
 class Workspace:
@@ -183,9 +184,10 @@ class Workspace:
 
     def _listed(self) -> Listing:
         try:
-            items, fault = self.task.items(self.data), None
+            items, fault, waits = self.task.items(self.data), None, False
         except FastsegError as error:  # what is usable is shown all the same
-            items, fault = self._usable(), error
+            fault = error
+            items, waits = self._usable()
         parts = self._parts(items)
         entries = [
             Entry(id_of(name), name, item.image, item, parts[place])
@@ -196,14 +198,16 @@ class Workspace:
             name = name_below(self.data, path)
             entries.append(Entry(id_of(name), name, path, None, "unlabelled"))
         return Listing(
-            tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault
+            tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault, waits
         )
 
-    def _usable(self) -> list[Item]:
+    def _usable(self) -> tuple[list[Item], bool]:
+        """Return the usable images, and whether the others only wait for a label."""
         try:
-            return self.task.listed(self.data)[0]
+            items, faults = self.task.listed(self.data)
         except FastsegError:
-            return []
+            return [], False
+        return items, bool(faults) and all(fault.waits for fault in faults if fault.stops)
 
     def _parts(self, items: list[Item]) -> list[str]:
         """Return the part of each item: by the ledger, what the export held out, or a fit would."""

@@ -72,7 +72,10 @@ def queue(asked: Asked) -> dict[str, Any]:
             "is_done": expected.is_done,
             "error": expected.error,
         },
-        "fault": str(listing.fault) if listing.fault else None,
+        # images that only wait for a label are no fault here: they are in the queue
+        "fault": None
+        if listing.fault is None or (listing.waits and listing.entries)
+        else str(listing.fault),
     }
 
 

@@ -9,6 +9,7 @@ import { keysDialog } from "./editor/ui.js";
 const root = $("#editor");
 const settings = JSON.parse(root.dataset.settings);
 let showKeys = () => {};
+$("#stage").append($("#notes"));
 const keys = [["?", "these keys", () => showKeys()]];
 const face = settings.masks ? new Canvas(root, settings, keys) : new Choice(root, settings, keys);
 const session = new Session(face, settings);

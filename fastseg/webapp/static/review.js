@@ -11,6 +11,8 @@ import { keysDialog } from "./editor/ui.js";
 const GUESS = 20; // seconds an image, until there is a pace
 const AGAIN = 3000; // ms until the queue is asked again while the model still looks at the images
 const LAST = 9; // images of this visit whose median is the pace
+const CALM = 300; // ms after another image came, in which no key accepts it: it was meant for the last
+const WAITING = { polygon: "no polygon is begun", help: "the model proposes nothing yet" }; // tools with an Enter of their own
 
 class Review {
   constructor() {
@@ -18,11 +20,11 @@ class Review {
     const settings = JSON.parse(this.root.dataset.settings);
     let showKeys = () => {};
     const keys = [
-      ["a", "accept: the label is right; next image", () => this.accept()],
-      ["Enter", "accept, where no polygon or proposal waits", () => this.enter()],
+      ["a", "accept: the label is right; next image", () => this.#isCalm() && this.accept()],
+      ["Enter", "accept; with Polygon and Ask model, it only fills or takes", () => this.enter()],
       ["n", "next image; strokes are saved", () => this.next()],
       ["k", "skip: look at it later", () => this.skip()],
-      ["u", "back to the image before, as it was", () => this.back()],
+      ["u", "back: undo what was decided last, also a skip", () => this.back()],
       ["?", "these keys", () => showKeys()],
     ];
     this.face = settings.masks ? new Canvas(this.root, settings, keys) : new Choice(this.root, settings, keys);
@@ -47,7 +49,7 @@ class Review {
   #reorder() {
     return this.#decide(async () => {
       if (!(await this.session.finish())) return this.#notSaved();
-      if (this.session.isEdited) this.#done(this.current);
+      if (this.session.isEdited) this.#done(this.current, "correction");
       await this.#ask();
       await this.#open(this.queue[0] ?? null);
       return false;
@@ -56,8 +58,12 @@ class Review {
 
   async #ask(isFresh = true) {
     const answer = await server.queue($("#order").value, isFresh);
-    const seen = new Set([...this.skipped, ...this.trail].map(({ id }) => id));
+    const seen = new Set([...this.skipped, ...this.#finished()].map(({ id }) => id));
     this.queue = answer.images.filter(({ id }) => !seen.has(id));
+    // one that is painted on, or that Back opened, is reviewed for the server, but not done here
+    const { current } = this;
+    const isListed = !current || seen.has(current.id) || this.queue.some(({ id }) => id === current.id);
+    if (!isListed) this.queue.unshift(current);
     Object.assign(this, { answer });
     this.pace ??= answer.pace;
     this.#show();
@@ -94,34 +100,54 @@ class Review {
     return this.queue[0] ?? null;
   }
 
-  #done(current) {
+  /** The images that count as done, in the order of the decisions. */
+  #finished() {
+    return this.trail.filter(({ what }) => what !== "skip").map(({ image }) => image);
+  }
+
+  #left(image) {
+    this.skipped.push(image);
+    this.trail.push({ image, what: "skip" });
+  }
+
+  #done(image, what) {
     this.count++;
     this.paces.push(this.session.clock.seconds);
     const last = this.paces.slice(-LAST).sort((a, b) => a - b);
     this.pace = last[last.length >> 1];
-    this.trail.push(current);
+    this.trail.push({ image, what });
   }
 
   accept() {
     return this.#decide(async (current) => {
       const action = current.is_audit ? "audited" : "accepted";
       if (!(await this.session.finish(action))) return this.#notSaved();
-      this.#done(current);
+      this.#done(current, this.session.isEdited ? "correction" : "acceptance");
       return true;
     });
+  }
+
+  #isCalm() {
+    return performance.now() - (this.since ?? 0) >= CALM;
   }
 
   enter() {
     const { desk } = this.face;
     if (desk?.isReady && finish(desk, {})) return;
-    this.accept();
+    const nothing = WAITING[desk?.tool.name];
+    if (nothing) {
+      desk.say(`nothing to take: ${nothing}`);
+      note(`Nothing to take: ${nothing}. A accepts the image.`);
+    } else if (this.#isCalm()) {
+      this.accept();
+    }
   }
 
   next() {
     return this.#decide(async (current) => {
       if (!(await this.session.finish())) return this.#notSaved();
-      if (this.session.isEdited) this.#done(current);
-      else this.skipped.push(current);
+      if (this.session.isEdited) this.#done(current, "correction");
+      else this.#left(current);
       return true;
     });
   }
@@ -129,7 +155,7 @@ class Review {
   skip() {
     return this.#decide(async (current) => {
       if (!(await this.session.finish())) return this.#notSaved();
-      this.skipped.push(current);
+      this.#left(current);
       return true;
     });
   }
@@ -139,17 +165,20 @@ class Review {
     return false;
   }
 
-  /** Go back to the image before, whose label becomes what it was before this visit. */
+  /** Undo the last decision: its image is open again, with the label from before the visit. */
   async back() {
     if (this.isBusy || !this.trail.length) return;
     this.isBusy = true;
     try {
       if (this.current && !(await this.session.finish())) return this.#notSaved();
-      const before = this.trail.pop();
-      if (this.current) this.queue.unshift(this.current);
-      this.count = Math.max(0, this.count - 1);
-      await this.#open(before);
-      await this.#restored();
+      const { image, what } = this.trail.pop();
+      const others = (list) => list.filter(({ id }) => id !== image.id);
+      this.queue = [image, ...others(this.queue)];
+      this.skipped = others(this.skipped);
+      if (what !== "skip") this.count--;
+      await this.#open(image);
+      if (what === "correction") await this.#restored();
+      note(`Undone: the ${what} of ${image.name}.`);
     } catch (error) {
       note(error.message, true);
     } finally {
@@ -160,10 +189,10 @@ class Review {
   async #restored() {
     const { versions } = this.session.about;
     const last = versions[versions.length - 1];
-    if (last?.action !== "corrected" || !this.face.takeVersion) return;
+    if (!["corrected", "audited"].includes(last?.action) || !this.face.takeVersion) return;
     if (last.version === 1 && this.session.about.is_new) return; // it had no label before
     const { isSame } = await this.face.takeVersion(this.session.id, last.version - 1);
-    if (!isSame) note("The label is as it was before; the correction stays in the versions.");
+    if (!isSame) await this.session.saver.changed("restored");
   }
 
   async #open(image) {
@@ -172,6 +201,8 @@ class Review {
     const hasImage = image !== null;
     this.root.hidden = !hasImage;
     $("#finished").hidden = hasImage;
+    if (!hasImage) document.body.append($("#notes")); // the stage is hidden, with what is in it
+    else if ($("#notes").parentElement !== $("#stage")) $("#stage").append($("#notes"));
     this.#show();
     if (hasImage) {
       await this.session.open(image.id);
@@ -185,7 +216,9 @@ class Review {
           : `${plural(Math.max(reviewed, this.count), "image")} reviewed, none left.`;
       $("#finished h2").textContent = fault ? "No images" : "All reviewed";
     }
-    this.root.dataset.ready = image?.name ?? "none";
+    this.since = performance.now();
+    const ready = () => this.current === image && (this.root.dataset.ready = image?.name ?? "none");
+    setTimeout(ready, hasImage ? CALM : 0); // from then on, all keys count
   }
 
   #show() {

@@ -80,6 +80,8 @@ export class Canvas extends EventTarget {
 
   /** Load what can be compared: the prediction, and the version before. */
   async loadOthers(id, { versions, has_model: hasModel, is_new: isNew }) {
+    if (!hasModel && this.desk.tool.name === "help") this.desk.setTool("brush");
+    this.desk.set({ canAsk: hasModel });
     const newest = versions.length ? versions[versions.length - 1].version : 0;
     const wanted = [];
     if (hasModel) wanted.push(["prediction", "prediction"]);

@@ -10,6 +10,7 @@ import { makeTools } from "./tools.js";
 import { View } from "./view.js";
 
 export const SIZES = [1, 300]; // px, smallest and largest brush
+export const NO_MODEL = "there is no model to ask: train one on the page Train";
 const TIMES = 500; // durations of strokes that are kept for measuring
 
 export class Desk extends EventTarget {
@@ -19,7 +20,7 @@ export class Desk extends EventTarget {
     this.view.drawMarks = (context) => this.#marks(context);
     this.tools = makeTools(this);
     this.tool = this.tools.brush;
-    Object.assign(this, { code: 1, cleared: 0, canClear: true, size: 12, tolerance: 24 });
+    Object.assign(this, { code: 1, cleared: 0, canClear: true, canAsk: true, size: 12, tolerance: 24 });
     Object.assign(this, { snap: false, byPressure: false });
     this.times = []; // ms from the start of an event to the drawn pixels, of the last strokes
     this.close();
@@ -155,6 +156,7 @@ export class Desk extends EventTarget {
     if (name === "eraser" && !this.canClear) {
       return this.say("this task has no background: paint another class instead");
     }
+    if (name === "help" && !this.canAsk) return this.say(NO_MODEL);
     this.tool.cancel();
     this.tool = this.tools[name];
     this.view.refresh(null);
@@ -180,7 +182,7 @@ export class Desk extends EventTarget {
     return this.classes?.find((each) => each.code === code);
   }
 
-  /** Change settings: size, tolerance, opacity (0 to 1), snap, byPressure. */
+  /** Change settings: size, tolerance, opacity (0 to 1), snap, byPressure, canAsk. */
   set(values) {
     if (values.size !== undefined) {
       values.size = Math.min(SIZES[1], Math.max(SIZES[0], Math.round(values.size)));

@@ -191,12 +191,21 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Save what is left; with `action`, also if nothing was painted. Resolves to success. */
+  /**
+   * Save what is left; with `action`, also if nothing was painted. Resolves to success. The server
+   * names what was painted by its final difference: strokes that were undone are no correction.
+   */
   async finish(action = null) {
-    if (action && !this.isEdited) {
+    const wasEdited = this.isEdited;
+    if (action && wasEdited && !(await this.#settled())) return false;
+    if (action && wasEdited === this.isEdited) {
       this.clock.touch();
       await this.saver.changed(action);
     }
+    return this.#settled();
+  }
+
+  async #settled() {
     if (this.saver.state === "conflict") await this.#conflict(this.conflict);
     return this.saver.flush();
   }

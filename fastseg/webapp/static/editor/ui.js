@@ -1,7 +1,7 @@
 // The controls around the image: they change the desk, and show what it tells.
 
 import { $, el, swatch } from "../app.js";
-import { SIZES } from "./desk.js";
+import { NO_MODEL, SIZES } from "./desk.js";
 import { CURSOR_KEYS, canvasKeys, isTyping, listenToCursor, nameOf } from "./keys.js";
 import { listen } from "./pointer.js";
 
@@ -120,7 +120,9 @@ export class Ui {
     const { desk, root } = this;
     for (const button of root.querySelectorAll("[data-tool]")) {
       button.setAttribute("aria-pressed", String(button.dataset.tool === desk.tool.name));
-      button.disabled = button.dataset.tool === "eraser" && !desk.canClear;
+      const { tool } = button.dataset;
+      button.disabled = (tool === "eraser" && !desk.canClear) || (tool === "help" && !desk.canAsk);
+      if (tool === "help") button.title = desk.canAsk ? "Ask model (M)" : `Ask model: ${NO_MODEL}`;
     }
     for (const label of root.querySelectorAll("[data-for]")) {
       label.hidden = !label.dataset.for.split(" ").includes(desk.tool.name);
