@@ -73,6 +73,15 @@ def test_a_correction_holds_if_half_of_what_was_changed_is_right(samples, export
     assert rows_of(data / ".fastseg" / "pins.csv")[0]["image"] == names[1]
 
 
+def test_what_the_report_says_if_nothing_was_learned():
+    def text(*pins):
+        return Pins("x", [Pin("i", 1, 9, right, False, before) for right, before in pins]).text
+
+    assert missing([2], text((0, False), (0, False))) == []
+    assert "hold" not in text((0, False), (0, False)) and "hold" not in text((0, False))
+    assert "hold" in text((0, False), (0, True)) and "hold" in text((1, False))
+
+
 def test_a_corrected_class_holds_if_it_is_predicted(samples, exports, tmp_path):
     data, export = copied("mri", samples, exports, tmp_path)
     task, predictor = tasks.get("mri"), fastseg.load(export)

@@ -54,7 +54,6 @@ SHARED_CODES = {
     "damaged-card": "a card that cannot be read, or whose definition is of no task",
     "wrong-task": "an export of another task",
     "bad-request": "a request to the app that no page makes",
-    "diverged": "a training whose loss is not a number",
     "edited-meanwhile": "a label that someone else has changed since it was opened",
     "interrupted-fit": "an interrupted fit that must be resumed or discarded",
     "mask-value": "a mask to save with values that are no class",

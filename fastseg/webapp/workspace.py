@@ -65,6 +65,7 @@ class Listing:
     by_id: dict[str, Entry]
     made: float  # time.monotonic
     fault: FastsegError | None = None  # why there are none
+    waits: bool = False  # images without a label stop a fit until DIR/.fastseg is there
 
 
 class Workspace:
@@ -109,6 +110,7 @@ class Workspace:
             name = "."
         if name is None:
             name = str(export or find())
+        name = labelled_in(name)
         if not is_export(name):
             return cls(get(name), data, export, device)
         if Path(name).suffix == ".pkl":
@@ -178,10 +180,14 @@ class Workspace:
             )
 
     def _listed(self) -> Listing:
+        from ..corrections.waiting import waiting_in
+
+        fault, waits = None, False
         try:
-            items, fault = self.task.items(self.data), None
+            items = self.task.items(self.data)
         except FastsegError as error:  # what is usable is shown all the same
-            items, fault = self._usable(), error
+            items, waits = self._usable(), waiting_in(self.task, self.data) > 0
+            fault = None if waits else error
         parts = self._parts(items)
         entries = [
             Entry(id_of(name), name, item.image, item, parts[place])
@@ -192,7 +198,7 @@ class Workspace:
             name = name_below(self.data, path)
             entries.append(Entry(id_of(name), name, path, None, "unlabelled"))
         return Listing(
-            tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault
+            tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault, waits
         )
 
     def _usable(self) -> list[Item]:
@@ -302,6 +308,16 @@ class Workspace:
         self.thumbnails.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def labelled_in(name: str) -> str:
+    """Return the data folder with masks in a folder of `fastseg label`; other names as they are."""
+    from ..corrections.audit import AUDIT
+    from ..corrections.labelled import PNG
+
+    inside = Path(name) / PNG
+    is_one = has_no_task(name) and (Path(name) / AUDIT).is_file() and not has_no_task(inside)
+    return str(inside) if is_one and inside.is_dir() else name
 
 
 def id_of(name: str) -> str:
