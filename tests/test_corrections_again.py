@@ -92,6 +92,15 @@ def test_what_nobody_changed_is_no_pin(samples, exports, tmp_path):
     assert check_pins(task, data, export).held == 1
 
 
+def test_what_the_report_says_if_nothing_was_learned():
+    def text(*pins):
+        return Pins("x", [Pin("i", 1, 9, right, False, before) for right, before in pins]).text
+
+    assert missing([2], text((0, False), (0, False))) == []
+    assert "hold" not in text((0, False), (0, False)) and "hold" not in text((0, False))
+    assert "hold" in text((0, False), (0, True)) and "hold" in text((1, False))
+
+
 def test_a_corrected_class_holds_if_it_is_predicted(samples, exports, tmp_path):
     data, export = copied("mri", samples, exports, tmp_path)
     task, predictor = tasks.get("mri"), fastseg.load(export)

@@ -7,6 +7,7 @@ import pytest
 from conftest import refuses
 
 from fastseg import load, tasks
+from fastseg.errors import ModelError
 from fastseg.inference.clicks import Looks, part_around
 
 
@@ -49,6 +50,9 @@ def test_a_click_proposes_the_connected_region_of_its_class(looks):
 def test_the_background_is_proposed_only_as_the_wanted_class(looks):
     assert looks.region_at((10, 110)) == looks.region_at((10, 110), 1) == []
     assert looks.region_at((500, 10)) == []
+    for wanted in (1.0, True):
+        with refuses("option-range", kind=ModelError):
+            looks.region_at((60, 60), wanted)
 
 
 def test_a_box_proposes_all_classes_inside(looks):

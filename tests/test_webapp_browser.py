@@ -124,6 +124,22 @@ def test_a_training_is_started_watched_and_stopped_from_the_page(
     assert page.locator("#charts svg.lines").count() == 2
 
 
+def test_train_says_what_waits_and_why_it_cannot_start(serve, open_page, samples, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    first = sorted((data / "imgs_small").iterdir())[0]
+    shutil.copy(first, first.with_name(f"new_1_frame_1{first.suffix}"))
+    server = serve("eye", data, export=tmp_path / "exports" / "eye")
+    page = open_page(server, "/train")
+    page.wait_for_selector("#form-title:has-text('1 waits for a label')")
+    page.wait_for_selector("#start:enabled")
+    assert page.locator("#fault").is_hidden()
+    first.unlink()  # a mask without its image
+    server.workspace.changed()
+    page.reload()
+    page.wait_for_selector("#form .actions #fault:visible a[href='/review']")
+    assert page.locator("#start").is_disabled()
+
+
 def test_images_are_predicted_one_by_one_and_downloaded(serve, open_page, samples, two, tmp_path):
     page = open_page(serve("eye", samples["eye"], export=two), "/predict")
     images = sorted((samples["eye"] / "imgs_small").iterdir())[:3]

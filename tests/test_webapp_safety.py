@@ -20,6 +20,7 @@ from fastseg.webapp import login
 from fastseg.webapp.guard import HEADERS, Hosts
 from fastseg.webapp.page import pages
 from fastseg.webapp.server import open_app
+from fastseg.webapp.workspace import labelled_in
 
 PACKAGE = Path(open_app.__code__.co_filename).parent
 
@@ -258,6 +259,28 @@ def test_faults_are_told_as_json_with_a_code(program):
     assert code_of(program.get("/api/nothing")) == "no-such-page"
     assert code_of(program.delete("/api/data")) == "wrong-method"
     assert "<!doctype html>" in program.get("/nothing").text
+
+
+def test_numbers_of_thousands_of_digits_are_refused(server, program):
+    digits = "9" * 5000
+    assert not Hosts("127.0.0.1", 8000).has(f"127.0.0.1:{digits}")
+    id = program.get("/api/data/images").json()["images"][0]["id"]
+    batch = program.get(f"/api/predict/guessed/{digits}/image")
+    label = program.get(f"/api/editor/{id}/label", params={"which": digits})
+    start = program.get("/api/data/images", params={"from": digits})
+    for response in (batch, label, start):
+        assert (response.status_code, code_of(response)) == (400, "bad-request")
+    assert code_of(program.get("/api/predict/guessed/x/image")) == "no-such-result"
+
+
+def test_the_masks_in_a_folder_of_label_are_opened(tmp_path):
+    folder = tmp_path / "photos_labelled"
+    (folder / "png").mkdir(parents=True)
+    assert labelled_in(str(folder)) == str(folder)
+    (folder / "audit.json").write_text("{}")
+    (folder / "png" / "task.toml").write_text("")
+    assert labelled_in(str(folder)) == str(folder / "png")
+    assert labelled_in("eye") == "eye"
 
 
 def test_other_machines_need_the_password(samples):

@@ -204,7 +204,7 @@ def test_a_training_is_watched_stopped_and_resumed(app, exports, tmp_path):
 @pytest.mark.slow
 def test_what_goes_wrong_in_the_training_is_told(serve, samples, tmp_path):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
-    next((data / "masks_small").iterdir()).unlink()
+    next((data / "imgs_small").iterdir()).unlink()  # a mask without its image
     client = Client(serve("eye", data, export=tmp_path / "exports" / "eye"))
     client.start({**TINY, "epochs": "1"})
     ended = client.until_ended()
@@ -269,3 +269,84 @@ def test_a_training_that_was_started_elsewhere_is_watched_and_stopped(app, sampl
         process.kill()
         process.wait()
     assert app.get("/api/train")["state"] == "interrupted"
+
+
+def add_unlabelled(data):
+    """Add two images without a label; return their names."""
+    folder = data / "imgs_small"
+    first = sorted(folder.iterdir())[0]
+    names = [f"new_{number}_frame_1{first.suffix}" for number in (1, 2)]
+    for name in names:
+        shutil.copy(first, folder / name)
+    return {f"imgs_small/{name}" for name in names}
+
+
+def test_images_without_a_label_wait_and_do_not_stop_a_training(
+    serve, samples, tmp_path, monkeypatch
+):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    waiting = add_unlabelled(data)
+    server = serve("eye", data, export=tmp_path / "exports" / "eye")
+    client = Client(server)
+    form = client.get("/api/train/form")
+    assert form["fault"] is None and form["parts"]["unlabelled"] == 2
+    assert sum(form["parts"].values()) == form["images"] == 18 and form["parts"]["valid"] > 0
+    for _ in range(600):
+        found = client.get("/api/data")
+        if found["check"]["state"] != "checking":
+            break
+        time.sleep(0.1)
+    # they count as no fault, neither of an image nor of no single one
+    assert not found["check"]["stops"] and found["fault"] is None
+    assert not {"no partner", "unlabelled image"} & set(found["check"]["kinds"])
+    assert not [fault for fault in found["check"]["general"] if fault["kind"] == "no partner"]
+    shown = client.get("/api/data/images", part="unlabelled")["images"]
+    assert {image["name"] for image in shown} == waiting
+    assert not any("faults" in image for image in shown)
+    started = []
+    workspace = server.workspace
+    monkeypatch.setattr(workspace.training, "start", lambda *given, **more: started.append(given))
+    assert not (data / ".fastseg").exists()
+    assert client.start(TINY)["state"] == "idle" and started
+    assert (data / ".fastseg" / "split.csv").is_file()
+    assert len(tasks.get("eye").items(data)) == 16  # a fit takes the others
+    # another fault stops it as before
+    next((data / "imgs_small").glob("set_*")).unlink()
+    time.sleep(2.1)
+    assert client.get("/api/train/form")["fault"]
+    client.http.close()
+
+
+def test_corrections_are_counted_by_image_and_what_they_make_old_is_marked(
+    serve, samples, exports, tmp_path
+):
+    from fastseg.corrections.pins import corrected_images
+    from fastseg.corrections.store import Corrections
+
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    out = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye")
+    task = tasks.get("eye")
+    store = Corrections(task, data, out)
+    names = read_card(out).valid_files[:2]
+    done = dict(action="corrected", by="A", seconds=1)
+    for name in names:
+        label = store.label(data / name)
+        changed = label.copy()
+        changed[:5] = (changed[:5] + 1) % 4
+        store.save(data / name, changed, **done, prediction=label)
+    store.save(data / names[0], label, **done)
+    accepted = next(item.image for item in task.items(data) if item.image.name not in str(names))
+    label = store.label(accepted)
+    store.save(accepted, label, action="accepted", by="A", seconds=1, prediction=label)
+    assert set(corrected_images(store)) == set(names)
+    server = serve("eye", data, export=out)
+    server.workspace.judging.close()  # nothing is judged again
+    client = Client(server)
+    form = client.get("/api/train/form")
+    assert (form["corrections"], form["changed"]) == (2, 3)
+    values = json.loads((out / "card.json").read_text())
+    for created, is_earlier in (("2020-01-01T00:00:00+00:00", True), ("2999-01-01", False)):
+        (out / "card.json").write_text(json.dumps({**values, "created": created}))
+        row = client.get("/api/train/exports")["exports"][0]
+        assert row["earlier_labels"] is is_earlier
+    client.http.close()

@@ -94,6 +94,10 @@ class Pins:
         """One sentence: "41 of 43 corrections still hold, 2 came back"."""
         if not self.pins:
             return "no corrections to hold yet"
+        if len(self.not_learned) == self.total:
+            if self.total == 1:
+                return "1 correction, not learned yet"
+            return f"{self.total} corrections, none learned yet"
         parts = [f"{self.held} of {self.total} corrections still hold"]
         if self.came_back:
             parts.append(f"{len(self.came_back)} came back")
@@ -213,6 +217,22 @@ def _held(root: Path) -> list[_Held]:
             f"{file}: cannot be read ({error}); move it away: what held before is then not known",
             "damaged-pins",
         ) from None
+
+
+def corrected_images(store: Corrections) -> list[str]:
+    """Return the images whose predicted label a person changed: those that are pins.
+
+    By the log alone: no label is read.
+    """
+    changed: dict[str, bool] = {}
+    for row in store.all():
+        if not (store.root / row.image).exists():
+            continue
+        if store.has_prediction(row.image, row.version):
+            changed[row.image] = bool(row.pixels)  # what counts is the last prediction
+        elif row.image in changed:
+            changed[row.image] |= bool(row.pixels)
+    return [name for name, is_so in changed.items() if is_so]
 
 
 def _corrected(store: Corrections) -> dict[str, tuple[int, Label]]:

@@ -133,6 +133,11 @@ class Corrections:
             return int((folder / f"{number}.txt").read_text(encoding="utf-8"))
         return None
 
+    def has_prediction(self, image: Path | str, number: int) -> bool:
+        """Return whether a version corrects a prediction."""
+        folder = state_of(self.root) / "predictions" / self._name(image)
+        return any((folder / f"{number}{suffix}").is_file() for suffix in (".png", ".txt"))
+
     def all(self) -> list[Correction]:
         """Return all rows of corrections.csv, oldest first."""
         self._repair_if_damaged()

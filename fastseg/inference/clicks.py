@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from ..errors import TaskError
+from ..errors import ModelError, TaskError, brief
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -67,7 +68,10 @@ class Looks:
 
         It is the connected region of the most probable class there. Where that is the background,
         it is the region around the pixel where the class `wanted` is about as probable as there.
+        Raises `ModelError` if `wanted` is no whole number.
         """
+        if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, Integral)):
+            raise ModelError(f"{brief(wanted)}: is no class index", "option-range")
         x, y = point
         height, width = self.image.shape[:2]
         if not (0 <= x < width and 0 <= y < height):

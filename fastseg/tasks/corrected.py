@@ -72,12 +72,17 @@ def _waiting(items: Sequence[Item], faults: Sequence[Fault]) -> list[Fault]:
     """Return the faults without those of images that have a label now; others may wait for one."""
     labelled = {str(item.image) for item in items}
     return [
-        replace(fault, kind="unlabelled image", remedy="label it, or leave it: it is not used")
-        if fault.waits
-        else fault
+        as_waiting(fault)
         for fault in faults
         if not (fault.file in labelled and (fault.waits or fault.kind == "unlabelled image"))
     ]
+
+
+def as_waiting(fault: Fault) -> Fault:
+    """Return a fault as one that stops no fit if it is an image that only lacks a label."""
+    if not fault.waits:
+        return fault
+    return replace(fault, kind="unlabelled image", remedy="label it, or leave it: it is not used")
 
 
 def layout_of(

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..corrections.freezing import freeze_parts
 from ..corrections.pins import Pins, check_pins, record_held, source_of
+from ..corrections.waiting import tell_waiting, waiting_in
 from ..data.state import CORRECTIONS
 from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images, trained_on, verdict
@@ -63,7 +64,10 @@ def plan_again(
     start_card(folder, found)
     place = Path(data or _data_of(card) or found.default_data)
     found.folder(place)
-    freeze_parts(found, place, [folder], moved=True)
+    waiting = waiting_in(found, place)
+    freeze_parts(found, place, [folder], moved=True)  # makes DIR/.fastseg: they stop no fit
+    if waiting:
+        tell_waiting(place, waiting)
     weights = os.path.abspath(folder)
     return FitPlan(found, place, replace(options, weights=weights), Path(out or folder))
 

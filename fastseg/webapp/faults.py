@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import threading
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FastsegError, is_out_of_memory
+from ..tasks.corrected import as_waiting
 from ..utils.io import name_below
 from ..utils.journal import files_digest
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .workspace import Workspace
 
 MOST_GENERAL = 200  # faults of no single image that the page shows
+UNLABELLED = "unlabelled image"  # a kind that waits for a label, and counts as no fault
 SUSPECTS = "suspects.csv"  # of an export, by `interpret`
 
 
@@ -92,8 +94,9 @@ class Checking:
 
 def _by_image(workspace: Workspace, audit: Audit, digest: str) -> Found:
     """Return the faults of each image, and the classes that its label has."""
-    ids = {entry.name: entry.id for entry in workspace.listing().entries}
-    by_file: dict[str, str] = {}
+    listing = workspace.listing()
+    ids = {entry.name: entry.id for entry in listing.entries}
+    by_file = {str(entry.path): entry.id for entry in listing.entries if entry.item is None}
     classes: dict[str, list[int]] = {}
     for item, finding in zip(audit.items, audit.findings):
         id = ids.get(name_below(workspace.data, item.image))
@@ -106,6 +109,9 @@ def _by_image(workspace: Workspace, audit: Audit, digest: str) -> Found:
             classes[id] = [int(code) for code in np.flatnonzero(finding.counts)]
     faults: dict[str, list[dict[str, Any]]] = defaultdict(list)
     general: list[dict[str, Any]] = []
+    # the app trains without the images that lack a label
+    if listing.waits:
+        audit = replace(audit, faults=[as_waiting(fault) for fault in audit.faults])
     for fault in audit.faults:
         told = {
             "kind": fault.kind,

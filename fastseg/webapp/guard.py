@@ -49,6 +49,7 @@ HEADERS = {
 }
 OPEN = ("/login", "/static/app.css", "/static/tokens.css", "/static/favicon.svg")
 SAFE = ("GET", "HEAD")
+LONGEST_PORT = 5  # digits
 
 
 class Keys:
@@ -119,7 +120,9 @@ def _host_and_port(header: str) -> tuple[str, int]:
     name, found, port = header.rpartition(":")
     if not found or not port.isdecimal() or header.endswith("]"):
         name, port = header, "80"
-    return name.strip("[]").lower(), int(port)
+    # int() raises ValueError for thousands of digits; no port has more than 5
+    number = int(port) if len(port) <= LONGEST_PORT else 0
+    return name.strip("[]").lower(), number
 
 
 class Guard:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_DIGITS = 100  # of a number in an address: far above any that means something
 JSON_BYTES = 2**20  # most bytes of a JSON body, unless the route permits more
 # HTTP's status of errors whose code says more than "bad request"
 STATUS = {
@@ -121,8 +122,20 @@ def upload(path: str, handler: Handler, limit: int) -> Route:
 
 
 async def _answer(handler: Handler, asked: Asked) -> Response:
-    value = await run_in_threadpool(handler, asked)
+    value = await run_in_threadpool(_checked, handler, asked)
     return value if isinstance(value, Response) else JSONResponse(value)
+
+
+def _checked(handler: Handler, asked: Asked) -> Any:
+    """Call a handler. Raises `AppError` for numbers that are too long to be any it could mean."""
+    texts = [*asked.path.values(), *asked.query.values()]
+    if any(_is_too_long(text) for text in texts if isinstance(text, str)):
+        raise AppError("a number has too many digits", "bad-request")
+    return handler(asked)
+
+
+def _is_too_long(text: str) -> bool:
+    return len(text) > MOST_DIGITS and text.partition("-")[0].isdecimal()
 
 
 def _asked(

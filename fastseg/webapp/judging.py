@@ -9,15 +9,18 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Container, Iterable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.run import FOLDER
-from ..exports.card import CARD, METRICS
+from ..exports.card import CARD, METRICS, Card
 from .jobs import NICENESS
 
 if TYPE_CHECKING:
+    from ..corrections.log import Correction
     from .workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class Judging:
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self.failed: dict[tuple[Path, int], str] = {}  # why, by export and time of its card
+        self._again: dict[tuple[Path, int], float] = {}  # the corrections that it was wanted for
         self._queue: deque[Path] = deque()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,6 +50,15 @@ class Judging:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="judging")
                 self._thread.start()
+
+    def want_again(self, export: Path, corrected: float) -> None:
+        """Evaluate an export again, once for labels corrected up to a time, in s since 1970."""
+        key = _key(export)
+        with self._lock:
+            if self._again.get(key, 0) >= corrected:
+                return
+            self._again[key] = corrected
+        self.want(export)
 
     def is_waiting(self, export: Path) -> bool:
         """Return whether an export is evaluated, or will be."""
@@ -103,6 +116,26 @@ def judged(export: Path) -> dict[str, Any] | None:
         if found.get("split") == "valid" and "intervals" in found:
             return dict(found)
     return None
+
+
+def judged_at(export: Path, card: Card) -> float:
+    """Return when an export was judged last, in s since 1970; 0 if that is not known."""
+    with suppress(OSError):
+        if judged(export) is not None:
+            return (export / FOLDER / METRICS).stat().st_mtime
+    with suppress(ValueError):
+        return datetime.fromisoformat(card.created).timestamp()
+    return 0
+
+
+def corrected_at(rows: Iterable[Correction], names: Container[str]) -> float:
+    """Return when one of these images was corrected last, in s since 1970; 0 if never."""
+    found = 0.0
+    for row in rows:
+        if row.image in names:
+            with suppress(ValueError):
+                found = max(found, datetime.fromisoformat(row.when).timestamp())
+    return found
 
 
 def _key(export: Path) -> tuple[Path, int]:

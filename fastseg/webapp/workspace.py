@@ -65,7 +65,7 @@ class Listing:
     by_id: dict[str, Entry]
     made: float  # time.monotonic
     fault: FastsegError | None = None  # why there are none
-    waits: bool = False  # the fault is only that images have no label yet
+    waits: bool = False  # images without a label stop a fit until DIR/.fastseg is there
 
 
 class Workspace:
@@ -110,6 +110,7 @@ class Workspace:
             name = "."
         if name is None:
             name = str(export or find())
+        name = labelled_in(name)
         if not is_export(name):
             return cls(get(name), data, export, device)
         if Path(name).suffix == ".pkl":
@@ -183,11 +184,12 @@ class Workspace:
             )
 
     def _listed(self) -> Listing:
+        fault, waits = None, False
         try:
-            items, fault, waits = self.task.items(self.data), None, False
+            items = self.task.items(self.data)
         except FastsegError as error:  # what is usable is shown all the same
-            fault = error
             items, waits = self._usable()
+            fault = None if waits else error
         parts = self._parts(items)
         entries = [
             Entry(id_of(name), name, item.image, item, parts[place])
@@ -310,6 +312,16 @@ class Workspace:
         self.thumbnails.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def labelled_in(name: str) -> str:
+    """Return the data folder with masks in a folder of `fastseg label`; other names as they are."""
+    from ..corrections.audit import AUDIT
+    from ..corrections.labelled import PNG
+
+    inside = Path(name) / PNG
+    is_one = has_no_task(name) and (Path(name) / AUDIT).is_file() and not has_no_task(inside)
+    return str(inside) if is_one and inside.is_dir() else name
 
 
 def id_of(name: str) -> str:

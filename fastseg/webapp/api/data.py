@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..faults import Found
+from ..faults import UNLABELLED, Found
 from ..http import Asked, get
 from ..page import Page
 from ..workspace import PARTS, Entry, Workspace
@@ -32,7 +32,7 @@ def summary(asked: Asked) -> dict[str, Any]:
         "check": {
             "state": checking.state,
             "error": checking.error,
-            "kinds": found.kinds if found else {},
+            "kinds": _without_unlabelled(found.kinds) if found else {},
             "general": found.general if found else [],
             "stops": bool(found and found.stops),
         },
@@ -47,6 +47,10 @@ def _images_of_classes(workspace: Workspace, found: Found | None) -> list[int] |
         return None
     counts = Counter(code for codes in found.classes.values() for code in codes)
     return [counts[code] for code in range(len(workspace.task.classes))]
+
+
+def _without_unlabelled(kinds: dict[str, int]) -> dict[str, int]:
+    return {kind: count for kind, count in kinds.items() if kind != UNLABELLED}
 
 
 def images(asked: Asked) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def _chosen(asked: Asked) -> list[Entry]:
         chosen = [
             entry
             for entry in chosen
-            if any(fault in (ANY, one["kind"]) for one in found.faults.get(entry.id, ()))
+            if any(fault in (ANY, one["kind"]) for one in _faults(entry, found))
         ]
     if asked.query.get(SUSPECT) == "1":
         order = {name: place for place, name in enumerate(workspace.checking.suspects())}
@@ -90,10 +94,19 @@ def _chosen(asked: Asked) -> list[Entry]:
     return chosen
 
 
+def _faults(entry: Entry, found: Found | None) -> list[dict[str, Any]]:
+    """Return the faults of an image; that it waits for a label, which its part says, is none."""
+    return [
+        fault
+        for fault in (found.faults.get(entry.id, ()) if found else ())
+        if fault["kind"] != UNLABELLED
+    ]
+
+
 def _shown(entry: Entry, found: Found | None, suspects: dict[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": entry.id, "name": entry.name, "part": entry.part}
-    if found and entry.id in found.faults:
-        shown["faults"] = found.faults[entry.id]
+    if faults := _faults(entry, found):
+        shown["faults"] = faults
     if entry.name in suspects:
         row = suspects[entry.name]
         shown["suspect"] = {"labelled": row.get("labelled"), "predicted": row.get("predicted")}

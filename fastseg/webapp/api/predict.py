@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from ...errors import AppError, brief
 from ..http import Asked, get, post, upload
 from ..page import Page
 from ..uploads import MAX_BYTES
@@ -38,7 +39,10 @@ def add(asked: Asked) -> dict[str, Any]:
 def picture(asked: Asked) -> Response:
     """Return a picture of a result: image, codes or uncertainty; small or large."""
     batch = asked.workspace.batches.get(asked.path["batch"])
-    path = batch.picture(asked.path["number"], asked.path["kind"], asked.query.get("size", "small"))
+    number = asked.path["number"]
+    if not (number.isascii() and number.isdecimal()):
+        raise AppError(f"{brief(number)}: is no number of a result", "bad-request")
+    path = batch.picture(int(number), asked.path["kind"], asked.query.get("size", "small"))
     return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 
 
@@ -62,7 +66,7 @@ page = Page(
         get("/api/predict", about),
         post("/api/predict/new", new),
         upload("/api/predict/{batch}/images", add, MAX_BYTES),
-        get("/api/predict/{batch}/{number:int}/{kind}", picture),
+        get("/api/predict/{batch}/{number}/{kind}", picture),
         get("/api/predict/{batch}/zip", archive),
     ),
 )

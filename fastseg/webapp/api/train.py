@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import AppError, FastsegError
 from ...exports.card import read_card
 from ...metrics.figures import FIGURES
 from .. import recipe
 from ..http import Asked, get, post
-from ..judging import judged
+from ..judging import corrected_at, judged, judged_at
 from ..page import Page
-from ..workspace import Workspace
+from ..workspace import PARTS, Workspace
+
+if TYPE_CHECKING:
+    from ...corrections.log import Correction
 
 MOST_EXPORTS = 30  # in the history
+JUDGED_AGAIN = 2  # newest exports that are judged again when held-out labels were corrected
 
 
 def form(asked: Asked) -> dict[str, Any]:
     """Return the fields of the form, and why nothing can be trained, if that is so."""
+    from ...corrections.pins import corrected_images
+
     workspace = asked.workspace
-    fault = workspace.listing().fault
+    listing = workspace.listing(fresh=True)
+    fault = listing.fault
+    parts = Counter(entry.part for entry in listing.entries)
+    store = workspace.labels.store
     names = [folder.name for folder in workspace.exports()]
     return {
         "fields": recipe.fields(workspace.task, names),
-        "images": len(workspace.listing().entries),
+        "images": len(listing.entries),
+        "parts": {part: parts[part] for part in PARTS if parts[part]},
         "fault": str(fault) if fault else None,
         "out": str(workspace.out),
         "exports": names,
-        "corrections": len(workspace.labels.store.all()),
+        "changed": len({row.image for row in store.all()}),  # images with another label
+        "corrections": len(corrected_images(store)),  # as the report of the fit counts them
     }
 
 
@@ -53,6 +66,8 @@ def start(asked: Asked) -> dict[str, Any]:
     `strict` refuses to replace the export if a correction came back. `discard` gives up what an
     interrupted one learnt.
     """
+    from ...corrections.waiting import let_wait
+
     workspace, body = asked.workspace, asked.body
     training = workspace.training
     if body.get("resume"):
@@ -74,6 +89,9 @@ def start(asked: Asked) -> dict[str, Any]:
         arguments += ["--from", str(workspace.export(str(again)))]
     if body.get("strict") is True:
         arguments.append("--strict")
+    begun = workspace.export(str(again)) if again else workspace.out
+    if let_wait(workspace.task, workspace.data, begun):
+        workspace.changed()
     training.start(arguments, keep=not again)
     return state(asked)
 
@@ -87,18 +105,21 @@ def stop(asked: Asked) -> dict[str, Any]:
 def exports(asked: Asked) -> dict[str, Any]:
     """Return the exports, the newest first: what they are, their figures and intervals."""
     workspace = asked.workspace
+    rows = workspace.labels.store.all()
     return {
         "figure": workspace.task.main_figure,
         "figures": {name: title for name, (title, _) in FIGURES.items()},
         "exports": [
             row
-            for folder in workspace.exports()[:MOST_EXPORTS]
-            if (row := _export(workspace, folder)) is not None
+            for place, folder in enumerate(workspace.exports()[:MOST_EXPORTS])
+            if (row := _export(workspace, folder, rows, place < JUDGED_AGAIN)) is not None
         ],
     }
 
 
-def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
+def _export(
+    workspace: Workspace, folder: Path, rows: Sequence[Correction], is_new: bool
+) -> dict[str, Any] | None:
     try:
         card = read_card(folder)
     except FastsegError:
@@ -106,6 +127,10 @@ def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
     found, task = judged(folder), workspace.task
     if found is None and workspace.listing().entries:
         workspace.judging.want(folder)
+    corrected = corrected_at(rows, {*card.valid_files})
+    is_earlier = judged_at(folder, card) < corrected
+    if is_earlier and is_new:
+        workspace.judging.want_again(folder, corrected)
     figures = found or card.metrics
     intervals = figures.get("intervals", {})
     with suppress(KeyError, TypeError, AttributeError):  # metrics of a card may be anything
@@ -122,6 +147,7 @@ def _export(workspace: Workspace, folder: Path) -> dict[str, Any] | None:
             "epochs": card.training.get("trained_epochs"),
             "seconds": card.training.get("seconds"),
             "value": task.main_value(figures) if figures else None,
+            "earlier_labels": is_earlier,  # labels of held-out images were corrected since
             "is_waiting": workspace.judging.is_waiting(folder),
             "interval": task.main_value(intervals) if intervals else None,
             "classes": {

@@ -30,6 +30,9 @@ function result({ result }) {
     el("tbody", {}, ...result.rows.map(row)));
   const better = result.changes.filter((one) => one.second - one.first > LEAST);
   const worse = result.changes.filter((one) => one.first - one.second > LEAST).reverse();
+  const same = result.changes.length - better.length - worse.length;
+  $("#same").hidden = !same;
+  $("#same").textContent = same === 1 ? `1 image without a difference above ${LEAST}.` : `${same.toLocaleString("en")} images without a difference above ${LEAST}.`;
   $("#better-title").textContent = `${plural(better.length, "image")} got better`;
   $("#worse-title").textContent = `${plural(worse.length, "image")} got worse`;
   $("#better").replaceChildren(...better.slice(0, SHOWN).map((one, at) => tile(one, better, at)));
@@ -39,13 +42,19 @@ function result({ result }) {
 function row(one) {
   const cell = ([value, ends]) => el("td", {}, figure(value), ends ? el("small", {}, `${figure(ends[0])} to ${figure(ends[1])}`) : null);
   const [value, ends] = one.difference;
-  const isClear = ends && (ends[0] > 0 || ends[1] < 0);
-  const text = value === null ? "absent" : `${value > 0 ? "+" : ""}${value.toFixed(3)}`;
+  const isClear = value !== null && signed(value) !== "0.000" && ends && (ends[0] > 0 || ends[1] < 0);
+  const text = value === null ? "absent" : signed(value);
   return el("tr", {},
     el("th", { scope: "row" }, one.of === "mean_foreground" ? "foreground mean" : one.of || "all", el("small", {}, FIGURES[one.figure] ?? one.figure)),
     cell(one.first), cell(one.second),
     el("td", { class: isClear ? (value > 0 ? "up" : "down") : null }, el(isClear ? "b" : "span", {}, text),
-      ends ? el("small", {}, `${figure(ends[0])} to ${figure(ends[1])}`) : null));
+      ends ? el("small", {}, `${signed(ends[0])} to ${signed(ends[1])}`) : null));
+}
+
+/** A difference with its sign, with as many digits as it takes to be no 0.000. */
+function signed(value) {
+  const digits = [3, 4, 5].find((count) => Number(value.toFixed(count)) !== 0);
+  return digits ? `${value > 0 ? "+" : ""}${value.toFixed(digits)}` : "0.000";
 }
 
 function tile(one, all, at) {

@@ -91,7 +91,9 @@ async function summarise() {
   $("#suspects").hidden = !found.suspects;
   const others = $("#others");
   others.hidden = !check.general.length;
-  $("summary", others).textContent = plural(check.general.length, "fault of no single image", "faults of no single image");
+  const isFault = (one) => one.kind !== "unlabelled image"; // folders of images that wait for a label
+  const count = check.general.filter(isFault).length;
+  $("summary", others).textContent = count ? plural(count, "fault of no single image", "faults of no single image") : "Images without a label";
   $("ul", others).replaceChildren(...check.general.map((fault) => el("li", {}, el("b", {}, fault.kind), ` ${fault.file}: ${fault.text}`)));
   return check.state;
 }

@@ -22,10 +22,11 @@ export function drawExports({ figure: title, exports }) {
 }
 
 function row(one, classes) {
+  const earlier = one.earlier_labels ? "quiet" : null;
   return el("tr", {},
     el("th", { scope: "row" }, one.name, " ", one.current ? el("span", { class: "badge" }, "current") : null, el("small", {}, when(one.created))),
-    el("td", {}, el("b", {}, figure(one.value)), interval(one)),
-    ...classes.map((name) => el("td", {}, figure(one.classes[name]))),
+    el("td", { class: earlier }, el(earlier ? "span" : "b", {}, figure(one.value)), interval(one), earlier ? el("small", {}, "judged by earlier labels") : null),
+    ...classes.map((name) => el("td", { class: earlier }, figure(one.classes[name]))),
     el("td", {}, String(one.images), el("small", {}, `${one.held_out} held out`)),
     el("td", {}, String(one.epochs ?? "")),
     el("td", {}, one.arch, el("small", {}, [one.decoder, one.size.join(" x ")].filter(Boolean).join(", "))),
@@ -33,6 +34,7 @@ function row(one, classes) {
 }
 
 function interval(one) {
+  if (one.earlier_labels && one.is_waiting) return el("small", {}, el("span", { class: "spin", "aria-hidden": "true" }), " being judged again");
   if (one.interval) return el("small", {}, `${figure(one.interval[0])} to ${figure(one.interval[1])}`);
   return one.is_waiting ? el("small", {}, el("span", { class: "spin", "aria-hidden": "true" }), " interval") : null;
 }

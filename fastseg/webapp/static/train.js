@@ -115,10 +115,26 @@ function asked() {
   return { options, again: $("#from").value, strict: $("#strict").checked };
 }
 
+/** How many images train, are held out and wait: "44 images to train, 12 held out; 12 wait for a label". */
+function counts(parts) {
+  const { train = 0, valid = 0, test = 0, apart = 0, unlabelled = 0 } = parts;
+  const others = [[valid, "held out"], [test, "for the test"], [apart, "set apart"]].filter(([count]) => count);
+  const waits = unlabelled ? `; ${unlabelled.toLocaleString("en")} ${unlabelled === 1 ? "waits" : "wait"} for a label` : "";
+  return [`${plural(train, "image")} to train`, ...others.map(([count, what]) => `${count.toLocaleString("en")} ${what}`)].join(", ") + waits;
+}
+
+/** Say beside the button why nothing can be trained. */
+function drawReason() {
+  const reason = form.fault ?? (form.images ? "" : "There are no images.");
+  const canLabel = reason && form.parts.unlabelled && document.querySelector('nav a[href="/review"]');
+  $("#fault").hidden = !reason;
+  $("#fault").replaceChildren(reason, ...(canLabel ? [" ", el("a", { href: "/review" }, `${plural(form.parts.unlabelled, "image")} without a label: label them in Review`)] : []));
+}
+
 function drawHow() {
   const isAgain = $('#how [value="again"]').checked;
   $("#from-label").hidden = !isAgain || form.exports.length < 2;
-  $("#strict-label").hidden = !isAgain || !form.corrections;
+  $("#strict-label").hidden = !isAgain || !form.changed;
   const weights = $("#field-weights");
   if (weights) weights.closest(".field").hidden = isAgain;
 }
@@ -167,13 +183,12 @@ $("#form").addEventListener("submit", (event) => {
 told(async () => {
   form = await api("/api/train/form");
   drawForm($("#fields"), form.fields);
-  $("#fault").hidden = !form.fault;
-  $("#fault").textContent = form.fault ?? "";
-  $("#form-title").textContent = form.images ? `A new training on ${plural(form.images, "image")}` : "A new training";
+  drawReason();
+  $("#form-title").textContent = form.images ? `A new training: ${counts(form.parts)}` : "A new training";
   $("#how").hidden = !form.exports.length;
   $("#how-text").textContent = form.corrections ? `With ${plural(form.corrections, "correction")} and what is new.` : "With labels that are new or corrected.";
   $("#from").replaceChildren(...form.exports.map((name) => el("option", { value: name }, name)));
-  $('#how [value="again"]').checked = form.exports.length > 0 && form.corrections > 0;
+  $('#how [value="again"]').checked = form.exports.length > 0 && form.changed > 0;
   drawHow();
   told(history)();
   await watch();

@@ -1,0 +1,49 @@
+"""Images without a label, where nothing else is wrong with the data: they wait for one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..errors import FastsegError
+from ..tasks import Task
+from .store import Corrections
+
+log = logging.getLogger(__name__)
+
+
+def waiting_in(task: Task, data: Path | str) -> int:
+    """Return how many images without a label stop a fit, while nothing else does; 0 if none.
+
+    In a folder that people label step by step (DIR/.fastseg) they stop none, see `let_wait`.
+    """
+    try:
+        items, faults = task.listed(data)
+    except FastsegError:
+        return 0
+    stops = [fault for fault in faults if fault.stops]
+    is_only_that = bool(items) and all(fault.waits for fault in stops)
+    return sum(fault.count for fault in stops) if is_only_that else 0
+
+
+def let_wait(task: Task, data: Path | str, export: Path | str | None = None) -> int:
+    """Make DIR/.fastseg where only images without a label stop a fit, and return how many wait.
+
+    The parts are frozen by `export`, as `Corrections.begin` does it. Raises `DataError` if the
+    folder cannot be written.
+    """
+    count = waiting_in(task, data)
+    if count:
+        Corrections(task, data, export).begin()
+        tell_waiting(data, count)
+    return count
+
+
+def tell_waiting(data: Path | str, count: int) -> None:
+    """Say that images of a data folder wait for a label."""
+    log.info(
+        "%s: %d without a label: they wait for one, and do not train; label them on the page "
+        "Review of fastseg app",
+        data,
+        count,
+    )
