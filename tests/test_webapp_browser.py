@@ -108,7 +108,7 @@ def test_a_training_is_started_watched_and_stopped_from_the_page(
     page.select_option("#field-weights", "none")
     page.fill("#field-size", "sixty")
     page.click("#start")
-    assert page.locator("#field-size").get_attribute("aria-invalid") == "true"
+    page.wait_for_selector("#field-size[aria-invalid=true]")
     open_page.faults.clear()  # the browser's own line about the refused request
     page.fill("#field-size", "64")
     page.click("#start")

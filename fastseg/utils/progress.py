@@ -23,29 +23,29 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 console = Console(stderr=True, emoji=False)
-_hidden = False  # whether bars, and lines for each epoch, are left out
+_hidden = 0  # how many, also on other threads, ask that bars and lines for each epoch be left out
 
 
 @contextmanager
 def hidden() -> Iterator[None]:
     """Show no bars that begin in this block, and no lines for each epoch."""
     global _hidden
-    before, _hidden = _hidden, True
+    _hidden += 1
     try:
         yield
     finally:
-        _hidden = before
+        _hidden -= 1
 
 
 def hide() -> None:
     """Show no bars, and no lines for each epoch, from now on: for one of many workers."""
     global _hidden
-    _hidden = True
+    _hidden += 1
 
 
 def is_hidden() -> bool:
     """Return whether bars, and lines for each epoch, are left out."""
-    return _hidden
+    return _hidden > 0
 
 
 SECONDS = 30  # between two lines where there is no terminal for a bar; a convention
@@ -65,7 +65,7 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=_hidden or not console.is_terminal,
+        disable=is_hidden() or not console.is_terminal,
     )
 
 

@@ -136,12 +136,12 @@ class Training:
         with self._lock:
             if self._process is not None:
                 self._is_stopping = True
-                self._process.send_signal(signal.SIGINT)
+                self._process.send_signal(signal.SIGTERM)
                 return
         pid = (self.progress() or {}).get("pid")
         if self.is_busy() and isinstance(pid, int) and _is_fit(pid):
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
             return
         raise AppError("no training runs, or it has not begun yet", "no-training")
 
