@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..data.state import masks_in, state_of
 from ..errors import DataError, FastsegError
-from ..utils.io import TEMPORARY, read_json
+from ..utils.io import delete_unfinished, read_json
 from .log import Correction, Log
 from .places import ClassMaskFiles, Place, staging
 
@@ -45,9 +45,7 @@ def repair(root: Path, rows: Log, find: Find) -> None:
 def _delete_unfinished(root: Path) -> None:
     """Delete files that were being written, and labels that never took their place."""
     for folder in ("versions", "predictions"):  # only the holder of the lock writes there
-        for file in (state_of(root) / folder).rglob(".*"):
-            if TEMPORARY.fullmatch(file.name):
-                file.unlink(missing_ok=True)
+        delete_unfinished(state_of(root) / folder, deep=True)
     oldest = time.time() - STALE  # newer ones may be another process's
     for left in staging(root).iterdir() if staging(root).is_dir() else ():
         if left.stat().st_mtime < oldest:

@@ -87,12 +87,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def delete_unfinished(folder: Path) -> None:
-    """Delete the temporary files of `atomic_file` in a folder whose writers were killed.
+def delete_unfinished(folder: Path, deep: bool = False) -> None:
+    """Delete the temporary files of `atomic_file` in a folder whose writers were killed, and in its
+    subfolders if `deep`.
 
     Call it only while no one else writes to the folder.
     """
-    for file in folder.glob(".*") if folder.is_dir() else ():
+    for file in folder.glob("**/.*" if deep else ".*") if folder.is_dir() else ():
         if TEMPORARY.fullmatch(file.name):
             file.unlink(missing_ok=True)
 

@@ -72,10 +72,8 @@ def queue(asked: Asked) -> dict[str, Any]:
             "is_done": expected.is_done,
             "error": expected.error,
         },
-        # images that only wait for a label are no fault here: they are in the queue
-        "fault": None
-        if listing.fault is None or (listing.waits and listing.entries)
-        else str(listing.fault),
+        # images that only wait for a label are no fault of a listing: they are in the queue
+        "fault": None if listing.fault is None else str(listing.fault),
     }
 
 
