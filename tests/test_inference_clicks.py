@@ -20,13 +20,11 @@ class Scripted:
     task = tasks.get("eye")
 
     def predict(self, image):
-        from torch import from_numpy
-
         from fastseg.inference.prediction import MaskPrediction
 
         grey = image[::2, ::2, 0].astype(np.float32)
         distance = np.stack([abs(grey - level) for level in (0, 100, 200, 255)])
-        return MaskPrediction(self.task, image, from_numpy(-distance / 10), image.shape[:2])
+        return MaskPrediction(self.task, image, -distance / 10, image.shape[:2])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from fastseg.data.images import overlay
 from fastseg.inference.photo import segment, with_legend
 from fastseg.inference.regions import regions
 from fastseg.inference.tiling import tiled, tiles_for
+from fastseg.metrics.calibration import softmax
 from fastseg.models.factory import segmenter
 
 SURFACES = tasks.get("surfaces")
@@ -37,10 +38,10 @@ def test_tiles_agree_with_the_whole_and_show_no_seam():
 
     @torch.inference_mode()
     def logits(batch):
-        return network(torch.tensor(batch).permute(0, 3, 1, 2) / 64 - 2)
+        return network(torch.tensor(batch).permute(0, 3, 1, 2) / 64 - 2).numpy()
 
     image = _pictures()
-    whole = logits(image[None]).softmax(1)[0].numpy()
+    whole = softmax(logits(image[None]), 1)[0]
     parts = tiled(logits, image, (128, 128))
     assert parts.shape == whole.shape and np.allclose(parts.sum(0), 1, atol=1e-5)
     assert (parts.argmax(0) == whole.argmax(0)).mean() > 0.99
@@ -57,14 +58,11 @@ def test_tiles_of_a_real_network_leave_no_seam(precision):
 
     @torch.inference_mode()
     def logits(batch):
-        return network(torch.tensor(batch).permute(0, 3, 1, 2) / 255)
+        return network(torch.tensor(batch).permute(0, 3, 1, 2) / 255).numpy()
 
     image, seams = _pictures(), [127, 255, 383]
     rows = [
-        [
-            logits(image[None, y : y + 128, x : x + 128]).softmax(1)[0].numpy()
-            for x in range(0, 512, 128)
-        ]
+        [softmax(logits(image[None, y : y + 128, x : x + 128]), 1)[0] for x in range(0, 512, 128)]
         for y in range(0, 384, 128)
     ]
     side_by_side = np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)

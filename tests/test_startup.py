@@ -182,6 +182,19 @@ def test_the_modules_of_commands_import_nothing_heavy(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", ["eye", "mri"])
+def test_a_few_images_are_predicted_without_torch(name, exports, samples, tmp_path):
+    images = sorted(path for path in samples[name].rglob("*.*") if path.suffix in (".jpg", ".png"))
+    out = tmp_path / "out"
+    command = ["predict", name, images[0], "--export", exports(name), "--device", "cpu"]
+    command += ["--out", out / ("mask.png" if name == "eye" else "classes.tsv")]
+    heavy = json.dumps([*(HEAVY - {"onnxruntime"}), "scipy"])
+    done = python("-c", RUNNER, heavy, cwd=tmp_path, given=json.dumps([[*map(str, command)]]))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0][:2] == [[], 0], done.stdout
+    assert any(out.iterdir())
+
+
 def test_python_finds_the_same_mistakes_as_early(mistakes, samples, tmp_path):
     code = (
         "import sys, fastseg\n"

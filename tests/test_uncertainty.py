@@ -51,11 +51,11 @@ def test_thresholds_at_their_ends():
 
 
 def test_expected_error_of_hand_made_probabilities():
-    p = torch.zeros(2, 4, 4)
+    p = np.zeros((2, 4, 4), np.float32)
     p[0], p[1] = 1, 0
-    p[:, :2] = torch.tensor([0.2, 0.8])[:, None, None]
+    p[:, :2] = np.array([0.2, 0.8])[:, None, None]
     assert risk.expected_error(p, 0) == pytest.approx(1 - 2 * 6.4 / (8 + 6.4))
-    assert risk.expected_error(torch.tensor([0.3, 0.7]), None) == pytest.approx(0.3)
+    assert risk.expected_error(np.array([0.3, 0.7]), None) == pytest.approx(0.3)
     counts = np.array([[8, 0], [2, 6]])
     assert risk.actual_error(counts, 0) == pytest.approx(1 - 2 * 6 / (8 + 6))
     assert risk.actual_error(np.array([[16, 0], [0, 0]]), 0) == 0

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..data.slices import real_file
 from ..errors import DataError
+from ..metrics.calibration import softmax
 from ..utils.progress import track
 from ..utils.threads import results_in_order
 from ..utils.user_cache import cache_path, make_cache_folder
@@ -109,7 +110,7 @@ def _look_at(
         features = _projected(predictor.features(batch))
         for (i, _, own), logits, feature in zip(good, predictor.logits(batch), features):
             seen = PREDICTIONS[task.kind](task, files[i], logits, own)
-            shares = seen.logits.softmax(0).cpu().numpy()
+            shares = softmax(seen.logits)
             if task.has_masks:  # at the model's size: shares need no more
                 codes = shares.argmax(0)
                 shares = np.bincount(codes.reshape(-1), minlength=len(task.classes)) / codes.size

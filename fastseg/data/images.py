@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
 
 from ..errors import DataError
 from ..types import IGNORE, Colour
@@ -406,6 +405,8 @@ def overlay(
     edge[:, 1:] |= codes[:, 1:] != codes[:, :-1]
     edge[1:] |= codes[1:] != codes[:-1]
     wide = round(min(codes.shape) / OUTLINE_STEP)
+    from scipy import ndimage  # not at the top: predictions need no scipy
+
     weight[ndimage.maximum_filter(edge, 2 * wide + 1) if wide else edge] = 1.0
     weight[codes == IGNORE] = 0.0
     if hide is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import DataError
 from ..metrics import boundaries
 from ..metrics import figures as metrics
+from ..metrics.calibration import softmax
 from ..metrics.figures import Tree
 from ..metrics.risk import actual_error
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
@@ -318,9 +319,7 @@ class ClassScores(Scores[ClassScore]):
         return 1 - float(image.probabilities[image.truth])
 
     def calibrate(self, image: ClassScore, logits: np.ndarray, temperature: float) -> None:
-        import torch
-
-        image.probabilities = torch.from_numpy(logits / temperature).softmax(0).numpy()
+        image.probabilities = softmax(logits / temperature)
 
     def confusion(self) -> np.ndarray:
         number = len(self.task.classes)

@@ -54,7 +54,7 @@ class Looks:
         """
         left, top, right, bottom = box
         height, width = self.image.shape[:2]
-        logits = self.whole.logits.float().cpu()
+        logits = torch.from_numpy(self.whole.logits)
         rows = (torch.arange(top, bottom) + 0.5) / height * 2 - 1
         columns = (torch.arange(left, right) + 0.5) / width * 2 - 1
         grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)

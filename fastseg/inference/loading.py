@@ -10,19 +10,23 @@ from collections.abc import Callable
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import ExportError, ModelError
 from ..exports.card import MODEL, ONNX, Card
 from ..exports.onnx import Sessions
 from ..exports.read import card_of, network_of, pickled_network, verify_file
 from ..utils.choices import asked_precision, check_runtime
-from ..utils.device import device_of, precision_of
+from ..utils.gpu import may_have_gpu
 from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, ComputeOption, Speeds, quickest
 from .predictor import Predictor
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger(__name__)
+
+ONNX_OPTION = ComputeOption("onnx", "float32")
 
 
 def load(
@@ -43,13 +47,24 @@ def load(
     given, the measured fastest one on this machine is used, for this number of `images` in
     batches of `bs`. If nothing was measured yet, it is measured if that saves time, else ONNX
     computes. Without `images`, nothing is measured, and the choice is for single images.
-    The log gives `reason` for a runtime or precision that is given.
+    For fewer than `FEW_IMAGES` images, ONNX computes without torch, whose import alone takes
+    seconds. The log gives `reason` for a runtime or precision that is given.
     On GPUs torch computes. The path of an export.pkl is opened only if its sha256 is the one in the
     card beside it, or with `trust=True`: a pickle can run any code.
     Raises `ExportError`, and `ModelError` for options that contradict each other.
     """
     check_runtime(runtime, precision)
     export, card = Path(export), card_of(export)
+    alone = images in (None, 1)
+    if _needs_no_torch(export, card, device, runtime, precision, images):
+        verify_file(export / MODEL, card)
+        made = Sessions(verify_file(export / ONNX, card))
+        why = reason if runtime == "onnx" else "the default for so few images"
+        log.info("%s on cpu, %s", ONNX_OPTION, why)
+        build = partial(network_of, export, card)
+        return Predictor(card, build, ONNX_OPTION, "cpu", tta, made, alone)
+    from ..utils.device import device_of
+
     where = device_of(device or ("cpu" if runtime == "onnx" else None))
     if export.suffix == ".pkl":
         return _load_pickle(export, card, where, trust, tta, runtime, precision)
@@ -61,7 +76,6 @@ def load(
         f"{options[0]} on {where}"
         + (f", {reason}" if runtime != "auto" or asked_precision(precision) else ""),
     )
-    alone = images in (None, 1)
     if len(options) > 1:
         batch = None if alone else bs
         seconds = (
@@ -84,10 +98,29 @@ def load(
     )
 
 
+def _needs_no_torch(
+    export: Path,
+    card: Card,
+    device: str | None,
+    runtime: str,
+    precision: str | None,
+    images: int | None,
+) -> bool:
+    """Return whether ONNX computes without a look at what torch could do here."""
+    if images is None or images >= FEW_IMAGES or export.suffix == ".pkl":
+        return False
+    if ONNX not in card.sha256 or not (export / ONNX).is_file():
+        return False
+    on_cpu = device == "cpu" or (device is None and (runtime == "onnx" or not may_have_gpu()))
+    return on_cpu and (runtime == "onnx" or (runtime == "auto" and not asked_precision(precision)))
+
+
 def _allowed_options(
     export: Path, card: Card, where: torch.device, runtime: str, precision: str | None
 ) -> list[ComputeOption]:
     """Return the remaining ways to compute, the default first."""
+    from ..utils.device import precision_of
+
     asked = asked_precision(precision)
     has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
     if runtime == "onnx":
@@ -99,7 +132,7 @@ def _allowed_options(
             )
         if not has_onnx:
             raise ExportError(f"{export}: has no {ONNX}; choose --runtime torch", "no-onnx")
-        return [ComputeOption("onnx", "float32")]
+        return [ONNX_OPTION]
     best = ComputeOption("torch", precision_of(where, asked))
     if asked or where.type != "cpu":
         torch_options = [best]
@@ -109,7 +142,7 @@ def _allowed_options(
         return torch_options
     if ONNX in card.sha256 and not has_onnx:
         log.warning("%s: missing; torch computes in its place", export / ONNX)
-    options = [*([ComputeOption("onnx", "float32")] if has_onnx else []), *torch_options]
+    options = [*([ONNX_OPTION] if has_onnx else []), *torch_options]
     return options[:1] if asked else options
 
 
@@ -143,6 +176,8 @@ def measure(export: Path, device: str | None, spent: float, bs: int = 4) -> None
     """
     if spent < WORTH_MEASURING:
         return
+    from ..utils.device import device_of
+
     card, where = card_of(export), device_of(device)
     options = _allowed_options(export, card, where, "auto", None)
     if len(options) == 1:
@@ -171,6 +206,8 @@ def _load_pickle(
             "no-onnx",
         )
     network = pickled_network(path, card, trust)
+    from ..utils.device import precision_of
+
     asked = precision or getattr(network, "precision", None)  # that of its training
     return Predictor(
         card, lambda: network, ComputeOption("torch", precision_of(where, asked)), str(where), tta

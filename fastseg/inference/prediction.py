@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from ..data.mirror import mirrored
-from ..metrics.calibration import pixel_sample
+from ..metrics.calibration import pixel_sample, softmax
 from ..metrics.risk import expected_error
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
+from .resizing import resized
 
 Image = Item | Path | str | np.ndarray
 
@@ -28,7 +27,7 @@ class Prediction(ABC):
 
     task: Task
     source: Image  # what was predicted
-    logits: torch.Tensor  # float32 (C, h, w) at the model's size, or (C,) for classification
+    logits: np.ndarray  # float32 (C, h, w) at the model's size, or (C,) for classification
     size: tuple[int, int]  # the image's own (height, width)
     temperature: float = 1.0  # logits are divided by it for calibrated probabilities
 
@@ -57,7 +56,7 @@ class Prediction(ABC):
 
     @property
     @abstractmethod
-    def scores(self) -> torch.Tensor:
+    def scores(self) -> np.ndarray:
         """The logits at the image's own size, float32 (C, H, W), or (C,) for classification."""
 
     @abstractmethod
@@ -70,7 +69,7 @@ class Prediction(ABC):
 
     @staticmethod
     @abstractmethod
-    def mirrored_back(logits: torch.Tensor, shift: int) -> torch.Tensor:
+    def mirrored_back(logits: np.ndarray, shift: int) -> np.ndarray:
         """Return the logits of mirrored images, (B, C, ...), as logits of the images themselves.
 
         `shift` is px by which mirrored masks move right, see `Recipe.flip_shift`.
@@ -78,28 +77,28 @@ class Prediction(ABC):
 
     @property
     @abstractmethod
-    def _sampled_logits(self) -> torch.Tensor:
+    def _sampled_logits(self) -> np.ndarray:
         """The logits from which means over the image are computed."""
 
     @abstractmethod
-    def _class_columns(self, probabilities: torch.Tensor) -> dict[str, object]:
+    def _class_columns(self, probabilities: np.ndarray) -> dict[str, object]:
         """Return the columns of predictions.csv that say which classes there are."""
 
     @property
     def probabilities(self) -> np.ndarray:
         """Calibrated probabilities, float32 (C, H, W) or (C,), computed on each access."""
-        return (self.scores / self.temperature).softmax(0).cpu().numpy()
+        return softmax(self.scores / np.float32(self.temperature))
 
     @property
     def calibrated(self) -> np.ndarray:
         """Calibrated probabilities at the model's own size, float32 (C, h, w) or (C,)."""
-        return (self.logits / self.temperature).softmax(0).cpu().numpy()
+        return softmax(self.logits / np.float32(self.temperature))
 
     @property
     def expected_error(self) -> float:
         """The error to expect by the image's own probabilities, 0 to 1, see `metrics.risk`."""
         # Not calibrated: the temperature comes from the same images as the thresholds.
-        return expected_error(self._sampled_logits.softmax(0), self.task.background)
+        return expected_error(softmax(self._sampled_logits), self.task.background)
 
     def described(self, threshold: float | None) -> dict[str, Any]:
         """Return the image's row of predictions.csv.
@@ -107,13 +106,13 @@ class Prediction(ABC):
         It has the classes' shares or probabilities, mean confidence, mean entropy in nats, the
         expected error, and whether the image needs review: its expected error exceeds `threshold`.
         """
-        probabilities = (self._sampled_logits / self.temperature).softmax(0)
-        clamped = torch.clamp(probabilities, min=1e-12)
+        probabilities = softmax(self._sampled_logits / np.float32(self.temperature))
+        clamped = np.maximum(probabilities, 1e-12)
         expected = self.expected_error
         return {
             **self._class_columns(probabilities),
-            "confidence": round(float(probabilities.max(0).values.mean()), 6),
-            "entropy": round(float(-(clamped * clamped.log()).sum(0).mean()), 6),
+            "confidence": round(float(probabilities.max(0).mean()), 6),
+            "entropy": round(float(-(clamped * np.log(clamped)).sum(0).mean()), 6),
             "expected_error": round(expected, 6),
             "needs_review": "" if threshold is None else expected > threshold,
         }
@@ -131,12 +130,9 @@ class MaskPrediction(Prediction):
         return self.codes
 
     @property
-    def scores(self) -> torch.Tensor:
+    def scores(self) -> np.ndarray:
         # Logits are resized before the argmax, so that masks get smooth, not stepped, borders.
-        with torch.inference_mode():
-            return F.interpolate(
-                self.logits[None], self.size, mode="bilinear", align_corners=False
-            )[0]
+        return resized(self.logits, self.size)
 
     def calibration_sample(
         self, truth: np.ndarray | int, count: int, seed: int
@@ -144,15 +140,15 @@ class MaskPrediction(Prediction):
         return pixel_sample(self.scores, np.asarray(truth), count, seed)
 
     @staticmethod
-    def mirrored_back(logits: torch.Tensor, shift: int) -> torch.Tensor:
+    def mirrored_back(logits: np.ndarray, shift: int) -> np.ndarray:
         return mirrored(logits, shift)
 
     @property
-    def _sampled_logits(self) -> torch.Tensor:
+    def _sampled_logits(self) -> np.ndarray:
         # A quarter of the pixels is enough for means, and four times faster.
         return self.logits[:, ::2, ::2]
 
-    def _class_columns(self, probabilities: torch.Tensor) -> dict[str, object]:
+    def _class_columns(self, probabilities: np.ndarray) -> dict[str, object]:
         return {
             f"share_{name}": round(np.count_nonzero(self.codes == code) / self.codes.size, 6)
             for code, name in enumerate(self.task.classes)
@@ -176,23 +172,23 @@ class ClassPrediction(Prediction):
         return np.array(self.index)
 
     @property
-    def scores(self) -> torch.Tensor:
+    def scores(self) -> np.ndarray:
         return self.logits
 
     def calibration_sample(
         self, truth: np.ndarray | int, count: int, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        return self.logits[None].cpu().numpy(), np.array([truth])
+        return self.logits[None], np.array([truth])
 
     @staticmethod
-    def mirrored_back(logits: torch.Tensor, shift: int) -> torch.Tensor:
+    def mirrored_back(logits: np.ndarray, shift: int) -> np.ndarray:
         return logits
 
     @property
-    def _sampled_logits(self) -> torch.Tensor:
+    def _sampled_logits(self) -> np.ndarray:
         return self.logits
 
-    def _class_columns(self, probabilities: torch.Tensor) -> dict[str, object]:
+    def _class_columns(self, probabilities: np.ndarray) -> dict[str, object]:
         return {
             "class": self.task.classes[int(probabilities.argmax())],
             **{
@@ -207,14 +203,12 @@ PREDICTIONS: dict[str, type[Prediction]] = {
 }
 
 
-def _argmax_codes(scores: torch.Tensor) -> np.ndarray:
+def _argmax_codes(scores: np.ndarray) -> np.ndarray:
     """Return the first class of the highest score at each pixel, uint8 (H, W), from scores (C, H,
     W).
     """
-    if scores.device.type != "cpu":
-        return scores.max(0).indices.to(torch.uint8).cpu().numpy()
     # Plane by plane: twice as fast as torch's max, forty times as fast as its argmax.
-    best, *others = scores.numpy()
+    best, *others = scores
     best, codes = best.copy(), np.zeros(best.shape, dtype=np.uint8)
     for code, plane in enumerate(others, 1):
         np.putmask(codes, plane > best, code)

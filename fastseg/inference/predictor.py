@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from ..errors import DataError
 from ..exports.card import Card
 from ..exports.read import as_trained, task_of
+from ..metrics.calibration import softmax
 from ..tasks import Item
 from ..tasks.base import with_depth_of
-from ..utils.device import device_of
 from ..utils.speed import ComputeOption, seconds_of
-from ..utils.threads import results_in_order
+from ..utils.threads import cores, results_in_order
 from .prediction import PREDICTIONS, Image, Prediction
+from .resizing import resized
 from .tiling import DETAIL, tiled
 
 if TYPE_CHECKING:
+    import torch
+
     from ..exports.onnx import Sessions
     from ..models.network import Network
 
@@ -58,18 +59,18 @@ class Predictor:
         card: Card,
         network: Callable[[], Network],
         option: ComputeOption,
-        device: str | None = None,
+        device: str = "cpu",
         tta: bool | None = None,
         sessions: Sessions | None = None,
         alone: bool = True,
     ):
-        self.device, (self.runtime, self.precision) = device_of(device), option
+        self.device, (self.runtime, self.precision) = device, option
         self.card, self._build = card, network
         self.task = as_trained(task_of(card), card)
         self._prediction_class = PREDICTIONS[self.task.kind]
         self._sessions = sessions if self.runtime == "onnx" else None
         self.tta = card.tta if tta is None else tta
-        self._stream_threads = torch.get_num_threads() if alone else 1
+        self._stream_threads = cores() if alone else 1
         if self._sessions is None:  # detect a damaged export now, not at the first image
             self.network  # noqa: B018
         else:
@@ -105,7 +106,7 @@ class Predictor:
     @property
     def _workers(self) -> int:
         # With ONNX each of these threads computes; with torch one reads while torch computes.
-        return max(1 if self._sessions is not None else 2, torch.get_num_threads())
+        return max(1 if self._sessions is not None else 2, cores())
 
     def adapt(self, images: Iterable[Image]) -> None:
         """Look at the 16-bit files among `images` before they are predicted, and log those that do
@@ -143,11 +144,9 @@ class Predictor:
         if tiles > 1:
             height, width = self.size
             large, _ = self.task.image_near(image, (tiles * height, tiles * width))
-            parts = torch.from_numpy(tiled(self.logits, large, self.size))
-            whole = F.interpolate(
-                logits.cpu()[None], parts.shape[-2:], mode="bilinear", align_corners=False
-            )[0].softmax(0)
-            logits = (whole.mul_(1 - DETAIL) + parts.mul_(DETAIL)).clamp_(SMALLEST).log_()
+            parts = tiled(self.logits, large, self.size)
+            whole = softmax(resized(logits, (tiles * height, tiles * width)))
+            logits = np.log(np.maximum((1 - DETAIL) * whole + DETAIL * parts, SMALLEST))
         return self._prediction(image, logits, own)
 
     @overload
@@ -235,7 +234,7 @@ class Predictor:
 
     def _compute(
         self, reads: Sequence[tuple[Image, Read | DataError]], threads: int | None = None
-    ) -> Sequence[torch.Tensor]:
+    ) -> Sequence[np.ndarray] | np.ndarray:
         """Return the logits of the images that could be read."""
         pixels = [read[0] for _, read in reads if not isinstance(read, DataError)]
         return self.logits(np.stack(pixels), threads) if pixels else ()
@@ -243,7 +242,7 @@ class Predictor:
     def _finish_batch(
         self,
         reads: Sequence[tuple[Image, Read | DataError]],
-        logits: Sequence[torch.Tensor],
+        logits: Sequence[np.ndarray] | np.ndarray,
         finish: Callable[[Any, Prediction], Any],
     ) -> list[tuple[Image, Any]]:
         rows = iter(logits)
@@ -257,44 +256,50 @@ class Predictor:
             for image, read in reads
         ]
 
-    def _prediction(self, source: Image, logits: torch.Tensor, size: tuple[int, int]) -> Prediction:
+    def _prediction(self, source: Image, logits: np.ndarray, size: tuple[int, int]) -> Prediction:
         return self._prediction_class(self.task, source, logits, size, self.card.temperature)
 
     def _read(self, image: Image) -> Read:
         return self.task.image_near(image, self.size)
 
-    @torch.inference_mode()
-    def logits(self, batch: np.ndarray, threads: int | None = None) -> torch.Tensor:
+    def logits(self, batch: np.ndarray, threads: int | None = None) -> np.ndarray:
         """Return the network's float32 logits, (B, C, h, w) or (B, C), for uint8 (B, h, w, C) at
         the card's size.
 
-        With `tta` they are the logarithms of the averaged probabilities. `threads` (default:
-        torch's) are for ONNX.
+        With `tta` they are the logarithms of the averaged probabilities. `threads` (default: all
+        cores) are for ONNX.
         """
-        threads = threads or torch.get_num_threads()
+        threads = threads or cores()
         logits = self._run(batch, threads)
         if not self.tta:
             return logits
         other = self._run(np.ascontiguousarray(batch[:, :, ::-1]), threads)
         other = self._prediction_class.mirrored_back(other, self.card.flip_shift)
-        return ((logits.softmax(1) + other.softmax(1)) / 2).clamp_min(SMALLEST).log()
+        return np.log(np.maximum((softmax(logits, 1) + softmax(other, 1)) / 2, SMALLEST))
 
-    def _run(self, batch: np.ndarray, threads: int) -> torch.Tensor:
+    def _run(self, batch: np.ndarray, threads: int) -> np.ndarray:
         if self._sessions is not None:
-            return torch.from_numpy(self._sessions(threads)(batch))
-        return self.network(self.normalised(torch.tensor(batch)))
+            return self._sessions(threads)(batch)
+        import torch
 
-    @torch.inference_mode()
+        with torch.inference_mode():
+            return self.network(self.normalised(torch.tensor(batch))).float().cpu().numpy()
+
     def features(self, batch: np.ndarray) -> np.ndarray:
         """Return the backbone's features of each image, see `Network.features`: float32 (B, D), for
         uint8 (B, h, w, C) at the card's size. Torch computes them.
         """
-        return self.network.features(self.normalised(torch.tensor(batch))).cpu().numpy()
+        import torch
+
+        with torch.inference_mode():
+            return self.network.features(self.normalised(torch.tensor(batch))).cpu().numpy()
 
     def normalised(self, batch: torch.Tensor) -> torch.Tensor:
         """Turn uint8 (B, h, w, C) into what the network takes: float32 (B, C, h, w) by the card's
         mean and std.
         """
+        import torch
+
         x = batch.to(self.device).permute(0, 3, 1, 2).float()
         mean, std = (
             torch.tensor(v, device=self.device).view(1, -1, 1, 1) * 255

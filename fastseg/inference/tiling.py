@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
+from ..metrics.calibration import softmax
 
 # Weight of the tiles relative to the complete image: they decide where it is uncertain. On 9 rooms,
 # tiles alone cost 0.15 Dice; tiles with this weight cost nothing.
@@ -29,11 +27,11 @@ def tiles_for(own: tuple[int, int], size: tuple[int, int]) -> int:
 
 
 def tiled(
-    logits: Callable[[np.ndarray], torch.Tensor], image: np.ndarray, size: tuple[int, int]
+    logits: Callable[[np.ndarray], np.ndarray], image: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """Return probabilities, float32 (C, H, W), of an image, uint8 (H, W, K).
 
-    The image's sides are multiples of `size`. `logits` gives float (B, C, h, w) for tiles, uint8
+    The image's sides are multiples of `size`. `logits` gives float32 (B, C, h, w) for tiles, uint8
     (B, h, w, K), of `size`. Tiles overlap by half; their probabilities are averaged with the
     weights of a Hann window, which is 0 at a tile's borders, where predictions are worst.
     """
@@ -49,7 +47,7 @@ def tiled(
     for first in range(0, len(corners), BATCH):
         batch = corners[first : first + BATCH]
         tiles = np.stack([image[y : y + size[0], x : x + size[1]] for y, x in batch])
-        for (y, x), probabilities in zip(batch, logits(tiles).softmax(1).cpu().numpy()):
+        for (y, x), probabilities in zip(batch, softmax(logits(tiles), 1)):
             if total is None:
                 total = np.zeros((len(probabilities), *image.shape[:2]), dtype=np.float32)
             total[:, y : y + size[0], x : x + size[1]] += probabilities * window

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ..types import IGNORE
 
-if TYPE_CHECKING:
-    import torch
-
-# torch is imported by the functions that need it: thresholds are read and checked without it.
-
 TEMPERATURES = 0.2, 10.0  # bounds of the search; a convention, with 1 well inside
 PIXELS = 400_000  # over all images, to fit the temperature: one parameter needs no more
 BINS = 15  # of confidence, as in Guo et al.
+
+
+def softmax(logits: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return the probabilities of logits along an axis, in their own dtype and shape."""
+    powers = np.exp(logits - logits.max(axis, keepdims=True))
+    powers /= powers.sum(axis, keepdims=True)
+    return powers
 
 
 def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
@@ -26,8 +26,8 @@ def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
     once, plus (log T)^2 / 2. This term keeps T near 1: without it, a few images without errors
     would give T = 0.
     """
-    import torch
-    from scipy.optimize import minimize_scalar  # not at the top: predictions need no scipy
+    import torch  # not at the top: predictions need neither torch nor scipy
+    from scipy.optimize import minimize_scalar
 
     # (1, C, N), not (N, C): torch's softmax over few classes is five times faster along that axis
     scores = torch.from_numpy(np.asarray(logits.T, dtype=np.float64, order="C"))[None]
@@ -43,23 +43,19 @@ def temperature(logits: np.ndarray, truth: np.ndarray, images: int) -> float:
 
 
 def pixel_sample(
-    scores: torch.Tensor, truth: np.ndarray, count: int, seed: int
+    scores: np.ndarray, truth: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (n, C) and codes (n,) of up to `count` labelled pixels of an image.
 
     `scores` are logits (C, H, W), `truth` codes (H, W).
     """
-    import torch
-
     places = np.flatnonzero(truth.reshape(-1) != IGNORE)
     chosen = (
         np.random.default_rng(seed).choice(places, min(count, len(places)), replace=False)
         if len(places)
         else places
     )
-    return scores.reshape(len(scores), -1)[
-        :, torch.from_numpy(chosen)
-    ].T.cpu().numpy(), truth.reshape(-1)[chosen]
+    return scores.reshape(len(scores), -1)[:, chosen].T, truth.reshape(-1)[chosen]
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:

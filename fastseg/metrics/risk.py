@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import TaskError
 
-if TYPE_CHECKING:
-    import torch
-
 RATES = tuple(round(0.01 * k, 2) for k in range(1, 51))  # error rates with a threshold in cards
 ERROR_RATE = 0.1  # default: largest mean error of images without review
 
 
-def expected_error(probabilities: torch.Tensor, background: int | None) -> float:
+def expected_error(probabilities: np.ndarray, background: int | None) -> float:
     """Return the error, 0 to 1, expected from an image's probabilities, float (C, H, W) or (C,).
 
     For a class it is 1 - max p. For a mask it is 1 - Dice of the predicted foreground, all classes
     pooled, if each pixel is correct with its own probability: 1 - 2 sum(p of the predicted class) /
     (predicted pixels + sum of all foreground p).
     """
-    best, codes = probabilities.max(0)
+    best = probabilities.max(0)
     if probabilities.ndim == 1:
         return float(1 - best)
     if background is None:
         return float(1 - best.mean())
-    said = codes != background
-    return float(
-        1
-        - 2
-        * best[said].sum()
-        / (said.sum() + (1 - probabilities[background]).sum()).clamp_min(1e-6)
-    )
+    said = probabilities[background] < best
+    pixels = said.sum() + (1 - probabilities[background]).sum()
+    return float(1 - 2 * best[said].sum() / max(pixels, 1e-6))
 
 
 def actual_error(counts: np.ndarray, background: int | None) -> float:

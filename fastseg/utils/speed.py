@@ -14,7 +14,6 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from ..errors import DataError
-from .device import signature
 from .io import write_json
 from .user_cache import cache_path
 
@@ -56,6 +55,8 @@ class Speeds:
     """
 
     def __init__(self, *what: object):
+        from .device import signature  # not at the top: it imports torch
+
         self._path = cache_path("speeds", signature(), *what)
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
