@@ -269,7 +269,7 @@ def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
     fastseg.tasks.get("eye").sample(void, 60)
     for mask in (void / "masks_small").iterdir():
         codes = np.array(Image.open(mask))
-        codes[:40] = 255
+        codes[:40] = 200  # no class; 255 would be unlabelled
         Image.fromarray(codes).save(mask)
 
     def process(*arguments: object, code: int = 0) -> Callable[[], None]:
