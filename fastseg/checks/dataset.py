@@ -24,6 +24,7 @@ from ..data.split import DEFAULT_SEED, splitter
 from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError
+from ..metrics.agreement import agreement
 from ..tasks import Item, Task, get
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
@@ -52,6 +53,10 @@ AREA_RATIO, SHAPE_RATIO = 4.0, 1.5
 MAX_UNUSUAL_SHARE, MIN_IMAGES_FOR_SIZES = 0.1, 10
 
 
+# places of an item and of the one that it is a copy of, and how
+Duplicate = tuple[int, int, str]
+
+
 @dataclass
 class Audit:
     """What `check` found. `faults` are those that stop a fit first, then by kind and file."""
@@ -69,6 +74,8 @@ class Audit:
     deep: int = 0  # how many images have more than 8 bits
     findings: list[Finding] = field(repr=False, default_factory=list)
     items: list[Item] = field(repr=False, default_factory=list)
+    # of pictures that are labelled twice, see `metrics.agreement`
+    agreement: dict[str, Any] | None = None
     # the task itself: one of a folder is not found by its name
     checked: Task | None = field(repr=False, default=None)
 
@@ -98,6 +105,7 @@ class Audit:
             "counted": self.counted,
             "sizes": self.sizes,
             "depth": self.depth,
+            "agreement": self.agreement,
             "faults": [
                 {
                     "kind": f.kind,
@@ -154,9 +162,10 @@ def check(
     faults += _binary_faults(task, root, items, findings)
     _refuse_all_jpegs(findings)
     faults += [fault for finding in findings for fault in finding.faults]
+    pairs = list(_duplicates(items, findings))
     faults += [
         *_depth_faults(largest, task.depth),
-        *_duplicate_faults(items, findings),
+        *_duplicate_faults(items, pairs),
         *_misaligned_masks(findings),
         *_unusual_sizes(findings),
         *_class_balance_faults(task, root, findings),
@@ -181,6 +190,7 @@ def check(
         len(largest),
         findings,
         items,
+        agreement(task, items, _pictures(pairs)),
         given,
     )
 
@@ -289,7 +299,23 @@ def _examine_as_json(task: Task, item: Item) -> dict[str, Any]:
     return examine(task, item).to_json()
 
 
-def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Fault]:
+def _duplicate_faults(items: Sequence[Item], pairs: Iterable[Duplicate]) -> Iterator[Fault]:
+    for one, other, how in pairs:
+        yield _duplicate(items[one], items[other], how)
+
+
+def _pictures(pairs: Iterable[Duplicate]) -> list[list[int]]:
+    """Return the places of the items of each picture that is there more than once."""
+    first: dict[int, int] = {}
+    for one, other, _ in pairs:
+        first[one] = first.setdefault(other, other)
+    pictures: dict[int, list[int]] = defaultdict(list)
+    for place, lead in sorted(first.items()):
+        pictures[lead].append(place)
+    return list(pictures.values())
+
+
+def _duplicates(items: Sequence[Item], findings: Sequence[Finding]) -> Iterator[Duplicate]:
     """Yield duplicate pictures: the same bytes, or nearly the same perceptual hash.
 
     Hashes are compared only between images of different groups or splits.
@@ -299,9 +325,9 @@ def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Ite
     for i, finding in enumerate(findings):
         if finding.digest:
             same[i] = first.setdefault(finding.digest, i)
-    for i, (original, item) in enumerate(zip(same, items)):
+    for i, original in enumerate(same):
         if original not in (-1, i):
-            yield _duplicate(item, items[original], "is the same file as")
+            yield i, int(original), "is the same file as"
     unique = [i for i in range(len(items)) if same[i] == i and findings[i].hash]
     if not unique:
         return
@@ -321,7 +347,7 @@ def _duplicate_faults(items: Sequence[Item], findings: Sequence[Finding]) -> Ite
                     other_class = isinstance(one.label, int) and one.label != two.label
                     if (one.group != two.group or one.split != two.split) and not other_class:
                         reported.add(row)
-                        yield _duplicate(one, two, "looks the same as")
+                        yield unique[row], unique[int(other)], "looks the same as"
                         break
             near.append(row)
 
@@ -332,8 +358,9 @@ def _duplicate(item: Item, other: Item, how: str) -> Fault:
         "duplicate across the split" if crosses else "duplicate",
         str(item.image),
         f"{how} {other.image}",
-        "keep one of them"
-        + (f": one trains, the other judges ({item.split} and {other.split})" if crosses else ""),
+        f"keep one of them: one trains, the other judges ({item.split} and {other.split})"
+        if crosses
+        else "keep one of them; or both, if two people labelled them: a fit learns from both",
     )
 
 

@@ -64,7 +64,7 @@ class Repaired:
     unusable: str  # why a fit would refuse the copy; "" if it would accept it
 
 
-def fix(audit: Audit, out: Path | str) -> Repaired:
+def fix(audit: Audit, out: Path | str, keep_copies: bool = False) -> Repaired:
     """Write a copy of the audited data to `out`, a new folder, without the faults of `audit`.
 
     Codes of grey masks are remapped, stray codes and blended colours take the nearest class, images
@@ -72,10 +72,15 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
     removed, tables lose the lines that cannot be used, and images of groups on both sides of the
     split go to training. Where masks are drawn from other files, or paired by more than equal
     names, the copy has images/ and masks/ of codes, and a task.toml that says so. What cannot be
-    repaired, and duplicate pictures, are put into set_aside/, which no fit reads. The copy is
-    written atomically. Raises `DataError` if `out` is not empty or is inside the data, or if the
-    data are 0/255 masks of more than two classes: it is unknown which class 255 means.
+    repaired, and duplicate pictures, are put into set_aside/, which no fit reads. With
+    `keep_copies`, duplicate pictures stay, each with its own label, unless one trains and the other
+    judges: a fit learns from both labels. The copy is written atomically. Raises `DataError` if
+    `out` is not empty or is inside the data, or if the data are 0/255 masks of more than two
+    classes: it is unknown which class 255 means.
     """
+    if keep_copies:
+        faults = [fault for fault in audit.faults if fault.kind != "duplicate"]
+        audit = replace(audit, faults=faults)
     out, task, root = Path(out), audit.checked or get(audit.task), Path(audit.data)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is not empty; the repaired copy needs a new folder", "not-empty")
@@ -105,7 +110,8 @@ def fix(audit: Audit, out: Path | str) -> Repaired:
         copy = _copy_of(task, audit, root, part)
         changes = list(copy.changes())
         task = copy.result
-        if any(change["fault"] in ("image mode", "exif rotation") for change in changes):
+        repaired = any(change["fault"] in ("image mode", "exif rotation") for change in changes)
+        if repaired and not keep_copies:
             changes += _set_new_duplicates_aside(task, root, part)
         nothing = _change("", "", f"nothing was wrong: {copy.unchanged}")
         write_rows(part / LOG, changes or [nothing])

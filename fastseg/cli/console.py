@@ -175,6 +175,7 @@ def figures(result: dict[str, Any], title: str | None = None) -> None:
 def faults(audit: Audit, shown: int = 5) -> None:
     """Print the result of a check: the first faults of each kind, and their number."""
     from ..data.issues import KINDS
+    from ..metrics.agreement import sentence
 
     for kind, count in audit.kinds.items():
         stops, what = KINDS[kind]
@@ -201,6 +202,8 @@ def faults(audit: Audit, shown: int = 5) -> None:
             ]
         )
     )
+    if audit.agreement:
+        typer.echo(sentence(audit.agreement))
 
 
 def _images(audit: Audit) -> str:

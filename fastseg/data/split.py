@@ -81,13 +81,18 @@ class _ByLedger:
 
 
 def drawn_split(
-    items: Sequence[Item], seed: int, valid_share: float, grouped: bool
+    items: Sequence[Item],
+    seed: int,
+    valid_share: float,
+    grouped: bool,
+    copies: Sequence[Sequence[int]] = (),
 ) -> tuple[list[int], list[int]]:
     """Return the indices of the training and the validation items; groups stay on one side.
 
     Items whose folder is for training or validation stay there; the others (all of them, if no
-    folder is for validation) are drawn by `seed`. `grouped`: whether a group whose folders put it
-    on both sides is a fault. Raises `DataError` for it, and if either side would be empty.
+    folder is for validation) are drawn by `seed`, and groups with `copies` of one picture are
+    drawn together. `grouped`: whether a group whose folders put it on both sides is a fault.
+    Raises `DataError` for it, and if either side would be empty.
     """
     has_valid = any(item.split == "valid" for item in items)
     loose = [
@@ -104,15 +109,16 @@ def drawn_split(
             "split",
         )
     random.Random(seed).shuffle(groups)
-    sizes = Counter(items[i].group for i in loose)
+    joined = _joined_groups(items, loose, copies, 2)
+    sizes = Counter(joined[items[i].group] for i in loose)
     drawn: set[str] = set()
     count = 0
-    for group in groups[:-1]:
-        if count >= valid_share * len(loose):
+    for group in dict.fromkeys(joined[group] for group in groups[:-1]):
+        if count >= valid_share * len(loose) or count + sizes[group] == len(loose):
             break
         drawn.add(group)
         count += sizes[group]
-    valid = {i for i in loose if items[i].group in drawn} | {
+    valid = {i for i in loose if joined[items[i].group] in drawn} | {
         i for i, item in enumerate(items) if item.split == "valid"
     }
     train = [i for i, item in enumerate(items) if item.split != "test" and i not in valid]
@@ -138,16 +144,42 @@ def drawn_split(
     return train, sorted(valid)
 
 
+def _joined_groups(
+    items: Sequence[Item], usable: Sequence[int], copies: Sequence[Sequence[int]], least: int
+) -> dict[str, str]:
+    """Return for each group of the usable items the first of the groups that copies of pictures
+    join it with; itself without copies, and where they would leave fewer than `least` groups.
+    """
+    alone = {group: group for group in sorted({items[i].group for i in usable})}
+    leads, allowed = dict(alone), set(usable)
+
+    def first(group: str) -> str:
+        while leads[group] != group:
+            leads[group] = group = leads[leads[group]]
+        return group
+
+    for places in copies:
+        names = sorted({first(items[i].group) for i in places if i in allowed})
+        leads.update(dict.fromkeys(names[1:], names[0] if names else ""))
+    joined = {group: first(group) for group in alone}
+    return joined if len(set(joined.values())) >= least else alone
+
+
 def drawn_fold(
-    items: Sequence[Item], number: int, folds: int, seed: int
+    items: Sequence[Item],
+    number: int,
+    folds: int,
+    seed: int,
+    copies: Sequence[Sequence[int]] = (),
 ) -> tuple[list[int], list[int]]:
     """Return the indices of the training and the validation items of one of `folds` parts.
 
-    Groups stay on one side. Every item but those of a test folder is validated in one fold.
-    Raises `DataError` if there are too few groups.
+    Groups stay on one side, and so do groups with `copies` of one picture. Every item but those of
+    a test folder is validated in one fold. Raises `DataError` if there are too few groups.
     """
     usable = [i for i, item in enumerate(items) if item.split != "test"]
-    groups = sorted({items[i].group for i in usable})
+    joined = _joined_groups(items, usable, copies, max(2, folds))
+    groups = sorted(set(joined.values()))
     if not 2 <= folds <= len(groups):
         raise DataError(
             f"{len(usable)} images in {len(groups)} groups cannot be divided into {folds} "
@@ -155,11 +187,12 @@ def drawn_fold(
             "folds",
         )
     random.Random(seed).shuffle(groups)
-    sizes = Counter(items[i].group for i in usable)
+    sizes = Counter(joined[items[i].group] for i in usable)
     filled, part = [0] * folds, {}
     # Large groups first, each into the emptiest fold.
     for group in sorted(groups, key=lambda g: -sizes[g]):
         part[group] = filled.index(min(filled))
         filled[part[group]] += sizes[group]
-    valid = [i for i in usable if part[items[i].group] == number]
-    return [i for i in usable if part[items[i].group] != number], valid
+    part_of = {i: part[joined[items[i].group]] for i in usable}
+    valid = [i for i in usable if part_of[i] == number]
+    return [i for i in usable if part_of[i] != number], valid

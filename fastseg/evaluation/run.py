@@ -21,6 +21,7 @@ from ..errors import DataError, TaskError, choose
 from ..exports.card import CARD, METRICS, Card
 from ..exports.folder import find
 from ..exports.read import opened
+from ..metrics.agreement import labelled_twice
 from ..tasks import Item, SegmentationTask, Task
 from ..tasks.layouts import PARQUET
 from ..utils.choices import check_runtime
@@ -73,7 +74,8 @@ def evaluate(
 
     The dict has the figures of `metrics.figures.segmentation` or `.classification`, and "intervals"
     of the same shape, from `samples` seeded bootstrap samples of the images; "missing" names the
-    held-out images that are not in the data. `data` defaults to the
+    held-out images that are not in the data; "agreement" is that of pictures which the data has
+    labelled twice, see `agreement`, or None. `data` defaults to the
     folder that the export was trained on; "valid" is what training held out, by the card. `tta`
     averages each image with its mirror image (default: what the card says). `compare`, another
     export's folder, adds "comparison": the differences on the same images, paired. `by` adds "by",
@@ -130,6 +132,7 @@ def evaluate(
         "missing": missing_of(card, items, root) if split == "valid" else [],
         "weights": predictor.card.weights_origin,
         **scores.metrics(samples),
+        "agreement": labelled_twice(task, task.items(root), samples),
     }
     if group_of:
         result["by"] = scores.by(group_of, samples)

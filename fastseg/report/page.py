@@ -19,6 +19,7 @@ from ..data.colours import hexadecimal
 from ..data.images import resized
 from ..evaluation.run import trained_on
 from ..exports.card import HISTORY, read_history
+from ..metrics.agreement import sentence
 from ..metrics.figures import FIGURES
 from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
 from ..utils.io import portable_path
@@ -50,6 +51,7 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
         data=portable_path(root, path.parent),
         split=split,
         found=found,
+        agreement=sentence(found.agreement) if found.agreement else "",
         seen=trained_on(found.card, [image.item for image in found.images], root),
         figures=FIGURES,
         rows=[key for key in next(iter(found.metrics["classes"].values())) if key in FIGURES],

@@ -18,6 +18,7 @@ from ..exports.card import Card
 from ..exports.read import opened
 from ..metrics import calibration
 from ..metrics import figures as metrics
+from ..metrics.agreement import labelled_twice
 from ..metrics.risk import ERROR_RATE, review_threshold
 from ..tasks import Task
 from ..utils.choices import check_runtime
@@ -51,6 +52,8 @@ class Interpretation:
     # float64 (15, 3), see `metrics.calibration.reliability`: of pixels, or of images
     reliability: np.ndarray
     predictor: Predictor
+    # of pictures that the data has labelled twice, see `metrics.agreement`
+    agreement: dict[str, Any] | None = None
     files: list[Path] = field(default_factory=list)
 
     @property
@@ -219,6 +222,7 @@ def interpret(
         analysis.images,
         analysis.reliability,
         predictor,
+        labelled_twice(task, task.items(root)),
     )
     found.files = [
         *_write_pictures(found, out),

@@ -379,10 +379,13 @@ class Task:
         """Return the indices of the training and the validation items; groups stay on one side.
 
         Items whose folder is for training or validation stay there; the others (all of them, if no
-        folder is for validation) are drawn by `seed`. Raises `DataError` if either side would be
-        empty.
+        folder is for validation) are drawn by `seed`. Copies of one picture stay on one side, too.
+        Raises `DataError` if either side would be empty.
         """
-        return drawn_split(items, seed, valid_share, self.grouped)
+        from ..data.copies import copies  # here: listing tasks and files needs no numpy
+
+        same = copies(items, self.reading)
+        return drawn_split(items, seed, valid_share, self.grouped, same)
 
     def fold(
         self, items: Sequence[Item], number: int, folds: int, seed: int = 42
@@ -392,7 +395,9 @@ class Task:
         Groups stay on one side. Every item but those of a test folder is validated in one fold.
         Raises `DataError` if there are too few groups.
         """
-        return drawn_fold(items, number, folds, seed)
+        from ..data.copies import copies
+
+        return drawn_fold(items, number, folds, seed, copies(items, self.reading))
 
     def datablock(
         self, size: int | tuple[int, int] | None = None, seed: int = 42, augment: bool = True

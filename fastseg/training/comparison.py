@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..evaluation.run import items_of, score_images
 from ..evaluation.scores import SAMPLES, Scores, scores_of
 from ..exports.card import HISTORY, read_card, read_history
+from ..metrics.agreement import labelled_twice
 from ..report import charts, panels
 from ..tasks import Task
 from ..utils.io import write_json, write_rows
@@ -37,6 +38,8 @@ class Study:
     comparisons: list[dict[str, Any]]  # {"with", "difference", "interval", "clear"}
     verdicts: list[str]
     files: list[Path]
+    # of pictures that the data has labelled twice, see `metrics.agreement`
+    agreement: dict[str, Any] | None = None
 
 
 def compare_runs(
@@ -58,7 +61,7 @@ def compare_runs(
         raise ModelError(f"{out}: every setting failed; the last said: {last}", "study-failed")
     runs = {run: folder for run, folder in runs.items() if run[0] in left}
     scores = {run: _scores(task, folder, data, device) for run, folder in runs.items()}
-    return _compare_and_write(task, out, description, runs, scores, list(failed.values()))
+    return _compare_and_write(task, out, description, runs, scores, list(failed.values()), data)
 
 
 def _scores(task: Task, folder: Path, data: Path, device: str | None) -> Scores[Any]:
@@ -79,6 +82,7 @@ def _compare_and_write(
     runs: Mapping[Run, Path],
     scores: Mapping[Run, Scores[Any]],
     failures: list[str],
+    data: Path,
 ) -> Study:
     """Compare the best setting with each other one, and write the study. Raises `DataError`."""
     values = _values(task, out, scores)
@@ -96,12 +100,13 @@ def _compare_and_write(
         for name in order
     }
     figure = task.main_figure
-    found = {
+    found: dict[str, Any] = {
         "of": description,
         "figure": figure,
         "settings": settings,
         "comparisons": comparisons,
         "verdicts": verdicts,
+        "agreement": labelled_twice(task, task.items(data)),
     }
     rows = (
         {
@@ -123,7 +128,7 @@ def _compare_and_write(
         write_rows(out / "study.csv", rows),
         panels.write_png(drawn, out / "study.png", panels.PRINT_DPI),
     ]
-    return Study(task, out, settings, comparisons, verdicts, files)
+    return Study(task, out, settings, comparisons, verdicts, files, found["agreement"])
 
 
 def _values(task: Task, out: Path, scores: Mapping[Run, Scores[Any]]) -> dict[str, list[float]]:

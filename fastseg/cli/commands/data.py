@@ -224,6 +224,13 @@ def check(
             "changes.csv; the original data are not changed.",
         ),
     ] = None,
+    keep_copies: Annotated[
+        bool,
+        typer.Option(
+            "--keep-copies",
+            help="With --fix: keep pictures that are there twice, each with its own label.",
+        ),
+    ] = False,
     engine: Engine = None,
     workers: Workers = None,
     address: Address = None,
@@ -232,6 +239,8 @@ def check(
     """Find what is wrong with a dataset: each fault with file, place and remedy. Exit code 1 if a
     fit would refuse it. A folder without task.toml is read as `fastseg new` would read it.
     """
+    if keep_copies and not fix:
+        raise typer.BadParameter("--keep-copies is for the copy that --fix OUT writes")
     from ...checks.dataset import check as call
     from ...tasks.declared import has_no_task
 
@@ -245,7 +254,7 @@ def check(
     if fix:
         from ...checks.repair import fix as repair
 
-        copy = repair(audit, fix)
+        copy = repair(audit, fix, keep_copies)
     if as_json:
         console.as_json(
             {

@@ -77,6 +77,7 @@ def evaluate(
     dataset, with 95% intervals.
     """
     from ...evaluation.run import evaluate as call
+    from ...metrics.agreement import sentence
 
     result = call(
         task,
@@ -100,6 +101,8 @@ def evaluate(
     if as_json:
         return console.as_json(result)
     console.figures(result)
+    if result["agreement"]:
+        typer.echo(sentence(result["agreement"]))
     if by:
         console.groups(result["by"], by)
     if compare:

@@ -209,6 +209,7 @@ def study(
         raise typer.BadParameter("--more, --by and --table are for --how-many")
     if not vary:
         raise typer.BadParameter("give --vary OPTION=A,B,..., or --how-many")
+    from ...metrics.agreement import sentence
     from ...training.study import study as call
 
     result = call(
@@ -237,6 +238,8 @@ def study(
             for name, row in result.settings.items()
         ],
     )
+    if result.agreement:
+        typer.echo(sentence(result.agreement))
     typer.echo("\n".join([*result.verdicts, *map(str, result.files)]))
 
 
