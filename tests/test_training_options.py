@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -138,18 +140,36 @@ def test_windows_show_the_same_place_in_image_and_mask():
     assert sum(top + 32 > 50 and left + 48 > 80 for top, left in places) > len(places) * 0.5
 
 
-def test_a_shortened_cycle_ends_at_its_lowest_rate(learn, monkeypatch):
-    from fastseg.training import callbacks
+@pytest.mark.parametrize(
+    "seconds,reserve,cheaper,epochs",
+    [
+        (35.0, 0.0, 0, 3.5),  # shortened: an epoch takes 10 s, its validation nothing
+        (35.0, 4.0, 0, 3.5),  # 15 s are needed after the epochs: all that is reserved
+        (35.0, 45.0, 0, 6.5),  # extended by what is reserved beyond them
+        (85.0, 0.0, 0, 8.5),
+        (85.0, 0.0, 9, 6.0),  # epochs that are cheaper than the later ones extend nothing
+    ],
+)
+def test_a_cycle_is_fitted_into_the_time_and_ends_at_its_lowest_rate(
+    seconds, reserve, cheaper, epochs, learn, monkeypatch
+):
+    from fastseg.training import callbacks, loop
 
     clock = [0.0]
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    batches = len(learn.dls.train)
 
     class Slow(Callback):
-        def before_epoch(self):
-            clock[0] += 10
+        def after_batch(self):
+            if self.training:
+                clock[0] += 10 / batches
 
-    learn.fit_one_cycle(6, 1e-2, cbs=[TimeBudget(35), Slow()])
-    assert len(learn.recorder.values) == 3  # 10 s each: three fit into 35
+    budget = TimeBudget(seconds, reserve, cheaper)
+    with loop._start_at_epoch(learn, 0):
+        learn.fit_one_cycle(6, 1e-2, cbs=[budget, Slow()])
+    assert budget.last == pytest.approx(epochs)
+    assert len(learn.recorder.values) == math.ceil(epochs)
+    assert len(learn.recorder.lrs) == pytest.approx(epochs * batches, abs=1)
     assert learn.opt.hypers[-1]["lr"] < 1e-3 and max(learn.recorder.lrs) > 5e-3
 
 
@@ -181,7 +201,8 @@ def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkey
             out=tmp_path / "b",
         )
     assert "64x64 to 32x32 px" in caplog.text  # the reduced size
-    assert f"{len(result['history'])} epochs" in caplog.text  # random weights: none with a head
+    assert "planned for the time budget: 3 epochs" in caplog.text
+    assert len(result["history"]) > 3 and result["seconds"] < 20  # they take less than 4.5 s
     assert json.loads((tmp_path / "b" / "card.json").read_text())["size"] == [32, 32]
     monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 100.0)
     with refuses("time-budget"):
@@ -198,15 +219,19 @@ def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkey
     assert not (tmp_path / "c").exists()
 
 
-def test_time_budget_keeps_the_size_of_images_that_are_cropped(samples, tmp_path, monkeypatch):
+def test_time_budget_keeps_the_size_of_images_that_are_cropped(
+    samples, tmp_path, monkeypatch, caplog
+):
     """A smaller crop would cut parts of the slices away; fewer epochs are planned instead."""
     from fastseg.training import budget
 
     monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 6.0)
     out = tmp_path / "a"
-    result = fastseg.fit("mri", samples["mri"], **SMALL, time_budget=20, out=out)
+    with caplog.at_level("INFO", "fastseg"):
+        fastseg.fit("mri", samples["mri"], **SMALL, time_budget=20, out=out)
     assert json.loads((out / "card.json").read_text())["size"] == [64, 64]
-    assert 1 <= len(result["history"]) < budget.FEWEST_EPOCHS
+    planned = re.search(r"planned for the time budget: (\d+) epochs", caplog.text)
+    assert 1 <= int(planned[1]) < budget.FEWEST_EPOCHS
     monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 100.0)
     with refuses("time-budget") as caught:
         fastseg.fit("mri", samples["mri"], **SMALL, time_budget=20, out=tmp_path / "b")

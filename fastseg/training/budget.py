@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 FEWEST_EPOCHS = 5  # a choice: rather than train fewer, the images are made smaller
-# Share of the time reserved for the final measurement and pictures, and for slow steps.
+# Share of the time that the plan reserves for the final measurement and pictures. What they need
+# less, by the first validation, goes to epochs.
 RESERVE = 0.1
 SMALLEST_SCALE = 0.5  # of the sides; a choice: below it, small objects disappear
 SIZE_STEP = 32  # px: sides are multiples of the stride of a backbone's deepest level
@@ -66,6 +67,11 @@ class Plan:
         """Return the plan of the first of the processes that train together, or None."""
         found = world().from_first(plan and [*plan.size, plan.epochs, plan.seconds])
         return found and cls((found[0], found[1]), found[2], found[3])
+
+
+def reserve_of(seconds: float) -> float:
+    """Return what is reserved for the closing measurement after `seconds` of epochs."""
+    return seconds * RESERVE / (1 - RESERVE)
 
 
 def epoch_seconds(learn: Learner) -> float:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
-from fastai.learner import CancelFitException
+from fastai.learner import CancelFitException, CancelTrainException
 
 from ..engines.collectives import all_rows
 from ..engines.distributed import world
@@ -24,6 +24,12 @@ from ..types import IGNORE
 from ..utils.progress import bar, console, is_hidden
 
 log = logging.getLogger(__name__)
+
+# The closing measurement in seconds, and in validations while training: it sees images at their own
+# sizes, draws pictures and measures runtimes. Measured on 2 cores, and rounded up.
+CLOSING_SECONDS, CLOSING_VALIDATIONS = 15.0, 3.0
+SMALLEST_PART = 0.2  # of an epoch: less is not worth its validation
+WORTH_A_NEW_PLAN = 0.3  # epochs
 
 # Uses of the seed of an image or of a batch, beside those of the augmentation.
 WINDOW, PAIRS = 1, 2
@@ -222,18 +228,23 @@ class HalfSize(Callback):
 
 
 class TimeBudget(Callback):
-    """End a one-cycle within `seconds` from now.
+    """Fit a one-cycle into the time: it is shortened or extended while its epochs are measured.
 
-    Where epochs take longer than planned, the cycle is shortened to fit.
+    It has `seconds` from now for epochs, and after them `reserve` seconds for the closing
+    measurement, of which it takes what the first validation shows to be too much. The first
+    `cheaper` epochs take less time than the later ones, and nothing is extended by them. The last
+    epoch may be a part of one, followed by its validation.
     """
 
     order = -5  # before the schedule reads how much of the training is done
 
-    def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
+    def __init__(self, seconds: float, reserve: float = 0.0, cheaper: int = 0):
+        self.end, self.reserve, self.cheaper = time.monotonic() + seconds, reserve, cheaper
 
     def before_fit(self) -> None:
-        self.start, self.last, self.since = time.monotonic(), self.n_epoch, (0, 0.0)
+        self.start = time.monotonic()
+        self.times: list[tuple[float, float]] = []  # seconds of training and validation
+        self.last, self.since = float(self.n_epoch), (0, 0.0)
 
     @property
     def elapsed(self) -> float:
@@ -244,32 +255,61 @@ class TimeBudget(Callback):
     def elapsed(self, seconds: float) -> None:
         self.start = time.monotonic() - seconds
 
-    def before_batch(self) -> None:
-        # fastai counts towards n_epoch; the schedule must end at the last affordable epoch.
-        if self.training:
-            epoch, done = self.since
-            self.learn.pct_train = done + (1 - done) * (
-                self.epoch + self.iter / self.n_iter - epoch
-            ) / (self.last - epoch)
+    @property
+    def last(self) -> float:
+        """The epochs after which training ends. The loop goes by the learner's whole number."""
+        return self._last
 
-    def after_epoch(self) -> None:
-        count = self.epoch + 1
-        spent = (time.monotonic() - self.start) / count
-        affordable = count + max(0, int((self.end - time.monotonic()) / spent))
-        affordable = world().from_first(affordable)
-        if affordable < self.last:
-            log.info(
-                "an epoch takes %.1f s, longer than planned: training ends after %d instead of %d",
-                spent,
-                affordable,
-                self.last,
-            )
-            self.since, self.last = (count, self.learn.pct_train), affordable
+    @last.setter
+    def last(self, epochs: float) -> None:
+        self._last = epochs
+        self.learn.n_epoch = math.ceil(epochs)
 
     def before_epoch(self) -> None:
         # Not in after_epoch: the epoch that ended has not been recorded yet.
         if self.epoch >= self.last:
             raise CancelFitException
+        self.began = time.monotonic()
+
+    def before_batch(self) -> None:
+        if self.training:
+            place = self.epoch + self.iter / self.n_iter
+            if place >= self.last:
+                raise CancelTrainException
+            # fastai counts towards n_epoch; the schedule must end with the last batch.
+            epoch, done = self.since
+            self.learn.pct_train = done + (1 - done) * (place - epoch) / (self.last - epoch)
+
+    def before_validate(self) -> None:
+        self.validated = time.monotonic()
+
+    def after_epoch(self) -> None:
+        count, now = self.epoch + 1, time.monotonic()
+        if count > self.last:
+            return
+        self.times.append((self.validated - self.began, now - self.validated))
+        fitting = world().from_first(self._fitting(count, now))
+        if count <= self.cheaper:
+            fitting = min(fitting, self.last)
+        if abs(fitting - self.last) < WORTH_A_NEW_PLAN and fitting >= count:
+            return
+        log.info(
+            "an epoch takes %.1f s: training ends after %.1f epochs in place of %.1f",
+            sum(self.times[-1]),
+            fitting,
+            self.last,
+        )
+        self.since, self.last = (count, self.learn.pct_train), fitting
+
+    def _fitting(self, count: int, now: float) -> float:
+        """Return the epochs that fit, with those so far; the last one may be a part."""
+        alike = self.times[self.cheaper :] or self.times
+        training, validation = (sum(each) / len(alike) for each in zip(*alike))
+        closing = min(self.reserve, CLOSING_SECONDS + CLOSING_VALIDATIONS * validation)
+        left = max(0.0, self.end + self.reserve - closing - now)
+        whole, rest = divmod(left, training + validation)
+        part = max(0.0, rest - validation) / max(training, 1e-9)
+        return count + whole + (part if part >= SMALLEST_PART else 0.0)
 
 
 class Reporter(Callback):
@@ -293,7 +333,11 @@ class Reporter(Callback):
         if self.shown:
             part = "head only, epoch" if self.frozen_head else "epoch"
             self.bar.update(
-                self.task, advance=1, description=f"{part} {self.epoch + 1}/{self.n_epoch}"
+                self.task,
+                advance=1,
+                description=f"{part} {self.epoch + 1}/{self.n_epoch}",
+                # a time budget changes the number of epochs
+                total=self.n_epoch * (len(self.dls.train) + len(self.dls.valid)),
             )
 
     def after_fit(self) -> None:

@@ -25,7 +25,7 @@ SAVED_ATTRIBUTES = {
     "AverageWeights": ("steps", "average"),
     "SaveModelCallback": ("best",),
     "EarlyStoppingCallback": ("best", "wait"),
-    "TimeBudget": ("last", "since", "elapsed"),
+    "TimeBudget": ("last", "since", "elapsed", "times"),
 }
 
 

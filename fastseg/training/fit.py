@@ -230,6 +230,9 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
 
             with all_threads():
                 more = review(run, task, folder, out, None if options.folds else found.scores)
+    if options.time_budget:
+        used = options.time_budget - (deadline - time.monotonic())
+        log.info("%.0f of the %.0f s of the time budget were used", used, options.time_budget)
     return {
         "task": task.name,
         "export": str(out),

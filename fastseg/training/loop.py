@@ -26,6 +26,7 @@ from ..learners.options import FitOptions, rate_of
 from ..tasks import Task
 from ..types import Recipe
 from . import checkpoint
+from .budget import reserve_of
 from .callbacks import AverageWeights, HalfSize, MixPairs, Reporter, TimeBudget, Windows
 from .distributed import training_together
 from .progress import ProgressFile
@@ -79,7 +80,7 @@ def train(
     """Train by fastai's one-cycle policy: first the head alone if the backbone is pretrained.
 
     After unfreezing, the backbone learns with a tenth of the rate (its early half) to the full rate
-    (decoder). With `seconds`, the cycle is shortened where epochs take longer than planned. In
+    (decoder). With `seconds`, the cycle is shortened or extended to fill them (`TimeBudget`). In
     `folder` a checkpoint is written after each epoch. If one exists already, training resumes from
     it and reaches, on the same CPU, the same weights as without the interruption. Processes that
     are joined (`engines.distributed`) share each batch; only the first one gets `folder`.
@@ -115,8 +116,10 @@ def train(
             resumed = saved if saved and saved["stage"] == stage else None
             if stage:
                 learn.unfreeze()
-                left = seconds - (time.monotonic() - began) if seconds else None
-                chosen = _callbacks(learn, task, recipe, options.patience, left)
+                chosen = _callbacks(learn, task, recipe, options.patience)
+                if seconds:
+                    left = seconds - (time.monotonic() - began)
+                    chosen.append(TimeBudget(left, reserve_of(seconds), _cheaper_epochs(recipe)))
             else:
                 learn.freeze()
                 chosen = _windows(task, recipe, epochs)
@@ -186,9 +189,11 @@ def _start_at_epoch(learn: Learner, first: int) -> Iterator[None]:
     """Let fastai's loop begin at an epoch; its SkipToEpoch would record the skipped epochs."""
 
     def epochs() -> None:
-        for number in range(first, learn.n_epoch):
+        number = first
+        while number < learn.n_epoch:  # which a time budget changes
             learn.epoch = number
             learn._with_events(learn._do_epoch, "epoch", CancelEpochException)
+            number += 1
 
     learn._do_fit = epochs
     try:
@@ -207,9 +212,7 @@ def _history_rows(learn: Learner) -> list[dict[str, float]]:
     ]
 
 
-def _callbacks(
-    learn: Learner, task: Task, recipe: Recipe, patience: int | None, seconds: float | None
-) -> list[Callback]:
+def _callbacks(learn: Learner, task: Task, recipe: Recipe, patience: int | None) -> list[Callback]:
     """Return the callbacks for training the complete network."""
     chosen = _windows(task, recipe, round(recipe.windows * recipe.epochs))
     if recipe.progressive:
@@ -222,9 +225,12 @@ def _callbacks(
         if world().is_first:  # whose weights are exported
             chosen.append(SaveModelCallback(**watched, fname="best"))
         chosen.append(EarlyStoppingCallback(**watched, patience=patience))
-    if seconds is not None:
-        chosen.append(TimeBudget(seconds))
     return chosen
+
+
+def _cheaper_epochs(recipe: Recipe) -> int:
+    """Return how many epochs begin with parts of images, or with small ones."""
+    return round(max(recipe.windows, recipe.progressive) * recipe.epochs)
 
 
 def _windows(task: Task, recipe: Recipe, epochs: int) -> list[Callback]:

@@ -75,7 +75,8 @@ class ProgressFile(Callback):
                 "time": time.time(),
                 "head_only": self.frozen,
                 "epoch": sum(self.epochs[: self.stage]) + self.epoch + 1,
-                "epochs": sum(self.epochs),
+                # a time budget changes those of the current stage
+                "epochs": sum(self.epochs[: self.stage]) + self.n_epoch + later,
                 "batch": batch,
                 "batches": train + valid,
                 "loss": loss if math.isfinite(loss) else None,
