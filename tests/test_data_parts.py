@@ -146,6 +146,25 @@ def test_what_looks_the_same_is_not_on_both_sides(tmp_path):
     assert "also_a" in named(every, Ledger.of(tmp_path).assign(every)[2])
 
 
+def test_a_mirrored_or_rotated_copy_of_a_held_out_image_does_not_train(tmp_path):
+    items = items_in(tmp_path, {"a": 1, "b": 2})
+    ledger = Ledger.freeze(tmp_path, items, {"b.png"}, "export x")
+    upright = picture(2)
+    laid = (upright, upright.transpose(1, 0, 2))
+    turned = [np.rot90(view, 2 * half) for view in laid for half in (0, 1)]
+    views = [*turned, *(view[:, ::-1] for view in turned)][1:]
+    assert len({view.tobytes() for view in (upright, *views)}) == 8
+    brighter = [np.clip(view + 9.0, 0, 255).astype(np.uint8) for view in views]
+    new = items_in(tmp_path, {f"turned{number}": view for number, view in enumerate(brighter)})
+    every = [*items, *new, *items_in(tmp_path, {"other": 3})]
+    train, valid, apart = ledger.assign(every, valid_share=0)
+    assert named(every, train) == {"a", "other"} and named(every, valid) == {"b"}
+    assert len(apart) == 7
+    assert all("mirrored or rotated" in reasons(tmp_path)[every[i].image.stem][1] for i in apart)
+    again = every + items_in(tmp_path, {"like_a": np.ascontiguousarray(picture(1)[::-1])})
+    assert "like_a" in named(again, Ledger.of(tmp_path).assign(again, valid_share=1)[0])
+
+
 def test_pictures_of_other_classes_are_no_copies(tmp_path):
     """A sharp and a blurred slice look the same, and have other classes."""
     items = items_in(tmp_path, {"a": 1, "b": 2})

@@ -7,9 +7,9 @@ image is assigned once:
 - An image of a known group goes where the group is.
 - A folder for training or for validation decides for its images.
 - Otherwise a hash of the group and the content decides, in the given share.
-- An image that looks the same as a held-out one never trains, and one that looks the same as a
-  training image never validates: where its group and its looks contradict each other, it is
-  "apart", in neither part.
+- An image that looks the same as a held-out one, also mirrored or rotated by quarter turns, never
+  trains, and one that looks the same as a training image never validates: where its group and its
+  looks contradict each other, it is "apart", in neither part.
 
 A renamed file keeps its part, since its content is the same. Copies of a held-out image are apart.
 """
@@ -30,7 +30,7 @@ from ..errors import DataError
 from ..types import Item
 from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
-from .contents import digests, looks_of
+from .contents import all_views_of, digests, looks_of
 from .looks import MAX_HASH_DISTANCE, bits_of, distances
 from .reading import PLAIN, Reading
 from .state import LEDGER
@@ -245,7 +245,7 @@ class Ledger:
                 new.setdefault(content, i)
         self._look_at(items, contents, reading)
         chosen = [items[i] for i in new.values()]
-        looks = dict(zip(new, looks_of(chosen, reading)))
+        views = dict(zip(new, all_views_of(chosen, reading)))
         labels = {content: items[i].label for i, content in contents.items()}
         twins = _Twins(self.rows.values(), labels, grouped)
         parts: dict[str, set[str]] = defaultdict(set)
@@ -263,10 +263,11 @@ class Ledger:
             for content in members:
                 item = items[new[content]]
                 row = Row(content, name_below(self.data, item.image), item.group, target, why)
-                row = replace(row, look=looks[content])
+                row = replace(row, look=next(iter(views[content]), ""))
                 if has_valid and target == VALID and item.split == TRAIN:
                     row = replace(row, part=APART, why="its group validates, its folder trains")
-                row = twins.checked(row, item.label, is_alone and item.split is None)
+                may_train = is_alone and item.split is None
+                row = twins.checked(row, views[content], item.label, may_train)
                 self.rows[content] = row
                 twins.add(row, item.label)
 
@@ -328,28 +329,34 @@ class _Twins:
             self.labels[row.sha256] = label
             self.bits = np.concatenate([self.bits, bits_of([row.look])])
 
-    def checked(self, row: Row, label: Path | int, may_train: bool) -> Row:
+    def checked(self, row: Row, views: Sequence[str], label: Path | int, may_train: bool) -> Row:
         """Return a new row with another part if it looks the same as an image of another part.
 
-        `may_train`: whether an image that was to validate may train in place of it.
+        `views` are the hashes of its image, mirrored and rotated. `may_train`: whether an image
+        that was to validate may train in place of it.
         """
-        if not row.look or row.part == APART or not self.rows:
+        if not views or row.part == APART or not self.rows:
             return row
-        near = np.flatnonzero(distances(self.bits, bits_of([row.look])[0]) <= MAX_HASH_DISTANCE)
+        upright, *turned = (distances(self.bits, bits) for bits in bits_of(views))
+        is_near = np.minimum.reduce([upright, *turned]) <= MAX_HASH_DISTANCE
         twins = [
-            self.rows[i]
-            for i in near
+            i
+            for i in map(int, np.flatnonzero(is_near))
             if not (self.grouped and self.rows[i].group == row.group)
             and self._same_class(self.rows[i], label)
         ]
-        held_out = next((twin for twin in twins if twin.part in HELD_OUT), None)
-        trains = next((twin for twin in twins if twin.part == TRAIN), None)
-        if row.part == TRAIN and held_out:
-            why = f"looks the same as {held_out.name}, which is held out"
-            return replace(row, part=APART, why=why)
-        if row.part == VALID and trains:
-            why = f"looks the same as {trains.name}, which trains"
-            return replace(row, part=TRAIN if may_train and not held_out else APART, why=why)
+        held_out = next((i for i in twins if self.rows[i].part in HELD_OUT), None)
+        trains = next((i for i in twins if self.rows[i].part == TRAIN), None)
+
+        def why(twin: int, what: str) -> str:
+            turn = "" if upright[twin] <= MAX_HASH_DISTANCE else ", mirrored or rotated"
+            return f"looks the same as {self.rows[twin].name}{turn}, which {what}"
+
+        if row.part == TRAIN and held_out is not None:
+            return replace(row, part=APART, why=why(held_out, "is held out"))
+        if row.part == VALID and trains is not None:
+            part = TRAIN if may_train and held_out is None else APART
+            return replace(row, part=part, why=why(trains, "trains"))
         return row
 
     def _same_class(self, twin: Row, label: Path | int) -> bool:
