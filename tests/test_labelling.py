@@ -16,6 +16,7 @@ from fastseg.corrections import selection
 from fastseg.corrections.audit import left_to_audit
 from fastseg.corrections.looks import Looks
 from fastseg.corrections.store import Corrections
+from fastseg.exports.card import read_card
 from fastseg.inference.predictor import Predictor
 from fastseg.metrics.bounds import certified_part, mean_bound
 from fastseg.models.factory import classifier
@@ -83,7 +84,7 @@ def test_next_orders_the_images_without_a_label(half_labelled, exports, run, mon
     assert len(errors) == 6 and errors == sorted(errors, reverse=True)
     assert {*orders["error"]} == {Path(row["image"]).name for row in every[:4]}
     table = run(*common[:-1], "--n", "2").out
-    assert "fastseg fit" in table and orders["auto"][0] in table
+    assert f"fastseg fit --from {exports('eye')}" in table and orders["auto"][0] in table
     both = json.loads(run(*common, "--n", "99", "--by", "error", "--labelled").out)
     assert len(both) == 16 and sum(row["labelled"] for row in both) == 10
 
@@ -108,6 +109,25 @@ def test_next_takes_a_folder_of_photographs_and_leaves_out_damaged_ones(
         run("next", photos, "--export", exports("mri"), "--by", "rarity", "--json").out
     )
     assert all(abs(sum(row["shares"].values()) - 1) < 1e-4 for row in rare)
+
+
+def test_next_leaves_out_what_would_never_train(half_labelled, exports, run, tmp_path):
+    photos, held_out = tmp_path / "photos", read_card(exports("eye")).valid_files
+    photos.mkdir()
+    shutil.copy(half_labelled / held_out[0], photos / "copy.jpg")
+    with Image.open(half_labelled / held_out[1]) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "mirrored.png")
+    common = ["next", photos, "--export", exports("eye"), "--data", half_labelled]
+    run(*common, error="no-unlabelled")
+    new = sorted((half_labelled / "imgs_small").iterdir())[-1]
+    new.rename(photos / new.name)
+    result = run(*common, "--json")
+    assert [Path(row["image"]).name for row in json.loads(result.out)] == [new.name]
+    assert "2 images are left out" in result.err
+    assert not (half_labelled / ".fastseg").exists()  # asking writes nothing
+    (photos / new.name).write_bytes(b"damaged")
+    told = run(*common, error="unreadable-image")
+    assert told.err.count(new.name) == 1
 
 
 def test_next_refuses_in_one_line(samples, exports, run, tmp_path):

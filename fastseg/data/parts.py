@@ -21,6 +21,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -110,15 +111,16 @@ class Ledger:
         held_out: Collection[str],
         reason: str,
         reading: Reading = PLAIN,
+        record: bool = True,
     ) -> Ledger:
         """Record a split that there is, and return its ledger; one that exists is returned.
 
         `held_out` are the names, below `data`, of the images that validate; images of folders for
         validation or test stay there, and the others train. A copy of a held-out image counts as
-        held out. `reason` says where the split comes from.
+        held out. `reason` says where the split comes from. Without `record`, nothing is written.
         """
         data = Path(data)
-        with waiting_lock(data / LEDGER, WAIT):
+        with waiting_lock(data / LEDGER, WAIT) if record else nullcontext():
             there = cls.of(data)
             if there is not None:
                 return there
@@ -138,13 +140,14 @@ class Ledger:
                 why = f"{FROZEN}: {reason}"
                 row = Row(contents[i], names[i], items[i].group, parts[i], why)
                 ledger.rows.setdefault(contents[i], row)
-            if copies:
+            if copies and record:
                 log.warning(
                     "%s: %d images to train on are copies of held-out ones: they do not train",
                     data,
                     copies,
                 )
-            ledger._write()
+            if record:
+                ledger._write()
         return ledger
 
     def assign(
@@ -176,9 +179,17 @@ class Ledger:
         return self._parts(items, contents)
 
     def hold_out(
-        self, items: Sequence[Item], held_out: Collection[str], reason: str, reading: Reading
+        self,
+        items: Sequence[Item],
+        held_out: Collection[str],
+        reason: str,
+        reading: Reading,
+        record: bool = True,
     ) -> None:
-        """Record the images named in `held_out` whose rows were lost: they stay held out."""
+        """Record the images named in `held_out` whose rows were lost: they stay held out.
+
+        Without `record`, nothing is written.
+        """
         named = [item for item in items if name_below(self.data, item.image) in held_out]
         lost = [
             (content, item)
@@ -193,12 +204,13 @@ class Ledger:
             len(lost),
             reason,
         )
-        with waiting_lock(self.data / LEDGER, WAIT):
+        with waiting_lock(self.data / LEDGER, WAIT) if record else nullcontext():
             for content, item in lost:
                 name = name_below(self.data, item.image)
                 row = Row(content, name, item.group, VALID, f"{FROZEN}: {reason}")
                 self.rows.setdefault(content, row)
-            self._write()
+            if record:
+                self._write()
 
     def side_for(self, group: str | None, content: str, valid_share: float = VALID_SHARE) -> str:
         """Return "train" or "valid" for a new image that no folder has yet.

@@ -67,6 +67,9 @@ def next_(
         precision=precision,
         trust=trust,
     )
+    if found.left_out:
+        count = "1 image is" if found.left_out == 1 else f"{found.left_out} images are"
+        console.say(f"{count} left out: they look the same as held-out ones, and would never train")
     if as_json:
         return console.as_json([candidate.to_json() for candidate in found])
     reviews = {None: "", True: "yes", False: "no"}
@@ -85,10 +88,11 @@ def next_(
     )
     what = "this image" if len(found) == 1 else f"these {len(found)} images"
     first = f"copy {what} into the data folder, then label them" if photos else f"label {what}"
-    where = "fastseg app TASK" if photos else f"fastseg app {typed(source)}"
+    folder = found.export.parent if found.export.suffix == ".pkl" else found.export
+    where = f"fastseg app {typed(folder if photos else source)}"
     typer.echo(
         f"next: {first} in the app ({where}) or with any tool, then train on: "
-        "fastseg fit --from EXPORT"
+        f"fastseg fit --from {typed(folder)}"
     )
 
 
