@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -162,6 +163,7 @@ def label(
                 "data": str(result.data),
                 "sample": result.plan.sample,
                 "left": result.left,
+                "at_best": asdict(result.at_best) if result.at_best else None,
                 "certificate": result.certificate.to_json() if result.certificate else None,
                 "files": [str(file) for file in result.files],
             }
@@ -170,6 +172,8 @@ def label(
     if result.certificate:
         typer.echo("\n".join([*result.certificate.sentences(), *map(str, result.files)]))
         return
+    if result.at_best:
+        typer.echo(result.at_best.sentence(result.plan))
     count = len(result.plan.sample)
     where = f"in the app (fastseg app {typed(result.data)}) or " if result.data.is_dir() else ""
     done = "with --finish" if result.data.is_dir() else "(mark each in the column audited)"
