@@ -34,12 +34,12 @@ from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
 from ..utils.progress import track
 from .places import Label
+from .renames import PINS
 from .store import FIRST, WAIT, Corrections
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
-PINS = "pins.csv"
 CHANGES = ("corrected", "new", "audited")  # actions that are a pin, where pixels differ
 HOLDS = 0.5  # share of the changed pixels; see the module's text
 SOURCE_DIGITS = 12  # of the model's SHA-256

@@ -38,6 +38,7 @@ from .freezing import freeze_parts
 from .locate import Listing
 from .log import ACTIONS, Correction, Log
 from .places import Label, Place, Staged, indices, staging
+from .renames import follow_renames, remember_content
 from .repair import repair
 
 WAIT = 30.0  # seconds to wait for another process that saves; a save takes less than one
@@ -67,6 +68,8 @@ class Corrections:
         self._guard = RLock()
         if state_of(self.root).is_dir():
             with self._locked():
+                if follow_renames(self.task, self.root, self._log, self._images):
+                    self._listing = None
                 repair(self.root, self._log, self._place)
 
     # Reading
@@ -279,6 +282,7 @@ class Corrections:
         )
         versions = self._versions(name)
         place.archive(versions / f"{newest}{place.suffix}")
+        remember_content(self.task, self.root, name)
         if prediction is not None:
             self._write_prediction(name, row.version, prediction)
         pending = versions / f"{row.version}.json"
@@ -382,6 +386,11 @@ class Corrections:
             if self._listing is None:
                 self._listing = Listing.of(self.task, self.root)
             return self._listing
+
+    def _images(self) -> list[Path]:
+        """Return all images of the task's folders, with a label or without."""
+        listing = self._listed()
+        return [*(item.image for item in listing.items.values()), *listing.unlabelled()]
 
     def _relist(self, name: str) -> None:
         """Look at the folder again if the label of an image is in another place than before."""
