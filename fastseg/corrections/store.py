@@ -35,7 +35,7 @@ from ..utils.io import atomic_file, name_below, require_folder, write_json
 from ..utils.locks import waiting_lock
 from .adding import add_image
 from .freezing import freeze_parts
-from .locate import Listing
+from .locate import Listing, require_files
 from .log import ACTIONS, Correction, Log
 from .places import Label, Place, Staged, indices, staging
 from .renames import follow_renames, remember_content
@@ -165,6 +165,7 @@ class Corrections:
         of `export`, of the export that `source` names, or of exports/TASK. Raises `DataError` if
         the folder cannot be written.
         """
+        require_files(self.task, self.root)
         if not state_of(self.root).is_dir():
             self.task.folder(self.root)  # it is there, and has files
             require_folder(self.root)
@@ -347,6 +348,7 @@ class Corrections:
         inside = Path(os.path.realpath(file)).is_relative_to(os.path.realpath(self.root))
         hidden = any(part.startswith(".") for part in Path(name).parts)
         if not inside or hidden:
+            require_files(self.task, self.root)
             raise DataError(
                 f"{brief(image)}: is not an image of the data folder {self.root}", "outside-data"
             )
