@@ -89,11 +89,7 @@ def evaluate(
     check_runtime(runtime, precision)
     task, folder, card = opened(task, export)
     items, root = items_of(card, task, data, split)
-    if table and not by:
-        raise TaskError(
-            "--table needs --by with the name of one of its columns", "table-without-by"
-        )
-    group_of = group_function(by, table, items, root) if by else None
+    group_of = group_function(by, table, items, root)
     compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     _require_no_export(out)
