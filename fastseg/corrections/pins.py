@@ -33,9 +33,10 @@ from ..types import IGNORE
 from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
 from ..utils.progress import track
+from .history import FIRST, WAIT
 from .places import Label
 from .renames import PINS
-from .store import FIRST, WAIT, Corrections
+from .store import Corrections
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
