@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ...utils.shell import typed
 from .. import console
-from ..arguments import Data, Device, Export, Json, Precision, Runtime, Trust
+from ..arguments import Data, Export, Json
+from ..blocks import with_blocks
 from ..group import app
 
 Source = Annotated[
@@ -24,6 +25,7 @@ Source = Annotated[
 
 
 @app.command("next", epilog="Example: fastseg next eye --n 20")
+@with_blocks
 def next_(
     source: Source,
     data: Data = None,
@@ -41,10 +43,8 @@ def next_(
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of --by random.")] = 0,
     export: Export = None,
-    device: Device = None,
-    runtime: Runtime = "auto",
-    precision: Precision = None,
-    trust: Trust = False,
+    *,
+    loading: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Say which images to label next: at random, or where the export expects errors, unlike the
@@ -63,10 +63,7 @@ def next_(
         photos=photos,
         labelled=labelled,
         seed=seed,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        trust=trust,
+        **loading,
     )
     if found.left_out:
         count = "1 image is" if found.left_out == 1 else f"{found.left_out} images are"
@@ -98,6 +95,7 @@ def next_(
 
 
 @app.command(epilog="Example: fastseg label photos/ --audit 100 --export exports/eye")
+@with_blocks
 def label(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photographs.")],
     task: Annotated[
@@ -130,10 +128,8 @@ def label(
         ),
     ] = False,
     export: Export = None,
-    device: Device = None,
-    runtime: Runtime = "auto",
-    precision: Precision = None,
-    trust: Trust = False,
+    *,
+    loading: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Label a folder with an export; certify the labels' error by an audit of a random sample; send
@@ -151,10 +147,7 @@ def label(
         seed=seed,
         out=out,
         finish=finish,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        trust=trust,
+        **loading,
     )
     if as_json:
         return console.as_json(

@@ -10,7 +10,8 @@ import typer
 
 from ...learners.options import LEARNER_OPTIONS, OPTIONS
 from .. import console
-from ..arguments import Address, Data, Engine, Json, NumGpus, TaskName, Workers
+from ..arguments import Data, Json, TaskName
+from ..blocks import with_blocks
 from ..group import STARTED, app, is_first_process
 from ..options import SHORTEST_BUDGET, read_value, varied_options, with_fit_options
 
@@ -132,6 +133,7 @@ def fit(
     "--together --seeds 3"
 )
 @with_fit_options("weights", "epochs", "size", "device")
+@with_blocks
 def study(
     task: TaskName,
     data: Data = None,
@@ -185,10 +187,7 @@ def study(
             help="Folder of the study [default: exports/TASK_study, or exports/TASK_how_many].",
         ),
     ] = None,
-    engine: Engine = None,
-    workers: Workers = None,
-    address: Address = None,
-    num_gpus: NumGpus = 0,
+    engines: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Train a grid of settings with several seeds; report the best, and whether its lead is
@@ -198,13 +197,10 @@ def study(
     given = varied_options(vary or [])
     fixed = {**options, **{name: values[0] for name, values in given.items() if len(values) == 1}}
     fixed = {name: value for name, value in fixed.items() if value is not None}
-    side_by_side: dict[str, Any] = dict(
-        engine=engine, workers=workers, address=address, num_gpus=num_gpus
-    )
     if how_many:
         if together or any(len(values) > 1 for values in given.values()):
             raise typer.BadParameter("--how-many compares no settings: give each --vary one value")
-        return _how_many(task, data, fixed, more, seeds, by, table, out, side_by_side, as_json)
+        return _how_many(task, data, fixed, more, seeds, by, table, out, engines, as_json)
     if more or by or table:
         raise typer.BadParameter("--more, --by and --table are for --how-many")
     if not vary:
@@ -218,7 +214,7 @@ def study(
         together=together,
         seeds=seeds,
         out=out,
-        **side_by_side,
+        **engines,
         **fixed,
     )
     if as_json:
@@ -249,7 +245,7 @@ def _how_many(
     by: str | None,
     table: Path | None,
     out: Path | None,
-    side_by_side: dict[str, Any],
+    engines: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Do `study --how-many`."""
@@ -264,7 +260,7 @@ def _how_many(
         by=by,
         table=table,
         out=out,
-        **side_by_side,
+        **engines,
         **fixed,
     )
     files = [str(file) for file in result.files]
@@ -280,6 +276,7 @@ def _how_many(
 
 @app.command(epilog="Example: fastseg tune eye --trials 30 --time-budget 2h")
 @with_fit_options("weights", "epochs", "size", "seed", "device")
+@with_blocks
 def tune(
     task: TaskName,
     data: Data = None,
@@ -323,10 +320,7 @@ def tune(
     force: Annotated[
         bool, typer.Option("--force", help="With --write: even if it is not clearly better.")
     ] = False,
-    engine: Engine = None,
-    workers: Workers = None,
-    address: Address = None,
-    num_gpus: NumGpus = 0,
+    engines: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Search for a better setting than the task's recipe, by images of the training part alone;
@@ -349,10 +343,7 @@ def tune(
         out=out,
         write=write,
         force=force,
-        engine=engine,
-        workers=workers,
-        address=address,
-        num_gpus=num_gpus,
+        **engines,
         **{name: value for name, value in options.items() if value is not None},
     )
     if as_json:
