@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from fastseg import tasks
 from fastseg.corrections.store import Corrections
+from fastseg.data.assigning import APART, TEST, TRAIN, VALID
 from fastseg.data.contents import digests
-from fastseg.data.parts import APART, TEST, TRAIN, VALID, Ledger
+from fastseg.data.parts import Ledger
 from fastseg.data.split import splitter
 from fastseg.training.trials import InnerSplit
 from fastseg.types import Item

@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.assigning import HELD_OUT
 from ..data.contents import digests
-from ..data.parts import HELD_OUT, Ledger
+from ..data.parts import Ledger
 from ..data.slices import stem_of
 from ..data.split import DEFAULT_SEED
 from ..errors import DataError, ExportError

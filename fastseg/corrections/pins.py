@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.parts import HELD_OUT, Ledger
+from ..data.assigning import HELD_OUT
+from ..data.parts import Ledger
 from ..data.state import state_of
 from ..errors import DataError
 from ..exports.card import MODEL, Card, read_card

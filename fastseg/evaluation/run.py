@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from .. import __version__, formats
-from ..data.parts import TRAIN, Ledger
+from ..data.assigning import TRAIN
+from ..data.parts import Ledger
 from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError, TaskError, choose

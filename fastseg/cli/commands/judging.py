@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from .. import console
+from .. import console, results
 from ..arguments import (
     Device,
     Export,
@@ -82,9 +82,9 @@ def evaluate(
     )
     if as_json:
         return console.as_json(result)
-    console.figures(result)
+    results.figures(result)
     if by:
-        console.groups(result["by"], by)
+        results.groups(result["by"], by)
     if compare:
         typer.echo(result["comparison"]["verdict"])
     typer.echo(

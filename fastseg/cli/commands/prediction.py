@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from .. import console
+from .. import console, results
 from ..arguments import (
     Export,
     Json,
@@ -107,7 +107,7 @@ def predict(
             }
         )
     if written.run:
-        return console.sharded(written.run)
+        return results.sharded(written.run)
     # A table of classes may be a .csv file, too; predictions.csv and failed.csv go with any result.
     beside = [path for path in written if path.name.endswith(("predictions.csv", "failed.csv"))]
     listed = {path.parent for path in beside} or {path.parent for path in written[:1]}
