@@ -12,8 +12,9 @@ import fastseg
 from fastseg import tasks
 from fastseg.corrections.pins import Pin, Pins, check_pins, record_held, source_of
 from fastseg.corrections.store import Corrections
+from fastseg.data.assigning import TRAIN, VALID
 from fastseg.data.images import save_image
-from fastseg.data.parts import TRAIN, VALID, Ledger
+from fastseg.data.parts import Ledger
 from fastseg.errors import ModelError
 from fastseg.evaluation.run import trained_on
 from fastseg.exports.card import read_card, work_of

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from PIL import Image
 from fastseg import tasks
 from fastseg.checks.dataset import check
 from fastseg.checks.preflight import survey
-from fastseg.corrections.log import COLUMNS
+from fastseg.corrections import renames
+from fastseg.corrections.log import COLUMNS, Log
 from fastseg.corrections.store import Corrections
 from fastseg.data.contents import digests
 from fastseg.data.images import read_raw
@@ -540,6 +542,53 @@ def test_what_was_taken_away_is_repaired_when_the_folder_is_opened(tmp_path):
     with (folder / "corrections.csv").open("a") as file:
         csv.writer(file).writerow(["images/1.jpg", "five"])
     assert len(Corrections(task, folder).history("images/1.jpg")) == 3  # the others are read
+
+
+@pytest.mark.parametrize("moment", ("done", "written down", "half"))
+def test_a_renamed_image_keeps_its_history(moment, tmp_path, monkeypatch):
+    folder = tmp_path / "d"
+    task = make(folder, "")
+    store = Corrections(task, folder)
+    for number in (1, 2):
+        store.save("images/1.jpg", codes_of(number), **DONE, prediction=codes_of(9))
+    store.save("images/2.jpg", codes_of(5), **DONE)
+    rows = store.history("images/1.jpg")
+    (folder / ".fastseg/pins.csv").write_text("image,version,source,when\nimages/1.jpg,2,e,now\n")
+    for kind in ("images", "masks"):
+        (first,) = (folder / kind).glob("1.*")
+        first.rename(first.with_stem("new"))
+    if moment != "done":  # killed
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        where = (renames, "_carry") if moment == "written down" else (Log, "write")
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(*where, stop)
+            Corrections(task, folder)
+    again = Corrections(task, folder)
+    assert [replace(row, image="images/1.jpg") for row in again.history("images/new.jpg")] == rows
+    assert len(again.all()) == 3 and np.array_equal(again.version("images/new.jpg", 1), codes_of(1))
+    assert np.array_equal(again.version("images/new.jpg", 2), codes_of(2))
+    assert np.array_equal(again.prediction("images/new.jpg", 2), codes_of(9))
+    assert rows_of(folder / ".fastseg/pins.csv")[0]["image"] == "images/new.jpg"
+    assert not (folder / ".fastseg/renamed.json").exists()
+    assert not (folder / ".fastseg/versions/images/1.jpg").exists()
+    assert Corrections(task, folder).save("images/new.jpg", codes_of(7), **DONE).version == 3
+
+
+def test_a_renamed_image_of_an_older_history_is_found_by_the_ledger(tmp_path):
+    folder = tmp_path / "d"
+    task = make(folder, "", "1234567")
+    Corrections(task, folder).save("images/1.jpg", codes_of(1), **DONE)
+    (folder / ".fastseg/versions/images/1.jpg/content.sha256").unlink()
+    for kind in ("images", "masks"):
+        (first,) = (folder / kind).glob("1.*")
+        first.rename(first.with_stem("new"))
+    assert Corrections(task, folder).newest("images/new.jpg") == 1
+    (folder / "images/new.jpg").write_bytes((folder / "images/2.jpg").read_bytes())
+    (folder / "images/new.jpg").rename(folder / "images/other.jpg")  # another content
+    assert Corrections(task, folder).newest("images/other.jpg") == 0
 
 
 def test_the_state_is_no_data(samples, tmp_path, run):

@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from fastseg import tasks
 from fastseg.corrections.store import Corrections
+from fastseg.data.assigning import APART, TEST, TRAIN, VALID
 from fastseg.data.contents import digests
-from fastseg.data.parts import APART, TEST, TRAIN, VALID, Ledger
+from fastseg.data.parts import Ledger
 from fastseg.data.split import splitter
 from fastseg.training.trials import InnerSplit
 from fastseg.types import Item
@@ -144,6 +145,25 @@ def test_what_looks_the_same_is_not_on_both_sides(tmp_path):
     third = items_in(tmp_path, {"also_a": brighter(1) + 1}, group="/b")
     every += third
     assert "also_a" in named(every, Ledger.of(tmp_path).assign(every)[2])
+
+
+def test_a_mirrored_or_rotated_copy_of_a_held_out_image_does_not_train(tmp_path):
+    items = items_in(tmp_path, {"a": 1, "b": 2})
+    ledger = Ledger.freeze(tmp_path, items, {"b.png"}, "export x")
+    upright = picture(2)
+    laid = (upright, upright.transpose(1, 0, 2))
+    turned = [np.rot90(view, 2 * half) for view in laid for half in (0, 1)]
+    views = [*turned, *(view[:, ::-1] for view in turned)][1:]
+    assert len({view.tobytes() for view in (upright, *views)}) == 8
+    brighter = [np.clip(view + 9.0, 0, 255).astype(np.uint8) for view in views]
+    new = items_in(tmp_path, {f"turned{number}": view for number, view in enumerate(brighter)})
+    every = [*items, *new, *items_in(tmp_path, {"other": 3})]
+    train, valid, apart = ledger.assign(every, valid_share=0)
+    assert named(every, train) == {"a", "other"} and named(every, valid) == {"b"}
+    assert len(apart) == 7
+    assert all("mirrored or rotated" in reasons(tmp_path)[every[i].image.stem][1] for i in apart)
+    again = every + items_in(tmp_path, {"like_a": np.ascontiguousarray(picture(1)[::-1])})
+    assert "like_a" in named(again, Ledger.of(tmp_path).assign(again, valid_share=1)[0])
 
 
 def test_pictures_of_other_classes_are_no_copies(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastseg import formats, tasks
+from fastseg.corrections.store import Corrections
 from fastseg.formats.parquet import Columns, columns_of, extract, find, split_of
 
 pytest.importorskip("pyarrow", reason="needs the extra parquet")
@@ -224,6 +225,23 @@ def test_a_conversion_writes_the_images_of_rows(run, tmp_path):
         f"subject{n // 2}_{n}.png" for n in (4, 5, 6)
     ]
     assert "nothing" in run("check", "out").out
+
+
+def test_labels_in_parquet_files_are_corrected_in_a_converted_copy(run, tmp_path):
+    folder = with_masks(tmp_path / "roofs")
+    (folder / "task.toml").write_text(TASK)
+    assert "fastseg convert roofs" in run("app", "roofs", error="packed-images").message
+    store = Corrections("roofs", "roofs")
+    with refuses("packed-images"):
+        store.label(store.task.items("roofs")[0].image)
+    with refuses("packed-images"):
+        store.begin()
+    run("convert", "roofs", "out", "--to", "png")
+    copy = Corrections("out", "out")
+    image = copy.task.items("out")[0].image
+    label = copy.label(image) * 0
+    copy.save(image, label, action="corrected", by="Ada", seconds=1)
+    assert not Corrections("out", "out").label(image).any()
 
 
 def test_new_describes_masks_in_parquet_files(run, tmp_path):

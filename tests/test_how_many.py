@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ARCH
+from conftest import ARCH, refuses
 
 from fastseg import tasks
 from fastseg.metrics.learning_curves import Curve, back_test, drawn_laws, gains, scores_at
+from fastseg.training.how_many import how_many
 from fastseg.training.subsets import Part
 
 COUNTS = np.array([50.0, 100.0, 200.0, 400.0])
@@ -99,6 +100,8 @@ def test_how_many_refuses_in_one_line(samples, run, tmp_path):
     common = ["study", "eye", "--data", samples["eye"], "--how-many"]
     run(*common, error="too-few-for-curves")
     run(*common, "--seeds", "1", error="no-seeds")
+    with refuses("option-range"):
+        how_many("eye", samples["eye"], more=[1.5])
     run(*common, "--vary", "opt=adamw,sgd", code=2)
     run(*common, "--together", code=2)
     run("study", "eye", "--data", samples["eye"], code=2)
@@ -106,4 +109,6 @@ def test_how_many_refuses_in_one_line(samples, run, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     data = tasks.get("mri").sample(tmp_path / "mri", n=60)
-    run("study", "mri", "--data", data, "--how-many", "--out", "taken", error="not-a-study")
+    common = ["study", "mri", "--data", data, "--how-many", "--out", "taken"]
+    run(*common, error="not-a-study")
+    run(*common, "--table", "groups.csv", error="table-without-by")

@@ -14,8 +14,11 @@ import fastseg
 from fastseg import tasks
 from fastseg.corrections import selection
 from fastseg.corrections.audit import left_to_audit
+from fastseg.corrections.certificate import Plan, at_best, certify
+from fastseg.corrections.labelled import Predicted
 from fastseg.corrections.looks import Looks
 from fastseg.corrections.store import Corrections
+from fastseg.exports.card import read_card
 from fastseg.inference.predictor import Predictor
 from fastseg.metrics.bounds import certified_part, mean_bound
 from fastseg.models.factory import classifier
@@ -83,7 +86,7 @@ def test_next_orders_the_images_without_a_label(half_labelled, exports, run, mon
     assert len(errors) == 6 and errors == sorted(errors, reverse=True)
     assert {*orders["error"]} == {Path(row["image"]).name for row in every[:4]}
     table = run(*common[:-1], "--n", "2").out
-    assert "fastseg fit" in table and orders["auto"][0] in table
+    assert f"fastseg fit --from {exports('eye')}" in table and orders["auto"][0] in table
     both = json.loads(run(*common, "--n", "99", "--by", "error", "--labelled").out)
     assert len(both) == 16 and sum(row["labelled"] for row in both) == 10
 
@@ -108,6 +111,25 @@ def test_next_takes_a_folder_of_photographs_and_leaves_out_damaged_ones(
         run("next", photos, "--export", exports("mri"), "--by", "rarity", "--json").out
     )
     assert all(abs(sum(row["shares"].values()) - 1) < 1e-4 for row in rare)
+
+
+def test_next_leaves_out_what_would_never_train(half_labelled, exports, run, tmp_path):
+    photos, held_out = tmp_path / "photos", read_card(exports("eye")).valid_files
+    photos.mkdir()
+    shutil.copy(half_labelled / held_out[0], photos / "copy.jpg")
+    with Image.open(half_labelled / held_out[1]) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "mirrored.png")
+    common = ["next", photos, "--export", exports("eye"), "--data", half_labelled]
+    run(*common, error="no-unlabelled")
+    new = sorted((half_labelled / "imgs_small").iterdir())[-1]
+    new.rename(photos / new.name)
+    result = run(*common, "--json")
+    assert [Path(row["image"]).name for row in json.loads(result.out)] == [new.name]
+    assert "2 images are left out" in result.err
+    assert not (half_labelled / ".fastseg").exists()  # asking writes nothing
+    (photos / new.name).write_bytes(b"damaged")
+    told = run(*common, error="unreadable-image")
+    assert told.err.count(new.name) == 1
 
 
 def test_next_refuses_in_one_line(samples, exports, run, tmp_path):
@@ -191,6 +213,7 @@ def test_label_certifies_after_an_audit_of_files(samples, photos, exports, run):
     common = ["label", photos, "--export", exports("eye"), "--audit", "10", "--error", "0.4"]
     begun = json.loads(run(*common, "--json").out)
     out, data = Path(begun["out"]), Path(begun["data"])
+    assert begun["at_best"]["bound"] == mean_bound(np.zeros(10), 16, DELTA)
     assert out.name == "photos_labelled" and begun["certificate"] is None
     assert len({*begun["sample"]}) == len(begun["left"]) == 10
     assert {row["state"] for row in rows_of(out / "labels.csv")} == {"not certified yet"}
@@ -210,7 +233,8 @@ def test_label_certifies_after_an_audit_of_files(samples, photos, exports, run):
         str(photos / name) for name in begun["sample"]
     }
     assert all(row["source"].startswith("eye ") for row in rows)
-    assert json.loads((out / "audit.json").read_text())["certificate"] == certificate
+    written = json.loads((out / "audit.json").read_text())
+    assert written["certificate"] == certificate and done["at_best"] is None
     untouched = [path for path in before if path.stem not in {Path(n).stem for n in done["sample"]}]
     assert untouched and all(path.read_bytes() == before[path] for path in untouched)
     for changed in (("--audit", "9"), ("--error", "0.3"), ("--seed", "1"), ("--confidence", "0.9")):
@@ -240,6 +264,37 @@ def test_label_takes_what_the_app_saved(samples, photos, exports, run):
     assert again["certificate"]["review"] == done["certificate"]["review"] - 1
     assert again["certificate"]["bound"] == done["certificate"]["bound"]
     assert left_to_audit(photos) == []
+
+
+def test_what_an_audit_can_give_at_best_is_said_when_it_is_drawn():
+    predicted = [Predicted(Path(f"{i}"), f"{i}", i / 4000, "", "") for i in range(200)]
+    order = np.random.default_rng(0).permutation(200)
+
+    def plan(count: int) -> Plan:
+        names = [predicted[i].name for i in order[:count]]
+        return Plan("", "", 200, 0.05, 0.95, 0, names, "", count)
+
+    few = at_best(plan(20), predicted, order)
+    assert few.certified == 0 and few.bound > 0.05 and 20 < few.needed < 200
+    assert str(few.needed) in few.sentence(plan(20))
+    perfect = {name: 0.0 for name in plan(few.needed).sample}
+    assert certify(plan(few.needed), predicted, perfect, {*perfect}).part.size
+    fewer = {name: 0.0 for name in plan(few.needed - 1).sample}
+    assert not certify(plan(few.needed - 1), predicted, fewer, {*fewer}).part.size
+    assert at_best(plan(few.needed), predicted, order).certified
+
+
+def test_an_audit_of_all_images_keeps_the_number_that_was_asked_for(photos, exports, run):
+    for path in sorted(photos.iterdir())[1:]:
+        path.unlink()
+    common = ["label", photos, "--export", exports("eye"), "--finish"]
+    run(*common, "--audit", "100", "--json")
+    assert "--audit 100" in run(*common, "--audit", "3", error="audit-changed").message
+    file = photos.with_name("photos_labelled") / "audit.json"
+    document = json.loads(file.read_text())
+    del document["plan"]["asked"]  # as an earlier version wrote it
+    file.write_text(json.dumps(document))
+    assert json.loads(run(*common, "--audit", "3", "--json").out)["certificate"]["audited"] == 1
 
 
 @pytest.mark.slow

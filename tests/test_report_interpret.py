@@ -187,7 +187,7 @@ def test_results_are_not_written_among_the_data(exports, samples, run, tmp_path)
 
 
 def test_dollar_signs_and_class_names_are_taken_literally(capsys):
-    from fastseg.cli import console
+    from fastseg.cli import results as printed
     from fastseg.metrics import figures
     from fastseg.report import charts
 
@@ -201,7 +201,7 @@ def test_dollar_signs_and_class_names_are_taken_literally(capsys):
     tree = figures.to_json(figures.segmentation(counts, np.zeros((3, 8)), classes, 0))
     for name, pixels in zip(classes, counts.sum(axis=1)):
         tree["classes"][name] = {"pixels": int(pixels), **tree["classes"][name]}
-    console.figures(tree)
+    printed.figures(tree)
     shown = capsys.readouterr().out
     assert f"{tree['classes']['foreground']['dice']:.4f}" in shown and "foreground mean" in shown
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ..errors import ModelError
 from ..learners.options import OPTIONS, Number, Option, WholeNumber
 from ..learners.values import MB, seconds_of, size_of
+from .blocks import F, expanded
 
-F = TypeVar("F", bound=Callable[..., Any])
 FLAGS = {"true": True, "false": False}
 SHORTEST_BUDGET = 0.1  # seconds left for the fit at least; the fit itself refuses too little time
 
@@ -72,22 +71,10 @@ def _varied_value(name: str, text: str) -> Any:
 def with_fit_options(*names: str) -> Callable[[F], F]:
     """Add the options `names` of a fit to a command; it gets them as the dict `options`."""
 
+    block = {"options": [_parameter(OPTIONS[name]) for name in names]}
+
     def decorate(command: F) -> F:
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            if parameter.name == "options":
-                parameters += [_parameter(OPTIONS[name]) for name in names]
-            else:
-                parameters.append(parameter)
-
-        @wraps(command)
-        def called(**given: Any) -> Any:
-            options = {name: read_value(OPTIONS[name], given.pop(name)) for name in names}
-            return command(**given, options=options)
-
-        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
-        called.__annotations__ = {entry.name: entry.annotation for entry in parameters}
-        return called  # type: ignore[return-value]  # typer calls it by keyword only
+        return expanded(command, block, lambda name, value: read_value(OPTIONS[name], value))
 
     return decorate
 

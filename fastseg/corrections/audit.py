@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from ..inference.batch import predict
 from ..tasks import Task
 from ..utils.io import read_json, write_json, write_rows
 from ..utils.locks import write_lock
-from .certificate import Certificate, Plan, certify
+from .certificate import AtBest, Certificate, Plan, at_best, certify
 from .labelled import (
     PNG,
     Predicted,
@@ -44,6 +45,7 @@ class Labelled:
     left: list[str]  # images of the sample that nobody has looked at, in the order of the draw
     certificate: Certificate | None = None
     files: list[Path] = field(default_factory=list)
+    at_best: AtBest | None = None  # without a certificate: what the audit can give at most
 
 
 def label(
@@ -105,8 +107,8 @@ def label(
         predicted = predicted_in(task, folder, out)
         plan = _plan(folder, source, card, predicted, audit, error, confidence, seed)
         if begun:
-            plan = replace(plan, begun=begun.begun)
             _agree(plan, begun, out)
+            plan = begun
         looked_at = audited_images(task, out) | ({*plan.sample} if finish else set())
         left = [name for name in plan.sample if name not in looked_at]
         data = out / (PNG if task.has_masks else "classes.csv")
@@ -116,11 +118,12 @@ def label(
             errors = errors_of(task, out, predicted, plan.sample)
             certificate = certify(plan, predicted, errors, looked_at)
         files = [_write_labels(task, out, plan, predicted, errors, certificate, looked_at)]
-        document = {"plan": asdict(plan)}
+        document: dict[str, Any] = {"plan": asdict(plan)}
         if certificate:
             document["certificate"] = certificate.to_json()
+        foreseen = None if certificate else at_best(plan, predicted, _order(plan.images, seed))
         files.insert(0, write_json(out / AUDIT, document))
-    return Labelled(out, data, plan, left, certificate, files)
+    return Labelled(out, data, plan, left, certificate, files, foreseen)
 
 
 def left_to_audit(data: Path | str) -> list[Path]:
@@ -157,7 +160,7 @@ def _plan(
     confidence: float,
     seed: int,
 ) -> Plan:
-    order = np.random.default_rng(seed).permutation(len(predicted))
+    order = _order(len(predicted), seed)
     return Plan(
         str(folder),
         f"{source.name} {card.sha256.get(MODEL, '')[:12]}".strip(),
@@ -167,7 +170,13 @@ def _plan(
         seed,
         [predicted[i].name for i in order[:audit]],
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        audit,
     )
+
+
+def _order(images: int, seed: int) -> np.ndarray:
+    """Return the indices of the images in the order in which they are drawn."""
+    return np.random.default_rng(seed).permutation(images)
 
 
 def _begun(out: Path) -> Plan | None:
@@ -187,8 +196,8 @@ def _agree(plan: Plan, begun: Plan, out: Path) -> None:
     other = plan.conflict(begun)
     if other:
         raise DataError(
-            f"{out}: holds an audit with another {other}, and a promise holds only for what was "
-            "decided before anyone looked; repeat its options, or choose another --out",
+            f"{out}: holds an audit with {other}, and a promise holds only for what was decided "
+            "before anyone looked; repeat its options, or choose another --out",
             "audit-changed",
         )
 

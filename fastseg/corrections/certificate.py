@@ -11,6 +11,14 @@ import numpy as np
 from ..metrics.bounds import Certified, certified_part, mean_bound
 from .labelled import Predicted
 
+GIVEN = {"asked": "--audit", "error": "--error", "confidence": "--confidence", "seed": "--seed"}
+WHAT = {
+    "folder": "folder",
+    "source": "export",
+    "images": "number of images",
+    "sample": "choice of images",
+}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -24,11 +32,17 @@ class Plan:
     seed: int
     sample: list[str]  # names of the images to audit, in the order of the draw
     begun: str  # ISO 8601, UTC
+    asked: int = 0  # images to audit, as given: more than there are, perhaps; 0 if not recorded
 
     def conflict(self, other: Plan) -> str:
-        """Return the name of what another plan has differently; "" if it is the same one."""
-        theirs = asdict(other)
-        return next((key for key, value in asdict(self).items() if theirs[key] != value), "")
+        """Say what the plan `other` has differently; "" if it is the same one."""
+        mine, theirs = asdict(self), asdict(other)
+        if not theirs["asked"]:
+            del mine["asked"]
+        different = [key for key in mine if theirs[key] != mine[key] and key != "begun"]
+        for key in (key for key in GIVEN if key in different):
+            return f"{GIVEN[key]} {theirs[key]}, not {mine[key]}"
+        return f"another {WHAT[different[0]]}" if different else ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,54 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, with the sentences."""
         return {**asdict(self), "sentences": list(self.sentences())}
+
+
+@dataclass(frozen=True)
+class AtBest:
+    """What an audit would say if it found no error at all: known before anyone looks."""
+
+    bound: float  # upper bound of the mean error of all predictions
+    certified: int  # images
+    needed: int  # images to audit, so that this many without an error certify any
+
+    def sentence(self, plan: Plan) -> str:
+        """Say in words what is the most that the audit can give."""
+        sure = f"with {100 * plan.confidence:.4g} % confidence"
+        audited = f"{len(plan.sample)} audited images"
+        bound = f"a mean error of at most {self.bound:.4f} {sure}"
+        more = f"--audit {self.needed}, in another --out"
+        if self.certified:
+            return f"at best, {audited} give {bound}"
+        if self.bound > plan.error:
+            return (
+                f"so few can certify nothing at {plan.error:g}: {audited} without any error give "
+                f"{bound}; audit {self.needed} or more ({more})"
+            )
+        return (
+            f"at best, {audited} give {bound}, but certify no part at {plan.error:g}, since the "
+            f"export itself expects larger errors; that takes {self.needed} ({more})"
+        )
+
+
+def at_best(plan: Plan, predicted: Sequence[Predicted], order: np.ndarray) -> AtBest:
+    """Return what the audit would say without any error.
+
+    `order` are the indices of all images, int (N,), in the order of the draw, the audited ones
+    first.
+    """
+    delta, count = 1 - plan.confidence, len(predicted)
+    expected = np.array([image.expected_error for image in predicted])
+
+    def certified(size: int) -> int:
+        drawn = order[:size]
+        return certified_part(expected, drawn, np.zeros(size), plan.error, delta).size
+
+    low, high = 0, count  # an audit of all images leaves nothing open
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certified(middle) else (middle, high)
+    bound = float(mean_bound(np.zeros(len(plan.sample)), count, delta))
+    return AtBest(bound, certified(len(plan.sample)), high)
 
 
 def certify(

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.assigning import HELD_OUT
+from ..data.contents import digests
 from ..data.parts import Ledger
+from ..data.slices import stem_of
 from ..data.split import DEFAULT_SEED
 from ..errors import DataError, ExportError
 from ..exports.card import CARD, Card, read_card
-from ..tasks import Task
-from ..utils.io import name_below
+from ..tasks import Item, Task
+from ..utils.io import has_files, name_below
 
 log = logging.getLogger(__name__)
 
 
-def freeze_parts(task: Task, root: Path, exports: list[Path], moved: bool = False) -> Ledger | None:
+def freeze_parts(
+    task: Task, root: Path, exports: list[Path], moved: bool = False, record: bool = True
+) -> Ledger | None:
     """Return the ledger of a data folder, frozen now if there is none.
 
     The first of `exports` that was trained on this folder, and held images out, says which ones
     stay held out; without one, the task's own split does. With `moved`, the folder may be a copy
-    of the one that it was trained on. None if there are too few labelled images to divide.
+    of the one that it was trained on. Without `record`, nothing is written. None if there are too
+    few labelled images to divide.
     """
     there = Ledger.of(root)
     items, _ = task.listed(root)
@@ -30,10 +38,11 @@ def freeze_parts(task: Task, root: Path, exports: list[Path], moved: bool = Fals
         if card is None or not names & {*card.valid_files}:
             continue
         reason = f"export {export.name}"
+        held_out = set(card.valid_files)
         if there is not None:
-            there.hold_out(items, set(card.valid_files), reason, task.reading)
+            there.hold_out(items, held_out, reason, task.reading, record)
             return there
-        return Ledger.freeze(root, items, set(card.valid_files), reason, task.reading)
+        return Ledger.freeze(root, items, held_out, reason, task.reading, record)
     if there is not None:
         return there
     try:
@@ -41,7 +50,44 @@ def freeze_parts(task: Task, root: Path, exports: list[Path], moved: bool = Fals
     except DataError:
         return None
     held_out = {name_below(root, items[i].image) for i in valid}
-    return Ledger.freeze(root, items, held_out, f"the task's, by seed {DEFAULT_SEED}", task.reading)
+    reason = f"the task's, by seed {DEFAULT_SEED}"
+    return Ledger.freeze(root, items, held_out, reason, task.reading, record)
+
+
+def never_training(
+    task: Task, root: Path, files: Sequence[Path], exports: list[Path]
+) -> dict[Path, str]:
+    """Return which images without a label would never train if they had one, and why.
+
+    They are copies of held-out images, or look the same, see `data.parts`; of classes, copies only,
+    since images of other classes may look the same. What is held out is asked as in `freeze_parts`,
+    of the ledger or the `exports`; nothing is recorded. Files may be outside the data folder.
+    """
+    if not files or not has_files(root):
+        return {}
+    ledger = freeze_parts(task, root, exports, moved=True, record=False)
+    if ledger is None:
+        return {}
+    found: dict[Path, str] = {}
+    items = [_unlabelled(task, root, file) for file in files]
+    for file, content in zip(files, digests(items, task.reading)):
+        row = ledger.rows.get(content)
+        is_other = row is not None and row.name != name_below(root, file)
+        if row is not None and is_other and row.part in HELD_OUT and (root / row.name).is_file():
+            found[file] = f"is a copy of {row.name}, which is held out"
+    if task.has_masks:
+        left = [item for item in items if item.image not in found]
+        # a share of 0: whether they could train is the question
+        _, _, apart = ledger.assign(left, 0, task.reading, task.grouped, record=False)
+        contents = digests(left, task.reading)
+        found |= {left[i].image: ledger.rows[contents[i]].why for i in apart}
+    return found
+
+
+def _unlabelled(task: Task, root: Path, file: Path) -> Item:
+    pattern = getattr(task, "group", None)
+    match = re.match(pattern, stem_of(file)) if pattern else None
+    return Item(file, Path(), None, match.group() if match else f"/{name_below(root, file)}")
 
 
 def _card_of(task: Task, root: Path, export: Path, moved: bool) -> Card | None:

@@ -21,6 +21,7 @@ from ..tasks import ClassificationTask, Item, Layout, SegmentationTask, Task
 from ..tasks.corrected import folder_of, is_deep, layout_of
 from ..tasks.layouts import PARQUET, class_files
 from ..utils.io import name_below
+from ..utils.shell import typed
 from .encoding import WRITABLE
 from .places import ClassEntry, ClassMaskFiles, DrawnMask, MaskFile, Place, TableCell, staging
 
@@ -38,6 +39,27 @@ def no_layout(image: Path, task: Task) -> DataError:
         f"({task.expected()})",
         "no-layout",
     )
+
+
+def require_files(task: Task, root: Path) -> None:
+    """Raise `DataError` if all images of a task are in parquet files.
+
+    Their pixels are only in the user's cache, so that no label can be saved beside them.
+    """
+    if isinstance(task, ClassificationTask):
+        is_packed = task.labels == PARQUET
+        remedy = "write them as files, with a table of their classes"
+    else:
+        assert isinstance(task, SegmentationTask)
+        is_packed = all(layout.format == PARQUET for layout in task.layouts)
+        folder = typed(root)
+        remedy = f"write them as files (fastseg convert {folder} OUT --to png), and correct those"
+    if is_packed:
+        raise DataError(
+            f"{root}: its images are inside parquet files, where no label can be corrected; "
+            f"{remedy}",
+            "packed-images",
+        )
 
 
 @dataclass

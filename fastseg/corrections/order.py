@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from ..errors import DataError, TaskError, choose
 from ..exports.card import Card
 from ..exports.read import opened
 from ..metrics.risk import ERROR_RATE, review_threshold
-from ..tasks import Task
+from ..tasks import Item, Task
 from ..utils.choices import check_runtime
 from ..utils.io import has_files
+from .freezing import never_training
 from .locate import Listing
 
 if TYPE_CHECKING:
@@ -57,6 +58,15 @@ class Candidate:
         }
 
 
+class Chosen(list[Candidate]):
+    """The images to label next, the first one first."""
+
+    def __init__(self, found: Iterable[Candidate], export: Path, left_out: int = 0):
+        super().__init__(found)
+        self.export = export  # by which they were chosen: its folder, or its pickle
+        self.left_out = left_out  # images that can never train, see `never_training`
+
+
 def next_images(
     task: str | Path | Task | None,
     data: Path | str | None = None,
@@ -72,7 +82,7 @@ def next_images(
     trust: bool = False,
     runtime: str = "auto",
     precision: str | None = None,
-) -> list[Candidate]:
+) -> Chosen:
     """Return the `n` images that are best labelled next, the first one first.
 
     They are images without a label in the task's data folder `data`, or all images below the folder
@@ -81,7 +91,8 @@ def next_images(
     labelled images and each other by the backbone's features), "rarity" (most of the classes that
     are rare), "random" (by `seed`), "mixed" (diverse ones among those of large expected error), or
     "auto", see `AUTO`. The same files, export and arguments give the same order. Files that cannot
-    be read are left out, with a warning.
+    be read are left out, with a warning, and so are images that look the same as a held-out one:
+    they would never train, see `data.parts`.
     Raises `DataError` "no-unlabelled" if there is nothing to label, and `FastsegError` kinds.
     """
     if n < 1:
@@ -89,12 +100,23 @@ def next_images(
     by = choose("order", by, ORDERS, TaskError)
     check_runtime(runtime, precision)
     task, source, card = opened(task, export)
-    files, items = _places(task, card, data, photos, labelled)
+    root, files, items = _places(task, card, data, photos, labelled)
+    known = {item.image for item in items}
+    folder = source.parent if source.suffix == ".pkl" else source
+    apart = never_training(task, root, [file for file in files if file not in known], [folder])
+    files = [file for file in files if file not in apart]
+    if not files:
+        raise DataError(
+            f"{photos or root}: each of the {len(apart)} images without a label looks the same as "
+            "a held-out one, so that none would train; add others",
+            "no-unlabelled",
+        )
     from ..inference.loading import load
 
     predictor = load(source, device, trust, None, runtime, precision, images=len(files), bs=bs)
     predictor.adapt(files)
-    return candidates(predictor, files, items, n, by=by, seed=seed, bs=bs)
+    found = candidates(predictor, files, [item.image for item in items], n, by=by, seed=seed, bs=bs)
+    return Chosen(found, source, len(apart))
 
 
 def candidates(
@@ -116,9 +138,9 @@ def candidates(
 
     by, task, known = AUTO if by == "auto" else by, predictor.task, {*labelled}
     looks = look(predictor, files, bs)
-    _warn_of_failed(looks)
     if not looks.files:
         raise next(iter(looks.failed.values()))
+    _warn_of_failed(looks)
     compared = None
     if by not in ("error", "random"):
         chosen = {*files}
@@ -147,31 +169,34 @@ def _places(
     data: Path | str | None,
     photos: Path | str | None,
     labelled: bool,
-) -> tuple[list[Path], list[Path]]:
-    """Return the images to order, and the labelled ones. Raises `DataError` without any."""
+) -> tuple[Path, list[Path], list[Item]]:
+    """Return the data folder, the images to order, and the labelled ones.
+
+    Raises `DataError` if there is nothing to order.
+    """
     root = Path(data or card.data_folder or task.default_data)
     if data is None and not root.is_dir():
         root = task.default_data
-    items: list[Path] = []
+    items: list[Item] = []
     if photos is None or data is not None or has_files(root):
-        items = [item.image for item in task.listed(root)[0] if item.split != "test"]
+        items = [item for item in task.listed(root)[0] if item.split != "test"]
     if photos is None:
         files, where = Listing.of(task, root).unlabelled(), root
     else:
         where = Path(photos)
         if not where.is_dir():
             raise DataError(f"{where}: no such folder; check the path", "no-such-path")
-        of_labels = {image.resolve() for image in items}
+        of_labels = {item.image.resolve() for item in items}
         files = [file for file in images_below(where) if file.resolve() not in of_labels]
     if labelled:
-        files = sorted({*files, *items})
+        files = sorted({*files, *(item.image for item in items)})
     if not files:
         raise DataError(
             f"{where}: has no image without a label; name a folder of photographs, or give "
             "--labelled to order the labelled ones",
             "no-unlabelled",
         )
-    return files, items
+    return root, files, items
 
 
 def _order(

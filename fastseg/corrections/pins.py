@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.parts import HELD_OUT, Ledger
+from ..data.assigning import HELD_OUT
+from ..data.parts import Ledger
 from ..data.state import state_of
 from ..errors import DataError
 from ..exports.card import MODEL, Card, read_card
@@ -33,13 +34,14 @@ from ..types import IGNORE
 from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
 from ..utils.progress import track
+from .history import FIRST, WAIT
 from .places import Label
-from .store import FIRST, WAIT, Corrections
+from .renames import PINS
+from .store import Corrections
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
-PINS = "pins.csv"
 CHANGES = ("corrected", "new", "audited")  # actions that are a pin, where pixels differ
 HOLDS = 0.5  # share of the changed pixels; see the module's text
 SOURCE_DIGITS = 12  # of the model's SHA-256

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import DataError
 from ..types import Item
 from .channels import files_of, read_near, shown
-from .looks import look_of
+from .looks import look_of, views_of
 from .reading import PLAIN, Reading
 from .slices import split_slice
 
@@ -66,13 +66,32 @@ def looks_of(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
     """Return the perceptual hash of each item's image; "" for one that cannot be read."""
 
     def look(item: Item) -> str:
-        try:
-            pixels, _ = read_near(item.image, (LOOK_SIDE, LOOK_SIDE), reading)
-        except DataError:  # the check of the data says so
-            return ""
-        return look_of(np.ascontiguousarray(shown(pixels)))
+        pixels = _small(item, reading)
+        return "" if pixels is None else look_of(pixels)
 
     return _in_threads(look, items)
+
+
+def all_views_of(items: Sequence[Item], reading: Reading = PLAIN) -> list[list[str]]:
+    """Return the perceptual hashes of each item's image, mirrored and rotated: see `views_of`.
+
+    Empty for an image that cannot be read.
+    """
+
+    def views(item: Item) -> list[str]:
+        pixels = _small(item, reading)
+        return [] if pixels is None else views_of(pixels)
+
+    return _in_threads(views, items)
+
+
+def _small(item: Item, reading: Reading) -> np.ndarray | None:
+    """Return an image, uint8 (H, W, 3); None if it cannot be read."""
+    try:
+        pixels, _ = read_near(item.image, (LOOK_SIDE, LOOK_SIDE), reading)
+    except DataError:  # the check of the data says so
+        return None
+    return np.ascontiguousarray(shown(pixels))
 
 
 def _in_threads(work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:

@@ -7,9 +7,9 @@ image is assigned once:
 - An image of a known group goes where the group is.
 - A folder for training or for validation decides for its images.
 - Otherwise a hash of the group and the content decides, in the given share.
-- An image that looks the same as a held-out one never trains, and one that looks the same as a
-  training image never validates: where its group and its looks contradict each other, it is
-  "apart", in neither part.
+- An image that looks the same as a held-out one, also mirrored or rotated by quarter turns, never
+  trains, and one that looks the same as a training image never validates: where its group and its
+  looks contradict each other, it is "apart", in neither part.
 
 A renamed file keeps its part, since its content is the same. Copies of a held-out image are apart.
 """
@@ -17,48 +17,26 @@ A renamed file keeps its part, since its content is the same. Copies of a held-o
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-
-import numpy as np
 
 from ..errors import DataError
 from ..types import Item
 from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
-from .contents import digests, looks_of
-from .looks import MAX_HASH_DISTANCE, bits_of, distances
+from .assigning import APART, FROZEN, HELD_OUT, TEST, TRAIN, VALID, Row, Twins, target_of
+from .contents import all_views_of, digests, looks_of
 from .reading import PLAIN, Reading
 from .state import LEDGER
 
 log = logging.getLogger(__name__)
 
-TRAIN, VALID, TEST, APART = "train", "valid", "test", "apart"
-HELD_OUT = (VALID, TEST)
 VALID_SHARE = 0.2  # of new images, as in `data.split`
-FROZEN = "first split"  # how the reason of a row begins that was not drawn here
 WAIT = 120.0  # seconds to wait for another process that assigns parts
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image of the ledger."""
-
-    sha256: str
-    name: str  # path below the data folder when it was recorded
-    group: str
-    part: str  # train, valid, test or apart
-    why: str
-    look: str = ""  # perceptual hash; "" if it is not known yet
-
-    @property
-    def is_of_first_split(self) -> bool:
-        """Whether it was there when the ledger was made."""
-        return self.why.startswith(FROZEN)
 
 
 COLUMNS = tuple(entry.name for entry in fields(Row))
@@ -110,15 +88,16 @@ class Ledger:
         held_out: Collection[str],
         reason: str,
         reading: Reading = PLAIN,
+        record: bool = True,
     ) -> Ledger:
         """Record a split that there is, and return its ledger; one that exists is returned.
 
         `held_out` are the names, below `data`, of the images that validate; images of folders for
         validation or test stay there, and the others train. A copy of a held-out image counts as
-        held out. `reason` says where the split comes from.
+        held out. `reason` says where the split comes from. Without `record`, nothing is written.
         """
         data = Path(data)
-        with waiting_lock(data / LEDGER, WAIT):
+        with waiting_lock(data / LEDGER, WAIT) if record else nullcontext():
             there = cls.of(data)
             if there is not None:
                 return there
@@ -138,13 +117,14 @@ class Ledger:
                 why = f"{FROZEN}: {reason}"
                 row = Row(contents[i], names[i], items[i].group, parts[i], why)
                 ledger.rows.setdefault(contents[i], row)
-            if copies:
+            if copies and record:
                 log.warning(
                     "%s: %d images to train on are copies of held-out ones: they do not train",
                     data,
                     copies,
                 )
-            ledger._write()
+            if record:
+                ledger._write()
         return ledger
 
     def assign(
@@ -176,9 +156,17 @@ class Ledger:
         return self._parts(items, contents)
 
     def hold_out(
-        self, items: Sequence[Item], held_out: Collection[str], reason: str, reading: Reading
+        self,
+        items: Sequence[Item],
+        held_out: Collection[str],
+        reason: str,
+        reading: Reading,
+        record: bool = True,
     ) -> None:
-        """Record the images named in `held_out` whose rows were lost: they stay held out."""
+        """Record the images named in `held_out` whose rows were lost: they stay held out.
+
+        Without `record`, nothing is written.
+        """
         named = [item for item in items if name_below(self.data, item.image) in held_out]
         lost = [
             (content, item)
@@ -193,12 +181,13 @@ class Ledger:
             len(lost),
             reason,
         )
-        with waiting_lock(self.data / LEDGER, WAIT):
+        with waiting_lock(self.data / LEDGER, WAIT) if record else nullcontext():
             for content, item in lost:
                 name = name_below(self.data, item.image)
                 row = Row(content, name, item.group, VALID, f"{FROZEN}: {reason}")
                 self.rows.setdefault(content, row)
-            self._write()
+            if record:
+                self._write()
 
     def side_for(self, group: str | None, content: str, valid_share: float = VALID_SHARE) -> str:
         """Return "train" or "valid" for a new image that no folder has yet.
@@ -206,7 +195,7 @@ class Ledger:
         `group` is its group, if it has one, and `content` its digest, see `digests`.
         """
         known = {row.part for row in self.rows.values() if group and row.group == group}
-        part, _ = _target(group or content, content, known, (), valid_share)
+        part, _ = target_of(group or content, content, known, (), valid_share)
         return VALID if part == VALID else TRAIN
 
     def _parts(
@@ -245,9 +234,9 @@ class Ledger:
                 new.setdefault(content, i)
         self._look_at(items, contents, reading)
         chosen = [items[i] for i in new.values()]
-        looks = dict(zip(new, looks_of(chosen, reading)))
+        views = dict(zip(new, all_views_of(chosen, reading)))
         labels = {content: items[i].label for i, content in contents.items()}
-        twins = _Twins(self.rows.values(), labels, grouped)
+        twins = Twins(self.rows.values(), labels, grouped)
         parts: dict[str, set[str]] = defaultdict(set)
         for row in self.rows.values():
             parts[row.group if grouped else row.sha256].add(row.part)
@@ -258,15 +247,16 @@ class Ledger:
         for group in sorted(by_group):
             members = sorted(by_group[group])
             folders = {items[new[content]].split for content in members} if has_valid else {None}
-            target, why = _target(group, members[0], parts[group], folders, valid_share)
+            target, why = target_of(group, members[0], parts[group], folders, valid_share)
             is_alone = len(members) == 1 and not parts[group] & {TRAIN, *HELD_OUT}
             for content in members:
                 item = items[new[content]]
                 row = Row(content, name_below(self.data, item.image), item.group, target, why)
-                row = replace(row, look=looks[content])
+                row = replace(row, look=next(iter(views[content]), ""))
                 if has_valid and target == VALID and item.split == TRAIN:
                     row = replace(row, part=APART, why="its group validates, its folder trains")
-                row = twins.checked(row, item.label, is_alone and item.split is None)
+                may_train = is_alone and item.split is None
+                row = twins.checked(row, views[content], item.label, may_train)
                 self.rows[content] = row
                 twins.add(row, item.label)
 
@@ -289,70 +279,3 @@ class Ledger:
     def _write(self) -> None:
         rows = [asdict(row) for row in self.rows.values()]
         write_rows(self.data / LEDGER, rows)
-
-
-def _target(
-    group: str,
-    first: str,
-    known: Collection[str],
-    folders: Collection[str | None],
-    valid_share: float,
-) -> tuple[str, str]:
-    """Return the part of a group's new images, and why; `first` is the lowest of their digests."""
-    sides = {TRAIN if part == TRAIN else VALID for part in known if part != APART}
-    if len(sides) > 1:
-        return APART, f"its group {group} is on both sides"
-    if sides:
-        (side,) = sides
-        return side, f"its group {group} {'trains' if side == TRAIN else 'is held out'}"
-    if VALID in folders:
-        return VALID, "in a folder for validation"
-    if TRAIN in folders:
-        return TRAIN, "in a folder for training"
-    draw = hashlib.sha256(f"{group}\0{first}".encode(errors="surrogateescape")).hexdigest()
-    return (VALID if int(draw[:13], 16) / 16**13 < valid_share else TRAIN), "drawn by its hash"
-
-
-class _Twins:
-    """The images of the ledger by their looks."""
-
-    def __init__(self, rows: Iterable[Row], labels: dict[str, Path | int], grouped: bool):
-        self.grouped = grouped
-        self.rows = [row for row in rows if row.look]
-        self.labels = dict(labels)
-        self.bits = bits_of([row.look for row in self.rows])
-
-    def add(self, row: Row, label: Path | int) -> None:
-        if row.look:
-            self.rows.append(row)
-            self.labels[row.sha256] = label
-            self.bits = np.concatenate([self.bits, bits_of([row.look])])
-
-    def checked(self, row: Row, label: Path | int, may_train: bool) -> Row:
-        """Return a new row with another part if it looks the same as an image of another part.
-
-        `may_train`: whether an image that was to validate may train in place of it.
-        """
-        if not row.look or row.part == APART or not self.rows:
-            return row
-        near = np.flatnonzero(distances(self.bits, bits_of([row.look])[0]) <= MAX_HASH_DISTANCE)
-        twins = [
-            self.rows[i]
-            for i in near
-            if not (self.grouped and self.rows[i].group == row.group)
-            and self._same_class(self.rows[i], label)
-        ]
-        held_out = next((twin for twin in twins if twin.part in HELD_OUT), None)
-        trains = next((twin for twin in twins if twin.part == TRAIN), None)
-        if row.part == TRAIN and held_out:
-            why = f"looks the same as {held_out.name}, which is held out"
-            return replace(row, part=APART, why=why)
-        if row.part == VALID and trains:
-            why = f"looks the same as {trains.name}, which trains"
-            return replace(row, part=TRAIN if may_train and not held_out else APART, why=why)
-        return row
-
-    def _same_class(self, twin: Row, label: Path | int) -> bool:
-        """Return whether two images may be copies: a sharp and a blurred one have other classes."""
-        other = self.labels.get(twin.sha256)
-        return not isinstance(label, int) or not isinstance(other, int) or label == other

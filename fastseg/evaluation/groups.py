@@ -22,13 +22,21 @@ DELIMITERS = ",\t;"
 NO_MATCH, NOT_LISTED, EMPTY = "no match", "not listed", "empty"  # groups of images without a value
 
 
-def group_function(by: str, table: Path | str | None, items: Sequence[Item], root: Path) -> GroupOf:
-    """Return the function that gives an item's group.
+def group_function(
+    by: str | None, table: Path | str | None, items: Sequence[Item], root: Path
+) -> GroupOf | None:
+    """Return the function that gives an item's group; None without `by`.
 
     `by` is group, source, split, folder, or a regular expression whose match (or first group) in
     the file's name is the group; with `table`, a CSV or TSV file whose first column names images,
     it is one of its columns. Raises `TaskError` or `DataError` if no image has a group.
     """
+    if not by:
+        if table is not None:
+            raise TaskError(
+                "--table needs --by with the name of one of its columns", "table-without-by"
+            )
+        return None
     if table is not None:
         return _by_column(Path(table), by, items, root)
     if by in FIELDS:

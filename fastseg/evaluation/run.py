@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from .. import __version__, formats
-from ..data.parts import TRAIN, Ledger
+from ..data.assigning import TRAIN
+from ..data.parts import Ledger
 from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError, TaskError, choose
@@ -91,11 +92,7 @@ def evaluate(
     check_runtime(runtime, precision)
     task, folder, card = opened(task, export)
     items, root = items_of(card, task, data, split)
-    if table and not by:
-        raise TaskError(
-            "--table needs --by with the name of one of its columns", "table-without-by"
-        )
-    group_of = group_function(by, table, items, root) if by else None
+    group_of = group_function(by, table, items, root)
     compared = find(task, compare) if compare else None
     out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
     _require_no_export(out)

@@ -240,5 +240,5 @@ def _refused(folder: Path, out: Path, found: dict[str, Any], pins: Pins) -> Mode
         f"{portable_path(place, Path.cwd())}",
         "came-back",
     )
-    error.details = {"pins": pins.to_json(), "refused": str(place)}
+    error.details = {"pins": {**pins.to_json(), "export": str(place)}, "refused": str(place)}
     return error

@@ -82,7 +82,7 @@ def how_many(
     items = task.items(place)
     split_seed = options.setdefault("split_seed", FitOptions().seed)
     parts = _parts(task, items, split_seed, shares, place)
-    group_of = group_function(by, table, items, place) if by else None
+    group_of = group_function(by, table, items, place)
     started = engine_of(engine, workers, address, num_gpus)
     with write_lock(out), started as side_by_side:
         description = _write_definition(out, task, data, options)
@@ -108,7 +108,7 @@ def _check(more: Sequence[int], seeds: int, shares: Sequence[float]) -> None:
             f"--seeds {seeds} does not show how much chance there is; give at least {FEWEST_SEEDS}",
             "no-seeds",
         )
-    if not more or min(more) < 1:
+    if not more or not all(isinstance(count, int) and count >= 1 for count in more):
         raise ModelError("--more takes whole numbers of at least 1", "option-range")
     if not all(0 < share <= 1 for share in shares) or max(shares, default=0) != 1:
         raise ModelError("shares are above 0 and at most 1, and 1 is one of them", "option-range")

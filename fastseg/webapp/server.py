@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from .. import __version__
+from ..corrections.locate import require_files
 from ..errors import AppError, FastsegError
 from ..utils.progress import hidden
 from .guard import Guard, Hosts, Keys, is_loopback
@@ -256,7 +257,8 @@ def open_app(
     """
     workspace = Workspace.opened(name, data, export, device)
     try:
+        require_files(workspace.task, workspace.data)
         return Server(workspace, host, port, password)
-    except AppError:
+    except FastsegError:
         workspace.close()
         raise

@@ -9,7 +9,7 @@ import typer
 
 from ...learners.options import MAX_SEED
 from ...utils.shell import typed
-from .. import console
+from .. import console, results
 from ..arguments import Address, Data, Device, Engine, Export, Json, TaskName, Workers
 from ..group import app
 
@@ -153,7 +153,7 @@ def new(
     )
     if as_json:
         return console.as_json(made.to_json())
-    console.found(made)
+    results.found(made)
 
 
 @app.command(epilog="Example: fastseg show eye --class iris --out eye.html --open")
@@ -263,8 +263,8 @@ def check(
             }
         )
     else:
-        console.faults(audit)
+        results.faults(audit)
     if copy and fix:
-        console.repaired(copy, fix, task, as_json)
+        results.repaired(copy, fix, task, as_json)
     if (audit.stops and not copy) or (copy and (copy.unusable or not copy.remaining)):
         raise typer.Exit(1)

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-from .. import console
+from .. import console, results
 from ..arguments import (
-    Address,
     Device,
-    Engine,
     Export,
     Json,
-    NumGpus,
     Precision,
     Runtime,
     Split,
     TaskOrExport,
     TrainedData,
-    Trust,
-    Tta,
-    Workers,
 )
+from ..blocks import with_blocks
 from ..group import app
 
 
 @app.command(epilog="Example: fastseg evaluate eye --compare exports/eye_sgd --by group")
+@with_blocks
 def evaluate(
     task: TaskOrExport,
     data: TrainedData = None,
@@ -62,22 +58,15 @@ def evaluate(
             help="Folder for metrics.json and per_image.csv [default: evaluation in the export].",
         ),
     ] = None,
-    device: Device = None,
-    runtime: Runtime = "auto",
-    precision: Precision = None,
-    tta: Tta = None,
-    trust: Trust = False,
-    engine: Engine = None,
-    workers: Workers = None,
-    address: Address = None,
-    num_gpus: NumGpus = 0,
+    *,
+    predicting: dict[str, Any],
+    engines: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Measure an export on labelled images, at original size: each class's figures over the
     dataset, with 95% intervals.
     """
     from ...evaluation.run import evaluate as call
-    from ...metrics.agreement import sentence
 
     result = call(
         task,
@@ -88,23 +77,15 @@ def evaluate(
         by=by,
         table=table,
         out=out,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        tta=tta,
-        trust=trust,
-        engine=engine,
-        workers=workers,
-        address=address,
-        num_gpus=num_gpus,
+        **predicting,
+        **engines,
     )
     if as_json:
         return console.as_json(result)
-    console.figures(result)
-    if result["agreement"]:
-        typer.echo(sentence(result["agreement"]))
+    results.figures(result)
+    results.agreement(result["agreement"])
     if by:
-        console.groups(result["by"], by)
+        results.groups(result["by"], by)
     if compare:
         typer.echo(result["comparison"]["verdict"])
     typer.echo(

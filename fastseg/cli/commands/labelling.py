@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from ...utils.shell import typed
 from .. import console
-from ..arguments import Data, Device, Export, Json, Precision, Runtime, Trust
+from ..arguments import Data, Export, Json
+from ..blocks import with_blocks
 from ..group import app
 
 Source = Annotated[
@@ -23,6 +25,7 @@ Source = Annotated[
 
 
 @app.command("next", epilog="Example: fastseg next eye --n 20")
+@with_blocks
 def next_(
     source: Source,
     data: Data = None,
@@ -40,10 +43,8 @@ def next_(
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of --by random.")] = 0,
     export: Export = None,
-    device: Device = None,
-    runtime: Runtime = "auto",
-    precision: Precision = None,
-    trust: Trust = False,
+    *,
+    loading: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Say which images to label next: at random, or where the export expects errors, unlike the
@@ -62,11 +63,11 @@ def next_(
         photos=photos,
         labelled=labelled,
         seed=seed,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        trust=trust,
+        **loading,
     )
+    if found.left_out:
+        count = "1 image is" if found.left_out == 1 else f"{found.left_out} images are"
+        console.say(f"{count} left out: they look the same as held-out ones, and would never train")
     if as_json:
         return console.as_json([candidate.to_json() for candidate in found])
     reviews = {None: "", True: "yes", False: "no"}
@@ -85,14 +86,16 @@ def next_(
     )
     what = "this image" if len(found) == 1 else f"these {len(found)} images"
     first = f"copy {what} into the data folder, then label them" if photos else f"label {what}"
-    where = "fastseg app TASK" if photos else f"fastseg app {typed(source)}"
+    folder = found.export.parent if found.export.suffix == ".pkl" else found.export
+    where = f"fastseg app {typed(folder if photos else source)}"
     typer.echo(
         f"next: {first} in the app ({where}) or with any tool, then train on: "
-        "fastseg fit --from EXPORT"
+        f"fastseg fit --from {typed(folder)}"
     )
 
 
 @app.command(epilog="Example: fastseg label photos/ --audit 100 --export exports/eye")
+@with_blocks
 def label(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photographs.")],
     task: Annotated[
@@ -125,10 +128,8 @@ def label(
         ),
     ] = False,
     export: Export = None,
-    device: Device = None,
-    runtime: Runtime = "auto",
-    precision: Precision = None,
-    trust: Trust = False,
+    *,
+    loading: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Label a folder with an export; certify the labels' error by an audit of a random sample; send
@@ -146,10 +147,7 @@ def label(
         seed=seed,
         out=out,
         finish=finish,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        trust=trust,
+        **loading,
     )
     if as_json:
         return console.as_json(
@@ -158,6 +156,7 @@ def label(
                 "data": str(result.data),
                 "sample": result.plan.sample,
                 "left": result.left,
+                "at_best": asdict(result.at_best) if result.at_best else None,
                 "certificate": result.certificate.to_json() if result.certificate else None,
                 "files": [str(file) for file in result.files],
             }
@@ -166,6 +165,8 @@ def label(
     if result.certificate:
         typer.echo("\n".join([*result.certificate.sentences(), *map(str, result.files)]))
         return
+    if result.at_best:
+        typer.echo(result.at_best.sentence(result.plan))
     count = len(result.plan.sample)
     where = f"in the app (fastseg app {typed(result.data)}) or " if result.data.is_dir() else ""
     done = "with --finish" if result.data.is_dir() else "(mark each in the column audited)"

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-from .. import console
+from .. import console, results
 from ..arguments import (
-    Address,
-    Device,
-    Engine,
     Export,
     Json,
-    NumGpus,
     Precision,
     Runtime,
     TaskOrExport,
-    Trust,
-    Tta,
-    Workers,
 )
+from ..blocks import with_blocks
 from ..group import app
 
 
 @app.command(epilog="Example: fastseg predict kitchen test/")
+@with_blocks
 def predict(
     task: TaskOrExport,
     paths: Annotated[
@@ -74,15 +69,9 @@ def predict(
         ),
     ] = 0.1,
     export: Export = None,
-    device: Device = None,
-    runtime: Runtime = "auto",
-    precision: Precision = None,
-    tta: Tta = None,
-    trust: Trust = False,
-    engine: Engine = None,
-    workers: Workers = None,
-    address: Address = None,
-    num_gpus: NumGpus = 0,
+    *,
+    predicting: dict[str, Any],
+    engines: dict[str, Any],
     pack: Annotated[
         bool, typer.Option("--pack", help="In shards: write one tar file of masks for each shard.")
     ] = False,
@@ -105,15 +94,8 @@ def predict(
         format=format,
         error_rate=error_rate,
         export=export,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        tta=tta,
-        trust=trust,
-        engine=engine,
-        workers=workers,
-        address=address,
-        num_gpus=num_gpus,
+        **predicting,
+        **engines,
         pack=pack,
     )
     if as_json:
@@ -125,7 +107,7 @@ def predict(
             }
         )
     if written.run:
-        return console.sharded(written.run)
+        return results.sharded(written.run)
     # A table of classes may be a .csv file, too; predictions.csv and failed.csv go with any result.
     beside = [path for path in written if path.name.endswith(("predictions.csv", "failed.csv"))]
     listed = {path.parent for path in beside} or {path.parent for path in written[:1]}
