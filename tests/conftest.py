@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -154,6 +154,50 @@ def run_process(tmp_path):
         )
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
+
+    return call
+
+
+LINES = """
+import json, sys
+from typer.testing import CliRunner
+from fastseg.cli.app import app
+for line in json.load(sys.stdin):
+    done = CliRunner().invoke(app, line)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    print(json.dumps([done.exit_code, done.stdout + done.stderr]), flush=True)
+"""
+
+
+@pytest.fixture
+def run_lines(tmp_path):
+    """Run several command lines in one new process, which imports torch once for all of them.
+
+    For what only a new process shows: more variables of the `environment` (nothing but them, if it
+    is `alone`), another copy of the package. `codes` are the exit codes to expect, all 0 by
+    default. Returns what each line has printed.
+    """
+
+    def call(
+        *lines: Iterable[object],
+        codes: Sequence[int] = (),
+        folder: Path = tmp_path,
+        alone: bool = False,
+        **environment: str,
+    ) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", LINES],
+            cwd=folder,
+            input=json.dumps([[str(word) for word in line] for line in lines]),
+            capture_output=True,
+            text=True,
+            env={**({} if alone else os.environ), **environment},
+        )
+        assert done.returncode == 0, done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [code for code, _ in found] == list(codes or [0] * len(lines)), found
+        return [said for _, said in found]
 
     return call
 
