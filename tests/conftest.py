@@ -242,24 +242,21 @@ def samples_are_only_read(request):
 
 
 @pytest.fixture(scope="session")
-def exports(samples, tmp_path_factory):
-    """Return an export of a task, trained for one epoch at 64 px on first use: `exports("eye")`."""
+def exports(samples, full_px, tmp_path_factory):
+    """Return an export of a task, trained for one epoch at 64 px on first use: `exports("eye")`.
+
+    Its pictures have their full size, whichever test is the first.
+    """
     from fastseg import fit
 
     root, made = tmp_path_factory.mktemp("exports"), {}
 
     def export(name: str) -> Path:
         if name not in made:
-            fit(
-                name,
-                samples[name],
-                arch=ARCH,
-                weights="none",
-                size=64,
-                bs=4,
-                epochs=1,
-                out=root / name,
-            )
+            options = dict(arch=ARCH, weights="none", size=64, bs=4, epochs=1)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("fastseg.report.panels.MAX_PX", full_px)
+                fit(name, samples[name], out=root / name, **options)
             made[name] = root / name
         return made[name]
 
@@ -271,6 +268,24 @@ def precision(request, monkeypatch):
     """Run a test in both precisions, on any machine: CPUs can emulate bfloat16."""
     monkeypatch.setenv("FASTSEG_PRECISION", request.param)
     return request.param
+
+
+@pytest.fixture(scope="session")
+def full_px():
+    """The limit of the width and height of pictures, before any test reduces it."""
+    from fastseg.report import panels
+
+    return panels.MAX_PX
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(request, full_px, monkeypatch):
+    """Write pictures of at most 300 px, which saves a third of each `interpret`.
+
+    Tests of the size of pictures have the marker `full_pictures`.
+    """
+    if not request.node.get_closest_marker("full_pictures"):
+        monkeypatch.setattr("fastseg.report.panels.MAX_PX", 300)
 
 
 @pytest.fixture(autouse=True)
