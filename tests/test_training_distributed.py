@@ -54,8 +54,8 @@ def results(data, samples, tmp_path_factory):
     mixed = {"mixup": 0.4, "windows": 0.5, "ema": 0.9, "patience": 3}
     # batches of 3: two images in one process, one in the other
     cases = {
-        "float64": case(epochs=4, bs=3, loss="ce+dice"),
-        "float32": case(double=False, epochs=4, **{**STABLE, "bs": 3}),
+        "float64": case(epochs=5, bs=3, loss="ce+dice"),
+        "float32": case(double=False, epochs=5, **{**STABLE, "bs": 3}),
         "lovasz": case(double=False, epochs=1, **{**STABLE, "loss": "wce+lovasz"}),
         "mixed": case(epochs=2, loss="focal+tversky", **mixed),
         "dropout": case(epochs=1, bs=2, decoder="pspnet", progressive=1.0),
