@@ -61,7 +61,7 @@ def test_classes_of_images_are_one_table(run, samples, exports):
     source = samples["mri"] / "validation"
     given = ("predict", "mri", source, "--export", exports("mri"))
     run(*given, "--out", "plain/subjects.tsv")
-    run(*given, "--out", "shards", "--workers", "2")
+    run(*given, "--out", "shards", "--engine", "local")
     assert Path("shards/subjects.tsv").read_text() == Path("plain/subjects.tsv").read_text()
     assert len(rows_of("shards/predictions.csv")) == len(rows_of("plain/predictions.csv"))
 
@@ -257,13 +257,13 @@ task = Deadly(**{**{f.name: getattr(eye, f.name) for f in fields(eye) if f.init}
 
 @pytest.mark.slow
 def test_an_image_that_ends_its_worker_takes_no_other_one_along(
-    run_process, good, samples, tmp_path
+    run_process, good, exports, tmp_path
 ):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "deadly.py").write_text(DEADLY)
     own = {"FASTSEG_TASKS": str(tmp_path / "tasks"), "OMP_NUM_THREADS": "1"}
-    fit = ["--arch", "test_resnet", "--weights", "none", "--size", "64", "--epochs", "1"]
-    run_process("fit", "deadly", "--data", samples["eye"], *fit, **own)
+    card = shutil.copytree(exports("eye"), tmp_path / "exports" / "deadly") / "card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "task": "deadly"}))
     shutil.copy(good / "000.jpg", good / "033_deadly.jpg")
     given = ("predict", "deadly", good, "--out", "out", "--workers", "2")
     run_process(*given, code=1, **own)
@@ -424,9 +424,7 @@ def test_the_lock_of_a_run_that_was_killed_is_free(run, good, exports, tmp_path)
 
 
 def test_python_gets_the_counts(good, exports, tmp_path):
-    done = fastseg.predict(
-        "eye", good, tmp_path / "out", export=exports("eye"), engine="local", workers=2
-    )
+    done = fastseg.predict("eye", good, tmp_path / "out", export=exports("eye"), engine="local")
     assert done.run.images == 69 and done.run.failed == 0
     assert {Path(table).name for table in done} == {"predictions.csv", "predictions.parquet"}
 
