@@ -44,6 +44,7 @@ then
     stop "about 9 GB of free disk are needed for torch and its libraries, and $free GB are left here"
   fi
   echo "setup: installing $wanted into $(dirname "$(dirname "$PYTHON")") (some minutes the first time)"
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" \
+  # --no-compile: pip would compile 27,000 files for a minute, and Python compiles what it imports.
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile --editable ".${extra:+[$extra]}" \
     || stop "pip could not install $wanted; the lines above say why (no network, no disk?)"
 fi

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -158,6 +158,50 @@ def run_process(tmp_path):
     return call
 
 
+LINES = """
+import json, sys
+from typer.testing import CliRunner
+from fastseg.cli.app import app
+for line in json.load(sys.stdin):
+    done = CliRunner().invoke(app, line)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    print(json.dumps([done.exit_code, done.stdout + done.stderr]), flush=True)
+"""
+
+
+@pytest.fixture
+def run_lines(tmp_path):
+    """Run several command lines in one new process, which imports torch once for all of them.
+
+    For what only a new process shows: more variables of the `environment` (nothing but them, if it
+    is `alone`), another copy of the package. `codes` are the exit codes to expect, all 0 by
+    default. Returns what each line has printed.
+    """
+
+    def call(
+        *lines: Iterable[object],
+        codes: Sequence[int] = (),
+        folder: Path = tmp_path,
+        alone: bool = False,
+        **environment: str,
+    ) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", LINES],
+            cwd=folder,
+            input=json.dumps([[str(word) for word in line] for line in lines]),
+            capture_output=True,
+            text=True,
+            env={**({} if alone else os.environ), **environment},
+        )
+        assert done.returncode == 0, done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [code for code, _ in found] == list(codes or [0] * len(lines)), found
+        return [said for _, said in found]
+
+    return call
+
+
 @pytest.fixture
 def fails(run, tmp_path):
     """Run a command that must fail with the error `code` in one line and write no output.
@@ -198,24 +242,21 @@ def samples_are_only_read(request):
 
 
 @pytest.fixture(scope="session")
-def exports(samples, tmp_path_factory):
-    """Return an export of a task, trained for one epoch at 64 px on first use: `exports("eye")`."""
+def exports(samples, full_px, tmp_path_factory):
+    """Return an export of a task, trained for one epoch at 64 px on first use: `exports("eye")`.
+
+    Its pictures have their full size, whichever test is the first.
+    """
     from fastseg import fit
 
     root, made = tmp_path_factory.mktemp("exports"), {}
 
     def export(name: str) -> Path:
         if name not in made:
-            fit(
-                name,
-                samples[name],
-                arch=ARCH,
-                weights="none",
-                size=64,
-                bs=4,
-                epochs=1,
-                out=root / name,
-            )
+            options = dict(arch=ARCH, weights="none", size=64, bs=4, epochs=1)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("fastseg.report.panels.MAX_PX", full_px)
+                fit(name, samples[name], out=root / name, **options)
             made[name] = root / name
         return made[name]
 
@@ -227,6 +268,24 @@ def precision(request, monkeypatch):
     """Run a test in both precisions, on any machine: CPUs can emulate bfloat16."""
     monkeypatch.setenv("FASTSEG_PRECISION", request.param)
     return request.param
+
+
+@pytest.fixture(scope="session")
+def full_px():
+    """The limit of the width and height of pictures, before any test reduces it."""
+    from fastseg.report import panels
+
+    return panels.MAX_PX
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(request, full_px, monkeypatch):
+    """Write pictures of at most 300 px, which saves a third of each `interpret`.
+
+    Tests of the size of pictures have the marker `full_pictures`.
+    """
+    if not request.node.get_closest_marker("full_pictures"):
+        monkeypatch.setattr("fastseg.report.panels.MAX_PX", 300)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
-"""Work for tests of engines. No torch here: workers start sooner."""
+"""Work for tests of engines. No torch here, as conftest has it: workers start sooner."""
 
 import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastseg.errors import ModelError
+from fastseg.errors import DataError, ModelError
 
 
 @dataclass(frozen=True)
@@ -25,3 +25,27 @@ class Doubling:
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return 2 * job
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Doubles numbers. Workers die of a job in `deadly`: once, or each time without `once`."""
+
+    deadly: int = -1
+    once: Path | None = None
+    wrong: int = -1
+    defect: int = -1
+
+    def start(self):
+        return self.double
+
+    def double(self, job):
+        if job == self.deadly and not (self.once and self.once.exists()):
+            if self.once:
+                self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job == self.wrong:
+            raise DataError("this job is wrong", "wrong-job")
+        if job == self.defect:
+            raise ZeroDivisionError
+        return 2 * job, os.getpid(), os.environ.get("OMP_NUM_THREADS")

@@ -124,6 +124,7 @@ def test_the_table_of_tasks_is_narrow_whatever_the_data_are(run, samples, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.full_pictures
 def test_a_newcomers_first_commands(run, tmp_path):
     """No option but speed's: sample, show, lr, fit, evaluate, predict, interpret in one folder."""
     assert "next: fastseg fit eye" in run("sample", "eye", "--n", "12").out

@@ -68,6 +68,7 @@ def test_parts_are_nested_and_hold_out_the_same_images(samples):
 
 
 @pytest.mark.slow
+@pytest.mark.full_pictures
 def test_how_many_estimates_resumes_and_notices_changes(run, tmp_path):
     data = tasks.get("eye").sample("data/eye", n=30, seed=1)
     common = ["study", "eye", "--how-many", "--vary", f"arch={ARCH}", "--weights", "none"]

@@ -16,6 +16,8 @@ from fastseg.report import panels as plots
 from fastseg.report.views import view_of
 from fastseg.types import Item
 
+pytestmark = pytest.mark.full_pictures
+
 KEYS = ("precision", "recall", "iou", "dice", "boundary_f1")
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +19,32 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture
-def cli(tmp_path, run_process):
-    """Run fastseg in a fresh process that finds the README's roof.py in its own folder of tasks."""
+def own_tasks(tmp_path):
+    """The environment of a process that finds the README's roof.py in its own folder of tasks."""
     folder = tmp_path / "my_tasks"
     folder.mkdir()
     block = re.search(r"```python\n(# roof\.py.*?)```", README.read_text(), re.S)
     (folder / "roof.py").write_text(block[1])
-
-    return partial(run_process, FASTSEG_TASKS=str(folder))
+    return {"FASTSEG_TASKS": str(folder)}
 
 
 @pytest.mark.slow
-def test_a_task_in_one_file(cli, tmp_path):
-    assert "roof" in cli("tasks")
-    assert "roof" in cli("fit", "rof", code=1)
-    cli("sample", "roof", "--n", 8)
-    cli("fit", "roof", "--arch", ARCH, "--weights", "none", "--size", 64, "--epochs", 1)
-    assert "roof" in cli("evaluate", "roof")
-    cli("predict", "roof", "data/roof/images")
+def test_a_task_in_one_file(run_process, run_lines, own_tasks, tmp_path):
+    assert "roof" in run_process("tasks", **own_tasks)
+    said = run_lines(
+        ["fit", "rof"],
+        ["sample", "roof", "--n", 8],
+        ["fit", "roof", "--arch", ARCH, "--weights", "none", "--size", 64, "--epochs", 1],
+        ["evaluate", "roof"],
+        ["predict", "roof", "data/roof/images"],
+        ["interpret"],
+        ["show", "roof"],
+        codes=[1, 0, 0, 0, 0, 0, 0],
+        **own_tasks,
+    )
+    assert "roof" in said[0] and "roof" in said[3] and "report.html" in said[5]
     masks = list((tmp_path / "images_inf_masks").glob("*.png"))
     assert len(masks) == 8 and size_of(masks[0]) == (160, 120)
-    assert "report.html" in cli("interpret")
-    cli("show", "roof")
     code = (
         "from fastai.learner import load_learner; from fastseg.learners import roof_learner\n"
         "print(load_learner('exports/roof/export.pkl').record.task.name)"
@@ -51,14 +54,14 @@ def test_a_task_in_one_file(cli, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "FASTSEG_TASKS": str(tmp_path / "my_tasks")},
+        env={**os.environ, **own_tasks},
     )
     assert done.stdout.strip() == "roof", done.stderr
 
 
-def test_a_faulty_task_file_is_named(cli, tmp_path):
+def test_a_faulty_task_file_is_named(run_process, own_tasks, tmp_path):
     (tmp_path / "my_tasks" / "roof.py").write_text("tasks = 1\n")
-    error = cli("fit", "roof", "--json", code=1)
+    error = run_process("fit", "roof", "--json", code=1, **own_tasks)
     assert '"code": "task-file"' in error and f"{tmp_path / 'my_tasks' / 'roof.py'}: " in error
     assert "Traceback" not in error
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -260,7 +259,7 @@ def test_folders_without_a_task(fails, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_export_travels_alone(roof, run, tmp_path):
+def test_an_export_travels_alone(roof, run, run_lines, tmp_path):
     run("fit", "roof", "--weights", "none")
     away = tmp_path / "away"
     copytree(tmp_path / "exports/roof", away / "roof")
@@ -270,32 +269,26 @@ def test_an_export_travels_alone(roof, run, tmp_path):
         path.rename(path.with_name(f"{path.name}_hidden"))
     (away / "home").mkdir()
 
-    def alone(*arguments: object, code: int = 0) -> str:
-        """Run a command where nothing but Python is known."""
-        done = subprocess.run(
-            [sys.executable, "-m", "fastseg", *map(str, arguments)],
-            cwd=away,
-            capture_output=True,
-            text=True,
-            env={
-                "HOME": str(away / "home"),
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
-
-    alone("predict", "roof", "photos")
     photo = sorted((away / "photos").iterdir())[0]
+    # Where nothing but Python is known
+    said = run_lines(
+        ["predict", "roof", photo, "--export", "roof/export.pkl", "--out", "pickled.png"],
+        ["predict", "roof", "photos"],
+        ["segment", photo, "--export", "roof"],
+        ["evaluate", "roof", "--data", data],
+        ["interpret", "roof", "--data", data, "--out", "report"],
+        ["evaluate", "roof", "--json"],
+        codes=[0, 0, 0, 0, 0, 1],
+        folder=away,
+        alone=True,
+        HOME=str(away / "home"),
+        PYTHONPATH=os.pathsep.join(sys.path),
+        OMP_NUM_THREADS="1",
+    )
     codes = np.asarray(Image.open(away / f"photos_inf_masks/{photo.stem}.png"))
     assert (fastseg.load(away / "roof").predict(photo).codes == codes).all()
-    alone("predict", "roof", photo, "--export", "roof/export.pkl", "--out", "pickled.png")
-    alone("segment", photo, "--export", "roof")
-    assert "no-" not in alone("evaluate", "roof", "--data", data)
-    alone("interpret", "roof", "--data", data, "--out", "report")
-    assert (away / "report/report.html").is_file()
-    assert '"data-moved"' in alone("evaluate", "roof", "--json", code=1)
+    assert "no-" not in said[3] and (away / "report/report.html").is_file()
+    assert '"data-moved"' in said[5]
     with refuses("not-data", away / "roof"):
         tasks.get(away / "roof")
 

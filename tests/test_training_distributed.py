@@ -62,6 +62,7 @@ def results(data, samples, tmp_path_factory):
         "rate": case(epochs=1, lr="auto"),
         "classes": case(task="mri", folder=samples["mri"], epochs=2, bs=4),
         "few": case(epochs=1, bs=1),
+        "short": case(epochs=1, loss="ce+dice"),
     }
     # last: it replaces the measurement of an epoch
     cases["budget"] = {**case(double=False, **STABLE), "seconds": 50}
@@ -71,18 +72,15 @@ def results(data, samples, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(budget, "epoch_seconds", budget.epoch_seconds)  # a case replaces it
-        for count in (1, 2):
+        for count in (1, 2, 3):
             (root / str(count)).mkdir()
         # One process, too, is a new one: what other tests did here must not count.
         program = str(Path(processes_case.__file__))
         subprocess.run([sys.executable, program, str(file), str(root / "1")], check=True)
         assert launch(2, [program, str(file), str(root / "2")]) == {}
         # with three processes, one has no row of a last batch of two
-        file.write_text(json.dumps({"float64": case(epochs=1, loss="ce+dice")}))
-        for count in (1, 3):
-            (root / f"short{count}").mkdir()
-        subprocess.run([sys.executable, program, str(file), str(root / "short1")], check=True)
-        assert launch(3, [program, str(file), str(root / "short3")]) == {}
+        file.write_text(json.dumps({"short": cases["short"]}))
+        assert launch(3, [program, str(file), str(root / "3")]) == {}
     return {
         (folder.name, file.stem): torch.load(file)
         for folder in root.iterdir()
@@ -127,7 +125,7 @@ def test_two_processes_take_the_steps_of_one(results, case, limit):
 
 
 def test_a_process_without_images_in_a_batch_changes_nothing(results):
-    one, three = results["short1", "float64"], results["short3", "float64"]
+    one, three = results["1", "short"], results["3", "short"]
     assert difference(one["weights"], three["weights"]) <= 1e-9
 
 

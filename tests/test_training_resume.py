@@ -65,25 +65,23 @@ def plug(monkeypatch):
         ("eye", {"epochs": 2, "folds": 2}),
     ],
 )
-@pytest.mark.parametrize("before", [False, True])
-def test_an_interrupted_fit_ends_as_an_uninterrupted_one(
-    name, options, before, samples, tmp_path, plug
-):
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(name, options, samples, tmp_path, plug):
+    """Interrupted before or after the third checkpoint is written."""
     fastseg.fit(name, samples[name], out=tmp_path / "whole", **OPTIONS, **options)
-    restore = plug(3, before)
-    with pytest.raises(PulledPlug):
-        fastseg.fit(name, samples[name], out=tmp_path / "cut", **OPTIONS, **options)
-    restore()
-    assert not (tmp_path / "cut").exists()
-    torch.rand(7)  # the resuming process has another random state
-    result = fastseg.fit(name, out=tmp_path / "cut", resume=True)
-    one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "cut"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert (tmp_path / "whole/history.csv").read_text() == (
-        tmp_path / "cut/history.csv"
-    ).read_text()
-    assert json.loads((tmp_path / "whole/metrics.json").read_text()) == result["metrics"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
+    for before, folder in ((False, "after"), (True, "before")):
+        restore = plug(3, before)
+        with pytest.raises(PulledPlug):
+            fastseg.fit(name, samples[name], out=tmp_path / folder, **OPTIONS, **options)
+        restore()
+        assert not (tmp_path / folder).exists()
+        torch.rand(7)  # the resuming process has another random state
+        result = fastseg.fit(name, out=tmp_path / folder, resume=True)
+        one, other = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", folder))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        history = [(tmp_path / out / "history.csv").read_text() for out in ("whole", folder)]
+        assert history[0] == history[1]
+        assert json.loads((tmp_path / "whole/metrics.json").read_text()) == result["metrics"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["after", "before", "whole"]
 
 
 def test_resume_with_the_default_folders(samples, run, tmp_path, plug):

@@ -15,6 +15,7 @@ TINY = ["--vary", f"arch={ARCH}", "--weights", "none", "--size", "64", "--epochs
 
 
 @pytest.mark.slow
+@pytest.mark.full_pictures
 def test_study_trains_compares_and_resumes(samples, run, tmp_path):
     common = [
         "study",

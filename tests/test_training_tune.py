@@ -55,6 +55,7 @@ def squares(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full_pictures
 def test_tune_finds_compares_writes_and_resumes(squares, run, monkeypatch):
     seen, train = [], loop.train
     monkeypatch.setattr(loop, "train", lambda learn, *args: train(_noted(seen, learn), *args))
