@@ -17,8 +17,8 @@ from fastseg.data.parts import TRAIN, VALID, Ledger
 from fastseg.errors import ModelError
 from fastseg.evaluation.run import trained_on
 from fastseg.exports.card import read_card, work_of
+from fastseg.exports.earlier import keep
 from fastseg.learners.options import FitOptions
-from fastseg.training.again import keep
 from fastseg.training.resume import interruptible
 from fastseg.utils.io import name_below
 

@@ -22,7 +22,8 @@ from ..types import IGNORE
 if TYPE_CHECKING:
     from ..corrections.log import Correction
     from ..corrections.store import Corrections
-    from .workspace import Entry, Workspace
+    from .listing import Entry
+    from .workspace import Workspace
 
 Label = np.ndarray | int  # codes, uint8 (H, W), 255 unlabelled, or a class index
 

@@ -23,7 +23,8 @@ from .predictions import export_stamp
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
-    from .workspace import Entry, Workspace
+    from .listing import Entry
+    from .workspace import Workspace
 
 BATCH = 4  # images that the pass predicts before others may ask the model
 MOST_ADVISED = 200  # images of the order of labelling: more than anybody labels between two fits

@@ -7,8 +7,9 @@ from typing import Any
 
 from ..faults import UNLABELLED, Found
 from ..http import Asked, get
+from ..listing import PARTS, Entry
 from ..page import Page
-from ..workspace import PARTS, Entry, Workspace
+from ..workspace import Workspace
 
 MOST = 500  # images in an answer
 ANY = "any"  # of the faults

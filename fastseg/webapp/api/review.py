@@ -9,9 +9,9 @@ from ...corrections.audit import left_to_audit
 from ...errors import AppError
 from ...utils.io import name_below
 from ..http import Asked, get
+from ..listing import Entry
 from ..ordering import Expected
 from ..page import Page
-from ..workspace import Entry
 from .editor import context
 
 ORDERS = ("error", "next", "name")
