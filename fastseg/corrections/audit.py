@@ -134,10 +134,15 @@ class AuditState:
     sentences: list[str]  # of the certificate; none as long as there is none
 
     @property
+    def exporter(self) -> str:
+        """The name of the export that made the labels."""
+        return self.plan.source.rpartition(" ")[0] or self.plan.source
+
+    @property
     def command(self) -> str:
         """The command that states the certificate once nothing is left: that of the first call."""
         plan = self.plan
-        export = Path("exports") / plan.source.rpartition(" ")[0]
+        export = Path("exports") / self.exporter
         if not (export / CARD).is_file():  # the plan has its name only
             export = Path("PATH/OF") / export.name
         options: dict[str, tuple[str, str | None]] = {

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
 PINS = "pins.csv"
-CHANGES = ("corrected", "new", "audited")  # actions that are a pin, where pixels differ
+# Actions that are a pin, where pixels differ.
+CHANGES = ("corrected", "new", "audited", "predicted")
 HOLDS = 0.5  # share of the changed pixels; see the module's text
 SOURCE_DIGITS = 12  # of the model's SHA-256
 

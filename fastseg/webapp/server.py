@@ -113,6 +113,7 @@ def _page_endpoint(page: Page, templates: Environment) -> Callable[[Request], Re
             nav=[other for other in pages() if other.in_nav],
             workspace=workspace,
             task=workspace.task,
+            audit=workspace.audit(),
             **page.context(workspace),
         )
 

@@ -87,7 +87,7 @@ class Workspace:
             name = str(export or find())
         name = labelled_in(name)
         if not is_export(name):
-            return cls(get(name), data, export, device)
+            return cls(_task_named(name), data, export, device)
         if Path(name).suffix == ".pkl":
             raise AppError(
                 f"{name}: is a pickle, which can run any code; give its folder, whose safe files "
@@ -243,6 +243,22 @@ class Workspace:
         self.thumbnails.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _task_named(name: str) -> Task:
+    """Return a task by its name or folder. Raises `TaskError` that says what else can be opened."""
+    try:
+        return get(name)
+    except TaskError as error:
+        if error.code != "unknown-task":
+            raise
+        told = TaskError(
+            f"{error}; or give a folder with images and a task.toml (fastseg new DIR writes it), "
+            "or an export's folder",
+            error.code,
+        )
+        told.details = error.details
+        raise told from None
 
 
 def labelled_in(name: str) -> str:

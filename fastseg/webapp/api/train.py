@@ -33,7 +33,14 @@ def form(asked: Asked) -> dict[str, Any]:
 
     workspace = asked.workspace
     listing = workspace.listing(fresh=True)
-    fault = listing.fault
+    fault = str(listing.fault) if listing.fault else None
+    audit = workspace.audit()
+    if audit:
+        fault = (
+            f"These are labels that export {audit.exporter} made, for an audit: a model learns "
+            "nothing new from them. Train with your own data, such as fastseg app "
+            f"{audit.exporter}."
+        )
     parts = Counter(entry.part for entry in listing.entries)
     store = workspace.labels.store
     names = [folder.name for folder in workspace.exports()]
@@ -41,7 +48,7 @@ def form(asked: Asked) -> dict[str, Any]:
         "fields": recipe.fields(workspace.task, names),
         "images": len(listing.entries),
         "parts": {part: parts[part] for part in PARTS if parts[part]},
-        "fault": str(fault) if fault else None,
+        "fault": fault,
         "out": str(workspace.out),
         "exports": names,
         "current": workspace.out.name,

@@ -3,7 +3,7 @@
 import { $, api, el, plural, repeat, swatch, told } from "./app.js";
 import { Grid } from "./grid.js";
 
-const PART = { train: "training", valid: "held out", test: "test", apart: "set apart", unlabelled: "unlabelled" };
+const PART = { train: "training", valid: "held out", test: "test", apart: "set apart", unlabelled: "unlabelled", audit: "drawn for the audit", predicted: "not drawn" };
 const filters = $("#filters");
 const look = $("#look");
 let task;
@@ -22,7 +22,7 @@ const thumbnail = (id) => `/api/images/${id}/thumbnail?labels=${$("#labels")?.ch
 
 function tile(image, index) {
   const badges = el("span", { class: "badges" });
-  if (!part && image.part !== "train") badges.append(el("span", { class: "badge part" }, PART[image.part]));
+  if (!part && !["train", "predicted"].includes(image.part)) badges.append(el("span", { class: "badge part" }, PART[image.part]));
   if (image.faults) badges.append(el("span", { class: "badge bad" }, image.faults.length === 1 ? image.faults[0].kind : plural(image.faults.length, "fault")));
   if (image.suspect) badges.append(el("span", { class: "badge bad" }, "label?"));
   return el("button", { type: "button", class: "tile", title: image.name, onclick: told(() => open(index)) },
@@ -78,6 +78,12 @@ async function summarise() {
   const faulty = Object.values(check.kinds).reduce((sum, count) => sum + count, 0);
   const checked = check.state === "checking" ? "; checking them" : check.state === "failed" ? `; the check failed: ${check.error}`
     : faulty ? `; ${plural(faulty, "file")} with faults${check.stops ? ", some of which a training refuses" : ""}` : "; no faults found";
+  const { audit } = found;
+  $("#audit").hidden = !audit;
+  if (audit) {
+    const rest = audit.done < audit.total ? ["Look at the drawn ones on the page ", el("a", { href: "/review" }, "Review"), "."] : ["The audit is complete: see the page ", el("a", { href: "/review" }, "Review"), "."];
+    $("#audit").replaceChildren(el("b", {}, `Audit of labels that export ${audit.export} made: ${audit.done} of ${audit.total} drawn images are looked at. `), ...rest);
+  }
   $("#summary").textContent = found.images ? `${plural(found.images, "image")} in ${found.folder}${checked}.` : "";
   $("#fault").hidden = !found.fault;
   $("#fault").textContent = found.fault ?? "";

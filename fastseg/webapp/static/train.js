@@ -10,6 +10,7 @@ const NOT_SCORES = new Set(["train_loss", "valid_loss", "lr"]);
 let form;
 let state = "";
 let drawn = ""; // what the charts show
+let last = null; // what was drawn
 let hasEarlier = false; // whether there is an export to compare the current one with
 
 const TITLES = {
@@ -20,6 +21,7 @@ const TITLES = {
 };
 
 function draw(now) {
+  last = now;
   const { progress, outcome } = now;
   const isRunning = ["running", "stopping", "elsewhere"].includes(now.state);
   const failed = now.state !== "running" && outcome?.state === "failed";
@@ -155,7 +157,7 @@ function drawReason() {
 
 function drawHow() {
   const isAgain = $('#how [value="again"]').checked;
-  $("#from-label").hidden = !isAgain || form.exports.length < 2;
+  $("#from-label").hidden = !isAgain;
   $("#strict-label").hidden = !isAgain || !form.changed;
   const weights = $("#field-weights");
   if (weights) weights.closest(".field").hidden = isAgain;
@@ -194,6 +196,7 @@ async function history() {
     const found = await api("/api/train/exports");
     drawExports(found);
     hasEarlier = found.exports.length > 1;
+    if (last) draw(last);
     return found.exports.some((one) => one.is_waiting);
   }, 3000);
 }
@@ -210,7 +213,7 @@ told(async () => {
   $("#form-title").textContent = form.images ? `A new training: ${counts(form.parts)}` : "A new training";
   $("#how").hidden = !form.exports.length;
   $("#how-text").textContent = form.corrections ? `With ${plural(form.corrections, "correction")} and what is new.` : "With labels that are new or corrected.";
-  $("#from").replaceChildren(...form.exports.map((name) => el("option", { value: name }, name)));
+  $("#from").replaceChildren(...form.exports.map((name) => el("option", { value: name, selected: name === form.current }, name === form.current ? `${name} (current)` : name)));
   $('#how [value="again"]').checked = form.exports.length > 0 && form.changed > 0;
   drawHow();
   told(history)();
