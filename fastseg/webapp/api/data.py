@@ -140,7 +140,7 @@ def image(asked: Asked) -> dict[str, Any]:
         "label": label,
         "classes": codes,
         "has_label": entry.item is not None,
-        "group": entry.item.group if entry.item else "",
+        "group": entry.item.group.strip("/") if entry.item and workspace.task.grouped else "",
     }
 
 

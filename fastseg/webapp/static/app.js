@@ -108,7 +108,7 @@ export async function watchModel() {
     const model = await api("/api/model");
     shown.replaceChildren(
       ...(model.state === "loading" ? [el("span", { class: "spin", "aria-hidden": "true" }), " loading the model"]
-        : model.state === "ready" ? [model.export]
+        : model.state === "ready" ? [`model ${model.export}`]
         : [model.text ?? "the model failed to load"]),
     );
     shown.title = model.error ?? "";

@@ -8,7 +8,6 @@ import * as server from "./editor/server.js";
 import { Session } from "./editor/session.js";
 import { keysDialog } from "./editor/ui.js";
 
-const GUESS = 20; // seconds an image, until there is a pace
 const AGAIN = 3000; // ms until the queue is asked again while the model still looks at the images
 const LAST = 9; // images of this visit whose median is the pace
 const CALM = 300; // ms after another image came, in which no key accepts it: it was meant for the last
@@ -63,6 +62,8 @@ class Review {
     const seen = new Set([...this.skipped, ...this.#finished()].map(({ id }) => id));
     this.queue = answer.images.filter(({ id }) => !seen.has(id));
     // one that is painted on, or that Back opened, is reviewed for the server, but not done here
+    // what the model has found out of it since
+    if (this.current) this.current = this.queue.find(({ id }) => id === this.current.id) ?? this.current;
     const { current } = this;
     const isListed = !current || seen.has(current.id) || this.queue.some(({ id }) => id === current.id);
     if (!isListed) this.queue.unshift(current);
@@ -252,7 +253,7 @@ class Review {
       $("#finished h2").textContent = fault ? "No images" : "All reviewed";
     }
     this.since = performance.now();
-    const ready = () => this.current === image && (this.root.dataset.ready = image?.name ?? "none");
+    const ready = () => this.current?.id === image?.id && (this.root.dataset.ready = image?.name ?? "none");
     setTimeout(ready, hasImage ? CALM : 0); // from then on, all keys count
   }
 
@@ -260,28 +261,29 @@ class Review {
     if (!this.answer) return;
     const left = this.queue.length + this.skipped.length + this.answer.left - Math.min(this.answer.left, this.answer.images.length);
     const total = this.count + left;
-    const pace = this.pace ?? GUESS;
     const audit = this.#audit();
     $("#counter").textContent = this.current?.is_audit && audit ? `Audit ${audit.total - audit.left + 1} of ${audit.total}` : `${this.count} of ${total}`;
     const { pass } = this.answer;
     const { advice } = this.answer;
     const looks =
       pass && !pass.is_done
-        ? `, model has seen ${pass.done} of ${pass.total}`
+        ? `model has seen ${pass.done} of ${pass.total}`
         : advice && !advice.is_done
-          ? ", looking for what to label next"
+          ? "looking for what to label next"
           : "";
-    $("#left").textContent = `${left ? `about ${duration((this.current?.is_audit && audit ? audit.left : left) * pace)} left` : ""}${looks}`;
+    $("#left").textContent = [left && this.pace ? `about ${duration((this.current?.is_audit && audit ? audit.left : left) * this.pace)} left` : "", looks].filter(Boolean).join(", ");
     for (const name of ["accept", "next", "skip"]) $(`[data-do="${name}"]`).disabled = !this.current;
     $('[data-do="back"]').disabled = !this.trail.length;
     if (!this.current) return $("#current").replaceChildren();
     const { name, part, expected_error: error, needs_review: needs } = this.current;
-    const parts = [name, PARTS[part] ?? part];
+    const parts = [];
     if (error !== null) parts.push(`expected error ${error.toFixed(2)}${needs ? ", needs review" : ""}`);
+    parts.push(PARTS[part] ?? part);
     if (this.current.is_audit) parts.push("audit: correct all that is wrong");
     if (this.current.reason) parts.push(this.current.reason);
-    $("#current").title = parts.join(" \u00b7 ");
-    $("#current").textContent = parts.join(" \u00b7 ");
+    // what is cut where it is narrow is the name, which the tooltip and the editor's foot have, too
+    $("#current").title = [name, ...parts].join(" \u00b7 ");
+    $("#current").replaceChildren(el("span", { class: "facts-of" }, parts.join(" \u00b7 ")), el("span", { class: "name" }, name));
   }
 }
 
