@@ -148,6 +148,7 @@ page = Page(
     "data",
     "Data",
     10,
+    in_audit=True,
     routes=(
         get("/api/data", summary),
         get("/api/data/images", images),

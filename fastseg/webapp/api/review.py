@@ -103,6 +103,7 @@ page = Page(
     "review",
     "Review",
     40,
+    in_audit=True,
     routes=(get("/api/review/queue", queue),),
     context=context,
 )

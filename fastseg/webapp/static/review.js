@@ -262,7 +262,8 @@ class Review {
     const left = this.queue.length + this.skipped.length + this.answer.left - Math.min(this.answer.left, this.answer.images.length);
     const total = this.count + left;
     const audit = this.#audit();
-    $("#counter").textContent = this.current?.is_audit && audit ? `Audit ${audit.total - audit.left + 1} of ${audit.total}` : `${this.count} of ${total}`;
+    const isAudit = audit && (this.current ? this.current.is_audit : !audit.left);
+    $("#counter").textContent = isAudit ? `Audit ${Math.min(audit.total, audit.total - audit.left + 1)} of ${audit.total}` : `${this.count} of ${total}`;
     const { pass } = this.answer;
     const { advice } = this.answer;
     const looks =
@@ -271,15 +272,15 @@ class Review {
         : advice && !advice.is_done
           ? "looking for what to label next"
           : "";
-    $("#left").textContent = [left && this.pace ? `about ${duration((this.current?.is_audit && audit ? audit.left : left) * this.pace)} left` : "", looks].filter(Boolean).join(", ");
+    $("#left").textContent = [this.current && this.pace ? `about ${duration((isAudit ? audit.left : left) * this.pace)} left` : "", looks].filter(Boolean).join(", ");
     for (const name of ["accept", "next", "skip"]) $(`[data-do="${name}"]`).disabled = !this.current;
     $('[data-do="back"]').disabled = !this.trail.length;
     if (!this.current) return $("#current").replaceChildren();
     const { name, part, expected_error: error, needs_review: needs } = this.current;
     const parts = [];
     if (error !== null) parts.push(`expected error ${error.toFixed(2)}${needs ? ", needs review" : ""}`);
-    parts.push(PARTS[part] ?? part);
-    if (this.current.is_audit) parts.push("audit: correct all that is wrong");
+    if (!this.current.is_audit) parts.push(PARTS[part] ?? part);
+    if (this.current.is_audit) parts.push("correct all that is wrong");
     if (this.current.reason) parts.push(this.current.reason);
     // what is cut where it is narrow is the name, which the tooltip and the editor's foot have, too
     $("#current").title = [name, ...parts].join(" \u00b7 ");
