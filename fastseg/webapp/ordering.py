@@ -134,7 +134,8 @@ class Ordering:
             waiting = [entry.path for entry in entries if entry.item is None]
             labelled = [e.path for e in entries if e.item is not None and e.part != "test"]
             found = self.workspace.model(export).call(
-                lambda predictor: candidates(predictor, waiting, labelled, MOST_ADVISED)
+                lambda predictor: candidates(predictor, waiting, labelled, MOST_ADVISED),
+                behind=True,
             )
             root = self.workspace.data
             result.order = {
@@ -165,7 +166,9 @@ class Ordering:
                     if self._pass is not result:  # another export, or other images
                         return
                 some = left[start : start + BATCH]
-                errors = model.call(partial(_errors, entries=some, threshold=threshold))
+                errors = model.call(
+                    partial(_errors, entries=some, threshold=threshold), behind=True
+                )
                 for entry, found in zip(some, errors):
                     if found is None:
                         result.faults += 1

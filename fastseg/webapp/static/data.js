@@ -62,7 +62,7 @@ function facts(image) {
     shown.push(el("h3", {}, plural(image.faults.length, "fault")), el("ul", {}, ...image.faults.map((fault) =>
       el("li", {}, el("b", {}, fault.kind), `: ${fault.text}`, fault.stops ? " (a training refuses it)" : ""))));
   if (document.querySelector('nav a[href="/review"]'))
-    shown.push(el("p", {}, el("a", { class: "button", href: `/edit/${image.id}` }, "Edit the label")));
+    shown.push(el("p", {}, el("a", { class: "button", href: `/edit/${image.id}`, onclick: () => keep(place) }, "Edit the label")));
   return shown;
 }
 
@@ -115,6 +115,27 @@ function drawParts(found) {
     }) }, title, el("span", { class: "quiet number" }, count.toLocaleString("en")))));
 }
 
+const KEPT = "fastseg-data"; // what was looked at: the editor leads back to it
+
+/** Keep the filters and the image in the dialog; null: none. */
+function keep(image) {
+  sessionStorage.setItem(KEPT, JSON.stringify({ part, filters: Object.fromEntries(new FormData(filters)), image }));
+}
+
+/** Return to the filters and the image from which the editor was opened. Returns its place, or null. */
+function returned() {
+  const isBack = performance.getEntriesByType("navigation")[0]?.type === "back_forward";
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  if (!kept || !(isBack || new URL(document.referrer || location.href).pathname.startsWith("/edit/"))) return null;
+  part = kept.part;
+  for (const [name, value] of Object.entries(kept.filters)) {
+    const input = filters.elements[name];
+    if (input?.type === "checkbox") input.checked = true;
+    else if (input) input.value = value;
+  }
+  return kept.image;
+}
+
 async function reload() {
   await grid.reload();
   $("#empty").hidden = grid.total > 0 || filters.hidden;
@@ -145,7 +166,10 @@ look.addEventListener("keydown", (event) => {
 told(async () => {
   task = await api("/api/task");
   let state = await summarise();
+  const from = returned();
+  if (from !== null) drawParts(await api("/api/data"));
   await reload();
+  if (from !== null && from < grid.total) await open(from);
   await repeat(async () => {
     if (state !== "checking") return false;
     state = await summarise();
