@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 MOST_DIGITS = 100  # of a number in an address: far above any that means something
 JSON_BYTES = 2**20  # most bytes of a JSON body, unless the route permits more
-DISK_FULL = "disk-full"
 # HTTP's status of errors whose code says more than "bad request"
 STATUS = {
     "no-such-image": 404,
@@ -44,7 +43,7 @@ STATUS = {
     "too-large": 413,
     "outside-data": 403,
     "not-ready": 503,
-    DISK_FULL: 507,
+    "disk-full": 507,
 }
 
 
@@ -136,7 +135,7 @@ def _disk_full() -> AppError:
     return AppError(
         "the disk of the computer on which fastseg app runs is full; free some space there, then "
         "try again",
-        DISK_FULL,
+        "disk-full",
     )
 
 

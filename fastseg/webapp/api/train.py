@@ -15,8 +15,9 @@ from ...exports.earlier import restore as restore_export
 from ...metrics.figures import FIGURES
 from .. import recipe
 from ..http import Asked, get, post
+from ..jobs import Outcome
 from ..judging import compared, corrected_at, judged, judged_at, never_found
-from ..listing import PARTS
+from ..listing import PARTS, id_of
 from ..page import Page
 from ..workspace import Workspace
 
@@ -66,9 +67,17 @@ def state(asked: Asked) -> dict[str, Any]:
     return {
         "state": found,
         "progress": training.progress() if found != "idle" else None,
-        "outcome": vars(outcome) if outcome else None,
+        "outcome": _told(outcome) if outcome else None,
         "output": training.output() if found != "idle" or outcome else "",
     }
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """Return how a training ended, with the ids of the images that it names, for links."""
+    corrections = outcome.corrections
+    names = [*corrections.get("came_back", ()), *corrections.get("not_learned", ())]
+    ids = {name: id_of(name) for name in names}
+    return {**vars(outcome), "corrections": {**corrections, "ids": ids}}
 
 
 def start(asked: Asked) -> dict[str, Any]:

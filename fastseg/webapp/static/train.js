@@ -46,10 +46,11 @@ function draw(now) {
 }
 
 /** What a training says about earlier corrections, and about the export that it began with. */
-function news({ compared, text, came_back: back, not_learned: open }, isDone) {
-  const list = (title, names) => (names?.length ? el("div", {}, el("b", {}, title), el("ul", {}, ...names.map((name) => el("li", {}, name)))) : null);
+function news({ compared, text, came_back: back, not_learned: open, ids }, isDone) {
+  const list = (title, names) => (names?.length ? el("div", {}, el("b", {}, title), el("ul", {}, ...names.map((name) => el("li", {}, ids?.[name] ? el("a", { href: `/edit/${ids[name]}` }, name) : name)))) : null);
   const links = [["/predict", "Predict with it"], ...(hasEarlier ? [["/compare", "Compare with the earlier one"]] : [])];
-  return [compared ? verdict(change(compared, form.figure)) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learnt yet", open),
+  return [compared ? verdict(change(compared, form.figure)) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learned yet", open),
+    back?.length || open?.length ? el("p", {}, "A correction holds where the model now says at least half of what was corrected. Look at these labels once more; if they are right, train on for more epochs.") : null,
     isDone ? el("p", { class: "row" }, ...links.map(([href, name]) => el("a", { href }, name))) : null].filter(Boolean);
 }
 
@@ -75,7 +76,7 @@ function epoch({ epoch, epochs, head_only: isHead, later_epochs: later }) {
 /** The time left in steps that a person cares for, or that it is not known yet. */
 function timeLeft({ seconds_left: left }) {
   if (left === null) return "estimating the time left";
-  return `about ${duration(left > 20 ? 5 * Math.round(left / 5) : left)} left`;
+  return left < 2 ? "almost trained" : `about ${duration(left > 20 ? 5 * Math.round(left / 5) : left)} of training left`;
 }
 
 function figures(progress, isRunning) {
