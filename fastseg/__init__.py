@@ -23,6 +23,7 @@ _PUBLIC = {
     "discovery.look": ("new",),
     "errors": ("FastsegError",),
     "evaluation.run": ("evaluate",),
+    "exports.earlier": ("restore",),
     "exports.write": ("save",),
     "importers.conversion": ("convert",),
     "importers.face_masks": ("make_masks",),

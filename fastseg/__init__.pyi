@@ -7,6 +7,7 @@ from .corrections.order import next_images as next_images
 from .discovery.look import new as new
 from .errors import FastsegError as FastsegError
 from .evaluation.run import evaluate as evaluate
+from .exports.earlier import restore as restore
 from .exports.write import save as save
 from .importers.conversion import convert as convert
 from .importers.face_masks import make_masks as make_masks

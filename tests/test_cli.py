@@ -28,6 +28,7 @@ COMMANDS = [
     "fit",
     "study",
     "tune",
+    "restore",
     "evaluate",
     "interpret",
     "predict",

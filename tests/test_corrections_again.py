@@ -18,10 +18,11 @@ from fastseg.data.parts import Ledger
 from fastseg.errors import ModelError
 from fastseg.evaluation.run import trained_on
 from fastseg.exports.card import read_card, work_of
+from fastseg.exports.earlier import keep
 from fastseg.learners.options import FitOptions
-from fastseg.training.again import keep
 from fastseg.training.resume import interruptible
 from fastseg.utils.io import name_below
+from fastseg.utils.locks import write_lock
 
 QUICK = ("--epochs", "1", "--freeze-epochs", "0", "--bs", "4")
 
@@ -254,3 +255,28 @@ def test_an_earlier_export_is_kept_once(exports, samples, tmp_path):
     one, two = keep(export), keep(export)
     assert one == two and len(list(one.parent.iterdir())) == 1
     assert {f.name for f in one.iterdir()} == {f.name for f in export.iterdir()}
+
+
+def test_an_earlier_export_is_taken_back(exports, samples, tmp_path, run):
+    """The command swaps the two; nothing is lost, and the card still leads to its data."""
+    _, export = copied("eye", samples, exports, tmp_path)
+    run("restore", export, error="no-earlier")
+    other = exports("mri")
+    run("restore", export, "--earlier", other, error="wrong-task")
+    kept = keep(export)
+    run("restore", kept, error="not-earlier")
+    data = read_card(export).data_folder
+    card = json.loads((export / "card.json").read_text())
+    (export / "card.json").write_text(json.dumps({**card, "created": "2030-01-01T00:00:00+00:00"}))
+    (export / "history.csv").write_text("epoch\n")  # files of the new one go with it
+    (export / "notes.txt").write_text("mine")
+    restored = json.loads(run("restore", export, "--json").out)
+    assert Path(restored["earlier"]) == kept and (export / "notes.txt").is_file()
+    assert read_card(export).created == card["created"]
+    assert read_card(export).data_folder == data == read_card(restored["kept"]).data_folder
+    assert (export / "history.csv").read_text() != "epoch\n"
+    assert (Path(restored["kept"]) / "history.csv").read_text() == "epoch\n"
+    with write_lock(export):
+        run("restore", restored["kept"], error="busy")
+    run("restore", restored["kept"])  # and back again
+    assert read_card(export).created.startswith("2030")

@@ -9,6 +9,8 @@ import pytest
 from browser import no_faults, screenshots
 from conftest import ARCH
 
+from fastseg.exports.card import read_card
+
 pytestmark = pytest.mark.slow
 
 LONG = 120_000  # ms for a training to get somewhere
@@ -61,8 +63,10 @@ def test_pages_have_no_serious_fault_of_accessibility(serve, open_page, samples,
 
 
 def test_images_are_found_by_the_keyboard(serve, open_page, samples):
-    page = open_page(serve("eye", samples["eye"]), "/data")
+    page = open_page(serve("face", samples["face"]), "/data")
     page.wait_for_selector("#grid button")
+    whole = "one => one.getBoundingClientRect().height <= one.parentElement.clientHeight + 1"
+    assert page.locator("#grid img").first.evaluate(whole)  # portraits, too
     page.locator("#grid button").first.focus()
     page.keyboard.press("ArrowRight")
     second = page.evaluate("document.activeElement.title")
@@ -74,6 +78,15 @@ def test_images_are_found_by_the_keyboard(serve, open_page, samples):
     third = page.locator("#look-name").inner_text()
     page.keyboard.press("Escape")
     until(page, "name => document.activeElement.title === name", third)
+    page.fill("#text", third)
+    page.wait_for_selector('#grid li[aria-setsize="1"]')
+    page.locator("#grid button").click()
+    page.wait_for_selector("#look[open] #facts a")
+    assert page.locator("#picture").evaluate(whole)
+    page.click("#facts a")
+    page.click(".return a")  # the editor leads back to what was looked at
+    page.wait_for_selector("#look[open]")
+    assert page.input_value("#text") == page.locator("#look-name").inner_text() == third
 
 
 def test_thousands_of_images_are_a_few_elements(serve, open_page, samples, tmp_path):
@@ -113,7 +126,7 @@ def test_a_training_is_started_watched_and_stopped_from_the_page(
     page.fill("#field-size", "64")
     page.click("#start")
     page.wait_for_selector("#charts svg", timeout=LONG)
-    assert "epoch" in page.locator("#figures").inner_text()
+    assert "of 500" in page.locator("#figures").inner_text()
     no_faults(page)
     screenshots(page, "training")
     page.goto(f"{server.address}data")  # the training goes on without its page
@@ -133,6 +146,10 @@ def test_train_says_what_waits_and_why_it_cannot_start(serve, open_page, samples
     page.wait_for_selector("#form-title:has-text('1 waits for a label')")
     page.wait_for_selector("#start:enabled")
     assert page.locator("#fault").is_hidden()
+    page.goto(f"{server.address}compare")
+    page.wait_for_selector("#few:visible")
+    assert page.locator("#form").is_hidden()
+    page.goto(f"{server.address}train")
     first.unlink()  # a mask without its image
     server.workspace.changed()
     page.reload()
@@ -179,3 +196,49 @@ def test_two_exports_are_compared(serve, open_page, samples, two):
     assert "no clear difference" in page.locator("#verdict").inner_text()  # it is the same model
     no_faults(page)
     screenshots(page, "comparison")
+
+
+def test_a_worse_export_is_told_and_the_earlier_one_taken_back(serve, open_page, samples, two):
+    earlier = two.with_name(".earlier") / "eye-20250101000000"
+    shutil.move(two.with_name("eye_before"), earlier)
+    compared = {
+        "images": 12,
+        "difference": {"mean_foreground": {"dice": -0.03}},
+        "intervals": {"mean_foreground": {"dice": [-0.05, -0.01]}},
+    }
+    (two / "again.json").write_text(json.dumps({"comparison": compared}))
+    metrics = json.loads((two / "card.json").read_text())
+    metrics["metrics"]["classes"]["pupil"]["dice"] = 0.0
+    (two / "card.json").write_text(json.dumps(metrics))
+    server = serve("eye", samples["eye"], export=two)
+    server.workspace.judging.want = lambda folder: None  # figures are those of the cards
+    now = {
+        "state": "running",
+        "output": "",
+        "outcome": None,
+        "progress": {
+            **{"head_only": True, "head_epochs": 1, "later_epochs": 5, "epoch": 1, "epochs": 1},
+            **{"done": 0.1, "batch": 1, "batches": 9, "loss": 1.5, "history": [], "fold": 1},
+            "seconds_left": None,
+        },
+    }
+    page = open_page(server, "/data")
+    page.route("**/api/train", lambda route: route.fulfill(json=now))
+    page.goto(f"{server.address}train")
+    page.wait_for_selector("#figures:has-text('before 5 epochs'):has-text('estimating')")
+    now["state"], now["outcome"] = "idle", {"state": "finished", "corrections": {}}
+    now["outcome"]["corrections"]["compared"] = {
+        "difference": -0.03,
+        "interval": [-0.05, -0.01],
+        "images": 12,
+    }
+    page.wait_for_selector("#corrections .down:has-text('worse by 0.030 (0.010 to 0.050)')")
+    page.wait_for_selector("#corrections a[href='/compare']")
+    page.wait_for_selector("#history th .down:has-text('worse by 0.030')")
+    page.wait_for_selector("#never:has-text('pupil'):visible")
+    no_faults(page)
+    page.click("#history button")
+    page.wait_for_selector("#never", state="hidden")
+    rows = page.locator("#history tbody th")
+    assert "current" in rows.nth(1).inner_text() and "current" not in rows.nth(0).inner_text()
+    assert read_card(two).created.startswith("2025")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fastseg.checks.dataset import check
+from fastseg.utils.text import natural_key
 
 
 @pytest.fixture
@@ -74,10 +75,15 @@ def test_images_are_shown_by_part_class_and_fault(client, data):
     assert one["classes"] == [0] and one["has_label"]
 
 
-def test_pages_of_images_are_cut_from_one_list(client):
+def test_pages_of_images_are_cut_from_one_list(client, data):
+    for name in ("imgs_small", "masks_small"):
+        file = next((data / name).glob("set_1_frame_0.*"))
+        shutil.copy(file, file.with_stem("set_10_frame_0"))
     whole = images(client, count=500)["images"]
     parts = [images(client, **{"from": start, "count": 5})["images"] for start in range(0, 20, 5)]
     assert sum(parts, []) == whole
+    names = [image["name"] for image in whole]
+    assert names == sorted(names, key=natural_key) != sorted(names)
     for asked in ({"count": 501}, {"from": -1}, {"from": "x"}, {"class": 9}):
         response = client.get("/api/data/images", params=asked)
         assert response.json()["error"]["code"] == "bad-request"

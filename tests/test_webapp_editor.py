@@ -127,6 +127,24 @@ def test_a_stroke_changes_exactly_its_pixels(eyes, edit):
     assert (mask_of(eyes, "0.png") == want).all()
 
 
+def test_the_name_is_not_asked_for_in_a_stroke(eyes, edit):
+    _, canvas = edit(eyes, "0.png")
+    page = canvas.page
+    page.evaluate("localStorage.removeItem('fastseg-name')")
+    canvas.drag((20, 20), (40, 20))
+    page.mouse.move(*canvas.at(20, 40))
+    page.mouse.down()
+    page.mouse.move(*canvas.at(40, 40))
+    page.wait_for_timeout(2500)  # the first stroke waits to be saved, with a name
+    assert page.locator("#ask-name[open]").count() == 0
+    page.mouse.up()
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
+    canvas.saved()
+    assert mask_of(eyes, "0.png")[40, 30]
+
+
 def test_a_polygon_with_a_hole(eyes, edit):
     _, canvas = edit(eyes, "1.png")
     canvas.key("p", "1")
@@ -399,6 +417,8 @@ def test_review_by_keyboard_alone(eyes, serve, open_page):
         page.wait_for_selector(f'#editor[data-ready="{name}"]', state="attached")
 
     at("images/0.png")
+    for name, key in {"accept": "A", "next": "N", "skip": "K", "back": "U"}.items():
+        assert f"({key})" in page.get_attribute(f'[data-do="{name}"]', "title")
     page.keyboard.press("a")
     page.wait_for_selector("#ask-name[open]")
     page.keyboard.type("Grace")
@@ -513,7 +533,9 @@ def test_classes_are_chosen_by_key(samples, tmp_path, serve, open_page):
     page.wait_for_selector("#editor[data-ready]")
     name = page.get_attribute("#editor", "data-ready")
     was = task.label(next(item for item in task.items(data) if item.image == data / name))
+    assert page.locator("#photo").bounding_box()["width"] > 300
     page.keyboard.press("1" if was else "2")
+    page.wait_for_selector(f"#chosen:visible:has-text('{task.classes[1 - was]}')")
     page.wait_for_selector('#save[data-state="saved"][data-version="1"]')
     item = next(item for item in task.items(data) if item.image == data / name)
     assert task.label(item) == 1 - was
@@ -555,6 +577,11 @@ def test_no_accessibility_faults(eyes, edit, serve, open_page):
     canvas.key("?")
     canvas.page.wait_for_selector("#keys[open]")
     no_faults(canvas.page)
+    page = open_page(server, "/review")  # what is known of the image is not cut, however long
+    page.wait_for_selector("#editor[data-ready]")
+    page.evaluate("document.querySelector('#current .name').textContent = 'x'.repeat(200)")
+    box, facts = (page.locator(s).bounding_box() for s in ("#current", "#current .facts-of"))
+    assert 0 < facts["width"] <= box["width"] and facts["x"] >= box["x"]
     page = open_page(server, "/review", width=400, color_scheme="dark")
     page.wait_for_selector("#editor[data-ready]")
     no_faults(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 from fastseg import tasks
 from fastseg.corrections.store import Corrections
 from fastseg.data.images import read_raw
+from fastseg.data.parts import Ledger
 from fastseg.webapp import api
 from fastseg.webapp.runs import decode, encode
 from fastseg.webapp.server import open_app
@@ -190,6 +192,33 @@ def test_an_unlabelled_image_begins_with_the_prediction(eyes, exports, serve):
     assert left["reviewed"] == 1 and left["pace"] == 2
 
 
+def test_looking_writes_nothing_and_the_first_label_keeps_what_was_held_out(
+    eyes, exports, serve, tmp_path
+):
+    export = shutil.copytree(exports("eye"), tmp_path / "elsewhere" / "eyes")
+    card = json.loads((export / "card.json").read_text())
+    (export / "card.json").write_text(json.dumps({**card, "data": "../../eye"}))
+    with client_of(serve("eye", eyes, export=export)) as client:
+        for path in ("review/queue?fresh=1", "train/form", "data", "train/exports"):
+            assert client.get(f"/api/{path}").status_code == 200
+        images = client.get("/api/data/images").json()["images"]
+        assert {i["name"] for i in images if i["part"] == "valid"} == {*card["valid_files"]}
+        editor = Editor(client, images[0])
+        assert not (eyes / ".fastseg").exists()
+        editor.save(painted(editor.codes, 3))
+    rows = Ledger.of(eyes).rows.values()
+    assert {row.name for row in rows if row.part == "valid"} == {*card["valid_files"]}
+
+
+def test_a_full_disk_is_told_with_its_remedy(editor, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Corrections, "save", full)
+    answer = editor.save(painted(editor.codes, 3), error="disk-full")
+    assert answer.status_code == 507  # the page keeps the strokes, and sends them again
+
+
 def test_images_without_a_label_are_queued_and_no_fault(eyes, serve):
     masks = [item.label for item in tasks.get("eye").items(eyes)]
     masks[0].unlink()
@@ -213,6 +242,12 @@ def test_the_queue_is_in_the_order_of_expected_errors(eyes, exports, serve):
         assert answer["pass"]["done"] == answer["left"] == 16
         order = [(not e["needs_review"], -e["expected_error"]) for e in answer["images"]]
         assert order == sorted(order) and len({*order}) > 8
+        predicted = next(Editor(client, e) for e in answer["images"] if e["expected_error"] > 0)
+        said = client.get(predicted.path, params={"which": "prediction"}).content
+        predicted.save(decode(said, tuple(int(side) for side in predicted.size)), action="accepted")
+        assert (
+            Corrections("eye", eyes).all()[-1].action == "predicted"
+        )  # it took the place of a label
         names = client.get("/api/review/queue", params={"order": "name"}).json()["images"]
         assert [e["name"] for e in names] == sorted(e["name"] for e in names)
         box = {"box": [0, 0, 64, 64]}
@@ -286,17 +321,38 @@ def test_a_killed_server_loses_no_saved_stroke(eyes):
         assert store.version(item.image, row.version).shape == read.shape
 
 
-def test_the_images_of_an_audit_come_first(samples, exports, run, serve, tmp_path):
+def test_the_images_of_an_audit_come_first(samples, exports, run, serve, open_page, tmp_path):
     photos = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "photos")
     command = ["label", photos, "--export", exports("eye"), "--audit", "3", "--json"]
     begun = json.loads(run(*command).out)
     server = serve(begun["data"])
     with client_of(server) as client:
-        images = client.get("/api/review/queue").json()["images"]
+        queue = client.get("/api/review/queue").json()
+        images = queue["images"]
         assert [image["is_audit"] for image in images] == [True] * 3 + [False] * 13
+        assert {image["part"] for image in images[:3]} == {"audit"} != {images[3]["part"]}
+        assert queue["audit"]["total"] == 3 and "--audit 3" in queue["audit"]["command"]
+        assert "eye" in client.get("/api/model").json()["text"]
+        assert client.get("/api/train/form").json()["fault"]
         assert {image["name"] for image in images[:3]} == {f"images/{n}" for n in begun["left"]}
         editor = Editor(client, images[0])
         editor.save(painted(editor.codes, 5), action="audited")
         left = client.get("/api/review/queue").json()["images"]
+        shown = client.get("/api/data").json()["audit"]
+    assert shown == {"export": "eye", "total": 3, "done": 1}
     assert [image["is_audit"] for image in left] == [True] * 2 + [False] * 13
     assert len(json.loads(run(*command).out)["left"]) == 2
+    page = open_page(server, "/review")
+    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    for counter in ("Audit 2 of 3", "Audit 3 of 3"):
+        page.wait_for_selector(f"#counter:has-text('{counter}')")
+        page.wait_for_selector("#editor[data-ready]")
+        page.keyboard.press("a")
+    page.wait_for_selector("#audited:visible")
+    assert page.text_content("#audited-command") == queue["audit"]["command"]
+    assert page.locator("header nav a").all_inner_texts() == ["Data", "Review"]
+    page.click("#others")
+    page.wait_for_selector("#editor:visible")
+    told = page.text_content("#audited-command").split()[2:]
+    told[told.index("--export") + 1] = exports("eye")  # the plan has its name only
+    assert json.loads(run("label", *told, "--json").out)["certificate"]["audited"] == 3

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 import fastseg
 from fastseg.evaluation.pairs import pair
+from fastseg.webapp.model import Model
 
 pytestmark = pytest.mark.slow
 
@@ -171,3 +173,29 @@ def test_only_images_that_both_held_out_are_compared(samples, two):
     (second / "card.json").write_text(json.dumps({**card, "valid_files": kept}))
     found = pair("eye", first, second, samples["eye"])
     assert sorted(image.name for image in found.scores[0].images) == sorted(kept)
+
+
+def test_people_come_before_the_pass_over_all_images(exports):
+    """Work behind the pages, which asks again and again, lets a person wait for one part of it."""
+    model = Model(exports("eye"), 0, None)
+    done, ended = [], threading.Event()
+
+    def work(what):
+        done.append(what)
+        time.sleep(0.02)
+
+    def behind():
+        while not ended.is_set():
+            model.call(lambda _: work("pass"), behind=True)
+
+    model.predictor()
+    thread = threading.Thread(target=behind)
+    thread.start()
+    try:
+        for _ in range(5):
+            before = len(done)
+            model.call(lambda _: work("person"))
+            assert done.index("person", before) - before <= 1
+    finally:
+        ended.set()
+        thread.join()

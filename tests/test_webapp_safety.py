@@ -247,6 +247,11 @@ def test_uploads_are_limited_by_bytes_pixels_and_kind(serve, samples, exports):
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not-an-image"),
         ]:
             assert code_of(client.post(where, content=content)) == expected
+        # readable by its head alone: the error names the file as the user did, no folder of ours
+        cut = (next((samples["eye"] / "imgs_small").iterdir())).read_bytes()[:3000]
+        answer = client.post(where, content=cut).json()["error"]
+        assert answer["code"] == "unreadable-image" and "one.png" in answer["message"]
+        assert "fastseg-" not in answer["message"] and "/" not in answer["message"], answer
         answer = raw(server, f"POST {where}", f"Content-Length: {51 * 2**20}")
         assert answer.startswith(b"HTTP/1.1 413") and b"too-large" in answer
         assert code_of(client.post("/api/predict/guessed/images", content=b"x")) == "no-such-result"

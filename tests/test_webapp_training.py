@@ -17,6 +17,7 @@ from fastseg import tasks
 from fastseg.errors import AppError, FastsegError
 from fastseg.exports.card import is_unfinished, read_card, work_of
 from fastseg.learners.options import OPTIONS, FitOptions
+from fastseg.training.progress import TimeLeft
 from fastseg.webapp import recipe
 from fastseg.webapp.workspace import Workspace
 
@@ -199,6 +200,26 @@ def test_a_training_is_watched_stopped_and_resumed(app, exports, tmp_path):
     assert app.get("/api/train/exports")["exports"][1]["created"] == first.created
     for row in rows:
         assert row["interval"][0] <= row["value"] <= row["interval"][1]
+
+
+def test_the_time_left_is_founded_and_does_not_jump():
+    """Of 5 epochs with 10 batches of 1 s and 2 of 0.3 s: the first ones take 10 s, one takes 8."""
+    time_left, now, seen = TimeLeft(), 0.0, []
+    time_left.start(now)
+    for epoch in range(5):
+        for batch in range(12):
+            is_training = batch < 10
+            now += 1.0 if is_training else 0.3
+            now += 9.0 * (epoch == 0 and batch < 2) + 7.0 * (epoch == 2 and batch == 3)
+            time_left.seen(is_training, now)
+            train = (4 - epoch) * 10 + max(0, 9 - batch)
+            valid = (4 - epoch) * 2 + min(2, 11 - batch)
+            seen.append((time_left.left(train, valid, 10, now), now))
+    assert all(left is None for left, _ in seen[:10]) and seen[12][0] is not None
+    known = [(left, at) for left, at in seen if left is not None]
+    assert abs(known[0][0] - 42) < 5 and known[-1][0] < 5
+    ends = [left + at for left, at in known]  # when it will be done: changes slowly
+    assert max(abs(one - other) for one, other in zip(ends, ends[1:])) < 7
 
 
 @pytest.mark.slow

@@ -12,12 +12,13 @@ import numpy as np
 
 from ..data.state import CORRECTIONS
 from ..errors import DataError
-from ..exports.card import MODEL, Card
+from ..exports.card import CARD, MODEL, Card
 from ..exports.read import opened
 from ..inference.batch import predict
 from ..tasks import Task
 from ..utils.io import read_json, write_json, write_rows
 from ..utils.locks import write_lock
+from ..utils.shell import typed
 from .certificate import AtBest, Certificate, Plan, at_best, certify
 from .labelled import (
     PNG,
@@ -126,17 +127,62 @@ def label(
     return Labelled(out, data, plan, left, certificate, files, foreseen)
 
 
+@dataclass(frozen=True)
+class AuditState:
+    """How far the audit of a labelled folder is."""
+
+    out: Path
+    plan: Plan
+    left: list[str]  # images of the sample that nobody has looked at, in the order of the draw
+    sentences: list[str]  # of the certificate; none as long as there is none
+
+    @property
+    def exporter(self) -> str:
+        """The name of the export that made the labels."""
+        return self.plan.source.rpartition(" ")[0] or self.plan.source
+
+    @property
+    def command(self) -> str:
+        """The command that states the certificate once nothing is left: that of the first call."""
+        plan = self.plan
+        export = Path("exports") / self.exporter
+        if not (export / CARD).is_file():  # the plan has its name only
+            export = Path("PATH/OF") / export.name
+        options: dict[str, tuple[str, str | None]] = {
+            "--export": (str(export), None),
+            "--audit": (str(len(plan.sample)), None),
+            "--error": (f"{plan.error:g}", f"{ERROR:g}"),
+            "--confidence": (f"{plan.confidence:g}", f"{CONFIDENCE:g}"),
+            "--seed": (str(plan.seed), "0"),
+        }
+        folder = Path(plan.folder)
+        if self.out.resolve() != folder.with_name(folder.resolve().name + ENDING).resolve():
+            options["--out"] = (str(self.out), None)
+        given = [f"{name} {typed(value)}" for name, (value, usual) in options.items()
+                 if value != usual]  # fmt: skip
+        return " ".join(["fastseg label", typed(folder), *given])
+
+
+def audit_of(data: Path | str) -> AuditState | None:
+    """Return the audit that a data folder OUT/png belongs to; None if it belongs to none."""
+    data = Path(data)
+    out = data.parent if data.name == PNG else data.resolve().parent
+    plan = _begun(out) if data.resolve().name == PNG else None
+    if plan is None:
+        return None
+    done = audited_masks(data)
+    left = [name for name in plan.sample if name not in done]
+    certificate = read_json(out / AUDIT).get("certificate") or {}
+    return AuditState(out, plan, left, list(certificate.get("sentences", ())))
+
+
 def left_to_audit(data: Path | str) -> list[Path]:
     """Return the images in a data folder OUT/png that are left to audit, in the order of the draw.
 
     Empty if the folder is not part of an audit, or its audit is done.
     """
-    data = Path(data)
-    if data.name != PNG or not (data.parent / AUDIT).is_file():
-        return []
-    plan = _begun(data.parent)
-    done = audited_masks(data)
-    return [data / "images" / name for name in plan.sample if name not in done] if plan else []
+    audit = audit_of(data)
+    return [Path(data) / "images" / name for name in audit.left] if audit else []
 
 
 def _check(folder: Path, audit: int, error: float, confidence: float) -> None:

@@ -18,7 +18,7 @@ from .places import move_file, staging
 
 log = logging.getLogger(__name__)
 
-ACTIONS = ("corrected", "accepted", "new", "restored", "audited")
+ACTIONS = ("corrected", "accepted", "new", "restored", "audited", "predicted")
 
 
 @dataclass(frozen=True)

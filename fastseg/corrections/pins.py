@@ -42,7 +42,8 @@ from .store import Corrections
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
-CHANGES = ("corrected", "new", "audited")  # actions that are a pin, where pixels differ
+# Actions that are a pin, where pixels differ.
+CHANGES = ("corrected", "new", "audited", "predicted")
 HOLDS = 0.5  # share of the changed pixels; see the module's text
 SOURCE_DIGITS = 12  # of the model's SHA-256
 

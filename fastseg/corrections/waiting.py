@@ -6,10 +6,23 @@ import logging
 from pathlib import Path
 
 from ..errors import FastsegError
-from ..tasks import Task
+from ..tasks import Item, Task
 from .store import Corrections
 
 log = logging.getLogger(__name__)
+
+
+def usable(task: Task, data: Path | str) -> tuple[list[Item], int]:
+    """Return the images that can be used, and how many others only wait for a label.
+
+    The count is 0 where something else is wrong, too, or nothing is.
+    """
+    try:
+        items, faults = task.listed(data)
+    except FastsegError:
+        return [], 0
+    stops = [fault for fault in faults if fault.stops]
+    return items, sum(fault.count for fault in stops) if all(f.waits for f in stops) else 0
 
 
 def waiting_in(task: Task, data: Path | str) -> int:
@@ -17,13 +30,8 @@ def waiting_in(task: Task, data: Path | str) -> int:
 
     In a folder that people label step by step (DIR/.fastseg) they stop none, see `let_wait`.
     """
-    try:
-        items, faults = task.listed(data)
-    except FastsegError:
-        return 0
-    stops = [fault for fault in faults if fault.stops]
-    is_only_that = bool(items) and all(fault.waits for fault in stops)
-    return sum(fault.count for fault in stops) if is_only_that else 0
+    items, count = usable(task, data)
+    return count if items else 0
 
 
 def let_wait(task: Task, data: Path | str, export: Path | str | None = None) -> int:

@@ -4,7 +4,6 @@ groups, and comparisons.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..metrics.calibration import softmax
 from ..metrics.figures import Tree
 from ..metrics.risk import actual_error
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
+from ..utils.text import natural_key
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
@@ -130,7 +130,7 @@ class Scores(ABC, Generic[Score]):
             groups.setdefault(key(image.item), []).append(image)
         return {
             name: type(self)(self.task, groups[name]).metrics(samples)
-            for name in sorted(groups, key=_natural_sort_key)
+            for name in sorted(groups, key=natural_key)
         }
 
     def rows(self, group_of: Callable[[Item], str] | None = None) -> Iterator[dict[str, object]]:
@@ -353,14 +353,6 @@ SCORES: dict[str, type[Scores[Any]]] = {
 def scores_of(task: Task, images: Iterable[ImageScore] = ()) -> Scores[Any]:
     """Return the scores of images in the form for `task`."""
     return SCORES[task.kind](task, images)
-
-
-def _natural_sort_key(text: str) -> list[tuple[int, float, str]]:
-    """Return a sort key that orders numbers within texts by value."""
-    return [
-        (0, float(part), "") if part.isdigit() else (1, 0.0, part)
-        for part in re.split(r"(\d+)", text)
-    ]
 
 
 def _figures_of_image(image: MaskScore) -> dict[str, np.ndarray]:

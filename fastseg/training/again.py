@@ -7,10 +7,8 @@ label was corrected, the corrected one judges both. Corrections are pins, see `c
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images, trained_on, verdict
 from ..evaluation.scores import Scores, scores_of
 from ..exports.card import CARD, Card, read_card
+from ..exports.earlier import REFUSED, aside, keep, point_to_data
 from ..exports.read import card_of, task_of
 from ..learners.options import FitOptions
 from ..learners.preparation import start_card
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 
 AGAIN = "again.json"  # in the export: what it was trained on from, and how it compares
 NAMED = 5  # images that an error names
-EARLIER, REFUSED = ".earlier", ".refused"  # folders next to the export
 NEW, OLD = "the new export", "the earlier one"
 
 
@@ -187,53 +185,16 @@ def _compared(
     return {"verdict": verdict(task, NEW, OLD, difference), "seen_by_earlier": seen, **difference}
 
 
-def keep(out: Path) -> Path:
-    """Copy an export to .earlier/NAME-CREATED next to it, and return the copy's folder."""
-    target = out.resolve()
-    place = _aside(target, EARLIER, read_card(target))
-    if not (place / CARD).is_file():
-        part = place.with_name(f".{place.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-        try:
-            shutil.copytree(target, part)
-            _point_to_data(part, read_card(target), place)
-            part.rename(place)
-        except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
-            raise ExportError(
-                f"{place}: cannot be written ({error.strerror or error}); what was there is "
-                "unchanged",
-                "not-writable",
-            ) from error
-    return place
-
-
-def _aside(out: Path, where: str, card: Card) -> Path:
-    """Return the folder, next to an export, for one of its versions."""
-    digits = re.sub(r"\D", "", card.created)[:14] or "unknown"
-    return out.parent / where / f"{out.name}-{digits}"
-
-
-def _point_to_data(folder: Path, card: Card, place: Path) -> None:
-    """Correct the path from an export that moves to `place` to its data."""
-    if card.data_folder is None:
-        return
-    file = folder / CARD
-    values = json.loads(file.read_text(encoding="utf-8"))
-    values["data"] = portable_path(card.data_folder, place)
-    write_json(file, values)
-
-
 def _refused(folder: Path, out: Path, found: dict[str, Any], pins: Pins) -> ModelError:
     """Put a new export aside, and return the error that says why it does not replace the other."""
     target = out.resolve()
     card = read_card(folder)
-    place = _aside(target, REFUSED, card)
+    place = aside(target, REFUSED, card)
     write_json(folder / AGAIN, {**found, "earlier": portable_path(out, place)})
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place)
-    _point_to_data(place, card, place)
+    point_to_data(place, card, place)
     error = ModelError(
         f"{out}: stays as it is, since with --strict no correction may come back: {pins.text} "
         f"({', '.join(pins.came_back[:NAMED])}); the new export is in "

@@ -64,6 +64,14 @@ def require_folder(folder: Path) -> None:
         raise DataError(f"{there}: cannot be written; choose another --out", "not-writable")
 
 
+def not_writable(path: Path, error: OSError) -> DataError:
+    """Return the error for a file or folder that cannot be written, with its remedy."""
+    remedy = "; free some space on that disk" if is_disk_full(error) else ""
+    return DataError(
+        f"{path}: cannot be written ({error.strerror or error}){remedy}", "not-writable"
+    )
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; rename it on success, delete it on failure."""
@@ -72,7 +80,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})", "not-writable") from None
+        raise not_writable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -80,9 +88,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error})", "not-writable"
-        ) from error
+        raise not_writable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

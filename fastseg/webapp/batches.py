@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.images import resized, resized_codes, save_image
-from ..errors import AppError
+from ..errors import AppError, FastsegError
 from ..inference.outputs import OUTPUTS
 from ..metrics.risk import review_threshold
 from .uploads import kind_of, safe_name
@@ -106,10 +106,14 @@ class Batches:
             shown = self.workspace.model(batch.export).call(
                 lambda predictor: _predict(batch, predictor, path)
             )
-        except Exception:
+        except Exception as error:
             path.unlink(missing_ok=True)
             with batch.lock:
                 batch.names.remove(own)
+            if isinstance(error, FastsegError):  # it names the copy; people know the original
+                told = type(error)(str(error).replace(str(path), name), error.code)
+                told.details = error.details
+                raise told from error
             raise
         return {**shown, "name": name}
 

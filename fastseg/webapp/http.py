@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..errors import AppError, FastsegError, brief
+from ..utils.io import is_disk_full
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -42,6 +43,7 @@ STATUS = {
     "too-large": 413,
     "outside-data": 403,
     "not-ready": 503,
+    "disk-full": 507,
 }
 
 
@@ -112,13 +114,29 @@ def upload(path: str, handler: Handler, limit: int) -> Route:
         try:
             with os.fdopen(handle, "wb") as opened:
                 async for chunk in _limited(request, limit):
-                    opened.write(chunk)
+                    _write(opened, chunk)
             return await _answer(handler, _asked(request, file=file))
         finally:
             with suppress(FileNotFoundError):  # the handler may have moved it
                 file.unlink()
 
     return Route(path, endpoint, methods=["POST"])
+
+
+def _write(opened: IO[bytes], chunk: bytes) -> None:
+    try:
+        opened.write(chunk)
+        opened.flush()
+    except OSError as error:
+        raise (_disk_full() if is_disk_full(error) else error) from error
+
+
+def _disk_full() -> AppError:
+    return AppError(
+        "the disk of the computer on which fastseg app runs is full; free some space there, then "
+        "try again",
+        "disk-full",
+    )
 
 
 async def _answer(handler: Handler, asked: Asked) -> Response:
@@ -131,7 +149,12 @@ def _checked(handler: Handler, asked: Asked) -> Any:
     texts = [*asked.path.values(), *asked.query.values()]
     if any(_is_too_long(text) for text in texts if isinstance(text, str)):
         raise AppError("a number has too many digits", "bad-request")
-    return handler(asked)
+    try:
+        return handler(asked)
+    except (FastsegError, OSError) as error:
+        if is_disk_full(error):
+            raise _disk_full() from error
+        raise
 
 
 def _is_too_long(text: str) -> bool:

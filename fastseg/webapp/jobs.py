@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import AppError, DataError
 from ..exports.card import CARD, PROGRESS, is_unfinished, work_of
-from ..training.again import keep as keep_export
+from ..exports.earlier import keep as keep_export
 from ..utils.io import read_json
 from ..utils.locks import write_lock
 from ..utils.user_cache import cache_path, make_cache_folder
@@ -196,22 +196,23 @@ class Training:
         except (OSError, ValueError):
             told = {}
         if code == 0:
-            return Outcome("finished", corrections=_corrections(told))
+            return Outcome("finished", corrections=self._corrections(told))
         if "error" not in told:
             last = self.output().strip().rpartition("\n")[2]
             return Outcome("failed", "internal", last or f"the training ended with code {code}")
         error = told["error"]
         if error["code"] == "interrupted":
             return Outcome("stopped")
-        return Outcome("failed", error["code"], error["message"], _corrections(told))
+        return Outcome("failed", error["code"], error["message"], self._corrections(told))
 
+    def _corrections(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return what a fit says about earlier corrections, and about the export it began with."""
+        from .judging import change
 
-def _corrections(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what a fit says about earlier corrections, and about the export it began with."""
-    pins, again = told.get("pins") or {}, told.get("again") or {}
-    found = {name: pins[name] for name in ("text", "came_back", "not_learned") if name in pins}
-    verdict = (again.get("comparison") or {}).get("verdict")
-    return {**found, **({"verdict": verdict} if verdict else {})}
+        pins, again = told.get("pins") or {}, told.get("again") or {}
+        found = {name: pins[name] for name in ("text", "came_back", "not_learned") if name in pins}
+        compared = change(self.workspace.task, again.get("comparison"))
+        return {**found, **({"compared": compared} if compared else {})}
 
 
 def _is_fit(pid: int) -> bool:

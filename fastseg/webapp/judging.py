@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluation.run import FOLDER
 from ..exports.card import CARD, METRICS, Card
+from ..training.again import AGAIN
 from .jobs import NICENESS
 
 if TYPE_CHECKING:
     from ..corrections.log import Correction
+    from ..tasks import Task
     from .workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -116,6 +118,40 @@ def judged(export: Path) -> dict[str, Any] | None:
         if found.get("split") == "valid" and "intervals" in found:
             return dict(found)
     return None
+
+
+def compared(task: Task, export: Path) -> dict[str, Any] | None:
+    """Return how an export compares with the one that it was trained on from, see `change`."""
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((export / AGAIN).read_text(encoding="utf-8"))
+        return change(task, found.get("comparison"))
+    return None
+
+
+def change(task: Task, comparison: Any) -> dict[str, Any] | None:
+    """Return the paired difference of a comparison of `fit --from`, new minus earlier, in short.
+
+    `difference` and its `interval` (None for one image) are of the task's main figure, on so many
+    `images`. None without a comparison.
+    """
+    with suppress(KeyError, TypeError):  # files may hold anything
+        value = task.main_value(comparison["difference"])
+        ends = task.main_value(comparison["intervals"])
+        if isinstance(value, float):
+            interval = None if ends is None else [float(end) for end in ends]
+            return {"difference": value, "interval": interval, "images": comparison["images"]}
+    return None
+
+
+def never_found(figures: Mapping[str, Any]) -> list[str]:
+    """Return the classes that are in the held-out labels, and in no prediction that is right."""
+    with suppress(AttributeError):
+        return [
+            name
+            for name, values in figures.get("classes", {}).items()
+            if values.get("dice", values.get("f1")) == 0
+        ]
+    return []
 
 
 def judged_at(export: Path, card: Card) -> float:

@@ -22,7 +22,8 @@ from ..types import IGNORE
 if TYPE_CHECKING:
     from ..corrections.log import Correction
     from ..corrections.store import Corrections
-    from .workspace import Entry, Workspace
+    from .listing import Entry
+    from .workspace import Workspace
 
 Label = np.ndarray | int  # codes, uint8 (H, W), 255 unlabelled, or a class index
 
@@ -51,9 +52,10 @@ class Labels:
         """The corrections of the data folder."""
         from ..corrections.store import Corrections
 
+        workspace = self.workspace
         with self._lock:
-            if self._store is None:
-                self._store = Corrections(self.workspace.task, self.workspace.data)
+            if self._store is None:  # what the export held out, and the pages show so, stays so
+                self._store = Corrections(workspace.task, workspace.data, workspace.out)
             return self._store
 
     def _of(self, entry: Entry) -> threading.Lock:
@@ -140,16 +142,19 @@ class Labels:
         Strokes that were taken back are no correction: with the label from before, or without one
         the prediction, it is "accepted" where a person said so, and else "restored". A label that
         was accepted after strokes is "corrected", or "restored" if it equals an older version.
+        Where the model's prediction took the place of another label, it is "predicted".
         """
         if action not in ("accepted", "corrected"):
             return action
         start = self._version_or_none(entry, before)
+        predicted = self.workspace.predictions.label_if_known(entry)
+        is_predicted = predicted is not None and np.array_equal(predicted, label)
         if start is None:
-            start = self.workspace.predictions.label_if_known(entry)
-            if start is None:  # nothing to compare with
+            if predicted is None:  # nothing to compare with
                 return "corrected" if amend else action
-            is_same = np.array_equal(start, label)
-            return action if is_same or not amend else "corrected"
+            if is_predicted and entry.item is not None:  # a faulty label was replaced
+                return "predicted"
+            return action if is_predicted or not amend else "corrected"
         if np.array_equal(start, label):
             return "accepted" if action == "accepted" else "restored"
         if action == "accepted" and any(
@@ -158,7 +163,7 @@ class Labels:
             if (older := self._version_or_none(entry, number)) is not None
         ):
             return "restored"
-        return "corrected"
+        return "predicted" if is_predicted else "corrected"
 
     def _version_or_none(self, entry: Entry, number: int) -> Label | None:
         try:

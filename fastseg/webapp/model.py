@@ -19,7 +19,8 @@ class Model:
     def __init__(self, folder: Path, stamp: int, device: str | None):
         self.folder, self.stamp, self.state = folder, stamp, "loading"
         self.error: FastsegError | None = None
-        self.lock = threading.Lock()  # one prediction at a time: each takes all cores
+        self._turn = threading.Condition()  # one prediction at a time: each takes all cores
+        self._is_busy, self._people = False, 0
         self._found: Any = None
         self._device = device
         self._thread = threading.Thread(target=self._load, name=f"load {folder}", daemon=True)
@@ -47,8 +48,23 @@ class Model:
             raise AppError(f"{self.folder}: cannot be loaded; see the terminal", "not-ready")
         return self._found
 
-    def call(self, work: Callable[[Predictor], Any]) -> Any:
-        """Return `work(predictor)`, one call at a time."""
+    def call(self, work: Callable[[Predictor], Any], behind: bool = False) -> Any:
+        """Return `work(predictor)`, one call at a time.
+
+        Work `behind` the pages lets that of people go first; a plain lock, released and taken
+        again at once, would let people wait for all of it.
+        """
         predictor = self.predictor()
-        with self.lock:
+        with self._turn:
+            self._people += not behind
+            try:
+                self._turn.wait_for(lambda: not (self._is_busy or (behind and self._people)))
+            finally:
+                self._people -= not behind
+            self._is_busy = True
+        try:
             return work(predictor)
+        finally:
+            with self._turn:
+                self._is_busy = False
+                self._turn.notify_all()

@@ -23,7 +23,8 @@ from .predictions import export_stamp
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
-    from .workspace import Entry, Workspace
+    from .listing import Entry
+    from .workspace import Workspace
 
 BATCH = 4  # images that the pass predicts before others may ask the model
 MOST_ADVISED = 200  # images of the order of labelling: more than anybody labels between two fits
@@ -133,7 +134,8 @@ class Ordering:
             waiting = [entry.path for entry in entries if entry.item is None]
             labelled = [e.path for e in entries if e.item is not None and e.part != "test"]
             found = self.workspace.model(export).call(
-                lambda predictor: candidates(predictor, waiting, labelled, MOST_ADVISED)
+                lambda predictor: candidates(predictor, waiting, labelled, MOST_ADVISED),
+                behind=True,
             )
             root = self.workspace.data
             result.order = {
@@ -164,7 +166,9 @@ class Ordering:
                     if self._pass is not result:  # another export, or other images
                         return
                 some = left[start : start + BATCH]
-                errors = model.call(partial(_errors, entries=some, threshold=threshold))
+                errors = model.call(
+                    partial(_errors, entries=some, threshold=threshold), behind=True
+                )
                 for entry, found in zip(some, errors):
                     if found is None:
                         result.faults += 1

@@ -29,6 +29,7 @@ class Page:
     order: int = 0  # in the navigation, smallest first
     routes: tuple[BaseRoute, ...] = ()
     in_nav: bool = True
+    in_audit: bool = False  # also in the navigation of an audit of predicted labels
     has_page: bool = True  # False: only routes
     path: str = ""  # default: /NAME
     context: Callable[[Workspace], Mapping[str, Any]] = lambda workspace: {}  # for the template

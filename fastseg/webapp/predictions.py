@@ -20,7 +20,8 @@ from ..utils.journal import stamp
 if TYPE_CHECKING:
     from ..inference.clicks import Looks
     from ..inference.predictor import Predictor
-    from .workspace import Entry, Workspace
+    from .listing import Entry
+    from .workspace import Workspace
 
 KEPT = 6  # images whose predictions stay in memory: the current one, and some before it
 KEPT_LOOKS = 2  # images that the model was asked about, with their pixels

@@ -107,13 +107,15 @@ def render(templates: Environment, name: str, **values: Any) -> HTMLResponse:
 def _page_endpoint(page: Page, templates: Environment) -> Callable[[Request], Response]:
     def endpoint(request: Request) -> Response:
         workspace: Workspace = request.app.state.workspace
+        audit = workspace.audit()
         return render(
             templates,
             f"{page.name}.html",
             page=page,
-            nav=[other for other in pages() if other.in_nav],
+            nav=[one for one in pages() if one.in_nav and (one.in_audit or not audit)],
             workspace=workspace,
             task=workspace.task,
+            audit=audit,
             **page.context(workspace),
         )
 

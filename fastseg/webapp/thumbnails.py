@@ -20,7 +20,8 @@ from ..utils.journal import stamp
 from ..utils.threads import cores
 
 if TYPE_CHECKING:
-    from .workspace import Entry, Workspace
+    from .listing import Entry
+    from .workspace import Workspace
 
 SIDE = 320  # px of the longer side: sharp at 160 px on screens of double density
 QUALITY = 82

@@ -5,26 +5,23 @@ No torch at import: the model loads on a thread behind the first page.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.parts import Ledger
 from ..data.slices import real_file
 from ..errors import AppError, DataError, FastsegError, TaskError
 from ..exports.card import CARD, MODEL, Card, read_card
+from ..exports.earlier import EARLIER
 from ..exports.folder import find, is_export
 from ..exports.read import card_of, task_of
 from ..tasks import Item, Task, get
 from ..tasks.declared import has_no_task
-from ..training.again import EARLIER
 from ..utils.io import name_below
 from ..utils.shell import typed
 from .batches import Batches
@@ -33,39 +30,17 @@ from .faults import Checking
 from .jobs import Training
 from .judging import Judging
 from .labels import Labels
+from .listing import Entry, Listing, id_of, list_images
 from .model import Model
 from .ordering import Ordering
 from .predictions import Predictions
 from .thumbnails import Thumbnails
 
 if TYPE_CHECKING:
+    from ..corrections.audit import AuditState
     from ..inference.predictor import Predictor
 
-PARTS = ("train", "valid", "test", "apart", "unlabelled")
-ID_LENGTH = 16  # hexadecimal digits of an image's id: a collision among a million is 1 in 10^7
 FRESH_SECONDS = 2.0  # for which a listing of the data counts as new
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image of the data. `item` is None for one without a label."""
-
-    id: str
-    name: str  # below the data folder
-    path: Path
-    item: Item | None
-    part: str  # one of PARTS
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The images of the data, in their order, at some time."""
-
-    entries: tuple[Entry, ...]
-    by_id: dict[str, Entry]
-    made: float  # time.monotonic
-    fault: FastsegError | None = None  # why there are none
-    waits: bool = False  # images without a label stop a fit until DIR/.fastseg is there
 
 
 class Workspace:
@@ -112,7 +87,7 @@ class Workspace:
             name = str(export or find())
         name = labelled_in(name)
         if not is_export(name):
-            return cls(get(name), data, export, device)
+            return cls(_task_named(name), data, export, device)
         if Path(name).suffix == ".pkl":
             raise AppError(
                 f"{name}: is a pickle, which can run any code; give its folder, whose safe files "
@@ -142,12 +117,20 @@ class Workspace:
         """The data folder, with links followed: no file outside it is shown or written."""
         return self.data.resolve()
 
+    def audit(self) -> AuditState | None:
+        """Return the audit that the data belong to, see `fastseg label`; None if they do not."""
+        from ..corrections.audit import audit_of
+
+        with suppress(DataError):  # a damaged audit.json: fastseg label says so
+            return audit_of(self.data)
+        return None
+
     def listing(self, fresh: bool = False) -> Listing:
         """Return the images of the data; `fresh` lists them again if that was some time ago."""
         with self._lock:
             found = self._listing
             if found is None or (fresh and time.monotonic() - found.made > FRESH_SECONDS):
-                found = self._listing = self._listed()
+                found = self._listing = list_images(self)
             return found
 
     def changed(self) -> None:
@@ -182,58 +165,6 @@ class Workspace:
                 "which the app does not open; copy the file",
                 "outside-data",
             )
-
-    def _listed(self) -> Listing:
-        fault, waits = None, False
-        try:
-            items = self.task.items(self.data)
-        except FastsegError as error:  # what is usable is shown all the same
-            items, waits = self._usable()
-            fault = None if waits else error
-        parts = self._parts(items)
-        entries = [
-            Entry(id_of(name), name, item.image, item, parts[place])
-            for place, item in enumerate(items)
-            for name in [name_below(self.data, item.image)]
-        ]
-        for path in self.labels.unlabelled():
-            name = name_below(self.data, path)
-            entries.append(Entry(id_of(name), name, path, None, "unlabelled"))
-        return Listing(
-            tuple(entries), {entry.id: entry for entry in entries}, time.monotonic(), fault, waits
-        )
-
-    def _usable(self) -> tuple[list[Item], bool]:
-        """Return the usable images, and whether the others only wait for a label."""
-        try:
-            items, faults = self.task.listed(self.data)
-        except FastsegError:
-            return [], False
-        return items, bool(faults) and all(fault.waits for fault in faults if fault.stops)
-
-    def _parts(self, items: list[Item]) -> list[str]:
-        """Return the part of each item: by the ledger, what the export held out, or a fit would."""
-        recorded: dict[str, str] = {}
-        with suppress(DataError):  # a damaged ledger: a fit says so
-            ledger = Ledger.of(self.data)
-            recorded = {row.name: row.part for row in ledger.rows.values()} if ledger else {}
-        held_out: set[str] = set()
-        card = self.card()
-        if card and card.data_folder and card.data_folder.resolve() == self.root:
-            held_out = set(card.valid_files)
-        if not held_out and items:
-            try:
-                _, valid = self.task.split(items)
-            except DataError:  # too few images to train on: shown all the same
-                valid = []
-            held_out = {name_below(self.data, items[place].image) for place in valid}
-        names = [name_below(self.data, item.image) for item in items]
-        return [
-            "test"
-            if item.split == "test"
-            else recorded.get(name, "valid" if name in held_out else "train")
-            for item, name in zip(items, names)
-        ]
 
     # The exports and their models
 
@@ -314,6 +245,22 @@ class Workspace:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
+def _task_named(name: str) -> Task:
+    """Return a task by its name or folder. Raises `TaskError` that says what else can be opened."""
+    try:
+        return get(name)
+    except TaskError as error:
+        if error.code != "unknown-task":
+            raise
+        told = TaskError(
+            f"{error}; or give a folder with images and a task.toml (fastseg new DIR writes it), "
+            "or an export's folder",
+            error.code,
+        )
+        told.details = error.details
+        raise told from None
+
+
 def labelled_in(name: str) -> str:
     """Return the data folder with masks in a folder of `fastseg label`; other names as they are."""
     from ..corrections.audit import AUDIT
@@ -322,8 +269,3 @@ def labelled_in(name: str) -> str:
     inside = Path(name) / PNG
     is_one = has_no_task(name) and (Path(name) / AUDIT).is_file() and not has_no_task(inside)
     return str(inside) if is_one and inside.is_dir() else name
-
-
-def id_of(name: str) -> str:
-    """Return an image's id by its name below the data folder; it has no path in it."""
-    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:ID_LENGTH]

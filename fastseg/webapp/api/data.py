@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..faults import UNLABELLED, Found
 from ..http import Asked, get
+from ..listing import PARTS, Entry
 from ..page import Page
-from ..workspace import PARTS, Entry, Workspace
+from ..workspace import Workspace
+
+if TYPE_CHECKING:
+    from ...corrections.audit import AuditState
 
 MOST = 500  # images in an answer
 ANY = "any"  # of the faults
@@ -26,6 +30,7 @@ def summary(asked: Asked) -> dict[str, Any]:
     parts = Counter(entry.part for entry in listing.entries)
     return {
         "folder": str(workspace.data),
+        "audit": _audit(workspace.audit()),
         "images": len(listing.entries),
         "parts": {part: parts[part] for part in PARTS if parts[part]},
         "fault": str(listing.fault) if listing.fault else None,
@@ -39,6 +44,13 @@ def summary(asked: Asked) -> dict[str, Any]:
         "classes": _images_of_classes(workspace, found),
         "suspects": len(workspace.checking.suspects()),
     }
+
+
+def _audit(audit: AuditState | None) -> dict[str, Any] | None:
+    if audit is None:
+        return None
+    total = len(audit.plan.sample)
+    return {"export": audit.exporter, "total": total, "done": total - len(audit.left)}
 
 
 def _images_of_classes(workspace: Workspace, found: Found | None) -> list[int] | None:
@@ -128,7 +140,7 @@ def image(asked: Asked) -> dict[str, Any]:
         "label": label,
         "classes": codes,
         "has_label": entry.item is not None,
-        "group": entry.item.group if entry.item else "",
+        "group": entry.item.group.strip("/") if entry.item and workspace.task.grouped else "",
     }
 
 
@@ -136,6 +148,7 @@ page = Page(
     "data",
     "Data",
     10,
+    in_audit=True,
     routes=(
         get("/api/data", summary),
         get("/api/data/images", images),

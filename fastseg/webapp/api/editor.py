@@ -18,9 +18,10 @@ from ...tasks import SegmentationTask, Task
 from ...types import IGNORE
 from ..http import Asked, get, post, upload
 from ..labels import Label
+from ..listing import Entry
 from ..page import Page
 from ..runs import decode, encode, rows_of
-from ..workspace import Entry, Workspace
+from ..workspace import Workspace
 from .images import picture_response
 
 EXACT = 4_000_000  # px up to which the editor shows a PNG; larger ones would take seconds

@@ -45,7 +45,9 @@ def model(asked: Asked) -> dict[str, Any]:
         export = workspace.export()
         found = workspace.model(export)
     except FastsegError as error:
-        return {"state": "none", "error": str(error)}
+        audit = workspace.audit()
+        by = f"labels by export {audit.exporter}" if audit else "no model yet"
+        return {"state": "none", "error": str(error), "text": by}
     told = str(found.error) if found.error else None
     return {"state": found.state, "error": told, "export": export.name}
 

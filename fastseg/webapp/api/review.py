@@ -5,13 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ...corrections.audit import left_to_audit
 from ...errors import AppError
-from ...utils.io import name_below
 from ..http import Asked, get
+from ..listing import Entry
 from ..ordering import Expected
 from ..page import Page
-from ..workspace import Entry
 from .editor import context
 
 ORDERS = ("error", "next", "name")
@@ -47,7 +45,8 @@ def queue(asked: Asked) -> dict[str, Any]:
     advised = advice.order if advice else {}
     if advised:  # stable: the others stay in the order of their expected errors
         left.sort(key=lambda entry: advised.get(entry.name, (len(advised), ""))[0])
-    audit = {name_below(workspace.data, path) for path in left_to_audit(workspace.data)}
+    state = workspace.audit()
+    audit = {f"images/{name}" for name in state.left} if state else set()
     if audit:  # a random sample, whose error a certificate states: it comes before all others
         left.sort(key=lambda entry: entry.name not in audit)
     worked = [row.seconds for row in rows[-PACE:] if row.seconds > 0]
@@ -61,6 +60,13 @@ def queue(asked: Asked) -> dict[str, Any]:
             for entry in left[:MOST]
         ],
         "advice": None if advice is None else {"is_done": advice.is_done, "error": advice.error},
+        "audit": None
+        if state is None
+        else {
+            "total": len(state.plan.sample),
+            "command": state.command,
+            "sentences": state.sentences,
+        },
         "left": len(left),
         "reviewed": len(done & {entry.name for entry in listing.entries}),
         "pace": statistics.median(worked) if worked else None,
@@ -97,6 +103,7 @@ page = Page(
     "review",
     "Review",
     40,
+    in_audit=True,
     routes=(get("/api/review/queue", queue),),
     context=context,
 )

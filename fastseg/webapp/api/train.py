@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import AppError, FastsegError
 from ...exports.card import read_card
+from ...exports.earlier import EARLIER
+from ...exports.earlier import restore as restore_export
 from ...metrics.figures import FIGURES
 from .. import recipe
 from ..http import Asked, get, post
-from ..judging import corrected_at, judged, judged_at
+from ..jobs import Outcome
+from ..judging import compared, corrected_at, judged, judged_at, never_found
+from ..listing import PARTS, id_of
 from ..page import Page
-from ..workspace import PARTS, Workspace
+from ..workspace import Workspace
 
 if TYPE_CHECKING:
     from ...corrections.log import Correction
@@ -30,7 +34,14 @@ def form(asked: Asked) -> dict[str, Any]:
 
     workspace = asked.workspace
     listing = workspace.listing(fresh=True)
-    fault = listing.fault
+    fault = str(listing.fault) if listing.fault else None
+    audit = workspace.audit()
+    if audit:
+        fault = (
+            f"These are labels that export {audit.exporter} made, for an audit: a model learns "
+            "nothing new from them. Train with your own data, such as fastseg app "
+            f"{audit.exporter}."
+        )
     parts = Counter(entry.part for entry in listing.entries)
     store = workspace.labels.store
     names = [folder.name for folder in workspace.exports()]
@@ -38,9 +49,11 @@ def form(asked: Asked) -> dict[str, Any]:
         "fields": recipe.fields(workspace.task, names),
         "images": len(listing.entries),
         "parts": {part: parts[part] for part in PARTS if parts[part]},
-        "fault": str(fault) if fault else None,
+        "fault": fault,
         "out": str(workspace.out),
         "exports": names,
+        "current": workspace.out.name,
+        "figure": workspace.task.main_figure,
         "changed": len({row.image for row in store.all()}),  # images with another label
         "corrections": len(corrected_images(store)),  # as the report of the fit counts them
     }
@@ -54,9 +67,17 @@ def state(asked: Asked) -> dict[str, Any]:
     return {
         "state": found,
         "progress": training.progress() if found != "idle" else None,
-        "outcome": vars(outcome) if outcome else None,
+        "outcome": _told(outcome) if outcome else None,
         "output": training.output() if found != "idle" or outcome else "",
     }
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """Return how a training ended, with the ids of the images that it names, for links."""
+    corrections = outcome.corrections
+    names = [*corrections.get("came_back", ()), *corrections.get("not_learned", ())]
+    ids = {name: id_of(name) for name in names}
+    return {**vars(outcome), "corrections": {**corrections, "ids": ids}}
 
 
 def start(asked: Asked) -> dict[str, Any]:
@@ -102,6 +123,16 @@ def stop(asked: Asked) -> dict[str, Any]:
     return state(asked)
 
 
+def restore(asked: Asked) -> dict[str, Any]:
+    """Make an earlier export, by its name, the current one again; the current one is kept."""
+    workspace = asked.workspace
+    if workspace.training.state() in ("running", "stopping", "elsewhere"):
+        raise AppError("a training runs, and writes there; wait until it is done", "busy")
+    restore_export(workspace.out, workspace.export(asked.text("export")))
+    workspace.trained()
+    return exports(asked)
+
+
 def exports(asked: Asked) -> dict[str, Any]:
     """Return the exports, the newest first: what they are, their figures and intervals."""
     workspace = asked.workspace
@@ -144,18 +175,27 @@ def _export(
             "arch": card.network["arch"],
             "decoder": card.network.get("decoder"),
             "size": card.size,
-            "epochs": card.training.get("trained_epochs"),
+            "epochs": _epochs(card.training),
             "seconds": card.training.get("seconds"),
             "value": task.main_value(figures) if figures else None,
             "earlier_labels": is_earlier,  # labels of held-out images were corrected since
             "is_waiting": workspace.judging.is_waiting(folder),
             "interval": task.main_value(intervals) if intervals else None,
+            "compared": compared(task, folder),
+            "can_return": folder.parent.name == EARLIER,
+            "never_found": never_found(figures),
             "classes": {
                 name: values.get("dice", values.get("f1"))
                 for name, values in figures.get("classes", {}).items()
             },
         }
     return None
+
+
+def _epochs(training: Mapping[str, Any]) -> int | None:
+    """Return the epochs of the whole network, as the form counts them; None if not known."""
+    trained = training.get("trained_epochs")
+    return None if trained is None else trained - (training.get("freeze_epochs") or 0)
 
 
 page = Page(
@@ -168,5 +208,6 @@ page = Page(
         get("/api/train/exports", exports),
         post("/api/train/start", start),
         post("/api/train/stop", stop),
+        post("/api/train/restore", restore),
     ),
 )

@@ -46,6 +46,7 @@ export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Show a message in the corner; errors stay until they are closed. */
 export function note(text, isError = false) {
+  for (const same of document.querySelectorAll("#notes > .note")) if ($("span", same).textContent === text) same.remove();
   const close = el("button", { type: "button", "aria-label": "Close" }, "\u00d7");
   const made = el("div", { class: "note", role: isError ? "alert" : undefined }, el("span", {}, text), close);
   close.addEventListener("click", () => made.remove());
@@ -107,8 +108,8 @@ export async function watchModel() {
     const model = await api("/api/model");
     shown.replaceChildren(
       ...(model.state === "loading" ? [el("span", { class: "spin", "aria-hidden": "true" }), " loading the model"]
-        : model.state === "ready" ? [model.export]
-        : [model.state === "none" ? "no model yet" : "the model failed to load"]),
+        : model.state === "ready" ? [`model ${model.export}`]
+        : [model.text ?? "the model failed to load"]),
     );
     shown.title = model.error ?? "";
     return model.state === "loading";

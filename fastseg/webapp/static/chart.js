@@ -23,9 +23,10 @@ export function ticks(low, high, count = 4) {
 
 /**
  * Return a figure with one line for each of `series`: {name, values, kind}, a value (or null) an
- * epoch; `kind` 1 to 4 gives colour and dashes. `epochs` is where the axis ends.
+ * epoch; `kind` 1 to 4 gives colour and dashes. `epochs` is how many the axis has; the first `head`
+ * of them, which trained the head only, are numbered 0 and below.
  */
-export function lines(title, series, epochs, { from, to } = {}) {
+export function lines(title, series, epochs, { from, to, head = 0 } = {}) {
   const all = series.flatMap((line) => line.values).filter((value) => value !== null);
   const low = from ?? Math.min(...all, 0);
   const high = Math.max(to ?? -Infinity, ...all, low + 1e-6);
@@ -34,14 +35,14 @@ export function lines(title, series, epochs, { from, to } = {}) {
   const y = (value) => HEIGHT - SPACE.bottom - ((value - low) / (high - low)) * (HEIGHT - SPACE.top - SPACE.bottom);
   const now = series.map((line) => `${line.name} ${line.values.findLast((value) => value !== null)?.toFixed(3) ?? "not known"}`);
   const chart = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "lines",
-    "aria-label": `${title} after epoch ${Math.max(0, ...series.map((line) => line.values.length))}: ${now.join(", ")}` });
+    "aria-label": `${title} after epoch ${Math.max(0, ...series.map((line) => line.values.length)) - head}: ${now.join(", ")}` });
   for (const value of ticks(low, high)) {
     chart.append(svg("line", { class: "rule", x1: SPACE.left, x2: WIDTH - SPACE.right, y1: y(value), y2: y(value) }));
     chart.append(svg("text", { x: SPACE.left - 7, y: y(value) + 4, "text-anchor": "end" }, String(value)));
   }
-  for (const value of ticks(1, last, 6).filter(Number.isInteger))
-    chart.append(svg("text", { x: x(value), y: HEIGHT - SPACE.bottom + 18, "text-anchor": "middle" }, String(value)));
-  chart.append(svg("text", { x: WIDTH - SPACE.right, y: HEIGHT - 3, "text-anchor": "end" }, "epoch"));
+  for (const value of ticks(1 - head, last - head, 6).filter(Number.isInteger))
+    chart.append(svg("text", { x: x(value + head), y: HEIGHT - SPACE.bottom + 18, "text-anchor": "middle" }, String(value)));
+  chart.append(svg("text", { x: WIDTH - SPACE.right, y: HEIGHT - 3, "text-anchor": "end" }, head ? `epoch (${head > 1 ? "up to " : ""}0: head only)` : "epoch"));
   for (const line of series) {
     const points = line.values.map((value, place) => [x(place + 1), value]).filter(([, value]) => value !== null).map(([left, value]) => [left, y(value)]);
     chart.append(svg("polyline", { class: `line kind-${line.kind}`, points: points.map((point) => point.map((one) => one.toFixed(1)).join(",")).join(" ") }));

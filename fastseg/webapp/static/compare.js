@@ -16,8 +16,12 @@ function draw(now) {
   const isRunning = now.state === "running";
   $("#start").disabled = isRunning || now.exports.length < 2;
   $("#state").replaceChildren(...(isRunning ? [el("span", { class: "spin", "aria-hidden": "true" }), " judging both on the held-out images"] : []));
-  $("#fault").hidden = now.state !== "failed" && now.exports.length > 1;
-  $("#fault").textContent = now.exports.length < 2 ? "There are fewer than two exports to compare. Each training from the page Train keeps the earlier one." : now.error;
+  const count = now.exports.length;
+  $("#form").hidden = count < 2;
+  $("#few").hidden = count > 1;
+  $("#few-text").textContent = `${count ? `There is one export, ${now.exports[0]}` : "There is no export yet"}. Two are needed: train ${count ? "once more" : "twice"} on the page Train, which keeps the earlier one.`;
+  $("#fault").hidden = now.state !== "failed" || count < 2;
+  $("#fault").textContent = now.error;
   $("#result").hidden = now.state !== "done";
   if (now.state === "done") result(now);
 }

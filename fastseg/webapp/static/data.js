@@ -3,7 +3,7 @@
 import { $, api, el, plural, repeat, swatch, told } from "./app.js";
 import { Grid } from "./grid.js";
 
-const PART = { train: "training", valid: "held out", test: "test", apart: "set apart", unlabelled: "unlabelled" };
+const PART = { train: "training", valid: "held out", test: "test", apart: "set apart", unlabelled: "unlabelled", audit: "drawn for the audit", predicted: "not drawn" };
 const filters = $("#filters");
 const look = $("#look");
 let task;
@@ -22,7 +22,7 @@ const thumbnail = (id) => `/api/images/${id}/thumbnail?labels=${$("#labels")?.ch
 
 function tile(image, index) {
   const badges = el("span", { class: "badges" });
-  if (!part && image.part !== "train") badges.append(el("span", { class: "badge part" }, PART[image.part]));
+  if (!part && !["train", "predicted"].includes(image.part)) badges.append(el("span", { class: "badge part" }, PART[image.part]));
   if (image.faults) badges.append(el("span", { class: "badge bad" }, image.faults.length === 1 ? image.faults[0].kind : plural(image.faults.length, "fault")));
   if (image.suspect) badges.append(el("span", { class: "badge bad" }, "label?"));
   return el("button", { type: "button", class: "tile", title: image.name, onclick: told(() => open(index)) },
@@ -62,7 +62,7 @@ function facts(image) {
     shown.push(el("h3", {}, plural(image.faults.length, "fault")), el("ul", {}, ...image.faults.map((fault) =>
       el("li", {}, el("b", {}, fault.kind), `: ${fault.text}`, fault.stops ? " (a training refuses it)" : ""))));
   if (document.querySelector('nav a[href="/review"]'))
-    shown.push(el("p", {}, el("a", { class: "button", href: `/edit/${image.id}` }, "Edit the label")));
+    shown.push(el("p", {}, el("a", { class: "button", href: `/edit/${image.id}`, onclick: () => keep(place) }, "Edit the label")));
   return shown;
 }
 
@@ -78,6 +78,12 @@ async function summarise() {
   const faulty = Object.values(check.kinds).reduce((sum, count) => sum + count, 0);
   const checked = check.state === "checking" ? "; checking them" : check.state === "failed" ? `; the check failed: ${check.error}`
     : faulty ? `; ${plural(faulty, "file")} with faults${check.stops ? ", some of which a training refuses" : ""}` : "; no faults found";
+  const { audit } = found;
+  $("#audit").hidden = !audit;
+  if (audit) {
+    const rest = audit.done < audit.total ? ["Look at the drawn ones on the page ", el("a", { href: "/review" }, "Review"), "."] : ["The audit is complete: see the page ", el("a", { href: "/review" }, "Review"), "."];
+    $("#audit").replaceChildren(el("b", {}, `Audit of labels that export ${audit.export} made: ${audit.done} of ${audit.total} drawn images are looked at. `), ...rest);
+  }
   $("#summary").textContent = found.images ? `${plural(found.images, "image")} in ${found.folder}${checked}.` : "";
   $("#fault").hidden = !found.fault;
   $("#fault").textContent = found.fault ?? "";
@@ -107,6 +113,27 @@ function drawParts(found) {
       $(`#parts [aria-pressed="true"]`).focus();
       await reload();
     }) }, title, el("span", { class: "quiet number" }, count.toLocaleString("en")))));
+}
+
+const KEPT = "fastseg-data"; // what was looked at: the editor leads back to it
+
+/** Keep the filters and the image in the dialog; null: none. */
+function keep(image) {
+  sessionStorage.setItem(KEPT, JSON.stringify({ part, filters: Object.fromEntries(new FormData(filters)), image }));
+}
+
+/** Return to the filters and the image from which the editor was opened. Returns its place, or null. */
+function returned() {
+  const isBack = performance.getEntriesByType("navigation")[0]?.type === "back_forward";
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  if (!kept || !(isBack || new URL(document.referrer || location.href).pathname.startsWith("/edit/"))) return null;
+  part = kept.part;
+  for (const [name, value] of Object.entries(kept.filters)) {
+    const input = filters.elements[name];
+    if (input?.type === "checkbox") input.checked = true;
+    else if (input) input.value = value;
+  }
+  return kept.image;
 }
 
 async function reload() {
@@ -139,7 +166,10 @@ look.addEventListener("keydown", (event) => {
 told(async () => {
   task = await api("/api/task");
   let state = await summarise();
+  const from = returned();
+  if (from !== null) drawParts(await api("/api/data"));
   await reload();
+  if (from !== null && from < grid.total) await open(from);
   await repeat(async () => {
     if (state !== "checking") return false;
     state = await summarise();

@@ -18,7 +18,7 @@ $('[data-do="keys"]').addEventListener("click", showKeys);
 
 session.addEventListener("opened", () => {
   document.title = `${session.about.name} - fastseg`;
-  $("#about").textContent = [session.about.name, $("#about").textContent].filter(Boolean).join(", ");
+  $("#of").textContent = session.about.name;
 });
 await session.open(location.pathname.split("/").pop());
 root.dataset.ready = session.about?.name ?? "none";

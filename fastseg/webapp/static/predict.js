@@ -20,6 +20,8 @@ const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
 async function predict(files) {
   const images = files.filter(({ file }) => file.type.startsWith("image/") || /\.(tiff?|bmp|webp|jpe?g|png|gif)$/i.test(file.name));
+  const { compare } = new Intl.Collator(undefined, { numeric: true });
+  images.sort((one, other) => compare(one.name, other.name));
   if (!images.length) return note("There is no image among these files.", true);
   const chosen = $("#export").value;
   if (!batch || batch.export !== chosen) {

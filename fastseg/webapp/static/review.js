@@ -1,6 +1,6 @@
 // The queue: one image after the other, by expected error. Keys: accept, next, skip, back.
 
-import { $, duration, note, plural } from "./app.js";
+import { $, duration, el, note, plural } from "./app.js";
 import { Canvas } from "./editor/canvas.js";
 import { Choice } from "./editor/choice.js";
 import { finish } from "./editor/keys.js";
@@ -8,10 +8,10 @@ import * as server from "./editor/server.js";
 import { Session } from "./editor/session.js";
 import { keysDialog } from "./editor/ui.js";
 
-const GUESS = 20; // seconds an image, until there is a pace
 const AGAIN = 3000; // ms until the queue is asked again while the model still looks at the images
 const LAST = 9; // images of this visit whose median is the pace
 const CALM = 300; // ms after another image came, in which no key accepts it: it was meant for the last
+const PARTS = { valid: "held out", train: "training", audit: "drawn for the audit", predicted: "not drawn" };
 const WAITING = { polygon: "no polygon is begun", help: "the model proposes nothing yet" }; // tools with an Enter of their own
 
 class Review {
@@ -34,6 +34,7 @@ class Review {
     for (const name of ["accept", "next", "skip", "back"]) {
       $(`[data-do="${name}"]`).addEventListener("click", () => this[name]());
     }
+    $("#others")?.addEventListener("click", () => this.#open(this.queue[0] ?? null).catch((error) => note(error.message, true)));
     $("#order").addEventListener("change", () => this.#reorder());
     this.session.addEventListener("opened", () => this.#show());
     Object.assign(this, { queue: [], skipped: [], trail: [], paces: [], count: 0, isBusy: false });
@@ -61,6 +62,8 @@ class Review {
     const seen = new Set([...this.skipped, ...this.#finished()].map(({ id }) => id));
     this.queue = answer.images.filter(({ id }) => !seen.has(id));
     // one that is painted on, or that Back opened, is reviewed for the server, but not done here
+    // what the model has found out of it since
+    if (this.current) this.current = this.queue.find(({ id }) => id === this.current.id) ?? this.current;
     const { current } = this;
     const isListed = !current || seen.has(current.id) || this.queue.some(({ id }) => id === current.id);
     if (!isListed) this.queue.unshift(current);
@@ -92,6 +95,12 @@ class Review {
 
   #after(current) {
     this.queue = this.queue.filter(({ id }) => id !== current.id);
+    const isAudit = (image) => image.is_audit;
+    if (!this.queue.some(isAudit) && this.skipped.some(isAudit)) {
+      this.queue.unshift(...this.skipped.filter(isAudit));
+      this.skipped = this.skipped.filter((image) => !isAudit(image));
+      note("The skipped images of the audit come again.");
+    }
     if (!this.queue.length && this.skipped.length) {
       this.queue = this.skipped;
       this.skipped = [];
@@ -195,18 +204,45 @@ class Review {
     if (!isSame) await this.session.saver.changed("restored");
   }
 
+  /** The images of the audit that are left, and how many there are: null without an audit. */
+  #audit() {
+    const total = this.answer?.audit?.total;
+    return total ? { total, left: [...this.queue, ...this.skipped].filter(({ is_audit: is }) => is).length } : null;
+  }
+
+  /** Say that the audit is complete, once; then the other images may be looked at. */
+  #tellAudit() {
+    const { total, command, sentences } = this.answer.audit;
+    this.isTold = true;
+    $("#audited-text").textContent = sentences.length
+      ? `All ${total} drawn images were looked at, and the certificate is written:`
+      : `All ${total} drawn images were looked at. For the certificate, run this in the terminal, in the folder where you began:`;
+    $("#audited-command").parentElement.hidden = sentences.length > 0;
+    $("#audited-command").textContent = command;
+    $("#certificate").replaceChildren(...sentences.map((text) => el("li", {}, text)));
+    $("#others").hidden = !this.queue.length;
+    $("#audited").hidden = false;
+    $("#audited-title").focus();
+  }
+
   async #open(image) {
+    const audit = this.#audit();
+    const isEnd = audit?.left === 0 && !this.isTold;
+    if (isEnd) image = null;
+    if ($("#audited")) $("#audited").hidden = true;
     this.current = image;
     delete this.root.dataset.ready;
     const hasImage = image !== null;
     this.root.hidden = !hasImage;
-    $("#finished").hidden = hasImage;
+    $("#finished").hidden = hasImage || isEnd;
     if (!hasImage) document.body.append($("#notes")); // the stage is hidden, with what is in it
     else if ($("#notes").parentElement !== $("#stage")) $("#stage").append($("#notes"));
     this.#show();
     if (hasImage) {
       await this.session.open(image.id);
       $("#marks")?.focus({ preventScroll: true });
+    } else if (isEnd) {
+      this.#tellAudit();
     } else {
       const { fault, reviewed, pass } = this.answer;
       $("#finished-text").textContent = fault
@@ -217,7 +253,7 @@ class Review {
       $("#finished h2").textContent = fault ? "No images" : "All reviewed";
     }
     this.since = performance.now();
-    const ready = () => this.current === image && (this.root.dataset.ready = image?.name ?? "none");
+    const ready = () => this.current?.id === image?.id && (this.root.dataset.ready = image?.name ?? "none");
     setTimeout(ready, hasImage ? CALM : 0); // from then on, all keys count
   }
 
@@ -225,27 +261,30 @@ class Review {
     if (!this.answer) return;
     const left = this.queue.length + this.skipped.length + this.answer.left - Math.min(this.answer.left, this.answer.images.length);
     const total = this.count + left;
-    const pace = this.pace ?? GUESS;
-    $("#counter").textContent = `${this.count} of ${total}`;
+    const audit = this.#audit();
+    const isAudit = audit && (this.current ? this.current.is_audit : !audit.left);
+    $("#counter").textContent = isAudit ? `Audit ${Math.min(audit.total, audit.total - audit.left + 1)} of ${audit.total}` : `${this.count} of ${total}`;
     const { pass } = this.answer;
     const { advice } = this.answer;
     const looks =
       pass && !pass.is_done
-        ? `, model has seen ${pass.done} of ${pass.total}`
+        ? `model has seen ${pass.done} of ${pass.total}`
         : advice && !advice.is_done
-          ? ", looking for what to label next"
+          ? "looking for what to label next"
           : "";
-    $("#left").textContent = `${left ? `about ${duration(left * pace)} left` : ""}${looks}`;
+    $("#left").textContent = [this.current && this.pace ? `about ${duration((isAudit ? audit.left : left) * this.pace)} left` : "", looks].filter(Boolean).join(", ");
     for (const name of ["accept", "next", "skip"]) $(`[data-do="${name}"]`).disabled = !this.current;
     $('[data-do="back"]').disabled = !this.trail.length;
     if (!this.current) return $("#current").replaceChildren();
     const { name, part, expected_error: error, needs_review: needs } = this.current;
-    const parts = [name, part === "valid" ? "held out" : part];
+    const parts = [];
     if (error !== null) parts.push(`expected error ${error.toFixed(2)}${needs ? ", needs review" : ""}`);
-    if (this.current.is_audit) parts.push("audit: correct all that is wrong");
+    if (!this.current.is_audit) parts.push(PARTS[part] ?? part);
+    if (this.current.is_audit) parts.push("correct all that is wrong");
     if (this.current.reason) parts.push(this.current.reason);
-    $("#current").title = parts.join(" \u00b7 ");
-    $("#current").textContent = parts.join(" \u00b7 ");
+    // what is cut where it is narrow is the name, which the tooltip and the editor's foot have, too
+    $("#current").title = [name, ...parts].join(" \u00b7 ");
+    $("#current").replaceChildren(el("span", { class: "facts-of" }, parts.join(" \u00b7 ")), el("span", { class: "name" }, name));
   }
 }
 

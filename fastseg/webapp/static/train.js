@@ -2,7 +2,7 @@
 
 import { $, api, duration, el, note, plural, repeat, told, watchModel } from "./app.js";
 import { lines } from "./chart.js";
-import { drawExports } from "./exports.js";
+import { change, drawExports } from "./exports.js";
 import { drawForm, markField, values } from "./form.js";
 
 const WATCH = 1000; // ms between two looks at the training
@@ -10,6 +10,8 @@ const NOT_SCORES = new Set(["train_loss", "valid_loss", "lr"]);
 let form;
 let state = "";
 let drawn = ""; // what the charts show
+let last = null; // what was drawn
+let hasEarlier = false; // whether there is an export to compare the current one with
 
 const TITLES = {
   running: "Training",
@@ -19,18 +21,19 @@ const TITLES = {
 };
 
 function draw(now) {
+  last = now;
   const { progress, outcome } = now;
   const isRunning = ["running", "stopping", "elsewhere"].includes(now.state);
   const failed = now.state !== "running" && outcome?.state === "failed";
   const told = isRunning ? null : outcome?.corrections;
-  const hasNews = Boolean(told?.text || told?.verdict);
+  const isDone = !isRunning && outcome?.state === "finished";
+  const hasNews = isDone || Boolean(told?.text);
   $("#now").hidden = now.state === "idle" && !failed && !hasNews;
   $("#now-title").textContent = failed ? "The training ended with an error" : TITLES[now.state] ?? "The training is finished";
   $("#now-text").textContent = failed ? outcome.message : text(now, isRunning);
-  $("#corrections").replaceChildren(...(hasNews ? news(told) : []));
+  $("#corrections").replaceChildren(...(hasNews ? news(told, isDone) : []));
   $("#bar").hidden = !isRunning || !progress;
-  const done = progress ? ((progress.epoch - 1) * progress.batches + progress.batch) / (progress.epochs * progress.batches) : 0;
-  $("#bar").value = done;
+  $("#bar").value = progress?.done ?? 0;
   $("#figures").replaceChildren(...(progress && !failed ? figures(progress, isRunning) : []));
   $("#output").textContent = now.output;
   $("#output").closest("details").hidden = !now.output;
@@ -43,17 +46,37 @@ function draw(now) {
 }
 
 /** What a training says about earlier corrections, and about the export that it began with. */
-function news({ verdict, text, came_back: back, not_learned: open }) {
-  const list = (title, names) => (names?.length ? el("div", {}, el("b", {}, title), el("ul", {}, ...names.map((name) => el("li", {}, name)))) : null);
-  return [verdict ? el("p", {}, verdict) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learnt yet", open)].filter(Boolean);
+function news({ compared, text, came_back: back, not_learned: open, ids }, isDone) {
+  const list = (title, names) => (names?.length ? el("div", {}, el("b", {}, title), el("ul", {}, ...names.map((name) => el("li", {}, ids?.[name] ? el("a", { href: `/edit/${ids[name]}` }, name) : name)))) : null);
+  const links = [["/predict", "Predict with it"], ...(hasEarlier ? [["/compare", "Compare with the earlier one"]] : [])];
+  return [compared ? verdict(change(compared, form.figure)) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learned yet", open),
+    back?.length || open?.length ? el("p", {}, "A correction holds where the model now says at least half of what was corrected. Look at these labels once more; if they are right, train on for more epochs.") : null,
+    isDone ? el("p", { class: "row" }, ...links.map(([href, name]) => el("a", { href }, name))) : null].filter(Boolean);
+}
+
+/** Say whether the new export is better than the one that it was trained on from. */
+function verdict({ kind, isWorse, text }) {
+  const hint = isWorse ? " Take the earlier one back in its row below, or look at the images that got worse on the page Compare." : "";
+  return el("p", {}, el("b", { class: kind }, kind ? `The new export is ${text}.` : `No clear change: ${text}.`), hint);
 }
 
 function text({ state, progress }, isRunning) {
   if (state === "interrupted")
-    return progress ? `It had begun epoch ${progress.epoch} of ${progress.epochs}. What it learnt is kept, and it can go on from there.` : "What it learnt is kept, and it can go on from there.";
+    return `${progress ? `It had begun ${epoch(progress)}. ` : ""}What it learnt is kept, and it can go on from there.`;
   if (isRunning && !progress) return "It looks at the data and loads the network.";
-  if (isRunning && progress.epoch === progress.epochs && progress.batch >= progress.batches) return "It judges the held-out images and writes the export.";
+  if (isRunning && progress.done >= 1) return "It judges the held-out images and writes the export.";
   return isRunning ? "You can close this page: the training goes on." : "";
+}
+
+/** "epoch 2 of 5", as the form counts them; the epochs of the head alone come before. */
+function epoch({ epoch, epochs, head_only: isHead, later_epochs: later }) {
+  return isHead ? `epoch ${epoch} of ${epochs} of the head only, before ${plural(later, "epoch")} of the whole network` : `epoch ${epoch} of ${epochs}`;
+}
+
+/** The time left in steps that a person cares for, or that it is not known yet. */
+function timeLeft({ seconds_left: left }) {
+  if (left === null) return "estimating the time left";
+  return left < 2 ? "almost trained" : `about ${duration(left > 20 ? 5 * Math.round(left / 5) : left)} of training left`;
 }
 
 function figures(progress, isRunning) {
@@ -61,8 +84,8 @@ function figures(progress, isRunning) {
   const scores = Object.entries(last).filter(([name]) => !NOT_SCORES.has(name));
   return [
     progress.fold > 1 || $("#field-folds")?.value > 1 ? `learner ${progress.fold}` : null,
-    `epoch ${progress.epoch} of ${progress.epochs}${progress.head_only ? " (head only)" : ""}`,
-    isRunning && progress.seconds_left ? `about ${duration(progress.seconds_left)} left` : null,
+    epoch(progress),
+    isRunning && progress.done < 1 ? timeLeft(progress) : null,
     progress.loss !== null && isRunning ? `loss ${progress.loss.toFixed(3)}` : null,
     ...scores.map(([name, value]) => (value === null ? null : `${name.replaceAll("_", " ")} ${value.toFixed(3)}`)),
   ].filter(Boolean).map((one) => el("span", {}, one));
@@ -82,14 +105,16 @@ function actions({ state, progress }) {
 
 function charts(progress) {
   const rows = progress?.history ?? [];
-  const what = JSON.stringify([rows, progress?.epochs]);
+  const head = progress?.head_epochs ?? 0;
+  const last = progress && head + (progress.head_only ? progress.later_epochs : progress.epochs);
+  const what = JSON.stringify([rows, last]);
   if (what === drawn) return;
   drawn = what;
   const column = (name) => rows.map((row) => row[name] ?? null);
   const scores = Object.keys(rows.at(-1) ?? {}).filter((name) => !NOT_SCORES.has(name)).slice(0, 4);
   $("#charts").replaceChildren(...(rows.length ? [
-    lines("Loss", [{ name: "training", values: column("train_loss"), kind: 1 }, { name: "held out", values: column("valid_loss"), kind: 2 }], progress.epochs),
-    lines("Scores on held-out images", scores.map((name, place) => ({ name: name.replaceAll("_", " "), values: column(name), kind: place + 1 })), progress.epochs, { to: 1 }),
+    lines("Loss", [{ name: "training", values: column("train_loss"), kind: 1 }, { name: "held out", values: column("valid_loss"), kind: 2 }], last, { head }),
+    lines("Scores on held-out images", scores.map((name, place) => ({ name: name.replaceAll("_", " "), values: column(name), kind: place + 1 })), last, { to: 1, head }),
   ] : []));
 }
 
@@ -133,7 +158,7 @@ function drawReason() {
 
 function drawHow() {
   const isAgain = $('#how [value="again"]').checked;
-  $("#from-label").hidden = !isAgain || form.exports.length < 2;
+  $("#from-label").hidden = !isAgain;
   $("#strict-label").hidden = !isAgain || !form.changed;
   const weights = $("#field-weights");
   if (weights) weights.closest(".field").hidden = isAgain;
@@ -171,6 +196,8 @@ async function history() {
   await repeat(async () => {
     const found = await api("/api/train/exports");
     drawExports(found);
+    hasEarlier = found.exports.length > 1;
+    if (last) draw(last);
     return found.exports.some((one) => one.is_waiting);
   }, 3000);
 }
@@ -187,7 +214,7 @@ told(async () => {
   $("#form-title").textContent = form.images ? `A new training: ${counts(form.parts)}` : "A new training";
   $("#how").hidden = !form.exports.length;
   $("#how-text").textContent = form.corrections ? `With ${plural(form.corrections, "correction")} and what is new.` : "With labels that are new or corrected.";
-  $("#from").replaceChildren(...form.exports.map((name) => el("option", { value: name }, name)));
+  $("#from").replaceChildren(...form.exports.map((name) => el("option", { value: name, selected: name === form.current }, name === form.current ? `${name} (current)` : name)));
   $('#how [value="again"]').checked = form.exports.length > 0 && form.changed > 0;
   drawHow();
   told(history)();

@@ -33,7 +33,13 @@ export class Canvas extends EventTarget {
       this.desk.addEventListener(kind, () => this.dispatchEvent(new Event(kind)));
     }
     this.desk.addEventListener("edited", () => this.#isEdited());
+    this.desk.addEventListener("refused", ({ detail }) => note(detail));
     this.desk.addEventListener("ask", ({ detail }) => this.#ask(detail));
+  }
+
+  /** Whether a stroke is under way. */
+  get isBusy() {
+    return Boolean(this.desk.labels?.isEditing);
   }
 
   close() {

@@ -8,6 +8,7 @@ export class Choice extends EventTarget {
   constructor(root, { classes }, keys = []) {
     super();
     this.root = root;
+    this.classes = classes;
     this.chosen = null;
     // There is no background: the keys are 1 for the first class, 2 for the second one
     $("#classes", root).replaceChildren(
@@ -23,10 +24,26 @@ export class Choice extends EventTarget {
 
   choose(code) {
     if (this.id === null) return;
+    const isSame = this.chosen === code;
     this.chosen = code;
     this.#show();
+    this.#say(isSame ? `${this.#name()} already: A accepts it` : this.#name());
     this.dispatchEvent(new Event("touched"));
-    this.dispatchEvent(new Event("edited"));
+    if (!isSame) this.dispatchEvent(new Event("edited"));
+  }
+
+  #name() {
+    return this.classes.find(({ code }) => code === this.chosen)?.name;
+  }
+
+  /** Show over the image what a key or a click chose. */
+  #say(text) {
+    const shown = $("#chosen", this.root);
+    shown.hidden = !text;
+    shown.textContent = text ?? "";
+    shown.classList.remove("new");
+    void shown.offsetWidth; // begins the animation again
+    shown.classList.add("new");
   }
 
   #show() {
@@ -48,6 +65,7 @@ export class Choice extends EventTarget {
     this.id = id;
     this.chosen = label;
     this.#show();
+    this.#say(label === null ? "no class yet: press its key" : null);
     $("#photo", this.root).src = `/api/images/${id}/picture`;
     $("#photo", this.root).alt = "the image to classify";
   }

@@ -11,6 +11,7 @@ import { View } from "./view.js";
 
 export const SIZES = [1, 300]; // px, smallest and largest brush
 export const NO_MODEL = "there is no model to ask: train one on the page Train";
+const NAMES = { previous: "earlier label to compare with" };
 const TIMES = 500; // durations of strokes that are kept for measuring
 
 export class Desk extends EventTarget {
@@ -71,6 +72,12 @@ export class Desk extends EventTarget {
     this.#tell("say", text);
   }
 
+  /** Say, for all to see, why something is not done. */
+  refuse(text) {
+    this.say(text);
+    this.#tell("refused", text[0].toUpperCase() + text.slice(1));
+  }
+
   /** Somebody works: counts the active seconds. */
   touched() {
     this.#tell("touched");
@@ -124,7 +131,7 @@ export class Desk extends EventTarget {
 
   mayEdit() {
     if (this.shown === "labels") return true;
-    this.say(`this is the ${this.shown}; go back to the labels to change them`);
+    this.refuse(`this is the ${this.shown}; go back to the labels to change them`);
     return false;
   }
 
@@ -154,9 +161,9 @@ export class Desk extends EventTarget {
   setTool(name) {
     if (!this.tools[name] || this.tool.name === name) return;
     if (name === "eraser" && !this.canClear) {
-      return this.say("this task has no background: paint another class instead");
+      return this.refuse("this task has no background: paint another class instead");
     }
-    if (name === "help" && !this.canAsk) return this.say(NO_MODEL);
+    if (name === "help" && !this.canAsk) return this.refuse(NO_MODEL);
     this.tool.cancel();
     this.tool = this.tools[name];
     this.view.refresh(null);
@@ -222,7 +229,7 @@ export class Desk extends EventTarget {
   /** Show another label instead of the current one: "prediction", "previous", or "labels". */
   show(name) {
     const other = this.others.get(name);
-    if (name !== "labels" && !other) return this.say(`there is no ${name}`);
+    if (name !== "labels" && !other) return this.refuse(`there is no ${NAMES[name] ?? name}`);
     if (this.labels.isEditing) this.tool.cancel();
     this.shown = name;
     if (other && !other.layer) {
@@ -239,7 +246,7 @@ export class Desk extends EventTarget {
   /** Take what is shown for comparison as the label. */
   take(name) {
     const other = this.others.get(name);
-    if (!other) return this.say(`there is no ${name}`);
+    if (!other) return this.refuse(`there is no ${NAMES[name] ?? name}`);
     const { width, height } = this.labels;
     this.show("labels");
     this.labels.begin();
@@ -261,7 +268,7 @@ export class Desk extends EventTarget {
     this.proposal = parts.length ? new Proposal(parts, colours, width, height) : null;
     this.view.refresh(null);
     this.#tell("state");
-    if (!this.proposal) return this.say("the model finds nothing here");
+    if (!this.proposal) return this.refuse("the model finds nothing here: paint it, or draw a box around it");
     const names = parts.map(({ code }) => this.classOf(code).name).join(", ");
     this.say(`proposed: ${names}, ${this.proposal.pixels} px; Enter takes it, Escape leaves it`);
   }

@@ -125,7 +125,7 @@ export class Saver {
 
   #failed(error) {
     // 401: the server was started again; the page may go on after its new address was opened
-    const isRefused = error.status >= 400 && error.status < 500 && error.status !== 401;
+    const isRefused = error.status >= 400 && error.status < 500 && error.status !== 401; // 507: a full disk may be freed
     if (isRefused) {
       // not sent again as it is: the next stroke or a choice of the person decides
       this.record = null;

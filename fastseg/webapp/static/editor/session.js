@@ -19,6 +19,9 @@ const TEXTS = {
   refused: "Not saved",
 };
 
+const ACTIONS = { predicted: "prediction taken as label" }; // where the log's own word is too short
+const CALM = 1500; // ms without work after which a question may come: never in a stroke
+
 let asking = null; // the open question, so that two callers get one answer
 let isAsked = false; // who leaves it empty is not asked again by this page
 
@@ -49,14 +52,18 @@ export class Session extends EventTarget {
     super();
     Object.assign(this, { face, settings });
     this.clock = new Clock();
+    this.touched = -CALM;
     this.pending = new Pending(settings.project);
     this.saver = new Saver({
-      send: async (record) => server.save({ ...record, by: record.by || (await askName()) }),
+      send: async (record) => server.save({ ...record, by: record.by || (await this.#who()) }),
       pending: this.pending,
       read: () => ({ ...face.read(), seconds: this.clock.seconds, by: this.name }),
       tell: (state, detail) => this.#saved(state, detail),
     });
-    face.addEventListener("touched", () => this.clock.touch());
+    face.addEventListener("touched", () => {
+      this.clock.touch();
+      this.touched = performance.now();
+    });
     face.addEventListener("edited", () => this.#edited());
     $("#who").textContent = this.name || "Your name";
     $('[data-do="name"]').addEventListener("click", () => askName(true));
@@ -65,6 +72,13 @@ export class Session extends EventTarget {
       if (!this.saver.isSaved && (waits || !this.saver.isKept)) event.preventDefault();
     });
     document.addEventListener("visibilitychange", () => document.hidden && this.saver.flush());
+  }
+
+  /** Return the person's name, asked for once: between two strokes, not in one. */
+  async #who() {
+    const isBusy = () => this.face.isBusy || performance.now() - this.touched < CALM;
+    while (!this.name && !isAsked && isBusy()) await new Promise((done) => setTimeout(done, 100));
+    return askName();
   }
 
   get name() {
@@ -124,6 +138,9 @@ export class Session extends EventTarget {
     if (detail?.status === 401) {
       shown.textContent =
         "Not saved: the server was started again. Open the address that it printed; your strokes are kept here and sent again.";
+    }
+    if (detail?.status === 507) {
+      shown.textContent = `Not saved: ${detail.message}. Your strokes are kept here and sent again.`;
     }
     shown.dataset.state = state;
     if (detail?.version) shown.dataset.version = detail.version;
@@ -218,7 +235,7 @@ export class Session extends EventTarget {
         const time = new Date(when).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
         const show = el("button", { type: "button" }, "Show");
         show.addEventListener("click", () => this.face.showVersion?.(this.id, version));
-        const text = `${version}: ${action}${by ? ` by ${by}` : ""}, ${time}`;
+        const text = `${version}: ${ACTIONS[action] ?? action}${by ? ` by ${by}` : ""}, ${time}`;
         return el("li", {}, el("span", {}, text), this.face.showVersion ? show : null);
       }),
     );
