@@ -1,6 +1,7 @@
 """Labels that people save: exact in every format, every version kept, nothing lost."""
 
 import csv
+import errno
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from fastseg.data.contents import digests
 from fastseg.data.images import read_raw
 from fastseg.data.loaders import items_for_fit
 from fastseg.data.split import splitter
+from fastseg.errors import DataError
 from fastseg.tasks.converted import Entry, targets, write_dataset
 from fastseg.types import IGNORE
 
@@ -393,6 +395,44 @@ def test_every_version_is_kept_and_listed(tmp_path):
     assert rows[0]["source"] == "d 123456789abc"
     assert int(rows[2]["pixels"]) == (codes_of(13) != codes_of(0)).sum()
     assert store.history(image) == store.all()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "d"
+    task = make(folder, "")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as readonly, refuses("not-writable", folder):
+        readonly.setattr(Path, "mkdir", refuse)
+        Corrections(task, folder).save("images/1.jpg", codes_of(9), **DONE)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_changes_no_saved_label(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of file sizes are of Unix")
+    folder = tmp_path / "d"
+    task = make(folder, "")
+    store = Corrections(task, folder)
+    store.save("images/1.jpg", codes_of(9), **DONE, prediction=codes_of(8))
+    saved = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"}
+    before, failed = resource.getrlimit(resource.RLIMIT_FSIZE), 0
+    for limit in range(0, 600, 60):  # bytes that a file may have: the write stops in the middle
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            store.save("images/1.jpg", codes_of(limit), **DONE, prediction=codes_of(7))
+        except DataError as error:
+            assert error.code == "not-writable"
+            failed += 1
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert {p: p.read_bytes() for p in saved} == saved
+        assert np.array_equal(Corrections(task, folder).label("images/1.jpg"), codes_of(9))
+    assert failed > 2 and len(Corrections(task, folder).all()) in (1, 2)
 
 
 def test_the_second_of_two_editors_is_told(tmp_path):

@@ -47,7 +47,11 @@ def write_mask(
         reason = "has unlabelled pixels, and no mask value of the task stands for them"
     else:
         for image, options in _candidates(task, source, label, values, path, before):
-            _save(image, path, options)
+            try:
+                _save(image, path, options)
+            except DataError:  # the disk is full: an earlier candidate takes no space from others
+                path.unlink(missing_ok=True)
+                raise
             try:
                 decoded = task.examine_mask(path, source)
             except DataError as error:

@@ -61,10 +61,10 @@ class Candidate:
 class Chosen(list[Candidate]):
     """The images to label next, the first one first."""
 
-    def __init__(self, found: Iterable[Candidate], export: Path, left_out: int = 0):
+    def __init__(self, found: Iterable[Candidate], export: Path, left_out: dict[Path, str]):
         super().__init__(found)
         self.export = export  # by which they were chosen: its folder, or its pickle
-        self.left_out = left_out  # images that can never train, see `never_training`
+        self.left_out = left_out  # images that would never train, and why: `never_training`
 
 
 def next_images(
@@ -116,7 +116,7 @@ def next_images(
     predictor = load(source, device, trust, None, runtime, precision, images=len(files), bs=bs)
     predictor.adapt(files)
     found = candidates(predictor, files, [item.image for item in items], n, by=by, seed=seed, bs=bs)
-    return Chosen(found, source, len(apart))
+    return Chosen(found, source, apart)
 
 
 def candidates(

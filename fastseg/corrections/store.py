@@ -25,7 +25,7 @@ from ..data.state import LEDGER, masks_in, state_of
 from ..errors import DataError, brief, choose
 from ..tasks import SegmentationTask, Task
 from ..types import IGNORE
-from ..utils.io import atomic_file, require_folder, write_json
+from ..utils.io import atomic_file, write_json
 from .adding import add_image
 from .freezing import freeze_parts
 from .history import History
@@ -65,8 +65,14 @@ class Corrections(History):
         require_files(self.task, self.root)
         if not state_of(self.root).is_dir():
             self.task.folder(self.root)  # it is there, and has files
-            require_folder(self.root)
-            state_of(self.root).mkdir(parents=True, exist_ok=True)
+            try:
+                state_of(self.root).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(
+                    f"{self.root}: cannot be written ({error.strerror}), and labels are saved in "
+                    "it; make it writable, or correct a copy of it",
+                    "not-writable",
+                ) from None
         if not (self.root / LEDGER).is_file():
             named = source.rpartition(" ")[0]
             exports = [Path("exports") / name for name in (named, self.task.name) if name]

@@ -66,8 +66,9 @@ def next_(
         **loading,
     )
     if found.left_out:
-        count = "1 image is" if found.left_out == 1 else f"{found.left_out} images are"
-        console.say(f"{count} left out: they look the same as held-out ones, and would never train")
+        image, why = next(iter(found.left_out.items()))
+        count = "1 image is" if len(found.left_out) == 1 else f"{len(found.left_out)} images are"
+        console.say(f"{count} left out, since they would never train: {image} {why}")
     if as_json:
         return console.as_json([candidate.to_json() for candidate in found])
     reviews = {None: "", True: "yes", False: "no"}
