@@ -110,6 +110,7 @@ NOT_RUN = {
     "--address": "needs a cluster: test_predict_ray.py",
     "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
     "fastseg app": "runs until it is ended: test_webapp_training.py",
+    "fastseg restore": "needs an earlier export: test_corrections_again.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
     "fastseg study": "needs many fits: test_training_study.py",
 }
