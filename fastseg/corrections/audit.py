@@ -150,7 +150,7 @@ class AuditState:
             export = Path("PATH/OF") / export.name
         options: dict[str, tuple[str, str | None]] = {
             "--export": (str(export), None),
-            "--audit": (str(len(plan.sample)), None),
+            "--audit": (str(plan.asked or len(plan.sample)), None),
             "--error": (f"{plan.error:g}", f"{ERROR:g}"),
             "--confidence": (f"{plan.confidence:g}", f"{CONFIDENCE:g}"),
             "--seed": (str(plan.seed), "0"),
