@@ -305,6 +305,7 @@ def test_predictions_of_12_bits_are_those_of_8(trained, eyes, run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full_pictures
 def test_evaluate_interpret_and_show_read_12_bits_as_8(trained, eyes, run, tmp_path):
     for data in eyes:
         common = ["eye", "--data", data, "--export", trained, "--split", "all"]

@@ -59,7 +59,7 @@ def results(data, samples, tmp_path_factory):
         "lovasz": case(double=False, epochs=1, **{**STABLE, "loss": "wce+lovasz"}),
         "mixed": case(epochs=2, loss="focal+tversky", **mixed),
         "dropout": case(epochs=1, bs=2, decoder="pspnet", progressive=1.0),
-        "rate": case(epochs=1, lr="auto"),
+        "rate": case(epochs=1, lr="auto", size=32),  # a hundred steps
         "classes": case(task="mri", folder=samples["mri"], epochs=2, bs=4),
         "few": case(epochs=1, bs=1),
         "short": case(epochs=1, loss="ce+dice"),
