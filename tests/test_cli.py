@@ -24,6 +24,7 @@ COMMANDS = [
     "new",
     "show",
     "check",
+    "backbones",
     "lr",
     "fit",
     "study",

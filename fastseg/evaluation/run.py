@@ -128,6 +128,7 @@ def evaluate(
         "split": split,
         "missing": missing_of(card, items, root) if split == "valid" else [],
         "weights": predictor.card.weights_origin,
+        "licence": predictor.card.licence,
         **scores.metrics(samples),
         "agreement": labelled_twice(task, task.items(root), samples),
     }

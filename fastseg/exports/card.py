@@ -182,6 +182,34 @@ def _is_merge(value: Any, count: Any) -> bool:
     )
 
 
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and _number_list_check(2, 1, 8192, int)(value)
+
+
+def _is_pyramid(value: Any) -> bool:
+    """Return whether a value is None, or arguments of `models.pyramid.Pyramid` of fair sizes."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or set(value) - {"fixed"} != {"indices", "options", "multiple"}:
+        return False
+    indices, options = value["indices"], value["options"]
+    sizes = [value["fixed"]] if "fixed" in value else []
+    if isinstance(options, dict) and "img_size" in options:
+        side = options["img_size"]
+        sizes.append([side, side] if type(side) is int else side)
+    return (
+        isinstance(indices, list)
+        and 1 <= len(indices) <= 10
+        and all(type(index) is int and 0 <= index < 1000 for index in indices)
+        and type(value["multiple"]) is int
+        and 1 <= value["multiple"] <= 1024
+        and isinstance(options, dict)
+        and all(type(v) is bool for name, v in options.items() if name != "img_size")
+        and set(options) <= {"dynamic_img_size", "strict_img_size", "img_size"}
+        and all(map(_is_size, sizes))
+    )
+
+
 def _is_network(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -193,6 +221,7 @@ def _is_network(value: Any) -> bool:
         and isinstance(value["options"], dict)
         and _is_arch(value["options"].get("encoder_name", "x"))
         and _is_merge(value["options"].get("merge"), value["n_out"])
+        and _is_pyramid(value["options"].get("pyramid"))
         and type(value["n_out"]) is int
         and 1 <= value["n_out"] <= 255
         and type(value["stride"]) is int

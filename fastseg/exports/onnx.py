@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,6 +78,7 @@ def _export(exported: torch.nn.Module, images: torch.Tensor, path: Path) -> str 
         torch.inference_mode(),
         redirect_stdout(None),
         _exportable_pools(exported),
+        _exportable_transformers(exported),
     ):
         warnings.simplefilter("ignore")
         expected = exported(images).numpy()
@@ -141,6 +142,62 @@ def _exportable_pools(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for parent, name, child in swapped:
             setattr(parent, name, child)
+
+
+def _rms_norm(
+    x: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None = None,
+    eps: float | None = None,
+) -> torch.Tensor:
+    """Return what torch's `rms_norm` does, by operators that ONNX has at this opset."""
+    import torch
+
+    least = torch.finfo(x.dtype).eps if eps is None else eps
+    axes = tuple(range(-len(normalized_shape), 0))
+    normal = x * (x.square().mean(axes, keepdim=True) + least).rsqrt()
+    return normal if weight is None else normal * weight
+
+
+@contextmanager
+def _exportable_transformers(model: torch.nn.Module) -> Iterator[None]:
+    """Let transformers compute positions once, not in the graph, and normalise by known operators.
+
+    onnxruntime cannot infer the shapes of timm's rotary positions, and ONNX at this opset has no
+    antialiased resampling, by which timm fits tables of positions to a size.
+    """
+    import torch
+
+    rotary = [module for module in model.modules() if callable(getattr(module, "get_embed", None))]
+
+    def of_known_size(get_embed: Callable[..., Any]) -> Callable[..., Any]:
+        def embed(shape: Sequence[int] | None = None, **options: Any) -> Any:
+            sides = None if shape is None else [int(side) for side in shape]
+            return get_embed(shape=sides, **options)
+
+        return embed
+
+    interpolate = torch.nn.functional.interpolate
+
+    def of_table(x: torch.Tensor, *sizes: Any, **options: Any) -> torch.Tensor:
+        # The export's images are more than one: what has one entry does not depend on them.
+        if not options.get("antialias") or x.shape[0] != 1:
+            return interpolate(x, *sizes, **options)
+        with torch.no_grad():
+            resampled = interpolate(x, *sizes, **options)
+        return torch.from_numpy(resampled.cpu().numpy().copy())  # numpy ends the trace
+
+    for module in rotary:
+        module.get_embed = of_known_size(module.get_embed)
+    rms_norm = torch.nn.functional.rms_norm
+    torch.nn.functional.interpolate = of_table
+    torch.nn.functional.rms_norm = _rms_norm
+    try:
+        yield
+    finally:
+        torch.nn.functional.interpolate, torch.nn.functional.rms_norm = interpolate, rms_norm
+        for module in rotary:
+            del module.get_embed
 
 
 def _pooling_weights(have: int, want: int) -> np.ndarray:

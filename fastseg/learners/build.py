@@ -41,9 +41,9 @@ from ..exports.read import network_of
 from ..exports.record import TrainingRecord
 from ..losses import Loss, class_weights
 from ..metrics import figures as metrics
-from ..models.backbones import check_arch
+from ..models.backbones import check_arch, is_non_commercial, licence_of_weights
 from ..models.factory import classifier, segmenter
-from ..models.network import Network, parameter_groups
+from ..models.network import Network, Spec, parameter_groups
 from ..tasks import Task
 from ..types import Recipe
 from ..utils import device as machine
@@ -127,7 +127,7 @@ def unet_learner(
         n_out or get_c(dls),
         decoder,
         _weights(weights, pretrained),
-        _input_size(dls, decoder),
+        partial(_input_size, dls),
         **(config or {}),
         **kwargs,
     )
@@ -302,6 +302,11 @@ def build_learner(
     spec = network.spec
     decoder = f" with decoder {spec.decoder}" if spec.decoder else ""
     log.info("network: %s%s at %dx%d px; weights: %s", spec.arch, decoder, *recipe.size, origin)
+    _say_fit(spec)
+    licence = card.licence if card else licence_of_weights(spec.arch, origin)
+    if licence:
+        level = logging.WARNING if is_non_commercial(licence) else logging.INFO
+        log.log(level, "licence of the weights: %s", licence)
     learn.loss_func = learn.loss_func.to(dls.device)
     epochs = recipe.epochs + recipe.freeze_epochs
     learn.model.precision, why = training_precision(learn, recipe.size, asked, epochs)
@@ -315,13 +320,20 @@ def build_learner(
         opt=recipe.opt,
         bs=min(recipe.bs, dls.train.n),
         weights_origin=origin,
-        licence=card.licence if card else "",
+        licence=licence,
         flip_shift=task.recipe.flip_shift,
         depth=task.depth,
         spacing=_spacing(dls),
         precision=asked,
     )
     return learn
+
+
+def _say_fit(spec: Spec) -> None:
+    """Say where a backbone does not see images at their size."""
+    fixed = spec.options.get("pyramid", {}).get("fixed")
+    if fixed and "img_size" not in spec.options["pyramid"]["options"]:
+        log.info("%s takes images of %dx%d px only: they are resized to it", spec.arch, *fixed)
 
 
 def _of_all(tally: Tally) -> list[Tally]:
@@ -343,7 +355,7 @@ def _network(
         get_c(dls),
         recipe.decoder,
         weights,
-        _input_size(dls, recipe.decoder),
+        partial(_input_size, dls) if recipe.decoder == "fastai" else recipe.size,
         task.channels,
         **recipe.decoder_options,
     )
@@ -365,6 +377,6 @@ def _metrics(task: Task) -> list[Any]:
     return [ForegroundMetric(key, len(task.classes), task.background) for key in ("dice", "iou")]
 
 
-def _input_size(dls: DataLoaders, decoder: str) -> tuple[int, int] | None:
-    """Return the (height, width) of a batch in px; only fastai's own decoder needs it."""
-    return tuple(dls.one_batch()[0].shape[-2:]) if decoder == "fastai" else None
+def _input_size(dls: DataLoaders) -> tuple[int, int]:
+    """Return the (height, width) of a batch in px."""
+    return tuple(dls.one_batch()[0].shape[-2:])

@@ -5,8 +5,9 @@ Needs torch, timm and segmentation_models_pytorch; fastai only for its own archi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import nn
 from ..errors import ModelError, brief, choose
 from ..utils.choices import DECODERS
 from .backbones import GOOD_BACKBONES, IMAGENET, backbone_config, backbone_options, check_arch
+from .fitting import plan_pyramid, shapes_only
 from .network import Network, Spec, ensemble
+from .pyramid import registered
 from .weights import load_weights
 
 # Inputs are padded to a multiple of one of these, in px. 32 is the deepest level of most backbones;
@@ -23,6 +26,11 @@ from .weights import load_weights
 STRIDES = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384)
 FASTAI_STRIDE = 32  # of DynamicUnet over torchvision's backbones
 MIN_LEVELS = 4  # scales: decoders merge features of 1/4, 1/8, 1/16 and 1/32, or finer ones
+# px; a backbone that needs inputs padded to more may compute less when it is built for their size.
+LARGE_STRIDE = 96
+USUAL_SIZE = (256, 256)  # px, where the size of images is not known
+
+Size = tuple[int, int]  # (height, width) in px
 
 # Errors of timm, segmentation_models_pytorch and fastai for options and backbones they cannot
 # use; timm raises KeyError for unknown layer names. Any other error is a bug.
@@ -34,7 +42,7 @@ def segmenter(
     n_out: int,
     decoder: str = "unet",
     weights: str = "none",
-    size: tuple[int, int] | None = None,
+    size: Size | Callable[[], Size] | None = None,
     n_in: int = 3,
     **options: Any,
 ) -> tuple[Network, str]:
@@ -43,18 +51,20 @@ def segmenter(
     `n_in` is the number of input channels; weights for three are adapted to others. Returns the
     network and a text with the origin of its weights. `options` go to the decoder's class:
     `LightUnet`, or one of segmentation_models_pytorch. `decoder="fastai"` gives fastai's
-    DynamicUnet over a torchvision backbone; it is built for one `size`, (height, width) in px.
-    `weights`: see `weights.load_weights`. Raises `ModelError` for unknown names and options,
-    backbones without a feature pyramid and unusable weights.
+    DynamicUnet over a torchvision backbone. `size`, (height, width) in px, is that of the images
+    that it trains on, or a function that returns it: DynamicUnet and some backbones are built for
+    it (others than DynamicUnet then take images of any size). `weights`: see
+    `weights.load_weights`. Raises `ModelError` for unknown names and options, backbones that give
+    no feature maps and unusable weights.
     """
     choose("decoder", decoder, DECODERS)
     if decoder == "fastai":
-        options = {"size": list(size or (256, 256)), "batchnorm": True, **options}
+        options = {"size": list(_size_of(size)), "batchnorm": True, **options}
         spec = Spec("segment", arch, n_out, decoder, FASTAI_STRIDE, options, channels=n_in)
     else:
         check_arch(arch)
         spec = Spec("segment", arch, n_out, decoder, 1, options, channels=n_in)
-        spec = replace(spec, stride=_find_stride(spec))
+        spec = fitted(spec, size, keeps_weights=weights != "none")
     network = build(spec)
     return network, load_weights(network, weights)
 
@@ -125,10 +135,18 @@ def _decoder_model(spec: Spec) -> nn.Module:
 
     decoder = spec.decoder or ""
     model_class = OWN.get(decoder) or smp.MODEL_ARCHITECTURES_MAPPING[decoder]
-    options = {"encoder_name": f"tu-{spec.arch}", **backbone_options(spec.arch), **spec.options}
-    groups = options.pop("merge", None)
+    options = dict(spec.options)
+    groups, plan = options.pop("merge", None), options.pop("pyramid", None)
     classes = spec.n_out if groups is None else sum(map(len, groups))
-    model = model_class(encoder_weights=None, in_channels=spec.channels, classes=classes, **options)
+    build_it = partial(
+        model_class, encoder_weights=None, in_channels=spec.channels, classes=classes
+    )
+    if plan is None:
+        name = f"tu-{spec.arch}"
+        model = build_it(**{"encoder_name": name, **backbone_options(spec.arch), **options})
+    else:
+        with registered(spec.arch, spec.channels, plan) as name:
+            model = build_it(**{**options, "encoder_name": name})
     return model if groups is None else Merged(model, groups)
 
 
@@ -178,25 +196,61 @@ def _dynamic_unet(spec: Spec) -> nn.Module:
     return model
 
 
-def _find_stride(spec: Spec) -> int:
-    """Return the smallest number of px that inputs must be padded to a multiple of.
+def _size_of(size: Size | Callable[[], Size] | None) -> Size:
+    return (size() if callable(size) else size) or USUAL_SIZE
 
-    `spec` has the stride 1. Raises `ModelError` if the backbone has no feature pyramid or the
-    decoder cannot use it.
+
+def fitted(
+    spec: Spec, size: Size | Callable[[], Size] | None = None, keeps_weights: bool = True
+) -> Spec:
+    """Return `spec`, which has the stride 1, with its stride and how its backbone gives maps.
+
+    Backbones with a feature pyramid keep it; others, and those that pad inputs of `size` much, get
+    a pyramid of ours (`pyramid.Pyramid`), which pretrained weights fit if it `keeps_weights`.
+    Raises `ModelError` if neither works.
     """
-    arch, decoder = spec.arch, spec.decoder or ""
     try:
-        with torch.device("meta"):  # shapes only, no memory and no computation
-            _check_pyramid(arch, decoder)
-            return padding_of(spec)
+        with shapes_only():
+            return _fitted(spec, size, keeps_weights)
     except (ModelError, RuntimeError) as error:
         if isinstance(error, ModelError) and error.__cause__ is None:
             raise
     # The meta device of some torch versions (2.9 is one) cannot run every backbone. The CPU can; if
     # the network itself has the fault, it fails on the CPU again with the same error.
     with torch.device("cpu"):
-        _check_pyramid(arch, decoder)
-        return padding_of(spec)
+        return _fitted(spec, size, keeps_weights)
+
+
+def _fitted(spec: Spec, size: Size | Callable[[], Size] | None, keeps_weights: bool) -> Spec:
+    native: Spec | None = None
+    refusal: ModelError | None = None
+    try:
+        _check_pyramid(spec.arch, spec.decoder or "")
+        native = replace(spec, stride=padding_of(spec))
+        if native.stride <= LARGE_STRIDE:
+            return native
+    except ModelError as error:
+        if error.code != "unsupported-backbone":
+            raise
+        refusal = error
+    size = _size_of(size)
+    try:
+        plan = plan_pyramid(spec.arch, spec.channels, size, keeps_weights)
+        own = replace(spec, options={**spec.options, "pyramid": plan})
+        own = replace(own, stride=padding_of(own))
+    except ModelError as error:
+        if native is None:
+            raise error from (error.__cause__ or refusal)
+        return native
+    if native is not None and _pixels(size, native.stride) <= _pixels(size, plan["multiple"]):
+        return native
+    return own
+
+
+def _pixels(size: Size, multiple: int) -> int:
+    """Return the pixels of an image of `size` that is padded to a multiple."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height * width
 
 
 def _check_pyramid(arch: str, decoder: str) -> None:
@@ -205,8 +259,7 @@ def _check_pyramid(arch: str, decoder: str) -> None:
 
     refusal = ModelError(
         f"backbone '{arch}' has no feature pyramid (no maps at several scales), which the "
-        f"{decoder} decoder needs; try one of {GOOD_BACKBONES}, or a hierarchical transformer such "
-        "as swin_tiny_patch4_window7_224",
+        f"{decoder} decoder needs; try one of {GOOD_BACKBONES}",
         "unsupported-backbone",
     )
     try:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..utils.device import autocast_dtype
 from .backbones import IMAGENET
+from .pyramid import Pyramid
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm of a probability of 0 finite
 
@@ -83,9 +84,11 @@ class Network(nn.Module):
 
         Of an ensemble, they are those of its first member.
         """
-        body = self._body_of(self.model.models[0] if self.spec.members > 1 else self.model)
+        model = self.model.models[0] if self.spec.members > 1 else self.model
+        body = self._body_of(model)
+        pyramid = self._pyramid_of(model)
         with self._autocast(x.device):
-            out = body(self._padded(x))
+            out = pyramid.maps(self._padded(x))[0] if pyramid else body(self._padded(x))
         deepest = out[-1] if isinstance(out, (list, tuple)) else out
         if deepest.ndim == 2:  # averaged already
             return deepest.float()
@@ -117,9 +120,29 @@ class Network(nn.Module):
             return nn.ModuleList([self._body_of(model) for model in self.model.models])
         return self._body_of(self.model)
 
+    @property
+    def map_modules(self) -> list[nn.Module]:
+        """The backbone's modules whose outputs may be feature maps, as they are computed."""
+        models = self.model.models if self.spec.members > 1 else [self.model]
+        pyramids = [self._pyramid_of(model) for model in models]
+        return [
+            module
+            for model, pyramid in zip(models, pyramids)
+            for module in (pyramid.taps if pyramid else self._body_of(model).modules())
+        ]
+
     def _body_of(self, model: nn.Module) -> nn.Module:
         is_sequential = not self.spec.has_masks or self.spec.decoder == "fastai"
-        return model[0] if is_sequential else model.encoder
+        if is_sequential:
+            return model[0]
+        # The projections of our own pyramid are trained with the head: they begin with random
+        # weights.
+        return model.encoder.model if self._pyramid_of(model) else model.encoder
+
+    @staticmethod
+    def _pyramid_of(model: nn.Module) -> Pyramid | None:
+        encoder = getattr(model, "encoder", None)
+        return encoder if isinstance(encoder, Pyramid) else None
 
 
 class Ensemble(nn.Module):

@@ -14,7 +14,9 @@ from ..data.reading import RGB
 from ..errors import ModelError, brief
 from ..utils.choices import check_weights
 from .backbones import backbone_config
+from .conversion import converted
 from .network import Network
+from .pyramid import size_options
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ def _load_imagenet(network: Network) -> str:
     config = backbone_config(spec.arch)
     with offline_unless_reachable():
         model = timm.create_model(spec.arch, pretrained=True, in_chans=spec.channels)
-    matched, wanted = _copy_matching(model.state_dict(), network)
+    matched, wanted = _copy(model.state_dict(), network)
     if not matched:
         raise ModelError(
             f"none of the ImageNet weights of {spec.arch} fit its backbone here; "
@@ -135,7 +137,7 @@ def offline_unless_reachable() -> Iterator[None]:
 def _load_file(network: Network, path: Path) -> str:
     check_weights(path)
     tensors = _read_tensors(path)
-    matched, wanted = _copy_matching(tensors, network)
+    matched, wanted = _copy(tensors, network)
     if matched < MIN_MATCHED * wanted:
         raise ModelError(
             f"{path}: {matched or 'none'} of its {len(tensors)} tensors fit the {wanted} of "
@@ -179,6 +181,28 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         for name, tensor in state.items()
         if isinstance(name, str) and isinstance(tensor, torch.Tensor)
     }
+
+
+def _copy(tensors: dict[str, torch.Tensor], network: Network) -> tuple[int, int]:
+    """Copy the tensors of timm's backbone that fit; convert them if not all do.
+
+    Returns how many fitted, and how many the backbone has.
+    """
+    import timm
+
+    spec = network.spec
+    matched, wanted = _copy_matching(tensors, network)
+    if matched >= wanted or spec.decoder == "fastai":
+        return matched, wanted
+    with torch.device("meta"):
+        names = set(timm.create_model(spec.arch, pretrained=False).state_dict())
+    bare = [
+        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    best = max(bare, key=lambda state: len(names & set(state))) or tensors
+    state = converted(best, spec.arch, spec.channels, size_options(spec))
+    return max(matched, _copy_matching(state, network)[0]), wanted
 
 
 def _copy_matching(state: Mapping[str, torch.Tensor], network: Network) -> tuple[int, int]:

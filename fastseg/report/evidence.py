@@ -113,7 +113,7 @@ def _scales(network: nn.Module, x: torch.Tensor) -> list[nn.Module]:
         if isinstance(out, torch.Tensor) and out.ndim == 4 and min(out.shape[-2:]) > 1:
             found[out.shape[-2] * out.shape[-1]] = module
 
-    hooks = [module.register_forward_hook(note) for module in network.body.modules()]
+    hooks = [module.register_forward_hook(note) for module in network.map_modules]
     try:
         with torch.no_grad():
             network(x)

@@ -238,6 +238,7 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
         "export": str(out),
         "seconds": round(seconds, 1),
         "weights": card.weights_origin,
+        "licence": card.licence,
         "history": history,
         "metrics": card.metrics,
         **more,
