@@ -41,6 +41,7 @@ SHARED_CODES = {
     "no-task-file": "no task.toml where one is read or written",
     "not-empty": "a folder to create holds files already",
     "nothing-varies": "a study or a search with one setting alone",
+    "unsupported-backbone": "a backbone that cannot be built as asked",
     "time-budget": "a time budget that is too short for the least work",
     "not-fetched": "weights could not be fetched from the hub",
     "not-writable": "a file or folder cannot be written",

@@ -170,15 +170,6 @@ def test_backbones_sizes_names(fails, data):
         "fit",
         "eye",
         "--arch",
-        "test_vit",
-        *rest,
-        code="unsupported-backbone",
-        values=["test_vit"],
-    )
-    fails(
-        "fit",
-        "eye",
-        "--arch",
         ARCH,
         "--size",
         "16",
@@ -576,17 +567,6 @@ def test_empty_arguments_name_no_folder(run, exports):
 
 def test_weights_of_another_backbone_are_refused(fails, data, exports, tmp_path):
     folder = data("eye")
-    fails(
-        "fit",
-        "eye",
-        *FIT[:1],
-        "test_vit2",
-        *FIT[4:],
-        "--decoder",
-        "unet",
-        code="unsupported-backbone",
-        values=["test_vit2"],
-    )
     fails(
         "fit",
         "eye",

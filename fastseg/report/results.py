@@ -213,6 +213,7 @@ def interpret(
     predictor.adapt(items)
     from .page import write_report
 
+    agreement = labelled_twice(task, task.items(root))
     analysis = analyse(predictor, items, root, bs)
     found = Interpretation(
         predictor.task,
@@ -222,7 +223,7 @@ def interpret(
         analysis.images,
         analysis.reliability,
         predictor,
-        labelled_twice(task, task.items(root)),
+        agreement,
     )
     found.files = [
         *_write_pictures(found, out),
