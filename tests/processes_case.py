@@ -47,8 +47,8 @@ class DoubleRecord(Callback):
 def within(case, seconds):
     """Return a learner that a plan for `seconds` has trained; only the first process may plan."""
     budget.epoch_seconds = lambda _: 12.0 if world().is_first else 1.0
-    # after each epoch the first one finds that four fit, and the second one that nine do
-    callbacks.TimeBudget._fitting = lambda *_: 4.0 if world().is_first else 9.0
+    # after each epoch the first one finds that two fit, and the second one that nine do
+    callbacks.TimeBudget._fitting = lambda *_: 2.0 if world().is_first else 9.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) if world().is_first else None
         run = FitRun(folder, Path(case["data"]), FitOptions(**case["options"]))
