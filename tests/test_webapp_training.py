@@ -15,7 +15,8 @@ from conftest import ARCH, refuses
 
 from fastseg import tasks
 from fastseg.errors import AppError, FastsegError
-from fastseg.exports.card import is_unfinished, read_card, work_of
+from fastseg.evaluation.run import FOLDER
+from fastseg.exports.card import METRICS, is_unfinished, read_card, work_of
 from fastseg.learners.options import OPTIONS, FitOptions
 from fastseg.training.progress import TimeLeft
 from fastseg.webapp import recipe
@@ -346,6 +347,7 @@ def test_corrections_are_counted_by_image_and_what_they_make_old_is_marked(
 
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     out = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye")
+    (out / FOLDER / METRICS).unlink(missing_ok=True)  # other tests may have evaluated it
     task = tasks.get("eye")
     store = Corrections(task, data, out)
     names = read_card(out).valid_files[:2]
