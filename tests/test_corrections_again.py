@@ -10,7 +10,14 @@ from conftest import ARCH, missing, refuses, rows_of
 
 import fastseg
 from fastseg import tasks
-from fastseg.corrections.pins import Pin, Pins, check_pins, record_held, source_of
+from fastseg.corrections.pins import (
+    Pin,
+    Pins,
+    check_pins,
+    corrected_images,
+    record_held,
+    source_of,
+)
 from fastseg.corrections.store import Corrections
 from fastseg.data.assigning import TRAIN, VALID
 from fastseg.data.images import save_image
@@ -96,11 +103,46 @@ def test_what_nobody_changed_is_no_pin(samples, exports, tmp_path):
 
 def test_what_the_report_says_if_nothing_was_learned():
     def text(*pins):
-        return Pins("x", [Pin("i", 1, 9, right, False, before) for right, before in pins]).text
+        found = [Pin("i", 1, 9, right, apart, before) for right, before, apart in pins]
+        return Pins("x", found).text
 
-    assert missing([2], text((0, False), (0, False))) == []
-    assert "hold" not in text((0, False), (0, False)) and "hold" not in text((0, False))
-    assert "hold" in text((0, False), (0, True)) and "hold" in text((1, False))
+    never, back, held = (0, False, False), (0, True, False), (1, False, False)
+    assert missing([2], text(never, never)) == []
+    assert "still" not in text(never, never) and "still" not in text(never)
+    assert "still" in text(never, back) and "still" in text(held)
+
+
+def test_a_correction_of_a_held_out_image_is_not_to_be_learned(samples, exports, tmp_path):
+    data, export = copied("eye", samples, exports, tmp_path)
+    task, predictor, held_out = tasks.get("eye"), fastseg.load(export), read_card(export)
+    store = Corrections(task, data, export)
+    trains = next(
+        i.image for i in task.items(data) if i.image.name not in str(held_out.valid_files)
+    )
+    for image in (trains, data / held_out.valid_files[0]):
+        now = predictor.predict(image).codes
+        label = patched(now, slice(0, 9), (now[:9] + 1) % 4)
+        store.save(image, label, action="corrected", by="A", seconds=1, prediction=now)
+    pins = check_pins(task, data, export)
+    assert pins.not_learned == [name_below(data, trains)]
+    assert pins.never_trained == held_out.valid_files[:1] == pins.to_json()["never_trained"]
+    record_held(data, Pins("x", [Pin(pins.never_trained[0], 1, 9, 1.0, True, False)]), "x 123")
+    again = check_pins(task, data, export)  # that it held once, and does not now, is news
+    assert again.came_back == held_out.valid_files[:1] and not again.never_trained
+
+
+def test_a_proposal_that_was_taken_back_is_no_correction(samples, exports, tmp_path):
+    """The editor saves after each step: one version of a visit, which ends as the label was."""
+    data, export = copied("eye", samples, exports, tmp_path)
+    task = tasks.get("eye")
+    store = Corrections(task, data, export)
+    image = task.items(data)[0].image
+    label = store.label(image)
+    done = dict(by="A", seconds=1, prediction=(label + 1) % 4)
+    store.save(image, (label + 2) % 4, action="corrected", **done)
+    assert corrected_images(store) == [name_below(data, image)]
+    store.save(image, label, action="restored", amend=True, base=1, **done)
+    assert corrected_images(store) == [] and check_pins(task, data, export).total == 0
 
 
 def test_a_corrected_class_holds_if_it_is_predicted(samples, exports, tmp_path):
@@ -165,9 +207,10 @@ def test_fit_from_an_export(samples, exports, tmp_path, run):
     held = {pin["image"]: pin["held_out"] for pin in again["pins"]["pins"]}
     assert held == {name_below(data, trains[0]): False, name_below(data, held_out[0]): True}
     items = {name_below(data, item.image): item for item in task.items(data)}
-    assert trained_on(before, [items[name] for name in after.valid_files], data) == 0
+    assert trained_on(before, [items[name] for name in after.valid_files], data) == set()
     # the figures of both are of the corrected labels
     figures = json.loads(run("evaluate", "eye", "--compare", kept, "--json").out)
+    assert figures["comparison"]["images"] == again["comparison"]["images"]
     difference = figures["comparison"]["difference"]["mean_foreground"]["dice"]
     assert difference == pytest.approx(again["comparison"]["difference"]["mean_foreground"]["dice"])
     # nothing that was trained on is held out, in the next plain fit too

@@ -10,10 +10,14 @@ import sys
 import time
 
 import httpx
+import numpy as np
 import pytest
 from conftest import ARCH, refuses
 
 from fastseg import tasks
+from fastseg.corrections.store import Corrections
+from fastseg.data.images import save_image
+from fastseg.data.split import splitter
 from fastseg.errors import AppError, FastsegError
 from fastseg.evaluation.run import FOLDER
 from fastseg.exports.card import METRICS, is_unfinished, read_card, work_of
@@ -343,7 +347,6 @@ def test_corrections_are_counted_by_image_and_what_they_make_old_is_marked(
     serve, samples, exports, tmp_path
 ):
     from fastseg.corrections.pins import corrected_images
-    from fastseg.corrections.store import Corrections
 
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     out = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye")
@@ -373,3 +376,25 @@ def test_corrections_are_counted_by_image_and_what_they_make_old_is_marked(
         row = client.get("/api/train/exports")["exports"][0]
         assert row["earlier_labels"] is is_earlier
     client.http.close()
+
+
+def test_the_form_counts_the_images_as_the_next_fit_divides_them(serve, samples, exports, tmp_path):
+    """New labelled images are divided by the ledger before any fit has recorded them."""
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    out = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye")
+    task = tasks.get("eye")
+    store = Corrections(task, data, out)
+    store.begin()
+    rng, label = np.random.default_rng(0), store.label(task.items(data)[0].image)
+    for number in range(12):  # each of a group of its own
+        pixels = rng.integers(0, 256, (*label.shape, 3), np.uint8)
+        image = store.add(save_image(tmp_path / f"set{number}_frame_1.png", pixels))
+        store.save(image, label, action="new", by="A", seconds=1)
+    before = (data / ".fastseg" / "split.csv").read_bytes()
+    client = Client(serve("eye", data, export=out))
+    parts = client.get("/api/train/form")["parts"]
+    client.http.close()
+    assert (data / ".fastseg" / "split.csv").read_bytes() == before  # looking writes nothing
+    train, valid = splitter(task, 42, data=data)(task.items(data))
+    assert parts == {"train": len(train), "valid": len(valid)}
+    assert len(valid) > len(read_card(out).valid_files)

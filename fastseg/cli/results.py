@@ -44,9 +44,13 @@ def trained_again(result: dict[str, Any]) -> None:
             typer.echo(f"the earlier export: {console.printable(place)}")
     if pins:
         typer.echo(pins["text"])
-        listed = ("came back", pins["came_back"]), ("not learned yet", pins["not_learned"])
-        for title, names in listed:
-            for name in names:
+        listed = {
+            "came back": "came_back",
+            "not learned yet": "not_learned",
+            "held out, never trains": "never_trained",
+        }
+        for title, key in listed.items():
+            for name in pins[key]:
                 typer.echo(f"  {title}: {console.printable(name)}")
 
 

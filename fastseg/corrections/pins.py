@@ -10,7 +10,8 @@ Only what a person changed is a correction: a label that was accepted as it was 
 label that was restored is one only if the version that it equals is one.
 
 A correction that held under an earlier export and does not now "came back". One that never held is
-"not learned yet". Which ones held is kept in DIR/.fastseg/pins.csv.
+"not learned yet", unless its image is held out: no training sees it. Which ones held is kept in
+DIR/.fastseg/pins.csv.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.assigning import HELD_OUT
+from ..data.assigning import TRAIN
 from ..data.parts import Ledger
 from ..data.state import state_of
 from ..errors import DataError
@@ -56,7 +57,7 @@ class Pin:
     version: int  # of the label
     pixels: int  # that the person changed; 1 for a class
     right: float  # share of them in which the export is right now
-    held_out: bool  # whether the image is held out from training
+    held_out: bool  # whether the image is held out from training, or apart: it never trains
     held_before: bool  # under an earlier export
 
     @property
@@ -89,24 +90,34 @@ class Pins:
 
     @property
     def not_learned(self) -> list[str]:
-        """The images whose correction never held."""
-        return [pin.image for pin in self.pins if not pin.holds and not pin.held_before]
+        """The images to train on whose correction never held."""
+        return [pin.image for pin in self._never_held if not pin.held_out]
+
+    @property
+    def never_trained(self) -> list[str]:
+        """The held-out images whose correction never held: no training can learn it."""
+        return [pin.image for pin in self._never_held if pin.held_out]
+
+    @property
+    def _never_held(self) -> list[Pin]:
+        return [pin for pin in self.pins if not pin.holds and not pin.held_before]
 
     @property
     def text(self) -> str:
         """One sentence: "41 of 43 corrections still hold, 2 came back"."""
         if not self.pins:
             return "no corrections to hold yet"
-        if len(self.not_learned) == self.total:
-            if self.total == 1:
-                return "1 correction, not learned yet"
-            return f"{self.total} corrections, none learned yet"
-        parts = [f"{self.held} of {self.total} corrections still hold"]
-        if self.came_back:
-            parts.append(f"{len(self.came_back)} came back")
-        if self.not_learned:
-            parts.append(f"{len(self.not_learned)} not learned yet")
-        return ", ".join(parts)
+        still = "still hold" if self.held or self.came_back else "hold"
+        if self.total == 1:
+            still = still.replace("hold", "holds")
+        counts = (
+            ("came back", self.came_back),
+            ("not learned yet", self.not_learned),
+            ("in held-out images, which never train", self.never_trained),
+        )
+        parts = [f"{len(names)} {what}" for what, names in counts if names]
+        corrections = "1 correction" if self.total == 1 else f"{self.total} corrections"
+        return ", ".join([f"{self.held} of {corrections} {still}", *parts])
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values: the counts, the images, and each pin."""
@@ -116,6 +127,7 @@ class Pins:
             "total": self.total,
             "came_back": self.came_back,
             "not_learned": self.not_learned,
+            "never_trained": self.never_trained,
             "text": self.text,
             "pins": [{**asdict(pin), "holds": pin.holds} for pin in self.pins],
         }
@@ -176,7 +188,7 @@ def check_pins(
             version,
             changed,
             round(right / changed, 4),
-            bool(row and row.part in HELD_OUT),
+            bool(row and row.part != TRAIN),
             (name, version) in held,
         )
 
@@ -225,21 +237,24 @@ def _held(root: Path) -> list[_Held]:
 def corrected_images(store: Corrections) -> list[str]:
     """Return the images whose predicted label a person changed: those that are pins.
 
-    By the log alone: no label is read.
+    By the log; labels are read only where a version was restored.
     """
-    changed: dict[str, bool] = {}
-    for row in store.all():
-        if not (store.root / row.image).exists():
-            continue
-        if store.has_prediction(row.image, row.version):
-            changed[row.image] = bool(row.pixels)  # what counts is the last prediction
-        elif row.image in changed:
-            changed[row.image] |= bool(row.pixels)
-    return [name for name, is_so in changed.items() if is_so]
+    pixels = {(row.image, row.version): row.pixels for row in store.all()}
+    return [name for name, numbers in _pinned(store).items() if pixels[name, numbers[1]]]
 
 
 def _corrected(store: Corrections) -> dict[str, tuple[int, Label]]:
     """Return {image: (newest version, the last prediction that a person corrected)}."""
+    found = {}
+    for name, (newest, number) in _pinned(store).items():
+        before = store.prediction(name, number)
+        if before is not None:
+            found[name] = newest, before
+    return found
+
+
+def _pinned(store: Corrections) -> dict[str, tuple[int, int]]:
+    """Return {image: (newest version, the last one that changed a prediction)}."""
     actions: dict[str, dict[int, str]] = {}
     for row in store.all():
         actions.setdefault(row.image, {})[row.version] = row.action
@@ -250,9 +265,8 @@ def _corrected(store: Corrections) -> dict[str, tuple[int, Label]]:
         number = max(versions)
         while number > FIRST:
             action = versions.get(number)
-            before = store.prediction(image, number) if action in CHANGES else None
-            if before is not None:
-                found[image] = max(versions), before
+            if action in CHANGES and store.has_prediction(image, number):
+                found[image] = max(versions), number
                 break
             number = _like(store, image, number) if action == "restored" else number - 1
     return found

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import DataError
 from ..types import Item
 from .channels import files_of, read_near, shown
-from .looks import look_of, views_of
+from .looks import views_of
 from .reading import PLAIN, Reading
 from .slices import split_slice
 
@@ -23,6 +23,7 @@ LOOK_SIDE = 128  # px at which images are hashed: a JPEG is decoded at a part of
 BUFFER = 1 << 20  # bytes that are hashed at a time
 MAX_WORKERS = 8
 T = TypeVar("T")
+Stamps = tuple[tuple[str, int, int], ...]  # the path, size in bytes and time of change of files
 
 
 def digests(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
@@ -35,6 +36,12 @@ def digests(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
 
 def _digest(image: Path, reading: Reading) -> str:
     slice_of = split_slice(image)
+    return _content(_stamps(image, reading), slice_of[1] if slice_of else -1)
+
+
+def _stamps(image: Path, reading: Reading) -> Stamps:
+    """Return the files of an image as they are now: what is computed holds until they change."""
+    slice_of = split_slice(image)
     files = [slice_of[0]] if slice_of and not reading.files else files_of(image, reading)
     stamps = []
     for file in files:
@@ -46,11 +53,11 @@ def _digest(image: Path, reading: Reading) -> str:
                 f"{file}: cannot be read ({error.strerror}); check the path", "no-such-image"
             ) from None
         stamps.append((str(part[0] if part else file), status.st_size, status.st_mtime_ns))
-    return _content(tuple(stamps), slice_of[1] if slice_of else -1)
+    return tuple(stamps)
 
 
 @lru_cache(maxsize=1 << 18)
-def _content(files: tuple[tuple[str, int, int], ...], number: int) -> str:
+def _content(files: Stamps, number: int) -> str:
     """Return the digest of files, read once in a process unless they change."""
     digest = hashlib.sha256()
     for file, _, _ in files:
@@ -64,34 +71,29 @@ def _content(files: tuple[tuple[str, int, int], ...], number: int) -> str:
 
 def looks_of(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
     """Return the perceptual hash of each item's image; "" for one that cannot be read."""
-
-    def look(item: Item) -> str:
-        pixels = _small(item, reading)
-        return "" if pixels is None else look_of(pixels)
-
-    return _in_threads(look, items)
+    return [next(iter(views), "") for views in all_views_of(items, reading)]
 
 
-def all_views_of(items: Sequence[Item], reading: Reading = PLAIN) -> list[list[str]]:
+def all_views_of(items: Sequence[Item], reading: Reading = PLAIN) -> list[tuple[str, ...]]:
     """Return the perceptual hashes of each item's image, mirrored and rotated: see `views_of`.
 
-    Empty for an image that cannot be read.
+    Empty for an image that cannot be read: the check of the data says so.
     """
 
-    def views(item: Item) -> list[str]:
-        pixels = _small(item, reading)
-        return [] if pixels is None else views_of(pixels)
+    def views(item: Item) -> tuple[str, ...]:
+        try:
+            return _views(item.image, _stamps(item.image, reading), reading)
+        except DataError:
+            return ()
 
     return _in_threads(views, items)
 
 
-def _small(item: Item, reading: Reading) -> np.ndarray | None:
-    """Return an image, uint8 (H, W, 3); None if it cannot be read."""
-    try:
-        pixels, _ = read_near(item.image, (LOOK_SIDE, LOOK_SIDE), reading)
-    except DataError:  # the check of the data says so
-        return None
-    return np.ascontiguousarray(shown(pixels))
+@lru_cache(maxsize=1 << 16)
+def _views(image: Path, files: Stamps, reading: Reading) -> tuple[str, ...]:
+    """Return the hashes of an image, read once in a process unless its `files` change."""
+    pixels, _ = read_near(image, (LOOK_SIDE, LOOK_SIDE), reading)
+    return tuple(views_of(np.ascontiguousarray(shown(pixels))))
 
 
 def _in_threads(work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:

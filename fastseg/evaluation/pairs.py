@@ -8,11 +8,10 @@ from typing import Any
 
 from ..engines.choice import engine_of
 from ..errors import DataError
-from ..exports.card import Card
 from ..exports.read import opened
 from ..tasks import Item, Task
 from ..utils.io import name_below
-from .run import items_of, scores_on, verdict
+from .run import items_of, scores_on, trained_on, verdict
 from .scores import SAMPLES, Scores
 
 
@@ -63,18 +62,20 @@ def pair(
     device: str | None = None,
     bs: int = 4,
 ) -> Pair:
-    """Return the scores of two exports on the images that both held out.
+    """Return the scores of two exports on the images that the first held out, and the second never
+    trained on.
 
     `data` defaults to the folder that the first was trained on. Both are computed in the same
-    precision. Raises `DataError` if no image was held out by both, and `FastsegError` kinds.
+    precision. Raises `DataError` if there is no such image, and `FastsegError` kinds.
     """
     found, folder, card = opened(task, first)
     _, other_folder, other_card = opened(found, second)
     items, root = items_of(card, found, data, "valid")
-    items = _held_out_by(other_card, items, root)
+    trained = trained_on(other_card, items, root)
+    items = [item for item in items if name_below(root, item.image) not in trained]
     if not items:
         raise DataError(
-            f"{root}: no image was held out by both {folder} and {other_folder}: one was trained "
+            f"{root}: no image is new to both {folder} and {other_folder}: one was trained "
             "on what the other is judged by; train both with the same seed and split",
             "no-images-to-judge",
         )
@@ -90,13 +91,3 @@ def pair(
             scores_on(other, other_folder, items, root, bs, who),
         )
     return Pair(found, root, (folder, other_folder), scores)
-
-
-def _held_out_by(card: Card, items: list[Item], root: Path) -> list[Item]:
-    """Return the items that an export's training held out too, by name; all, if it never trained
-    on these data.
-    """
-    if card.data_folder is None or card.data_folder.resolve() != root.resolve():
-        return items
-    held_out = set(card.valid_files)
-    return [item for item in items if name_below(root, item.image) in held_out]

@@ -157,7 +157,7 @@ def _require_no_export(out: Path) -> None:
 
 
 def _warn_of_seen(card: Card, items: Sequence[Item], root: Path, name: Path | str | None) -> None:
-    seen = trained_on(card, items, root)
+    seen = len(trained_on(card, items, root))
     if seen:
         log.warning(
             "%s was trained on %d of these %d images, so its scores are too optimistic: "
@@ -319,22 +319,21 @@ def verdict(task: Task, ours: str, theirs: str, difference: Mapping[str, Any]) -
     )
 
 
-def trained_on(card: Card, items: Sequence[Item], root: Path) -> int:
-    """Return how many of these items below `root` trained the export.
+def trained_on(card: Card, items: Sequence[Item], root: Path) -> set[str]:
+    """Return the names, below `root`, of the items that trained the export.
 
     Copies of its data in another folder are not recognised. Where the folder has a ledger of parts,
     images that were recorded in it later, and held out, trained nothing.
     """
     if card.data_folder is None or card.data_folder.resolve() != root.resolve():
-        return 0
-    held_out, ledger = set(card.valid_files), Ledger.of(root)
-    names = [name_below(root, item.image) for item in items if item.split != "test"]
-    if ledger is None:
-        return sum(name not in held_out for name in names)
-    could_train = {
-        row.name for row in ledger.rows.values() if row.part == TRAIN or row.is_of_first_split
-    }
-    return len((could_train & {*names}) - held_out)
+        return set()
+    ledger = Ledger.of(root)
+    names = {name_below(root, item.image) for item in items if item.split != "test"}
+    if ledger is not None:
+        names &= {
+            row.name for row in ledger.rows.values() if row.part == TRAIN or row.is_of_first_split
+        }
+    return names - {*card.valid_files}
 
 
 def items_of(

@@ -52,7 +52,7 @@ def write_report(found: Interpretation, root: Path, split: str, path: Path) -> P
         split=split,
         found=found,
         agreement=sentence(found.agreement) if found.agreement else "",
-        seen=trained_on(found.card, [image.item for image in found.images], root),
+        seen=len(trained_on(found.card, [image.item for image in found.images], root)),
         figures=FIGURES,
         rows=[key for key in next(iter(found.metrics["classes"].values())) if key in FIGURES],
         sizes=Counter(f"{i.size[1]} x {i.size[0]}" for i in found.images).most_common(SIZES),

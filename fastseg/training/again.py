@@ -173,7 +173,7 @@ def _compared(
 
     log.info("comparing with %s on %d held-out images", before, len(items))
     earlier = read_card(before)
-    seen = trained_on(earlier, items, root)
+    seen = len(trained_on(earlier, items, root))
     if seen:
         log.warning(
             "%s was trained on %d of these %d images: the comparison favours it",

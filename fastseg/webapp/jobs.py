@@ -210,7 +210,8 @@ class Training:
         from .judging import change
 
         pins, again = told.get("pins") or {}, told.get("again") or {}
-        found = {name: pins[name] for name in ("text", "came_back", "not_learned") if name in pins}
+        wanted = ("text", "came_back", "not_learned", "never_trained")
+        found = {name: pins[name] for name in wanted if name in pins}
         compared = change(self.workspace.task, again.get("comparison"))
         return {**found, **({"compared": compared} if compared else {})}
 

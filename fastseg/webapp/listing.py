@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..corrections.waiting import usable
+from ..data.assigning import APART, TEST, TRAIN, VALID
 from ..data.parts import Ledger
 from ..errors import DataError, FastsegError
-from ..tasks import Item
+from ..tasks import Item, Task
 from ..utils.io import name_below
 from ..utils.text import natural_key
 
@@ -79,10 +80,10 @@ def _audited(audit: AuditState, names: list[str]) -> list[str]:
 
 def _parts(workspace: Workspace, items: list[Item], names: list[str]) -> list[str]:
     """Return the part of each item: by the ledger, what the export held out, or a fit would."""
-    recorded: dict[str, str] = {}
-    with suppress(DataError):  # a damaged ledger: a fit says so
+    with suppress(DataError):  # a damaged ledger, or a file that vanished: a fit says so
         ledger = Ledger.of(workspace.data)
-        recorded = {row.name: row.part for row in ledger.rows.values()} if ledger else {}
+        if ledger:
+            return _by_ledger(workspace.task, ledger, items, names)
     held_out: set[str] = set()
     card = workspace.card()
     if card and card.data_folder and card.data_folder.resolve() == workspace.root:
@@ -94,9 +95,20 @@ def _parts(workspace: Workspace, items: list[Item], names: list[str]) -> list[st
             valid = []
         held_out = {names[place] for place in valid}
     return [
-        "test"
-        if item.split == "test"
-        else recorded.get(name, "valid" if name in held_out else "train")
+        TEST if item.split == TEST else VALID if name in held_out else TRAIN
+        for item, name in zip(items, names)
+    ]
+
+
+def _by_ledger(task: Task, ledger: Ledger, items: list[Item], names: list[str]) -> list[str]:
+    """Return the part of each item, also of those that the next fit records."""
+    recorded = {row.name: row.part for row in ledger.rows.values()}
+    if not {*names} <= {*recorded}:
+        sides = ledger.assign(items, reading=task.reading, grouped=task.grouped, record=False)
+        parts = (TRAIN, VALID, APART)
+        recorded |= {names[i]: part for side, part in zip(sides, parts) for i in side}
+    return [
+        TEST if item.split == TEST else recorded.get(name, APART)
         for item, name in zip(items, names)
     ]
 

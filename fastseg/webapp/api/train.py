@@ -75,7 +75,8 @@ def state(asked: Asked) -> dict[str, Any]:
 def _told(outcome: Outcome) -> dict[str, Any]:
     """Return how a training ended, with the ids of the images that it names, for links."""
     corrections = outcome.corrections
-    names = [*corrections.get("came_back", ()), *corrections.get("not_learned", ())]
+    lists = ("came_back", "not_learned", "never_trained")
+    names = [name for found in lists for name in corrections.get(found, ())]
     ids = {name: id_of(name) for name in names}
     return {**vars(outcome), "corrections": {**corrections, "ids": ids}}
 
