@@ -9,6 +9,7 @@ from conftest import ARCH, refuses
 
 from fastseg import tasks
 from fastseg.metrics.learning_curves import Curve, back_test, drawn_laws, gains, scores_at
+from fastseg.training.gains import Line, sentences_of
 from fastseg.training.how_many import how_many
 from fastseg.training.subsets import Part
 
@@ -46,6 +47,17 @@ def test_intervals_hold_what_they_promise_on_simulated_curves():
         halves.append(gain.half)
     assert np.mean(hits) > 0.92 and np.mean(inside) > 0.92  # 95 % less two standard errors
     assert np.median(halves) < 0.03  # and they say something
+
+
+def test_a_flat_curve_of_a_class_that_is_not_learned_says_nothing():
+    def sentence(score):
+        flat = Curve(COUNTS, np.full((3, 4), score), np.full((500, 4), score))
+        laws = drawn_laws(flat)
+        given = gains(laws, 400, [50]), back_test(flat), flat, laws
+        return next(sentences_of([Line("pupil", "Dice", 400, score, *given)], [50]))
+
+    assert "nothing" in sentence(0.8) and "not known" not in sentence(0.8)
+    assert "not known" in sentence(0.06) and "nothing" not in sentence(0.06)
 
 
 def test_parts_are_nested_and_hold_out_the_same_images(samples):

@@ -219,6 +219,19 @@ def test_time_budget_plans_epochs_and_shrinks_the_size(samples, tmp_path, monkey
     assert not (tmp_path / "c").exists()
 
 
+def test_a_part_of_an_epoch_at_the_end_is_recorded_as_one(samples, tmp_path, monkeypatch):
+    from fastseg.training import budget, callbacks
+
+    monkeypatch.setattr(budget, "epoch_seconds", lambda learn: 2.0)
+    monkeypatch.setattr(callbacks.TimeBudget, "_fitting", lambda *args: 2.5)
+    options = {**SMALL, "bs": 2}
+    history = fastseg.fit("eye", samples["eye"], **options, time_budget=20, out=tmp_path / "a")[
+        "history"
+    ]
+    assert len(history) == 3
+    assert {*history[2]} == {*history[0]} and all(0 <= row["dice"] <= 1 for row in history)
+
+
 def test_time_budget_keeps_the_size_of_images_that_are_cropped(
     samples, tmp_path, monkeypatch, caplog
 ):

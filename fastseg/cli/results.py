@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -39,9 +40,7 @@ def trained_again(result: dict[str, Any]) -> None:
     if again:
         typer.echo(console.printable(again["comparison"]["verdict"]))
         if again["earlier"]:
-            place = os.path.relpath(again["earlier"])
-            place = again["earlier"] if place.startswith(os.pardir) else place
-            typer.echo(f"the earlier export: {console.printable(place)}")
+            typer.echo(f"the earlier export: {console.printable(_near(again['earlier']))}")
     if pins:
         typer.echo(pins["text"])
         listed = {
@@ -52,6 +51,21 @@ def trained_again(result: dict[str, Any]) -> None:
         for title, key in listed.items():
             for name in pins[key]:
                 typer.echo(f"  {title}: {console.printable(name)}")
+
+
+def next_steps(export: str) -> None:
+    """Say what an export is for: the commands that come after a fit."""
+    place = console.printable(shlex.quote(_near(export)))
+    typer.echo(
+        f"next: fastseg predict {place} IMAGES; fastseg interpret {place}; "
+        f"fastseg app {place} to look, correct and train on"
+    )
+
+
+def _near(path: str) -> str:
+    """Return a path as seen from here, where it is below."""
+    place = os.path.relpath(path)
+    return path if place.startswith(os.pardir) else place
 
 
 def sharded(run: ShardedRun) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..types import IGNORE, Colour
+from .colours import hexadecimal
 from .images import read_image, read_raw
 from .issues import Fault, refuse
 
@@ -152,8 +153,8 @@ def _unknown_codes(
         "unknown codes" if unknown.mean() > STRAY_SHARE else "stray codes",
         str(path),
         detail,
-        f"remap these codes, or declare them in the task: codes={{{codes[0]}: CLASS}}, "
-        f"or ignore=({codes[0]},) for unlabelled",
+        f"remap these codes, or declare them in task.toml: ignore = [{codes[0]}] for unlabelled, "
+        f'or {codes[0]} = "CLASS" with the other codes under [codes]',
         place,
     )
 
@@ -219,8 +220,8 @@ def decode_colours(
     if unknown_pixels > STRAY_SHARE * codes.size:
         kind = "unknown colours"
         remedy = (
-            f"recolour them, or declare them in the task: codes={{{unknown[0]}: CLASS}}, "
-            f"or ignore=({unknown[0]},) for unlabelled"
+            f'recolour them, or declare them in task.toml: ignore = ["{hexadecimal(unknown[0])}"] '
+            f'for unlabelled, or "{hexadecimal(unknown[0])}" = "CLASS" under [codes]'
         )
     fault = Fault(
         kind,

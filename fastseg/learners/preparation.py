@@ -81,11 +81,11 @@ def learner_of(
     items = task.items(data)
     train, valid = splitter(task, options.seed_of_split, fold, data)(items)
     if (data / LEDGER).is_file() and not callable(fold):
+        apart = sum(item.split != "test" for item in items) - len(train) - len(valid)
         log.info(
-            "the parts of the images are those in %s: %d are in neither; --seed and --split-seed "
-            "do not change them",
+            "the parts of the images are those in %s, whatever the seed%s",
             data / LEDGER,
-            sum(item.split != "test" for item in items) - len(train) - len(valid),
+            f"; {apart} are in neither part" if apart else "",
         )
     check_some_masks(task, data, items)
     task = options.augmenting(task.adapted(data))

@@ -320,7 +320,7 @@ def learning_curves(
     Of each line: the numbers of images (K,), the scores of each seed (S, K), and the places (P,)
     and the low, middle and high ends (3, P) of its law. The part beyond the images is dashed.
     """
-    columns = min(3, len(lines))
+    columns = 2 if len(lines) == 4 else min(3, len(lines))
     rows = -(-len(lines) // columns)
     figure = Figure(figsize=(3.7 * columns + 0.3, 2.9 * rows + 0.7), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
@@ -340,10 +340,10 @@ def learning_curves(
         axis.xaxis.set_minor_locator(NullLocator())
         bottom = max(0.0, min(values.min(), low.min()) - 0.02)
         axis.set_ylim(bottom, min(1.02, high.max() + 0.02))
+        axis.set_ylabel("score" if number % columns == 0 else "", fontsize=9)
         _remove_frame(axis)
     for axis in list(axes)[len(lines) :]:
         axis.remove()
-    figure.supylabel("score", fontsize=9)
     figure.supxlabel("training images, for a class those that show it", fontsize=9)
     figure.suptitle(literal(f"{title}\ndots: seeds; band: 95 % of the laws"), fontsize=10)
     return figure

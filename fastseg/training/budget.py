@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,7 +119,8 @@ def plan_training(
         smaller = _smaller_size(size, epochs)
         if smaller < size:
             log.info("images are reduced from %dx%d to %dx%d px: more epochs fit", *size, *smaller)
-            learn, size = rebuilt(smaller), smaller
+            with _quiet():  # the same data and network were named before
+                learn, size = rebuilt(smaller), smaller
             epoch = epoch_seconds(learn)
             epochs = fitting_epochs(epoch)
     left = world().from_first(deadline - time.monotonic())
@@ -141,6 +143,18 @@ def plan_training(
         epochs,
     )
     return learn, Plan(size, epochs, for_epochs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Log only warnings."""
+    package = logging.getLogger(__package__.partition(".")[0])
+    level = package.level
+    package.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
 
 
 def _smaller_size(size: tuple[int, int], epochs: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # sizes, draws pictures and measures runtimes. Measured on 2 cores, and rounded up.
 CLOSING_SECONDS, CLOSING_VALIDATIONS = 15.0, 3.0
 SMALLEST_PART = 0.2  # of an epoch: less is not worth its validation
-WORTH_A_NEW_PLAN = 0.3  # epochs
+WORTH_A_NEW_PLAN, WORTH_TELLING = 0.3, 1.0  # epochs
 
 # Uses of the seed of an image or of a batch, beside those of the augmentation.
 WINDOW, PAIRS = 1, 2
@@ -280,6 +280,10 @@ class TimeBudget(Callback):
             epoch, done = self.since
             self.learn.pct_train = done + (1 - done) * (place - epoch) / (self.last - epoch)
 
+    def after_train(self) -> None:
+        # fastai leaves the training loss of a cancelled epoch out; here, the part counts as one.
+        self.learn.recorder.cancel_train = False
+
     def before_validate(self) -> None:
         self.validated = time.monotonic()
 
@@ -293,7 +297,9 @@ class TimeBudget(Callback):
             fitting = min(fitting, self.last)
         if abs(fitting - self.last) < WORTH_A_NEW_PLAN and fitting >= count:
             return
-        log.info(
+        level = logging.INFO if abs(fitting - self.last) >= WORTH_TELLING else logging.DEBUG
+        log.log(
+            level,
             "an epoch takes %.1f s: training ends after %.1f epochs in place of %.1f",
             sum(self.times[-1]),
             fitting,

@@ -231,8 +231,9 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
             with all_threads():
                 more = review(run, task, folder, out, None if options.folds else found.scores)
     if options.time_budget:
-        used = options.time_budget - (deadline - time.monotonic())
-        log.info("%.0f of the %.0f s of the time budget were used", used, options.time_budget)
+        left = deadline - time.monotonic()
+        what = "are left" if left >= 0 else "too long"
+        log.info("the time budget: %.0f s %s", abs(left), what)
     return {
         "task": task.name,
         "export": str(out),

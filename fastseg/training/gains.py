@@ -27,6 +27,9 @@ from .work import no_foreground
 
 SAMPLES = 1000  # bootstrap samples
 NOTHING = 0.001  # a gain of less, 0.1 points, is called nothing
+# A choice: a class with a lower score was hardly found at any size, so that its curve is flat
+# because it is not learnt, and not because it is learnt completely.
+UNLEARNT = 0.1
 PLACES = 60  # points of a drawn law
 
 
@@ -135,7 +138,7 @@ def sentences_of(lines: Sequence[Line], more: Sequence[int]) -> Iterator[str]:
                 what = f"{number} more images" + ("" if line.name == "all" else f", {line.name}")
             else:
                 what = f"{number} more images with {line.name}"
-            yield f"{what}: {_points(line.gains[number], line.figure)}"
+            yield f"{what}: {_points(line.gains[number], line)}"
     for line in lines[:1]:
         tested = line.back_test
         yield (
@@ -146,7 +149,13 @@ def sentences_of(lines: Sequence[Line], more: Sequence[int]) -> Iterator[str]:
         )
 
 
-def _points(gain: Estimate, figure: str) -> str:
+def _points(gain: Estimate, line: Line) -> str:
+    figure = line.figure
+    if line.score < UNLEARNT:
+        return (
+            f"not known: {figure} is {line.score:.2f} so far, which shows no trend; train longer "
+            "(--epochs) or at a larger --size first"
+        )
     if gain.high < NOTHING:
         return "nothing"
     text = f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}) {figure}"

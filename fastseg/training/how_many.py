@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..tasks import Item, Task, get
 from ..utils.io import read_json, write_json
 from ..utils.journal import files_digest
 from ..utils.locks import write_lock
+from ..utils.progress import about
 from .gains import Line, lines_of, picture_of, sentences_of
 from .study import VARIABLE
 from .subsets import Part, Subset, SubsetTraining, result_of
@@ -192,9 +194,20 @@ def _train(
     log.info("%d of %d runs are left to train", len(left), len(jobs))
 
     def started() -> Iterator[Subset]:
+        begun = time.monotonic()
         for number, job in enumerate(left, 1):
             share, seed = job.share, job.seed
-            log.info("run %d of %d: %.3g of the images, seed %d", number, len(left), share, seed)
+            # Runs take equally many steps. Until the first one ends, nothing is known.
+            passed = time.monotonic() - begun
+            rest = passed / max(1, number - 1) * (len(left) - number + 1)
+            log.info(
+                "run %d of %d: %.3g of the images, seed %d%s",
+                number,
+                len(left),
+                share,
+                seed,
+                f", {about(rest)} left" if passed > 1 else "",
+            )
             yield job
 
     work = SubsetTraining(

@@ -73,6 +73,11 @@ def bar() -> Progress:
     )
 
 
+def about(seconds: float) -> str:
+    """Return an estimated duration in words: "about 40 s", "about 12 min"."""
+    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
+
+
 def track(things: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Yield from `things`, showing progress towards `total`, with an estimate of the time left.
 
@@ -96,4 +101,4 @@ def _log_progress(description: str, number: int, total: int | None, seconds: flo
         log.info("%s: %d", description, number)
         return
     left = seconds / number * (total - number)
-    log.info("%s: %d of %d, about %.0f s left", description, number, total, left)
+    log.info("%s: %d of %d, %s left", description, number, total, about(left))

@@ -125,3 +125,4 @@ def fit(
         f"export: {result['export']}"
     )
     results.trained_again(result)
+    results.next_steps(result["export"])
