@@ -1,6 +1,7 @@
 """`fit --from`: trains on, keeps the earlier export, compares both, and reports corrections."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -313,10 +314,15 @@ def test_an_earlier_export_is_taken_back(exports, samples, tmp_path, run):
     (export / "card.json").write_text(json.dumps({**card, "created": "2030-01-01T00:00:00+00:00"}))
     (export / "history.csv").write_text("epoch\n")  # files of the new one go with it
     (export / "notes.txt").write_text("mine")
+    before = os.path.relpath(kept, export)
+    (export / "again.json").write_text(json.dumps({"from": before, "earlier": before}))
     restored = json.loads(run("restore", export, "--json").out)
     assert Path(restored["earlier"]) == kept and (export / "notes.txt").is_file()
     assert read_card(export).created == card["created"]
     assert read_card(export).data_folder == data == read_card(restored["kept"]).data_folder
+    again = json.loads((Path(restored["kept"]) / "again.json").read_text())
+    for place in again.values():  # it leads to the same export as before it was moved
+        assert (Path(restored["kept"]) / place).resolve() == kept.resolve()
     assert (export / "history.csv").read_text() != "epoch\n"
     assert (Path(restored["kept"]) / "history.csv").read_text() == "epoch\n"
     with write_lock(export):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .card import CARD, MODEL, Card, read_card
 from .folder import replacing
 from .read import card_of, task_of
 
+AGAIN = "again.json"  # in an export: what it was trained on from, and how it compares
 EARLIER, REFUSED = ".earlier", ".refused"  # folders next to the export
 KEPT_NAME = re.compile(r"(.+)-(?:\d{1,14}|unknown)")  # of an export in one of these
 
@@ -55,7 +57,7 @@ def restore(export: Path | str, earlier: Path | str | None = None) -> Restored:
         kept = keep(out)
         with replacing(out, task_of(card)) as folder:
             shutil.copytree(back, folder, dirs_exist_ok=True)
-            point_to_data(folder, old, out.resolve())
+            correct_paths(folder, old, out.resolve())
     return Restored(out, back, kept)
 
 
@@ -79,7 +81,7 @@ def keep(out: Path) -> Path:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         try:
             shutil.copytree(target, part)
-            point_to_data(part, read_card(target), place)
+            correct_paths(part, read_card(target), place)
             part.rename(place)
         except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -97,14 +99,21 @@ def aside(out: Path, where: str, card: Card) -> Path:
     return out.parent / where / f"{out.name}-{digits}"
 
 
-def point_to_data(folder: Path, card: Card, place: Path) -> None:
-    """Correct the path from an export that moves to `place` to its data."""
-    if card.data_folder is None:
-        return
-    file = folder / CARD
-    values = json.loads(file.read_text(encoding="utf-8"))
-    values["data"] = portable_path(card.data_folder, place)
-    write_json(file, values)
+def correct_paths(folder: Path, card: Card, place: Path) -> None:
+    """Correct the paths in a copy, in `folder`, of the export of `card`, which moves to `place`:
+    those to its data and to the exports that it was trained on from.
+    """
+    if card.data_folder is not None:
+        values = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        values["data"] = portable_path(card.data_folder, place)
+        write_json(folder / CARD, values)
+    before = card.folder or folder
+    with suppress(OSError, ValueError, TypeError):  # there is none, or it says nothing
+        values = json.loads((folder / AGAIN).read_text(encoding="utf-8"))
+        for name in ("from", "earlier"):
+            if values.get(name) and (before / values[name]).is_dir():
+                values[name] = portable_path(before / values[name], place)
+        write_json(folder / AGAIN, values)
 
 
 def _current_of(kept: Path) -> Path:

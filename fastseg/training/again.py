@@ -22,7 +22,7 @@ from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images, trained_on, verdict
 from ..evaluation.scores import Scores, scores_of
 from ..exports.card import CARD, Card, read_card
-from ..exports.earlier import REFUSED, aside, keep, point_to_data
+from ..exports.earlier import AGAIN, REFUSED, aside, correct_paths, keep
 from ..exports.read import card_of, task_of
 from ..learners.options import FitOptions
 from ..learners.preparation import start_card
@@ -33,7 +33,6 @@ from .resume import FitPlan, FitRun
 
 log = logging.getLogger(__name__)
 
-AGAIN = "again.json"  # in the export: what it was trained on from, and how it compares
 NAMED = 5  # images that an error names
 NEW, OLD = "the new export", "the earlier one"
 
@@ -190,11 +189,11 @@ def _refused(folder: Path, out: Path, found: dict[str, Any], pins: Pins) -> Mode
     target = out.resolve()
     card = read_card(folder)
     place = aside(target, REFUSED, card)
-    write_json(folder / AGAIN, {**found, "earlier": portable_path(out, place)})
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place)
-    point_to_data(place, card, place)
+    correct_paths(place, card, place)
+    write_json(place / AGAIN, {**found, "earlier": portable_path(out, place)})
     error = ModelError(
         f"{out}: stays as it is, since with --strict no correction may come back: {pins.text} "
         f"({', '.join(pins.came_back[:NAMED])}); the new export is in "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluation.run import FOLDER
 from ..exports.card import CARD, METRICS, Card
-from ..training.again import AGAIN
+from ..exports.earlier import AGAIN
 from .jobs import NICENESS
 
 if TYPE_CHECKING:
