@@ -271,15 +271,29 @@ def is_border(files: Sequence[Path], code: int) -> bool:
 
 @dataclass(frozen=True)
 class Objects:
-    """Sizes of the objects of each class in a sample, as the square roots of their areas in px."""
+    """Widths of the objects of each class in a sample, in px, see `_widths`."""
 
-    small: dict[int, float]  # class index -> the size that nine tenths of its objects exceed
+    small: dict[int, float]  # class index -> the width that nine tenths of its objects exceed
     share: dict[int, float]  # class index -> share of labelled pixels
     image_side: float  # median of the shorter sides
 
 
+def _widths(mask: np.ndarray) -> np.ndarray:
+    """Return the widths in px of the objects of a mask, bool (H, W), but not of specks beside them.
+
+    It is the diameter of the largest circle in an object, and not more than the root of its area: a
+    pole is as wide as it is thick, however long.
+    """
+    labels, count = ndimage.label(mask)
+    areas = np.bincount(labels.reshape(-1))[1:]
+    inside = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]  # 1 at an edge
+    radii = np.asarray(ndimage.maximum(inside, labels, range(1, count + 1)))
+    widths = np.minimum(np.sqrt(areas), 2 * radii - 0.5)  # an odd width has one more pixel
+    return widths[areas >= max(4, 0.05 * areas.max())]
+
+
 def measure(masks: Sequence[np.ndarray], background: int | None) -> Objects:
-    """Return sizes of objects and shares of classes in masks of class indices, uint8 (H, W)."""
+    """Return widths of objects and shares of classes in masks of class indices, uint8 (H, W)."""
     sizes: dict[int, list[float]] = defaultdict(list)
     counts: Counter[int] = Counter()
     sides = []
@@ -290,10 +304,7 @@ def measure(masks: Sequence[np.ndarray], background: int | None) -> Objects:
                 continue
             counts[code] += count
             if code != background:
-                labels, number = ndimage.label(codes == code)
-                areas = np.bincount(labels.reshape(-1))[1:]
-                whole = areas[areas >= max(4, 0.05 * areas.max())]  # not the specks beside objects
-                sizes[code] += np.sqrt(whole).tolist()
+                sizes[code] += _widths(codes == code).tolist()
     total = sum(counts.values()) or 1
     return Objects(
         {code: float(np.percentile(found, 10)) for code, found in sizes.items()},
