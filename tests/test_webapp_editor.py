@@ -297,6 +297,68 @@ def test_an_open_page_goes_on_after_the_server_is_started_again(eyes, edit, serv
     open_page.faults.clear()
 
 
+DIFFERENT = """() => {
+  const { view } = document.querySelector("#editor").desk;
+  const shown = () => {
+    view.draw();
+    const { width, height } = view.base;
+    return new Uint32Array(view.context.getImageData(0, 0, width, height).data.buffer);
+  };
+  const partial = shown();
+  view.redraw();
+  return shown().reduce((count, pixel, at) => count + (pixel !== partial[at]), 0);
+}"""
+
+
+@pytest.mark.parametrize("ratio", [1, 1.5])
+def test_what_is_drawn_of_a_change_is_a_drawing_of_everything(tmp_path, edit, ratio):
+    """At each zoom and place, strokes, polygons, fills, proposals and undo leave no border."""
+    rng = np.random.default_rng(0)
+    save(tmp_path, "0.png", rng.integers(0, 255, (480, 640, 3)).astype(np.uint8))
+    save(tmp_path, "1.png", np.zeros((9, 9, 3), np.uint8))
+    _, canvas = edit(tmp_path, "0.png", width=500, height=400, device_scale_factor=ratio)
+    page = canvas.page
+    canvas.set(size=9, code=IRIS)
+
+    def same(what):
+        assert page.evaluate(DIFFERENT) == 0, what
+
+    for scale, place in [(0.31, (0, 0)), (1, (13.37, 7.9)), (1.4, (0.3, 0.6)), (3.33, (200.21, 9))]:
+        page.evaluate(
+            """([scale, left, top]) => {
+              const { view } = document.querySelector("#editor").desk;
+              Object.assign(view, { scale, left, top, isFitted: false });
+              view.redraw();
+              view.draw();
+            }""",
+            [scale, *place],
+        )
+        wide = 60 / scale
+        x, y = place[0] + wide, place[1] + wide / 2
+        canvas.key("b")
+        canvas.drag((x, y), (x + wide, y + wide / 3))
+        same(f"a stroke at {scale}")
+        canvas.key("Control+z")
+        same(f"undo at {scale}")
+        canvas.key("Control+y")
+        same(f"redo at {scale}")
+        canvas.key("p")
+        for point in [(x, y), (x + wide, y), (x + wide / 2, y + wide)]:
+            canvas.click(*point)
+        canvas.key("Enter")
+        same(f"a polygon at {scale}")
+        page.evaluate(
+            """([x, y]) => {
+              const { desk } = document.querySelector("#editor");
+              desk.proposed([{ code: 1, runs: [y, x, x + 9, y + 1, x, x + 11] }]);
+            }""",
+            [int(x), int(y) + 5],
+        )
+        same(f"a proposal at {scale}")
+        canvas.key("Enter")
+        same(f"a taken proposal at {scale}")
+
+
 @pytest.mark.slow
 def test_twelve_megapixels(tmp_path, edit):
     pixels = np.full((3000, 4000, 3), 90, np.uint8)
