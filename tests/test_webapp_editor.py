@@ -145,6 +145,28 @@ def test_the_name_is_not_asked_for_in_a_stroke(eyes, edit):
     assert mask_of(eyes, "0.png")[40, 30]
 
 
+def test_the_name_is_asked_for_before_the_first_stroke_and_known_at_any_port(
+    eyes, serve, open_page
+):
+    server, other = serve("eye", eyes), serve("eye", eyes)
+    page = open_page(server, f"/edit/{id_of(server, '0.png')}")
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
+    canvas = Canvas(page)
+    canvas.drag((20, 20), (40, 20))
+    canvas.saved()
+    page.goto(other.url)
+    page.wait_for_url(lambda url: "token=" not in url)
+    open_page.faults.clear()  # the fixture knows one address
+    page.goto(f"{other.address}edit/{id_of(other, '1.png')}")
+    page.wait_for_selector("#editor[data-ready]")
+    page.wait_for_timeout(300)
+    assert page.locator("#ask-name[open]").count() == 0
+    assert page.locator("#who").inner_text() == "Grace"
+    open_page.faults.clear()
+
+
 def test_a_polygon_with_a_hole(eyes, edit):
     _, canvas = edit(eyes, "1.png")
     canvas.key("p", "1")
@@ -478,13 +500,13 @@ def test_review_by_keyboard_alone(eyes, serve, open_page):
     def at(name):
         page.wait_for_selector(f'#editor[data-ready="{name}"]', state="attached")
 
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
     at("images/0.png")
     for name, key in {"accept": "A", "next": "N", "skip": "K", "back": "U"}.items():
         assert f"({key})" in page.get_attribute(f'[data-do="{name}"]', "title")
     page.keyboard.press("a")
-    page.wait_for_selector("#ask-name[open]")
-    page.keyboard.type("Grace")
-    page.keyboard.press("Enter")
     at("images/1.png")
     page.keyboard.press("k")
     at("images/2.png")
