@@ -1,5 +1,6 @@
 """What to label next, and certified labels."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -339,3 +340,24 @@ def test_label_refuses_in_one_line(photos, exports, run, tmp_path):
     (out / "png").mkdir()
     (out / "png" / "corrections.csv").touch()  # nobody's work is replaced
     run(*common, "--out", out, error="holds-corrections")
+
+
+def test_predict_and_next_say_where_wrong_images_are_corrected(samples, exports, run, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        pixels = rng.integers(0, 255, (48, 64, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(photos / f"strange_{number}.png")
+    told = run("next", photos, "--export", exports("eye"), "--data", samples["eye"]).out
+    assert str(samples["eye"] / "imgs_small") in told
+    out = tmp_path / "out"
+    result = run("predict", "eye", photos, "--out", out, "--export", exports("eye"))
+    with (out / "predictions.csv").open(newline="") as file:
+        count = sum(row["needs_review"] == "True" for row in csv.DictReader(file))
+    assert ("fastseg app" in result.err) == (count > 0)
+    result = run("predict", "eye", photos, "--out", out, "--export", exports("eye"),
+                 "--error-rate", "0.01")  # fmt: skip
+    with (out / "predictions.csv").open(newline="") as file:
+        count = sum(row["needs_review"] == "True" for row in csv.DictReader(file))
+    assert count > 0 and "fastseg app" in result.err and f"{count} image" in result.err

@@ -5,9 +5,11 @@ import shutil
 import time
 import zipfile
 
+import numpy as np
 import pytest
 from browser import no_faults, screenshots
 from conftest import ARCH
+from PIL import Image
 
 from fastseg.exports.card import read_card
 
@@ -171,7 +173,7 @@ def test_images_are_predicted_one_by_one_and_downloaded(serve, open_page, sample
     painted = (
         "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(v => v)"
     )
-    page.locator("#results button").nth(1).click()
+    page.locator("#results .result").nth(1).click()
     until(page, f"() => ({painted})(document.querySelector('#mask'))")
     no_faults(page)
     screenshots(page, "prediction", (400, 1024))
@@ -184,6 +186,35 @@ def test_images_are_predicted_one_by_one_and_downloaded(serve, open_page, sample
     download.value.save_as(tmp_path / "results.zip")
     with zipfile.ZipFile(tmp_path / "results.zip") as archive:
         assert set(archive.namelist()) == {"predictions.csv", *(f"{i.stem}.png" for i in images)}
+
+
+def test_a_wrong_prediction_is_corrected_from_its_page(serve, open_page, samples, two, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    new = tmp_path / "strange.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(new)
+    page = open_page(serve("eye", data, export=two), "/predict")
+    page.wait_for_selector("#classes input", state="attached")
+    page.set_input_files("#files", [new])
+    page.wait_for_selector("#results button.correct", timeout=LONG)
+    no_faults(page)
+    screenshots(page, "predict_correct", (400, 1024))
+    page.locator("#results .result").click()
+    shown = """() => {
+      const { width } = document.querySelector("#stage").getBoundingClientRect();
+      return parseFloat(document.querySelector("#mask").style.clipPath.split(" ")[1]) / width;
+    }"""
+    assert page.evaluate(shown) < 0.5  # of its width, the mask is hidden there
+    page.locator("#slide").fill("0")
+    until(page, f"() => ({shown})() > 0.5")
+    screenshots(page, "predict_image_alone", (400, 1024))
+    page.keyboard.press("Escape")
+    with page.context.expect_page() as opened:
+        page.click("#results button.correct")
+    editor = opened.value
+    editor.wait_for_selector("#editor[data-ready]", timeout=LONG)
+    assert "Proposed by the model" in editor.locator("#save").inner_text()
+    assert page.locator("#results a.correct").count() == 1
 
 
 def test_two_exports_are_compared(serve, open_page, samples, two):

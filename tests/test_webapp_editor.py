@@ -145,6 +145,28 @@ def test_the_name_is_not_asked_for_in_a_stroke(eyes, edit):
     assert mask_of(eyes, "0.png")[40, 30]
 
 
+def test_the_name_is_asked_for_before_the_first_stroke_and_known_at_any_port(
+    eyes, serve, open_page
+):
+    server, other = serve("eye", eyes), serve("eye", eyes)
+    page = open_page(server, f"/edit/{id_of(server, '0.png')}")
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
+    canvas = Canvas(page)
+    canvas.drag((20, 20), (40, 20))
+    canvas.saved()
+    page.goto(other.url)
+    page.wait_for_url(lambda url: "token=" not in url)
+    open_page.faults.clear()  # the fixture knows one address
+    page.goto(f"{other.address}edit/{id_of(other, '1.png')}")
+    page.wait_for_selector("#editor[data-ready]")
+    page.wait_for_timeout(300)
+    assert page.locator("#ask-name[open]").count() == 0
+    assert page.locator("#who").inner_text() == "Grace"
+    open_page.faults.clear()
+
+
 def test_a_polygon_with_a_hole(eyes, edit):
     _, canvas = edit(eyes, "1.png")
     canvas.key("p", "1")
@@ -297,6 +319,68 @@ def test_an_open_page_goes_on_after_the_server_is_started_again(eyes, edit, serv
     open_page.faults.clear()
 
 
+DIFFERENT = """() => {
+  const { view } = document.querySelector("#editor").desk;
+  const shown = () => {
+    view.draw();
+    const { width, height } = view.base;
+    return new Uint32Array(view.context.getImageData(0, 0, width, height).data.buffer);
+  };
+  const partial = shown();
+  view.redraw();
+  return shown().reduce((count, pixel, at) => count + (pixel !== partial[at]), 0);
+}"""
+
+
+@pytest.mark.parametrize("ratio", [1, 1.5])
+def test_what_is_drawn_of_a_change_is_a_drawing_of_everything(tmp_path, edit, ratio):
+    """At each zoom and place, strokes, polygons, fills, proposals and undo leave no border."""
+    rng = np.random.default_rng(0)
+    save(tmp_path, "0.png", rng.integers(0, 255, (480, 640, 3)).astype(np.uint8))
+    save(tmp_path, "1.png", np.zeros((9, 9, 3), np.uint8))
+    _, canvas = edit(tmp_path, "0.png", width=500, height=400, device_scale_factor=ratio)
+    page = canvas.page
+    canvas.set(size=9, code=IRIS)
+
+    def same(what):
+        assert page.evaluate(DIFFERENT) == 0, what
+
+    for scale, place in [(0.31, (0, 0)), (1, (13.37, 7.9)), (1.4, (0.3, 0.6)), (3.33, (200.21, 9))]:
+        page.evaluate(
+            """([scale, left, top]) => {
+              const { view } = document.querySelector("#editor").desk;
+              Object.assign(view, { scale, left, top, isFitted: false });
+              view.redraw();
+              view.draw();
+            }""",
+            [scale, *place],
+        )
+        wide = 60 / scale
+        x, y = place[0] + wide, place[1] + wide / 2
+        canvas.key("b")
+        canvas.drag((x, y), (x + wide, y + wide / 3))
+        same(f"a stroke at {scale}")
+        canvas.key("Control+z")
+        same(f"undo at {scale}")
+        canvas.key("Control+y")
+        same(f"redo at {scale}")
+        canvas.key("p")
+        for point in [(x, y), (x + wide, y), (x + wide / 2, y + wide)]:
+            canvas.click(*point)
+        canvas.key("Enter")
+        same(f"a polygon at {scale}")
+        page.evaluate(
+            """([x, y]) => {
+              const { desk } = document.querySelector("#editor");
+              desk.proposed([{ code: 1, runs: [y, x, x + 9, y + 1, x, x + 11] }]);
+            }""",
+            [int(x), int(y) + 5],
+        )
+        same(f"a proposal at {scale}")
+        canvas.key("Enter")
+        same(f"a taken proposal at {scale}")
+
+
 @pytest.mark.slow
 def test_twelve_megapixels(tmp_path, edit):
     pixels = np.full((3000, 4000, 3), 90, np.uint8)
@@ -416,13 +500,13 @@ def test_review_by_keyboard_alone(eyes, serve, open_page):
     def at(name):
         page.wait_for_selector(f'#editor[data-ready="{name}"]', state="attached")
 
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
     at("images/0.png")
     for name, key in {"accept": "A", "next": "N", "skip": "K", "back": "U"}.items():
         assert f"({key})" in page.get_attribute(f'[data-do="{name}"]', "title")
     page.keyboard.press("a")
-    page.wait_for_selector("#ask-name[open]")
-    page.keyboard.type("Grace")
-    page.keyboard.press("Enter")
     at("images/1.png")
     page.keyboard.press("k")
     at("images/2.png")

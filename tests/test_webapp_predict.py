@@ -97,6 +97,52 @@ def test_equal_names_and_names_with_folders_are_told_apart(client_of, samples, e
     assert set(found) == {"predictions.csv", "one.png", "one_2.png", "one_3.png"}
 
 
+def test_a_wrong_prediction_is_added_to_the_data_and_corrected(serve, samples, exports, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    server = serve(str(exports("eye")), data)
+    rng = np.random.default_rng(0)
+    new = tmp_path / "strange.png"
+    Image.fromarray(rng.integers(0, 255, (48, 64, 3)).astype(np.uint8)).save(new)
+    own = sorted((data / "imgs_small").iterdir())[0]
+    headers = {"Authorization": f"Bearer {server.keys.token}"}
+    with httpx.Client(base_url=server.address, headers=headers, timeout=120) as client:
+        assert client.get("/api/predict").json()["why_no_adding"] is None
+        batch, (shown,) = predicted(client, [new])
+        where = f"/api/predict/{batch}/correct"
+        added = client.post(where, json={"number": 0, "name": "strange.png"}).json()
+        assert (data / added["name"]).read_bytes() == new.read_bytes()
+        assert not added["has_label"]
+        assert client.post(where, json={"number": 0}).json()["id"] == added["id"]  # once
+        start = client.get(f"/api/editor/{added['id']}/label")
+        assert start.status_code == 200 and start.headers["x-label-origin"] == "prediction"
+        answer = client.post(where, json={"number": 5})
+        assert answer.json()["error"]["code"] == "no-such-result"
+        held_out = [
+            image
+            for image in client.get("/api/data/images").json()["images"]
+            if image["part"] == "valid"
+        ][0]
+        batch, _ = predicted(client, [data / held_out["name"]])
+        answer = client.post(f"/api/predict/{batch}/correct", json={"number": 0})
+        assert answer.json()["error"]["code"] == "never-trains"
+        batch, _ = predicted(client, [new], [own.name])  # another image of a name that is there
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3)).astype(np.uint8)).save(new)
+        batch, _ = predicted(client, [new], [own.name])
+        answer = client.post(f"/api/predict/{batch}/correct", json={"number": 0})
+        assert answer.json()["error"]["code"] == "same-name"
+        assert str(tmp_path) not in answer.json()["error"]["message"].partition(":")[0]
+
+
+def test_without_a_data_folder_results_cannot_be_added(serve, samples, exports, tmp_path):
+    server = serve(str(exports("eye")), tmp_path / "none")
+    headers = {"Authorization": f"Bearer {server.keys.token}"}
+    with httpx.Client(base_url=server.address, headers=headers, timeout=120) as client:
+        assert "--data" in client.get("/api/predict").json()["why_no_adding"]
+        batch, _ = predicted(client, sorted((samples["eye"] / "imgs_small").iterdir())[:1])
+        answer = client.post(f"/api/predict/{batch}/correct", json={"number": 0})
+        assert answer.json()["error"]["code"] == "no-data"
+
+
 def test_classes_come_as_a_table(client_of, samples, exports, tmp_path):
     files = sorted(next(samples["mri"].glob("val*")).glob("*.png"))[:3]
     client = client_of("mri", exports("mri"))

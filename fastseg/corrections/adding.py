@@ -11,7 +11,7 @@ from ..data.contents import digests
 from ..data.pairing import images_below, is_image, is_mask
 from ..data.parts import Ledger
 from ..data.slices import stem_of
-from ..errors import DataError
+from ..errors import DataError, FastsegError
 from ..tasks import ClassificationTask, Item, Layout, SegmentationTask, Task
 from ..tasks.corrected import is_deep
 from ..tasks.layouts import PARQUET
@@ -48,6 +48,15 @@ def add_image(task: Task, root: Path, listing: Listing, file: Path) -> Path:
         copy_file(channel, folder / channel.name)
     copy_file(first, folder / name)
     return folder / name
+
+
+def folder_for_new(task: Task, data: Path | str, file: Path) -> Path | None:
+    """Return the folder below `data` to which a new image is to be copied; None if not known."""
+    root = Path(data)
+    try:
+        return _target(task, root, Listing.of(task, root), file)[0] if root.is_dir() else None
+    except FastsegError:
+        return None
 
 
 def _same_content(file: Path, images: list[Path]) -> Path | None:

@@ -43,6 +43,7 @@ class Batch:
     names: list[str] = field(default_factory=list)
     rows: dict[Path, Any] = field(default_factory=dict)
     shown: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # of `shown`
     bytes: int = 0
 
     def picture(self, number: int, kind: str, size: str) -> Path:
@@ -52,6 +53,12 @@ class Batch:
         if size not in SIDES or kind not in ("image", "codes", "uncertainty") or not path.is_file():
             raise AppError("there is no such picture; predict it again", "no-such-result")
         return path
+
+    def file(self, number: int) -> Path:
+        """Return the image of a result. Raises `AppError` if there is none."""
+        if not 0 <= number < len(self.files):
+            raise AppError("there is no such result; predict it again", "no-such-result")
+        return self.files[number]
 
 
 class Batches:
@@ -163,6 +170,7 @@ def _predict(batch: Batch, predictor: Predictor, path: Path) -> dict[str, Any]:
         "shares": _shares(predictor, prediction),
     }
     batch.shown.append(shown)
+    batch.files.append(path)
     return shown
 
 

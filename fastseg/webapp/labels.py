@@ -18,6 +18,9 @@ import numpy as np
 
 from ..errors import AppError, DataError, FastsegError
 from ..types import IGNORE
+from ..utils.io import name_below
+from ..utils.shell import typed
+from .listing import id_of
 
 if TYPE_CHECKING:
     from ..corrections.log import Correction
@@ -90,6 +93,48 @@ class Labels:
         except FastsegError:
             return []
 
+    def why_no_adding(self) -> str | None:
+        """Return, in one line, why images cannot be added to the data; None if they can."""
+        workspace = self.workspace
+        if workspace.audit():
+            return "These data belong to an audit, whose images are drawn already."
+        if not workspace.data.is_dir():
+            return (
+                "Results cannot be corrected here: the app has no data folder. Start it with "
+                f"one: fastseg app {typed(workspace.out)} --data DIR"
+            )
+        return None
+
+    def add(self, file: Path, name: str, export: Path) -> Entry:
+        """Copy a predicted image into the data, to be labelled from what `export` predicts.
+
+        `name` is how people know the image. One whose bytes are in the data already is returned as
+        it is. Raises `AppError` "no-data" without a data folder, "never-trains" for a copy of a
+        held-out image, and `DataError` as `Corrections.add`.
+        """
+        from ..corrections.freezing import never_training
+
+        workspace = self.workspace
+        why = self.why_no_adding()
+        if why is not None:
+            raise AppError(why, "no-data")
+        reasons = never_training(workspace.task, workspace.data, [file], [workspace.out])
+        if file in reasons:
+            raise AppError(
+                f"{name}: not added: {reasons[file]}, so it would never train", "never-trains"
+            )
+        try:
+            added = self.store.add(file)
+        except FastsegError as error:  # it names the private copy; people know the original
+            told = type(error)(str(error).replace(str(file), name), error.code)
+            told.details = error.details
+            raise told from error
+        workspace.changed()
+        entry = workspace.entry(id_of(name_below(workspace.data, added)))
+        if entry.item is None:
+            workspace.predictions.start_with(entry, export)
+        return entry
+
     def history(self, entry: Entry) -> list[Correction]:
         """Return the versions of an image's label, the newest last."""
         return self.store.history(entry.path)
@@ -129,7 +174,7 @@ class Labels:
                 action=action,
                 by=by,
                 seconds=seconds,
-                source=self.workspace.predictions.source(),
+                source=self.workspace.predictions.source(entry),
                 prediction=self.workspace.predictions.label_if_known(entry),
                 base=number,
                 amend=amend,

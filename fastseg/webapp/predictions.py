@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,27 @@ class Predictions:
         self._lock = threading.Lock()
         self._labels: OrderedDict[tuple[Any, ...], Label] = OrderedDict()
         self._looks: OrderedDict[tuple[Any, ...], Looks] = OrderedDict()
+        # images whose correction begins with another export's prediction: id -> that export, and
+        # the current one's stamp, after whose change it no longer holds
+        self._by: dict[str, tuple[Path, tuple[str, int]]] = {}
+
+    def start_with(self, entry: Entry, export: Path) -> None:
+        """Let the labels of an image be predicted by this export, until there is a newer one."""
+        with suppress(FastsegError), self._lock:  # without a current export nothing differs
+            self._by[entry.id] = export, export_stamp(self.workspace.export())
+
+    def _export(self, entry: Entry) -> Path:
+        current = self.workspace.export()
+        with self._lock:
+            export, known = self._by.get(entry.id, (current, None))
+        return export if known == export_stamp(current) and (export / CARD).is_file() else current
 
     def label(self, entry: Entry) -> Label:
         """Return what the model says of an image; waits until it is loaded.
 
         Raises `FastsegError` if there is no export or the image cannot be read.
         """
-        export = self.workspace.export()
+        export = self._export(entry)
 
         def work(predictor: Predictor) -> Label:
             found = predictor.predict(entry.path).labels
@@ -54,7 +69,7 @@ class Predictions:
     def label_if_known(self, entry: Entry) -> Label | None:
         """Return the label if it is in memory; never computes."""
         try:
-            key = _key(self.workspace.export(), entry)
+            key = _key(self._export(entry), entry)
         except FastsegError:
             return None
         with self._lock:
@@ -73,10 +88,12 @@ class Predictions:
             KEPT_LOOKS,
         )
 
-    def source(self) -> str:
-        """Return the export as corrections.csv names it, "" without one: folder, model's digest."""
+    def source(self, entry: Entry) -> str:
+        """Return the export that predicts an image, as corrections.csv names it: folder, model's
+        digest; "" without one.
+        """
         try:
-            folder = self.workspace.export()
+            folder = self._export(entry)
         except FastsegError:
             return ""
         card = self.workspace.card(folder)

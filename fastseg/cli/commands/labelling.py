@@ -52,6 +52,7 @@ def next_(
     """
     from ...corrections.order import next_images
     from ...corrections.source import is_photos
+    from .. import corrections
 
     photos = Path(source) if is_photos(source) else None
     found = next_images(
@@ -86,7 +87,9 @@ def next_(
         ],
     )
     what = "this image" if len(found) == 1 else f"these {len(found)} images"
-    first = f"copy {what} into the data folder, then label them" if photos else f"label {what}"
+    place = corrections.place_for(found.export, data, found[0].image) if photos else ""
+    pronoun = "it" if len(found) == 1 else "them"
+    first = f"copy {what} to {place}, then label {pronoun}" if photos else f"label {what}"
     folder = found.export.parent if found.export.suffix == ".pkl" else found.export
     where = f"fastseg app {typed(folder if photos else source)}"
     typer.echo(

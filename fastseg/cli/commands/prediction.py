@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from .. import console, results
+from .. import console, corrections, results
 from ..arguments import (
     Export,
     Json,
@@ -119,6 +119,7 @@ def predict(
         + (f", probabilities in {masks[0].parent / 'probabilities'}" if probabilities else "")
         + (f", labels to correct in {masks[0].parent / format}" if format else "")
     )
+    corrections.to_review(task, export, beside)
 
 
 @app.command(epilog="Example: fastseg segment room.jpg --surname Doe --name Jane")

@@ -17,7 +17,12 @@ def about(asked: Asked) -> dict[str, Any]:
     workspace = asked.workspace
     names = [folder.name for folder in workspace.exports()]
     current = workspace.out.name if workspace.out.name in names else next(iter(names), None)
-    return {"exports": names, "current": current, "most_bytes": MAX_BYTES}
+    return {
+        "exports": names,
+        "current": current,
+        "most_bytes": MAX_BYTES,
+        "why_no_adding": workspace.labels.why_no_adding(),
+    }
 
 
 def new(asked: Asked) -> dict[str, Any]:
@@ -46,6 +51,15 @@ def picture(asked: Asked) -> Response:
     return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 
 
+def correct(asked: Asked) -> dict[str, Any]:
+    """Copy the image of a result (`number`) into the data, to be corrected in the editor."""
+    batch = asked.workspace.batches.get(asked.path["batch"])
+    number = int(asked.number("number", high=1e6))
+    path = batch.file(number)
+    entry = asked.workspace.labels.add(path, asked.text("name", path.name), batch.export)
+    return {"id": entry.id, "name": entry.name, "has_label": entry.item is not None}
+
+
 def archive(asked: Asked) -> Response:
     """Return all results as a zip file, as `fastseg predict` writes them."""
     batches = asked.workspace.batches
@@ -66,6 +80,7 @@ page = Page(
         get("/api/predict", about),
         post("/api/predict/new", new),
         upload("/api/predict/{batch}/images", add, MAX_BYTES),
+        post("/api/predict/{batch}/correct", correct),
         get("/api/predict/{batch}/{number}/{kind}", picture),
         get("/api/predict/{batch}/zip", archive),
     ),

@@ -56,7 +56,7 @@ async function one(id, { file, name, tile }) {
     done.push(result);
     done.sort((a, b) => (a.tile.compareDocumentPosition(b.tile) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
     tile.classList.toggle("to-review", result.needs_review);
-    tile.replaceChildren(await shown(result));
+    tile.replaceChildren(await shown(result), correction(result) ?? "");
     $("#tools").hidden = false;
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
@@ -81,6 +81,49 @@ async function shown(result) {
     pile, el("span", { class: "name" }, label ? el("b", {}, label) : null, result.name));
 }
 
+/** Return what corrects a result: a button that adds its image, and then a link to the editor. */
+function correction(result) {
+  if (limits.why_no_adding) return null;
+  if (result.entry) return el("a", { class: "button correct", href: `/edit/${result.entry.id}`, target: "_blank", title: `${result.entry.name}, in a new tab` }, result.entry.has_label ? "In the data: edit its label" : "Added: correct it");
+  return el("button", { type: "button", class: "correct", onclick: told(async () => {
+    await added(result);
+    window.open(`/edit/${result.entry.id}`, "_blank");
+  }) }, "Add to the data and correct");
+}
+
+/** Copy a result's image into the data folder. */
+async function added(result) {
+  if (result.entry) return;
+  result.entry = await api(`/api/predict/${result.batch}/correct`, { number: result.number, name: result.name });
+  $(".correct", result.tile)?.replaceWith(correction(result));
+  if (look.open && done[place] === result) $("#look-correct").replaceChildren(correction(result));
+  say();
+}
+
+const toCorrect = () => done.filter((one) => one.needs_review && !one.entry && !one.refused);
+
+/** Copy all images that need review into the data folder, and lead to the page Review. */
+async function addAll() {
+  $("#correct-all").disabled = true;
+  let count = 0;
+  try {
+    for (const result of toCorrect()) {
+      try {
+        await added(result);
+        count++;
+      } catch (error) {
+        if (!(error instanceof AppError)) throw error;
+        result.refused = true;
+        note(error.message, true);
+      }
+    }
+  } finally {
+    $("#correct-all").disabled = false;
+    say();
+  }
+  if (count) note(`${plural(count, "image")} added to the data. `).append(el("a", { href: "/review", target: "_blank" }, "Correct them"));
+}
+
 function doubt(result) {
   const isAsked = $("#doubt")?.checked;
   if (isAsked && !result.unsure.src) result.unsure.src = address(result, "uncertainty", "small");
@@ -91,6 +134,9 @@ function doubt(result) {
 function say() {
   const count = done.filter((one) => one.needs_review).length;
   $("#progress").textContent = left ? `${total - left} of ${plural(total, "image")} done` : total ? `${plural(done.length, "image")} done${count ? `; ${count} to review` : ""}.` : "";
+  const waiting = limits.why_no_adding ? 0 : toCorrect().length;
+  $("#correct-all").hidden = !waiting;
+  $("#correct-all").textContent = `Add the ${plural(waiting, "image")} to review to the data`;
   $("#zip").classList.toggle("main", left === 0);
 }
 
@@ -104,6 +150,7 @@ async function open(index) {
   $("#picture").src = address(result, "image", "large");
   $("#picture").alt = result.name;
   $("#facts").replaceChildren(facts(result));
+  $("#look-correct").replaceChildren(correction(result) ?? "");
   if (!look.open) look.showModal();
   if (!task.has_masks) return;
   const codes = await readCodes(address(result, "codes", "large"));
@@ -122,13 +169,13 @@ function redraw() {
   slide();
 }
 
-/** Hide the mask left of the slider, so that the image alone is seen there. */
+/** Show the mask left of the slider: nothing of it at "image", and all of it at "mask". */
 function slide() {
   const { width, height } = $("#stage").getBoundingClientRect();
   const ratio = done[place] ? done[place].width / done[place].height : 1;
   const wide = Math.min(width, height * ratio);
-  const at = (width - wide) / 2 + (wide * $("#slide").value) / 100;
-  for (const layer of [$("#mask"), $("#unsure")]) layer.style.clipPath = `inset(0 0 0 ${at}px)`;
+  const right = width - (width - wide) / 2 - (wide * $("#slide").value) / 100;
+  for (const layer of [$("#mask"), $("#unsure")]) layer.style.clipPath = `inset(0 ${right}px 0 0)`;
 }
 
 function facts(result) {
@@ -172,6 +219,7 @@ $("#doubt")?.addEventListener("change", () => {
   done.forEach(doubt);
   redraw();
 });
+$("#correct-all").addEventListener("click", told(addAll));
 $("#review").addEventListener("change", (event) => results.classList.toggle("review", event.target.checked));
 $("#slide")?.addEventListener("input", slide);
 addEventListener("resize", () => look.open && task.has_masks && slide());
@@ -190,6 +238,8 @@ told(async () => {
   limits = await api("/api/predict");
   drawClasses();
   $("#export").replaceChildren(...limits.exports.map((name) => el("option", { value: name, selected: name === limits.current }, name)));
+  $("#why-no-adding").hidden = !limits.why_no_adding;
+  $("#why-no-adding").textContent = limits.why_no_adding ?? "";
   $("#export-label").hidden = limits.exports.length < 2;
   if (limits.exports.length) return;
   drop.hidden = true;

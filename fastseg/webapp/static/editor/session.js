@@ -25,9 +25,15 @@ const CALM = 1500; // ms without work after which a question may come: never in 
 let asking = null; // the open question, so that two callers get one answer
 let isAsked = false; // who leaves it empty is not asked again by this page
 
+/** Return the name that this browser knows: by a cookie at any port, which storage is not. */
+function knownName() {
+  const cookie = document.cookie.split("; ").find((one) => one.startsWith(`${NAME}=`));
+  return localStorage.getItem(NAME) || decodeURIComponent(cookie?.slice(NAME.length + 1) ?? "");
+}
+
 /** Return the name of the person, asked for once. */
 export function askName(again = false) {
-  const name = localStorage.getItem(NAME) ?? "";
+  const name = knownName();
   if ((name || isAsked) && !again) return Promise.resolve(name);
   asking ??= askedName(name).finally(() => (asking = null));
   return asking;
@@ -42,7 +48,10 @@ async function askedName(before) {
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
   isAsked = true;
   const name = input.value.trim() || before;
-  if (name) localStorage.setItem(NAME, name);
+  if (name) {
+    localStorage.setItem(NAME, name);
+    document.cookie = `${NAME}=${encodeURIComponent(name)}; path=/; max-age=31536000; samesite=strict`;
+  }
   $("#who").textContent = name || "Your name";
   return name;
 }
@@ -82,7 +91,7 @@ export class Session extends EventTarget {
   }
 
   get name() {
-    return localStorage.getItem(NAME) ?? "";
+    return knownName();
   }
 
   #edited() {
@@ -111,6 +120,7 @@ export class Session extends EventTarget {
       await this.#recover(id);
       this.face.loadOthers?.(id, this.about);
       this.dispatchEvent(new Event("opened"));
+      if (!this.name) askName(); // before the first stroke, not over it
       return true;
     } catch (error) {
       if (!(error instanceof server.ServerError)) throw error;

@@ -146,24 +146,25 @@ export class View {
     this.onDraw();
   }
 
+  /**
+   * Draw the image and its labels. For a rectangle it is the drawing of everything, clipped to the
+   * whole canvas px that show the rectangle: so each px becomes what a drawing of everything gives.
+   */
   #drawBase(rect) {
     const { context, base, scale } = this;
     context.save();
     if (rect) {
-      const [x, y] = this.toCanvas(rect.x - 1, rect.y - 1);
+      const [left, top] = this.toCanvas(rect.x, rect.y).map((at) => Math.floor(at) - 1);
+      const end = this.toCanvas(rect.x + rect.width, rect.y + rect.height);
+      const [right, bottom] = end.map((at) => Math.ceil(at) + 1);
       context.beginPath();
-      context.rect(
-        Math.floor(x) - 1,
-        Math.floor(y) - 1,
-        Math.ceil((rect.width + 2) * scale) + 3,
-        Math.ceil((rect.height + 2) * scale) + 3,
-      );
+      context.rect(left, top, right - left, bottom - top);
       context.clip();
     }
     context.fillStyle = getComputedStyle(this.stage).getPropertyValue("--stage") || "#22272e";
     context.fillRect(0, 0, base.width, base.height);
     const [x, y] = this.toCanvas(0, 0);
-    const part = rect ?? this.#visible();
+    const part = this.#visible();
     context.imageSmoothingEnabled = scale < PIXELS;
     this.#drawPart(this.#level(), part, x, y);
     if (this.layer) {

@@ -1,0 +1,49 @@
+"""What to do with predictions that are wrong: where their images go, and the next command."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import FastsegError
+from ..utils.shell import typed
+from . import console
+
+
+def place_for(export: Path, data: Path | None, image: Path) -> str:
+    """Return, as it is typed, the folder to which a new image is copied to be labelled."""
+    from ..corrections.adding import folder_for_new
+    from ..exports.read import card_of, task_of
+
+    card = card_of(export)
+    root = data or card.data_folder
+    if root is None or not root.is_dir():
+        return "the data folder"
+    return typed(folder_for_new(task_of(card), root, image) or root)
+
+
+def to_review(task: str, export: Path | None, written: Sequence[Path]) -> None:
+    """Say how many of the predictions need review, and how they are corrected."""
+    from ..exports.read import opened
+
+    tables = [path for path in written if path.name.endswith("predictions.csv")]
+    images, table = [], None
+    for table in tables:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        images += [row["image"] for row in rows if row.get("needs_review") == "True"]
+    if not images:
+        return
+    try:
+        _, source, _ = opened(task, export)
+    except FastsegError:  # an export that is used up meanwhile: there is nothing to lead to
+        return
+    folder = source.parent if source.suffix == ".pkl" else source
+    what = "1 image needs" if len(images) == 1 else f"{len(images)} images need"
+    they = "it" if len(images) == 1 else "them"
+    place = place_for(source, None, Path(images[0]))
+    console.say(
+        f"{what} review (needs_review in {table}); next: copy {they} to {place}, and correct "
+        f"{they} in: fastseg app {typed(folder)}"
+    )
