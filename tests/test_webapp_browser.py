@@ -229,6 +229,13 @@ def test_two_exports_are_compared(serve, open_page, samples, two):
     screenshots(page, "comparison")
 
 
+def test_a_link_starts_the_comparison_with_the_earlier_export(serve, open_page, samples, two):
+    page = open_page(serve("eye", samples["eye"], export=two), "/compare?start")
+    page.wait_for_selector("#verdict:not(:empty)", timeout=LONG)
+    assert page.input_value("#first") == "eye" and page.input_value("#second") == "eye_before"
+    assert page.url.endswith("/compare")  # a reload shows it, and does not start it again
+
+
 def test_a_worse_export_is_told_and_the_earlier_one_taken_back(serve, open_page, samples, two):
     earlier = two.with_name(".earlier") / "eye-20250101000000"
     shutil.move(two.with_name("eye_before"), earlier)
@@ -264,7 +271,7 @@ def test_a_worse_export_is_told_and_the_earlier_one_taken_back(serve, open_page,
         "images": 12,
     }
     page.wait_for_selector("#corrections .down:has-text('worse by 0.030 (0.010 to 0.050)')")
-    page.wait_for_selector("#corrections a[href='/compare']")
+    page.wait_for_selector("#corrections a[href='/compare?start']")
     page.wait_for_selector("#history th .down:has-text('worse by 0.030')")
     page.wait_for_selector("#never:has-text('pupil'):visible")
     no_faults(page)
