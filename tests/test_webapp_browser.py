@@ -204,7 +204,7 @@ def test_a_wrong_prediction_is_corrected_from_its_page(serve, open_page, samples
       const { width } = document.querySelector("#stage").getBoundingClientRect();
       return parseFloat(document.querySelector("#mask").style.clipPath.split(" ")[1]) / width;
     }"""
-    assert page.evaluate(shown) < 0.5  # of its width, the mask is hidden there
+    until(page, f"() => ({shown})() < 0.5")  # of its width, the mask is hidden there
     page.locator("#slide").fill("0")
     until(page, f"() => ({shown})() > 0.5")
     screenshots(page, "predict_image_alone", (400, 1024))
@@ -227,6 +227,13 @@ def test_two_exports_are_compared(serve, open_page, samples, two):
     assert "no clear difference" in page.locator("#verdict").inner_text()  # it is the same model
     no_faults(page)
     screenshots(page, "comparison")
+
+
+def test_a_link_starts_the_comparison_with_the_earlier_export(serve, open_page, samples, two):
+    page = open_page(serve("eye", samples["eye"], export=two), "/compare?start")
+    page.wait_for_selector("#verdict:not(:empty)", timeout=LONG)
+    assert page.input_value("#first") == "eye" and page.input_value("#second") == "eye_before"
+    assert page.url.endswith("/compare")  # a reload shows it, and does not start it again
 
 
 def test_a_worse_export_is_told_and_the_earlier_one_taken_back(serve, open_page, samples, two):
@@ -264,7 +271,7 @@ def test_a_worse_export_is_told_and_the_earlier_one_taken_back(serve, open_page,
         "images": 12,
     }
     page.wait_for_selector("#corrections .down:has-text('worse by 0.030 (0.010 to 0.050)')")
-    page.wait_for_selector("#corrections a[href='/compare']")
+    page.wait_for_selector("#corrections a[href='/compare?start']")
     page.wait_for_selector("#history th .down:has-text('worse by 0.030')")
     page.wait_for_selector("#never:has-text('pupil'):visible")
     no_faults(page)

@@ -94,12 +94,14 @@ async function watch() {
   }, 1000);
 }
 
+async function start() {
+  draw(await api("/api/compare/start", { first: $("#first").value, second: $("#second").value }));
+  await watch();
+}
+
 $("#form").addEventListener("submit", (event) => {
   event.preventDefault();
-  told(async () => {
-    draw(await api("/api/compare/start", { first: $("#first").value, second: $("#second").value }));
-    await watch();
-  })();
+  told(start)();
 });
 $("#opacity").addEventListener("input", (event) => document.documentElement.style.setProperty("--opacity", event.target.value / 100));
 $("#close").addEventListener("click", () => look.close());
@@ -115,8 +117,13 @@ told(async () => {
   task = await api("/api/task");
   const now = await api("/api/compare");
   const choices = (select, chosen) => select.replaceChildren(...now.exports.map((name) => el("option", { value: name, selected: name === chosen }, name)));
-  choices($("#first"), now.first ?? now.exports[0]);
-  choices($("#second"), now.second ?? now.exports[1]);
+  // the page Train asks for the newest export against the one before it; a reload does not ask again
+  const isAsked = new URLSearchParams(location.search).has("start") && now.state !== "running" && now.exports.length > 1;
+  history.replaceState(null, "", location.pathname);
+  choices($("#first"), (isAsked ? null : now.first) ?? now.exports[0]);
+  choices($("#second"), (isAsked ? null : now.second) ?? now.exports[1]);
+  if (isAsked) return start();
   draw(now);
   if (now.state === "running") await watch();
+  return undefined;
 })();
