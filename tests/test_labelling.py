@@ -114,6 +114,19 @@ def test_next_takes_a_folder_of_photographs_and_leaves_out_damaged_ones(
     assert all(abs(sum(row["shares"].values()) - 1) < 1e-4 for row in rare)
 
 
+def test_the_folder_of_the_data_is_not_one_of_photographs(samples, exports, run, tmp_path):
+    data = shutil.copytree(samples["eye"], tmp_path / "eye_data")
+    export = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye")
+    values = json.loads((export / "card.json").read_text())
+    (export / "card.json").write_text(json.dumps({**values, "data": "../../eye_data"}))
+    run("next", data, "--export", export, error="no-unlabelled")  # all have a label
+    sorted((data / "masks_small").iterdir())[-1].unlink()
+    told = run("next", data, "--export", export, "--n", "1").out
+    assert "copy" not in told and "label it" in told
+    written = run("predict", export, data / "imgs_small", "--out", tmp_path / "out")
+    assert "copy" not in written.err and "need review" in written.err
+
+
 def test_next_leaves_out_what_would_never_train(half_labelled, exports, run, tmp_path):
     photos, held_out = tmp_path / "photos", read_card(exports("eye")).valid_files
     photos.mkdir()

@@ -7,20 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import FastsegError
-from ..utils.shell import typed
+from ..utils.shell import near, typed
 from . import console
 
 
-def place_for(export: Path, data: Path | None, image: Path) -> str:
-    """Return, as it is typed, the folder to which a new image is copied to be labelled."""
+def copying(export: Path, data: Path | None, images: Sequence[Path]) -> str:
+    """Return the step, such as "copy it to DIR, and ", that brings new images into the data.
+
+    "" where they are there already.
+    """
     from ..corrections.adding import folder_for_new
     from ..exports.read import card_of, task_of
 
     card = card_of(export)
     root = data or card.data_folder
+    they = "it" if len(images) == 1 else f"these {len(images)} images"
     if root is None or not root.is_dir():
-        return "the data folder"
-    return typed(folder_for_new(task_of(card), root, image) or root)
+        return f"copy {they} to the data folder, and "
+    if all(root.resolve() in image.resolve().parents for image in images):
+        return ""
+    place = folder_for_new(task_of(card), root, images[0]) or root
+    return f"copy {they} to {typed(near(place))}, and "
 
 
 def to_review(task: str, export: Path | None, written: Sequence[Path]) -> None:
@@ -42,8 +49,8 @@ def to_review(task: str, export: Path | None, written: Sequence[Path]) -> None:
     folder = source.parent if source.suffix == ".pkl" else source
     what = "1 image needs" if len(images) == 1 else f"{len(images)} images need"
     they = "it" if len(images) == 1 else "them"
-    place = place_for(source, None, Path(images[0]))
+    first = copying(source, None, [Path(image) for image in images])
     console.say(
-        f"{what} review (needs_review in {table}); next: copy {they} to {place}, and correct "
-        f"{they} in: fastseg app {typed(folder)}"
+        f"{what} review (needs_review in {table}); next: {first}correct {they} in: "
+        f"fastseg app {typed(folder)}"
     )

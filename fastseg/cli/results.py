@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..utils.shell import typed
+from ..utils.shell import near, typed
 from . import console
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def trained_again(result: dict[str, Any]) -> None:
     if again:
         typer.echo(console.printable(again["comparison"]["verdict"]))
         if again["earlier"]:
-            typer.echo(f"the earlier export: {console.printable(_near(again['earlier']))}")
+            typer.echo(f"the earlier export: {console.printable(near(again['earlier']))}")
     if pins:
         typer.echo(pins["text"])
         listed = {
@@ -55,17 +53,11 @@ def trained_again(result: dict[str, Any]) -> None:
 
 def next_steps(export: str) -> None:
     """Say what an export is for: the commands that come after a fit."""
-    place = console.printable(shlex.quote(_near(export)))
+    place = console.printable(typed(near(export)))
     typer.echo(
         f"next: fastseg predict {place} IMAGES; fastseg interpret {place}; "
         f"fastseg app {place} to look, correct and train on"
     )
-
-
-def _near(path: str) -> str:
-    """Return a path as seen from here, where it is below."""
-    place = os.path.relpath(path)
-    return path if place.startswith(os.pardir) else place
 
 
 def sharded(run: ShardedRun) -> None:

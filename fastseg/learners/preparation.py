@@ -114,8 +114,9 @@ def start_card(export: Path, task: Task) -> Card:
         ) from None
     if (card.kind, card.classes) != (task.kind, list(task.classes)):
         raise ModelError(
-            f"{export}: is of task {card.task}, with other classes than {task.name}; "
-            f"give an export of {task.name}",
+            f"{export}: has the classes {', '.join(card.classes)} of task {card.task}, and "
+            f"{task.name} has {', '.join(task.classes)} now; train a new one: "
+            f"fastseg fit {task.name}",
             "wrong-task",
         )
     if card.channels != task.channels:

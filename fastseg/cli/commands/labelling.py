@@ -86,10 +86,9 @@ def next_(
             for number, candidate in enumerate(found, 1)
         ],
     )
-    what = "this image" if len(found) == 1 else f"these {len(found)} images"
-    place = corrections.place_for(found.export, data, found[0].image) if photos else ""
-    pronoun = "it" if len(found) == 1 else "them"
-    first = f"copy {what} to {place}, then label {pronoun}" if photos else f"label {what}"
+    images = [candidate.image for candidate in found]
+    what = "it" if len(found) == 1 else "them"
+    first = f"{corrections.copying(found.export, data, images) if photos else ''}label {what}"
     folder = found.export.parent if found.export.suffix == ".pkl" else found.export
     where = f"fastseg app {typed(folder if photos else source)}"
     typer.echo(
