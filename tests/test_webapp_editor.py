@@ -550,6 +550,26 @@ def test_going_back_restores_the_label(eyes, serve, open_page):
     assert not mask_of(eyes, "0.png").any()
 
 
+def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
+    (eyes / "masks" / "5.png").unlink()
+    page = open_page(serve("eye", eyes), "/review")
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('#editor[data-ready="images/0.png"]')
+    page.keyboard.press("a")
+    page.wait_for_selector('#editor[data-ready="images/1.png"]')
+    assert page.text_content("#kind option:checked") == "all (6)"
+    page.select_option("#kind", "new")
+    page.wait_for_selector('#editor[data-ready="images/5.png"]')
+    assert page.text_content("#counter") == "1 of 2"
+    page.select_option("#kind", "labelled")
+    page.wait_for_selector('#editor[data-ready="images/1.png"]')
+    page.reload()  # what was reviewed stays reviewed
+    page.wait_for_selector('#editor[data-ready="images/1.png"]')
+    assert page.text_content("#counter") == "1 of 6"
+
+
 def test_enter_takes_and_back_undoes_the_last_decision(eyes, serve, open_page):
     server = serve("eye", eyes)
     page = open_page(server, "/review")

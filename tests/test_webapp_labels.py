@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -160,6 +161,33 @@ def test_bad_masks_are_refused(editor):
         answer = editor.client.post(editor.path, params={"base": editor.base}, content=damaged)
         assert answer.json()["error"]["code"] in ("bad-request", "mask-size")
     assert editor.client.get(f"/api/editor/{editor.id}").json()["versions"] == []
+
+
+def test_the_queue_leaves_out_what_would_never_train_and_tells_new_images_apart(eyes, serve):
+    store = Corrections("eye", eyes)
+    store.begin()
+    held_out = next(row.name for row in Ledger.of(eyes).rows.values() if row.part == "valid")
+    folder = (eyes / held_out).parent
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "set_98_frame_0.png")
+    with Image.open(eyes / held_out) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "set_99_frame_0.png")
+    count = len(tasks.get("eye").items(eyes))
+    with client_of(serve("eye", eyes)) as client:
+
+        def queue(**asked):
+            return client.get("/api/review/queue", params=asked).json()
+
+        while not queue()["apart_is_done"]:
+            time.sleep(0.05)
+        found = queue()
+        assert [Path(one["name"]).name for one in found["apart"]] == ["set_99_frame_0.png"]
+        assert held_out in found["apart"][0]["why"] and found["apart_count"] == 1
+        assert found["counts"] == {"new": 1, "labelled": count} and found["left"] == count + 1
+        assert [image["part"] for image in queue(kind="new")["images"]] == ["unlabelled"]
+        labelled = queue(kind="labelled")
+        assert labelled["left"] == count and labelled["counts"] == found["counts"]
+        assert queue(kind="odd")["error"]["code"] == "bad-request"
 
 
 def test_an_unlabelled_image_begins_with_the_prediction(eyes, exports, serve):

@@ -64,6 +64,15 @@ class Advice:
     is_done: bool = False
 
 
+@dataclass
+class Apart:
+    """Which images without a label would never train, and why: names -> reason."""
+
+    names: frozenset[str]  # that waited for a label
+    found: dict[str, str] = field(default_factory=dict)
+    is_done: bool = False
+
+
 class Ordering:
     """The orders of the workspace's images by its current export. All methods are thread-safe."""
 
@@ -75,6 +84,8 @@ class Ordering:
         self._thread: threading.Thread | None = None
         self._advice: Advice | None = None
         self._adviser: threading.Thread | None = None
+        self._apart: Apart | None = None
+        self._parting: threading.Thread | None = None
 
     def expected(self) -> Pass | None:
         """Return the pass of the current export, which may be under way; None without an export."""
@@ -97,9 +108,41 @@ class Ordering:
         """End the pass: a process must not end while a thread computes in torch."""
         with self._lock:
             self._pass, self._pass_key = None, ()
-            running = [thread for thread in (self._thread, self._adviser) if thread is not None]
-        for thread in running:
-            thread.join(PATIENCE)
+            threads = self._thread, self._adviser, self._parting
+        for thread in threads:
+            if thread is not None:
+                thread.join(PATIENCE)
+
+    def apart(self) -> Apart:
+        """Return the images without a label that would never train, which may still be computed.
+
+        They look the same as held-out images: nobody needs to label them.
+        """
+        entries = self.workspace.listing().entries
+        waiting = {entry.name: entry.path for entry in entries if entry.item is None}
+        with self._lock:
+            known = self._apart
+            if known is None or (known.is_done and known.names != waiting.keys()):
+                known = self._apart = Apart(frozenset(waiting), is_done=not waiting)
+                if waiting:
+                    self._parting = threading.Thread(
+                        target=self._part, args=(known, waiting), name="apart", daemon=True
+                    )
+                    self._parting.start()
+            return known
+
+    def _part(self, result: Apart, waiting: dict[str, Path]) -> None:
+        from ..corrections.freezing import never_training
+
+        place = self.workspace
+        try:
+            files = [*waiting.values()]
+            found = never_training(place.task, place.data, files, [place.out])
+            result.found = {name: found[path] for name, path in waiting.items() if path in found}
+        except FastsegError:  # a fit says what is wrong; the images stay in the queue
+            result.found = {}
+        finally:
+            result.is_done = True
 
     def advice(self) -> Advice | None:
         """Return which images to label next, which may still be computed; None without an export.

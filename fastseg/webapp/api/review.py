@@ -13,6 +13,8 @@ from ..page import Page
 from .editor import context
 
 ORDERS = ("error", "next", "name")
+KINDS = ("", "new", "labelled")
+NAMED = 3  # images that a message names
 MOST = 2000  # images in an answer
 PACE = 30  # last corrections whose median is the pace
 
@@ -22,21 +24,26 @@ def queue(asked: Asked) -> dict[str, Any]:
 
     Those that the export sends to review come first, then by expected error; images whose error is
     not known yet come last, in their own order. With the order "next", the images without a label
-    come first, as `corrections.order` advises. The images of an audit come before all.
+    come first, as `corrections.order` advises. The images of an audit come before all. `kind`
+    leaves only those without ("new") or with a label ("labelled"). Images without a label that
+    would never train are left out.
     """
     workspace = asked.workspace
     order = asked.text("order", "error")
     if order not in ORDERS:
         raise AppError(f"order: give one of {', '.join(ORDERS)}", "bad-request")
-    part = asked.text("part", "")
+    kind = asked.text("kind", "")
+    if kind not in KINDS:
+        raise AppError("kind: give one of new, labelled, or nothing", "bad-request")
     rows = workspace.labels.store.all()
     done = {row.image for row in rows}
     listing = workspace.listing(fresh=asked.text("fresh", "0") == "1")
-    left = [
-        entry
-        for entry in listing.entries
-        if entry.name not in done and (not part or entry.part == part)
-    ]
+    state = workspace.audit()
+    apart = None if state else workspace.ordering.apart()
+    hidden = apart.found if apart else {}
+    waits = [e for e in listing.entries if e.name not in done and e.name not in hidden]
+    new = sum(entry.item is None for entry in waits)
+    left = [entry for entry in waits if not kind or (entry.item is None) == (kind == "new")]
     expected = workspace.ordering.expected()
     found = expected.found if expected else {}
     if order != "name":
@@ -45,7 +52,6 @@ def queue(asked: Asked) -> dict[str, Any]:
     advised = advice.order if advice else {}
     if advised:  # stable: the others stay in the order of their expected errors
         left.sort(key=lambda entry: advised.get(entry.name, (len(advised), ""))[0])
-    state = workspace.audit()
     audit = {f"images/{name}" for name in state.left} if state else set()
     if audit:  # a random sample, whose error a certificate states: it comes before all others
         left.sort(key=lambda entry: entry.name not in audit)
@@ -68,6 +74,10 @@ def queue(asked: Asked) -> dict[str, Any]:
             "sentences": state.sentences,
         },
         "left": len(left),
+        "counts": {"new": new, "labelled": len(waits) - new},
+        "apart": [{"name": name, "why": why} for name, why in hidden.items()][:NAMED],
+        "apart_count": len(hidden),
+        "apart_is_done": apart is None or apart.is_done,
         "reviewed": len(done & {entry.name for entry in listing.entries}),
         "pace": statistics.median(worked) if worked else None,
         "pass": None

@@ -35,7 +35,7 @@ class Review {
       $(`[data-do="${name}"]`).addEventListener("click", () => this[name]());
     }
     $("#others")?.addEventListener("click", () => this.#open(this.queue[0] ?? null).catch((error) => note(error.message, true)));
-    $("#order").addEventListener("change", () => this.#reorder());
+    for (const select of [$("#order"), $("#kind")]) select?.addEventListener("change", () => this.#reorder());
     this.session.addEventListener("opened", () => this.#show());
     Object.assign(this, { queue: [], skipped: [], trail: [], paces: [], count: 0, isBusy: false });
   }
@@ -46,19 +46,26 @@ class Review {
     if (!this.current || !this.trail.length) await this.#open(this.queue[0] ?? null);
   }
 
-  /** Another order: go to its first image, unless something is painted on this one. */
-  #reorder() {
-    return this.#decide(async () => {
-      if (!(await this.session.finish())) return this.#notSaved();
-      if (this.session.isEdited) this.#done(this.current, "correction");
+  /** Another order, or other images: go to the first one; what is painted on this one is saved. */
+  async #reorder() {
+    if (this.isBusy) return;
+    this.isBusy = true;
+    try {
+      if (this.current && !(await this.session.finish())) return this.#notSaved();
+      if (this.current && this.session.isEdited) this.#done(this.current, "correction");
+      this.current = null;
       await this.#ask();
       await this.#open(this.queue[0] ?? null);
-      return false;
-    });
+    } catch (error) {
+      note(error.message, true);
+    } finally {
+      this.isBusy = false;
+    }
   }
 
   async #ask(isFresh = true) {
-    const answer = await server.queue($("#order").value, isFresh);
+    const answer = await server.queue($("#order").value, $("#kind")?.value ?? "", isFresh);
+    if (!this.answer) this.count = answer.reviewed; // also what was reviewed in earlier visits
     const seen = new Set([...this.skipped, ...this.#finished()].map(({ id }) => id));
     this.queue = answer.images.filter(({ id }) => !seen.has(id));
     // one that is painted on, or that Back opened, is reviewed for the server, but not done here
@@ -74,8 +81,22 @@ class Review {
     clearTimeout(this.asking);
     const { pass, advice } = answer;
     if (advice?.error) note(advice.error, true);
-    const isComing = (pass && !pass.is_done) || (advice && !advice.is_done);
+    this.#tellApart(answer);
+    const isComing = (pass && !pass.is_done) || (advice && !advice.is_done) || !answer.apart_is_done;
     if (isComing) this.asking = setTimeout(() => this.#ask(false).catch(() => {}), AGAIN);
+  }
+
+  /** How many images there are of each kind, and once, which are left out and why. */
+  #tellApart({ counts, apart, apart_count: count, apart_is_done: isDone }) {
+    if (!$("#kind")) return;
+    const numbers = { "": counts.new + counts.labelled, ...counts };
+    for (const option of $("#kind").options) {
+      option.textContent = `${option.textContent.replace(/ \(.*/, "")} (${numbers[option.value].toLocaleString("en")})`;
+    }
+    if (!isDone || !count || this.apart === count) return;
+    this.apart = count;
+    const [{ name, why }] = apart;
+    note(`${count === 1 ? "1 image is" : `${count.toLocaleString("en")} images are`} left out, since they would never train: ${name} ${why}.`);
   }
 
   /** One decision at a time; `work` returns whether to go on to the next image. */

@@ -85,6 +85,6 @@ export function propose(id, where) {
 }
 
 /** Return the queue of images to review; `isFresh` looks at the folder again. */
-export function queue(order, isFresh) {
-  return json(`/api/review/queue?order=${order}&fresh=${Number(isFresh)}`, {}, 4 * PATIENCE);
+export function queue(order, kind, isFresh) {
+  return json(`/api/review/queue?order=${order}&kind=${kind}&fresh=${Number(isFresh)}`, {}, 4 * PATIENCE);
 }
