@@ -12,6 +12,8 @@ from conftest import ARCH
 from PIL import Image
 
 from fastseg.exports.card import read_card
+from fastseg.exports.earlier import keep
+from fastseg.webapp.jobs import Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +37,23 @@ def two(exports, tmp_path):
     card = json.loads((other / "card.json").read_text())
     (other / "card.json").write_text(json.dumps({**card, "created": "2025-01-01T00:00:00+00:00"}))
     return made
+
+
+def test_an_earlier_export_is_taken_back_from_the_page(serve, open_page, samples, two):
+    keep(two)
+    values = json.loads((two / "card.json").read_text())
+    (two / "card.json").write_text(json.dumps({**values, "created": "2030-01-01T00:00:00+00:00"}))
+    server = serve("eye", samples["eye"], export=two)
+    server.workspace.training.outcome = Outcome("finished")  # the one that made it
+    page = open_page(server, "/train")
+    page.wait_for_selector("#now:not([hidden])")
+    page.locator("#history button", has_text="Take back").click()
+    page.wait_for_selector("#notes :text('is the current export again')")
+    assert read_card(two).created == values["created"]
+    assert not page.is_visible("#now")  # its result is of an export that is not used any more
+    page.reload()
+    page.wait_for_selector("#history button")
+    assert not page.is_visible("#now")
 
 
 def test_pages_have_no_serious_fault_of_accessibility(serve, open_page, samples, two):

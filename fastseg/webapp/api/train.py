@@ -130,6 +130,7 @@ def restore(asked: Asked) -> dict[str, Any]:
     if workspace.training.state() in ("running", "stopping", "elsewhere"):
         raise AppError("a training runs, and writes there; wait until it is done", "busy")
     restore_export(workspace.out, workspace.export(asked.text("export")))
+    workspace.training.outcome = None  # it is of an export that is no longer the current one
     workspace.trained()
     return exports(asked)
 

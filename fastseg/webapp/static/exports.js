@@ -40,6 +40,7 @@ function row(one, classes, title) {
 
 async function takeBack(one) {
   drawExports(await api("/api/train/restore", { export: one.name }));
+  document.dispatchEvent(new Event("restored"));
   note(`${one.name} is the current export again; the one before is kept in the table.`);
   watchModel();
 }

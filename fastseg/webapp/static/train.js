@@ -192,6 +192,9 @@ async function watch() {
   watching = false;
 }
 
+// The result of the last training is of an export that is no longer the current one.
+document.addEventListener("restored", () => last && draw({ ...last, outcome: null }));
+
 async function history() {
   await repeat(async () => {
     const found = await api("/api/train/exports");
