@@ -56,6 +56,18 @@ def test_an_earlier_export_is_taken_back_from_the_page(serve, open_page, samples
     assert not page.is_visible("#now")
 
 
+def test_training_on_shows_what_the_export_brings_with_it(serve, open_page, samples, two):
+    page = open_page(serve("eye", samples["eye"], export=two), "/train")
+    page.wait_for_selector("#field-arch")
+    recipe = page.get_attribute("#field-size", "placeholder")
+    page.check('#how [value="again"]')
+    assert not page.is_visible("#field-arch") and not page.is_visible("#field-weights")
+    assert page.get_attribute("#field-size", "placeholder") == "64x64" != recipe
+    page.check('#how [value="fresh"]')
+    assert page.is_visible("#field-arch")
+    assert page.get_attribute("#field-size", "placeholder") == recipe
+
+
 def test_pages_have_no_serious_fault_of_accessibility(serve, open_page, samples, two):
     server = serve("eye", samples["eye"], export=two)
     page = open_page(server, "/data")

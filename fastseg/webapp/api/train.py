@@ -44,7 +44,9 @@ def form(asked: Asked) -> dict[str, Any]:
         )
     parts = Counter(entry.part for entry in listing.entries)
     store = workspace.labels.store
-    names = [folder.name for folder in workspace.exports()]
+    folders = workspace.exports()
+    names = [folder.name for folder in folders]
+    cards = {folder.name: workspace.card(folder) for folder in folders}
     return {
         "fields": recipe.fields(workspace.task, names),
         "images": len(listing.entries),
@@ -52,6 +54,7 @@ def form(asked: Asked) -> dict[str, Any]:
         "fault": fault,
         "out": str(workspace.out),
         "exports": names,
+        "sizes": {name: "x".join(map(str, card.size)) for name, card in cards.items() if card},
         "current": workspace.out.name,
         "figure": workspace.task.main_figure,
         "changed": len({row.image for row in store.all()}),  # images with another label

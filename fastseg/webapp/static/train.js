@@ -13,6 +13,8 @@ let drawn = ""; // what the charts show
 let last = null; // what was drawn
 let hasEarlier = false; // whether there is an export to compare the current one with
 
+const OF_EXPORT = ["weights", "arch", "decoder"]; // options that an export brings with it
+
 const TITLES = {
   running: "Training",
   stopping: "Stopping after what it has learnt so far",
@@ -136,7 +138,7 @@ function asked() {
   const isAgain = $('#how [value="again"]').checked;
   const options = values();
   if (!isAgain) return { options };
-  delete options.weights; // the export brings its own
+  for (const name of OF_EXPORT) delete options[name];
   return { options, again: $("#from").value, strict: $("#strict").checked };
 }
 
@@ -160,8 +162,13 @@ function drawHow() {
   const isAgain = $('#how [value="again"]').checked;
   $("#from-label").hidden = !isAgain;
   $("#strict-label").hidden = !isAgain || !form.changed;
-  const weights = $("#field-weights");
-  if (weights) weights.closest(".field").hidden = isAgain;
+  for (const name of OF_EXPORT) {
+    const field = $(`#field-${name}`);
+    if (field) field.closest(".field").hidden = isAgain;
+  }
+  const size = $("#field-size");
+  const recipe = form.fields.find(({ name }) => name === "size")?.default;
+  if (size) size.placeholder = (isAgain && form.sizes[$("#from").value]) || recipe;
 }
 
 const discard = () => confirm("Discard what the interrupted training learnt?") && begin({ discard: true, ...asked() });
