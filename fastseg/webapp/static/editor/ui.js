@@ -122,6 +122,7 @@ export class Ui {
       button.setAttribute("aria-pressed", String(button.dataset.tool === desk.tool.name));
       const { tool } = button.dataset;
       button.disabled = (tool === "eraser" && !desk.canClear) || (tool === "help" && !desk.canAsk);
+      if (tool === "eraser") button.title = desk.canClear ? "Eraser (E)" : "Eraser: this task has no background to erase to";
       if (tool === "help") button.title = desk.canAsk ? "Ask model (M)" : `Ask model: ${NO_MODEL}`;
     }
     for (const label of root.querySelectorAll("[data-for]")) {
@@ -152,6 +153,7 @@ export class Ui {
     $('[data-do="redo"]', root).disabled = !history?.undone.length;
     for (const button of root.querySelectorAll("[data-show]")) {
       button.disabled = !desk.others.has(button.dataset.show);
+      button.title = button.disabled ? MISSING[button.dataset.show] : "";
       button.setAttribute("aria-pressed", String(desk.shown === button.dataset.show));
     }
     const shown = $("#shown", root);
