@@ -490,6 +490,8 @@ def test_a_task_without_background_has_nothing_to_erase_to(eyes, edit):
     )
     _, canvas = edit(eyes, "0.png", task=str(eyes))
     assert canvas.page.is_disabled("[data-tool=eraser]")
+    assert "no background" in canvas.page.get_attribute("[data-tool=eraser]", "title")
+    assert canvas.page.get_attribute("[data-show=previous]", "title")  # why it is disabled
     assert canvas.page.locator("#classes label").count() == 2
 
 

@@ -5,6 +5,8 @@ import { NO_MODEL, SIZES } from "./desk.js";
 import { CURSOR_KEYS, canvasKeys, isTyping, listenToCursor, nameOf } from "./keys.js";
 import { listen } from "./pointer.js";
 
+const MISSING = { prediction: "No export predicts this image", previous: "There is no earlier version of this label" }; // why these are disabled
+
 const QUIET = 400; // ms without movement after which the cursor's place is told
 
 const percent = (share) => `${Math.round(share * 100)} %`;
