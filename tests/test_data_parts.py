@@ -166,6 +166,20 @@ def test_a_mirrored_or_rotated_copy_of_a_held_out_image_does_not_train(tmp_path)
     assert "like_a" in named(again, Ledger.of(tmp_path).assign(again, valid_share=1)[0])
 
 
+def test_what_looks_the_same_when_the_parts_are_frozen_does_not_train(tmp_path, caplog):
+    """Copies that came between a fit and the first correction: the export's card has no looks."""
+    items = items_in(tmp_path, {"a": 1, "b": 2, "c": 3})
+    brighter = (picture(2).astype(int) + 9).clip(0, 255).astype(np.uint8)
+    turned = np.ascontiguousarray(np.rot90(picture(2)))
+    items += items_in(tmp_path, {"turned": turned, "brighter": brighter})
+    ledger = Ledger.freeze(tmp_path, items, {"b.png"}, "export eye")
+    train, valid, apart = ledger.assign(items)
+    assert named(items, valid) == {"b"} and named(items, apart) == {"turned", "brighter"}
+    assert named(items, train) == {"a", "c"}
+    assert "b.png" in reasons(tmp_path)["brighter"][1] and "2 images" in caplog.text
+    assert Ledger.of(tmp_path).assign(items) == (train, valid, apart)
+
+
 def test_pictures_of_other_classes_are_no_copies(tmp_path):
     """A sharp and a blurred slice look the same, and have other classes."""
     items = items_in(tmp_path, {"a": 1, "b": 2})

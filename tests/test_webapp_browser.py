@@ -219,6 +219,17 @@ def test_images_are_predicted_one_by_one_and_downloaded(serve, open_page, sample
         assert set(archive.namelist()) == {"predictions.csv", *(f"{i.stem}.png" for i in images)}
 
 
+def test_images_chosen_while_the_page_still_loads_are_predicted(serve, open_page, samples, two):
+    page = open_page(serve("eye", samples["eye"], export=two), "/predict")
+    held: list = []
+    page.route("**/api/predict", lambda route: held.append(route))
+    page.reload()
+    page.set_input_files("#files", [next((samples["eye"] / "imgs_small").iterdir())])
+    page.wait_for_timeout(500)
+    held[0].continue_()
+    page.wait_for_selector("#results button.correct", timeout=LONG)
+
+
 def test_a_wrong_prediction_is_corrected_from_its_page(serve, open_page, samples, two, tmp_path):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     new = tmp_path / "strange.png"

@@ -9,7 +9,8 @@ image is assigned once:
 - Otherwise a hash of the group and the content decides, in the given share.
 - An image that looks the same as a held-out one, also mirrored or rotated by quarter turns, never
   trains, and one that looks the same as a training image never validates: where its group and its
-  looks contradict each other, it is "apart", in neither part.
+  looks contradict each other, it is "apart", in neither part. Images of the frozen split that train
+  and look the same as a held-out one are set apart at the first use.
 
 A renamed file keeps its part, since its content is the same. Copies of a held-out image are apart.
 """
@@ -144,15 +145,14 @@ class Ledger:
         """
         usable = [i for i, item in enumerate(items) if item.split != "test"]
         contents = dict(zip(usable, digests([items[i] for i in usable], reading)))
-        if any(content not in self.rows for content in contents.values()):
-            if record:
-                with waiting_lock(self.data / LEDGER, WAIT):
-                    there = Ledger.of(self.data)
-                    self.rows = there.rows if there else self.rows
-                    self._add(items, contents, valid_share, reading, grouped)
-                    self._write()
-            else:
+        if any(c not in self.rows or not self.rows[c].look for c in contents.values()):
+            with waiting_lock(self.data / LEDGER, WAIT) if record else nullcontext():
+                there = Ledger.of(self.data) if record else None
+                self.rows = there.rows if there else self.rows
+                self._look_at(items, contents, reading, grouped)
                 self._add(items, contents, valid_share, reading, grouped)
+                if record:
+                    self._write()
         return self._parts(items, contents)
 
     def hold_out(
@@ -232,7 +232,6 @@ class Ledger:
         for i, content in contents.items():
             if content not in self.rows:
                 new.setdefault(content, i)
-        self._look_at(items, contents, reading)
         chosen = [items[i] for i in new.values()]
         views = dict(zip(new, all_views_of(chosen, reading)))
         labels = {content: items[i].label for i, content in contents.items()}
@@ -260,12 +259,18 @@ class Ledger:
                 self.rows[content] = row
                 twins.add(row, item.label)
 
-    def _look_at(self, items: Sequence[Item], contents: dict[int, str], reading: Reading) -> None:
-        """Add the perceptual hashes of recorded images that have none."""
+    def _look_at(
+        self, items: Sequence[Item], contents: dict[int, str], reading: Reading, grouped: bool
+    ) -> None:
+        """Add the perceptual hashes of recorded images that have none.
+
+        Those of the first split that train and look the same as a held-out one are set apart.
+        """
         first = {content: items[i] for i, content in reversed(contents.items())}
         left = [content for content, row in self.rows.items() if not row.look and content in first]
-        for content, look in zip(left, looks_of([first[content] for content in left], reading)):
-            self.rows[content] = replace(self.rows[content], look=look)
+        views = dict(zip(left, all_views_of([first[content] for content in left], reading)))
+        for content, seen in views.items():
+            self.rows[content] = replace(self.rows[content], look=next(iter(seen), ""))
         # held-out images of test folders are not among the items of a fit
         tests = [
             (content, self.data / row.name)
@@ -275,6 +280,23 @@ class Ledger:
         there = [(content, Item(file, 0)) for content, file in tests if file.is_file()]
         for (content, _), look in zip(there, looks_of([item for _, item in there], reading)):
             self.rows[content] = replace(self.rows[content], look=look)
+        labels = {content: item.label for content, item in first.items()}
+        twins = Twins(self.rows.values(), labels, grouped)
+        apart = 0
+        for content, seen in views.items():
+            row = self.rows[content]
+            if row.part == TRAIN and row.is_of_first_split:
+                checked = twins.checked(row, seen, first[content].label, may_train=False)
+                if checked.part == APART:
+                    self.rows[content] = replace(checked, why=f"{row.why}; {checked.why}")
+                    apart += 1
+        if apart:
+            log.warning(
+                "%s: %d images to train on look the same as held-out ones: they do not train, see "
+                "the column why",
+                self.data / LEDGER,
+                apart,
+            )
 
     def _write(self) -> None:
         rows = [asdict(row) for row in self.rows.values()]

@@ -19,6 +19,7 @@ const isShown = (code) => code !== task.background && !hidden.has(code);
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
 async function predict(files) {
+  await ready; // files can be chosen before the page knows its limits
   const images = files.filter(({ file }) => file.type.startsWith("image/") || /\.(tiff?|bmp|webp|jpe?g|png|gif)$/i.test(file.name));
   const { compare } = new Intl.Collator(undefined, { numeric: true });
   images.sort((one, other) => compare(one.name, other.name));
@@ -233,9 +234,8 @@ look.addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight") told(open)(place + 1);
 });
 
-told(async () => {
-  task = await api("/api/task");
-  limits = await api("/api/predict");
+async function setUp() {
+  [task, limits] = await Promise.all([api("/api/task"), api("/api/predict")]);
   drawClasses();
   $("#export").replaceChildren(...limits.exports.map((name) => el("option", { value: name, selected: name === limits.current }, name)));
   $("#why-no-adding").hidden = !limits.why_no_adding;
@@ -245,4 +245,7 @@ told(async () => {
   drop.hidden = true;
   $("#fault").hidden = false;
   $("#fault").replaceChildren("There is no export yet. ", el("a", { href: "/train" }, "Train one"), " first.");
-})();
+}
+
+const ready = setUp();
+told(() => ready)();
