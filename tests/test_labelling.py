@@ -133,13 +133,19 @@ def test_next_leaves_out_what_would_never_train(half_labelled, exports, run, tmp
     shutil.copy(half_labelled / held_out[0], photos / "copy.jpg")
     with Image.open(half_labelled / held_out[1]) as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "mirrored.png")
+    trains = next(
+        image
+        for image in sorted((half_labelled / "imgs_small").iterdir())
+        if f"imgs_small/{image.name}" not in held_out
+    )
+    shutil.copy(trains, photos / "labelled.jpg")  # it needs no other label
     common = ["next", photos, "--export", exports("eye"), "--data", half_labelled]
     run(*common, error="no-unlabelled")
     new = sorted((half_labelled / "imgs_small").iterdir())[-1]
     new.rename(photos / new.name)
     result = run(*common, "--json")
     assert [Path(row["image"]).name for row in json.loads(result.out)] == [new.name]
-    assert "2 images are left out" in result.err
+    assert "3 images are left out" in result.err
     assert not (half_labelled / ".fastseg").exists()  # asking writes nothing
     (photos / new.name).write_bytes(b"damaged")
     told = run(*common, error="unreadable-image")

@@ -552,6 +552,30 @@ def test_going_back_restores_the_label(eyes, serve, open_page):
     assert not mask_of(eyes, "0.png").any()
 
 
+def test_a_decision_that_was_taken_back_is_open_again(eyes, serve, open_page):
+    server = serve("eye", eyes)
+    page = open_page(server, "/review")
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('#editor[data-ready="images/0.png"]')
+    page.keyboard.press("a")
+    page.wait_for_selector('#editor[data-ready="images/1.png"]')
+    page.keyboard.press("u")
+    page.wait_for_selector('#editor[data-ready="images/0.png"]')
+    page.wait_for_selector('#save[data-state="saved"]')
+    page.keyboard.press("k")
+    page.wait_for_selector('#editor[data-ready="images/1.png"]')
+    with client_of(server) as client:
+        left = client.get("/api/review/queue").json()
+        versions = client.get(f"/api/editor/{id_of(server, '0.png')}").json()["versions"]
+    assert left["reviewed"] == 0 and left["left"] == 6
+    assert [row["action"] for row in versions] == ["accepted", "reopened"]
+    page.reload()
+    page.wait_for_selector('#editor[data-ready="images/0.png"]')
+    assert page.text_content("#counter") == "0 of 6"
+
+
 def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
     (eyes / "masks" / "5.png").unlink()
     page = open_page(serve("eye", eyes), "/review")

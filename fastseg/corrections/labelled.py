@@ -17,7 +17,7 @@ from ..metrics.risk import actual_error
 from ..tasks import SegmentationTask, Task, get
 from ..tasks.converted import unique_names
 from ..utils.io import write_rows
-from .log import Log
+from .log import Log, reviewed
 from .store import Corrections
 
 PNG, CLASSES = "png", "classes.csv"
@@ -93,7 +93,7 @@ def write_start(task: Task, out: Path) -> None:
 
 def audited_masks(data: Path) -> set[str]:
     """Return the names of the images in a data folder whose label a person has saved."""
-    return {Path(row.image).name for row in Log(data).rows()}
+    return {Path(name).name for name in reviewed(Log(data).rows())}
 
 
 def audited_images(task: Task, out: Path) -> set[str]:

@@ -18,7 +18,8 @@ from .places import move_file, staging
 
 log = logging.getLogger(__name__)
 
-ACTIONS = ("corrected", "accepted", "new", "restored", "audited", "predicted")
+REOPENED = "reopened"  # a person took the last decision back: the image is to be reviewed again
+ACTIONS = ("corrected", "accepted", "new", "restored", "audited", "predicted", REOPENED)
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,9 @@ def _parsed(row: dict[str, str]) -> Correction | None:
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def reviewed(rows: Iterable[Correction]) -> set[str]:
+    """Return the images that a person has decided on, and did not take the decision back."""
+    last = {row.image: row.action for row in rows}
+    return {name for name, action in last.items() if action != REOPENED}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.contents import digests
 from ..data.pairing import images_below
 from ..errors import DataError, TaskError, choose
 from ..exports.card import Card
@@ -64,7 +65,7 @@ class Chosen(list[Candidate]):
     def __init__(self, found: Iterable[Candidate], export: Path, left_out: dict[Path, str]):
         super().__init__(found)
         self.export = export  # by which they were chosen: its folder, or its pickle
-        self.left_out = left_out  # images that would never train, and why: `never_training`
+        self.left_out = left_out  # images that need no label, and why
 
 
 def next_images(
@@ -106,11 +107,16 @@ def next_images(
     known = {item.image for item in items}
     folder = source.parent if source.suffix == ".pkl" else source
     apart = never_training(task, root, [file for file in files if file not in known], [folder])
+    if photos is not None:
+        there = {*digests(items, task.reading)}
+        contents = zip(files, digests([Item(file, 0) for file in files], task.reading))
+        labelled_too = {file for file, content in contents if content in there}
+        apart |= dict.fromkeys(labelled_too - apart.keys(), "is in the data, with a label")
     files = [file for file in files if file not in apart]
     if not files:
         raise DataError(
-            f"{photos or root}: each of the {len(apart)} images without a label looks the same as "
-            "a held-out one, so that none would train; add others",
+            f"{photos or root}: none of the {len(apart)} images is worth a label: each is in the "
+            "data already, or looks the same as a held-out one and would never train; add others",
             "no-unlabelled",
         )
     from ..inference.loading import load

@@ -36,6 +36,7 @@ from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
 from ..utils.progress import track
 from .history import FIRST, WAIT
+from .log import REOPENED
 from .places import Label
 from .renames import PINS
 from .store import Corrections
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 # Actions that are a pin, where pixels differ.
 CHANGES = ("corrected", "new", "audited", "predicted")
+SAME = ("restored", REOPENED)  # as the version that it equals
 HOLDS = 0.5  # share of the changed pixels; see the module's text
 SOURCE_DIGITS = 12  # of the model's SHA-256
 
@@ -107,7 +109,7 @@ class Pins:
         """One sentence: "41 of 43 corrections still hold, 2 came back"."""
         if not self.pins:
             return "no corrections to hold yet"
-        still = "still hold" if self.held or self.came_back else "hold"
+        still = "still hold" if any(pin.held_before for pin in self.pins) else "hold"
         if self.total == 1:
             still = still.replace("hold", "holds")
         counts = (
@@ -268,7 +270,7 @@ def _pinned(store: Corrections) -> dict[str, tuple[int, int]]:
             if action in CHANGES and store.has_prediction(image, number):
                 found[image] = max(versions), number
                 break
-            number = _like(store, image, number) if action == "restored" else number - 1
+            number = _like(store, image, number) if action in SAME else number - 1
     return found
 
 

@@ -42,6 +42,10 @@ class Comparing:
     def told(self) -> dict[str, Any]:
         """Return the state, and the result if it is done."""
         with self._lock:
+            key = self._key
+            now = key and (key[0], _written(key[0]), key[2], _written(key[2]))
+            if self._state == "done" and now != key:
+                self._key, self._state, self._result = None, "idle", {}  # of other exports
             names = {"first": self._key[0].name, "second": self._key[2].name} if self._key else {}
             return {"state": self._state, "error": self._error, **names, **self._result}
 

@@ -69,7 +69,7 @@ def next_(
     if found.left_out:
         image, why = next(iter(found.left_out.items()))
         count = "1 image is" if len(found.left_out) == 1 else f"{len(found.left_out)} images are"
-        console.say(f"{count} left out, since they would never train: {image} {why}")
+        console.say(f"{count} left out, such as {image}: it {why}")
     if as_json:
         return console.as_json([candidate.to_json() for candidate in found])
     reviews = {None: "", True: "yes", False: "no"}

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from starlette.responses import Response
 
+from ...corrections.log import REOPENED
 from ...data.colours import hexadecimal
 from ...data.images import JPEG_QUALITY
 from ...errors import AppError, FastsegError
@@ -26,7 +27,7 @@ from .images import picture_response
 
 EXACT = 4_000_000  # px up to which the editor shows a PNG; larger ones would take seconds
 LARGEST = 512 * 2**20  # bytes of a mask's body: a plain mask of 512 megapixels
-ACTIONS = ("corrected", "accepted", "restored", "audited")
+ACTIONS = ("corrected", "accepted", "restored", "audited", REOPENED)
 LONGEST_NAME = 80  # characters of a person's name
 MOST_SECONDS = 86400.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from ...corrections.log import reviewed
 from ...errors import AppError
 from ..http import Asked, get
 from ..listing import Entry
@@ -36,7 +37,7 @@ def queue(asked: Asked) -> dict[str, Any]:
     if kind not in KINDS:
         raise AppError("kind: give one of new, labelled, or nothing", "bad-request")
     rows = workspace.labels.store.all()
-    done = {row.image for row in rows}
+    done = reviewed(rows)
     listing = workspace.listing(fresh=asked.text("fresh", "0") == "1")
     state = workspace.audit()
     apart = None if state else workspace.ordering.apart()
