@@ -104,7 +104,8 @@ def test_next_takes_a_folder_of_photographs_and_leaves_out_damaged_ones(
     samples, exports, run, tmp_path
 ):
     photos = tmp_path / "photos"
-    shutil.copytree(samples["mri"] / "train", photos)
+    others = tasks.get("mri").sample(tmp_path / "others", seed=9)  # not those with a label
+    shutil.copytree(others / "train", photos)
     (photos / "broken.png").write_bytes(b"no image")
     result = run("next", photos, "--export", exports("mri"), "--n", "3", "--json")
     assert len(json.loads(result.out)) == 3 and "broken.png" in result.err
