@@ -181,7 +181,11 @@ def workspace(tmp_path, samples, exports, request):
                 fastseg.new(tmp_path / "roofs")
         images = sorted((samples["eye"] / "imgs_small").iterdir())
         (tmp_path / "my_photos").mkdir()
-        for image in images[:3]:
+        photos = images
+        if "fastseg next my_photos" in text:  # images that have a label already are left out
+            others = fastseg.tasks.get("eye").sample(tmp_path / "others", seed=9)
+            photos = sorted((others / "imgs_small").iterdir())
+        for image in photos[:3]:
             shutil.copy(image, tmp_path / "my_photos")
         shutil.copy(images[0], tmp_path / "one.jpg")
         shutil.copy(images[0], tmp_path / "room.jpg")

@@ -37,7 +37,7 @@ def to_review(task: str, export: Path | None, written: Sequence[Path]) -> None:
     tables = [path for path in written if path.name.endswith("predictions.csv")]
     images, table = [], None
     for table in tables:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
         images += [row["image"] for row in rows if row.get("needs_review") == "True"]
     if not images:
