@@ -309,3 +309,13 @@ def test_the_smallest_objects_decide_the_size(data):
     recipe = made.definition["recipe"]
     assert recipe["size"][1] >= 900 and recipe["decoder_options"]["stride"] == 1
     assert recipe["bs"] >= 1 and "10 px" in made.path.read_text()
+
+
+def test_a_pole_is_as_wide_as_it_is_thick():
+    from fastseg.discovery.mask_values import measure
+
+    codes = np.zeros((100, 100), np.uint8)
+    codes[10:90, 50:52] = 1
+    codes[10:40, 10:40] = 2
+    small = measure([codes], 0).small
+    assert small[1] <= 3 and 25 <= small[2] <= 31

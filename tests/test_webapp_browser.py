@@ -1,6 +1,7 @@
 """The app's pages in a real browser. Without Chromium these tests are skipped."""
 
 import json
+import os
 import shutil
 import time
 import zipfile
@@ -268,6 +269,12 @@ def test_two_exports_are_compared(serve, open_page, samples, two):
     assert "no clear difference" in page.locator("#verdict").inner_text()  # it is the same model
     no_faults(page)
     screenshots(page, "comparison")
+    card = two / "card.json"  # another export of this name, such as after it is taken back
+    os.utime(card, ns=(0, card.stat().st_mtime_ns + 1_000_000_000))
+    page.reload()
+    page.wait_for_selector("#first option", state="attached")
+    page.wait_for_timeout(500)
+    assert not page.is_visible("#result")
 
 
 def test_a_link_starts_the_comparison_with_the_earlier_export(serve, open_page, samples, two):
