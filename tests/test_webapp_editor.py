@@ -36,6 +36,13 @@ def save(data, name, pixels, mask=None, **options):
     Image.fromarray(mask).save((data / "masks" / name).with_suffix(".png"))
 
 
+def give_name(page):
+    """Say who corrects, as the page asks before the first stroke."""
+    page.wait_for_selector("#ask-name[open]")
+    page.keyboard.type("Grace")
+    page.keyboard.press("Enter")
+
+
 def mask_of(data, name):
     return read_raw(data / "masks" / name)
 
@@ -138,9 +145,7 @@ def test_the_name_is_not_asked_for_in_a_stroke(eyes, edit):
     page.wait_for_timeout(2500)  # the first stroke waits to be saved, with a name
     assert page.locator("#ask-name[open]").count() == 0
     page.mouse.up()
-    page.wait_for_selector("#ask-name[open]")
-    page.keyboard.type("Grace")
-    page.keyboard.press("Enter")
+    give_name(page)
     canvas.saved()
     assert mask_of(eyes, "0.png")[40, 30]
 
@@ -150,9 +155,7 @@ def test_the_name_is_asked_for_before_the_first_stroke_and_known_at_any_port(
 ):
     server, other = serve("eye", eyes), serve("eye", eyes)
     page = open_page(server, f"/edit/{id_of(server, '0.png')}")
-    page.wait_for_selector("#ask-name[open]")
-    page.keyboard.type("Grace")
-    page.keyboard.press("Enter")
+    give_name(page)
     canvas = Canvas(page)
     canvas.drag((20, 20), (40, 20))
     canvas.saved()
@@ -502,9 +505,7 @@ def test_review_by_keyboard_alone(eyes, serve, open_page):
     def at(name):
         page.wait_for_selector(f'#editor[data-ready="{name}"]', state="attached")
 
-    page.wait_for_selector("#ask-name[open]")
-    page.keyboard.type("Grace")
-    page.keyboard.press("Enter")
+    give_name(page)
     at("images/0.png")
     for name, key in {"accept": "A", "next": "N", "skip": "K", "back": "U"}.items():
         assert f"({key})" in page.get_attribute(f'[data-do="{name}"]', "title")
@@ -555,9 +556,7 @@ def test_going_back_restores_the_label(eyes, serve, open_page):
 def test_a_decision_that_was_taken_back_is_open_again(eyes, serve, open_page):
     server = serve("eye", eyes)
     page = open_page(server, "/review")
-    page.wait_for_selector("#ask-name[open]")
-    page.keyboard.type("Grace")
-    page.keyboard.press("Enter")
+    give_name(page)
     page.wait_for_selector('#editor[data-ready="images/0.png"]')
     page.keyboard.press("a")
     page.wait_for_selector('#editor[data-ready="images/1.png"]')
@@ -579,9 +578,7 @@ def test_a_decision_that_was_taken_back_is_open_again(eyes, serve, open_page):
 def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
     (eyes / "masks" / "5.png").unlink()
     page = open_page(serve("eye", eyes), "/review")
-    page.wait_for_selector("#ask-name[open]")
-    page.keyboard.type("Grace")
-    page.keyboard.press("Enter")
+    give_name(page)
     page.wait_for_selector('#editor[data-ready="images/0.png"]')
     page.keyboard.press("a")
     page.wait_for_selector('#editor[data-ready="images/1.png"]')

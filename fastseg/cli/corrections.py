@@ -1,4 +1,4 @@
-"""What to do with predictions that are wrong: where their images go, and the next command."""
+"""The next commands: what an export is for, and what to do with predictions that are wrong."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 from ..errors import FastsegError
 from ..utils.shell import near, typed
 from . import console
+
+
+def next_steps(export: str) -> None:
+    """Say what an export is for: the commands that come after a fit."""
+    place = console.printable(typed(near(export)))
+    typer.echo(
+        f"next: fastseg predict {place} IMAGES; fastseg interpret {place}; "
+        f"fastseg app {place} to look, correct and train on"
+    )
 
 
 def copying(export: Path, data: Path | None, images: Sequence[Path]) -> str:
@@ -43,14 +54,13 @@ def to_review(task: str, export: Path | None, written: Sequence[Path]) -> None:
     if not images:
         return
     try:
-        _, source, _ = opened(task, export)
+        _, source, card = opened(task, export)
     except FastsegError:  # an export that is used up meanwhile: there is nothing to lead to
         return
-    folder = source.parent if source.suffix == ".pkl" else source
     what = "1 image needs" if len(images) == 1 else f"{len(images)} images need"
     they = "it" if len(images) == 1 else "them"
     first = copying(source, None, [Path(image) for image in images])
     console.say(
         f"{what} review (needs_review in {table}); next: {first}correct {they} in: "
-        f"fastseg app {typed(folder)}"
+        f"fastseg app {typed(card.folder or source)}"
     )

@@ -51,15 +51,6 @@ def trained_again(result: dict[str, Any]) -> None:
                 typer.echo(f"  {title}: {console.printable(name)}")
 
 
-def next_steps(export: str) -> None:
-    """Say what an export is for: the commands that come after a fit."""
-    place = console.printable(typed(near(export)))
-    typer.echo(
-        f"next: fastseg predict {place} IMAGES; fastseg interpret {place}; "
-        f"fastseg app {place} to look, correct and train on"
-    )
-
-
 def sharded(run: ShardedRun) -> None:
     """Print what a prediction in shards did, and where its tables are."""
     new = run.images + run.failed - run.reused

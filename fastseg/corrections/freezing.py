@@ -99,5 +99,4 @@ def _card_of(task: Task, root: Path, export: Path, moved: bool) -> Card | None:
     except ExportError as error:
         log.warning("%s", error)
         return None
-    is_of_folder = card.data_folder is not None and card.data_folder.resolve() == root.resolve()
-    return card if card.task == task.name and (is_of_folder or moved) else None
+    return card if card.task == task.name and (moved or card.has_data_in(root)) else None

@@ -101,7 +101,7 @@ def next_images(
     by = choose("order", by, ORDERS, TaskError)
     check_runtime(runtime, precision)
     task, source, card = opened(task, export)
-    if photos is not None and _is_data_of(card, Path(photos)):  # the data, by their folder
+    if photos is not None and card.has_data_in(Path(photos)):  # the data, by their folder
         data, photos = photos, None
     root, files, items = _places(task, card, data, photos, labelled)
     known = {item.image for item in items}
@@ -125,10 +125,6 @@ def next_images(
     predictor.adapt(files)
     found = candidates(predictor, files, [item.image for item in items], n, by=by, seed=seed, bs=bs)
     return Chosen(found, source, apart)
-
-
-def _is_data_of(card: Card, folder: Path) -> bool:
-    return card.data_folder is not None and card.data_folder.resolve() == folder.resolve()
 
 
 def candidates(

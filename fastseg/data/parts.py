@@ -280,16 +280,19 @@ class Ledger:
         there = [(content, Item(file, 0)) for content, file in tests if file.is_file()]
         for (content, _), look in zip(there, looks_of([item for _, item in there], reading)):
             self.rows[content] = replace(self.rows[content], look=look)
+        seen_now = [self.rows[content] for content in views]
+        unsure = [row for row in seen_now if row.part == TRAIN and row.is_of_first_split]
+        if not unsure:
+            return
         labels = {content: item.label for content, item in first.items()}
         twins = Twins(self.rows.values(), labels, grouped)
         apart = 0
-        for content, seen in views.items():
-            row = self.rows[content]
-            if row.part == TRAIN and row.is_of_first_split:
-                checked = twins.checked(row, seen, first[content].label, may_train=False)
-                if checked.part == APART:
-                    self.rows[content] = replace(checked, why=f"{row.why}; {checked.why}")
-                    apart += 1
+        for row in unsure:
+            seen, label = views[row.sha256], first[row.sha256].label
+            checked = twins.checked(row, seen, label, may_train=False)
+            if checked.part == APART:
+                self.rows[row.sha256] = replace(checked, why=f"{row.why}; {checked.why}")
+                apart += 1
         if apart:
             log.warning(
                 "%s: %d images to train on look the same as held-out ones: they do not train, see "

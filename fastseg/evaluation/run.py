@@ -325,7 +325,7 @@ def trained_on(card: Card, items: Sequence[Item], root: Path) -> set[str]:
     Copies of its data in another folder are not recognised. Where the folder has a ledger of parts,
     images that were recorded in it later, and held out, trained nothing.
     """
-    if card.data_folder is None or card.data_folder.resolve() != root.resolve():
+    if not card.has_data_in(root):
         return set()
     ledger = Ledger.of(root)
     names = {name_below(root, item.image) for item in items if item.split != "test"}

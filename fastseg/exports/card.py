@@ -80,6 +80,10 @@ class Card:
             return None
         return Path(os.path.normpath(self.folder.resolve() / self.data))
 
+    def has_data_in(self, folder: Path) -> bool:
+        """Return whether it was trained on the data in this folder; a copy of them is another."""
+        return self.data_folder is not None and self.data_folder.resolve() == folder.resolve()
+
     @property
     def is_adopted(self) -> bool:
         """Whether the model was adopted and not trained further by fastseg."""

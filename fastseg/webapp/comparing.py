@@ -30,7 +30,7 @@ class Comparing:
 
     def start(self, first: Path, second: Path) -> None:
         """Compare two exports, unless that was done. Raises `AppError` while another one runs."""
-        key = first, _written(first), second, _written(second)
+        key = _key_of(first, second)
         with self._lock:
             if self._state == "running" and self._key != key:
                 raise AppError("another comparison runs; wait until it is done", "busy")
@@ -43,8 +43,7 @@ class Comparing:
         """Return the state, and the result if it is done."""
         with self._lock:
             key = self._key
-            now = key and (key[0], _written(key[0]), key[2], _written(key[2]))
-            if self._state == "done" and now != key:
+            if self._state == "done" and key and key != _key_of(key[0], key[2]):
                 self._key, self._state, self._result = None, "idle", {}  # of other exports
             names = {"first": self._key[0].name, "second": self._key[2].name} if self._key else {}
             return {"state": self._state, "error": self._error, **names, **self._result}
@@ -115,6 +114,10 @@ def _at(tree: Any, place: tuple[str, ...]) -> Any:
     for key in place:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return None if isinstance(tree, dict) else tree
+
+
+def _key_of(first: Path, second: Path) -> Key:
+    return first, _written(first), second, _written(second)
 
 
 def _written(export: Path) -> int:

@@ -86,7 +86,7 @@ def _parts(workspace: Workspace, items: list[Item], names: list[str]) -> list[st
             return _by_ledger(workspace.task, ledger, items, names)
     held_out: set[str] = set()
     card = workspace.card()
-    if card and card.data_folder and card.data_folder.resolve() == workspace.root:
+    if card and card.has_data_in(workspace.root):
         held_out = set(card.valid_files)
     if not held_out and items:
         try:

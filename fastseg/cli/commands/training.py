@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ...learners.options import LEARNER_OPTIONS, OPTIONS
-from .. import console, results
+from .. import console, corrections, results
 from ..arguments import Data, Json, TaskName
 from ..group import STARTED, app, is_first_process
 from ..options import SHORTEST_BUDGET, with_fit_options
@@ -125,4 +125,4 @@ def fit(
         f"export: {result['export']}"
     )
     results.trained_again(result)
-    results.next_steps(result["export"])
+    corrections.next_steps(result["export"])
