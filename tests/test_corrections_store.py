@@ -71,6 +71,33 @@ def mode_of(path: Path) -> str:
         return picture.mode
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files that people see in a data folder, but of the list."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".fastseg" not in path.parts and path.name != "corrections.csv"
+    }
+
+
+def take_back(task, folder: Path, image: Path, before: dict[str, bytes]) -> None:
+    """Take the label of a new image away: all files are as before, and its versions are kept."""
+    store = Corrections(task, folder)
+    label, newest = store.label(image), store.newest(image)
+    row = store.withdraw(image, by="Ada", base=newest)
+    assert (row.action, row.version, row.pixels) == ("withdrawn", newest + 1, 0)
+    assert files_of(folder) == before
+    store = Corrections(task, folder)  # it repairs what does not agree
+    assert store.label(image) is None and store.unlabelled() == [image]
+    assert np.array_equal(store.version(image, newest), label)
+    assert [r.version for r in store.history(image)] == list(range(1, newest + 2))
+    with refuses("no-version"):
+        store.withdraw(image, by="Ada")
+    store.save(image, label, action="new", by="Ada", seconds=1, base=newest + 1)
+    assert np.array_equal(store.label(image), label) and not store.unlabelled()
+    assert store.newest(image) == newest + 2
+
+
 def round_trip(task, folder: Path, image: Path, new) -> Corrections:
     """Save a label, and read it again: by the store, another store, and the task's own items."""
     store = Corrections(task, folder)
@@ -203,6 +230,7 @@ def test_declared_tasks(kind, tmp_path):
         copy = store.add(added)
         assert copy == tmp_path / "d" / "images" / "new.jpg" and store.label(copy) is None
         assert store.unlabelled() == [copy] and not check(task, tmp_path / "d").stops
+        before = files_of(tmp_path / "d")
         row = store.save(copy, new, action="new", by="Ada", seconds=9, base=0)
         assert row.pixels == new.size and not store.unlabelled()
         assert np.array_equal(Corrections(task, tmp_path / "d").label(copy), new)
@@ -210,6 +238,9 @@ def test_declared_tasks(kind, tmp_path):
         survey(task, tmp_path / "d")
         with refuses("no-version"):
             store.version(copy, 0)
+        take_back(task, tmp_path / "d", copy, before)
+        with refuses("had-label"):
+            store.withdraw(items[1].image, by="Ada")
 
 
 @pytest.mark.parametrize("target", targets())
@@ -236,9 +267,11 @@ def test_label_files_of_other_tools(target, tmp_path):
     if origin:  # a later version is another file for journals and for interrupted fits
         assert stamp[1] == folder / ".fastseg/masks" / f"{store.all()[0].image}.png"
     copy = store.add(save(tmp_path / "new.png", pixels_of(50)))
+    before = files_of(folder)
     store.save(copy, codes_of(10), action="new", by="Ada", seconds=1)
     assert np.array_equal(Corrections(task, folder).label(copy), codes_of(10))
     assert len(task.items(folder)) == len(items) + 1 and not check(task, folder).stops
+    take_back(task, folder, copy, before)
 
 
 @pytest.mark.parametrize("labels", ["table", "folders", "manifest"])
@@ -271,11 +304,71 @@ def test_classes_of_images(labels, tmp_path):
     copy = store.add(save(tmp_path / "new one.png", pixels_of(50)))
     assert store.label(copy) is None and copy in store.unlabelled()
     assert not check(task, folder).stops
+    before = files_of(folder)
     store.save(copy, 1, action="new", by="Ada", seconds=1)
     assert Corrections(task, folder).label(copy) == 1 and copy not in store.unlabelled()
     assert len(task.items(folder)) == 7
+    take_back(task, folder, copy, before)
     with refuses("mask-value"):
         store.save(image, 3, **DONE)
+
+
+def test_a_label_that_is_taken_back_leaves_the_other_cells_of_its_row(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "task.toml").write_text(
+        'kind = "classify"\nclasses = ["ground", "roof"]\ntable = "l.csv"\n'
+        'columns = ["file", "what"]\n'
+    )
+    for number in range(4):
+        save(tmp_path / "d" / f"{number}.png", pixels_of(number))
+    table = tmp_path / "d" / "l.csv"
+    table.write_text("file,what,who\n0.png,roof,P1\n1.png,ground,P2\n2.png,roof,P3\n3.png,,P4\n")
+    before, store = table.read_bytes(), Corrections(tmp_path / "d", tmp_path / "d")
+    store.save(tmp_path / "d" / "3.png", 1, action="new", by="Ada", seconds=1)
+    assert b"3.png,roof,P4\n" in table.read_bytes()
+    store.withdraw(tmp_path / "d" / "3.png", by="Ada")
+    assert table.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["codes", "class names", "class folders"])
+def test_a_process_that_is_killed_while_it_takes_a_label_back(kind, tmp_path, monkeypatch):
+    """At each file that is moved or removed: the whole label is there, or none, as the log says."""
+
+    class Killed(BaseException):
+        pass
+
+    for step in range(1, 30):
+        folder = tmp_path / str(step)
+        task = declared(kind, folder)
+        store = Corrections(task, folder)
+        image = store.add(save(tmp_path / f"new{step}.jpg", pixels_of(50)))
+        store.save(image, codes_of(9), action="new", by="Ada", seconds=1)
+        left = step
+        with monkeypatch.context() as patched:
+
+            def dying(real):
+                def call(*args, **options):
+                    nonlocal left
+                    left -= 1
+                    if left <= 0:  # what comes after the kill never happens
+                        raise Killed
+                    return real(*args, **options)
+
+                return call
+
+            patched.setattr(os, "replace", dying(os.replace))
+            patched.setattr(Path, "unlink", dying(Path.unlink))
+            try:
+                store.withdraw(image, by="Ada")
+                break
+            except Killed:
+                pass
+        store = Corrections(task, folder)
+        label, rows = store.label(image), store.history(image)
+        assert (label is None) == (rows[-1].action == "withdrawn"), step
+        assert label is None or np.array_equal(label, codes_of(9)), step
+        assert np.array_equal(store.version(image, 1), codes_of(9)), step
+    assert left > 0 and step > 4
 
 
 def test_a_mask_has_the_size_at_which_the_image_is_shown(tmp_path):

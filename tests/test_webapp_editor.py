@@ -575,6 +575,33 @@ def test_a_decision_that_was_taken_back_is_open_again(eyes, serve, open_page):
     assert page.text_content("#counter") == "0 of 6"
 
 
+def test_back_takes_the_label_of_a_new_image_away(eyes, serve, open_page):
+    (eyes / "masks" / "5.png").unlink()
+    server = serve("eye", eyes)
+    page = open_page(server, "/review")
+    give_name(page)
+    page.wait_for_selector('#editor[data-ready="images/0.png"]')
+    page.select_option("#kind", "new")
+    page.wait_for_selector('#editor[data-ready="images/5.png"]')
+    canvas = Canvas(page)
+    canvas.set(size=31)
+    canvas.click(100, 100)
+    canvas.saved()
+    page.keyboard.press("a")
+    page.wait_for_selector('#editor[data-ready="none"]', state="attached")
+    assert mask_of(eyes, "5.png").any()
+    page.keyboard.press("u")
+    page.wait_for_selector('#editor[data-ready="images/5.png"]')
+    page.wait_for_selector("#versions:has-text('label taken back')", state="attached")
+    assert not (eyes / "masks" / "5.png").exists()
+    assert page.text_content("#save") == "No label yet"
+    with client_of(server) as client:
+        assert client.get("/api/review/queue").json()["counts"]["new"] == 1
+    canvas.click(60, 60)  # it can be labelled again
+    canvas.saved()
+    assert mask_of(eyes, "5.png").any()
+
+
 def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
     (eyes / "masks" / "5.png").unlink()
     page = open_page(serve("eye", eyes), "/review")
@@ -668,6 +695,11 @@ def test_classes_are_chosen_by_key(samples, tmp_path, serve, open_page):
     assert task.label(item) == 1 - was
     page.keyboard.press("a")
     page.wait_for_selector("text=1 of")
+    page.keyboard.press("u")
+    page.wait_for_selector(f"#chosen:visible:has-text('{task.classes[was]}')")
+    page.wait_for_selector("#versions:has-text('reopened')", state="attached")
+    item = next(item for item in task.items(data) if item.image == data / name)
+    assert task.label(item) == was
 
 
 def test_a_proposal_is_taken_or_left(eyes, edit):

@@ -44,7 +44,7 @@ class History:
             with self._locked():
                 if follow_renames(self.task, self.root, self._log, self._images):
                     self._listing = None
-                repair(self.root, self._log, self._place)
+                self._repair()
 
     def label(self, image: Path | str) -> Label | None:
         """Return the current label of an image: uint8 (H, W), 255 unlabelled, a class index, or
@@ -93,11 +93,15 @@ class History:
         label: Label | None = None
         if number == newest:
             label = place.read()
-        elif file := self._version_file(name, number):
+        if label is None and (file := self._version_file(name, number)):
             label = place.decode(file)
         if label is None:
             raise DataError(f"{self.root / name}: has no version {number}", "no-version")
         return label
+
+    def had_label(self, image: Path | str) -> bool:
+        """Return whether an image that was corrected had a label before the first correction."""
+        return self._version_file(self._name(image), FIRST) is not None
 
     def prediction(self, image: Path | str, number: int) -> Label | None:
         """Return the prediction that a version corrects, as a label; None if there was none."""
@@ -176,7 +180,12 @@ class History:
         self._log.rows()
         if self._log.is_damaged:
             with self._locked():
-                repair(self.root, self._log, self._place)
+                self._repair()
+
+    def _repair(self) -> None:
+        """Complete what an interrupted process left; the caller holds the lock of the folder."""
+        if repair(self.root, self._log, self._place):
+            self._listing = None
 
     def _versions(self, name: str) -> Path:
         return state_of(self.root) / "versions" / name

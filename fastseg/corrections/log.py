@@ -18,7 +18,9 @@ from .places import move_file, staging
 
 log = logging.getLogger(__name__)
 
-REOPENED = "reopened"  # a person took the last decision back: the image is to be reviewed again
+# What a person did who took the last decision back, so that the image is to be reviewed again: the
+# label from before is back (an action of `ACTIONS`), or an image that had none has none again.
+REOPENED, WITHDRAWN = "reopened", "withdrawn"
 ACTIONS = ("corrected", "accepted", "new", "restored", "audited", "predicted", REOPENED)
 
 
@@ -28,7 +30,7 @@ class Correction:
 
     image: str  # path below the data folder, with slashes
     version: int  # from 1; 0 is the label before the first correction
-    action: str  # one of `ACTIONS`
+    action: str  # one of `ACTIONS`, or `WITHDRAWN`: a version without a label
     by: str  # the name that the person gave
     when: str  # ISO 8601, UTC
     seconds: float  # that it took
@@ -133,4 +135,4 @@ def _parsed(row: dict[str, str]) -> Correction | None:
 def reviewed(rows: Iterable[Correction]) -> set[str]:
     """Return the images that a person has decided on, and did not take the decision back."""
     last = {row.image: row.action for row in rows}
-    return {name for name, action in last.items() if action != REOPENED}
+    return {name for name, action in last.items() if action not in (REOPENED, WITHDRAWN)}

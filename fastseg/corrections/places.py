@@ -74,6 +74,10 @@ class Place(ABC):
     def put(self, staged: Staged) -> None:
         """Let a staged label take its place, in one step."""
 
+    @abstractmethod
+    def clear(self) -> None:
+        """Remove the label, of an image that had none before its first correction."""
+
     def finish(self) -> None:  # noqa: B027 - most places have nothing left to do
         """Do what is left to do after `put`; it is safe to be repeated."""
 
@@ -151,6 +155,9 @@ class MaskFile(Place):
         assert staged.file is not None
         move_file(staged.file, self.file)
 
+    def clear(self) -> None:
+        self.file.unlink(missing_ok=True)
+
 
 @dataclass
 class DrawnMask(Place):
@@ -188,6 +195,9 @@ class DrawnMask(Place):
         assert staged.file is not None
         move_file(staged.file, self.file)
 
+    def clear(self) -> None:
+        self.file.unlink(missing_ok=True)
+
 
 @dataclass
 class ClassMaskFiles(DrawnMask):
@@ -207,6 +217,14 @@ class ClassMaskFiles(DrawnMask):
                 "not-representable",
             )
         return super().stage(label, folder)
+
+    def clear(self) -> None:
+        label = self.read()
+        if label is not None and not self.file.exists():  # if killed, `finish` has the whole label
+            move_file(save_image(_unique(self.staging, ".png"), label), self.file)
+        for file in self.files.values():
+            file.unlink(missing_ok=True)
+        super().clear()
 
     def finish(self) -> None:
         """Write the masks of the classes from the one of all of them, which is deleted then."""
@@ -267,6 +285,9 @@ class TableCell(Place):
             return  # it may say the same in another way
         tables.set_cell(self.table, self.task.columns, self.name, text)
 
+    def clear(self) -> None:
+        tables.set_cell(self.table, self.task.columns, self.name, "")
+
     def _text(self, label: int) -> str:
         """Return a class as the table has it: by name if it has names, else as the task says."""
         rows = tables.read_table(self.table, self.task.columns, []) or {}
@@ -288,7 +309,12 @@ class ClassEntry(TableCell):
 
     def put(self, staged: Staged) -> None:
         assert staged.value is not None
-        named = {**dict(classes_in(self.root)), self.name: self.task.classes[staged.value]}
+        self._write({**dict(classes_in(self.root)), self.name: self.task.classes[staged.value]})
+
+    def clear(self) -> None:
+        self._write({k: v for k, v in classes_in(self.root) if k != self.name})
+
+    def _write(self, named: dict[str, str]) -> None:
         rows = (dict(zip(CLASS_COLUMNS, row)) for row in sorted(named.items()))
         write_rows(self.root / CLASSES, rows)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..data.state import masks_in, state_of
 from ..errors import DataError, FastsegError
 from ..utils.io import delete_unfinished, read_json
-from .log import Correction, Log
+from .log import WITHDRAWN, Correction, Log
 from .places import ClassMaskFiles, Place, staging
 
 log = logging.getLogger(__name__)
@@ -23,10 +23,11 @@ STALE = 3600  # seconds; a label is staged for less than one
 Find = Callable[[str], Place]
 
 
-def repair(root: Path, rows: Log, find: Find) -> None:
+def repair(root: Path, rows: Log, find: Find) -> bool:
     """Make DIR/corrections.csv agree with the versions, and complete masks of single classes.
 
-    The caller holds the lock of the folder. `find` returns the place of an image's label.
+    Returns whether such masks were completed: a listing from before does not know them. The caller
+    holds the lock of the folder. `find` returns the place of an image's label.
     """
     _delete_unfinished(root)
     known = rows.rows()
@@ -36,10 +37,11 @@ def repair(root: Path, rows: Log, find: Find) -> None:
         rows.write(found)
     for pending in _files(root, PENDING):
         pending.unlink(missing_ok=True)
-    for name in masks_in(root):
-        place = _place(find, name)
-        if isinstance(place, ClassMaskFiles):
-            place.finish()
+    places = [_place(find, name) for name in masks_in(root)]
+    unfinished = [place for place in places if isinstance(place, ClassMaskFiles)]
+    for place in unfinished:
+        place.finish()
+    return bool(unfinished)
 
 
 def _delete_unfinished(root: Path) -> None:
@@ -97,7 +99,9 @@ def _with_missing_rows(root: Path, rows: list[Correction], find: Find) -> list[C
     kept: list[Correction] = []
     lost: list[Correction] = []
     for row in rows:
-        is_there = row.version == newest[row.image] or row.version in versions[row.image]
+        is_newest = row.version == newest[row.image]
+        # a label that was taken away leaves a version without one
+        is_there = is_newest or row.version in versions[row.image] or row.action == WITHDRAWN
         (kept if is_there else lost).append(row)
     if lost:
         log.warning(

@@ -30,10 +30,9 @@ from .adding import add_image
 from .freezing import freeze_parts
 from .history import History
 from .locate import require_files
-from .log import ACTIONS, Correction
+from .log import ACTIONS, WITHDRAWN, Correction
 from .places import Label, Place, Staged, staging
 from .renames import remember_content
-from .repair import repair
 
 
 class Corrections(History):
@@ -112,16 +111,35 @@ class Corrections(History):
         self.begin(source)
         place = self._place(name)
         staged = place.stage(label, staging(self.root))
+        row = _row(name, action, by, seconds, source)
         try:
             with self._locked():
-                return self._save(
-                    name, place, staged, label, prediction, base, amend,
-                    Correction(name, 0, action, brief(by), _now(), round(float(seconds), 1),
-                               source, 0),
-                )  # fmt: skip
+                return self._save(name, place, staged, label, prediction, base, amend, row)
         finally:
             if staged.file is not None:
                 staged.file.unlink(missing_ok=True)
+
+    def withdraw(
+        self, image: Path | str, *, by: str, seconds: float = 0, base: int | None = None
+    ) -> Correction:
+        """Take the label of an image away that had none before its first correction.
+
+        The image waits for a label again, and does not train. What was saved stays as a version;
+        the new version has the action `log.WITHDRAWN` and no label. Raises `DataError` with code
+        "had-label" if there was one before, "no-version" if there is none to take away, and
+        "edited-meanwhile" as `save` does.
+        """
+        name = self._name(image)
+        if self.had_label(image):
+            raise DataError(
+                f"{self.root / name}: had a label before the first correction; restore version 0",
+                "had-label",
+            )
+        if self._place(name).read() is None:
+            raise DataError(f"{self.root / name}: has no label to take away", "no-version")
+        with self._locked():
+            row = _row(name, WITHDRAWN, by, seconds, "")
+            return self._save(name, self._place(name), None, None, None, base, False, row)
 
     def restore(
         self,
@@ -155,16 +173,17 @@ class Corrections(History):
         self,
         name: str,
         place: Place,
-        staged: Staged,
-        label: Label,
+        staged: Staged | None,
+        label: Label | None,
         prediction: Label | None,
         base: int | None,
         amend: bool,
         row: Correction,
     ) -> Correction:
+        """Save a staged label, or none: the caller holds the lock of the folder."""
         newest = self._newest(name)
         if self._log.is_damaged or self._has_version_from(name, newest):
-            repair(self.root, self._log, self._place)
+            self._repair()
             newest = self._newest(name)
         if base is not None and newest > base:
             last = [entry for entry in self._log.rows() if entry.image == name][-1]
@@ -173,7 +192,7 @@ class Corrections(History):
                 f"{newest}); look at that version, then save again",
                 "edited-meanwhile",
             )
-        if amend and base == newest and self._is_by(name, newest, row.by):
+        if staged and amend and base == newest and self._is_by(name, newest, row.by):
             return self._amend(name, place, staged, label, prediction, replace(row, version=newest))
         try:
             before = place.read()
@@ -190,12 +209,19 @@ class Corrections(History):
         if prediction is not None:
             self._write_prediction(name, row.version, prediction)
         pending = versions / f"{row.version}.json"
-        write_json(pending, {"fingerprint": staged.fingerprint, "row": asdict(row)})
-        place.put(staged)
+        fingerprint = staged.fingerprint if staged else ""  # of no label
+        write_json(pending, {"fingerprint": fingerprint, "row": asdict(row)})
+        if staged:
+            place.put(staged)
+        else:
+            place.clear()
         self._log.write([*self._log.rows(), row])
         pending.unlink(missing_ok=True)
         place.finish()
-        self._relist(name)
+        if staged:
+            self._relist(name)
+        else:
+            self.refresh()
         return row
 
     def _is_by(self, name: str, number: int, by: str) -> bool:
@@ -207,7 +233,7 @@ class Corrections(History):
         name: str,
         place: Place,
         staged: Staged,
-        label: Label,
+        label: Label | None,
         prediction: Label | None,
         row: Correction,
     ) -> Correction:
@@ -280,16 +306,20 @@ class Corrections(History):
                 self._listing = None
 
 
-def _changed(before: Label | None, label: Label) -> int:
+def _row(name: str, action: str, by: str, seconds: float, source: str) -> Correction:
+    """Return a row whose version and pixels are not known yet."""
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Correction(name, 0, action, brief(by), when, round(float(seconds), 1), source, 0)
+
+
+def _changed(before: Label | None, label: Label | None) -> int:
     """Return how many pixels of a label differ from what there was; all that are labelled if there
-    was nothing.
+    was nothing, and none if there is nothing now.
     """
+    if label is None:
+        return 0
     if not isinstance(label, np.ndarray):
         return int(before is None or int(before) != label)
     if not isinstance(before, np.ndarray) or before.shape != label.shape:
         return int((label != IGNORE).sum())
     return int((before != label).sum())
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -100,8 +100,9 @@ def cell(table: Path, columns: tuple[str, str], name: str) -> str | None:
 def set_cell(table: Path, columns: tuple[str, str], name: str, text: str) -> None:
     """Write a name's label text into a table atomically; a row is added if it has none.
 
-    All other lines, columns, the separator and the ends of lines stay as they are. Raises
-    `DataError` if the table cannot be read, lacks a column, or cannot hold the text.
+    With an empty text, a row whose other cells are empty is removed. All other lines, columns, the
+    separator and the ends of lines stay as they are. Raises `DataError` if the table cannot be
+    read, lacks a column, or cannot hold the text.
     """
     if not table.is_file():
         write_table(table, columns, [(name, text)])
@@ -122,7 +123,9 @@ def set_cell(table: Path, columns: tuple[str, str], name: str, text: str) -> Non
         if start and name_at < len(row) and row[name_at].strip() == name:
             row += [""] * (label_at + 1 - len(row))
             row[label_at] = text
-            lines[start : reader.line_num] = [_line(row, dialect, end, table)]
+            is_empty = not any(value.strip() for at, value in enumerate(row) if at != name_at)
+            new = [] if is_empty else [_line(row, dialect, end, table)]
+            lines[start : reader.line_num] = new
             break
         start = reader.line_num
     else:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..corrections.log import WITHDRAWN
 from ..errors import AppError, DataError, FastsegError
 from ..types import IGNORE
 from ..utils.io import name_below
@@ -246,13 +247,23 @@ class Labels:
         }
         return error
 
-    def had_label(self, entry: Entry) -> bool:
-        """Return whether an image had a label before its first version."""
-        try:
-            self.store.version(entry.path, 0)
-        except DataError:
-            return False
-        return True
+    def withdraw(self, entry: Entry, *, base: str, by: str) -> None:
+        """Take the label of an image away that had none before its first correction.
+
+        Raises `DataError` as `Corrections.withdraw`, and "edited-meanwhile" if the current label is
+        not the one of `base`.
+        """
+        with self._of(entry):
+            found = self._current(entry)[1]
+            if found != base:
+                raise self._edited_meanwhile(entry, found)
+            self.store.withdraw(entry.path, by=by, base=int(base.partition("-")[0]))
+
+    def was_labelled(self, entry: Entry) -> bool:
+        """Return whether an image had a label before its newest version."""
+        rows = self.history(entry)
+        is_second = len(rows) > 1 and rows[-2].action != WITHDRAWN
+        return is_second or self.store.had_label(entry.path)
 
     def version(self, entry: Entry, number: int) -> Label:
         """Return an earlier version of a label. Raises `AppError` if there is none."""

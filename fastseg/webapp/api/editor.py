@@ -51,8 +51,7 @@ def state(asked: Asked) -> dict[str, Any]:
             {"version": row.version, "action": row.action, "by": row.by, "when": row.when}
             for row in rows
         ],
-        # whether there was no label before the first version
-        "is_new": bool(rows) and not workspace.labels.had_label(entry),
+        "was_labelled": workspace.labels.was_labelled(entry),  # before the newest version
         "has_model": expected is not None and not expected.error,
         "expected_error": known.error if known else None,
     }
@@ -109,13 +108,28 @@ def save(asked: Asked) -> dict[str, Any]:
         base=_base(asked.text("base")),
         amend=asked.text("amend", "0") == "1",
         action=action,
-        by=" ".join(asked.text("by", "").split())[:LONGEST_NAME],
+        by=_person(asked.text("by", "")),
         seconds=round(asked.number("seconds", 0, 0, MOST_SECONDS), 1),
     )
     item = entry.item
     if item is None or item.origin or not workspace.task.has_masks:
         workspace.changed()  # the label is in another place now; listing again takes time
     return {"base": base, "version": int(base.partition("-")[0])}
+
+
+def withdraw(asked: Asked) -> dict[str, Any]:
+    """Take the label of an image away that had none before its first correction."""
+    workspace, entry = asked.workspace, entry_of(asked)
+    base, by = asked.body.get("base"), asked.body.get("by", "")
+    if not isinstance(base, str) or not isinstance(by, str):
+        raise AppError('give {"base": text, "by": text}', "bad-request")
+    workspace.labels.withdraw(entry, base=_base(base), by=_person(by))
+    workspace.changed()
+    return {}
+
+
+def _person(name: str) -> str:
+    return " ".join(name.split())[:LONGEST_NAME]
 
 
 def _base(text: str) -> str:
@@ -214,6 +228,7 @@ page = Page(
         get("/api/editor/{id}/picture", picture),
         get("/api/editor/{id}/label", label),
         upload("/api/editor/{id}/label", save, LARGEST),
+        post("/api/editor/{id}/withdraw", withdraw),
         post("/api/editor/{id}/propose", propose),
     ),
     context=context,

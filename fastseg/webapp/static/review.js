@@ -207,8 +207,8 @@ class Review {
       this.skipped = others(this.skipped);
       if (what !== "skip") this.count--;
       await this.#open(image);
-      const hadLabel = what === "skip" || (await this.#reopened(what));
-      note(`Undone: the ${what} of ${image.name}.${hadLabel ? "" : " It had no label before: until you decide, this one stays, and trains."}`);
+      if (what !== "skip") await this.#reopen(what);
+      note(`Undone: the ${what} of ${image.name}.`);
     } catch (error) {
       note(error.message, true);
     } finally {
@@ -216,15 +216,14 @@ class Review {
     }
   }
 
-  /** Put the image back into the queue, with the label from before; returns whether it had one. */
-  async #reopened(what) {
-    const { versions, is_new: isNew } = this.session.about;
+  /** Put the image back into the queue, with the label from before, or without one. */
+  async #reopen(what) {
+    const { versions, was_labelled: wasLabelled } = this.session.about;
     const last = versions[versions.length - 1];
-    if (!last) return true; // it was not saved
-    const hadLabel = last.version > 1 || !isNew;
-    if (what === "correction" && hadLabel && this.face.takeVersion) await this.face.takeVersion(this.session.id, last.version - 1);
+    if (!last) return; // it was not saved
+    if (!wasLabelled) return this.session.withdraw();
+    if (what === "correction") await this.face.takeVersion(this.session.id, last.version - 1);
     await this.session.saver.changed("reopened");
-    return hadLabel;
   }
 
   /** The images of the audit that are left, and how many there are: null without an audit. */

@@ -85,13 +85,13 @@ export class Canvas extends EventTarget {
   }
 
   /** Load what can be compared: the prediction, and the version before. */
-  async loadOthers(id, { versions, has_model: hasModel, is_new: isNew }) {
+  async loadOthers(id, { versions, has_model: hasModel, was_labelled: wasLabelled }) {
     if (!hasModel && this.desk.tool.name === "help") this.desk.setTool("brush");
     this.desk.set({ canAsk: hasModel });
     const newest = versions.length ? versions[versions.length - 1].version : 0;
     const wanted = [];
     if (hasModel) wanted.push(["prediction", "prediction"]);
-    if (newest > (isNew ? 1 : 0)) wanted.push(["previous", newest - 1]);
+    if (newest && wasLabelled) wanted.push(["previous", newest - 1]);
     for (const [name, which] of wanted) {
       const found = await server.labelOf(id, which).catch(() => null); // there may be none
       if (this.id !== id) return;

@@ -57,6 +57,11 @@ export class Choice extends EventTarget {
     $("#photo", this.root).removeAttribute("src");
   }
 
+  /** Make the class of an earlier version the label again. */
+  async takeVersion(id, version) {
+    this.choose((await server.classOf(id, version)).label);
+  }
+
   load(id) {
     return server.classOf(id);
   }

@@ -56,9 +56,9 @@ export async function labelOf(id, which) {
   return { ...decode(await answer.arrayBuffer()), ...origins(answer) };
 }
 
-/** Return the class of an image, {label, base, origin}. */
-export async function classOf(id) {
-  const answer = await request(`/api/editor/${id}/label?which=current`, {}, 4 * PATIENCE);
+/** Return the class of an image, {label, base, origin}, or that of a version. */
+export async function classOf(id, which = "current") {
+  const answer = await request(`/api/editor/${id}/label?which=${which}`, {}, 4 * PATIENCE);
   return { label: await answer.json(), ...origins(answer) };
 }
 
@@ -77,6 +77,11 @@ export function save(record) {
   if (record.class !== undefined) query.set("class", record.class);
   const options = { method: "POST", body: bytes };
   return json(`/api/editor/${image}/label?${query}`, options, 4 * PATIENCE);
+}
+
+/** Take the label of an image away that had none before its first correction. */
+export function withdraw(id, base, by) {
+  return json(`/api/editor/${id}/withdraw`, posted({ base, by }));
 }
 
 /** Ask the model for the region at a point, {point: [x, y]}, or in a box, {box: [...]}. */

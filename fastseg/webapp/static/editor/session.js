@@ -19,7 +19,7 @@ const TEXTS = {
   refused: "Not saved",
 };
 
-const ACTIONS = { predicted: "prediction taken as label" }; // where the log's own word is too short
+const ACTIONS = { predicted: "prediction taken as label", withdrawn: "label taken back" }; // where the log's own word is too short
 const CALM = 1500; // ms without work after which a question may come: never in a stroke
 
 let asking = null; // the open question, so that two callers get one answer
@@ -190,6 +190,12 @@ export class Session extends EventTarget {
     return this.open(this.id);
   }
 
+  /** Take the label away, of an image that had none before, and open the image again. */
+  async withdraw() {
+    await server.withdraw(this.id, this.saver.base, this.name);
+    return this.open(this.id);
+  }
+
   /** Give back strokes that a closed or killed page could not save. */
   async #recover(id) {
     for (const record of await this.pending.left().catch(() => [])) {
@@ -245,8 +251,9 @@ export class Session extends EventTarget {
         const time = new Date(when).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
         const show = el("button", { type: "button" }, "Show");
         show.addEventListener("click", () => this.face.showVersion?.(this.id, version));
+        const canShow = this.face.showVersion && action !== "withdrawn"; // a version without a label
         const text = `${version}: ${ACTIONS[action] ?? action}${by ? ` by ${by}` : ""}, ${time}`;
-        return el("li", {}, el("span", {}, text), this.face.showVersion ? show : null);
+        return el("li", {}, el("span", {}, text), canShow ? show : null);
       }),
     );
     if (!rows.length) list.append(el("li", {}, "none yet: this is the label as it was"));
