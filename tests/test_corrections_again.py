@@ -11,6 +11,7 @@ from conftest import ARCH, missing, refuses, rows_of
 
 import fastseg
 from fastseg import tasks
+from fastseg.corrections.favoured import accepted_predictions, favour_of
 from fastseg.corrections.pins import (
     Pin,
     Pins,
@@ -144,6 +145,38 @@ def test_a_proposal_that_was_taken_back_is_no_correction(samples, exports, tmp_p
     assert corrected_images(store) == [name_below(data, image)]
     store.save(image, label, action="restored", amend=True, base=1, **done)
     assert corrected_images(store) == [] and check_pins(task, data, export).total == 0
+
+
+def test_held_out_labels_that_are_predictions_are_counted(samples, exports, tmp_path, run):
+    data, export = copied("eye", samples, exports, tmp_path)
+    task, predictor = tasks.get("eye"), fastseg.load(export)
+    store = Corrections(task, data, export)
+    store.begin()
+    held = {row.name for row in Ledger.of(data).rows.values() if row.part == VALID}
+    items = {name_below(data, item.image): item for item in task.items(data)}
+    new, corrected, right = sorted(held)[:3]
+    now = {name: predictor.predict(data / name).codes for name in (new, corrected, right)}
+    for name in (new, corrected):
+        items[name].label.unlink()  # nobody had labelled it
+    store.refresh()
+    done = dict(by="A", seconds=1, source=source_of(export))
+
+    def save(name, label, action):
+        store.save(data / name, label, action=action, prediction=now[name], **done)
+
+    save(new, now[new], "accepted")
+    assert accepted_predictions(store) == {new: source_of(export)}
+    save(corrected, patched(now[corrected], slice(0, 9), 1), "corrected")
+    save(right, store.label(data / right), "accepted")  # as it was labelled before
+    assert accepted_predictions(store) == {new: source_of(export)}
+    text = favour_of(task, data)
+    assert missing([1, len(held), "eye"], text) == []
+    assert favour_of(task, data, {corrected, right}) == ""
+    result = json.loads(run("evaluate", "eye", "--export", export, "--data", data, "--json").out)
+    assert result["favour"] == text
+    assert text in run("evaluate", "eye", "--export", export, "--data", data).out
+    save(new, patched(now[new], slice(0, 9), 1), "corrected")
+    assert favour_of(task, data) == ""
 
 
 def test_a_corrected_class_holds_if_it_is_predicted(samples, exports, tmp_path):

@@ -257,6 +257,12 @@ def test_a_wrong_prediction_is_corrected_from_its_page(serve, open_page, samples
     editor.wait_for_selector("#editor[data-ready]", timeout=LONG)
     assert "Proposed by the model" in editor.locator("#save").inner_text()
     assert page.locator("#results a.correct").count() == 1
+    page.reload()  # the results are still there, and what was added
+    page.wait_for_selector("#results canvas")
+    page.wait_for_selector("#progress:has-text('1 image done')")
+    assert page.locator("#results a.correct").count() == 1
+    page.set_input_files("#files", [new])  # the next ones come to them
+    until(page, "() => document.querySelectorAll('#results canvas').length === 2")
 
 
 def test_two_exports_are_compared(serve, open_page, samples, two):

@@ -117,6 +117,22 @@ def edit(serve, open_page):
     return open_it
 
 
+@pytest.mark.parametrize("size", [(1400, 900), (1024, 1300), (1000, 600)])
+def test_no_part_of_the_whole_image_is_below_the_zoom(size, eyes, edit):
+    """As wide, as high, or of the shape of the stage: buttons never cover what is to be painted."""
+    _, canvas = edit(eyes, "0.png")
+    page = canvas.page
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.wait_for_timeout(200)
+    box, stage = (page.locator(it).bounding_box() for it in (".zoom", "#stage"))
+    height, width = mask_of(eyes, "0.png").shape
+    (left, top), (right, bottom) = canvas.at(0, 0), canvas.at(width, height)
+    assert right <= box["x"] or top >= box["y"] + box["height"]
+    assert left >= stage["x"] and bottom <= stage["y"] + stage["height"]
+    used = max((right - left) / stage["width"], (bottom - top) / stage["height"])
+    assert used > 0.8
+
+
 def test_a_stroke_changes_exactly_its_pixels(eyes, edit):
     _, canvas = edit(eyes, "0.png")
     canvas.set(size=1)

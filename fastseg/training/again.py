@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..corrections.favoured import favour_of
 from ..corrections.freezing import freeze_parts
 from ..corrections.pins import Pins, check_pins, record_held, source_of
 from ..corrections.waiting import tell_waiting, waiting_in
@@ -28,7 +29,7 @@ from ..learners.options import FitOptions
 from ..learners.preparation import start_card
 from ..tasks import Task, get
 from ..tasks.declared import find_file
-from ..utils.io import portable_path, write_json
+from ..utils.io import name_below, portable_path, write_json
 from .resume import FitPlan, FitRun
 
 log = logging.getLogger(__name__)
@@ -180,8 +181,16 @@ def _compared(
             seen,
             len(items),
         )
+    favour = favour_of(task, root, [name_below(root, item.image) for item in items])
+    if favour:
+        log.warning("%s", favour)
     difference = (scores or judged(folder)).compare(judged(before))
-    return {"verdict": verdict(task, NEW, OLD, difference), "seen_by_earlier": seen, **difference}
+    return {
+        "verdict": verdict(task, NEW, OLD, difference),
+        "seen_by_earlier": seen,
+        "favour": favour,
+        **difference,
+    }
 
 
 def _refused(folder: Path, out: Path, found: dict[str, Any], pins: Pins) -> ModelError:

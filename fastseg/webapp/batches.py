@@ -111,7 +111,7 @@ class Batches:
         shutil.move(file, path)
         try:
             shown = self.workspace.model(batch.export).call(
-                lambda predictor: _predict(batch, predictor, path)
+                lambda predictor: _predict(batch, predictor, path, name)
             )
         except Exception as error:
             path.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class Batches:
                 told.details = error.details
                 raise told from error
             raise
-        return {**shown, "name": name}
+        return shown
 
     def archive(self, batch: Batch) -> Iterator[bytes]:
         """Yield a zip file of the results as `fastseg predict` writes them.
@@ -147,8 +147,11 @@ def _target(batch: Batch, predictor: Predictor, file: Path) -> Path:
     return batch.folder / RESULTS / f"{file.stem}{getattr(predictor.task, 'suffix', '')}"
 
 
-def _predict(batch: Batch, predictor: Predictor, path: Path) -> dict[str, Any]:
-    """Write the results of an image, and pictures of them; return its row for the page."""
+def _predict(batch: Batch, predictor: Predictor, path: Path, name: str) -> dict[str, Any]:
+    """Write the results of an image, and pictures of them; return its row for the page.
+
+    `name` is how people know the image.
+    """
     prediction = predictor.predict(path)
     output = OUTPUTS[predictor.task.kind](predictor.task)
     output.place({path: _target(batch, predictor, path)})
@@ -161,6 +164,8 @@ def _predict(batch: Batch, predictor: Predictor, path: Path) -> dict[str, Any]:
     _write_pictures(batch, number, prediction)
     shown = {
         "number": number,
+        "name": name,
+        "entry": None,  # the image in the data, once it was added
         "height": prediction.size[0],
         "width": prediction.size[1],
         "expected_error": columns["expected_error"],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AppError, FastsegError, is_out_of_memory
 from ..exports.card import CARD
+from ..utils.io import name_below
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -49,6 +50,7 @@ class Comparing:
             return {"state": self._state, "error": self._error, **names, **self._result}
 
     def _work(self, key: Key) -> None:
+        from ..corrections.favoured import favour_of
         from ..evaluation.pairs import pair
 
         try:
@@ -60,9 +62,11 @@ class Comparing:
                 device=self.workspace.device,
             )
             compared = found.compared()
+            names = [name_below(found.root, item.image) for item, *_ in found.errors()]
             result = {
                 "result": {
                     "verdict": compared["verdict"],
+                    "favour": favour_of(self.workspace.task, found.root, names),
                     "images": compared["images"],
                     "rows": list(_rows(compared, self.workspace.task.has_masks)),
                     "changes": [

@@ -66,7 +66,9 @@ def evaluate(
     """Measure an export on labelled images, at original size: each class's figures over the
     dataset, with 95% intervals.
     """
+    from ...corrections.favoured import favour_of
     from ...evaluation.run import evaluate as call
+    from ...exports.read import opened
 
     result = call(
         task,
@@ -80,10 +82,15 @@ def evaluate(
         **predicting,
         **engines,
     )
+    is_held_out = result["split"] == "valid"
+    found = opened(task, result["export"])[0]
+    result["favour"] = favour_of(found, result["data"]) if is_held_out else ""
     if as_json:
         return console.as_json(result)
     results.figures(result)
     results.agreement(result["agreement"])
+    if result["favour"]:
+        typer.echo(console.printable(result["favour"]))
     if by:
         results.groups(result["by"], by)
     if compare:

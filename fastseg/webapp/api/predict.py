@@ -33,6 +33,12 @@ def new(asked: Asked) -> dict[str, Any]:
     return {"batch": workspace.batches.new(export).id, "export": export.name}
 
 
+def results(asked: Asked) -> dict[str, Any]:
+    """Return all results of a batch, for a page that was loaded again."""
+    batch = asked.workspace.batches.get(asked.path["batch"])
+    return {"batch": batch.id, "export": batch.export.name, "results": list(batch.shown)}
+
+
 def add(asked: Asked) -> dict[str, Any]:
     """Predict one image, the body, of the given `name`."""
     batches = asked.workspace.batches
@@ -57,7 +63,9 @@ def correct(asked: Asked) -> dict[str, Any]:
     number = int(asked.number("number", high=1e6))
     path = batch.file(number)
     entry = asked.workspace.labels.add(path, asked.text("name", path.name), batch.export)
-    return {"id": entry.id, "name": entry.name, "has_label": entry.item is not None}
+    told = {"id": entry.id, "name": entry.name, "has_label": entry.item is not None}
+    batch.shown[number]["entry"] = told
+    return told
 
 
 def archive(asked: Asked) -> Response:
@@ -79,6 +87,7 @@ page = Page(
     routes=(
         get("/api/predict", about),
         post("/api/predict/new", new),
+        get("/api/predict/{batch}/results", results),
         upload("/api/predict/{batch}/images", add, MAX_BYTES),
         post("/api/predict/{batch}/correct", correct),
         get("/api/predict/{batch}/{number}/{kind}", picture),

@@ -28,6 +28,8 @@ function draw(now) {
 
 function result({ result }) {
   $("#verdict").textContent = result.verdict;
+  $("#favour").hidden = !result.favour;
+  $("#favour").textContent = `${result.favour}.`;
   const head = (text) => el("th", { scope: "col" }, text);
   $("#figures").replaceChildren(
     el("thead", {}, el("tr", {}, head(`on ${plural(result.images, "image")}`), head("new"), head("old"), head("difference"))),

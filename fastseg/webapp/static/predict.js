@@ -5,6 +5,7 @@ import { filesOf } from "./files.js";
 import { drawCodes, readCodes } from "./layers.js";
 
 const AT_A_TIME = 2; // one is predicted while the next one is sent
+const BATCHES = "fastseg-batches";
 const results = $("#results");
 const look = $("#look");
 const hidden = new Set(); // classes
@@ -27,15 +28,11 @@ async function predict(files) {
   const chosen = $("#export").value;
   if (!batch || batch.export !== chosen) {
     const made = await api("/api/predict/new", { export: chosen });
-    batch = { id: made.batch, export: chosen };
-    $("#zip").href = `/api/predict/${made.batch}/zip`;
+    setBatch(made);
+    sessionStorage.setItem(BATCHES, JSON.stringify([...batches(), made.batch]));
   }
   const { id } = batch;
-  const waiting = images.map(({ file, name }) => {
-    const tile = el("li", {}, el("div", { class: "result" }, el("span", { class: "pile" }, el("span", { class: "spin", "aria-hidden": "true" })), el("span", { class: "name" }, name)));
-    results.append(tile);
-    return { file, name, tile };
-  });
+  const waiting = images.map(({ file, name }) => ({ file, name, tile: waitingTile(name) }));
   total += waiting.length;
   left += waiting.length;
   say();
@@ -49,21 +46,60 @@ async function predict(files) {
   await Promise.all(Array.from({ length: AT_A_TIME }, work));
 }
 
+function setBatch({ batch: id, export: name }) {
+  batch = { id, export: name };
+  $("#zip").href = `/api/predict/${id}/zip`;
+}
+
+/** Return the batches of this tab, oldest first: a page that is loaded again shows their results. */
+function batches() {
+  return JSON.parse(sessionStorage.getItem(BATCHES) ?? "[]");
+}
+
+function waitingTile(name) {
+  const tile = el("li", {}, el("div", { class: "result" }, el("span", { class: "pile" }, el("span", { class: "spin", "aria-hidden": "true" })), el("span", { class: "name" }, name)));
+  results.append(tile);
+  return tile;
+}
+
+/** Show again what the server still has of this tab's batches. */
+async function recover() {
+  const known = [];
+  for (const id of batches()) {
+    const found = await api(`/api/predict/${id}/results`).catch((error) => {
+      if (!(error instanceof AppError)) throw error; // deleted, or the server was started again
+    });
+    if (!found) continue;
+    known.push(id);
+    setBatch(found);
+    total += found.results.length;
+    const tiles = found.results.map((result) => [result, waitingTile(result.name)]);
+    told(() => Promise.all(tiles.map(([result, tile]) => show(id, result, tile))))().then(say);
+  }
+  sessionStorage.setItem(BATCHES, JSON.stringify(known));
+  if (batch) $("#export").value = batch.export;
+  say();
+}
+
 async function one(id, { file, name, tile }) {
   try {
     if (file.size > limits.most_bytes) throw new AppError("too-large", `${name}: is larger than ${limits.most_bytes / 2 ** 20} MiB`);
     const found = await api(`/api/predict/${id}/images?name=${encodeURIComponent(name)}`, file);
-    const result = { ...found, batch: id, tile };
-    done.push(result);
-    done.sort((a, b) => (a.tile.compareDocumentPosition(b.tile) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
-    tile.classList.toggle("to-review", result.needs_review);
-    tile.replaceChildren(await shown(result), correction(result) ?? "");
-    $("#tools").hidden = false;
+    await show(id, found, tile);
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
     tile.classList.add("to-review");
     tile.replaceChildren(el("p", { class: "failed" }, error.message));
   }
+}
+
+async function show(id, found, tile) {
+  const result = { ...found, batch: id, tile };
+  done.push(result);
+  done.sort((a, b) => (a.tile.compareDocumentPosition(b.tile) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
+  tile.classList.toggle("to-review", result.needs_review);
+  tile.replaceChildren(await shown(result), correction(result) ?? "");
+  $("#tools").hidden = false;
 }
 
 async function shown(result) {
@@ -241,7 +277,7 @@ async function setUp() {
   $("#why-no-adding").hidden = !limits.why_no_adding;
   $("#why-no-adding").textContent = limits.why_no_adding ?? "";
   $("#export-label").hidden = limits.exports.length < 2;
-  if (limits.exports.length) return;
+  if (limits.exports.length) return recover();
   drop.hidden = true;
   $("#fault").hidden = false;
   $("#fault").replaceChildren("There is no export yet. ", el("a", { href: "/train" }, "Train one"), " first.");

@@ -52,16 +52,34 @@ export class View {
     return this.base.width / Math.max(1, this.stage.clientWidth);
   }
 
+  /** Show the whole image; where it would lie below the zoom in the corner, beside that. */
   fit() {
     if (!this.picture) return;
     const { width, height } = this.base;
     const margin = 2 * MARGIN * this.ratio;
-    this.scale = Math.min((width - margin) / this.width, (height - margin) / this.height, CLOSEST);
-    this.scale = Math.max(this.scale, 1e-3);
-    this.left = (this.width - width / this.scale) / 2;
-    this.top = (this.height - height / this.scale) / 2;
+    const scaleIn = (wide, high) => Math.max(Math.min((wide - margin) / this.width, (high - margin) / this.height, CLOSEST), 1e-3);
+    const corner = this.#corner();
+    let [right, top] = [0, 0]; // canvas px that stay free
+    this.scale = scaleIn(width, height);
+    const isBelow = (width + this.width * this.scale) / 2 > width - corner.width;
+    if (isBelow && (height - this.height * this.scale) / 2 < corner.height) {
+      const [under, beside] = [scaleIn(width, height - corner.height), scaleIn(width - corner.width, height)];
+      if (under >= beside) top = corner.height;
+      else right = corner.width;
+      this.scale = Math.max(under, beside);
+    }
+    this.left = (this.width - (width - right) / this.scale) / 2;
+    this.top = (this.height - (height + top) / this.scale) / 2;
     this.isFitted = true;
     this.redraw();
+  }
+
+  /** Return the size in canvas px of the stage's top right corner that the zoom covers. */
+  #corner() {
+    const zoom = this.stage.querySelector(".zoom");
+    if (!zoom) return { width: 0, height: 0 };
+    const { ratio, stage } = this;
+    return { width: (stage.clientWidth - zoom.offsetLeft) * ratio, height: (zoom.offsetTop + zoom.offsetHeight) * ratio };
   }
 
   /** Return the place in image px under a place in the window (clientX, clientY). */
