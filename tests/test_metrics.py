@@ -10,6 +10,7 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 import fastseg
+from fastseg.cli import results
 from fastseg.evaluation.scores import ClassScore, MaskScore, Scores, scores_of
 from fastseg.metrics import boundaries, figures
 from fastseg.metrics.calibration import BINS
@@ -270,3 +271,20 @@ def test_a_mask_of_another_size_is_named():
     item, truth = Item(Path("a.jpg"), Path("m.png")), np.zeros((4, 4), np.uint8)
     with refuses("size-mismatch", "m.png", "5x5"):
         scores_of(TASK).judge(item, "a.jpg", Half(), truth)
+
+
+def test_classes_that_are_never_found_are_named(capsys):
+    """Those that labels have: a class that no label has cannot be found."""
+    task = fastseg.tasks.get("eye")
+    truth, predicted = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
+    truth[:5], predicted[:5], truth[5:8], predicted[12:] = 1, 1, 2, 3
+    score = MaskScore(
+        Item(Path("a.png"), Path("a.png")),
+        "a.png",
+        figures.confusion(truth, predicted, 4),
+        boundaries.distances(truth, predicted, 4),
+    )
+    found = scores_of(task, [score]).metrics()
+    assert figures.never_found(found) == ["iris"]
+    results.figures(found)
+    assert "never found: iris" in capsys.readouterr().out

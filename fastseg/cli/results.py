@@ -62,7 +62,7 @@ def sharded(run: ShardedRun) -> None:
 
 def figures(result: dict[str, Any], title: str | None = None) -> None:
     """Print the metrics of an evaluation: a row for each figure, a column for each class."""
-    from ..metrics.figures import FIGURES
+    from ..metrics.figures import FIGURES, never_found
 
     ends = result.get("intervals", {})
     columns = [
@@ -107,6 +107,12 @@ def figures(result: dict[str, Any], title: str | None = None) -> None:
             f"{name} {_with_interval(value, interval, ' ')}" for name, value, interval in totals
         )
     )
+    if lost := never_found(result):
+        them = "them" if len(lost) > 1 else "it"
+        typer.echo(
+            f"never found: {', '.join(map(console.printable, lost))} (recall 0); train longer or "
+            f"at a larger --size, and label more images with {them}"
+        )
     if unit == "images":
         if result["accuracy"] == 1 and ends:  # the bootstrap interval is empty without any error
             typer.echo(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..data.channels import files_of
@@ -34,7 +34,7 @@ def add_image(task: Task, root: Path, listing: Listing, file: Path) -> Path:
     there = there or _same_content(file, listing.unlabelled())
     if there is not None:
         return there
-    folder, end = _target(task, root, listing, file)
+    folder, end = _target(task, root, lambda: listing, file)
     stem = stem_of(file)
     name = file.name if stem.endswith(end) else f"{stem}{end}{file.suffix}"
     others = images_below(folder, deep=False)
@@ -54,9 +54,10 @@ def folder_for_new(task: Task, data: Path | str, file: Path) -> Path | None:
     """Return the folder below `data` to which a new image is to be copied; None if not known."""
     root = Path(data)
     try:
-        return _target(task, root, Listing.of(task, root), file)[0] if root.is_dir() else None
+        found = _target(task, root, lambda: Listing.of(task, root), file) if root.is_dir() else None
     except FastsegError:
         return None
+    return found[0] if found else None
 
 
 def _same_content(file: Path, images: list[Path]) -> Path | None:
@@ -71,8 +72,11 @@ def _same_content(file: Path, images: list[Path]) -> Path | None:
     return None
 
 
-def _target(task: Task, root: Path, listing: Listing, file: Path) -> tuple[Path, str]:
-    """Return the folder for a new image, and the end of its stem."""
+def _target(task: Task, root: Path, listing: Callable[[], Listing], file: Path) -> tuple[Path, str]:
+    """Return the folder for a new image, and the end of its stem.
+
+    `listing` is called only where several layouts can take the image.
+    """
     end = task.channel_files[0] if task.channel_files else ""
     side = _side(task, root, file)
     if isinstance(task, ClassificationTask):
@@ -110,7 +114,10 @@ def _side(task: Task, root: Path, file: Path) -> str:
 
 
 def _layout_for_new(
-    task: SegmentationTask, root: Path, listing: Listing, splits: Sequence[str | None]
+    task: SegmentationTask,
+    root: Path,
+    listing: Callable[[], Listing],
+    splits: Sequence[str | None],
 ) -> Layout | None:
     """Return the layout of new images: one in use, of the first of `splits` that there is."""
     usable = [
@@ -118,7 +125,9 @@ def _layout_for_new(
         for layout in task.layouts
         if layout.split in splits and not layout.manifest and layout.format != PARQUET
     ]
-    folders = {item.image.parent for item in listing.items.values()}
+    if len(usable) < 2:
+        return usable[0] if usable else None
+    folders = {item.image.parent for item in listing().items.values()}
 
     def rank(layout: Layout) -> tuple[bool, int, bool]:
         images = root / layout.images

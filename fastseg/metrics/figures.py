@@ -39,6 +39,16 @@ FIGURES = {  # the figures of one class: key -> title, and what it is
 }
 
 
+def never_found(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the classes that labels have, and of which no pixel (or image) is found: recall 0.
+
+    `metrics` has a dict of figures for each class under "classes", as `evaluate` returns them.
+    """
+    classes = metrics.get("classes")
+    found = classes.items() if isinstance(classes, Mapping) else ()
+    return [name for name, values in found if values.get("recall") == 0]
+
+
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Count pixels by (true class, predicted class): int64 (C, C).
 

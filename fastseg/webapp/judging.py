@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -141,17 +141,6 @@ def change(task: Task, comparison: Any) -> dict[str, Any] | None:
             interval = None if ends is None else [float(end) for end in ends]
             return {"difference": value, "interval": interval, "images": comparison["images"]}
     return None
-
-
-def never_found(figures: Mapping[str, Any]) -> list[str]:
-    """Return the classes that are in the held-out labels, and in no prediction that is right."""
-    with suppress(AttributeError):
-        return [
-            name
-            for name, values in figures.get("classes", {}).items()
-            if values.get("dice", values.get("f1")) == 0
-        ]
-    return []
 
 
 def judged_at(export: Path, card: Card) -> float:

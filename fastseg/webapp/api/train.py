@@ -12,11 +12,11 @@ from ...errors import AppError, FastsegError
 from ...exports.card import read_card
 from ...exports.earlier import EARLIER
 from ...exports.earlier import restore as restore_export
-from ...metrics.figures import FIGURES
+from ...metrics.figures import FIGURES, never_found
 from .. import recipe
 from ..http import Asked, get, post
 from ..jobs import Outcome
-from ..judging import compared, corrected_at, judged, judged_at, never_found
+from ..judging import compared, corrected_at, judged, judged_at
 from ..listing import PARTS, id_of
 from ..page import Page
 from ..workspace import Workspace

@@ -52,8 +52,8 @@ function drawNever(current) {
   shown.hidden = !names.length;
   if (!names.length) return;
   const are = names.length > 1;
-  shown.textContent = `${names.join(", ")}: never found (Dice 0) on the ${plural(current.held_out, "held-out image")}. ` +
-    `Train longer or at a larger size, and label more images with ${are ? "them" : "it"}; for small things, loss ce+dice helps. ` +
+  shown.textContent = `${names.join(", ")}: never found (recall 0) on the ${plural(current.held_out, "held-out image")}. ` +
+    `Train longer or at a larger size, and label more images with ${are ? "them" : "it"}. ` +
     `On the page Data, the class filter shows the images that have ${are ? "them" : "it"}.`;
 }
 

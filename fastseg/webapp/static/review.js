@@ -47,20 +47,14 @@ class Review {
   }
 
   /** Another order, or other images: go to the first one; what is painted on this one is saved. */
-  async #reorder() {
-    if (this.isBusy) return;
-    this.isBusy = true;
-    try {
+  #reorder() {
+    return this.#alone(async () => {
       if (this.current && !(await this.session.finish())) return this.#notSaved();
       if (this.current && this.session.isEdited) this.#done(this.current, "correction");
       this.current = null;
       await this.#ask();
       await this.#open(this.queue[0] ?? null);
-    } catch (error) {
-      note(error.message, true);
-    } finally {
-      this.isBusy = false;
-    }
+    });
   }
 
   async #ask(isFresh = true) {
@@ -99,19 +93,25 @@ class Review {
     note(`${count === 1 ? "1 image is" : `${count.toLocaleString("en")} images are`} left out, since they would never train: ${name} ${why}.`);
   }
 
-  /** One decision at a time; `work` returns whether to go on to the next image. */
-  async #decide(work) {
-    if (this.isBusy || !this.current) return;
+  /** One step at a time: what is pressed meanwhile does not count. */
+  async #alone(work) {
+    if (this.isBusy) return;
     this.isBusy = true;
     try {
-      const { current } = this;
-      if (!(await work(current))) return;
-      await this.#open(this.#after(current));
+      await work();
     } catch (error) {
       note(error.message, true);
     } finally {
       this.isBusy = false;
     }
+  }
+
+  /** Decide on the current image; `work` returns whether to go on to the next one. */
+  #decide(work) {
+    return this.#alone(async () => {
+      const { current } = this;
+      if (current && (await work(current))) await this.#open(this.#after(current));
+    });
   }
 
   #after(current) {
@@ -196,10 +196,9 @@ class Review {
   }
 
   /** Undo the last decision: its image is open again, with the label from before the visit. */
-  async back() {
-    if (this.isBusy || !this.trail.length) return;
-    this.isBusy = true;
-    try {
+  back() {
+    return this.#alone(async () => {
+      if (!this.trail.length) return;
       if (this.current && !(await this.session.finish())) return this.#notSaved();
       const { image, what } = this.trail.pop();
       const others = (list) => list.filter(({ id }) => id !== image.id);
@@ -209,11 +208,7 @@ class Review {
       await this.#open(image);
       if (what !== "skip") await this.#reopen(what);
       note(`Undone: the ${what} of ${image.name}.`);
-    } catch (error) {
-      note(error.message, true);
-    } finally {
-      this.isBusy = false;
-    }
+    });
   }
 
   /** Put the image back into the queue, with the label from before, or without one. */
