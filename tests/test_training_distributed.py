@@ -20,15 +20,15 @@ from safetensors.torch import load_file
 import fastseg
 from fastseg.engines import distributed
 from fastseg.engines.launch import launch
-from fastseg.training import budget, checkpoint
+from fastseg.training import budget, checkpoint, processes
 from fastseg.training.resume import work_of
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 30  # seconds in which all processes must have ended after one was killed
-# Steps of SGD of a network with few batch normalisations: rounding does not grow with the steps,
-# as it does where one process computes with another number of threads.
-STABLE = {"arch": "test_convnext", "opt": "sgd", "lr": 1e-3, "loss": "ce+dice"}
+# Small steps of SGD of a network with few batch normalisations: rounding does not grow with them. At
+# a rate of 1e-3, weights that differ by 1e-7 at first differ by 0.1 after 20 steps, in float64, too.
+STABLE = {"arch": "test_convnext", "opt": "sgd", "lr": 1e-4, "loss": "ce+dice"}
 COMMON = {"weights": "none", "size": 64, "bs": 5, "precision": "float32"}
 
 
@@ -105,8 +105,8 @@ def test_the_range_test_of_two_processes_finds_a_rate_near_that_of_one(results):
     ("case", "limit"),
     [
         ("float64", 1e-9),
-        ("float32", 1e-4),
-        ("lovasz", 1e-4),
+        ("float32", 1e-5),
+        ("lovasz", 1e-5),
         ("mixed", 1e-9),
         ("dropout", 1e-9),
         ("classes", 1e-6),  # the images are blurred in float32
@@ -118,7 +118,7 @@ def test_two_processes_take_the_steps_of_one(results, case, limit):
     assert difference(one["weights"], two["weights"]) <= limit
     for row, other in zip(one["history"], two["history"], strict=True):
         assert row.keys() == other.keys()
-        assert all(abs(row[name] - other[name]) <= limit for name in row)
+        assert all(abs(row[name] - other[name]) <= 10 * limit for name in row)
     course = one["course"].pop("lr"), two["course"].pop("lr")
     assert course[0] == pytest.approx(course[1]) and one["course"] == two["course"]
     assert one["names"] == two["names"] and one["kinds"] == two["kinds"]
@@ -216,6 +216,15 @@ def test_two_processes_resume_what_one_began(data, whole, tmp_path, monkeypatch)
         )
     assert_equal_exports(whole[0], out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_who_was_interrupted_because_another_one_died_is_not_the_reason(tmp_path):
+    """The launcher interrupts the others, and they may end within the same second."""
+    told = {"code": "interrupted", "kind": "", "message": "", "details": {}}
+    (tmp_path / processes.FAILED.format(0)).write_text(json.dumps(told))
+    assert isinstance(processes._error(tmp_path, 2, {0: 130}), KeyboardInterrupt)
+    error = processes._error(tmp_path, 2, {0: 130, 1: -signal.SIGKILL})
+    assert error.code == "lost-process" and "process 2 of 2 was ended by SIGKILL" in str(error)
 
 
 def children(pid):

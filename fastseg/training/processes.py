@@ -59,16 +59,19 @@ def fit_in_processes(
 
 def _error(folder: Path, count: int, codes: Mapping[int, int]) -> BaseException:
     """Return the error that a process has told, or one that says how a process ended."""
+    killed = {rank: code for rank, code in codes.items() if code < 0}
     for rank in range(count):
         if (folder / FAILED.format(rank)).is_file():
             told = read_json(folder / FAILED.format(rank))
             if told["code"] == "interrupted":
+                if killed:  # then the others were interrupted: that is no reason of its own
+                    continue
                 return KeyboardInterrupt()
             kind = getattr(errors, told["kind"], FastsegError)
             error: FastsegError = kind(told["message"], told["code"])
             error.details = told["details"]
             return error
-    rank, code = next(iter(codes.items()), (0, 1))
+    rank, code = next(iter((killed or codes).items()), (0, 1))
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "failed, see above"
     return ProcessError(
         f"{named(rank, count)} {how}, so all ended; continue after the last finished epoch with "
