@@ -328,22 +328,32 @@ def test_label_of_a_task_that_draws_overlays_has_masks_to_correct(samples, expor
     assert done["certificate"]["found"] == 0  # nobody corrected anything
 
 
-def test_label_of_classes_is_audited_in_a_table(samples, exports, run, tmp_path):
+def test_labels_of_classes_are_audited_in_a_data_folder(samples, exports, run, tmp_path):
     photos = tmp_path / "slices"
     shutil.copytree(samples["mri"] / "train", photos)
     (photos / "subjects.tsv").unlink()
     common = ["label", photos, "--export", exports("mri"), "--audit", "99", "--json"]
     begun = json.loads(run(*common).out)
-    table = Path(begun["data"])
-    rows = rows_of(table)
-    other = {"sharp": "blurred", "blurred": "sharp"}
-    lines = [f"{row['image']},{row['class']},yes" for row in rows[1:]]
-    lines = ["image,class,audited", f"{rows[0]['image']},{other[rows[0]['class']]},yes", *lines]
-    table.write_text("\n".join(lines) + "\n")
+    data = Path(begun["data"])
+    rows = rows_of(data / "classes.csv")
+    items = tasks.get(data).items(data)
+    assert [item.image.name for item in items] == sorted(begun["sample"])
+    store = Corrections(tasks.get(data), data)
+    first, *others = begun["left"]
+    wrong = 1 - store.label(data / "images" / first)
+    store.save(data / "images" / first, wrong, action="audited", by="Ann", seconds=2)
+    assert json.loads(run(*common).out)["left"] == others
+    for name in others:
+        label = store.label(data / "images" / name)
+        store.save(data / "images" / name, label, action="audited", by="Ann", seconds=2)
     done = json.loads(run(*common).out)
     assert np.isclose(done["certificate"]["bound"], 1 / len(rows))  # all were looked at
+    table = data / "classes.csv"
     table.write_text(table.read_text().replace("sharp", "shrap"))
-    assert "shrap" in run(*common, error="unknown-class").message
+    run(*common, error="unknown-class")
+    # and the files may be corrected with any other tool
+    table.write_text(table.read_text().replace("shrap", "sharp"))
+    run("check", data)
 
 
 def test_label_refuses_in_one_line(photos, exports, run, tmp_path):

@@ -26,8 +26,9 @@ from fastseg.training.resume import work_of
 pytestmark = pytest.mark.slow
 
 LIMIT = 30  # seconds in which all processes must have ended after one was killed
-# Small steps of SGD of a network with few batch normalisations: rounding does not grow with them. At
-# a rate of 1e-3, weights that differ by 1e-7 at first differ by 0.1 after 20 steps, in float64, too.
+# Small steps of SGD of a network with few batch normalisations: rounding does not grow with them.
+# At a rate of 1e-3, weights that differ by 1e-7 at first differ by 0.1 after 20 steps, even in
+# float64.
 STABLE = {"arch": "test_convnext", "opt": "sgd", "lr": 1e-4, "loss": "ce+dice"}
 COMMON = {"weights": "none", "size": 64, "bs": 5, "precision": "float32"}
 

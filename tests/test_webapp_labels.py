@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from conftest import rows_of
 from PIL import Image
 
 from fastseg import tasks
@@ -384,3 +385,28 @@ def test_the_images_of_an_audit_come_first(samples, exports, run, serve, open_pa
     told = page.text_content("#audited-command").split()[2:]
     told[told.index("--export") + 1] = exports("eye")  # the plan has its name only
     assert json.loads(run("label", *told, "--json").out)["certificate"]["audited"] == 3
+
+
+def test_classes_are_audited_in_the_app(samples, exports, run, serve, open_page, tmp_path):
+    photos = Path(shutil.copytree(samples["mri"] / "train", tmp_path / "slices"))
+    (photos / "subjects.tsv").unlink()
+    command = ["label", photos, "--export", exports("mri"), "--audit", "2", "--json"]
+    begun = json.loads(run(*command).out)
+    page = open_page(serve(begun["data"]), "/review")
+    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    page.wait_for_selector("#counter:has-text('Audit 1 of 2')")
+    page.wait_for_selector("#editor[data-ready]")
+    first = Path(page.get_attribute("#editor", "data-ready")).name
+    is_sharp = page.locator("input[value='1']").is_checked()
+    page.keyboard.press("1" if is_sharp else "2")  # the prediction is wrong
+    page.wait_for_selector('#save[data-state="saved"][data-version="1"]')
+    page.keyboard.press("a")
+    page.wait_for_selector("#counter:has-text('Audit 2 of 2')")
+    page.wait_for_selector(f"#editor[data-ready]:not([data-ready$='{first}'])")
+    page.keyboard.press("a")
+    page.wait_for_selector("#audited:visible")
+    done = json.loads(run(*command).out)
+    rows = {Path(row["image"]).name: row for row in rows_of(Path(done["out"]) / "labels.csv")}
+    assert done["certificate"]["audited"] == 2
+    assert {n: float(rows[n]["error"]) for n in begun["sample"]}[first] == 1
+    assert sum(float(rows[name]["error"]) for name in begun["sample"]) == 1

@@ -16,15 +16,17 @@ from ..exports.card import CARD, MODEL, Card
 from ..exports.read import opened
 from ..inference.batch import predict
 from ..tasks import Task
+from ..tasks.converted import IMAGES
 from ..utils.io import read_json, write_json, write_rows
 from ..utils.locks import write_lock
 from ..utils.shell import typed
 from .certificate import AtBest, Certificate, Plan, at_best, certify
 from .labelled import (
-    PNG,
+    CLASSES,
+    MASKS,
     Predicted,
     audited_images,
-    audited_masks,
+    data_of,
     errors_of,
     predicted_in,
     write_start,
@@ -41,7 +43,7 @@ class Labelled:
     """A labelled folder: what is left to audit, and the certificate once nothing is."""
 
     out: Path
-    data: Path  # images, labels and task.toml, to be corrected; for classes, the table of them
+    data: Path  # images, labels and task.toml, to be corrected
     plan: Plan
     left: list[str]  # images of the sample that nobody has looked at, in the order of the draw
     certificate: Certificate | None = None
@@ -69,16 +71,17 @@ def label(
     """Label the images in `folder` with an export, and certify the error of the labels by an audit.
 
     The first call predicts, and draws `audit` images at random (by `seed`, without replacement). A
-    person corrects these, in the app (fastseg app OUT/png) or with any tool in the files; a later
-    call with the same arguments takes those that the app saved, or, with `finish`, all of them as
-    looked at, and states an upper bound of the mean error, see `metrics.bounds`, and which part has
-    a mean error of at most `error`, both with `confidence`. The other images are left to review.
+    person corrects these in the data folder `Labelled.data`, with the app or any other tool. A
+    later call with the same arguments takes those that the app saved, or, with `finish`, all of
+    them as looked at, and states an upper bound of the mean error, see `metrics.bounds`, and which
+    part has a mean error of at most `error`, both with `confidence`. The other images are left to
+    review.
 
     Writes to `out` (default: FOLDER_labelled): the predictions, audit.json (what was drawn, and the
     certificate) and labels.csv (for each image: label, export, audited or not, certified or to be
-    reviewed, expected and found error; those to review first). Masks to correct are in OUT/png, a
-    data folder with a task.toml; classes in OUT/classes.csv. Raises `DataError` "audit-changed" for
-    arguments other than those of the first call, and `FastsegError` kinds.
+    reviewed, expected and found error; those to review first). The labels to correct are in
+    OUT/png, those of classes in OUT/classes, with images and a task.toml. Raises `DataError`
+    "audit-changed" for arguments other than those of the first call, and `FastsegError` kinds.
     """
     folder = Path(folder)
     _check(folder, audit, error, confidence)
@@ -87,7 +90,7 @@ def label(
     with write_lock(out / AUDIT):
         begun = _begun(out)
         if begun is None:
-            if (out / PNG / CORRECTIONS).is_file():
+            if (data_of(task, out) / CORRECTIONS).is_file():
                 raise DataError(
                     f"{out}: holds corrected labels, but no {AUDIT}; choose another --out",
                     "holds-corrections",
@@ -96,7 +99,7 @@ def label(
                 task,
                 [folder],
                 out,
-                format=PNG if task.has_masks else None,
+                format=MASKS if task.has_masks else None,
                 export=source,
                 device=device,
                 bs=bs,
@@ -105,14 +108,14 @@ def label(
                 precision=precision,
             )
             write_start(task, out)
-        predicted = predicted_in(task, folder, out)
+        predicted = predicted_in(task, out)
         plan = _plan(folder, source, card, predicted, audit, error, confidence, seed)
         if begun:
             _agree(plan, begun, out)
             plan = begun
-        looked_at = audited_images(task, out) | ({*plan.sample} if finish else set())
+        data = data_of(task, out)
+        looked_at = audited_images(data) | ({*plan.sample} if finish else set())
         left = [name for name in plan.sample if name not in looked_at]
-        data = out / (PNG if task.has_masks else "classes.csv")
         certificate = None
         errors: dict[str, float] = {}
         if not left:
@@ -164,25 +167,25 @@ class AuditState:
 
 
 def audit_of(data: Path | str) -> AuditState | None:
-    """Return the audit that a data folder OUT/png belongs to; None if it belongs to none."""
-    data = Path(data)
-    out = data.parent if data.name == PNG else data.resolve().parent
-    plan = _begun(out) if data.resolve().name == PNG else None
+    """Return the audit that a data folder OUT/png or OUT/classes belongs to; None if to none."""
+    data, names = Path(data), (MASKS, CLASSES)
+    out = data.parent if data.name in names else data.resolve().parent
+    plan = _begun(out) if data.resolve().name in names else None
     if plan is None:
         return None
-    done = audited_masks(data)
+    done = audited_images(data)
     left = [name for name in plan.sample if name not in done]
     certificate = read_json(out / AUDIT).get("certificate") or {}
     return AuditState(out, plan, left, list(certificate.get("sentences", ())))
 
 
 def left_to_audit(data: Path | str) -> list[Path]:
-    """Return the images in a data folder OUT/png that are left to audit, in the order of the draw.
+    """Return the images of a labelled data folder that are left to audit, in the drawn order.
 
     Empty if the folder is not part of an audit, or its audit is done.
     """
     audit = audit_of(data)
-    return [Path(data) / "images" / name for name in audit.left] if audit else []
+    return [Path(data) / IMAGES / name for name in audit.left] if audit else []
 
 
 def _check(folder: Path, audit: int, error: float, confidence: float) -> None:

@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from ..data.images import read_raw
-from ..errors import DataError, brief
-from ..inference.outputs import CODES, DESCRIBED
+from ..errors import DataError
+from ..inference.outputs import CODES, CORRECTED, DESCRIBED
 from ..metrics.figures import confusion
 from ..metrics.risk import actual_error
-from ..tasks import SegmentationTask, Task, get
-from ..tasks.converted import unique_names
-from ..utils.io import write_rows
+from ..tasks import ClassificationTask, SegmentationTask, Task, get
+from ..tasks.converted import CLASS_TABLE, IMAGES, unique_names, write_classes
+from ..utils.io import atomic_folder
 from .log import Log, reviewed
 from .store import Corrections
 
-PNG, CLASSES = "png", "classes.csv"
-COLUMNS = ("image", "class", "audited")
+MASKS, CLASSES = "png", "classes"  # folders of the data to correct, below the one of `label`
 
 
 @dataclass(frozen=True)
@@ -35,35 +34,36 @@ class Predicted:
     prediction: str  # the file with the predicted class indices, or the class
 
 
-def predicted_in(task: Task, folder: Path, out: Path) -> list[Predicted]:
+def data_of(task: Task, out: Path) -> Path:
+    """Return the data folder with the predicted labels, which people correct."""
+    return out / (MASKS if task.has_masks else CLASSES)
+
+
+def predicted_in(task: Task, out: Path) -> list[Predicted]:
     """Return the predictions that `predict` wrote to `out`, in the order of predictions.csv.
 
     Raises `DataError` if the table is missing or damaged.
     """
     try:
         rows = list(_rows(out / DESCRIBED))
+        files = [Path(row["image"]) for row in rows]
+        names = unique_names(files, files[0].parent)
+        errors = [float(row["expected_error"]) for row in rows]
         if isinstance(task, SegmentationTask):
-            files = [Path(row["image"]) for row in rows]
             codes = "" if task.output == "codes" else f"{CODES}/"
             return [
                 Predicted(
                     file,
                     name,
-                    float(row["expected_error"]),
-                    f"{PNG}/masks/{Path(name).stem}.png",
+                    error,
+                    f"{MASKS}/masks/{Path(name).stem}.png",
                     f"{codes}{Path(row['mask']).stem}.png",
                 )
-                for file, name, row in zip(files, unique_names(files, files[0].parent), rows)
+                for file, name, error, row in zip(files, names, errors, rows)
             ]
         return [
-            Predicted(
-                folder / Path(row["image"]).name,
-                Path(row["image"]).name,
-                float(row["expected_error"]),
-                row["class"],
-                row["class"],
-            )
-            for row in rows
+            Predicted(file, name, error, row["class"], row["class"])
+            for file, name, error, row in zip(files, names, errors, rows)
         ]
     except (KeyError, ValueError, IndexError):
         raise DataError(
@@ -81,30 +81,18 @@ def _rows(path: Path) -> Iterator[Mapping[str, str]]:
 
 
 def write_start(task: Task, out: Path) -> None:
-    """Write classes.csv, for tasks without masks: the table that people correct."""
-    if isinstance(task, SegmentationTask):
+    """Write the data folder of a task without masks; `predict` wrote that of masks."""
+    if not isinstance(task, ClassificationTask):
         return
-    rows = _rows(out / DESCRIBED)
-    write_rows(
-        out / CLASSES,
-        ({"image": row["image"], "class": row["class"], "audited": ""} for row in rows),
-    )
+    images = [(image.file, image.name, image.prediction) for image in predicted_in(task, out)]
+    name = f"{task.name}{CORRECTED}"  # as `predict` calls that of masks
+    with atomic_folder(data_of(task, out)) as folder:
+        write_classes(task, images, folder, name)
 
 
-def audited_masks(data: Path) -> set[str]:
+def audited_images(data: Path) -> set[str]:
     """Return the names of the images in a data folder whose label a person has saved."""
     return {Path(name).name for name in reviewed(Log(data).rows())}
-
-
-def audited_images(task: Task, out: Path) -> set[str]:
-    """Return the names of the images that people have looked at, by corrections.csv of the data
-    folder, or by the column "audited" of classes.csv.
-    """
-    if isinstance(task, SegmentationTask):
-        return audited_masks(out / PNG)
-    return {
-        Path(row["image"]).name for row in _rows(out / CLASSES) if (row["audited"] or "").strip()
-    }
 
 
 def errors_of(
@@ -116,24 +104,28 @@ def errors_of(
     Raises `DataError` for labels that cannot be used.
     """
     by_name = {image.name: image for image in predicted}
+    data = data_of(task, out)
+    corrected = Corrections(get(data), data)
     if isinstance(task, SegmentationTask):
-        corrected = Corrections(get(out / PNG), out / PNG)
         return {name: _mask_error(task, corrected, out, by_name[name]) for name in sample}
-    classes = {Path(row["image"]).name: row["class"] for row in _rows(out / CLASSES)}
-    wrong = next((name for name in sample if classes.get(name) not in task.classes), None)
-    if wrong is not None:
+    return {name: _class_error(task, corrected, by_name[name]) for name in sample}
+
+
+def _class_error(task: Task, corrected: Corrections, image: Predicted) -> float:
+    truth = corrected.label(f"{IMAGES}/{image.name}")
+    if not isinstance(truth, int):
         raise DataError(
-            f"{out / CLASSES}: gives {wrong} the class '{brief(classes.get(wrong, ''))}'; classes "
-            f"are {', '.join(task.classes)}",
+            f"{corrected.root / CLASS_TABLE}: gives {image.name} no class of the task; classes are "
+            f"{', '.join(task.classes)}",
             "unknown-class",
         )
-    return {name: float(classes[name] != by_name[name].prediction) for name in sample}
+    return float(task.classes[truth] != image.prediction)
 
 
 def _mask_error(
     task: SegmentationTask, corrected: Corrections, out: Path, image: Predicted
 ) -> float:
-    truth = corrected.label(f"images/{image.name}")
+    truth = corrected.label(f"{IMAGES}/{image.name}")
     said = np.asarray(read_raw(out / image.prediction))
     if not isinstance(truth, np.ndarray) or truth.shape != said.shape:
         raise DataError(

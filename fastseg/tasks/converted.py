@@ -19,6 +19,9 @@ from ..data.slices import real_file, split_slice
 from ..errors import DataError, TaskError, choose
 from ..formats.base import ToWrite
 from ..types import IGNORE, Colour
+from ..utils.io import write_rows
+from .base import Task
+from .classification import ClassificationTask
 from .declared import TASK_FILE, definition_of
 from .layouts import Layout
 from .segmentation import SegmentationTask
@@ -26,6 +29,8 @@ from .segmentation import SegmentationTask
 if TYPE_CHECKING:
     import numpy as np
 
+IMAGES = "images"  # the folder of the copies
+CLASS_TABLE = "classes.csv"
 VOID = (224, 224, 192)  # the colour of unlabelled pixels in Pascal VOC's masks
 VOC_LISTS = {"train": "train", "valid": "val", "test": "test", None: "trainval"}
 HEADER = "# Paths are relative to this folder. Start with: fastseg check . and fastseg fit .\n"
@@ -76,7 +81,7 @@ def unique_names(images: Sequence[Path], root: Path) -> list[str]:
     return found
 
 
-def further_files(task: SegmentationTask, image: Path, name: str) -> tuple[tuple[Path, str], ...]:
+def further_files(task: Task, image: Path, name: str) -> tuple[tuple[Path, str], ...]:
     """Return the files of an image's other channels, with the names of their copies."""
     if not task.channel_files:
         return ()
@@ -124,8 +129,6 @@ def write_dataset(
 
 def task_toml(task: SegmentationTask, layouts: Sequence[Layout], name: str | None = None) -> str:
     """Return the text of a task.toml: the classes and recipe of `task` for data in `layouts`."""
-    import tomlkit
-
     plain = SegmentationTask(
         name=name or task.name,
         classes=task.classes,
@@ -142,19 +145,65 @@ def task_toml(task: SegmentationTask, layouts: Sequence[Layout], name: str | Non
         alpha=task.alpha,
         window=task.window,
     )
+    return _toml_of(plain, name)
+
+
+def _toml_of(plain: Task, name: str | None) -> str:
+    """Return the text of a task.toml. Without a name, the task's is the folder's: its exports are
+    not those of the original.
+    """
+    import tomlkit
+
     definition = definition_of(plain) or {}
-    if name is None:  # then the folder's: the export is not the one of the original
+    if name is None:
         del definition["name"]
     # Tables must follow the values, and empty ones say nothing.
     simple = {k: v for k, v in definition.items() if k not in ("layouts", "recipe") and v != {}}
     for key in ("codes", "ignore"):
         if not simple.get(key):
             simple.pop(key, None)
-    for layout in definition["layouts"]:
-        if "format" in layout:
-            del layout["masks"]
-    tables = {"layouts": definition["layouts"], "recipe": _without_none(definition["recipe"])}
+    tables = {"recipe": _without_none(definition["recipe"])}
+    if "layouts" in definition:
+        for layout in definition["layouts"]:
+            if "format" in layout:
+                del layout["masks"]
+        tables = {"layouts": definition["layouts"], **tables}
     return HEADER + tomlkit.dumps({**simple, **tables})
+
+
+def write_classes(
+    task: ClassificationTask, images: Sequence[tuple[Path, str, str]], out: Path, name: str
+) -> list[Path]:
+    """Write copies of images, a table of their classes, and a task.toml to the folder `out`.
+
+    `images` has each image's file, the name of its copy, and its class. `name` is the new task's.
+    """
+    refuse_slices([file for file, _, _ in images])
+    for file, copy, _ in images:
+        _copy(out / IMAGES / copy, file, copy, further_files(task, file, copy))
+    columns = ("image", "class")
+    rows = ({"image": f"{IMAGES}/{copy}", "class": label} for _, copy, label in images)
+    table = write_rows(out / CLASS_TABLE, rows)
+    plain = ClassificationTask(
+        name=name,
+        classes=task.classes,
+        folders={None: ("",)},
+        table=CLASS_TABLE,
+        columns=columns,
+        image_as="path",
+        label_as="name",
+        recipe=task.recipe,
+        group=task.group,
+        depth=task.depth,
+        channels=task.channels,
+        channel_files=task.channel_files,
+        shown_channels=task.shown_channels,
+        alpha=task.alpha,
+        window=task.window,
+    )
+    path = out / TASK_FILE
+    path.write_text(_toml_of(plain, name), encoding="utf-8")
+    return [table, path]
 
 
 def _without_none(values: Mapping[str, object]) -> dict[str, object]:
@@ -173,16 +222,20 @@ def _copied(entries: Iterable[Entry], out: Path, folder: str) -> Iterator[ToWrit
     for entry in entries:
         name = str(PurePosixPath(folder) / entry.name)
         codes, scores = entry.read()
-        place = out / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        for source, copy in ((entry.image, entry.name), *entry.more):
-            try:
-                shutil.copyfile(source, place.with_name(copy))
-            except OSError as error:
-                raise DataError(
-                    f"{source}: cannot be copied ({error.strerror or error})", "not-copied"
-                ) from None
-        yield ToWrite(place, name, codes, scores)
+        _copy(out / name, entry.image, entry.name, entry.more)
+        yield ToWrite(out / name, name, codes, scores)
+
+
+def _copy(place: Path, image: Path, name: str, more: Iterable[tuple[Path, str]]) -> None:
+    """Copy an image to `place`, and its further files beside it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for source, copy in ((image, name), *more):
+        try:
+            shutil.copyfile(source, place.with_name(copy))
+        except OSError as error:
+            raise DataError(
+                f"{source}: cannot be copied ({error.strerror or error})", "not-copied"
+            ) from None
 
 
 def _write_labels(

@@ -262,10 +262,11 @@ def _task_named(name: str) -> Task:
 
 
 def labelled_in(name: str) -> str:
-    """Return the data folder with masks in a folder of `fastseg label`; other names as they are."""
+    """Return the data folder in a folder of `fastseg label`; other names as they are."""
     from ..corrections.audit import AUDIT
-    from ..corrections.labelled import PNG
+    from ..corrections.labelled import CLASSES, MASKS
 
-    inside = Path(name) / PNG
-    is_one = has_no_task(name) and (Path(name) / AUDIT).is_file() and not has_no_task(inside)
-    return str(inside) if is_one and inside.is_dir() else name
+    if not has_no_task(name) or not (Path(name) / AUDIT).is_file():
+        return name
+    folders = (str(Path(name) / folder) for folder in (MASKS, CLASSES))
+    return next((one for one in folders if not has_no_task(one)), name)

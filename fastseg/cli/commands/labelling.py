@@ -171,9 +171,8 @@ def label(
     if result.at_best:
         typer.echo(result.at_best.sentence(result.plan))
     count = len(result.plan.sample)
-    where = f"in the app (fastseg app {typed(result.data)}) or " if result.data.is_dir() else ""
-    done = "with --finish" if result.data.is_dir() else "(mark each in the column audited)"
     typer.echo(
         f"{len(result.left)} of {count} drawn images are left to audit, listed in "
-        f"{result.files[0]}: correct them {where}in the files, then run this command again {done}"
+        f"{result.files[0]}: correct them in the app (fastseg app {typed(result.data)}), then run "
+        "this command again; or in the files, then with --finish"
     )
