@@ -833,3 +833,15 @@ def test_no_version_is_lost_when_the_list_is_damaged(damage, is_reopened, sample
     assert [row.version for row in Corrections("eye", data).history(first)] == [1, 2, 3, 4]
     kept = list((data / ".fastseg" / "damaged").glob("*_corrections.csv"))
     assert len(kept) == (damage in ("garbage", "a row"))
+
+
+def test_a_fit_with_images_without_a_label_says_where_they_are_labelled(tmp_path):
+    """Unless something else is wrong, too: that is to be corrected first."""
+    task = make(tmp_path / "d", "")
+    (tmp_path / "d" / "masks" / "1.png").unlink()
+    with refuses("no-partner", "1.jpg", "fastseg app"):
+        task.items(tmp_path / "d")
+    save(tmp_path / "d" / "masks" / "9.png", codes_of(1))
+    with refuses("no-partner") as caught:
+        task.items(tmp_path / "d")
+    assert "fastseg app" not in str(caught.value)

@@ -79,12 +79,16 @@ class Fault:
 
 
 def refuse(
-    faults: Sequence[Fault | DataError], listed_by: str = "", count: int | None = None
+    faults: Sequence[Fault | DataError],
+    listed_by: str = "",
+    count: int | None = None,
+    labelled_by: str = "",
 ) -> None:
     """Raise the first of `faults`, if any, as a `DataError` that says how many more there are.
 
     There are `count` of them, where `faults` has not all. `listed_by` is the command that lists
-    all of them.
+    all of them, and `labelled_by` the one that lets images wait for a label, where all only lack
+    one.
     Its code is the error's own, or the fault's kind with hyphens: "size-mismatch", "0-255-mask".
     """
     if faults:
@@ -92,4 +96,6 @@ def refuse(
         code = first.code if isinstance(first, DataError) else re.sub("[ /]", "-", first.kind)
         rest = f"; {listed_by} lists all" if listed_by else ""
         others = f" ({more} more with faults{rest})" if more else ""
-        raise DataError(f"{first}{others}", code)
+        waiting = labelled_by and all(isinstance(one, Fault) and one.waits for one in faults)
+        remedy = f"; to label images without a label: {labelled_by}" if waiting else ""
+        raise DataError(f"{first}{others}{remedy}", code)

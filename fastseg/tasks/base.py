@@ -232,7 +232,9 @@ class Task:
         items, faults = self.listed(data)
         if not items and (missing := missing_reader(Path(data).rglob("*"), data)):
             raise missing
-        refuse([fault for fault in faults if fault.stops], self.check_command(data))
+        command = self.check_command(data)
+        app = command.replace("fastseg check", "fastseg app", 1)
+        refuse([fault for fault in faults if fault.stops], command, labelled_by=app)
         if not items:
             foreign = advice(Path(data))
             raise DataError(
