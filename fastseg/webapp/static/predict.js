@@ -122,10 +122,10 @@ async function shown(result) {
 function correction(result) {
   if (limits.why_no_adding) return null;
   if (result.entry) return el("a", { class: "button correct", href: `/edit/${result.entry.id}`, target: "_blank", title: `${result.entry.name}, in a new tab` }, result.entry.has_label ? "In the data: edit its label" : "Added: correct it");
-  return el("button", { type: "button", class: "correct", onclick: told(async () => {
+  return el("button", { type: "button", class: "correct", title: "Copy the image into the data, and open it in the editor", onclick: told(async () => {
     await added(result);
     window.open(`/edit/${result.entry.id}`, "_blank");
-  }) }, "Add to the data and correct");
+  }) }, "Add and correct");
 }
 
 /** Copy a result's image into the data folder. */
