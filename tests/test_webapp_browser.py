@@ -300,7 +300,7 @@ def test_a_worse_export_is_told_and_the_earlier_one_taken_back(serve, open_page,
     }
     (two / "again.json").write_text(json.dumps({"comparison": compared}))
     metrics = json.loads((two / "card.json").read_text())
-    metrics["metrics"]["classes"]["pupil"]["dice"] = 0.0
+    metrics["metrics"]["classes"]["pupil"]["recall"] = 0.0
     (two / "card.json").write_text(json.dumps(metrics))
     server = serve("eye", samples["eye"], export=two)
     server.workspace.judging.want = lambda folder: None  # figures are those of the cards
