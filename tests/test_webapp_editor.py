@@ -109,9 +109,7 @@ def edit(serve, open_page):
 
     def open_it(data, name, server=None, task="eye", **options):
         server = server or serve(task, data)
-        page = open_page(server, "/", **options)
-        page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
-        page.goto(f"{server.address}edit/{id_of(server, name)}")
+        page = open_page(server, f"/edit/{id_of(server, name)}", person="Ada", **options)
         return server, Canvas(page)
 
     return open_it
@@ -153,7 +151,7 @@ def test_a_stroke_changes_exactly_its_pixels(eyes, edit):
 def test_the_name_is_not_asked_for_in_a_stroke(eyes, edit):
     _, canvas = edit(eyes, "0.png")
     page = canvas.page
-    page.evaluate("localStorage.removeItem('fastseg-name')")
+    page.context.clear_cookies(name="fastseg-name")
     canvas.drag((20, 20), (40, 20))
     page.mouse.move(*canvas.at(20, 40))
     page.mouse.down()
