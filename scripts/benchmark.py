@@ -114,10 +114,11 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
 
         return synchronized(run)
 
-    plain = peers.PlainLoop(device=device)
+    plain, careful = peers.PlainLoop(device=device), peers.CarefulLoop(device=device)
     contestants = {
         "fastai unet_learner(resnet18)": learner_step(peers.notebook_learner(data, device=device)),
         "smp.Unet(resnet18) loop": synchronized(lambda: plain.step(x, y)),
+        f"smp, careful ({careful.text})": synchronized(lambda: careful.step(x, y)),
         "fastseg resnet18": learner_step(learner(data, device=device)),
         "fastseg resnet18, plain unet": learner_step(learner(data, decoder="unet", device=device)),
         "fastseg default backbone": learner_step(learner(data, "mobilenetv2_100", device=device)),
@@ -175,7 +176,8 @@ def runtimes(repeats: int, folder: Path) -> dict[str, list[float]]:
 def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
     """One complete epoch over 96 images: decoding, augmentation, training, validation."""
     data = eyes(folder, 96)
-    theirs, ours, plain = peers.notebook_learner(data), learner(data), peers.PlainLoop(data)
+    theirs, ours = peers.notebook_learner(data), learner(data)
+    plain, careful = peers.PlainLoop(data), peers.CarefulLoop(data)
     files = sorted((data / "images").iterdir())
 
     def epoch_of(learn) -> Callable[[], None]:
@@ -194,6 +196,7 @@ def epoch(repeats: int, folder: Path) -> dict[str, list[float]]:
         {
             "fastai DataBlock + aug_transforms": epoch_of(theirs),
             "smp loop": lambda: plain.epoch(files[:77], files[77:]),
+            f"smp, careful ({careful.text})": lambda: careful.epoch(files[:77], files[77:]),
             "fastseg resnet18": epoch_of(ours),
             "fastseg default backbone": epoch_of(learner(data, "mobilenetv2_100")),
             "of it, fastseg's data and augmentation": batches,
@@ -214,9 +217,10 @@ def predict(
     """JPEG files to original-size PNG masks, seconds an image, at 640x480 and 816x816."""
     small, export = exported(folder, device)
     _, default = exported(folder, device, "mobilenetv2_100")
-    theirs, plain, yolo = (
+    theirs, plain, careful, yolo = (
         peers.notebook_learner(small, device=device),
         peers.PlainLoop(device=device),
+        peers.CarefulLoop(device=device),
         peers.ultralytics_predict(SIZE[0]),
     )
     predictor, ready = fastseg.load(default, device), np.zeros((BATCH, *SIZE, 3), dtype=np.uint8)
@@ -233,6 +237,7 @@ def predict(
             ),
             "fastai get_preds": (lambda: peers.notebook_get_preds(theirs, some, out), len(some)),
             "smp loop": (lambda: plain.predict(some, out), len(some)),
+            f"smp, careful ({careful.text})": (lambda: careful.predict(files, out), count),
             **({"ultralytics": (lambda: yolo(files, out), count)} if yolo else {}),
             "fastseg": (
                 lambda: fastseg.predict("eye", files, out, export=default, device=device),

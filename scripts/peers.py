@@ -1,11 +1,14 @@
-"""The benchmark's contestants: fastai's notebook, a plain loop with smp, ultralytics."""
+"""The benchmark's contestants: fastai's notebook, loops with smp, ultralytics."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,10 +106,14 @@ class PlainLoop:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         self.dice = smp.losses.DiceLoss("multiclass", ignore_index=255)
 
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the scores, float32 (B, C, H, W)."""
+        return self.model(x)
+
     def step(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """One training step."""
         self.model.train()
-        scores = self.model(x)
+        scores = self.scores(x)
         loss = torch.nn.functional.cross_entropy(scores, y, ignore_index=255) + self.dice(scores, y)
         loss.backward()
         self.optimizer.step()
@@ -149,7 +156,7 @@ class PlainLoop:
         with torch.inference_mode():
             for x, y in self.loader(valid, False):
                 torch.nn.functional.cross_entropy(
-                    self.model(x.to(self.device)), y.to(self.device), ignore_index=255
+                    self.scores(x.to(self.device)), y.to(self.device), ignore_index=255
                 )
 
     def fit(
@@ -181,7 +188,7 @@ class PlainLoop:
         with torch.inference_mode():
             width, height = Image.open(path).size
             scores = torch.nn.functional.interpolate(
-                self.model(self.read(path)[None].to(self.device)), (height, width), mode="bilinear"
+                self.scores(self.read(path)[None].to(self.device)), (height, width), mode="bilinear"
             )
             return scores.argmax(1)[0].byte().cpu().numpy()
 
@@ -189,6 +196,70 @@ class PlainLoop:
         """Write a mask for each file, one after the other."""
         for file in files:
             Image.fromarray(self.mask(file)).save(out / f"{file.stem}.png")
+
+
+class CarefulLoop(PlainLoop):
+    """The same loop by somebody who knows PyTorch: channels last, bfloat16 if that is faster here,
+    a fused optimizer; prediction in batches, with threads that read, resize and write.
+    """
+
+    def __init__(self, *given: Any, **options: Any):
+        super().__init__(*given, **options)
+        self.kind = torch.device(self.device).type
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
+        self.half = False
+        self.half = self._is_half_faster()
+
+    def _is_half_faster(self) -> bool:
+        x = torch.randn(self.batch, 3, *self.size, device=self.device)
+        seconds = []
+        for self.half in (False, True):
+            self.scores(x)
+            start = time.perf_counter()
+            for _ in range(3):
+                self.scores(x)[0, 0, 0, 0].item()  # on a GPU, it waits for the result
+            seconds.append(time.perf_counter() - start)
+        return seconds[1] < seconds[0]
+
+    @property
+    def text(self) -> str:
+        """What it does, in short."""
+        return f"{'bfloat16' if self.half else 'float32'}, channels last"
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.kind, torch.bfloat16, enabled=self.half):
+            return self.model(x.contiguous(memory_format=torch.channels_last)).float()
+
+    def predict(self, files: list[Path], out: Path) -> None:
+        """Write a mask for each file, in batches."""
+        self.model.eval()
+
+        def write(file: Path, scores: torch.Tensor) -> None:
+            width, height = Image.open(file).size
+            large = torch.nn.functional.interpolate(scores[None], (height, width), mode="bilinear")
+            codes = large.argmax(1)[0].byte().numpy()
+            Image.fromarray(codes).save(out / f"{file.stem}.png", compress_level=1)
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads, torch.inference_mode():
+            written = []
+            for pixels, names in self._batches(files, threads):
+                scores = self.scores(pixels.to(self.device)).cpu()
+                written += [threads.submit(write, *pair) for pair in zip(names, scores)]
+            for one in written:
+                one.result()
+
+    def _batches(
+        self, files: list[Path], threads: ThreadPoolExecutor
+    ) -> Iterator[tuple[torch.Tensor, list[Path]]]:
+        """Yield batches of images; the next one is read meanwhile."""
+        parts = [files[at : at + self.batch] for at in range(0, len(files), self.batch)]
+        ahead = deque([threads.submit(self.read, file) for file in part] for part in parts[:2])
+        for at, part in enumerate(parts):
+            pixels = torch.stack([one.result() for one in ahead.popleft()])
+            if at + 2 < len(parts):
+                ahead.append([threads.submit(self.read, file) for file in parts[at + 2]])
+            yield pixels, part
 
 
 def ultralytics_predict(size: int) -> Callable[[list[Path], Path], None] | None:
