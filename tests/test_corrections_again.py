@@ -169,14 +169,17 @@ def test_held_out_labels_that_are_predictions_are_counted(samples, exports, tmp_
     save(corrected, patched(now[corrected], slice(0, 9), 1), "corrected")
     save(right, store.label(data / right), "accepted")  # as it was labelled before
     assert accepted_predictions(store) == {new: source_of(export)}
-    text = favour_of(task, data)
-    assert missing([1, len(held), "eye"], text) == []
-    assert favour_of(task, data, {corrected, right}) == ""
+    text = favour_of(task, data, {"this export": export})
+    assert missing([1, len(held), "this export"], text) == []
+    assert (
+        missing([1, "another export", *source_of(export).split()], favour_of(task, data, {})) == []
+    )
+    assert favour_of(task, data, {}, {corrected, right}) == ""
     result = json.loads(run("evaluate", "eye", "--export", export, "--data", data, "--json").out)
     assert result["favour"] == text
     assert text in run("evaluate", "eye", "--export", export, "--data", data).out
     save(new, patched(now[new], slice(0, 9), 1), "corrected")
-    assert favour_of(task, data) == ""
+    assert favour_of(task, data, {}) == ""
 
 
 def test_a_corrected_class_holds_if_it_is_predicted(samples, exports, tmp_path):

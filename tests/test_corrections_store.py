@@ -845,3 +845,26 @@ def test_a_fit_with_images_without_a_label_says_where_they_are_labelled(tmp_path
     with refuses("no-partner") as caught:
         task.items(tmp_path / "d")
     assert "fastseg app" not in str(caught.value)
+
+
+def test_rows_of_new_images_are_made_again_when_the_list_is_lost(tmp_path):
+    """They have no version before the first label; a spreadsheet's byte order mark is no damage."""
+    task = make(tmp_path / "d", "")
+    store = Corrections(task, tmp_path / "d")
+    images = [store.add(save(tmp_path / f"new{i}.jpg", pixels_of(50 + i))) for i in range(3)]
+    for image in images:
+        store.save(image, codes_of(9), action="new", by="Ada", seconds=1)
+    store.withdraw(images[1], by="Ada")
+    log = tmp_path / "d" / "corrections.csv"
+    text = log.read_bytes().replace(b"\n", b"\r\n")
+    log.write_bytes(b"\xef\xbb\xbf" + text)
+    assert [row.by for row in Corrections(task, tmp_path / "d").all()] == ["Ada"] * 4
+    log.unlink()
+    store = Corrections(task, tmp_path / "d")
+    rows = {image.name: [r.action for r in store.history(image)] for image in images}
+    assert rows == {
+        "new0.jpg": ["corrected"],
+        "new1.jpg": ["corrected", "withdrawn"],
+        "new2.jpg": ["corrected"],
+    }
+    assert np.array_equal(store.version(images[1], 1), codes_of(9))

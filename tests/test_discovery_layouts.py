@@ -272,13 +272,19 @@ def test_nothing_but_task_toml_is_written(data, drawn):
     assert os.listdir() == ["new_eyes.png"]
 
 
-def test_a_lone_image_is_refused_in_one_line(data, drawn):
+def test_an_image_without_a_mask_waits_for_one_and_a_mask_without_an_image_is_refused(
+    data, drawn, run
+):
     for number, (image, codes) in enumerate(drawn):
         data.pair(f"images/{number}.jpg", image, f"masks/{number}.png", codes, codes)
-    save_image(data.root / "images" / "lone.jpg", drawn[0][0])
-    with refuses("no-partner", "lone.jpg"):
-        fastseg.new(data.root)
-    assert not (data.root / "task.toml").exists() and not os.listdir()
+    lone = save_image(data.root / "images" / "lone.jpg", drawn[0][0])
+    assert fastseg.new(data.root).waiting == 1
+    out = run("new", data.root, "--force").out
+    assert "1 has no label yet" in out and "next: fastseg app" in out
+    lone.unlink()
+    save_image(data.root / "masks" / "other.png", drawn[0][1])
+    with refuses("no-partner", "other.png"):
+        fastseg.new(data.root, force=True)
 
 
 def test_two_folders_of_masks_are_ambiguous(data, drawn):

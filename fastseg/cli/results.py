@@ -37,6 +37,8 @@ def trained_again(result: dict[str, Any]) -> None:
     again, pins = result.get("again"), result.get("pins")
     if again:
         typer.echo(console.printable(again["comparison"]["verdict"]))
+        if again["comparison"]["favour"]:
+            typer.echo(console.printable(again["comparison"]["favour"]))
         if again["earlier"]:
             typer.echo(f"the earlier export: {console.printable(near(again['earlier']))}")
     if pins:
@@ -267,9 +269,13 @@ def found(made: New) -> None:
             typer.echo(console.printable(f"{subject}: {line}"))
     for question in made.questions:
         typer.echo(console.printable(f"please check: {question}; taken: {question.likelier}"))
-    folder = made.path.parent
+    folder = reference_of(made.path.parent)
     picture = f"; look at {made.picture}" if made.picture else ""
-    typer.echo(f"wrote {made.path}{picture}; next: fastseg fit {reference_of(folder)}")
+    following = f"fastseg fit {folder}"
+    if made.waiting:
+        what = "the image" if made.waiting == 1 else f"the {made.waiting} images"
+        following = f"fastseg app {folder}, to label {what} without a label, and to train"
+    typer.echo(f"wrote {made.path}{picture}; next: {following}")
 
 
 def groups(parts: dict[str, dict[str, Any]], by: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..data.assigning import HELD_OUT
@@ -12,6 +12,7 @@ from ..data.state import CORRECTIONS
 from ..tasks import Task
 from .history import History
 from .log import Correction
+from .pins import source_of
 
 DECIDED = ("accepted", "audited", "predicted")
 
@@ -33,12 +34,17 @@ def _is_prediction(history: History, row: Correction) -> bool:
     return is_new and history.has_prediction(row.image, row.version)
 
 
-def favour_of(task: Task, data: Path | str, names: Iterable[str] | None = None) -> str:
-    """Return a sentence that says how many held-out labels favour the export that made them; "" if
-    none does.
+def favour_of(
+    task: Task,
+    data: Path | str,
+    exports: Mapping[str, Path | str],
+    names: Iterable[str] | None = None,
+) -> str:
+    """Return a sentence that says how many held-out labels favour which export; "" if none does.
 
-    `names` are the held-out images, as paths below the data folder; by default, all of the ledger.
-    Raises `DataError` if the log or the ledger cannot be read.
+    `exports` are the ones that are judged, by the names that the sentence gives them. `names` are
+    the held-out images, as paths below the data folder; by default, all of the ledger. Raises
+    `DataError` if the log or the ledger cannot be read.
     """
     root = Path(data)
     if not (root / CORRECTIONS).is_file():
@@ -49,15 +55,23 @@ def favour_of(task: Task, data: Path | str, names: Iterable[str] | None = None) 
         names = [row.name for row in rows if row.part in HELD_OUT]
     judged = {*names}
     found = accepted_predictions(History(task, root))
-    counts = Counter(_export(source) for name, source in found.items() if name in judged)
-    if not counts:
+    known = {_digits(source_of(export)): name for name, export in exports.items()}
+    makers = Counter(
+        known.get(_digits(source)) or f"another export ({source or 'of no name'})"
+        for name, source in found.items()
+        if name in judged
+    )
+    if not makers:
         return ""
-    total, makers = sum(counts.values()), ", ".join(sorted(counts))
-    labels = f"{total} of the {len(judged)} held-out labels"
+    total = makers.total()
     are = "is a prediction" if total == 1 else "are predictions"
-    it = "it favours" if total == 1 else "they favour"
-    return f"{labels} {are} of {makers} that a person accepted unchanged: {it} that export"
+    favour = "it favours" if total == 1 else "they favour"
+    who = " and ".join(sorted(makers))
+    return (
+        f"{total} of the {len(judged)} held-out labels {are} of {who} that a person accepted "
+        f"unchanged: {favour} it"
+    )
 
 
-def _export(source: str) -> str:
-    return source.rpartition(" ")[0] or source or "an unnamed export"
+def _digits(source: str) -> str:
+    return source.rpartition(" ")[2]

@@ -73,7 +73,7 @@ class Log:
     def _read(self) -> list[Correction]:
         found, wrong = [], []
         try:
-            with self.path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            with self.path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
                 reader = csv.DictReader(file)
                 is_headed = {*COLUMNS} <= {*(reader.fieldnames or ())}
                 for number, row in enumerate(reader, 2):

@@ -10,11 +10,14 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
+
 from ..data.state import masks_in, state_of
 from ..errors import DataError, FastsegError
 from ..utils.io import delete_unfinished, read_json
 from .log import WITHDRAWN, Correction, Log
 from .places import ClassMaskFiles, Place, staging
+from .renames import CONTENT
 
 log = logging.getLogger(__name__)
 
@@ -113,28 +116,41 @@ def _with_missing_rows(root: Path, rows: list[Correction], find: Find) -> list[C
             lost[0].image,
         )
     there = {(row.image, row.version) for row in kept}
-    for name, files in versions.items():
-        place = _place(find, name)
-        if place is None or not files:
+    for name in sorted({*versions, *_corrected(root)}):
+        place, files = _place(find, name), versions[name]
+        if place is None:
             continue
-        last = max(files)
+        last = max(files, default=0)  # before a first label, there is no file
         unnamed = [number for number in sorted(files) if number and (name, number) not in there]
         kept += [_unnamed(name, number, files[number]) for number in unnamed]
-        if last >= newest.get(name, 0) and _differs(place, files[last]):
-            kept.append(_unnamed(name, last + 1, files[last]))
+        if last >= newest.get(name, 0):
+            kept += _current(place, name, last, files.get(last), folder / name / CONTENT)
     return kept
 
 
-def _differs(place: Place, version: Path) -> bool:
-    """Return whether the current label is another one than that of a version."""
+def _corrected(root: Path) -> Iterator[str]:
+    """Yield the images that were ever corrected, also those without a version's file."""
+    folder = state_of(root) / "versions"
+    for file in folder.rglob(CONTENT) if folder.is_dir() else ():
+        yield file.parent.relative_to(folder).as_posix()
+
+
+def _current(
+    place: Place, name: str, last: int, version: Path | None, content: Path
+) -> list[Correction]:
+    """Return the row of the current label, if it is newer than the last version that has a file."""
     try:
-        current, before = place.read(), place.decode(version)
+        current = place.read()
+        before = place.decode(version) if version else None
     except DataError:
-        return False
+        return []
     if current is None:
-        return False
-    same = current == before
-    return not (same if isinstance(same, bool) else bool(same.all()))
+        if before is None:
+            return []
+        return [replace(_unnamed(name, last + 1, version or content), action=WITHDRAWN)]
+    if before is not None and np.array_equal(current, before):
+        return []
+    return [_unnamed(name, last + 1, version or content)]
 
 
 def _unnamed(name: str, number: int, file: Path) -> Correction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from ..data.issues import waiting
 from ..errors import FastsegError
 from ..tasks import Item, Task
 from .store import Corrections
@@ -21,8 +22,7 @@ def usable(task: Task, data: Path | str) -> tuple[list[Item], int]:
         items, faults = task.listed(data)
     except FastsegError:
         return [], 0
-    stops = [fault for fault in faults if fault.stops]
-    return items, sum(fault.count for fault in stops) if all(f.waits for f in stops) else 0
+    return items, waiting(faults)
 
 
 def waiting_in(task: Task, data: Path | str) -> int:

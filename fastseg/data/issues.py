@@ -78,6 +78,12 @@ class Fault:
         return f"{self.file}{place}: {self.detail}; {self.remedy}"
 
 
+def waiting(faults: Sequence[Fault]) -> int:
+    """Return how many images only wait for a label, where nothing else stops a fit; 0 otherwise."""
+    stops = [fault for fault in faults if fault.stops]
+    return sum(fault.count for fault in stops) if all(fault.waits for fault in stops) else 0
+
+
 def refuse(
     faults: Sequence[Fault | DataError],
     listed_by: str = "",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.issues import waiting
 from ..data.slices import missing_reader, real_file, stem_of
 from ..errors import DataError, FastsegError, choose
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
@@ -59,6 +60,7 @@ class New:
     definition: dict[str, Any]
     evidence: dict[str, list[str]]  # lines by subject
     questions: list[Question] = field(default_factory=list)  # what was decided, and may be wrong
+    waiting: int = 0  # images without a label
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -68,6 +70,7 @@ class New:
             "name": self.name,
             "definition": self.definition,
             "evidence": self.evidence,
+            "waiting": self.waiting,
             "questions": [
                 {**asdict(question), "option": OPTIONS[question.subject]}
                 for question in self.questions
@@ -84,6 +87,7 @@ class _Found:
     items: list[Item]
     advice: recipe.Advice = field(default_factory=recipe.Advice)
     grouping: Grouping | None = None
+    waiting: int = 0  # images without a label
 
 
 def new(
@@ -119,7 +123,12 @@ def new(
     picture = _picture(found, root, notes)
     text = text_of(found.definition, notes.evidence, found.advice.why, found.grouping)
     _write(target, text, found)
-    return New(target, picture, found.task.name, found.definition, dict(notes.evidence), notes.open)
+    evidence, questions = dict(notes.evidence), notes.open
+    if found.waiting:
+        are = "1 has" if found.waiting == 1 else f"{found.waiting} have"
+        evidence["labels"] = [*evidence.get("labels", []), f"{are} no label yet"]
+    name = found.task.name
+    return New(target, picture, name, found.definition, evidence, questions, found.waiting)
 
 
 class UnusableError(DataError):
@@ -358,7 +367,10 @@ def _checked_items(
     """Return the task of a definition with its items. Raises `DataError` if they cannot be used."""
     task = task_from(definition, root)
     try:
-        items = task.items(root)
+        items, faults = task.listed(root)
+        count = waiting(faults) if items else 0
+        if not count:
+            items = task.items(root)
     except FastsegError as error:
         lone = "" if tool else lone_text(pairings)
         raise UnusableError(
@@ -367,7 +379,7 @@ def _checked_items(
             error.code,
             task,
         ) from None
-    return _Found(definition, task, items)
+    return _Found(definition, task, items, waiting=count)
 
 
 def _describe_images(found: _Found, has_channel_files: bool, notes: Notes) -> None:
@@ -564,7 +576,8 @@ def _write(target: Path, text: str, found: _Found) -> None:
         same = replace(task, home=None) == replace(task_from(found.definition, None), home=None)
         if not same:
             raise DataError(f"{target}: does not say what was found", "not-read-back")
-        task.items(target.parent)
+        if not found.waiting:
+            task.items(target.parent)
     except FastsegError:
         if before is None:
             target.unlink(missing_ok=True)

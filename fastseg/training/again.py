@@ -181,9 +181,8 @@ def _compared(
             seen,
             len(items),
         )
-    favour = favour_of(task, root, [name_below(root, item.image) for item in items])
-    if favour:
-        log.warning("%s", favour)
+    names = [name_below(root, item.image) for item in items]
+    favour = favour_of(task, root, {OLD: before, NEW: folder}, names)
     difference = (scores or judged(folder)).compare(judged(before))
     return {
         "verdict": verdict(task, NEW, OLD, difference),

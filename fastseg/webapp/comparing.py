@@ -63,10 +63,11 @@ class Comparing:
             )
             compared = found.compared()
             names = [name_below(found.root, item.image) for item, *_ in found.errors()]
+            exports = {key[2].name: key[2], key[0].name: key[0]}
             result = {
                 "result": {
                     "verdict": compared["verdict"],
-                    "favour": favour_of(self.workspace.task, found.root, names),
+                    "favour": favour_of(self.workspace.task, found.root, exports, names),
                     "images": compared["images"],
                     "rows": list(_rows(compared, self.workspace.task.has_masks)),
                     "changes": [

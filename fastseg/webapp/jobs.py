@@ -213,7 +213,9 @@ class Training:
         wanted = ("text", "came_back", "not_learned", "never_trained")
         found = {name: pins[name] for name in wanted if name in pins}
         compared = change(self.workspace.task, again.get("comparison"))
-        return {**found, **({"compared": compared} if compared else {})}
+        if not compared:
+            return found
+        return {**found, "compared": compared, "favour": again["comparison"].get("favour", "")}
 
 
 def _is_fit(pid: int) -> bool:

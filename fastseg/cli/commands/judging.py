@@ -84,7 +84,8 @@ def evaluate(
     )
     is_held_out = result["split"] == "valid"
     found = opened(task, result["export"])[0]
-    result["favour"] = favour_of(found, result["data"]) if is_held_out else ""
+    exports = {"this export": result["export"]}
+    result["favour"] = favour_of(found, result["data"], exports) if is_held_out else ""
     if as_json:
         return console.as_json(result)
     results.figures(result)

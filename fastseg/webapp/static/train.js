@@ -48,10 +48,10 @@ function draw(now) {
 }
 
 /** What a training says about earlier corrections, and about the export that it began with. */
-function news({ compared, text, came_back: back, not_learned: open, never_trained: apart, ids }, isDone) {
+function news({ compared, favour, text, came_back: back, not_learned: open, never_trained: apart, ids }, isDone) {
   const list = (title, names) => (names?.length ? el("div", {}, el("b", {}, title), el("ul", {}, ...names.map((name) => el("li", {}, ids?.[name] ? el("a", { href: `/edit/${ids[name]}` }, name) : name)))) : null);
   const links = [["/predict", "Predict with it"], ...(hasEarlier ? [["/compare?start", "Compare with the earlier one"]] : [])];
-  return [compared ? verdict(change(compared, form.figure)) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learned yet", open), list("In held-out images, which never train", apart),
+  return [compared ? verdict(change(compared, form.figure)) : null, favour ? el("p", { class: "warning" }, `${favour}.`) : null, text ? el("p", {}, text) : null, list("Came back", back), list("Not learned yet", open), list("In held-out images, which never train", apart),
     back?.length || open?.length ? el("p", {}, "A correction holds where the model now says at least half of what was corrected. Look at these labels once more; if they are right, train on for more epochs.") : null,
     isDone ? el("p", { class: "row" }, ...links.map(([href, name]) => el("a", { href }, name))) : null].filter(Boolean);
 }
