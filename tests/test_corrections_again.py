@@ -11,6 +11,7 @@ from conftest import ARCH, missing, refuses, rows_of
 
 import fastseg
 from fastseg import tasks
+from fastseg.cli import results
 from fastseg.corrections.favoured import accepted_predictions, favour_of
 from fastseg.corrections.pins import (
     Pin,
@@ -365,3 +366,11 @@ def test_an_earlier_export_is_taken_back(exports, samples, tmp_path, run):
         run("restore", restored["kept"], error="busy")
     run("restore", restored["kept"])  # and back again
     assert read_card(export).created.startswith("2030")
+
+
+@pytest.mark.parametrize("is_worse", [True, False])
+def test_a_worse_export_is_told_with_the_command_that_takes_the_earlier_one_back(is_worse, capsys):
+    comparison = {"verdict": "so it is", "favour": "", "is_worse": is_worse}
+    again = {"comparison": comparison, "earlier": "exports/.earlier/eye-1"}
+    results.trained_again({"export": "exports/eye", "again": again})
+    assert ("fastseg restore exports/eye" in capsys.readouterr().out) == is_worse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import httpx
@@ -761,3 +762,29 @@ def test_no_accessibility_faults(eyes, edit, serve, open_page):
     page.evaluate("document.querySelector('#model').textContent = 'an-export-' + 'x'.repeat(60)")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     screenshots(page, "review")
+
+
+def test_a_name_that_is_not_utf8_is_shown_and_its_label_saved(eyes, serve, open_page):
+    odd = os.fsdecode(b"latin\xe9.png")
+    Image.fromarray(read_raw(eyes / "images" / "0.png") // 2).save(eyes / "images" / odd)
+    shutil.copy(eyes / "masks" / "0.png", eyes / "masks" / odd)
+    server = serve("eye", eyes)
+    page = open_page(server, "/review", person="Ada")
+    page.wait_for_selector("#editor[data-ready]")
+    assert page.text_content("#counter") == "0 of 7"
+    with client_of(server) as client:
+        found = next(
+            image
+            for image in client.get("/api/data/images").json()["images"]
+            if "latin" in image["name"]
+        )
+    page.goto(f"{server.address}edit/{found['id']}")
+    canvas = Canvas(page)
+    canvas.set(size=31)
+    canvas.click(100, 100)
+    page.wait_for_selector('#save[data-state="saved"][data-version="1"]')
+    page.goto(f"{server.address}")
+    page.wait_for_selector("#grid:has-text('latin')")
+    page.goto(f"{server.address}review")
+    page.wait_for_selector("#editor[data-ready]")
+    page.wait_for_selector("#counter:has-text('1 of 7')")

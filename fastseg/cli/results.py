@@ -40,7 +40,10 @@ def trained_again(result: dict[str, Any]) -> None:
         if again["comparison"]["favour"]:
             typer.echo(console.printable(again["comparison"]["favour"]))
         if again["earlier"]:
-            typer.echo(f"the earlier export: {console.printable(near(again['earlier']))}")
+            export = typed(near(result["export"]))
+            remedy = f"; take it back: fastseg restore {export}"
+            worse = console.printable(remedy) if again["comparison"]["is_worse"] else ""
+            typer.echo(f"the earlier export: {console.printable(near(again['earlier']))}{worse}")
     if pins:
         typer.echo(pins["text"])
         listed = {

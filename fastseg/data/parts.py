@@ -60,7 +60,7 @@ class Ledger:
         if not file.is_file():
             return None
         try:
-            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
+            with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
                 reader = csv.DictReader(opened)
                 rows = [Row(**{column: row[column] for column in COLUMNS}) for row in reader]
                 what = (

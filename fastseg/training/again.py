@@ -184,8 +184,10 @@ def _compared(
     names = [name_below(root, item.image) for item in items]
     favour = favour_of(task, root, {OLD: before, NEW: folder}, names)
     difference = (scores or judged(folder)).compare(judged(before))
+    ends = task.main_value(difference["intervals"])
     return {
         "verdict": verdict(task, NEW, OLD, difference),
+        "is_worse": ends is not None and ends[1] < 0,
         "seen_by_earlier": seen,
         "favour": favour,
         **difference,

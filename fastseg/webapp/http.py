@@ -81,6 +81,13 @@ class Asked:
         return found
 
 
+class Json(JSONResponse):
+    """JSON in ASCII: file names that are not UTF-8 have no other form in it."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 Handler = Callable[[Asked], Any]
 
 
@@ -141,7 +148,7 @@ def _disk_full() -> AppError:
 
 async def _answer(handler: Handler, asked: Asked) -> Response:
     value = await run_in_threadpool(_checked, handler, asked)
-    return value if isinstance(value, Response) else JSONResponse(value)
+    return value if isinstance(value, Response) else Json(value)
 
 
 def _checked(handler: Handler, asked: Asked) -> Any:
@@ -208,18 +215,16 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def error_response(error: Exception, status: int | None = None) -> JSONResponse:
+def error_response(error: Exception, status: int | None = None) -> Response:
     """Return an error as {"error": {"code", "message"}}, with HTTP's status."""
     if isinstance(error, FastsegError):
         status = status or STATUS.get(error.code, 400)
         told = {"code": error.code, "message": str(error)}
-        return JSONResponse({"error": told, **error.details}, status)
+        return Json({"error": told, **error.details}, status)
     if isinstance(error, HTTPException):
         code = {404: "no-such-page", 405: "wrong-method"}.get(error.status_code, "bad-request")
-        return JSONResponse(
-            {"error": {"code": code, "message": brief(error.detail)}}, error.status_code
-        )
-    return JSONResponse(
+        return Json({"error": {"code": code, "message": brief(error.detail)}}, error.status_code)
+    return Json(
         {"error": {"code": "internal", "message": "an error of fastseg itself; see the terminal"}},
         500,
     )
