@@ -180,6 +180,9 @@ def test_held_out_labels_that_are_predictions_are_counted(samples, exports, tmp_
     assert result["favour"] == text
     assert text in run("evaluate", "eye", "--export", export, "--data", data).out
     save(new, patched(now[new], slice(0, 9), 1), "corrected")
+    assert new in corrected_images(store)
+    store.withdraw(data / new, by="A")  # then nothing is left to hold
+    assert new not in corrected_images(store)
     assert favour_of(task, data, {}) == ""
 
 

@@ -615,6 +615,12 @@ def test_back_takes_the_label_of_a_new_image_away(eyes, serve, open_page):
     canvas.click(60, 60)  # it can be labelled again
     canvas.saved()
     assert mask_of(eyes, "5.png").any()
+    page.keyboard.press("a")
+    page.keyboard.press("u")  # at once: it waits for the decision, and is not lost
+    page.wait_for_selector('#editor[data-ready="images/5.png"]')
+    page.wait_for_selector("#save:has-text('No label yet')")
+    assert not (eyes / "masks" / "5.png").exists()
+    page.keyboard.press("k")
 
 
 def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):

@@ -218,6 +218,8 @@ def test_bodies_are_limited(program):
     for body in (b"[1]", b"{", b'"text"', b"[" * 100_000):
         response = program.post("/api/train/start", content=body, headers=kind)
         assert (response.status_code, code_of(response)) == (400, "bad-request")
+    misplaced = program.post("/api/train/start", json={"options": {}, "epochs": 1})
+    assert misplaced.status_code == 400 and "epochs" in misplaced.text
     form = program.post("/api/train/start", data={"resume": "1"})
     assert (form.status_code, code_of(form)) == (400, "bad-request")
 

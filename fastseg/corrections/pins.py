@@ -36,7 +36,7 @@ from ..utils.io import name_below, write_rows
 from ..utils.locks import waiting_lock
 from ..utils.progress import track
 from .history import FIRST, WAIT
-from .log import REOPENED
+from .log import REOPENED, WITHDRAWN
 from .places import Label
 from .renames import PINS
 from .store import Corrections
@@ -267,6 +267,8 @@ def _pinned(store: Corrections) -> dict[str, tuple[int, int]]:
         number = max(versions)
         while number > FIRST:
             action = versions.get(number)
+            if action == WITHDRAWN:
+                break
             if action in CHANGES and store.has_prediction(image, number):
                 found[image] = max(versions), number
                 break

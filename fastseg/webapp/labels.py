@@ -169,13 +169,14 @@ class Labels:
             if amend and is_same and self._newest_is(entry, action):
                 return found
             number = int(base.partition("-")[0])
+            audit = self.workspace.audit()
             self.store.save(
                 entry.path,
                 label,
                 action=action,
                 by=by,
                 seconds=seconds,
-                source=self.workspace.predictions.source(entry),
+                source=audit.plan.source if audit else self.workspace.predictions.source(entry),
                 prediction=self.workspace.predictions.label_if_known(entry),
                 base=number,
                 amend=amend,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import AppError, FastsegError
+from ...errors import AppError, FastsegError, brief
 from ...exports.card import read_card
 from ...exports.earlier import EARLIER
 from ...exports.earlier import restore as restore_export
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ...corrections.log import Correction
 
 MOST_EXPORTS = 30  # in the history
+START = ("options", "again", "strict", "discard", "resume")  # what a start may say
 JUDGED_AGAIN = 2  # newest exports that are judged again when held-out labels were corrected
 
 
@@ -95,6 +96,9 @@ def start(asked: Asked) -> dict[str, Any]:
 
     workspace, body = asked.workspace, asked.body
     training = workspace.training
+    unknown = sorted(set(body) - {*START})
+    if unknown:
+        raise AppError(f"{brief(unknown[0])}: not known; give {', '.join(START)}", "bad-request")
     if body.get("resume"):
         training.start(["--resume"], keep=False)
         return state(asked)

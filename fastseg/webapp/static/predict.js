@@ -5,6 +5,7 @@ import { filesOf } from "./files.js";
 import { drawCodes, readCodes } from "./layers.js";
 
 const AT_A_TIME = 2; // one is predicted while the next one is sent
+const { compare: byName } = new Intl.Collator(undefined, { numeric: true });
 const BATCHES = "fastseg-batches";
 const results = $("#results");
 const look = $("#look");
@@ -22,8 +23,7 @@ const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 async function predict(files) {
   await ready; // files can be chosen before the page knows its limits
   const images = files.filter(({ file }) => file.type.startsWith("image/") || /\.(tiff?|bmp|webp|jpe?g|png|gif)$/i.test(file.name));
-  const { compare } = new Intl.Collator(undefined, { numeric: true });
-  images.sort((one, other) => compare(one.name, other.name));
+  images.sort((one, other) => byName(one.name, other.name));
   if (!images.length) return note("There is no image among these files.", true);
   const chosen = $("#export").value;
   if (!batch || batch.export !== chosen) {
@@ -73,6 +73,7 @@ async function recover() {
     known.push(id);
     setBatch(found);
     total += found.results.length;
+    found.results.sort((one, other) => byName(one.name, other.name));
     const tiles = found.results.map((result) => [result, waitingTile(result.name)]);
     told(() => Promise.all(tiles.map(([result, tile]) => show(id, result, tile))))().then(say);
   }
@@ -122,7 +123,7 @@ async function shown(result) {
 function correction(result) {
   if (limits.why_no_adding) return null;
   if (result.entry) return el("a", { class: "button correct", href: `/edit/${result.entry.id}`, target: "_blank", title: `${result.entry.name}, in a new tab` }, result.entry.has_label ? "In the data: edit its label" : "Added: correct it");
-  return el("button", { type: "button", class: "correct", title: "Copy the image into the data, and open it in the editor", onclick: told(async () => {
+  return el("button", { type: "button", class: "correct", title: "Copy the image into the data, and open it in the editor, in a new tab", onclick: told(async () => {
     await added(result);
     window.open(`/edit/${result.entry.id}`, "_blank");
   }) }, "Add and correct");

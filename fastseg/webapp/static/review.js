@@ -94,16 +94,13 @@ class Review {
   }
 
   /** One step at a time: what is pressed meanwhile does not count. */
-  async #alone(work) {
-    if (this.isBusy) return;
+  #alone(work) {
+    if (this.isBusy) return this.work;
     this.isBusy = true;
-    try {
-      await work();
-    } catch (error) {
-      note(error.message, true);
-    } finally {
-      this.isBusy = false;
-    }
+    this.work = work()
+      .catch((error) => note(error.message, true))
+      .finally(() => (this.isBusy = false));
+    return this.work;
   }
 
   /** Decide on the current image; `work` returns whether to go on to the next one. */
@@ -197,7 +194,7 @@ class Review {
 
   /** Undo the last decision: its image is open again, with the label from before the visit. */
   back() {
-    return this.#alone(async () => {
+    const undo = async () => {
       if (!this.trail.length) return;
       if (this.current && !(await this.session.finish())) return this.#notSaved();
       const { image, what } = this.trail.pop();
@@ -208,7 +205,10 @@ class Review {
       await this.#open(image);
       if (what !== "skip") await this.#reopen(what);
       note(`Undone: the ${what} of ${image.name}.`);
-    });
+    };
+    // one after the other, also right after a decision that is not finished
+    this.backs = (this.backs ?? Promise.resolve()).then(() => this.work).then(() => this.#alone(undo));
+    return this.backs;
   }
 
   /** Put the image back into the queue, with the label from before, or without one. */
@@ -262,12 +262,14 @@ class Review {
       this.#tellAudit();
     } else {
       const { fault, reviewed, pass } = this.answer;
+      const kind = $("#kind")?.value;
       $("#finished-text").textContent = fault
         ? fault
         : pass && !pass.is_done
           ? "The model still looks at the images."
-          : `${plural(Math.max(reviewed, this.count), "image")} reviewed, none left.`;
-      $("#finished h2").textContent = fault ? "No images" : "All reviewed";
+          : `${plural(Math.max(reviewed, this.count), "image")} reviewed, none left${kind ? " of these; choose all under Images for the others" : ""}.`;
+      $("#finished h2").textContent = fault ? "No images" : kind ? `No ${kind} image left` : "All reviewed";
+      this.#ask(false).catch(() => {}); // the counts as they are now
     }
     this.since = performance.now();
     const ready = () => this.current?.id === image?.id && (this.root.dataset.ready = image?.name ?? "none");
