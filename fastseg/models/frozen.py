@@ -43,7 +43,10 @@ class KeptMaps:
             self._of_image((image.shape, hashlib.blake2b(image, digest_size=16).digest()), alone)
             for image, alone in zip(pixels, x.split(1))
         ]
-        maps = [torch.cat(same).to(x.device) for same in zip(*by_image)]
+        maps = []
+        for is_used, same in zip(self.is_used, zip(*by_image)):
+            batch = torch.cat(same) if is_used else same[0].expand(len(x), *same[0].shape[1:])
+            maps.append(batch.to(x.device))
         return maps if self.is_list else maps[0]
 
     def find_used(self, network: Network, size: tuple[int, int]) -> None:
