@@ -434,7 +434,7 @@ class FitOptions:
     cache: int | None = _option(
         None,
         "learner",
-        "Room for decoded images, of all processes of a machine",
+        "Room for decoded images, and features with --freeze, of all processes of a machine",
         WholeNumber(),
         default_help="a quarter of the machine's memory",
         unit="bytes",

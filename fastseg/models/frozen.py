@@ -29,7 +29,7 @@ class KeptMaps:
 
     def __init__(self, body: nn.Module, budget: int):
         self.body, self.budget = body, budget
-        self.forward = body.forward  # the backbone's own, which `frozen` replaces
+        self.forward = body.forward  # the backbone's own, which `maps_kept` replaces
         self.kept: dict[tuple[tuple[int, ...], bytes], Maps] = {}
         self.is_used: list[bool] = []
         self.bytes = self.computed = 0
@@ -98,7 +98,7 @@ class KeptMaps:
 
 
 @contextmanager
-def frozen(network: Network, size: tuple[int, int], budget: int) -> Iterator[KeptMaps]:
+def maps_kept(network: Network, size: tuple[int, int], budget: int) -> Iterator[KeptMaps]:
     """Let `KeptMaps` stand for the backbone of `network` in the block, which does not train it.
 
     `size`, (height, width) in px, is that of the images, and `budget` the bytes for their maps. The

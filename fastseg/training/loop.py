@@ -23,7 +23,7 @@ from ..engines.distributed import world
 from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
 from ..learners.options import FitOptions, random_freeze, rate_of
-from ..models.frozen import frozen
+from ..models.frozen import maps_kept
 from ..tasks import Task
 from ..types import Recipe
 from ..utils.device import cache_bytes
@@ -117,7 +117,7 @@ def _frozen(learn: Learner, options: FitOptions) -> Iterator[None]:
     train_bn, learn.train_bn, learn.opt = learn.train_bn, False, None
     learn.freeze()
     try:
-        with frozen(learn.model, record.size, max(0, budget) // world().size) as maps:
+        with maps_kept(learn.model, record.size, max(0, budget) // world().size) as maps:
             yield
     finally:
         learn.train_bn = train_bn
