@@ -148,14 +148,15 @@ class OpenImage(Transform):
 class SeededDL(TfmdDL):
     """fastai's loader, whose random choices are functions of an epoch's seed and of the image.
 
-    Each pass over the data has a seed, `epoch_seed`, drawn by `rng`. `share` divides each batch
-    between processes: row i goes to process i % size. Then `bs` is what this process gets, and
-    `whole_bs` the size of the batch of all.
+    Each pass over the data has a seed, `epoch_seed`, drawn by `rng`; a `view_seed` takes its place
+    for images. `share` divides each batch between processes: row i goes to process i % size. Then
+    `bs` is what this process gets, and `whole_bs` the size of the batch of all.
     """
 
     rank, size = 0, 1
     whole_bs: int = 0  # 0: this process has all of `bs`
     epoch_seed = 0
+    view_seed: int | None = None
 
     def __len__(self) -> int:
         whole = self.whole_bs or self.bs
@@ -181,7 +182,8 @@ class SeededDL(TfmdDL):
 
     def image_seeds(self, batch: int) -> list[Seed]:
         """Return a seed for each image of this process in a batch of the current pass."""
-        return [(self.epoch_seed, image) for image in self.shares[batch]]
+        seed = self.epoch_seed if self.view_seed is None else self.view_seed
+        return [(seed, image) for image in self.shares[batch]]
 
     def step_seed(self, batch: int) -> Seed:
         """Return a seed for a batch of the current pass; all processes have the same."""

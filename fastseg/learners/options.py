@@ -137,6 +137,15 @@ def _check_size(flag: str, value: Any) -> None:
     check_size(value)
 
 
+def random_freeze() -> ModelError:
+    """Return the error for a frozen backbone with random weights."""
+    return ModelError(
+        "--freeze needs pretrained weights: the features of a random backbone say little; give "
+        "--weights FILE or an export's folder, or leave --freeze out",
+        "freeze-random",
+    )
+
+
 def _check_start(weights: str) -> None:
     if not Path(weights).is_dir():  # a folder is an export; `learner` reads its card
         check_weights(weights)
@@ -254,6 +263,13 @@ class FitOptions:
         "Epochs of the head alone before them, with pretrained weights",
         WholeNumber(),
         default_help=RECIPE,
+        in_card=True,
+    )
+    freeze: bool = _option(
+        False,
+        "course",
+        "Train the head alone in all epochs, over features that the backbone computes once.",
+        _check_flag,
         in_card=True,
     )
     time_budget: float | None = _option(
@@ -418,7 +434,7 @@ class FitOptions:
     cache: int | None = _option(
         None,
         "learner",
-        "Room for decoded images, of all processes of a machine",
+        "Room for decoded images, and features with --freeze, of all processes of a machine",
         WholeNumber(),
         default_help="a quarter of the machine's memory",
         unit="bytes",
@@ -452,6 +468,8 @@ class FitOptions:
         Raises `FastsegError` for values that an option cannot have, those of the task's file too.
         """
         given = {name: getattr(self, name) for name in OF_RECIPE}
+        if self.freeze:  # all epochs are of the head alone
+            given["freeze_epochs"] = 0
         if given["lr"] == "auto":  # found when the learner is there
             given["lr"] = None
         elif given["lr"] is not None:
@@ -486,6 +504,8 @@ class FitOptions:
                 "give --epochs 1 or more",
                 "no-epoch",
             )
+        if self.freeze:
+            self._check_freeze(recipe)
         if recipe.windows and not task.has_masks:
             raise ModelError(f"{task.name} {task.purpose}: it takes no --windows", "no-windows")
         if recipe.resize != "squish" and recipe.progressive:
@@ -493,6 +513,29 @@ class FitOptions:
                 f"{task.name} images are never resampled, since that would change their labels: "
                 "it takes no --progressive",
                 "no-progressive",
+            )
+
+    def _check_freeze(self, recipe: Recipe) -> None:
+        """Raise `ModelError` for options that cannot go with `freeze`."""
+        if self.weights == "none":
+            raise random_freeze()
+        if self.freeze_epochs:
+            raise ModelError(
+                f"--freeze trains the head alone in all epochs: leave --freeze-epochs "
+                f"{self.freeze_epochs} out, and give --epochs",
+                "freeze-epochs",
+            )
+        if self.time_budget is not None:
+            raise ModelError(
+                "--freeze takes no --time-budget, which is planned by steps of the whole network; "
+                "give --epochs",
+                "freeze-budget",
+            )
+        if recipe.mixup:
+            raise ModelError(
+                f"--freeze takes no --mixup {recipe.mixup:g}: mixed images are others in each "
+                "epoch, so that no features could be kept; give --mixup 0",
+                "freeze-mixup",
             )
 
     def in_card(self, task: Task) -> dict[str, object]:

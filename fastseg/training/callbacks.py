@@ -38,18 +38,21 @@ WINDOW, PAIRS = 1, 2
 class Repeatable(Callback):
     """Make what is drawn a function of seed, stage, epoch and image, or batch.
 
-    So it depends neither on what ran before, nor on the process that trains on an image.
+    So it depends neither on what ran before, nor on the process that trains on an image. With
+    `views`, what is drawn for an image repeats after so many epochs.
     """
 
     order = -30  # before anything is drawn
     stage: object = 0  # of the training: each one has other draws
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, views: int = 0):
+        self.seed, self.views = seed, views
 
     def before_train(self) -> None:
         # Mersenne Twister of the text's SHA-512: numbers of nearby seeds are unrelated.
         self.dls.train.rng = random.Random(f"{self.seed} {self.stage} {self.epoch}")
+        view = random.Random(f"{self.seed} view {self.epoch % self.views}") if self.views else None
+        self.dls.train.view_seed = view and view.getrandbits(62)
 
     def before_batch(self) -> None:
         if self.training:  # dropout

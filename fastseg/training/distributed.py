@@ -46,13 +46,13 @@ DROPOUTS: dict[Callable[..., Any], bool] = {
 
 
 @contextmanager
-def training_together(learn: Learner, seed: int) -> Iterator[Repeatable]:
+def training_together(learn: Learner, seed: int, views: int = 0) -> Iterator[Repeatable]:
     """Let calls of `fit` in the block draw repeatably, and share batches between the processes.
 
-    Yields the callback whose `stage` the draws depend on. Raises `ModelError` if batches are too
-    small for so many processes.
+    Yields the callback whose `stage` the draws depend on; `views`: see `Repeatable`. Raises
+    `ModelError` if batches are too small for so many processes.
     """
-    repeatable, together = Repeatable(seed), world()
+    repeatable, together = Repeatable(seed, views), world()
     if together.size == 1:
         with learn.added_cbs([repeatable]):
             yield repeatable

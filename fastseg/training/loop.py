@@ -22,9 +22,11 @@ from ..engines.collectives import bytes_from_first
 from ..engines.distributed import world
 from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
-from ..learners.options import FitOptions, rate_of
+from ..learners.options import FitOptions, random_freeze, rate_of
+from ..models.frozen import maps_kept
 from ..tasks import Task
 from ..types import Recipe
+from ..utils.device import cache_bytes
 from . import checkpoint
 from .budget import reserve_of
 from .callbacks import AverageWeights, HalfSize, MixPairs, Reporter, TimeBudget, Windows
@@ -37,6 +39,9 @@ CHECKPOINT = "checkpoint.pt"
 WINDOW_SIDE = 0.5  # of the image's sides, as the help of --windows says
 # The early half of a pretrained backbone learns with a tenth of the rate, a choice: it is general.
 BACKBONE_DIVISOR = 10
+# With --freeze, an image has so many views, each with its own augmentation, and epochs repeat them.
+# More views cost a pass of the backbone each, and memory; measured in .github/docs/training.md.
+VIEWS = 4
 
 
 def range_test(learn: Learner) -> tuple[float, list[float], list[float]]:
@@ -85,7 +90,49 @@ def train(
     it and reaches, on the same CPU, the same weights as without the interruption. Processes that
     are joined (`engines.distributed`) share each batch; only the first one gets `folder`.
     `learn.record` gets the course and the history. Raises `ModelError` if no epoch is trained.
+    With `options.freeze`, only the head is trained, in all epochs.
     """
+    with _frozen(learn, options):
+        return _train(learn, options, folder, seconds)
+
+
+@contextmanager
+def _frozen(learn: Learner, options: FitOptions) -> Iterator[None]:
+    """Keep the backbone as it is in the block, with its features in memory, if the options say so.
+
+    Features get what the decoded images leave of `options.cache`, divided between the processes.
+    Raises `ModelError` for random weights.
+    """
+    if not options.freeze:
+        yield
+        return
+    record, dls = record_of(learn), learn.dls
+    if not record.is_pretrained:
+        raise random_freeze()
+    height, width = record.size
+    decoded = (len(dls.train_ds) + len(dls.valid_ds)) * height * width * (record.task.channels + 1)
+    budget = (cache_bytes() if options.cache is None else options.cache) - decoded
+    log.info("the backbone is frozen; the head alone trains over cached features")
+    # fastai trains the batch normalisation of frozen layers unless it is told not to.
+    train_bn, learn.train_bn, learn.opt = learn.train_bn, False, None
+    learn.freeze()
+    try:
+        with maps_kept(learn.model, record.size, max(0, budget) // world().size) as maps:
+            yield
+    finally:
+        learn.train_bn = train_bn
+    log.info(
+        "the backbone computed %d images; features kept of %d: %.0f MB",
+        maps.computed,
+        len(maps.kept),
+        maps.bytes / 2**20,
+    )
+
+
+def _train(
+    learn: Learner, options: FitOptions, folder: Path | None, seconds: float | None
+) -> Learner:
+    """Train as `train` says."""
     began = time.monotonic()
     record = record_of(learn)
     task = record.task
@@ -100,10 +147,11 @@ def train(
     cbs = [Reporter(), *([MixPairs(recipe.mixup)] if recipe.mixup else [])]
     if folder:
         cbs.append(ProgressFile(folder, (frozen, recipe.epochs), history, _history_rows))
-    with training_together(learn, options.seed):
+    views = VIEWS if options.freeze else 0
+    with training_together(learn, options.seed, views):
         lr = saved["lr"] if saved else _rate(learn, options)
     with (
-        training_together(learn, options.seed) as repeatable,
+        training_together(learn, options.seed, views) as repeatable,
         learn.added_cbs(cbs),
         _model_dir(learn, folder),
         _silence_libraries(),
@@ -114,14 +162,16 @@ def train(
                 continue
             repeatable.stage = stage
             resumed = saved if saved and saved["stage"] == stage else None
-            if stage:
+            if stage and not options.freeze:
                 learn.unfreeze()
+            else:
+                learn.freeze()
+            if stage:
                 chosen = _callbacks(learn, task, recipe, options.patience)
                 if seconds:
                     left = seconds - (time.monotonic() - began)
                     chosen.append(TimeBudget(left, reserve_of(seconds), _cheaper_epochs(recipe)))
             else:
-                learn.freeze()
                 chosen = _windows(task, recipe, epochs)
             if saved or folder:
                 before = {"lr": lr, "history": history}

@@ -47,7 +47,8 @@ class ProgressFile(Callback):
         self.time = TimeLeft()
 
     def before_fit(self) -> None:
-        self.frozen = self.opt.frozen_idx > 0
+        # With --freeze, the head alone is trained in the last stage, too.
+        self.frozen = self.opt.frozen_idx > 0 and self.epochs[0] > 0
         self.stage = 0 if self.frozen else len(self.epochs) - 1
         self.own: list[dict[str, float]] = []
         self.time.start(time.monotonic())
