@@ -91,7 +91,7 @@ def take_back(task, folder: Path, image: Path, before: dict[str, bytes]) -> None
     assert store.label(image) is None and store.unlabelled() == [image]
     assert np.array_equal(store.version(image, newest), label)
     assert [r.version for r in store.history(image)] == list(range(1, newest + 2))
-    with refuses("no-version"):
+    with refuses("no-label"):
         store.withdraw(image, by="Ada")
     store.save(image, label, action="new", by="Ada", seconds=1, base=newest + 1)
     assert np.array_equal(store.label(image), label) and not store.unlabelled()

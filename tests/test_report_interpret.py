@@ -68,16 +68,23 @@ def test_every_split_can_be_interpreted(exports, samples, run):
     assert len(said["losses"]) == 16 and warned == [str(16 - len(held_out))]
 
 
-def test_the_page_names_export_date_images_and_epochs(exports, run, tmp_path):
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        (dict(freeze_epochs=1), "2 + 1 of the head"),
+        (dict(freeze=True), "3 of the head alone: the backbone is frozen"),
+    ],
+)
+def test_the_page_names_export_date_images_and_epochs(training, told, exports, run, tmp_path):
     export = shutil.copytree(exports("mri"), tmp_path / "second_try")
     card = json.loads((export / "card.json").read_text())
-    card["training"].update(freeze_epochs=1, trained_epochs=3)
+    card["training"].update(trained_epochs=3, **training)
     (export / "card.json").write_text(json.dumps(card))
     data = exports("mri") / card["data"]
     run("interpret", "mri", "--data", data, "--export", export, "--out", "look")
     page = Path("look/report.html").read_text()
     assert "<title>mri: second_try, " in page and card["created"][:10] in page.split("<nav")[0]
-    assert "<dd>2 + 1 of the head</dd>" in page and "trained epochs" not in page
+    assert f"<dd>{told}</dd>" in page and "trained epochs" not in page
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ class Corrections(History):
 
         The image waits for a label again, and does not train. What was saved stays as a version;
         the new version has the action `log.WITHDRAWN` and no label. Raises `DataError` with code
-        "had-label" if there was one before, "no-version" if there is none to take away, and
+        "had-label" if there was one before, "no-label" if there is none to take away, and
         "edited-meanwhile" as `save` does.
         """
         name = self._name(image)
@@ -136,7 +136,7 @@ class Corrections(History):
                 "had-label",
             )
         if self._place(name).read() is None:
-            raise DataError(f"{self.root / name}: has no label to take away", "no-version")
+            raise DataError(f"{self.root / name}: has no label to take away", "no-label")
         with self._locked():
             row = _row(name, WITHDRAWN, by, seconds, "")
             return self._save(name, self._place(name), None, None, None, base, False, row)

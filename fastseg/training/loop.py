@@ -40,7 +40,7 @@ WINDOW_SIDE = 0.5  # of the image's sides, as the help of --windows says
 # The early half of a pretrained backbone learns with a tenth of the rate, a choice: it is general.
 BACKBONE_DIVISOR = 10
 # With --freeze, an image has so many views, each with its own augmentation, and epochs repeat them.
-# More views cost a pass of the backbone each, and memory; measured in .github/docs/training.md.
+# More views cost a pass of the backbone each, and memory. A choice.
 VIEWS = 4
 
 
