@@ -130,16 +130,18 @@ class Corrections(History):
         "edited-meanwhile" as `save` does.
         """
         name = self._name(image)
-        if self.had_label(image):
+        is_first = not self._newest(name) and self._place(name).read() is not None
+        if self.had_label(image) or is_first:
             raise DataError(
                 f"{self.root / name}: had a label before the first correction; restore version 0",
                 "had-label",
             )
-        if self._place(name).read() is None:
-            raise DataError(f"{self.root / name}: has no label to take away", "no-label")
         with self._locked():
+            place = self._place(name)
+            if place.read() is None:
+                raise DataError(f"{self.root / name}: has no label to take away", "no-label")
             row = _row(name, WITHDRAWN, by, seconds, "")
-            return self._save(name, self._place(name), None, None, None, base, False, row)
+            return self._save(name, place, None, None, None, base, False, row)
 
     def restore(
         self,

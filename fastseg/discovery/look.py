@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.issues import waiting
 from ..data.slices import missing_reader, real_file, stem_of
 from ..errors import DataError, FastsegError, choose
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
@@ -367,11 +366,13 @@ def _checked_items(
     """Return the task of a definition with its items. Raises `DataError` if they cannot be used."""
     task = task_from(definition, root)
     try:
-        items, faults = task.listed(root)
-        count = waiting(faults) if items else 0
-        if not count:
-            items = task.items(root)
+        return _Found(definition, task, task.items(root))
     except FastsegError as error:
+        from ..corrections.waiting import usable
+
+        items, count = usable(task, root)
+        if items and count:
+            return _Found(definition, task, items, waiting=count)
         lone = "" if tool else lone_text(pairings)
         raise UnusableError(
             f"{error}; nothing is written"
@@ -379,7 +380,6 @@ def _checked_items(
             error.code,
             task,
         ) from None
-    return _Found(definition, task, items, waiting=count)
 
 
 def _describe_images(found: _Found, has_channel_files: bool, notes: Notes) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import formats
 from ..data.slices import real_file, split_slice
@@ -135,17 +135,16 @@ def task_toml(task: SegmentationTask, layouts: Sequence[Layout], name: str | Non
         palette=task.palette,
         layouts=tuple(layouts),
         background=task.background,
-        recipe=task.recipe,
-        group=task.group,
         output=task.output,
-        depth=task.depth,
-        channels=task.channels,
-        channel_files=task.channel_files,
-        shown_channels=task.shown_channels,
-        alpha=task.alpha,
-        window=task.window,
+        **_carried(task),
     )
     return _toml_of(plain, name)
+
+
+def _carried(task: SegmentationTask | ClassificationTask) -> dict[str, Any]:
+    """Return what a copy of the data keeps: the recipe, how images are read and grouped."""
+    names = ("recipe", "group", "depth", "channels", "channel_files", "shown_channels", "alpha")
+    return {name: getattr(task, name) for name in (*names, "window")}
 
 
 def _toml_of(plain: Task, name: str | None) -> str:
@@ -192,14 +191,7 @@ def write_classes(
         columns=columns,
         image_as="path",
         label_as="name",
-        recipe=task.recipe,
-        group=task.group,
-        depth=task.depth,
-        channels=task.channels,
-        channel_files=task.channel_files,
-        shown_channels=task.shown_channels,
-        alpha=task.alpha,
-        window=task.window,
+        **_carried(task),
     )
     path = out / TASK_FILE
     path.write_text(_toml_of(plain, name), encoding="utf-8")
