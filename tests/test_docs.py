@@ -196,7 +196,7 @@ def workspace(tmp_path, samples, exports, request):
 
 
 @pytest.mark.parametrize("command", runnable())
-def test_commands_run(command, run, workspace, monkeypatch):
+def test_commands_run(command, run, workspace, exports, monkeypatch):
     variables, arguments = parsed(command)
     name = next(word for word in arguments if word in COMMANDS)
     folder = workspace(command)
@@ -206,8 +206,12 @@ def test_commands_run(command, run, workspace, monkeypatch):
         shutil.rmtree(folder / "exports")
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    folds = ["--folds", "2"] if "--folds" in arguments else []  # the last one counts
-    assert run(*arguments, *MORE_ARGUMENTS.get(name, []), *folds).out
+    more = list(MORE_ARGUMENTS.get(name, []))  # the last one of an option counts
+    if "--folds" in arguments:
+        more += ["--folds", "2"]
+    if "--freeze" in arguments:  # it refuses random weights
+        more += ["--weights", exports("eye")]
+    assert run(*arguments, *more).out
 
 
 def test_what_is_not_run_has_a_reason():
