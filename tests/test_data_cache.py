@@ -112,6 +112,7 @@ def run_two(place, data, folder, budget, **more):
     return lines, max(int(used) for used, _ in printed)
 
 
+@pytest.mark.slow
 def test_two_processes_decode_each_image_once_in_one_budget(eyes, tmp_path, temporary):
     _, data, items = eyes
     lines, used = run_two(temporary, data, tmp_path, 10**7)
@@ -122,6 +123,7 @@ def test_two_processes_decode_each_image_once_in_one_budget(eyes, tmp_path, temp
     assert not list(temporary.glob(f"{PREFIX}*"))  # the last one deleted it
 
 
+@pytest.mark.slow
 def test_a_budget_for_a_part_of_the_images_holds_for_both_together(eyes, tmp_path, temporary):
     _, data, items = eyes
     budget = len(items) // 2 * AREA

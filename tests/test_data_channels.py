@@ -280,7 +280,6 @@ def test_the_fourth_channel_is_learnt_and_kept_in_the_card(trained, plants):
     assert card["metrics"]["mean_foreground"]["dice"] > 0.7
 
 
-@pytest.mark.slow
 def test_arrays_files_runtimes_and_pickle_agree(trained, plants, monkeypatch):
     monkeypatch.setenv("FASTSEG_PRECISION", "float32")
     file = sorted((plants / "images").iterdir())[0]
@@ -304,7 +303,6 @@ def test_arrays_files_runtimes_and_pickle_agree(trained, plants, monkeypatch):
         fastseg.load(trained).predict(pixels[..., :3])
 
 
-@pytest.mark.slow
 def test_mirrored_and_tiled_predictions(trained, plants):
     pixels, _ = scene(3, 4)
     large = resized(pixels, (4 * SIDE, 4 * SIDE), "squish")
@@ -328,7 +326,6 @@ def test_every_command_takes_them(trained, plants, run, tmp_path):
     assert np.asarray(Image.open(picture)).shape == (SIDE, SIDE, 3)
 
 
-@pytest.mark.slow
 def test_images_of_other_channels_are_refused(trained, exports, plants, fails, tmp_path):
     Image.fromarray(values((SIDE, SIDE, 3))).save(tmp_path / "rgb.png")
     fails("predict", trained, "rgb.png", code="unreadable-image", values=("rgb.png", 3, 4))
@@ -350,7 +347,6 @@ def test_training_goes_on_from_exports_and_files(trained, exports, plants, run, 
     assert "backbone tensors" in card_of(tmp_path / "three")["weights_origin"]
 
 
-@pytest.mark.slow
 def test_an_export_of_other_channels_is_not_trained_on(trained, tmp_path, fails):
     data = dataset(tmp_path / "plants", 5, count=4)
     fails("fit", data, "--weights", trained, code="channels", values=(trained, 4, 5))
@@ -476,7 +472,6 @@ def test_files_of_channels_from_check_to_predict(tmp_path, run):
     assert len(list((tmp_path / "fixed" / "images").iterdir())) == 36
 
 
-@pytest.mark.slow
 def test_labels_of_other_tools_fit_images_of_channels(tmp_path, run):
     data = dataset(tmp_path / "field", 4, count=4)
     shutil.rmtree(data / "masks")
@@ -511,7 +506,6 @@ def test_a_card_keeps_how_images_were_read(trained):
     assert (same.channels, same.alpha, same.window) == (4, "drop", None)
 
 
-@pytest.mark.slow
 def test_the_colour_below_transparent_pixels_holds_at_prediction(tmp_path, run):
     data = dataset(tmp_path / "roof", 4, count=8)
     for file in (data / "images").iterdir():

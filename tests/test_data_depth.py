@@ -384,6 +384,7 @@ def test_an_image_of_another_depth_warns(values, trained, eyes, run, tmp_path):
     assert len(masks_in(tmp_path / "out")) == len(list(folder.iterdir()))
 
 
+@pytest.mark.slow
 def test_images_of_another_depth_in_a_dataset(eyes, run, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(eyes[1], root)

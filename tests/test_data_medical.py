@@ -312,7 +312,6 @@ def test_spacing_is_in_the_card(trained):
     assert card["metrics"]["mean_foreground"]["dice"] > 0.7
 
 
-@pytest.mark.slow
 def test_predictions_of_slices_are_a_volume_too(trained, run, tmp_path):
     data, export = trained
     run("predict", export, data / "images", "--out", "out")
@@ -358,7 +357,6 @@ def test_several_sequences_are_channels(tmp_path, run):
     assert "no partner" in found["kinds"]
 
 
-@pytest.mark.slow
 def test_dicoms_with_png_masks(tmp_path, run):
     data = tmp_path / "ct"
     (data / "images").mkdir(parents=True)

@@ -122,14 +122,10 @@ SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]
 MORE_ARGUMENTS = {"fit": [*SMALL, "--epochs", "1"], "lr": SMALL}
 
 
-def is_training(text: str) -> bool:
-    return re.search(r"fastseg (fit|lr)\b|fit_one_cycle", text) is not None
-
-
 def runnable() -> list:
-    """Return the commands that run on the samples; fits are slow."""
+    """Return the commands that run on the samples."""
     return [
-        pytest.param(command, marks=[pytest.mark.slow] if is_training(command) else [])
+        pytest.param(command, marks=[pytest.mark.slow] if "fastseg lr" in command else [])
         for command in fastseg_commands()
         if not any(part in command for part in NOT_RUN)
     ]
@@ -230,7 +226,6 @@ PYTHON = [
     pytest.param(
         block,
         id=f"{page}-{number}",
-        marks=[pytest.mark.slow] if is_training(block) else [],
     )
     for number, (page, block) in enumerate(blocks("python"))
     if page.startswith((".github/docs", "README")) and "SegmentationTask(" not in block
@@ -344,7 +339,6 @@ def test_the_notebook_runs(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-@pytest.mark.slow
 def test_the_docs_build_without_warnings(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra docs")
     site, config = tmp_path / "docs", ROOT / ".github" / "mkdocs.yml"

@@ -11,7 +11,6 @@ from conftest import missing
 import fastseg
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "mri"])
 def test_evaluate_writes_and_compares(name, exports, samples, run, tmp_path):
     data = samples[name]

@@ -331,6 +331,7 @@ def test_a_pickle_is_used_from_the_command_line(exports, samples, run, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_an_export_names_no_folder_of_its_maker(samples, run, tmp_path, monkeypatch):
     data = shutil.copytree(samples["eye"], tmp_path / "private" / "data" / "eye")
     out = tmp_path / "private" / "exports" / "eye"

@@ -359,6 +359,7 @@ def test_damaged_files_are_faults(text, tmp_path_factory):
     survives(form, root / "a.json", root, MEANING)
 
 
+@pytest.mark.slow
 @given(codes=class_masks(unlabelled=True))
 @settings(max_examples=40, deadline=None)
 def test_masks_come_back(codes, tmp_path_factory):

@@ -182,6 +182,7 @@ def test_written_masks_come_back_with_an_iou_of_99_percent(tmp_path):
         assert min(iou_by_class(found, codes).values()) >= 0.99
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(codes=class_masks(unlabelled=True))
 def test_rough_masks_come_back(codes, tmp_path_factory):

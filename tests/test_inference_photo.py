@@ -52,6 +52,7 @@ def test_tiles_agree_with_the_whole_and_show_no_seam():
     assert steps[8:-8].max() < 0.02
 
 
+@pytest.mark.slow
 def test_tiles_of_a_real_network_leave_no_seam(precision):
     torch.manual_seed(1)  # how visible seams are depends on the random weights
     network = segmenter(ARCH, 4)[0].eval()

@@ -197,6 +197,7 @@ def test_an_audit_of_all_is_exact_and_of_none_says_nothing():
     assert mean_bound(one_wrong, 1000, 0.05) < mean_bound(one_wrong, 1000, 0.01)
 
 
+@pytest.mark.slow
 def test_the_certified_part_is_rarely_wrong_in_500_audits():
     rng = np.random.default_rng(2)
     sizes, wrong = [], 0
@@ -318,7 +319,6 @@ def test_an_audit_of_all_images_keeps_the_number_that_was_asked_for(photos, expo
     assert json.loads(run(*common, "--audit", "3", "--json").out)["certificate"]["audited"] == 1
 
 
-@pytest.mark.slow
 def test_label_of_a_task_that_draws_overlays_has_masks_to_correct(samples, exports, run, tmp_path):
     images = next(iter(tasks.get("surfaces").items(samples["surfaces"]))).image.parent
     photos = tmp_path / "rooms"

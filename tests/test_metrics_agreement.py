@@ -116,6 +116,7 @@ def test_pixels_that_one_leaves_open_do_not_count(samples, tmp_path):
     assert agreement(Read(), two, []) is None
 
 
+@pytest.mark.slow
 def test_commands_show_it_beside_the_score(twice, exports, tmp_path):
     result = fastseg.evaluate(
         "eye", twice, export=exports("eye"), split="all", out=tmp_path / "judged", samples=50

@@ -247,6 +247,7 @@ def test_licences_of_weights():
     assert not is_non_commercial("apache-2.0")
 
 
+@pytest.mark.slow
 def test_backbones_are_listed(run):
     import timm
 

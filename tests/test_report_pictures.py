@@ -81,6 +81,7 @@ def test_every_picture_of_an_export_is_within_the_limit(exports, samples, run):
             assert 300 < min(picture.size) and max(picture.size) <= plots.MAX_PX, path
 
 
+@pytest.mark.slow
 def test_charts_of_many_classes_are_within_the_limit(tmp_path):
     classes = [f"class number {i}" for i in range(150)]
     matrix = plots.write_png(

@@ -233,6 +233,7 @@ def test_masks_checked_early_are_all_that_it_has_time_for(samples, monkeypatch):
     assert not seen
 
 
+@pytest.mark.slow
 def test_a_learner_in_python_gives_no_warning_of_the_libraries(samples, tmp_path):
     made = f"fastseg.learner('eye', {str(samples['eye'])!r}, weights='none', arch='test_resnet')"
     done = python("-c", f"import fastseg; {made}", cwd=tmp_path)

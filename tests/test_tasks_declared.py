@@ -220,6 +220,7 @@ def test_a_malicious_definition_is_refused_or_a_task(values):
     assert task_from(json.loads(json.dumps(definition_of(task)))).classes == task.classes
 
 
+@pytest.mark.slow
 def test_a_folder_stands_for_a_name(roof, run, tmp_path):
     assert "fit" not in run("check", "roof").err
     shown = json.loads(run("fit", "roof", "--weights", "none", "--json").out)
@@ -293,6 +294,7 @@ def test_an_export_travels_alone(roof, run, run_lines, tmp_path):
         tasks.get(away / "roof")
 
 
+@pytest.mark.slow
 def test_a_python_task_travels_without_its_file(samples, tmp_path, run_process):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/hand.py").write_text(

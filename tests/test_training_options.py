@@ -232,6 +232,7 @@ def test_a_part_of_an_epoch_at_the_end_is_recorded_as_one(samples, tmp_path, mon
     assert {*history[2]} == {*history[0]} and all(0 <= row["dice"] <= 1 for row in history)
 
 
+@pytest.mark.slow
 def test_time_budget_keeps_the_size_of_images_that_are_cropped(
     samples, tmp_path, monkeypatch, caplog
 ):
@@ -508,7 +509,6 @@ def test_light_decoder_strides():
         segmenter(ARCH, 3, "light", stride=3)
 
 
-@pytest.mark.slow
 def test_mixup_goes_with_the_other_options_and_json_stays_clean(run, samples):
     said = run(
         *("fit", "eye", "--data", samples["eye"], "--arch", ARCH, "--weights", "none"),

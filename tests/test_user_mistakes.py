@@ -455,6 +455,7 @@ def test_nothing_is_written_over_inputs_or_labels(fails, exports, data, samples,
     assert {p: p.read_bytes() for p in before} == before
 
 
+@pytest.mark.slow
 def test_exports_of_other_tasks_and_own_files_survive_a_fit(run, exports, samples, tmp_path):
     folder = shutil.copytree(exports("eye"), tmp_path / "out")
     (folder / "notes.txt").write_text("mine")

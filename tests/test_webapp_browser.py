@@ -16,8 +16,6 @@ from fastseg.exports.card import read_card
 from fastseg.exports.earlier import keep
 from fastseg.webapp.jobs import Outcome
 
-pytestmark = pytest.mark.slow
-
 LONG = 120_000  # ms for a training to get somewhere
 
 

@@ -19,8 +19,6 @@ import fastseg
 from fastseg.evaluation.pairs import pair
 from fastseg.webapp.model import Model
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def client_of(serve, samples):

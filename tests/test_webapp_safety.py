@@ -234,7 +234,6 @@ def png_header(width, height):
     return bytes(content)
 
 
-@pytest.mark.slow
 def test_uploads_are_limited_by_bytes_pixels_and_kind(serve, samples, exports):
     server = serve(str(exports("eye")), samples["eye"])
     with httpx.Client(
@@ -345,6 +344,5 @@ def test_the_command_says_what_it_needs(run, samples, monkeypatch):
         run("app", "eye", "--port", taken.getsockname()[1], error="port")
 
 
-@pytest.mark.slow
 def test_a_pickle_is_never_opened(run, exports):
     run("app", exports("eye") / "export.pkl", error="untrusted-pickle")

@@ -227,7 +227,6 @@ def test_the_time_left_is_founded_and_does_not_jump():
     assert max(abs(one - other) for one, other in zip(ends, ends[1:])) < 7
 
 
-@pytest.mark.slow
 def test_what_goes_wrong_in_the_training_is_told(serve, samples, tmp_path):
     data = shutil.copytree(samples["eye"], tmp_path / "eye")
     next((data / "imgs_small").iterdir()).unlink()  # a mask without its image
