@@ -52,7 +52,7 @@ then
   cert="${PIP_CERT:-$(setting cert)}"
   uv=("$PYTHON" -m uv pip install --quiet --python "$PYTHON" ${index:+--default-index "$index"} ${constraint:+--constraint "$constraint"})
   what=(--editable ".${extra:+[$extra]}")
-  ("${pip[@]}" install --quiet uv && export ${cert:+SSL_CERT_FILE="$cert"} && "${uv[@]}" "${what[@]}") ||
+  ("${pip[@]}" install --quiet --quiet uv && export ${cert:+SSL_CERT_FILE="$cert"} && "${uv[@]}" "${what[@]}") ||
     # --no-compile: pip would compile 27,000 files for a minute, and Python compiles what it imports.
     "${pip[@]}" install --quiet --no-compile "${what[@]}" ||
     stop "pip could not install $wanted; the lines above say why (no network, no disk?)"

@@ -31,7 +31,9 @@ def until(page, script, arg=None):
 @pytest.fixture
 def two(exports, tmp_path):
     """Two exports of eyes; returns the folder of the current one."""
-    made = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye")
+    # without what other tests have evaluated: the figures are those of the cards
+    ignored = shutil.ignore_patterns("evaluation")
+    made = shutil.copytree(exports("eye"), tmp_path / "exports" / "eye", ignore=ignored)
     other = shutil.copytree(made, made.with_name("eye_before"))
     card = json.loads((other / "card.json").read_text())
     (other / "card.json").write_text(json.dumps({**card, "created": "2025-01-01T00:00:00+00:00"}))
