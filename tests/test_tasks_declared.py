@@ -237,6 +237,18 @@ def test_a_folder_stands_for_a_name(roof, run, tmp_path):
     assert learn.record.task.name == "roof"
 
 
+def test_evaluate_says_where_the_judged_images_are(roof, run, tmp_path):
+    """A copy of the folder stands for the task; the images are those of the training."""
+    export = tmp_path / "exports/roof"
+    fastseg.fit(roof, out=export, arch=ARCH, weights="none", size=64, epochs=1)
+    copy = copytree(roof, tmp_path / "copies/roof")
+    assert "judged are" not in run("evaluate", "roof").err
+    told = run("evaluate", copy, "--export", export).err
+    assert f"the images of {roof}" in told and "--data copies/roof" in told
+    own = run("evaluate", copy, "--export", export, "--data", copy)
+    assert "judged are" not in own.err and "copies/roof" in own.out
+
+
 def test_the_name_of_a_task_comes_before_a_folder(samples, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "eye", EYE)

@@ -30,6 +30,7 @@ from ..utils.io import name_below, portable_path, require_folder, write_json, wr
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
+from ..utils.shell import typed
 from .groups import group_function
 from .scores import SAMPLES, ImageScore, Scores, scores_of
 
@@ -354,6 +355,12 @@ def items_of(
                 "there; name them with --data",
                 "data-moved",
             )
+    if data is None and task.home and task.home.resolve() != root.resolve():
+        log.warning(
+            "judged are the images of %s, which the export was trained on; --data %s judges those",
+            typed(root),
+            typed(task.reference),
+        )
     items = task.items(root)
     held_out = set(card.valid_files)
     names = [name_below(root, item.image) for item in items]
