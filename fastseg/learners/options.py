@@ -37,6 +37,7 @@ RECIPE = "the task's recipe"
 AUGMENTATION = ("flip", "rotate", "zoom", "light", "colour", "cutout")
 MAX_SEED = 2**32 - 1  # numpy's legacy generator takes no larger one
 MAX_FOLDS = 100  # a card describes ensembles of up to 100 networks
+TEACHER = 0.99  # with --unlabelled, the share of the averaged weights that a step keeps; a choice
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -135,6 +136,12 @@ def _check_size(flag: str, value: Any) -> None:
     ):
         raise DataError(f"{flag} {value}: give one side in px, or height and width", "option-range")
     check_size(value)
+
+
+def _check_images(folder: str) -> None:
+    from ..data.unlabelled import images_without_labels  # for this option only: it needs numpy
+
+    images_without_labels(folder)
 
 
 def random_freeze() -> ModelError:
@@ -271,6 +278,14 @@ class FitOptions:
         "Train the head alone in all epochs, over features that the backbone computes once.",
         _check_flag,
         in_card=True,
+    )
+    unlabelled: str | Path | None = _option(
+        None,
+        "course",
+        "Folder of images without labels to learn from: what the averaged network is sure of must "
+        "hold in a changed image, too. Experimental.",
+        Name(_check_images),
+        default_help="none",
     )
     time_budget: float | None = _option(
         None,
@@ -470,6 +485,8 @@ class FitOptions:
         given = {name: getattr(self, name) for name in OF_RECIPE}
         if self.freeze:  # all epochs are of the head alone
             given["freeze_epochs"] = 0
+        if self.unlabelled and self.ema is None:  # the average is the teacher
+            given["ema"] = task.recipe.ema or TEACHER
         if given["lr"] == "auto":  # found when the learner is there
             given["lr"] = None
         elif given["lr"] is not None:
@@ -506,6 +523,8 @@ class FitOptions:
             )
         if self.freeze:
             self._check_freeze(recipe)
+        if self.unlabelled is not None:
+            self._check_unlabelled(task, recipe)
         if recipe.windows and not task.has_masks:
             raise ModelError(f"{task.name} {task.purpose}: it takes no --windows", "no-windows")
         if recipe.resize != "squish" and recipe.progressive:
@@ -537,6 +556,27 @@ class FitOptions:
                 "epoch, so that no features could be kept; give --mixup 0",
                 "freeze-mixup",
             )
+
+    def _check_unlabelled(self, task: Task, recipe: Recipe) -> None:
+        """Raise `ModelError` for options that cannot go with `unlabelled`."""
+        if not task.has_masks:
+            raise ModelError(
+                f"{task.name} {task.purpose}: --unlabelled is for tasks with masks",
+                "unlabelled-classes",
+            )
+        if not recipe.ema:
+            raise ModelError(
+                "--unlabelled learns from the average of the weights: leave --ema 0 out",
+                "unlabelled-ema",
+            )
+        others = {
+            "--freeze": self.freeze,
+            "--mixup": recipe.mixup,
+            "--time-budget": self.time_budget is not None,
+        }
+        for flag, is_given in others.items():
+            if is_given:
+                raise ModelError(f"--unlabelled takes no {flag}; leave it out", "unlabelled-option")
 
     def in_card(self, task: Task) -> dict[str, object]:
         """Return the options of the training that a card stores; 0 for options that are None."""

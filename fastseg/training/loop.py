@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,21 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import CancelEpochException, Learner
 
+from ..data.cache import Pixels
+from ..data.unlabelled import unlabelled_in
 from ..engines.collectives import bytes_from_first
 from ..engines.distributed import world
 from ..errors import ModelError, is_out_of_memory
 from ..exports.record import record_of
 from ..learners.options import FitOptions, random_freeze, rate_of
 from ..models.frozen import maps_kept
-from ..tasks import Task
+from ..tasks import Item, Task
 from ..types import Recipe
 from ..utils.device import cache_bytes
 from . import checkpoint
 from .budget import reserve_of
 from .callbacks import AverageWeights, HalfSize, MixPairs, Reporter, TimeBudget, Windows
+from .consistency import Consistency
 from .distributed import training_together
 from .progress import ProgressFile
 
@@ -106,18 +110,16 @@ def _frozen(learn: Learner, options: FitOptions) -> Iterator[None]:
     if not options.freeze:
         yield
         return
-    record, dls = record_of(learn), learn.dls
+    record = record_of(learn)
     if not record.is_pretrained:
         raise random_freeze()
-    height, width = record.size
-    decoded = (len(dls.train_ds) + len(dls.valid_ds)) * height * width * (record.task.channels + 1)
-    budget = (cache_bytes() if options.cache is None else options.cache) - decoded
+    budget = _room(learn, options) // world().size
     log.info("the backbone is frozen; the head alone trains over cached features")
     # fastai trains the batch normalisation of frozen layers unless it is told not to.
     train_bn, learn.train_bn, learn.opt = learn.train_bn, False, None
     learn.freeze()
     try:
-        with maps_kept(learn.model, record.size, max(0, budget) // world().size) as maps:
+        with maps_kept(learn.model, record.size, budget) as maps:
             yield
     finally:
         learn.train_bn = train_bn
@@ -143,6 +145,7 @@ def _train(
         began -= saved["seconds"]
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
     frozen = recipe.freeze_epochs if record.is_pretrained else 0
+    others = _without_labels(learn, options)
     history = saved["history"] if saved else []
     cbs = [Reporter(), *([MixPairs(recipe.mixup)] if recipe.mixup else [])]
     if folder:
@@ -168,6 +171,8 @@ def _train(
                 learn.freeze()
             if stage:
                 chosen = _callbacks(learn, task, recipe, options.patience)
+                if others:
+                    chosen.append(_consistency(learn, others, options, recipe, chosen))
                 if seconds:
                     left = seconds - (time.monotonic() - began)
                     chosen.append(TimeBudget(left, reserve_of(seconds), _cheaper_epochs(recipe)))
@@ -202,9 +207,52 @@ def _train(
         "lr": lr,
         "freeze_epochs": frozen,
         "trained_epochs": len(history),
+        **({"unlabelled": len(others)} if others else {}),
         "seconds": round(time.monotonic() - began, 1),
     }
     return learn
+
+
+def _room(learn: Learner, options: FitOptions) -> int:
+    """Return the bytes that the decoded images of the data leave of `options.cache`."""
+    record, count = record_of(learn), len(learn.dls.train_ds) + len(learn.dls.valid_ds)
+    decoded = count * math.prod(record.size) * (record.task.channels + 1)
+    return max(0, (cache_bytes() if options.cache is None else options.cache) - decoded)
+
+
+def _without_labels(learn: Learner, options: FitOptions) -> list[Item]:
+    """Return the images of `options.unlabelled` that can be used.
+
+    Raises `DataError` if there are none, and `ModelError` for several processes.
+    """
+    if options.unlabelled is None:
+        return []
+    if world().size > 1:
+        raise ModelError(
+            "--unlabelled trains in one process only; leave --processes out",
+            "unlabelled-processes",
+        )
+    record = record_of(learn)
+    found = unlabelled_in(options.unlabelled, record.task.items(record.data), record.task.reading)
+    found.tell(options.unlabelled)
+    return found.items
+
+
+def _consistency(
+    learn: Learner, others: Sequence[Item], options: FitOptions, recipe: Recipe, cbs: list[Callback]
+) -> Consistency:
+    """Return the callback that learns from `others`, by the average among the callbacks `cbs`."""
+    (teacher,) = (cb for cb in cbs if isinstance(cb, AverageWeights))
+    record = record_of(learn)
+    pixels = Pixels(record.task, record.size, _room(learn, options))
+    return Consistency(
+        others,
+        pixels,
+        teacher,
+        options.augmenting(record.task).recipe,
+        options.seed,
+        round(recipe.windows * recipe.epochs),
+    )
 
 
 def _checkpoint(learn: Learner, folder: Path | None) -> dict[str, Any] | None:

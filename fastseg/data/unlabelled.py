@@ -1,0 +1,91 @@
+"""Images without labels for a training: those that look like no image of the data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from ..types import Item
+from .contents import all_views_of, looks_of
+from .looks import MAX_HASH_DISTANCE, bits_of, distances
+from .pairing import images_below
+from .reading import PLAIN, Reading
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The images of a folder that can be used, and how many of it were left out, by reason."""
+
+    items: list[Item]
+    unreadable: int
+    copies: int  # of the data's own images
+
+    def tell(self, folder: Path | str) -> None:
+        """Say how many images are used, and how many are not."""
+        left_out = [
+            f"{count} {what}"
+            for count, what in (
+                (self.copies, "that look the same as images of the data"),
+                (self.unreadable, "that cannot be read"),
+            )
+            if count
+        ]
+        log.log(
+            logging.WARNING if self.unreadable else logging.INFO,
+            "%s: %d images without labels%s",
+            folder,
+            len(self.items),
+            f"; left out: {' and '.join(left_out)}" if left_out else "",
+        )
+
+
+def images_without_labels(folder: Path | str) -> list[Path]:
+    """Return the image files in a folder and its subfolders. Raises `DataError` for none."""
+    files = images_below(Path(folder))
+    if files:
+        return files
+    what = "holds no images" if Path(folder).is_dir() else "is no folder"
+    raise DataError(
+        f"{folder}: {what}; --unlabelled needs a folder with images like those of the data",
+        "no-unlabelled",
+    )
+
+
+def unlabelled_in(folder: Path | str, own: Sequence[Item], reading: Reading = PLAIN) -> Unlabelled:
+    """Return the images of a folder that look the same as none of `own`, those of the data.
+
+    `own` must have the held-out images: what the network learns from a copy of one would make its
+    score look better. Mirrored and rotated copies count, as in `data.parts`. Raises `DataError` if
+    nothing is left.
+    """
+    files = images_without_labels(folder)
+    items = [Item(image=file, label=0) for file in files]
+    known = bits_of([look for look in looks_of(own, reading) if look])
+    used, unreadable, copies = [], 0, 0
+    for item, views in zip(items, all_views_of(items, reading)):
+        if not views:
+            unreadable += 1
+        elif len(known) and _is_near(known, views):
+            copies += 1
+        else:
+            used.append(item)
+    found = Unlabelled(used, unreadable, copies)
+    if not used:
+        raise DataError(
+            f"{folder}: none of its {len(files)} images can be used: {copies} look the same as "
+            f"images of the data, and {unreadable} cannot be read; give others",
+            "no-unlabelled",
+        )
+    return found
+
+
+def _is_near(known: np.ndarray, views: Sequence[str]) -> bool:
+    """Return whether one of the views of a picture looks the same as a known one, uint8 (N, 32)."""
+    return any(int(distances(known, bits).min()) <= MAX_HASH_DISTANCE for bits in bits_of(views))

@@ -1,0 +1,191 @@
+"""Learning from images without labels: the network must see in a changed image what its own average
+is sure to see in the plain one.
+
+FixMatch (arXiv:2001.07685) with the average of the weights as the teacher (arXiv:1703.01780), for
+masks as in UniMatch V2 (arXiv:2410.10777).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.torch_core import TensorImage
+from torch.func import functional_call
+
+from ..data.augment import Augment
+from ..data.cache import Pixels
+from ..types import IGNORE, Item, Recipe
+from .callbacks import AverageWeights
+
+log = logging.getLogger(__name__)
+
+SURE = 0.95  # the probability from which a pixel is a pseudo-label, as in both papers
+# The strong view: UniMatch V2 has the same changes. Light and colour change by up to half.
+STRONG = 0.5
+BLUR_SHARE, BLUR_PX = (
+    0.5,
+    2.0 / 224,
+)  # of the images; the largest sigma, of the image's shorter side
+PASTE_SHARE, PASTE_AREA = 0.5, (0.02, 0.4)  # CutMix (arXiv:1905.04899): of the images; of the area
+WEAK_USE, STRONG_USE, BATCH_USE = 3, 4, 5  # of seeds, beside those in `callbacks`
+
+
+class Consistency(Callback):
+    """Add to the loss of each step that of as many images without labels.
+
+    The teacher sees an image mirrored, rotated and scaled as the recipe says; the network sees the
+    same with strong changes of light and colour, blurred, and with a rectangle of another image
+    pasted into it. Pixels that the teacher gives a probability of less than `SURE` count nothing;
+    the loss is the mean over all pixels, so that it is small while the teacher is unsure.
+    `windows` epochs see windows of the images, as the labelled ones do.
+    """
+
+    order = 2  # after windows and half size: xb has the size of the step
+    run_valid = False
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        pixels: Pixels,
+        teacher: AverageWeights,
+        recipe: Recipe,
+        seed: int,
+        windows: int = 0,
+    ):
+        self.items, self.pixels, self.teacher = list(items), pixels, teacher
+        self.seed, self.windows = seed, windows
+        self.weak = Augment(recipe.flip, recipe.rotate, recipe.zoom)
+        self.strong = Augment(
+            flip=False,
+            light=STRONG,
+            colour=STRONG,
+            blur_share=BLUR_SHARE,
+            blur_sigma=(0.1, max(0.2, BLUR_PX * min(pixels.size))),
+        )
+
+    def before_train(self) -> None:
+        self.sure, self.steps = 0.0, 0
+
+    def before_batch(self) -> None:
+        x = self.learn.xb[0]
+        self.count, rng = len(x), np.random.default_rng([*self.dl.step_seed(self.iter), BATCH_USE])
+        weak = self._fitted(self._changed(self.weak, self._images(), WEAK_USE), x.shape[-2:], rng)
+        self.codes = self.pseudo_labels(weak)
+        strong = self._changed(self.strong, weak, STRONG_USE)
+        strong, self.codes = _pasted(strong, self.codes, rng)
+        both = torch.cat([x.as_subclass(torch.Tensor), self._normal(strong)])
+        self.learn.xb = (both.as_subclass(type(x)),)
+
+    def after_pred(self) -> None:
+        self.others = self.learn.pred[self.count :]
+        self.learn.pred = self.learn.pred[: self.count]
+
+    def after_loss(self) -> None:
+        errors = F.cross_entropy(self.others, self.codes, ignore_index=IGNORE, reduction="none")
+        self.learn.loss_grad = self.learn.loss_grad + errors.mean()
+        self.sure += float((self.codes != IGNORE).float().mean())
+        self.steps += 1
+        del self.others
+
+    def after_train(self) -> None:
+        if self.steps:
+            log.debug("pseudo-labels: %.0f %% of the pixels", 100 * self.sure / self.steps)
+
+    def after_fit(self) -> None:
+        if self.steps and self.sure / self.steps < 0.01:
+            log.warning(
+                "less than 1 % of the pixels of images without labels were sure enough to learn "
+                "from: label some more images, or leave --unlabelled out"
+            )
+
+    @torch.no_grad()
+    def pseudo_labels(self, weak: torch.Tensor) -> torch.Tensor:
+        """Return the classes that the teacher sees, int64 (B, H, W), 255 where it is not sure.
+
+        `weak` are images, float (B, C, H, W), from 0 to 1.
+        """
+        network = self.learn.model
+        network.eval()
+        logits = functional_call(network, self.teacher.average, (self._normal(weak),))
+        network.train()
+        best = logits.softmax(1).max(1)
+        return torch.where(best.values >= SURE, best.indices, IGNORE)
+
+    def _images(self) -> torch.Tensor:
+        """Return the images of this step, float (B, C, h, w) from 0 to 1, at the training size."""
+        step, count = self.epoch * self.n_iter + self.iter, len(self.items)
+        chosen = []
+        for place in range(step * self.count, (step + 1) * self.count):
+            number, rest = divmod(place, count)
+            chosen.append(self.items[_order(self.seed, number, count)[rest]])
+        arrays = np.stack([self.pixels.image(item) for item in chosen])
+        whole = torch.from_numpy(arrays).to(self.dls.device).movedim(-1, 1)
+        return whole.contiguous().float() / 255
+
+    def _changed(self, change: Augment, images: torch.Tensor, use: int) -> torch.Tensor:
+        seed = self.dl.step_seed(self.iter)
+        change.expect([[(*seed, use, i) for i in range(len(images))]])
+        (changed,) = change((TensorImage(images),), split_idx=0)
+        return changed.as_subclass(torch.Tensor)
+
+    def _normal(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = (
+            torch.tensor(values, device=images.device).view(1, -1, 1, 1)
+            for values in (self.learn.model.mean, self.learn.model.std)
+        )
+        return (images - mean) / std
+
+    def _fitted(
+        self, images: torch.Tensor, size: Sequence[int], rng: np.random.Generator
+    ) -> torch.Tensor:
+        """Return images as windows, or smaller, where the labelled ones of this step are."""
+        height, width = size
+        if tuple(images.shape[-2:]) == (height, width):
+            return images
+        if self.epoch >= self.windows:
+            return F.interpolate(
+                images, (height, width), mode="bilinear", align_corners=False, antialias=True
+            )
+        room = images.shape[-2] - height, images.shape[-1] - width
+        corners = [(int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))) for _ in images]
+        return torch.stack(
+            [
+                image[:, top : top + height, left : left + width]
+                for image, (top, left) in zip(images, corners)
+            ]
+        )
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, number: int, count: int) -> np.ndarray:
+    """Return the order of images in a pass over all of them: a function of the seed."""
+    return np.random.default_rng([seed, number]).permutation(count)
+
+
+def _pasted(
+    images: torch.Tensor, codes: torch.Tensor, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images (B, C, H, W) and codes (B, H, W), some with a rectangle of another one."""
+    height, width = images.shape[-2:]
+    partners = rng.permutation(len(images))
+    inside = torch.zeros(len(images), height, width, dtype=torch.bool)
+    for area in inside:
+        share, paste = rng.uniform(*PASTE_AREA), rng.random() < PASTE_SHARE
+        ratio = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))  # of the sides, as in UniMatch
+        sides = np.sqrt(share * ratio) * height, np.sqrt(share / ratio) * width
+        rows, columns = (min(int(side), full) for side, full in zip(sides, (height, width)))
+        top = int(rng.integers(height - rows + 1))
+        left = int(rng.integers(width - columns + 1))
+        if paste:
+            area[top : top + rows, left : left + columns] = True
+    inside = inside.to(images.device)
+    return (
+        torch.where(inside[:, None], images[partners], images),
+        torch.where(inside, codes[partners], codes),
+    )

@@ -1,0 +1,140 @@
+"""fit --unlabelled: images without labels, and what a training takes from them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCH, refuses
+from PIL import Image, ImageOps
+
+import fastseg
+from fastseg import tasks
+from fastseg.data.unlabelled import unlabelled_in
+from fastseg.training import consistency
+
+SMALL = dict(arch=ARCH, weights="none", size=64, bs=4, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Images of the eye task that are not those of its sample, without their masks."""
+    data = tasks.get("eye").sample(tmp_path_factory.mktemp("others"), n=6, seed=11)
+    return data / "imgs_small"
+
+
+def weights_of(export):
+    return fastseg.load(export).learn.model.state_dict()
+
+
+def test_copies_of_images_of_the_data_and_unreadable_files_are_left_out(
+    samples, others, tmp_path, caplog
+):
+    """As they are, saved again, mirrored and turned; the others are used."""
+    task = tasks.get("eye")
+    items = task.items(samples["eye"])
+    folder = tmp_path / "photos"
+    shutil.copytree(others, folder)
+    with Image.open(items[0].image) as picture:
+        picture.save(folder / "again.png")
+        picture.save(folder / "small.jpg", quality=60)
+        ImageOps.mirror(picture).save(folder / "mirrored.png")
+        picture.rotate(90, expand=True).save(folder / "turned.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    with caplog.at_level("INFO"):
+        found = unlabelled_in(folder, items, task.reading)
+        found.tell(folder)
+    assert (len(found.items), found.copies, found.unreadable) == (6, 4, 1)
+    assert {item.image for item in found.items} == {folder / p.name for p in others.iterdir()}
+    assert "6 images without labels" in caplog.text and "4 that look" in caplog.text
+
+
+@pytest.mark.parametrize("held", ["nothing", "copies", "no folder"])
+def test_a_folder_without_a_usable_image_is_refused(held, samples, fails, tmp_path):
+    folder = tmp_path / "photos"
+    if held != "no folder":
+        folder.mkdir()
+    if held == "copies":
+        image = tasks.get("eye").items(samples["eye"])[0].image
+        shutil.copy(image, folder / "one.jpg")
+    options = ["--arch", ARCH, "--weights", "none", "--size", "64", "--epochs", "1"]
+    command = ["fit", "eye", "--data", samples["eye"], *options, "--unlabelled", folder]
+    fails(*command, code="no-unlabelled", values=[folder])
+
+
+@pytest.mark.parametrize(
+    "name, options, code",
+    [
+        ("mri", {}, "unlabelled-classes"),
+        ("eye", dict(ema=0.0), "unlabelled-ema"),
+        ("eye", dict(mixup=0.2), "unlabelled-option"),
+        ("eye", dict(freeze=True), "freeze-random"),
+        ("eye", dict(time_budget=60, epochs=None), "unlabelled-option"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(name, options, code, samples, others, tmp_path):
+    with refuses(code):
+        chosen = {**SMALL, **options}
+        fastseg.fit(name, samples[name], out=tmp_path / "out", unlabelled=others, **chosen)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [("eye", {}), ("face", dict(windows=0.5, progressive=0.0)), ("eye", dict(progressive=0.5))],
+)
+def test_a_fit_learns_from_them_and_draws_the_same_again(
+    name, options, samples, others, tmp_path, monkeypatch
+):
+    """Two fits give the same weights, others than without these images; the card has the count."""
+    monkeypatch.setattr(consistency, "SURE", 0.3)  # so small a network is never sure of more
+    chosen = {**SMALL, **options}
+    for out in ("one", "two"):
+        fastseg.fit(name, samples[name], out=tmp_path / out, unlabelled=others, **chosen)
+    fastseg.fit(name, samples[name], out=tmp_path / "plain", ema=0.99, **chosen)
+    one, two, plain = (weights_of(tmp_path / out) for out in ("one", "two", "plain"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not all(torch.equal(one[key], plain[key]) for key in one)
+    training = json.loads((tmp_path / "one/card.json").read_text())["training"]
+    assert training["unlabelled"] == 6 and training["ema"] == 0.99
+
+
+def test_pseudo_labels_are_where_the_average_is_sure(samples, others, monkeypatch):
+    """They are the classes of the averaged network, and 255 elsewhere; the pixels decide."""
+    seen = []
+    original = consistency.Consistency.pseudo_labels
+
+    def kept(self, weak):
+        codes = original(self, weak)
+        average = {k: v.clone() for k, v in self.teacher.average.items()}
+        seen.append((weak.clone(), codes, average, self._normal))
+        return codes
+
+    monkeypatch.setattr(consistency.Consistency, "pseudo_labels", kept)
+    monkeypatch.setattr(consistency, "SURE", 0.4)
+    learn = fastseg.learner(
+        "eye", samples["eye"], **{k: v for k, v in SMALL.items() if k != "epochs"}
+    )
+    from fastseg.learners.options import FitOptions
+    from fastseg.training.loop import train
+
+    train(learn, FitOptions(**SMALL, unlabelled=str(others)))
+    assert len(seen) > 2
+    weak, codes, average, normal = seen[-1]
+    assert 0 <= float(weak.min()) and float(weak.max()) <= 1
+    learn.model.load_state_dict(average)
+    with torch.no_grad():
+        best = learn.model.eval()(normal(weak)).softmax(1).max(1)
+    sure = best.values >= 0.4
+    assert torch.equal(codes, torch.where(sure, best.indices, 255))
+    assert 0 < float(sure.float().mean()) < 1
+
+
+def test_pasted_rectangles_bring_their_codes():
+    """Image and codes come from the same partner, pixel by pixel."""
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 32, 48).contiguous()
+    codes = torch.arange(4).view(4, 1, 1).expand(4, 32, 48).contiguous()
+    mixed, labels = consistency._pasted(images, codes, np.random.default_rng(1))
+    assert torch.equal(mixed[:, 0].long(), labels)
+    changed = (labels != codes).float().mean((1, 2))
+    assert changed.any() and float(changed.max()) <= 0.45
