@@ -233,7 +233,9 @@ def _without_labels(learn: Learner, options: FitOptions) -> list[Item]:
             "unlabelled-processes",
         )
     record = record_of(learn)
-    found = unlabelled_in(options.unlabelled, record.task.items(record.data), record.task.reading)
+    tests = [item for item in record.task.items(record.data) if item.split == "test"]
+    own = dict.fromkeys([*learn.dls.train_ds.items, *learn.dls.valid_ds.items, *tests])
+    found = unlabelled_in(options.unlabelled, list(own), record.task.reading)
     found.tell(options.unlabelled)
     return found.items
 
