@@ -97,7 +97,7 @@ def score_of(
             consistency.Consistency.pseudo_labels = own
         metrics = scored(learn, task, str(given.data), options).metrics()
         free_memory()
-    return metrics["mean"]["dice"], {
+    return metrics["mean_foreground"]["dice"], {
         name: round(figures["dice"], 3) for name, figures in metrics["classes"].items()
     }
 
