@@ -156,6 +156,7 @@ def test_faults_of_the_form_are_told_before_anything_starts(app):
     answer = app.start({"epochs": "-1"})
     assert answer["error"]["code"] == "option-range" and answer["field"] == "epochs"
     assert app.start({"nothing": "1"})["error"]["code"] == "bad-request"
+    assert app.start({"unlabelled": "/etc"})["error"]["code"] == "bad-request"  # no folders here
     assert app.start({"epochs": "3", "time_budget": "9m"})["error"]["code"] == "epochs-or-budget"
     assert app.get("/api/train")["state"] == "idle"
 

@@ -30,6 +30,7 @@ HELP = {  # where the command line can name files, and this form cannot
     "weights": "What it begins with: auto is ImageNet, or random if that is out of reach; an "
     "export trains on from it.",
 }
+NOT_HERE = ("unlabelled",)  # it names a folder, which a browser may not
 GROUPS = {"course": "Course", "learner": "Network and data", "run": "Run"}
 # A browser may not name addresses or files here, only names of timm and torch.
 NAME = re.compile(r"[A-Za-z0-9_.:+\-]{1,100}")
@@ -44,6 +45,8 @@ def fields(task: Task, exports: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _applies(option: Option, task: Task) -> bool:
+    if option.name in NOT_HERE:
+        return False
     return task.has_masks or option.name not in ("decoder", "windows")
 
 
@@ -84,7 +87,7 @@ def read(values: Mapping[str, Any], task: Task, exports: Mapping[str, str]) -> F
     `exports` are folders by name. Raises `FastsegError` for the first faulty value, with the field
     in its details.
     """
-    unknown = sorted(set(values) - set(OPTIONS))
+    unknown = sorted(set(values) - set(OPTIONS) | set(values) & set(NOT_HERE))
     if unknown:
         raise AppError(f"{', '.join(unknown)}: no such option", "bad-request")
     found: dict[str, Any] = {}
