@@ -20,7 +20,7 @@ OTHER = {  # a value of each option that is not its default
     **dict(time_budget=60.0, folds=3, ema=0.9, windows=0.5, progressive=0.5, mixup=0.2),
     **dict(patience=2, size=(64, 96), bs=2, loss="ce", opt="sgd", seed=1, device="cpu"),
     **dict(precision="float32", cache=2**20, split_seed=1, freeze=True),
-    **dict(unlabelled=str(Path(__file__).parents[1] / ".github" / "docs")),  # a folder with pictures
+    **dict(unlabelled=str(Path(__file__).parents[1] / ".github" / "docs")),  # it has pictures
     **dict(flip=False, rotate=5.0, zoom=0.1, light=0.1, colour=0.1, cutout=0.1),
 }
 
