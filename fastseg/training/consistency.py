@@ -73,25 +73,26 @@ class Consistency(Callback):
         self.sure, self.steps = 0.0, 0
 
     def before_batch(self) -> None:
-        x = self.learn.xb[0]
-        self.count, rng = len(x), np.random.default_rng([*self.dl.step_seed(self.iter), BATCH_USE])
-        weak = self._fitted(self._changed(self.weak, self._images(), WEAK_USE), x.shape[-2:], rng)
-        self.codes = self.pseudo_labels(weak)
-        strong = self._changed(self.strong, weak, STRONG_USE)
-        strong, self.codes = _pasted(strong, self.codes, rng)
-        both = torch.cat([x.as_subclass(torch.Tensor), self._normal(strong)])
-        self.learn.xb = (both.as_subclass(type(x)),)
+        size = self.learn.xb[0].shape[-2:]
+        self.count = len(self.learn.xb[0])
+        rng = np.random.default_rng([*self.dl.step_seed(self.iter), BATCH_USE])
+        weak = self._fitted(self._changed(self.weak, self._images(), WEAK_USE), size, rng)
+        codes = self.pseudo_labels(weak)
+        self.others = _pasted(self._changed(self.strong, weak, STRONG_USE), codes, rng)
 
     def after_pred(self) -> None:
-        self.others = self.learn.pred[self.count :]
-        self.learn.pred = self.learn.pred[: self.count]
+        images, self.codes = self.others
+        # The network computes with copies of its statistics: blurred and recoloured images do not
+        # change how it normalises plain ones.
+        buffers = {name: value.clone() for name, value in self.learn.model.named_buffers()}
+        self.logits = functional_call(self.learn.model, buffers, (self._normal(images),))
 
     def after_loss(self) -> None:
-        errors = F.cross_entropy(self.others, self.codes, ignore_index=IGNORE, reduction="none")
+        errors = F.cross_entropy(self.logits, self.codes, ignore_index=IGNORE, reduction="none")
         self.learn.loss_grad = self.learn.loss_grad + errors.mean()
         self.sure += float((self.codes != IGNORE).float().mean())
         self.steps += 1
-        del self.others
+        del self.others, self.logits
 
     def after_train(self) -> None:
         if self.steps:
