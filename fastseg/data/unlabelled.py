@@ -81,7 +81,7 @@ def unlabelled_in(folder: Path | str, own: Sequence[Item], reading: Reading = PL
         raise DataError(
             f"{folder}: none of its {len(files)} images can be used: {copies} look the same as "
             f"images of the data, and {unreadable} cannot be read; give others",
-            "no-unlabelled",
+            "unlabelled-left-out",
         )
     return found
 
