@@ -59,7 +59,7 @@ def test_a_folder_without_a_usable_image_is_refused(held, samples, fails, tmp_pa
         shutil.copy(image, folder / "one.jpg")
     options = ["--arch", ARCH, "--weights", "none", "--size", "64", "--epochs", "1"]
     command = ["fit", "eye", "--data", samples["eye"], *options, "--unlabelled", folder]
-    code = "unlabelled-left-out" if held == "copies" else "no-unlabelled"
+    code = "unlabelled-left-out" if held == "copies" else "unlabelled-folder"
     fails(*command, code=code, values=[folder])
 
 

@@ -54,7 +54,7 @@ def images_without_labels(folder: Path | str) -> list[Path]:
     what = "holds no images" if Path(folder).is_dir() else "is no folder"
     raise DataError(
         f"{folder}: {what}; --unlabelled needs a folder with images like those of the data",
-        "no-unlabelled",
+        "unlabelled-folder",
     )
 
 
