@@ -636,9 +636,13 @@ def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
     assert page.text_content("#counter") == "1 of 2"
     page.select_option("#kind", "labelled")
     page.wait_for_selector('#editor[data-ready="images/1.png"]')
-    page.reload()  # what was reviewed stays reviewed
+    counter = page.text_content("#counter")
+    page.reload()  # what was chosen stays chosen, and what was reviewed stays reviewed
     page.wait_for_selector('#editor[data-ready="images/1.png"]')
-    assert page.text_content("#counter") == "1 of 6"
+    assert page.input_value("#kind") == "labelled"
+    assert page.text_content("#counter") == counter
+    page.select_option("#kind", "")
+    until(page, lambda: page.text_content("#counter") == "1 of 6")
 
 
 def test_enter_takes_and_back_undoes_the_last_decision(eyes, serve, open_page):

@@ -35,9 +35,19 @@ class Review {
       $(`[data-do="${name}"]`).addEventListener("click", () => this[name]());
     }
     $("#others")?.addEventListener("click", () => this.#open(this.queue[0] ?? null).catch((error) => note(error.message, true)));
-    for (const select of [$("#order"), $("#kind")]) select?.addEventListener("change", () => this.#reorder());
+    for (const select of [$("#order"), $("#kind")]) if (select) this.#keep(select);
     this.session.addEventListener("opened", () => this.#show());
     Object.assign(this, { queue: [], skipped: [], trail: [], paces: [], count: 0, isBusy: false });
+  }
+
+  /** Keep what is chosen for a reload of this tab; another choice is another queue. */
+  #keep(select) {
+    const name = `fastseg-review-${select.id}`, kept = sessionStorage.getItem(name);
+    if ([...select.options].some(({ value }) => value === kept)) select.value = kept;
+    select.addEventListener("change", () => {
+      sessionStorage.setItem(name, select.value);
+      this.#reorder();
+    });
   }
 
   /** Ask for the queue and open its first image. */
