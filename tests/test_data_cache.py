@@ -135,6 +135,7 @@ def test_a_budget_for_a_part_of_the_images_holds_for_both_together(eyes, tmp_pat
     assert 0.8 * len(items) <= kept < 2 * len(items) and budget // 2 < used <= budget
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_held_is_free_for_the_others(eyes, tmp_path, temporary):
     task, data, items = eyes
     command = [sys.executable, "-c", RANK, data, tmp_path, str(10**7), "killed"]

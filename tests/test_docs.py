@@ -124,8 +124,9 @@ MORE_ARGUMENTS = {"fit": [*SMALL, "--epochs", "1"], "lr": SMALL}
 
 def runnable() -> list:
     """Return the commands that run on the samples."""
+    long = re.compile("fastseg lr|--measure")
     return [
-        pytest.param(command, marks=[pytest.mark.slow] if "fastseg lr" in command else [])
+        pytest.param(command, marks=[pytest.mark.slow] if long.search(command) else [])
         for command in fastseg_commands()
         if not any(part in command for part in NOT_RUN)
     ]

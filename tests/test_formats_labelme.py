@@ -367,6 +367,7 @@ def test_masks_come_back(codes, tmp_path_factory):
     assert min(iou_by_class(codes, back).values()) >= 0.99
 
 
+@pytest.mark.slow
 @given(codes=class_masks())
 @settings(max_examples=20, deadline=None)
 def test_masks_without_background_come_back(codes, tmp_path_factory):

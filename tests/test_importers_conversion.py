@@ -90,6 +90,7 @@ def test_a_task_without_background_has_all_its_classes(to, tmp_path):
         assert np.mean(found == 255) < (1e-9 if to in EXACT else 0.01)
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_split_that_is_partly_drawn(tmp_path):
     """Images without a split beside a test folder."""
     codes = {f"{part}/picture_{n}": smooth_codes(n) for part in ("rest", "test") for n in range(4)}

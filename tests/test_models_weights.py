@@ -13,6 +13,7 @@ from conftest import ARCH
 from safetensors.torch import save
 
 
+@pytest.mark.slow
 def test_auto_fetches_imagenet_weights(tmp_path):
     torch.manual_seed(5)
     model = timm.create_model(ARCH)

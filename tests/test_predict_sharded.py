@@ -429,6 +429,7 @@ def test_python_gets_the_counts(good, exports, tmp_path):
     assert {Path(table).name for table in done} == {"predictions.csv", "predictions.parquet"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "evaluate"])
 def test_check_and_evaluate_on_workers_say_the_same(run, samples, exports, command, tmp_path):
     more = ("--export", exports("eye"), "--out", "out") if command == "evaluate" else ()

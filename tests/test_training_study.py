@@ -49,6 +49,7 @@ def test_study_trains_compares_and_resumes(samples, run, tmp_path):
     run(*common, "--vary", "bs=2", error="study-changed")
 
 
+@pytest.mark.slow
 def test_a_setting_that_diverges_does_not_end_the_study(samples, run, tmp_path, monkeypatch):
     # Cards in folders that share only a parent of the home folder do not say where the data are.
     shared = os.path.commonpath([samples["eye"], tmp_path])

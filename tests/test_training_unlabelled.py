@@ -81,7 +81,11 @@ def test_options_that_do_not_fit_are_refused(name, options, code, samples, other
 
 @pytest.mark.parametrize(
     "name, options",
-    [("eye", {}), ("face", dict(windows=0.5, progressive=0.0)), ("eye", dict(progressive=0.5))],
+    [
+        ("eye", {}),
+        pytest.param("face", dict(windows=0.5, progressive=0.0), marks=pytest.mark.slow),
+        pytest.param("eye", dict(progressive=0.5), marks=pytest.mark.slow),
+    ],
 )
 def test_a_fit_learns_from_them_and_draws_the_same_again(
     name, options, samples, others, tmp_path, monkeypatch
