@@ -642,7 +642,7 @@ def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
     assert page.input_value("#kind") == "labelled"
     assert page.text_content("#counter") == counter
     page.select_option("#kind", "")
-    until(page, lambda: page.text_content("#counter") == "1 of 6")
+    page.wait_for_selector("#counter:text-is('1 of 6')")
 
 
 def test_enter_takes_and_back_undoes_the_last_decision(eyes, serve, open_page):
