@@ -14,7 +14,7 @@ import fastseg
 from fastseg import tasks
 from fastseg.data.unlabelled import unlabelled_in
 from fastseg.learners.options import FitOptions
-from fastseg.training import consistency
+from fastseg.training import checkpoint, consistency
 from fastseg.training.loop import train
 
 SMALL = dict(arch=ARCH, weights="none", size=64, bs=4, epochs=2)
@@ -140,3 +140,40 @@ def test_pasted_rectangles_bring_their_codes():
     assert torch.equal(mixed[:, 0].long(), labels)
     changed = (labels != codes).float().mean((1, 2))
     assert changed.any() and float(changed.max()) <= 0.45
+
+
+@pytest.mark.slow
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(samples, others, tmp_path, monkeypatch):
+    class PulledPlug(Exception):
+        pass
+
+    write = checkpoint.write
+
+    def pulled(path, state):
+        write(path, state)
+        raise PulledPlug
+
+    monkeypatch.setattr(consistency, "SURE", 0.3)
+    chosen = dict(**SMALL, unlabelled=others)
+    fastseg.fit("eye", samples["eye"], out=tmp_path / "whole", **chosen)
+    with monkeypatch.context() as patch, pytest.raises(PulledPlug):
+        patch.setattr(checkpoint, "write", pulled)
+        fastseg.fit("eye", samples["eye"], out=tmp_path / "half", **chosen)
+    fastseg.fit("eye", out=tmp_path / "half", resume=True)
+    whole, half = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "half"))
+    assert all(torch.equal(whole[key], half[key]) for key in whole)
+
+
+@pytest.mark.slow
+def test_it_goes_with_folds_and_from_an_export(samples, others, tmp_path):
+    """Each fold leaves copies of its own images out; training goes on with other options."""
+    short = {**SMALL, "epochs": 1}
+    out = tmp_path / "out"
+    made = fastseg.fit("eye", samples["eye"], out=out, unlabelled=others, folds=2, **short)
+    assert made["metrics"]["images"] == 16
+    shutil.rmtree(out)
+    data = shutil.copytree(samples["eye"], tmp_path / "eye")
+    fastseg.fit("eye", data, out=out, **short)
+    made = fastseg.fit(again=out, unlabelled=others, epochs=1)
+    assert json.loads((out / "card.json").read_text())["training"]["unlabelled"] == 6
+    assert "again" in made
