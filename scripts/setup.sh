@@ -46,7 +46,7 @@ then
   echo "setup: installing $wanted into $(dirname "$(dirname "$PYTHON")") (some minutes the first time)"
   # uv installs in a fraction of pip's time, but it does not read pip's configuration.
   pip=("$PYTHON" -m pip --disable-pip-version-check)
-  setting() { "${pip[@]}" config get "global.$1" 2>/dev/null || true; }
+  setting() { "${pip[@]}" config list 2>/dev/null | sed -n "s/^global\.$1='\(.*\)'$/\1/p" || true; }
   index="${PIP_INDEX_URL:-$(setting index-url)}"
   constraint="${PIP_CONSTRAINT:-$(setting constraint)}"
   cert="${PIP_CERT:-$(setting cert)}"
