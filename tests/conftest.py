@@ -263,6 +263,36 @@ def exports(samples, full_px, tmp_path_factory):
     return export
 
 
+class PulledPlug(Exception):
+    """Simulates the end of a process for any reason."""
+
+
+@pytest.fixture
+def plug(monkeypatch):
+    """Stop a fit at the `count`-th checkpoint, before or after it is written."""
+    from fastseg.training import checkpoint
+
+    whole = checkpoint.write
+
+    def pull(count: int, before: bool = False):
+        calls = []
+
+        def write(path, state):
+            calls.append(path)
+            if before and len(calls) == count:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_name(".half").write_bytes(b"half a checkpoint")
+                raise PulledPlug
+            whole(path, state)
+            if len(calls) == count:
+                raise PulledPlug
+
+        monkeypatch.setattr(checkpoint, "write", write)
+        return lambda: monkeypatch.setattr(checkpoint, "write", whole)
+
+    return pull
+
+
 @pytest.fixture(params=["float32", "bfloat16"])
 def precision(request, monkeypatch):
     """Run a test in both precisions, on any machine: CPUs can emulate bfloat16."""

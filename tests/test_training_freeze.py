@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import ARCH, refuses
+from conftest import ARCH, PulledPlug, refuses
 from safetensors.torch import load_file, save_file
 
 import fastseg
@@ -16,7 +16,7 @@ from fastseg.exports.card import PROGRESS, work_of
 from fastseg.learners.options import FitOptions
 from fastseg.models.factory import segmenter
 from fastseg.models.frozen import KeptMaps, maps_kept
-from fastseg.training import checkpoint, loop
+from fastseg.training import loop
 
 PLAIN = dict(flip=False, rotate=0.0, zoom=0.0, light=0.0)  # no augmentation
 
@@ -109,25 +109,15 @@ def test_without_augmentation_an_image_has_one_view(samples, small, made):
 
 
 @pytest.mark.slow
-def test_a_frozen_fit_is_resumed_and_its_export_is_like_any_other(
-    samples, small, tmp_path, monkeypatch
-):
-    class PulledPlug(Exception):
-        pass
-
-    write = checkpoint.write
-
-    def pulled(path, state):
-        write(path, state)
-        raise PulledPlug
-
+def test_a_frozen_fit_is_resumed_and_its_export_is_like_any_other(samples, small, tmp_path, plug):
     data, out = samples["eye"], tmp_path / "half"
     options = dict(**small, freeze=True, epochs=2)
     learn = fastseg.learner("eye", data, **small)
     loop.train(learn, FitOptions(**options))
-    with monkeypatch.context() as patch, pytest.raises(PulledPlug):
-        patch.setattr(checkpoint, "write", pulled)
+    restore = plug(1)
+    with pytest.raises(PulledPlug):
         fastseg.fit("eye", data, **options, out=out)
+    restore()
     told = json.loads((work_of(out) / "learner_0" / PROGRESS).read_text())
     assert (told["epochs"], told["later_epochs"], told["head_only"]) == (2, 0, False)
     fastseg.fit("eye", out=out, resume=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ARCH, refuses, rows_of
+from conftest import ARCH, PulledPlug, refuses, rows_of
 from fastai.callback.core import Callback
 from platformdirs import user_cache_path
 from safetensors.torch import load_file
@@ -25,34 +25,6 @@ from fastseg.utils.journal import Journal
 from fastseg.utils.locks import write_lock
 
 OPTIONS = {"arch": ARCH, "weights": "none", "size": 64, "bs": 4}
-
-
-class PulledPlug(Exception):
-    """Simulates the end of a process for any reason."""
-
-
-@pytest.fixture
-def plug(monkeypatch):
-    """Stop a fit at the `count`-th checkpoint, before or after it is written."""
-    whole = checkpoint.write
-
-    def pull(count: int, before: bool = False):
-        calls = []
-
-        def write(path, state):
-            calls.append(path)
-            if before and len(calls) == count:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.with_name(".half").write_bytes(b"half a checkpoint")
-                raise PulledPlug
-            whole(path, state)
-            if len(calls) == count:
-                raise PulledPlug
-
-        monkeypatch.setattr(checkpoint, "write", write)
-        return lambda: monkeypatch.setattr(checkpoint, "write", whole)
-
-    return pull
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ARCH, refuses
+from conftest import ARCH, PulledPlug, refuses
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
@@ -14,7 +14,7 @@ import fastseg
 from fastseg import tasks
 from fastseg.data.unlabelled import unlabelled_in
 from fastseg.learners.options import FitOptions
-from fastseg.training import checkpoint, consistency
+from fastseg.training import consistency
 from fastseg.training.loop import train
 
 SMALL = dict(arch=ARCH, weights="none", size=64, bs=4, epochs=2)
@@ -143,22 +143,16 @@ def test_pasted_rectangles_bring_their_codes():
 
 
 @pytest.mark.slow
-def test_an_interrupted_fit_ends_as_an_uninterrupted_one(samples, others, tmp_path, monkeypatch):
-    class PulledPlug(Exception):
-        pass
-
-    write = checkpoint.write
-
-    def pulled(path, state):
-        write(path, state)
-        raise PulledPlug
-
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(
+    samples, others, tmp_path, monkeypatch, plug
+):
     monkeypatch.setattr(consistency, "SURE", 0.3)
     chosen = dict(**SMALL, unlabelled=others)
     fastseg.fit("eye", samples["eye"], out=tmp_path / "whole", **chosen)
-    with monkeypatch.context() as patch, pytest.raises(PulledPlug):
-        patch.setattr(checkpoint, "write", pulled)
+    restore = plug(1)
+    with pytest.raises(PulledPlug):
         fastseg.fit("eye", samples["eye"], out=tmp_path / "half", **chosen)
+    restore()
     fastseg.fit("eye", out=tmp_path / "half", resume=True)
     whole, half = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "half"))
     assert all(torch.equal(whole[key], half[key]) for key in whole)

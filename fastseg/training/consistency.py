@@ -74,10 +74,9 @@ class Consistency(Callback):
         self.sure, self.steps = 0.0, 0
 
     def before_batch(self) -> None:
-        size = self.learn.xb[0].shape[-2:]
-        self.count = len(self.learn.xb[0])
+        count, _, *size = self.learn.xb[0].shape
         rng = np.random.default_rng([*self.dl.step_seed(self.iter), BATCH_USE])
-        weak = self._fitted(self._changed(self.weak, self._images(), WEAK_USE), size, rng)
+        weak = self._fitted(self._changed(self.weak, self._images(count), WEAK_USE), size, rng)
         codes = self.pseudo_labels(weak)
         self.others = _pasted(self._changed(self.strong, weak, STRONG_USE), codes, rng)
 
@@ -119,13 +118,13 @@ class Consistency(Callback):
         best = logits.softmax(1).max(1)
         return torch.where(best.values >= SURE, best.indices, IGNORE)
 
-    def _images(self) -> torch.Tensor:
-        """Return the images of this step, float (B, C, h, w) from 0 to 1, at the training size."""
+    def _images(self, number: int) -> torch.Tensor:
+        """Return this step's images, float (number, C, h, w) from 0 to 1, at the training size."""
         step, count = self.epoch * self.n_iter + self.iter, len(self.items)
         chosen = []
-        for place in range(step * self.count, (step + 1) * self.count):
-            number, rest = divmod(place, count)
-            chosen.append(self.items[_order(self.seed, number, count)[rest]])
+        for place in range(step * number, (step + 1) * number):
+            turn, rest = divmod(place, count)
+            chosen.append(self.items[_order(self.seed, turn, count)[rest]])
         arrays = np.stack([self.pixels.image(item) for item in chosen])
         whole = torch.from_numpy(arrays).to(self.dls.device).movedim(-1, 1)
         return whole.contiguous().float() / 255
