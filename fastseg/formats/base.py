@@ -7,16 +7,18 @@ they parse, and every entry that cannot be used becomes a `Fault` with its place
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..data.issues import Fault
 from ..types import Colour
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # LabelMe's names of unlabelled pixels and of the background. Other tools have none for unlabelled
 # pixels, so that fastseg writes LabelMe's, and reads it.
@@ -149,4 +151,4 @@ def parsed_number(value: Any) -> float | None:
         number = float(value)
     except OverflowError:  # a whole number of hundreds of digits
         return None
-    return number if np.isfinite(number) else None
+    return number if math.isfinite(number) else None
