@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -115,10 +116,15 @@ def step(repeats: int, folder: Path, device: str = "cpu") -> dict[str, list[floa
         return synchronized(run)
 
     plain, careful = peers.PlainLoop(device=device), peers.CarefulLoop(device=device)
+    compiled = {}
+    if shutil.which("g++") or device != "cpu":  # what torch.compile needs
+        loop = peers.CarefulLoop(device=device, compiled=True)
+        compiled["smp, careful, compiled"] = synchronized(lambda: loop.step(x, y))
     contestants = {
         "fastai unet_learner(resnet18)": learner_step(peers.notebook_learner(data, device=device)),
         "smp.Unet(resnet18) loop": synchronized(lambda: plain.step(x, y)),
         f"smp, careful ({careful.text})": synchronized(lambda: careful.step(x, y)),
+        **compiled,
         "fastseg resnet18": learner_step(learner(data, device=device)),
         "fastseg resnet18, plain unet": learner_step(learner(data, decoder="unet", device=device)),
         "fastseg default backbone": learner_step(learner(data, "mobilenetv2_100", device=device)),
@@ -221,7 +227,7 @@ def predict(
         peers.notebook_learner(small, device=device),
         peers.PlainLoop(device=device),
         peers.CarefulLoop(device=device),
-        peers.ultralytics_predict(SIZE[0]),
+        peers.Ultralytics(folder / "ultralytics", SIZE[0]) if peers.has_ultralytics() else None,
     )
     predictor, ready = fastseg.load(default, device), np.zeros((BATCH, *SIZE, 3), dtype=np.uint8)
     out = folder / "out"
@@ -238,7 +244,11 @@ def predict(
             "fastai get_preds": (lambda: peers.notebook_get_preds(theirs, some, out), len(some)),
             "smp loop": (lambda: plain.predict(some, out), len(some)),
             f"smp, careful ({careful.text})": (lambda: careful.predict(files, out), count),
-            **({"ultralytics": (lambda: yolo(files, out), count)} if yolo else {}),
+            **(
+                {"ultralytics yolo26n-sem": (lambda: yolo.predict(files, out), count)}
+                if yolo
+                else {}
+            ),
             "fastseg": (
                 lambda: fastseg.predict("eye", files, out, export=default, device=device),
                 count,

@@ -200,16 +200,19 @@ class PlainLoop:
 
 class CarefulLoop(PlainLoop):
     """The same loop by somebody who knows PyTorch: channels last, bfloat16 if that is faster here,
-    a fused optimizer; prediction in batches, with threads that read, resize and write.
+    a fused optimizer; prediction in batches, with threads that read, resize and write. With
+    `compiled`, torch.compile compiles the network, which needs a C++ compiler on a CPU.
     """
 
-    def __init__(self, *given: Any, **options: Any):
+    def __init__(self, *given: Any, compiled: bool = False, **options: Any):
         super().__init__(*given, **options)
         self.kind = torch.device(self.device).type
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
         self.half = False
         self.half = self._is_half_faster()
+        if compiled:
+            self.model.compile()
 
     def _is_half_faster(self) -> bool:
         x = torch.randn(self.batch, 3, *self.size, device=self.device)
@@ -262,30 +265,70 @@ class CarefulLoop(PlainLoop):
             yield pixels, part
 
 
-def ultralytics_predict(size: int) -> Callable[[list[Path], Path], None] | None:
-    """Return a function that segments files with ultralytics' smallest model; None without it."""
+def has_ultralytics() -> bool:
+    """Return whether ultralytics with its semantic task is installed. Its licence is AGPL-3.0, so
+    it is no dependency of anything here: install it to compare.
+    """
     try:
-        from ultralytics import YOLO
+        from ultralytics.models.yolo import semantic  # noqa: F401
     except ImportError:
-        return None
-    model = YOLO("yolo11n-seg.yaml")
+        return False
+    return True
 
-    def run(files: list[Path], out: Path) -> None:
-        for result, file in zip(
-            model.predict([str(f) for f in files], imgsz=size, stream=True, verbose=False), files
-        ):
-            height, width = result.orig_shape
-            mask = np.zeros((height, width), dtype=np.uint8)
-            if result.masks is not None:
-                for polygon, kind in zip(
-                    result.masks.data.cpu().numpy(), result.boxes.cls.tolist()
-                ):
-                    mask[
-                        np.asarray(
-                            Image.fromarray(polygon.astype(np.uint8)).resize((width, height))
-                        )
-                        > 0
-                    ] = int(kind) + 1
-            Image.fromarray(mask).save(out / f"{file.stem}.png")
 
-    return run
+class Ultralytics:
+    """Ultralytics' smallest network for semantic segmentation, by its own training and prediction.
+
+    The weights are random: pretrained ones are fetched from where not everybody can.
+    """
+
+    def __init__(self, folder: Path, size: int = 256, classes: int = 4):
+        import yaml
+        from ultralytics import YOLO
+        from ultralytics.cfg import __file__ as configuration
+
+        folder.mkdir(parents=True, exist_ok=True)
+        network = yaml.safe_load(
+            (Path(configuration).parent / "models/26/yolo26-sem.yaml").read_text()
+        )
+        path = folder / "yolo26n-sem.yaml"
+        path.write_text(yaml.safe_dump({**network, "nc": classes, "scale": "n"}))
+        self.folder, self.size, self.classes = folder, size, classes
+        self.model = YOLO(str(path), task="semantic")
+
+    def fit(self, data: Path, seconds: float) -> int:
+        """Train on data/images and data/masks for so long; return the number of epochs."""
+        import yaml
+
+        names = {code: f"class {code}" for code in range(self.classes)}
+        unlabelled = {code: "ignore_label" for code in range(self.classes, 256)}
+        described = {"path": str(data), "train": "images", "val": "images", "masks_dir": "masks"}
+        path = self.folder / "data.yaml"
+        path.write_text(yaml.safe_dump({**described, "names": names, "label_mapping": unlabelled}))
+        self.model.train(
+            data=str(path),
+            time=seconds / 3600,
+            imgsz=self.size,
+            batch=8,
+            val=False,
+            plots=False,
+            device="cpu",
+            workers=0,
+            cache="ram",
+            project=str(self.folder),
+            verbose=False,
+        )
+        return self.model.trainer.epoch + 1
+
+    def mask(self, path: Path) -> np.ndarray:
+        """Return an image's codes at its own size."""
+        (result,) = self.model.predict(str(path), imgsz=self.size, verbose=False)
+        return np.asarray(result.semantic_mask.data.cpu(), dtype=np.uint8).squeeze()
+
+    def predict(self, files: list[Path], out: Path) -> None:
+        """Write a mask for each file."""
+        names = [str(file) for file in files]
+        results = self.model.predict(names, imgsz=self.size, batch=8, stream=True, verbose=False)
+        for result, file in zip(results, files):
+            codes = np.asarray(result.semantic_mask.data.cpu(), dtype=np.uint8).squeeze()
+            Image.fromarray(codes).save(out / f"{file.stem}.png", compress_level=1)

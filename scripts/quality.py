@@ -54,6 +54,8 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
     files = sorted((folder / "train" / "images").iterdir())
     scores: dict[str, list[float]] = {"smp loop": [], "fastseg": []}
     for _ in range(repeats):
+        if peers.has_ultralytics():
+            from_random_weights(scores, folder, budget, score)
         plain = peers.PlainLoop(folder / "train", (240, 320), "tu-mobilenetv2_100", weights=weights)
         x, y = next(iter(plain.loader(files, True)))
         plain.step(x, y)
@@ -81,6 +83,25 @@ def quality(repeats: int, folder: Path, budget: float = 300.0) -> dict[str, list
             flush=True,
         )
     return scores
+
+
+def from_random_weights(
+    scores: dict[str, list[float]],
+    folder: Path,
+    budget: float,
+    score: Callable[[Callable[[Path], np.ndarray]], float],
+) -> None:
+    """Add ultralytics' score after training for `budget` seconds, and fastseg's beside it, both
+    from random weights.
+    """
+    yolo = peers.Ultralytics(folder / "ultralytics", 320)
+    count = yolo.fit(folder / "train", budget)
+    scores.setdefault("ultralytics, random weights", []).append(score(yolo.mask))
+    export = folder / "random"
+    result = fastseg.fit("eye", folder / "train", weights="none", time_budget=budget, out=export)
+    ours = score(partial(codes_of, fastseg.load(export)))
+    scores.setdefault("fastseg, random weights", []).append(ours)
+    print(f"ultralytics: {count} epochs; fastseg: {len(result['history'])} epochs", flush=True)
 
 
 def codes_of(predictor, path: Path) -> np.ndarray:
