@@ -71,11 +71,12 @@ task = ClassificationTask(
         rotate=0.0,
         zoom=0.0,
         light=0.0,
-        blur_share=0.3,
+        # A blur of 0.5 px is found in 99 of 100 slices; 5 epochs and a share of 0.3 found 85.
+        blur_share=0.5,
         # The data contain only strong blur; without these, a blur of 1 px is predicted as sharp.
         blur_sigma=(0.45, 1.2),
         loss="ce",
-        epochs=5,
+        epochs=10,
         bs=16,
     ),
     draw=draw,
