@@ -19,7 +19,7 @@ from ..data.state import LEDGER
 from ..engines.distributed import World, all_threads, joined, place, told_by_first, world
 from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images
-from ..evaluation.scores import scores_of
+from ..evaluation.scores import SAMPLES, scores_of
 from ..exports.card import METRICS, Card, seal, versions
 from ..exports.folder import replacing
 from ..exports.record import record_of
@@ -219,7 +219,7 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
 
         measure(folder, options.device, seconds)
         found.calibrate(card)
-        card.metrics = found.scores.metrics()
+        card.metrics = found.scores.metrics(SAMPLES)
         write_json(folder / METRICS, card.metrics)
         history = record_of(learn).history
         _write_pictures(task, found.panels, history, folder)

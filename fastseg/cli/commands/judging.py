@@ -30,7 +30,7 @@ def evaluate(
     split: Split = "valid",
     export: Export = None,
     compare: Annotated[
-        Optional[Path],
+        Optional[str],
         typer.Option(
             "--compare",
             metavar="EXPORT",
