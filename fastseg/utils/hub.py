@@ -102,14 +102,18 @@ def hub_errors(name: HubName, what: str) -> Iterator[None]:
     `what` follows the name in messages, such as "cannot be fetched".
     """
     from huggingface_hub import errors
-    from huggingface_hub.utils import tqdm as bars
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     from .progress import console, is_hidden
 
     are_shown = console.is_terminal and not is_hidden()
-    were_hidden = bars.are_progress_bars_disabled()
+    were_hidden = are_progress_bars_disabled()
     if not (are_shown or were_hidden):
-        bars.disable_progress_bars()
+        disable_progress_bars()
     try:
         yield
     except ExportError:
@@ -137,7 +141,7 @@ def hub_errors(name: HubName, what: str) -> Iterator[None]:
         raise ExportError(f"{name}: {what} ({brief(_without_token(told))})", "hub-error") from None
     finally:
         if not (are_shown or were_hidden):
-            bars.enable_progress_bars()
+            enable_progress_bars()
 
 
 def _token_state() -> str:
