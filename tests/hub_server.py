@@ -29,7 +29,9 @@ class Repository:
         return self.commits[self.branches.get(revision, revision)]
 
     def commit(self, branch: str, files: dict[str, bytes]) -> str:
-        text = "".join(f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files))
+        text = "".join(
+            f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)
+        )
         sha = hashlib.sha1(f"{branch} {len(self.commits)} {text}".encode()).hexdigest()
         self.commits[sha], self.branches[branch] = files, sha
         return sha
@@ -102,7 +104,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._batch(json.loads(body))
         if parts[0] != "api":
             return self._resolved(repository, parts[3], "/".join(parts[4:]))
-        action, revision = parts[4:5], "/".join(parts[5:]) or MAIN
+        self._api(repository, name, parts[4:5], "/".join(parts[5:]) or MAIN, body)
+
+    def _api(
+        self, repository: Repository, name: str, action: list[str], revision: str, body: bytes
+    ) -> None:
         if action == ["preupload"]:
             return self._modes(json.loads(body)["files"])
         if action == ["commit"]:
