@@ -125,6 +125,7 @@ def _copy_files(files: Path, folder: Path, name: str) -> None:
 
 def _from_url(place: str, pin: str) -> Fetched:
     """Fetch an archive by http(s), or an archive or folder from a store."""
+    place = place.rstrip("/")
     parts = urlsplit(place)
     name = shown(place)
     if parts.username or parts.password:
@@ -184,7 +185,7 @@ def _archive(place: str, name: str, empty: Path, stamp: str) -> Found | None:
 
 def _folder(place: str, name: str, empty: Path, stamp: str) -> Found | None:
     """Fetch the card of an export's folder in a store; the other files when they are written."""
-    store = store_of(place.rstrip("/"))
+    store = store_of(place)
     entry = store.entry(CARD)
     if entry is None:
         raise ExportError(

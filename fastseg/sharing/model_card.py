@@ -241,17 +241,15 @@ def _limits(card: Card) -> str:
         "It was not tested for differences between groups of people, devices or places. Decisions "
         "about people need a person's review.",
     ]
-    if lost := never_found(card.metrics if _at(card.metrics, "classes") else {}):
+    classes = _at(card.metrics, "classes")
+    known = {name: _at(classes, name) for name in classes}
+    if lost := never_found({"classes": known}):
         limits.append(f"Never found on the held-out images: {_listed(lost)}.")
-    dice = {
-        name: value
-        for name, values in _at(card.metrics, "classes").items()
-        if (value := _number(_at({"": values}, "").get(SHOWN[card.kind][0]))) is not None
-    }
-    if dice:
-        worst = min(dice, key=lambda name: dice[name])
-        figure = FIGURES[SHOWN[card.kind][0]][0]
-        limits.append(f"Its worst class is {_text(worst)}, with {figure} {dice[worst]:.3f}.")
+    key = SHOWN[card.kind][0]
+    values = {name: _number(figures.get(key)) for name, figures in known.items()}
+    if ranked := sorted((value, name) for name, value in values.items() if value is not None):
+        value, worst = ranked[0]
+        limits.append(f"Its worst class is {_text(worst)}, with {FIGURES[key][0]} {value:.3f}.")
     return "\n".join(f"- {limit}" for limit in limits)
 
 

@@ -96,26 +96,15 @@ def offline_unless_reachable() -> Iterator[None]:
 
 @contextmanager
 def hub_errors(name: HubName, what: str) -> Iterator[None]:
-    """Turn errors of the hub's library into an `ExportError` of one line; show bars on a terminal
-    only.
+    """Turn errors of the hub's library into an `ExportError` of one line.
 
     `what` follows the name in messages, such as "cannot be fetched".
     """
     from huggingface_hub import errors
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
 
-    from .progress import console, is_hidden
-
-    are_shown = console.is_terminal and not is_hidden()
-    were_hidden = are_progress_bars_disabled()
-    if not (are_shown or were_hidden):
-        disable_progress_bars()
     try:
-        yield
+        with _quiet_library():
+            yield
     except ExportError:
         raise
     except errors.RevisionNotFoundError:
@@ -139,8 +128,29 @@ def hub_errors(name: HubName, what: str) -> Iterator[None]:
         cause = error.__cause__ or error
         told = getattr(cause, "server_message", None) or f"{type(cause).__name__}: {cause}"
         raise ExportError(f"{name}: {what} ({brief(_without_token(told))})", "hub-error") from None
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Let the hub's library show bars on a terminal only, and no warnings: errors are raised."""
+    from huggingface_hub.utils import logging as library
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    from .progress import console, is_hidden
+
+    level, are_hidden = library.get_verbosity(), are_progress_bars_disabled()
+    library.set_verbosity(logging.ERROR)
+    if not are_hidden and (is_hidden() or not console.is_terminal):
+        disable_progress_bars()
+    try:
+        yield
     finally:
-        if not (are_shown or were_hidden):
+        library.set_verbosity(level)
+        if not are_hidden:
             enable_progress_bars()
 
 
