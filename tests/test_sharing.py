@@ -365,6 +365,9 @@ def test_what_leads_out_of_an_archive(eye, tmp_path):
     refused(zipped({"card.json": files["card.json"]}), "exchanged-file", tmp_path)
     refused(zipped({**files, "model.onnx": b"other"}), "exchanged-file", tmp_path)
     refused(zipped({**files, "card.json": b"[" * 100_000}), "damaged-card", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "MAX_CARD", 100)
+        refused(zipped(files), "exchanged-file", tmp_path)
     refused(b"no zip", "damaged-archive", tmp_path)
     with pytest.warns(UserWarning, match="Duplicate"):
         twice = io.BytesIO(zipped(files))
@@ -462,6 +465,8 @@ def test_by_http(packed, eye, own, online, run, tmp_path):
         assert "secret2" not in secret.out + secret.err
         state["status"] = 404
         assert "404" in run("pull", f"{url}?x", error="not-fetched").message
+        state["status"], state["location"] = 302, url
+        assert "redirect" in run("pull", f"{url}?y", error="not-fetched").message
         assert len(in_cache()) == 2 and not (tmp_path / "exports").exists()
         password = run("pull", url.replace("//", "//me:password@"), error="export-address")
         assert "password@" not in password.message

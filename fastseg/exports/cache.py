@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # What is taken from elsewhere, and given to others: no pickle, and no picture of the data.
 SHARED = (CARD, MODEL, ONNX, METRICS, HISTORY)
 MAX_BYTES = 8 * 2**30  # of an export; the largest backbones of timm have weights of 5 GB
+MAX_CARD = 64 * 2**20  # bytes; a million names of held-out images
 STALE = 86_400.0  # seconds after which what a killed process was fetching is deleted
 
 
@@ -63,6 +64,8 @@ def verify(folder: Path, name: str) -> None:
     Files that the card does not name are deleted. `name` is the export's address. Raises
     `ExportError`.
     """
+    if (folder / CARD).is_file() and (folder / CARD).stat().st_size > MAX_CARD:
+        raise damaged(name, CARD, f"is larger than {MAX_CARD // 2**20} MiB")
     try:
         card = read_card(folder)
     except ExportError as error:

@@ -72,8 +72,8 @@ def fit(
     their ensemble; its metrics are those of every image by the learner that never saw it.
 
     The returned dict has "export", "seconds" (training alone), "weights", "history" (one dict for
-    each epoch, of the last fold) and "metrics" over the validation images at original size. The
-    temperature and the review thresholds that they give go into the card.
+    each epoch, of the last fold) and "metrics" over the validation images at original size, with
+    95 % "intervals". The temperature and the review thresholds that they give go into the card.
 
     `again` is the folder of an export (`--from`): its network is trained on with the labels that
     there are now, and the new export replaces it (or goes to `out`); the replaced one is kept in

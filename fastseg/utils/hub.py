@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import ExportError, brief
+from ..errors import ExportError, FastsegError, brief
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def hub_errors(name: HubName, what: str) -> Iterator[None]:
     try:
         with _quiet_library():
             yield
-    except ExportError:
+    except FastsegError:
         raise
     except errors.RevisionNotFoundError:
         raise ExportError(
