@@ -385,7 +385,7 @@ def test_a_zipped_folder_is_taken_without_its_pickle(own, tmp_path, caplog):
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
 def test_damaged_archives_are_refused_by_a_code(eye, tmp_path, data):
