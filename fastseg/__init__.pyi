@@ -21,6 +21,9 @@ from .learners.build import vision_learner as vision_learner
 from .learners.preparation import learner as learner
 from .report.browse import show as show
 from .report.results import interpret as interpret
+from .sharing.pack import pack as pack
+from .sharing.pull import pull as pull
+from .sharing.push import push as push
 from .training.fit import find_lr as find_lr
 from .training.fit import fit as fit
 from .training.how_many import how_many as how_many

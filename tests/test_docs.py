@@ -115,6 +115,8 @@ NOT_RUN = {
     "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
     "fastseg app": "runs until it is ended: test_webapp_training.py",
     "fastseg restore": "needs an earlier export: test_corrections_again.py",
+    "hub:me": "needs a hub: test_sharing.py",
+    "--export eye.zip": "needs a packed export: test_sharing.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
     "fastseg study": "needs many fits: test_training_study.py",
 }

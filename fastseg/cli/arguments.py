@@ -20,7 +20,7 @@ TaskOrExport = Annotated[
     str,
     typer.Argument(
         metavar="TASK",
-        help="A task's name, a folder with a task.toml, or the folder of an export.",
+        help="A task's name, a folder with a task.toml, or an export: its folder or address.",
     ),
 ]
 Data = Annotated[
@@ -36,7 +36,11 @@ TrainedData = Annotated[
     ),
 ]
 Export = Annotated[
-    Optional[Path], typer.Option("--export", help="Export folder [default: exports/TASK].")
+    Optional[str],
+    typer.Option(
+        "--export",
+        help="Export: a folder, FILE.zip, hub:OWNER/NAME, or a URL [default: exports/TASK].",
+    ),
 ]
 Trust = Annotated[
     bool,

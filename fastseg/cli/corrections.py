@@ -41,9 +41,10 @@ def copying(export: Path, data: Path | None, images: Sequence[Path]) -> str:
     return f"copy {they} to {typed(near(place))}, and "
 
 
-def to_review(task: str, export: Path | None, written: Sequence[Path]) -> None:
+def to_review(export: Path, written: Sequence[Path]) -> None:
     """Say how many of the predictions need review, and how they are corrected."""
-    from ..exports.read import opened
+    from ..exports.cache import is_cached
+    from ..exports.read import card_of
 
     tables = [path for path in written if path.name.endswith("predictions.csv")]
     images, table = [], None
@@ -54,13 +55,14 @@ def to_review(task: str, export: Path | None, written: Sequence[Path]) -> None:
     if not images:
         return
     try:
-        _, source, card = opened(task, export)
+        card = card_of(export)
     except FastsegError:  # an export that is used up meanwhile: there is nothing to lead to
         return
     what = "1 image needs" if len(images) == 1 else f"{len(images)} images need"
     they = "it" if len(images) == 1 else "them"
-    first = copying(source, None, [Path(image) for image in images])
-    console.say(
-        f"{what} review (needs_review in {table}); next: {first}correct {they} in: "
-        f"fastseg app {typed(card.folder or source)}"
-    )
+    if is_cached(export):
+        next_step = f"to correct {they}, take the export into a folder of your own: fastseg pull"
+    else:
+        first = copying(export, None, [Path(image) for image in images])
+        next_step = f"next: {first}correct {they} in: fastseg app {typed(card.folder or export)}"
+    console.say(f"{what} review (needs_review in {table}); {next_step}")

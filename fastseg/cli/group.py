@@ -15,6 +15,7 @@ import typer
 from .. import __version__
 from ..engines.distributed import place
 from ..errors import FastsegError, ProcessError, is_out_of_memory
+from ..utils.hub import go_offline
 from . import console
 
 STARTED = time.monotonic()
@@ -104,10 +105,19 @@ def start(
             help="Processor threads to compute with [default: all cores].",
         ),
     ] = None,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Fetch nothing: exports and weights from elsewhere must be in the cache.",
+        ),
+    ] = False,
 ) -> None:
     if version:
         typer.echo(f"fastseg {__version__}")
         raise typer.Exit()
+    if offline:
+        go_offline()
     if threads and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     elif threads:  # torch is not imported yet; it reads these variables when it is

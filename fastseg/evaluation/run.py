@@ -19,6 +19,7 @@ from ..data.parts import Ledger
 from ..engines.base import Engine, in_order
 from ..engines.choice import engine_of
 from ..errors import DataError, TaskError, choose
+from ..exports.cache import require_own
 from ..exports.card import CARD, METRICS, Card
 from ..exports.folder import find
 from ..exports.read import opened
@@ -95,7 +96,7 @@ def evaluate(
     items, root = items_of(card, task, data, split)
     group_of = group_function(by, table, items, root)
     compared = find(task, compare) if compare else None
-    out = Path(out) if out else (folder if folder.is_dir() else folder.parent) / FOLDER
+    out = Path(out) if out else _own_folder(folder) / FOLDER
     _require_no_export(out)
     require_results_folder(out, items, root, task)
     from ..inference.loading import load
@@ -146,6 +147,12 @@ def evaluate(
     write_json(out / METRICS, {**result, **places})
     write_rows(out / PER_IMAGE, scores.rows(group_of))
     return {**result, "written": [str(out / METRICS), str(out / PER_IMAGE)]}
+
+
+def _own_folder(export: Path) -> Path:
+    """Return the folder of an export or pickle, for results. Raises `ExportError` if cached."""
+    folder = export if export.is_dir() else export.parent
+    return require_own(folder, "results are not written there; choose a folder with --out")
 
 
 def _require_no_export(out: Path) -> None:

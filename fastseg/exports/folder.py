@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import ExportError
 from ..tasks import Task, get, names
 from ..utils.io import swap_folders
+from .addresses import is_address, local
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, PICKLE, is_unfinished, read_card
 
 # What fit, evaluate and interpret write, and a new fit replaces.
@@ -39,13 +40,14 @@ WRITTEN = {
 def find(task: str | Task | None = None, export: Path | str | None = None) -> Path:
     """Return an export folder: the given one, else exports/TASK, else the newest below exports/.
 
-    A given pickle is returned as it is, after its folder was found.
+    A given pickle is returned as it is, after its folder was found. An export from elsewhere is
+    fetched, see `addresses`.
     Raises `ExportError` if there is none, or if it is of another task than the one named.
     """
     named = get(task) if task else None
     name = named.name if named else None
     if export is not None:
-        folder = Path(export)
+        folder = local(export)
     elif name is not None:
         folder = Path("exports") / name
     else:
@@ -74,7 +76,9 @@ def find(task: str | Task | None = None, export: Path | str | None = None) -> Pa
 
 
 def is_export(path: Path | str) -> bool:
-    """Return whether a path is an export's folder or its pickle, and not a task's name."""
+    """Return whether a path is an export's folder, its pickle or its address, and not a task."""
+    if is_address(path):
+        return True
     path = Path(path)
     folder = path.parent if path.suffix == ".pkl" else path
     return (folder / CARD).is_file() and str(path) not in names()

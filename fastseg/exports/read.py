@@ -12,6 +12,7 @@ from ..tasks import Task, get, names
 from ..tasks.base import TaskT
 from ..tasks.declared import task_from
 from ..utils.imports import importing
+from .addresses import is_address, local
 from .card import MODEL, PICKLE, Card, read_card, sha256
 from .folder import find, is_export
 
@@ -165,9 +166,13 @@ def opened(
 ) -> tuple[Task, Path, Card]:
     """Return the task, the folder and the card of an export.
 
-    `task` is a task, or an export's folder. The export is `export`, else exports/TASK, else the
-    newest one. Raises `ExportError` if there is none, or if it is of another task.
+    `task` is a task, or an export. The export is `export`, else exports/TASK, else the newest one.
+    Those from elsewhere are fetched, see `addresses`. Raises `ExportError` if there is none, or if
+    it is of another task.
     """
+    if isinstance(task, (str, Path)) and is_address(task):
+        task = local(task)
+    export = None if export is None else local(export)
     if task is not None and not isinstance(task, Task) and is_export(task):
         folder = find(None, task if export is None else export)
         own = card_of(find(None, task))

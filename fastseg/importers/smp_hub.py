@@ -17,6 +17,7 @@ from ..exports.record import TrainingRecord
 from ..exports.write import write_export
 from ..tasks import SegmentationTask, Task, get
 from ..utils.choices import check_size
+from ..utils.hub import offline_unless_reachable
 from ..utils.imports import importing
 from ..utils.io import read_json
 from ..utils.locks import write_lock
@@ -139,8 +140,6 @@ def _fetch(name: str, files: Sequence[str]) -> dict[str, Path]:
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
-
-    from ..models.weights import offline_unless_reachable
 
     found = {}
     with offline_unless_reachable():

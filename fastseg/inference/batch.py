@@ -42,16 +42,20 @@ log = logging.getLogger(__name__)
 
 class Written(list[Path]):
     """The paths that `predict` wrote; `skipped` are those in the folders given to it that are not
-    images.
+    images, and `export` is the local folder (or pickle) that predicted them.
 
     A prediction in shards lists its tables only, and `run` has its counts.
     """
 
     def __init__(
-        self, paths: Iterable[Path], skipped: Iterable[Path], run: ShardedRun | None = None
+        self,
+        paths: Iterable[Path],
+        skipped: Iterable[Path],
+        export: Path,
+        run: ShardedRun | None = None,
     ):
         super().__init__(paths)
-        self.skipped, self.run = list(skipped), run
+        self.skipped, self.export, self.run = list(skipped), export, run
 
 
 def predict(
@@ -141,7 +145,7 @@ def predict(
             runtime=runtime,
             precision=precision,
         )
-        return _sharded_result(sharded)
+        return _sharded_result(sharded, source)
     output = OUTPUTS[task.kind](task, overlay, probabilities, format)
     files, skipped = expand(given, output.is_own)
     files = first_files(files, as_trained(task, card).channel_files) or files
@@ -177,7 +181,7 @@ def predict(
                 failures[file] = row
             else:
                 rows[file] = row
-        written = Written([*run.written, *output.write_tables(rows)], skipped)
+        written = Written([*run.written, *output.write_tables(rows)], skipped, source)
         _write_failures(output, files, failures)
         if failures:
             raise _failure(files, output, failures, written)
@@ -212,8 +216,8 @@ def _shards_out(given: Sequence[Path | str], out: Path | str | None, format: str
     return out
 
 
-def _sharded_result(run: ShardedRun) -> Written:
-    written = Written(run.tables, [], run)  # type: ignore[arg-type]  # URLs are no paths
+def _sharded_result(run: ShardedRun, export: Path) -> Written:
+    written = Written(run.tables, [], export, run)  # type: ignore[arg-type]  # URLs are no paths
     if run.failed:
         more = f" ({run.failed - 1} more could not be read)" if run.failed > 1 else ""
         done = {0: "", 1: "; the other image is done"}.get(

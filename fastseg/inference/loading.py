@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ExportError, ModelError
+from ..exports.addresses import local
 from ..exports.card import MODEL, ONNX, Card
 from ..exports.onnx import Sessions
 from ..exports.read import card_of, network_of, pickled_network, verify_file
@@ -43,6 +44,9 @@ def load(
 ) -> Predictor:
     """Return a `Predictor` from an export folder: card.json with model.onnx or model.safetensors.
 
+    `export` may also be one from elsewhere: "hub:me/eye@v1", "eye.zip", "https://.../eye.zip",
+    "s3://bucket/eye"; it is fetched into the cache, without a pickle (see `exports.addresses`).
+
     `runtime` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None. If not
     given, the measured fastest one on this machine is used, for this number of `images` in
     batches of `bs`. If nothing was measured yet, it is measured if that saves time, else ONNX
@@ -54,7 +58,8 @@ def load(
     Raises `ExportError`, and `ModelError` for options that contradict each other.
     """
     check_runtime(runtime, precision)
-    export, card = Path(export), card_of(export)
+    export = local(export)
+    card = card_of(export)
     alone = images in (None, 1)
     if _needs_no_torch(export, card, device, runtime, precision, images):
         verify_file(export / MODEL, card)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from ..data.reading import RGB
 from ..errors import ModelError, brief
 from ..utils.choices import check_weights
+from ..utils.hub import offline_unless_reachable
 from .backbones import backbone_config
 from .conversion import converted
 from .network import Network
@@ -39,7 +39,6 @@ PREFIXES = (
     "model.0.",
     "model.0.model.",
 )
-HUB_SECONDS = 5  # timeout for reaching the hub; its own retries take most of a minute
 
 
 def load_weights(network: Network, weights: str) -> str:
@@ -114,24 +113,6 @@ def fetched(archs: Iterable[str]) -> set[str]:
             else:
                 found.add(arch)
     return found
-
-
-@contextmanager
-def offline_unless_reachable() -> Iterator[None]:
-    """Use only the hub's local cache in a block if the hub does not answer one request."""
-    import httpx
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS)
-    except httpx.HTTPError as error:
-        log.debug("%s: %s", constants.ENDPOINT, error)
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _load_file(network: Network, path: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import TaskError
 from ..evaluation.run import items_of, require_results_folder
 from ..evaluation.scores import SAMPLES
+from ..exports.cache import require_own
 from ..exports.card import Card
 from ..exports.read import opened
 from ..metrics import calibration
@@ -205,7 +206,9 @@ def interpret(
     check_runtime(runtime, precision)
     task, folder, card = opened(task, export)
     items, root = items_of(card, task, data, split)
-    out = Path(out) if out else folder
+    out = Path(
+        out or require_own(folder, "the report is not written there; choose a folder with --out")
+    )
     require_results_folder(out, items, root, task)
     from ..inference.loading import load
 

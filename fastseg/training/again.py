@@ -22,6 +22,7 @@ from ..data.state import CORRECTIONS
 from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images, trained_on, verdict
 from ..evaluation.scores import Scores, scores_of
+from ..exports.addresses import own_folder
 from ..exports.card import CARD, Card, read_card
 from ..exports.earlier import AGAIN, REFUSED, aside, correct_paths, keep
 from ..exports.read import card_of, task_of
@@ -50,7 +51,7 @@ def plan_again(
     The parts of the data folder are frozen, if they are not yet: what the export held out stays
     held out.
     """
-    folder = Path(export)
+    folder = own_folder(export)
     if options.weights != "auto":
         raise ModelError(
             f"--from {folder} brings its own weights; leave --weights out", "from-weights"

@@ -19,7 +19,7 @@ from ..data.state import LEDGER
 from ..engines.distributed import World, all_threads, joined, place, told_by_first, world
 from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images
-from ..evaluation.scores import scores_of
+from ..evaluation.scores import SAMPLES, scores_of
 from ..exports.card import METRICS, Card, seal, versions
 from ..exports.folder import replacing
 from ..exports.record import record_of
@@ -72,8 +72,8 @@ def fit(
     their ensemble; its metrics are those of every image by the learner that never saw it.
 
     The returned dict has "export", "seconds" (training alone), "weights", "history" (one dict for
-    each epoch, of the last fold) and "metrics" over the validation images at original size. The
-    temperature and the review thresholds that they give go into the card.
+    each epoch, of the last fold) and "metrics" over the validation images at original size, with
+    95 % "intervals". The temperature and the review thresholds that they give go into the card.
 
     `again` is the folder of an export (`--from`): its network is trained on with the labels that
     there are now, and the new export replaces it (or goes to `out`); the replaced one is kept in
@@ -219,7 +219,7 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
 
         measure(folder, options.device, seconds)
         found.calibrate(card)
-        card.metrics = found.scores.metrics()
+        card.metrics = found.scores.metrics(SAMPLES)
         write_json(folder / METRICS, card.metrics)
         history = record_of(learn).history
         _write_pictures(task, found.panels, history, folder)

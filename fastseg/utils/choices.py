@@ -96,6 +96,6 @@ def check_weights(weights: str | Path) -> None:
     if weights not in WEIGHTS and not Path(weights).is_file():
         raise ModelError(
             f"{weights}: no such file or folder; --weights takes auto, imagenet, none, a file, "
-            "or an export's folder",
+            "or an export's folder (fastseg pull fetches one from elsewhere)",
             "no-weights-file",
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..data.slices import real_file
 from ..errors import AppError, DataError, FastsegError, TaskError
+from ..exports.addresses import own_folder
 from ..exports.card import CARD, MODEL, Card, read_card
 from ..exports.earlier import EARLIER
 from ..exports.folder import find, is_export
@@ -85,6 +86,9 @@ class Workspace:
             name = "."
         if name is None:
             name = str(export or find())
+        own_folder(name)
+        if export is not None:
+            own_folder(export)
         name = labelled_in(name)
         if not is_export(name):
             return cls(_task_named(name), data, export, device)

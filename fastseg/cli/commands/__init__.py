@@ -6,6 +6,7 @@ from . import (  # noqa: F401  # isort: skip
     training,
     studies,
     exports,
+    sharing,
     judging,
     prediction,
     labelling,

@@ -30,7 +30,7 @@ def evaluate(
     split: Split = "valid",
     export: Export = None,
     compare: Annotated[
-        Optional[Path],
+        Optional[str],
         typer.Option(
             "--compare",
             metavar="EXPORT",
@@ -68,6 +68,7 @@ def evaluate(
     """
     from ...corrections.favoured import favour_of
     from ...evaluation.run import evaluate as call
+    from ...exports.addresses import is_address
     from ...exports.read import opened
 
     result = call(
@@ -83,7 +84,7 @@ def evaluate(
         **engines,
     )
     is_held_out = result["split"] == "valid"
-    found = opened(task, result["export"])[0]
+    found = opened(None if is_address(task) else task, result["export"])[0]
     exports = {"this export": result["export"]}
     result["favour"] = favour_of(found, result["data"], exports) if is_held_out else ""
     if as_json:

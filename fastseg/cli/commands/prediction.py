@@ -119,7 +119,7 @@ def predict(
         + (f", probabilities in {masks[0].parent / 'probabilities'}" if probabilities else "")
         + (f", labels to correct in {masks[0].parent / format}" if format else "")
     )
-    corrections.to_review(task, export, beside)
+    corrections.to_review(written.export, beside)
 
 
 @app.command(epilog="Example: fastseg segment room.jpg --surname Doe --name Jane")
@@ -137,10 +137,11 @@ def segment(
         Optional[str], typer.Option("--name", help="Second part of the file name.")
     ] = None,
     export: Annotated[
-        Optional[Path],
+        Optional[str],
         typer.Option(
             "--export",
-            help="Export of any task with masks [default: exports/surfaces].",
+            help="Export of any task with masks: a folder, FILE.zip, hub:OWNER/NAME, or a URL "
+            "[default: exports/surfaces].",
         ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
