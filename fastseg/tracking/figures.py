@@ -31,16 +31,22 @@ def _text(value: Any) -> str:
 
 
 def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return an export's metrics flat: "iris/dice", and "iris/dice_low" of its interval.
+    """Return metrics flat: "class iris/dice", and the ends of its interval, "class iris/dice_low".
 
-    Figures of a class begin with its name, those of all with the name of the mean, such as
-    "mean_foreground/dice".
+    Figures of means have names such as "mean_foreground/dice", and single ones "total/accuracy".
     """
     found = dict(_numbers({key: value for key, value in metrics.items() if key != INTERVALS}))
     for name, ends in _pairs(metrics.get(INTERVALS, {})):
         for end, value in zip(ENDS, ends):
             found[f"{name}_{end}"] = value
-    return {name.removeprefix("classes/"): value for name, value in found.items()}
+    return {_title(name): value for name, value in found.items()}
+
+
+def _title(name: str) -> str:
+    """Return the name under which trackers show a figure, in groups by what is before the slash."""
+    if name.startswith("classes/"):
+        return f"class {name.removeprefix('classes/')}"
+    return name if "/" in name else f"total/{name}"
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

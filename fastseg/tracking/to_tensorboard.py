@@ -64,6 +64,7 @@ class TensorBoard(Tracker):
         writer = self._open(step)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
+        writer.add_text("figures", _table(values), step)
         # The page HPARAMS compares runs by these; `add_hparams` would write them as another run.
         from torch.utils.tensorboard.summary import hparams
 

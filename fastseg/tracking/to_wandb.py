@@ -20,6 +20,8 @@ class WeightsAndBiases(Tracker):
 
     def __init__(self, run: Run):
         super().__init__(run)
+        # Copies of an export's files, which `wandb sync` sends; by default in the home folder.
+        os.environ.setdefault("WANDB_DATA_DIR", str(run.folder / "wandb"))
         import wandb
 
         self.wandb = wandb

@@ -20,7 +20,7 @@ from ..data.state import LEDGER
 from ..engines.distributed import World, all_threads, joined, place, told_by_first, world
 from ..errors import ExportError, ModelError, TaskError
 from ..evaluation.run import items_of, score_images
-from ..evaluation.scores import scores_of
+from ..evaluation.scores import SAMPLES, scores_of
 from ..exports.card import METRICS, Card, seal, versions
 from ..exports.folder import replacing
 from ..exports.record import record_of
@@ -124,8 +124,6 @@ def fit(
             ):
                 _share_run(task, run, together)
                 result = _train_and_export(task, out, run, pins, tracker)
-                if tracker:
-                    tracker.exported(result)
         else:
             _train_along(task, _share_run(task, None, together, data))
         return together.from_first(result)
@@ -233,6 +231,8 @@ def _train_and_export(
         _write_pictures(task, found.panels, history, folder)
         seal(card, folder)
         more = {}
+        if tracker:
+            reported = found.scores.metrics(SAMPLES)
         if pins:
             from .again import review
 
@@ -242,6 +242,8 @@ def _train_and_export(
         left = deadline - time.monotonic()
         what = "are left" if left >= 0 else "too long"
         log.info("the time budget: %.0f s %s", abs(left), what)
+    if tracker:
+        tracker.exported(reported, seconds)
     return {
         "task": task.name,
         "export": str(out),

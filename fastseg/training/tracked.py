@@ -84,15 +84,15 @@ class Tracked:
         reporting.start()
         return reporting
 
-    def exported(self, result: dict[str, Any]) -> None:
-        """Report the export of a complete fit: figures of each class, pictures, and files."""
+    def exported(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Report the complete export: figures of each class with intervals, pictures, files."""
         from ..tracking.figures import figures
 
         assert self.reporting is not None
-        out = Path(result["export"])
+        out = self.out.resolve()
         self.reporting.export(
-            out.resolve().name,
-            {**figures(result["metrics"]), "seconds": float(result["seconds"])},
+            out.name,
+            figures({**metrics, "seconds": seconds}),
             [out / name for name in PICTURES if (out / name).is_file()],
             [out / name for name in FILES if (out / name).is_file()],
         )
