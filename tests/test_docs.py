@@ -116,6 +116,7 @@ NOT_RUN = {
     "fastseg app": "runs until it is ended: test_webapp_training.py",
     "fastseg restore": "needs an earlier export: test_corrections_again.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
+    "--track": "tells trackers: test_tracking.py",
     "fastseg study": "needs many fits: test_training_study.py",
 }
 SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]

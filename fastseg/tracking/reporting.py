@@ -16,7 +16,6 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from ..errors import ModelError, brief
-from ..utils.imports import importing
 from .base import Row, Run, State
 from .choice import tracker_class
 
@@ -39,7 +38,7 @@ class Reporting:
         self.name, self.opened = name, opened
         try:
             # Here, not in the thread: two threads that import the same libraries can block.
-            with importing(), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.tracker = tracker_class(name)(run)
         except ImportError as error:
@@ -124,6 +123,8 @@ class Reporting:
             try:
                 call()
             except BaseException as error:  # whatever a foreign package raises
+                if self.is_off:  # the fit has given it up meanwhile, and said so
+                    continue
                 self.is_off = True
                 log.warning(
                     "%s: failed, and is left out from now on; the fit goes on (%s: %s)",

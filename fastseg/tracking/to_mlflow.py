@@ -6,6 +6,7 @@ Alembic, and took 15 s to create.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ class MLflow(Tracker):
 
         local = self.run.folder / "mlflow"
         if self.uri:
+            # It warns of each attempt to reach the server; the last one is told by `Reporting`.
+            logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
             self.client = self.client_class(tracking_uri=self.uri)
         else:  # since 3.10, MLflow refuses file stores that are not asked for
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -28,9 +28,9 @@ class WeightsAndBiases(Tracker):
         self.mode = os.environ.get("WANDB_MODE", "offline")
 
     def start(self) -> str:
-        if self.mode in ("online", "run") and not self.wandb.api.api_key:
-            # wandb would ask for the key at the terminal, and wait
-            raise RuntimeError("not logged in: wandb login")
+        # By itself, wandb would ask for the key at the terminal, and wait.
+        if self.mode in ("online", "run") and not self.wandb.login(prompt=False):
+            raise RuntimeError("not logged in; log in with: wandb login")
         given = os.environ.get
         folder = given("WANDB_DIR") or str(self.run.folder)
         os.makedirs(folder, exist_ok=True)
