@@ -78,4 +78,4 @@ class WeightsAndBiases(Tracker):
 
     def finish(self, state: State) -> None:
         self.opened.finish(exit_code=EXIT_CODES[state])
-        self.wandb.teardown()  # its process writes the rest, and some fits end without Python's exit
+        self.wandb.teardown()  # waits for its process: some fits end by `os._exit`
