@@ -118,6 +118,7 @@ NOT_RUN = {
     "hub:me": "needs a hub: test_sharing.py",
     "--export eye.zip": "needs a packed export: test_sharing.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
+    "--track": "tells trackers: test_tracking.py",
     "fastseg study": "needs many fits: test_training_study.py",
 }
 SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]

@@ -21,6 +21,7 @@ OTHER = {  # a value of each option that is not its default
     **dict(patience=2, size=(64, 96), bs=2, loss="ce", opt="sgd", seed=1, device="cpu"),
     **dict(precision="float32", cache=2**20, split_seed=1, freeze=True),
     **dict(unlabelled=str(Path(__file__).parents[1] / ".github" / "docs")),  # it has pictures
+    **dict(track="tensorboard"),
     **dict(flip=False, rotate=5.0, zoom=0.1, light=0.1, colour=0.1, cutout=0.1),
 }
 
@@ -57,7 +58,7 @@ def test_each_option_is_a_parameter_of_fit_and_learner():
 def test_each_option_is_known_to_study_and_to_an_interrupted_fit(name, tmp_path):
     options = FitOptions(**{name: OTHER[name]})
     options.check()
-    assert (name in VARIABLE) == (name not in ("seed", "split_seed", "folds"))
+    assert (name in VARIABLE) == (name not in ("seed", "split_seed", "folds", "track"))
     _check_values([{name: OTHER[name]}] if name != "arch" else [{}])
     assert set(options.to_json()) == {name}
     assert FitOptions.from_json(options.to_json()) == options

@@ -16,6 +16,7 @@ from fastseg.learners import build
 from fastseg.losses import Loss
 from fastseg.models import factory
 from fastseg.utils import choices
+from fastseg.utils.choices import TRACKERS
 from fastseg.utils.imports import importing
 
 LIGHT = [
@@ -43,6 +44,7 @@ LIGHT = [
     "training.fit",
     "training.resume",
     "training.study",
+    "training.tracked",
     "training.tune",
     "utils.choices",
 ]
@@ -57,6 +59,7 @@ HEAVY = {
     "sklearn",
     "cleanlab",
     "captum",
+    *TRACKERS,
 }
 
 # Runs the commands read from standard input in one process. Prints for each what it left in

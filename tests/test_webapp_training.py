@@ -92,7 +92,7 @@ def app(serve, samples, tmp_path):
 def test_the_form_has_every_option_with_its_help_and_default():
     task = tasks.get("eye")
     fields = {field["name"]: field for field in recipe.fields(task, ["eye"])}
-    assert set(OPTIONS) - set(fields) == {"unlabelled"}  # a browser names no folders
+    assert set(OPTIONS) - set(fields) == {"unlabelled", "track"}  # a browser names no folders
     assert fields["epochs"]["default"] == str(task.recipe.epochs) and fields["epochs"]["min"] == 0
     assert fields["decoder"]["default"] == task.recipe.decoder
     assert "exports/eye" in fields["weights"]["choices"]

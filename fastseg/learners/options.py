@@ -22,7 +22,9 @@ from ..utils.choices import (
     DECODERS,
     OPTIMIZERS,
     PRECISIONS,
+    TRACKERS,
     check_size,
+    check_tracker,
     check_weights,
     loss_parts,
 )
@@ -301,6 +303,15 @@ class FitOptions:
         "Train this many learners, each on another part held out, and export their ensemble.",
         FoldCount(0, MAX_FOLDS),
         can_vary=False,  # no image is held out from all members of an ensemble
+    )
+    track: str | None = _option(
+        None,
+        "run",
+        f"Report the training to {', '.join(TRACKERS[:-1])} or {TRACKERS[-1]}, by default in the "
+        "folder runs",
+        Name(check_tracker),
+        default_help="none",
+        can_vary=False,
     )
     ema: float | None = _option(
         None,

@@ -8,6 +8,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from ..utils.io import name_below, write_json
 from ..utils.locks import write_lock
 from .budget import Plan, plan_training
 from .resume import FitPlan, FitRun, interruptible
+from .tracked import Tracked, tracked
 
 if TYPE_CHECKING:
     from fastai.learner import Learner
@@ -118,9 +120,10 @@ def fit(
             with (
                 write_lock(out),
                 interruptible(out, task, data, given, resume, start, strict) as run,
+                tracked(task, out, run) as tracker,
             ):
                 _share_run(task, run, together)
-                result = _train_and_export(task, out, run, pins)
+                result = _train_and_export(task, out, run, pins, tracker)
         else:
             _train_along(task, _share_run(task, None, together, data))
         return together.from_first(result)
@@ -193,10 +196,13 @@ def _train_along(task: Task, run: FitRun) -> None:
         together.from_first("evaluated")
 
 
-def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[str, Any]:
+def _train_and_export(
+    task: Task, out: Path, run: FitRun, pins: bool, tracker: Tracked | None
+) -> dict[str, Any]:
     """Train each learner, evaluate it on held-out images, calibrate, and write the export.
 
-    With `pins`, corrections are checked before an earlier export is replaced.
+    With `pins`, corrections are checked before an earlier export is replaced. The trainings are
+    reported to `tracker`.
     """
     options = run.options
     options.check_course(task)
@@ -206,7 +212,7 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
     with replacing(out, task) as folder:
         for number in range(max(1, options.folds)):
             left = (deadline - time.monotonic()) / (max(1, options.folds) - number)
-            learn = _train_fold(task, run, number, left if options.time_budget else None)
+            learn = _train_fold(task, run, number, left if options.time_budget else None, tracker)
             seconds += record_of(learn).course["seconds"]
             card = write_export(learn, folder)
             with all_threads():  # the other processes wait
@@ -225,6 +231,8 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
         _write_pictures(task, found.panels, history, folder)
         seal(card, folder)
         more = {}
+        if tracker:
+            reported = found.scores.metrics(SAMPLES)
         if pins:
             from .again import review
 
@@ -234,6 +242,8 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
         left = deadline - time.monotonic()
         what = "are left" if left >= 0 else "too long"
         log.info("the time budget: %.0f s %s", abs(left), what)
+    if tracker:
+        tracker.exported(reported, seconds)
     return {
         "task": task.name,
         "export": str(out),
@@ -246,7 +256,9 @@ def _train_and_export(task: Task, out: Path, run: FitRun, pins: bool) -> dict[st
     }
 
 
-def _train_fold(task: Task, run: FitRun, number: int, seconds: float | None) -> Learner:
+def _train_fold(
+    task: Task, run: FitRun, number: int, seconds: float | None, tracker: Tracked | None = None
+) -> Learner:
     """Return the trained learner of one fold, or the only one, within `seconds` if they are given.
 
     Its folder keeps checkpoints, and the plan for its time, until the export is complete.
@@ -273,7 +285,8 @@ def _train_fold(task: Task, run: FitRun, number: int, seconds: float | None) -> 
         options = replace(options, epochs=plan.epochs)
     from .loop import train
 
-    train(learn, options, work, plan.seconds if plan else None)
+    with tracker.course(learn, number) if tracker else nullcontext():
+        train(learn, options, work, plan.seconds if plan else None)
     record = record_of(learn)
     if not all(math.isfinite(row["valid_loss"]) for row in record.history):
         raise ModelError(

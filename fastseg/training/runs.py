@@ -14,6 +14,7 @@ from ..engines.base import Engine
 from ..errors import FastsegError, ModelError
 from ..exports.card import CARD, is_unfinished, read_card
 from ..tasks import Task
+from ..tracking.grouping import Group, placed
 from .fit import fit
 from .work import SentTask, sent_options
 
@@ -36,8 +37,12 @@ def train_runs(
     runs: Mapping[Run, Path],
     options: Mapping[str, Any],
     engine: Engine,
+    group: Group | None = None,
 ) -> dict[str, str]:
-    """Train what is not trained yet, on an engine; return why settings failed, by name."""
+    """Train what is not trained yet, on an engine; return why settings failed, by name.
+
+    Fits that are tracked belong to `group`.
+    """
     if not engine.is_here:
         task.items(data or task.default_data)  # a mistake here is no node's
         engine.require_sight(Path(data or task.default_data), *_common_folder(runs.values()))
@@ -45,6 +50,7 @@ def train_runs(
         SentTask.to(engine, task),
         os.path.abspath(data or task.default_data),
         sent_options(engine, options),
+        group,
     )
     problems: dict[str, dict[int, str]] = {}
     began: dict[Run, float] = {}
@@ -89,6 +95,7 @@ class _Training:
     task: SentTask
     data: str
     options: dict[str, Any]
+    group: Group | None
 
     def start(self) -> Callable[[_Job], tuple[_Job, str | None]]:
         task = self.task.received()
@@ -99,7 +106,16 @@ class _Training:
                 return job, None
             try:
                 resume = is_unfinished(folder)
-                fit(task, self.data, seed=job.seed, out=folder, resume=resume, pins=False, **given)
+                with placed(self.group, f"{job.name},seed={job.seed}"):
+                    fit(
+                        task,
+                        self.data,
+                        seed=job.seed,
+                        out=folder,
+                        resume=resume,
+                        pins=False,
+                        **given,
+                    )
             except ModelError as error:  # a problem of this setting, such as a rate that diverges
                 return job, str(error)
             return job, None

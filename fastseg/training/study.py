@@ -13,6 +13,7 @@ from ..engines.choice import engine_of
 from ..errors import ModelError, choose
 from ..learners.options import OPTIONS, FitOptions
 from ..tasks import Task, get
+from ..tracking.grouping import RUNS, Group
 from ..utils.imports import importing
 from ..utils.io import write_json
 from ..utils.locks import write_lock
@@ -30,6 +31,7 @@ def study(
     vary: Mapping[str, Sequence[Any]],
     together: bool = False,
     seeds: int = 3,
+    track: str | None = None,
     out: Path | str | None = None,
     engine: str | None = None,
     workers: int | None = None,
@@ -46,22 +48,26 @@ def study(
     study.csv (one row a run) and study.png. The interval is of the difference of the task's main
     figure, foreground mean Dice or accuracy: paired, by a bootstrap that draws seeds, and images
     within them, for both settings alike. A setting whose training fails is reported, not compared.
+    With `track`, the tracker gets a run for each of them, all of one group: the study's folder.
     Runs are trained side by side by `workers` of an `engine`, see `engines.choice.engine_of`; by
     default one after the other, in this process. Raises `FastsegError` kinds.
     """
     task = get(task)
     settings = _settings(vary, together, options)
     check_seeds(seeds)
+    OPTIONS["track"].check(track)
     out = Path(out or f"exports/{task.name}_study")
+    group = Group(out.resolve().name, Path(RUNS).absolute())
     started = engine_of(engine, workers, address, num_gpus)
     with write_lock(out), started as side_by_side:
-        description = _write_definition(out, task, data, settings, options)
+        given = {**options, "track": track}
+        description = _write_definition(out, task, data, settings, given)
         runs = {
             (name, seed): out / name / f"seed_{seed}"
             for name in settings
             for seed in range(1, seeds + 1)
         }
-        failed = train_runs(task, data, settings, runs, options, side_by_side)
+        failed = train_runs(task, data, settings, runs, given, side_by_side, group)
         place = Path(data or task.default_data)
         return compare_runs(task, out, description, runs, failed, place, options.get("device"))
 

@@ -6,6 +6,7 @@ No torch here: mistakes in options are found before it is imported.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import DataError, ModelError, choose
@@ -34,6 +35,7 @@ MIN_SIZE, MAX_SIZE = 32, 8192
 
 RUNTIMES = ("auto", "onnx", "torch")
 PRECISIONS = ("float32", "bfloat16")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # each is its package and its extra
 
 
 def check_runtime(runtime: str, precision: str | None) -> None:
@@ -98,4 +100,16 @@ def check_weights(weights: str | Path) -> None:
             f"{weights}: no such file or folder; --weights takes auto, imagenet, none, a file, "
             "or an export's folder (fastseg pull fetches one from elsewhere)",
             "no-weights-file",
+        )
+
+
+def check_tracker(name: str) -> None:
+    """Raise `ModelError` unless `name` is one of `TRACKERS`, and its package is installed."""
+    choose("tracker", name, TRACKERS)
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:  # None: a folder of that name, such as wandb's own
+        raise ModelError(
+            f"--track {name}: its package is not installed; install the extra {name}: "
+            f"pip install 'fastseg[{name}]', or leave --track out",
+            "no-tracker",
         )

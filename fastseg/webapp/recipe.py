@@ -30,7 +30,8 @@ HELP = {  # where the command line can name files, and this form cannot
     "weights": "What it begins with: auto is ImageNet, or random if that is out of reach; an "
     "export trains on from it.",
 }
-NOT_HERE = ("unlabelled",)  # it names a folder, which a browser may not
+# `unlabelled` names a folder, which a browser may not; what is tracked may be sent elsewhere.
+NOT_HERE = ("unlabelled", "track")
 GROUPS = {"course": "Course", "learner": "Network and data", "run": "Run"}
 # A browser may not name addresses or files here, only names of timm and torch.
 NAME = re.compile(r"[A-Za-z0-9_.:+\-]{1,100}")

@@ -20,7 +20,7 @@ from ..options import SHORTEST_BUDGET, read_value, varied_options, with_fit_opti
     epilog="Example: fastseg study face --vary opt=adamw,sgd --vary lr=1e-4,1e-2 "
     "--together --seeds 3"
 )
-@with_fit_options("weights", "epochs", "size", "device")
+@with_fit_options("weights", "epochs", "size", "device", "track")
 @with_blocks
 def study(
     task: TaskName,
@@ -88,6 +88,8 @@ def study(
     if how_many:
         if together or any(len(values) > 1 for values in given.values()):
             raise typer.BadParameter("--how-many compares no settings: give each --vary one value")
+        if options["track"]:
+            raise typer.BadParameter("--how-many writes no exports: leave --track out")
         return _how_many(task, data, fixed, more, seeds, by, table, out, engines, as_json)
     if more or by or table:
         raise typer.BadParameter("--more, --by and --table are for --how-many")
