@@ -14,6 +14,10 @@ __version__ = "0.5.0"
 # uses the same cores (measured: 20 times slower).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# From release 1.29 on, onnxruntime sends figures of its use to its maker unless this is set before
+# its first session.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # Public names by module, imported on first use: `import fastseg` and the help of the command line
 # need neither torch nor fastai. `__init__.pyi` names the same ones for type checkers and editors.
 _PUBLIC = {

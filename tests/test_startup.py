@@ -336,3 +336,21 @@ def test_collections_are_paused_during_imports_alone():
     with pytest.raises(ImportError), importing():
         import no_such_module  # noqa: F401
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("own, expected", [(None, "1"), ("0", "0")])
+def test_onnxruntime_is_told_to_send_nothing(own, expected):
+    # onnxruntime reads the variable at its first session, in code that is no Python.
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import fastseg, os, sys; assert 'onnxruntime' not in sys.modules; "
+            "print(os.environ['ORT_DISABLE_TELEMETRY'])",
+        ],
+        env={**environment, **({} if own is None else {"ORT_DISABLE_TELEMETRY": own})},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == expected, done.stderr
