@@ -37,6 +37,7 @@ COMMANDS = [
     "next",
     "label",
     "app",
+    "serve",
     "masks",
     "convert",
     "adopt",

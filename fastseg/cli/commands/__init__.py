@@ -10,5 +10,6 @@ from . import (  # noqa: F401  # isort: skip
     prediction,
     labelling,
     app,
+    serve,
     sources,
 )
