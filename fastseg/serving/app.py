@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Optional
 
@@ -28,6 +29,8 @@ from .exports import Served, Version
 from .keys import Keys
 from .metrics import Metrics
 from .options import ServeError, ServeOptions
+
+log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 2.0  # between two looks at the files of the exports
 FAILURES: dict[int | str, dict[str, Any]] = {
@@ -74,21 +77,32 @@ class Service:
         self.batcher = Batcher(options, self.metrics)
         self.bodies, self.scratch = Bodies(options), Scratch()
         self.is_draining = False
+        self.failure: Exception | None = None  # why an export could not be loaded at the start
+        self.on_loaded: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[], None] = lambda: None
 
-    async def start(self) -> asyncio.Task[None]:
-        """Load the exports, and watch them from then on."""
-        for one in self.exports.values():
-            await self._refresh(one)
-            if one.fault:
-                raise one.fault
+    async def run(self) -> None:
+        """Load the exports, then look after their files until it is cancelled.
+
+        `failure` is set, and `on_failure` called, if one cannot be loaded.
+        """
+        try:
+            for one in self.exports.values():
+                await self._refresh(one)
+                if one.fault:
+                    raise one.fault
+        except Exception as error:
+            self.failure = error
+            return self.on_failure()
         self.batcher.start(max(one.version.predictor.workers for one in self.exports.values()))
-        return asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
+        self.on_loaded()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for one in self.exports.values():
-                await self._refresh(one)
+                try:
+                    await self._refresh(one)
+                except Exception:  # the server goes on with what it has
+                    log.exception("export %s: its files could not be looked at", one.name)
 
     async def _refresh(self, one: Served) -> None:
         result = await run_in_threadpool(one.refresh)
@@ -178,13 +192,13 @@ def make_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watching = await service.start()
+        running = asyncio.create_task(service.run())
         try:
             yield
         finally:
-            watching.cancel()
+            running.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await running
             await run_in_threadpool(service.batcher.close)
             service.scratch.close()
 
@@ -215,7 +229,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     def schema(model: Any) -> dict[str, Any]:
         return {"model": model, "description": "What was asked for."}
 
-    answers = {
+    answers: dict[int | str, dict[str, Any]] = {
         200: schema(models.Result | models.Results) | {"content": {PNG: BINARY, JPEG: BINARY}}
     }
 
@@ -279,15 +293,16 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 def _info(version: Version) -> models.ExportInfo:
     task, card = version.predictor.task, version.predictor.card
-    return models.ExportInfo(
-        name=version.name,
-        task=task.name,
-        kind=card.kind,
-        classes=list(task.classes),
-        palette=card.palette,
-        size=version.predictor.size,
-        model=version.model,
-    )
+    values = {
+        "name": version.name,
+        "task": task.name,
+        "kind": task.kind,
+        "classes": card.classes,
+        "palette": card.palette,
+        "size": version.predictor.size,
+        "model": version.model,
+    }
+    return models.ExportInfo.model_validate(values)
 
 
 def _page(document: dict[str, Any]) -> str:

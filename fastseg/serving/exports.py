@@ -71,8 +71,10 @@ class Served:
             self.fault = ServeError(f"{self.folder}: cannot be loaded ({what})", "not-loaded")
         if self.fault:
             self._seen = stamp
-            kept = "the earlier version is still served" if self.current else "nothing is served"
-            log.warning("export %s: cannot be loaded, %s: %s", self.name, kept, self.fault)
+            if self.current:
+                log.warning(
+                    "export %s: the earlier version is still served: %s", self.name, self.fault
+                )
             return False
         self._seen = self.version.stamp
         log.info("export %s: loaded, model %s", self.name, self.version.model)

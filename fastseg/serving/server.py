@@ -68,14 +68,15 @@ class Server:
         # h11, whatever else is installed: it limits the size of headers
         running = uvicorn_server(
             self.app,
-            started,
+            lambda: None,
             SECONDS_TO_END,
             http="h11",
             log_config=None,
             timeout_keep_alive=KEEP_ALIVE,
         )
         self._running = running
-        running.handle_exit = self._on_signal  # type: ignore[method-assign]
+        setattr(running, "handle_exit", self._on_signal)  # noqa: B010 - a method of its class
+        self.service.on_loaded, self.service.on_failure = started, self.stop
         _permit_files()
         try:
             with hidden():
@@ -85,6 +86,8 @@ class Server:
         finally:
             self._socket.close()
             self.service.scratch.close()
+        if self.service.failure is not None:
+            raise self.service.failure
 
     async def _serve(self, running: Any) -> None:
         looking = asyncio.create_task(_close_unused(running.server_state.connections))

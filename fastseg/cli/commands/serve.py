@@ -51,7 +51,7 @@ def serve(
     batch: Annotated[
         Optional[int],
         typer.Option(
-            "--batch", help="Most images computed at once [default: 1 with ONNX, 8 with torch]."
+            "--batch", help="Most images computed at once [default: 4 with ONNX, 8 with torch]."
         ),
     ] = None,
     latency: Annotated[
@@ -98,7 +98,8 @@ def serve(
     requests are answered. /docs describes the interface.
     """
     from ...serving.logs import logging_to
-    from ...serving.server import ServeOptions, Server
+    from ...serving.options import ServeOptions
+    from ...serving.server import Server
 
     server = Server(
         exports,
