@@ -426,7 +426,7 @@ def test_keys_are_asked_for_where_there_are_some(exports, eyes, tmp_path, monkey
             {"X-API-Key": KEY[:-1]},
             {"X-API-Key": "# of the clinic"},
             {"X-API-Key": b"\xff\xfe"},
-            {"Authorization": "Bearer "},
+            {"Authorization": "Bearer"},
         ):
             assert served.client.get("/v1", headers=headers).status_code == 401
     monkeypatch.setenv("FASTSEG_SERVE_KEYS", f"{KEY}, {KEY}2")
