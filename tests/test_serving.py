@@ -28,7 +28,6 @@ from pycocotools import mask as coco_mask
 import fastseg
 from fastseg.inference import loading
 from fastseg.inference.predictor import Predictor
-from fastseg.serving import app as serving_app
 from fastseg.serving import server as serving_server
 from fastseg.serving.keys import read_keys
 from fastseg.serving.logs import logging_to

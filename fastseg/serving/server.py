@@ -43,7 +43,8 @@ class Server:
         options: ServeOptions | None = None,
     ):
         require_packages()
-        from .app import Service, make_app
+        from .app import make_app
+        from .service import Service
 
         keys, options = read_keys(key_file), options or ServeOptions()
         if not is_loopback(host) and not keys and not no_keys:
