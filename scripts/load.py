@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -222,14 +223,14 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=0, help="over which memory is measured")
     parser.add_argument("--most", type=int, default=200, help="images of the folder")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("options", nargs="*", help="of fastseg serve, after --")
+    parser.add_argument("--serve", default="", help="options of fastseg serve, in quotes")
     asked = parser.parse_args()
     files = image_files(asked.images)[: asked.most]
     usual, masks = predicted(asked.export, files)
     command = [sys.executable, "-m", "fastseg", "serve", f"it={asked.export}", "--port", "0"]
     with open(os.devnull, "w") as nothing:
         server = subprocess.Popen(
-            [*command, "--json", "--log-json", "--runtime", "onnx", *asked.options],
+            [*command, "--json", "--log-json", "--runtime", "onnx", *shlex.split(asked.serve)],
             stdout=subprocess.PIPE,
             stderr=nothing,
             text=True,

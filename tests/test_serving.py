@@ -459,7 +459,7 @@ def test_mistakes_at_the_start_are_told(fails, run, exports, tmp_path, monkeypat
 
 
 def test_a_replaced_export_is_loaded_and_a_damaged_one_is_not(exports, eyes, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving_app, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(serving_service, "WATCH_SECONDS", 0.05)
     place, image = tmp_path / "eye", eyes[0].read_bytes()
     shutil.copytree(exports("eye"), place)
     other = shutil.copytree(exports("eye"), tmp_path / "other")

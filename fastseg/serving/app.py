@@ -1,4 +1,4 @@
-"""The routes of the server, and what they need: exports, queue, limits, metrics."""
+"""The routes of the server, and the page that describes them."""
 
 from __future__ import annotations
 
