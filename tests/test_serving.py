@@ -29,6 +29,7 @@ import fastseg
 from fastseg.inference import loading
 from fastseg.inference.predictor import Predictor
 from fastseg.serving import server as serving_server
+from fastseg.serving import service as serving_service
 from fastseg.serving.keys import read_keys
 from fastseg.serving.logs import logging_to
 from fastseg.serving.options import ServeOptions

@@ -39,6 +39,7 @@ LIGHT = [
     "metrics.risk",
     "report.browse",
     "report.results",
+    "serving.options",
     "training.budget",
     "training.fit",
     "training.resume",

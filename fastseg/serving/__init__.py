@@ -2,6 +2,6 @@
 
 A request passes `entrance` (id, key, log, metrics), `bodies` (the image, within its limits),
 `batching` (queue, threads, batches) and `answers` (what was asked for, as bytes). `exports` loads
-exports and replaces them while it runs. `service` joins all that, `app` has the routes, `server` the
-port and the end.
+exports and replaces them while it runs. `service` joins all that, `app` has the routes, `server`
+the port and the end.
 """

@@ -185,4 +185,6 @@ def _page(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template("docs.html").render(document=document)
+    schemas = document["components"]["schemas"]
+    enums = {name: schema["enum"] for name, schema in schemas.items() if "enum" in schema}
+    return templates.get_template("docs.html").render(document=document, enums=enums)
