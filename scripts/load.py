@@ -163,7 +163,7 @@ def predicted(export: Path, files: list[Path]) -> tuple[dict[str, float], list[b
         return time.perf_counter() - wall, time.process_time() - own
 
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "masks"
+        out = Path(folder) / "results"
 
         def predict() -> None:
             fastseg.predict(str(export), files, out, runtime="onnx", device="cpu")
