@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from pycocotools import mask as coco_mask
 import fastseg
 from fastseg.inference import loading
 from fastseg.inference.predictor import Predictor
+from fastseg.serving import bodies
 from fastseg.serving import server as serving_server
 from fastseg.serving import service as serving_service
 from fastseg.serving.keys import read_keys
@@ -93,7 +95,7 @@ class Served:
 def three(exports):
     """A server of three tasks: masks of codes, classes, overlays."""
     names = ("eye", "mri", "surfaces")
-    with Served(*map(exports, names), max_pixels=10**6, max_bytes=2**20, timeout=2) as served:
+    with Served(*map(exports, names), max_pixels=10**6, max_bytes=2**20) as served:
         yield served
 
 
@@ -121,7 +123,7 @@ def error_of(answer, status):
 def test_masks_are_the_bytes_that_predict_writes(three, samples, exports, eyes, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
-    for file in eyes[:6]:
+    for file in eyes[:3]:
         shutil.copy(file, images)
     with Image.open(eyes[0]) as picture:
         turned = Image.Exif()
@@ -132,9 +134,7 @@ def test_masks_are_the_bytes_that_predict_writes(three, samples, exports, eyes, 
         picture.convert("RGBA").resize((33, 97)).save(images / "alpha.webp")
     for name in ("eye", "surfaces"):
         files = sorted(images.iterdir())
-        for (
-            file
-        ) in files:  # alone: the bit depth of 16-bit images is that of all that are predicted
+        for file in files:  # alone: 16-bit images are scaled by what is predicted together
             out = tmp_path / name / file.stem
             fastseg.predict(name, file, out, overlay=True, export=exports(name), runtime="onnx")
         overlay = three.post(name, files[0].read_bytes(), **OVERLAY)
@@ -159,6 +159,15 @@ def test_images_that_are_computed_together_have_the_masks_of_each_alone(exports,
         assert served.metric('fastseg_batch_size_bucket{le="1.0"}') == 0
         assert served.metric("fastseg_queue_length") == 0
         assert served.metric('fastseg_images_total{export="eye"}') == 2 * len(eyes)
+
+
+@pytest.mark.slow
+def test_torch_computes_where_it_is_asked_for(exports, eyes, tmp_path):
+    fastseg.predict("eye", eyes[:4], tmp_path, export=exports("eye"), runtime="torch")
+    with Served(exports("eye"), runtime="torch") as served, ThreadPoolExecutor(4) as pool:
+        masks = list(pool.map(lambda f: served.post("eye", f.read_bytes(), **MASK), eyes[:4]))
+    for file, mask in zip(eyes, masks):
+        assert mask.content == (tmp_path / f"{file.stem}.png").read_bytes()
 
 
 def test_json_has_the_figures_of_predict(three, exports, eyes, samples, tmp_path):
@@ -290,6 +299,9 @@ def test_hostile_bodies_are_refused_and_the_server_goes_on(three, eyes, monkeypa
         assert error_of(post("eye", b"--x\r\nwrong", form), 400) in ("damaged-form", "no-file")
     field = three.client.post("/v1/eye/predict", data={"file": "a"}, files={})
     assert error_of(field, 415) == "wrong-content-type"
+    with monkeypatch.context() as patch:
+        patch.setattr(bodies, "HELD_BODIES", 0.01)
+        assert error_of(post("eye", image), 429) == "uploads-full"
     many = [("file", ("a.png", b"x"))] * 3
     assert error_of(three.client.post("/v1/eye/predict", files=many), 400) == "damaged-form"
     assert error_of(post("eye", image, **{"as": "pickle"}), 400) == "bad-request"
@@ -317,16 +329,18 @@ def test_slow_bodies_and_headers_end_and_hundreds_of_connections_harm_nothing(
 ):
     monkeypatch.setattr(serving_server, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(serving_server, "LOOK_SECONDS", 0.1)
+    reading = three.server.service.bodies
+    monkeypatch.setattr(reading, "options", replace(reading.options, timeout=0.8))
     head = b"POST /v1/eye/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
     quiet = [three.connect() for _ in range(150)]
     slow = [three.connect() for _ in range(150)]
-    bodies = [three.connect() for _ in range(20)]
+    uploads = [three.connect() for _ in range(20)]
     for number, one in enumerate(slow):
         one.sendall(head[: 1 + number % len(head)])
-    for one in bodies:
+    for one in uploads:
         one.sendall(head + b"Content-Length: 5000\r\n\r\nfew")
     assert three.post("eye", eyes[0].read_bytes()).status_code == 200
-    for one in bodies:  # the time-out of the body: 2 s
+    for one in uploads:  # the time-out of the body
         assert one.recv(20).startswith(b"HTTP/1.1 408 ")
     for one in quiet + slow:
         try:
@@ -334,7 +348,7 @@ def test_slow_bodies_and_headers_end_and_hundreds_of_connections_harm_nothing(
             assert said == b"" or said.startswith(b"HTTP/1.1 400")
         except ConnectionResetError:
             pass
-    for one in quiet + slow + bodies:
+    for one in quiet + slow + uploads:
         one.close()
     for junk in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"X" * 200_000):
         with three.connect() as one:
@@ -386,19 +400,21 @@ def test_a_full_queue_says_when_to_come_again(exports, eyes, monkeypatch):
 
 def test_images_that_nobody_waits_for_are_not_computed(exports, eyes, monkeypatch):
     gate, image = Gate(monkeypatch), eyes[0].read_bytes()
-    with Served(exports("eye"), batch=1, timeout=0.7) as served:
-        gate.armed = True
+    with Served(exports("eye"), batch=1) as served:
+        service, gate.armed = served.server.service, True
         head = f"Host: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
         request = f"POST /v1/eye/predict HTTP/1.1\r\n{head}".encode() + image
         for _ in range(6):
             with served.connect() as one:
                 one.sendall(request)
-        late = served.post("eye", image)
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "options", replace(service.options, timeout=0.5))
+            late = served.post("eye", image)
         assert error_of(late, 503) == "slow-result" and late.headers["retry-after"]
         gate.open.set()
         assert served.post("eye", image).status_code == 200
         # those that had begun, and the last one
-        workers = len(served.server.service.batcher._threads)
+        workers = len(service.batcher._threads)
         assert served.metric("fastseg_batch_size_count") <= workers + 1
         assert served.metric('fastseg_images_total{export="eye"}') == 1
 
@@ -471,7 +487,7 @@ def test_a_replaced_export_is_loaded_and_a_damaged_one_is_not(exports, eyes, tmp
     card["review"] = {}
     (other / "card.json").write_text(json.dumps(card))
 
-    def replace(new):
+    def exchange(new):
         place.rename(tmp_path / f"old {time.monotonic()}")
         shutil.copytree(new, tmp_path / "part")
         (tmp_path / "part").rename(place)
@@ -488,7 +504,7 @@ def test_a_replaced_export_is_loaded_and_a_damaged_one_is_not(exports, eyes, tmp
         running = pool.submit(served.post, "eye", image)
         assert gate.inside.acquire(timeout=WAIT)
         gate.armed = False
-        replace(other)
+        exchange(other)
         second = eventually(
             lambda: served.client.get("/readyz").json()["exports"]["eye"]["model"] != first["model"]
         )

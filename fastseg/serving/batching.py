@@ -93,7 +93,11 @@ class Batcher:
             thread.join()
 
     def require_room(self) -> None:
-        """Raise `ServeError` if the queue is full."""
+        """Raise `ServeError` if the queue is full of images that somebody waits for."""
+        if len(self._jobs) < self.options.max_queue:
+            return
+        with self._ready:
+            self._jobs = deque(job for job in self._jobs if not job.is_given_up)
         if len(self._jobs) >= self.options.max_queue:
             raise ServeError(
                 f"{self.options.max_queue} images wait already; try again later", "queue-full"
@@ -108,8 +112,8 @@ class Batcher:
         """Put an image into the queue. Raises `ServeError` if it is full."""
         loop = asyncio.get_running_loop()
         job = Job(version, path, finish, loop, loop.create_future())
+        self.require_room()  # only the event loop adds images
         with self._ready:
-            self.require_room()
             self._jobs.append(job)
             self._ready.notify()
         return job
@@ -170,7 +174,7 @@ class Batcher:
         threads = cores() if self._busy == 1 and not self._jobs else 1
         try:
             results = batch[0].version.predictor.predict_batch(
-                list(jobs), lambda path, prediction: _finished(jobs[path], prediction), threads
+                list(jobs), lambda path, prediction: _finish(jobs[path], prediction), threads
             )
         except Exception as error:
             if len(batch) == 1:
@@ -185,18 +189,19 @@ class Batcher:
         seconds = (time.monotonic() - began) / len(batch)
         self._seconds += (SMOOTHING if self._seconds else 1) * (seconds - self._seconds)
         self.metrics.batch_size.observe(len(batch))
-        for path, result in results:
-            jobs[path].done(result)
+        for path, fault in results:
+            if fault is not None:  # an image that cannot be read; the others are answered already
+                jobs[path].done(fault)
 
 
-def _finished(job: Job, prediction: Prediction) -> Any:
-    """Return an answer, or the error why there is none: the others of the batch go on."""
+def _finish(job: Job, prediction: Prediction) -> None:
+    """Hand the answer of an image to who waits for it, or the error why there is none."""
     if job.is_given_up:
-        return None
+        return
     try:
-        return job.finish(prediction)
+        job.done(job.finish(prediction))
     except FastsegError as error:
-        return error
+        job.done(error)
     except Exception as error:
         log.exception("an answer could not be made")
-        return error
+        job.done(error)

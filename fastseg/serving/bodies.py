@@ -41,6 +41,7 @@ JSON_BYTES = 2**16  # of a list of addresses
 KEPT_BYTES = 2**20  # of a body in memory; what is beyond them goes to the file at once
 OVERHEAD = 2**12  # bytes of a form beside its file
 DOWNLOADS = 8  # at a time
+HELD_BODIES = 32  # bodies of the largest size that may arrive at a time
 IMAGE = "the image"  # its name in messages
 
 
@@ -79,6 +80,7 @@ class Bodies:
     def __init__(self, options: ServeOptions):
         self.options = options
         self._downloads = CapacityLimiter(DOWNLOADS)
+        self._held = 0  # bytes of the bodies that arrive now
 
     async def addresses(self, request: Request) -> list[str] | None:
         """Return the addresses that a JSON body has; None for other bodies."""
@@ -98,17 +100,21 @@ class Bodies:
 
     async def receive(self, request: Request, path: Path, task: Task) -> int:
         """Write the image of a request to `path`; return its bytes. Raises `FastsegError`."""
-        kind = _kind(request)
+        kind, arriving = _kind(request), _Arriving(self)
         if kind == "multipart/form-data":
-            size = await self._in_time(self._form(request, path))
+            work = self._form(request, path, arriving)
         elif kind.startswith("image/") or kind == "application/octet-stream":
-            size = await self._in_time(self._raw(request, path))
+            work = self._raw(request, path, arriving)
         else:
             raise ServeError(
                 f"Content-Type {kind[:100] or 'is missing'}: send image/*, "
                 "application/octet-stream, or multipart/form-data with one file",
                 "wrong-content-type",
             )
+        try:
+            size = await self._in_time(work)
+        finally:
+            self._held -= arriving.bytes
         if not size:
             raise ServeError("the body is empty; send an image", "empty-body")
         await run_in_threadpool(check_image, path, task, self.options.max_pixels)
@@ -133,22 +139,23 @@ class Bodies:
                 f"the body did not arrive within {self.options.timeout:g} s", "slow-body"
             ) from None
 
-    async def _raw(self, request: Request, path: Path) -> int:
-        kept, size = bytearray(), 0
+    async def _raw(self, request: Request, path: Path, arriving: _Arriving) -> int:
+        kept = bytearray()
         async for chunk in limited(request, self.options.max_bytes):
+            arriving.add(chunk)
             kept += chunk
-            size += len(chunk)
             if len(kept) >= KEPT_BYTES:
                 await run_in_threadpool(_append, path, bytes(kept))
                 kept.clear()
         await run_in_threadpool(_append, path, bytes(kept))
-        return size
+        return arriving.bytes
 
-    async def _form(self, request: Request, path: Path) -> int:
+    async def _form(self, request: Request, path: Path, arriving: _Arriving) -> int:
         chunks = limited(request, self.options.max_bytes + OVERHEAD)
 
         async def receive() -> Message:
             chunk = await anext(chunks, None)
+            arriving.add(chunk or b"")
             return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
 
         part = Request(request.scope, receive)
@@ -165,6 +172,20 @@ class Bodies:
             raise ServeError(
                 f"the form cannot be read ({detail or 'damaged'}); send one file", "damaged-form"
             ) from None
+
+
+class _Arriving:
+    """Counts the bytes of a body that arrives, together with those of all others."""
+
+    def __init__(self, bodies: Bodies):
+        self.bodies, self.bytes = bodies, 0
+
+    def add(self, chunk: bytes) -> None:
+        """Count a chunk. Raises `ServeError` if the bodies that arrive are too large together."""
+        self.bytes += len(chunk)
+        self.bodies._held += len(chunk)
+        if self.bodies._held > HELD_BODIES * self.bodies.options.max_bytes:
+            raise ServeError("too many large images arrive at a time; try again", "uploads-full")
 
 
 def check_image(path: Path, task: Task, most_pixels: int) -> None:

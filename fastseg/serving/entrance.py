@@ -44,6 +44,7 @@ STATUS = {  # of errors whose code says more than their class
     "not-an-image": 415,
     "wrong-content-type": 415,
     "queue-full": 429,
+    "uploads-full": 429,
     "not-loaded": 503,
     "slow-result": 503,
 }

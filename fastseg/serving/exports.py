@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import ExportError, FastsegError, brief, is_out_of_memory
 from ..exports.card import CARD, MODEL, ONNX
 from ..exports.read import opened
 from ..metrics.risk import review_threshold
+from ..tasks import SegmentationTask, Task
 from .options import ServeError, ServeOptions
 
 if TYPE_CHECKING:
@@ -101,6 +104,7 @@ class Served:
                 images=1,
             )
             predictor.warm_up()  # all of it is in memory then: files may change afterwards
+            _warm_up_pictures(predictor.task)
             if _stamp(self.folder) == stamp:
                 threshold = review_threshold(predictor.card.review, options.error_rate)
                 return Version(self.name, predictor, threshold, stamp)
@@ -108,6 +112,12 @@ class Served:
             f"{self.folder}: its files change while they are read; replace the folder in one step",
             "export-changes",
         )
+
+
+def _warm_up_pictures(task: Task) -> None:
+    """Draw an overlay, which imports scipy."""
+    if isinstance(task, SegmentationTask):
+        task.overlay(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
 
 
 def _stamp(folder: Path) -> Stamp:

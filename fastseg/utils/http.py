@@ -112,7 +112,7 @@ async def limited(request: Request, limit: int) -> AsyncIterator[bytes]:
     """Yield the chunks of a body. Raises `AppError` once there are more bytes than `limit`."""
     said = request.headers.get("content-length", "0")
     count = int(said) if said.isdecimal() else 0
-    too_large = AppError(f"the limit is {limit / 2**20:.0f} MiB", "too-large")
+    too_large = AppError(f"the limit is {limit / 2**20:.3g} MiB", "too-large")
     if count > limit:
         raise too_large
     count = 0
