@@ -42,10 +42,14 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+# image/* is accepted, too; generators of clients do not know such patterns.
 BODY = {
     "required": True,
     "content": {
-        "image/*": BINARY,
         "application/octet-stream": BINARY,
         "multipart/form-data": {
             "schema": {
@@ -94,6 +98,9 @@ def make_app(service: Service) -> FastAPI:
         },
     )
     _add_routes(app, service)
+    document = app.openapi()  # FastAPI keeps it
+    document["components"]["securitySchemes"] = SECURITY
+    document["security"] = [*({name: []} for name in SECURITY), *([] if service.keys else [{}])]
     return app
 
 
@@ -107,10 +114,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/{export}/predict",
+        operation_id="predict",
         summary="Predict an image",
-        description="The body is an image, a form with one file, or a list of addresses. The "
-        "answer is by ?as=: json (measures), rle (measures and run lengths), mask (the file that "
-        "fastseg predict writes), overlay (JPEG, or PNG with Accept: image/png); else by Accept.",
+        description="The body is an image (image/* works, too), a form with one file, or a list of "
+        "addresses. The answer is by ?as=: json (measures), rle (measures and run lengths), mask "
+        "(the file that fastseg predict writes), overlay (JPEG, or PNG with Accept: image/png); "
+        "else by Accept.",
         responses={**answers, **FAILURES},
         response_class=Response,
         openapi_extra={"requestBody": BODY},
@@ -130,16 +139,22 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         trace.form = asked.form
         return await service.predict(request, version, asked)
 
-    @app.get("/v1", summary="The exports", responses={401: FAILURES[401], 503: FAILURES[503]})
+    @app.get(
+        "/v1",
+        operation_id="exports",
+        summary="The exports",
+        responses={401: FAILURES[401], 503: FAILURES[503]},
+    )
     async def exports() -> models.ExportList:
         return models.ExportList(exports=[_info(one.version) for one in service.exports.values()])
 
-    @app.get("/healthz", summary="Whether the process answers")
+    @app.get("/healthz", operation_id="healthz", summary="Whether the process answers")
     async def healthz() -> models.Health:
         return models.Health(status="ok")
 
     @app.get(
         "/readyz",
+        operation_id="readyz",
         summary="Whether requests should come: exports are loaded, and the server does not end",
         responses={503: {"model": models.Readiness}},
         response_model=models.Readiness,
@@ -150,6 +165,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/metrics",
+        operation_id="metrics",
         summary="Figures for Prometheus",
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
         response_class=Response,
