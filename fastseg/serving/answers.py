@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.images import encoded
+from ..errors import ServeError
 from ..formats.runs import encoded_rle
 from ..inference.outputs import mask_options, mean_scores
 from .exports import Version
-from .options import ServeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,12 +16,11 @@ from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, Response
 
 from .. import __version__
-from ..errors import FastsegError, choose
+from ..errors import FastsegError, ServeError, choose
 from . import models
 from .answers import JPEG, JSON, PNG, asked_for
 from .entrance import Entrance, Trace, dumped, refusal, trace_of
 from .exports import Version
-from .options import ServeError
 from .service import Service
 
 FAILURES: dict[int | str, dict[str, Any]] = {

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FastsegError
+from ..errors import FastsegError, ServeError
 from ..utils.threads import cores
 from .exports import Version
-from .options import ServeError, ServeOptions
+from .options import ServeOptions
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction

@@ -24,13 +24,13 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from ..errors import DataError, FastsegError
+from ..errors import DataError, FastsegError, ServeError
 from ..inference.download import download
 from ..inference.uploads import kind_of
 from ..tasks import Task
 from ..utils.http import limited
 from .models import Addresses
-from .options import ServeError, ServeOptions
+from .options import ServeOptions
 
 if TYPE_CHECKING:
     from starlette.types import Message

@@ -20,12 +20,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import DataError, FastsegError, FetchError, brief
+from ..errors import DataError, FastsegError, FetchError, ServeError, brief
 from ..utils.http import Json
 from .keys import Keys
 from .logs import FIELDS
 from .metrics import Metrics
-from .options import ServeError
 
 log = logging.getLogger("fastseg.serving.requests")
 

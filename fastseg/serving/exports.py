@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ExportError, FastsegError, brief, is_out_of_memory
+from ..errors import ExportError, FastsegError, ServeError, brief, is_out_of_memory
 from ..exports.card import CARD, MODEL, ONNX
 from ..exports.read import opened
 from ..metrics.risk import review_threshold
 from ..tasks import SegmentationTask, Task
-from .options import ServeError, ServeOptions
+from .options import ServeOptions
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor

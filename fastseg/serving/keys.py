@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import ServeError
 from ..utils.http import same
-from .options import ServeError
 
 VARIABLE = "FASTSEG_SERVE_KEYS"
 SHORTEST = 16  # characters: 64 bits of hexadecimal digits

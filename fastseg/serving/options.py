@@ -1,21 +1,15 @@
-"""The options of `fastseg serve`, and the error of requests that are refused."""
+"""The options of `fastseg serve`, and what it needs installed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from ..errors import FastsegError, TaskError
+from ..errors import ServeError, TaskError
 from ..inference.download import MAX_BYTES, MAX_PIXELS
 from ..metrics.risk import ERROR_RATE
 
 PACKAGES = ("fastapi", "prometheus_client", "python_multipart")
-
-
-class ServeError(FastsegError):
-    """A request to `fastseg serve`, or a way to start it, that is refused."""
-
-    code = "serve"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ..errors import ServeError
 from ..utils.http import address_of, bound, is_loopback, uvicorn_server
 from ..utils.progress import hidden
 from .exports import served
 from .keys import VARIABLE, read_keys
-from .options import ServeError, ServeOptions, require_packages
+from .options import ServeOptions, require_packages
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ..errors import FastsegError
+from ..errors import FastsegError, ServeError
 from ..utils.http import Json
 from .answers import JSON, Answer, Asked, answering
 from .batching import Batcher
@@ -20,7 +20,7 @@ from .entrance import failure, trace_of
 from .exports import Served, Version
 from .keys import Keys
 from .metrics import Metrics
-from .options import ServeError, ServeOptions
+from .options import ServeOptions
 
 log = logging.getLogger(__name__)
 
