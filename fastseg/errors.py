@@ -13,8 +13,8 @@ How codes are named:
 - a fault of a data file has the name of its kind in `fastseg check`, with hyphens for spaces;
 - a code is never reused for another mistake, and never renamed: scripts depend on it.
 
-A class's own code ("data", "task", "model", "export", "process", "fetch", "app", "serve") is the fallback of
-errors that are raised without one.
+A class's own code ("data", "task", "model", "export", "process", "fetch", "app", "serve") is the
+fallback of errors that are raised without one.
 """
 
 from __future__ import annotations
