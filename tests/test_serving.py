@@ -218,7 +218,7 @@ def test_the_answer_is_by_accept_and_by_as(three, eyes, accept, query, export, m
     where = f"/v1/{export}/predict"
     answer = three.client.post(where, params=query, content=eyes[0].read_bytes(), headers=headers)
     if media is None:
-        assert error_of(answer, 400 if export == "mri" else 406) in ("no-mask", "not-offered")
+        assert error_of(answer, 400 if export == "mri" else 406) in ("no-picture", "not-offered")
     else:
         assert answer.headers["content-type"] == media
         if media.startswith("image"):

@@ -69,7 +69,9 @@ def asked_for(form: str | None, accept: str | None, version: Version) -> Asked:
     else:
         media = PNG if next(iter(accepted), "") == PNG else JPEG
     if form != "json" and not task.has_masks:
-        raise ServeError(f"{version.name} {task.purpose}: it has no masks; ask for JSON", "no-mask")
+        raise ServeError(
+            f"{version.name} {task.purpose}: it has no masks; ask for JSON", "no-picture"
+        )
     return Asked(form, media)
 
 
