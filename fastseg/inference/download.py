@@ -71,8 +71,8 @@ def fetch_image(
         ) from error
 
 
-def download(url: str, allow_private: bool = False, most: int = MAX_BYTES) -> bytes:
-    """Return what an address of an image has, at most `most` bytes; nothing is decoded.
+def download(url: str, allow_private: bool = False, most: int | None = None) -> bytes:
+    """Return what an address of an image has, undecoded: at most `most` bytes (`MAX_BYTES`).
 
     Addresses are refused, and `FetchError` is raised, as `fetch_image` says.
     """
@@ -95,7 +95,7 @@ def download(url: str, allow_private: bool = False, most: int = MAX_BYTES) -> by
                     if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
-                    return _read_body(response, url, most)
+                    return _read_body(response, url, most or MAX_BYTES)
             except httpx.TimeoutException:
                 raise FetchError(f"{url}: no answer within 10 seconds", "timeout") from None
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
