@@ -13,8 +13,8 @@ How codes are named:
 - a fault of a data file has the name of its kind in `fastseg check`, with hyphens for spaces;
 - a code is never reused for another mistake, and never renamed: scripts depend on it.
 
-A class's own code ("data", "task", "model", "export", "process", "fetch", "app") is the fallback of
-errors that are raised without one.
+A class's own code ("data", "task", "model", "export", "process", "fetch", "app", "serve") is the
+fallback of errors that are raised without one.
 """
 
 from __future__ import annotations
@@ -85,6 +85,12 @@ class AppError(FastsegError):
     """A request to the app in the browser, or a way to start it, that is refused."""
 
     code = "app"
+
+
+class ServeError(FastsegError):
+    """A request to `fastseg serve`, or a way to start it, that is refused."""
+
+    code = "serve"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -40,6 +40,7 @@ COMMANDS = [
     "next",
     "label",
     "app",
+    "serve",
     "masks",
     "convert",
     "adopt",

@@ -113,6 +113,7 @@ NOT_RUN = {
     "--processes": "starts processes: test_training_distributed.py",
     "--workers": "starts processes: test_predict_sharded.py",
     "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
+    "fastseg serve": "runs until it is ended: test_serving.py",
     "fastseg app": "runs until it is ended: test_webapp_training.py",
     "fastseg restore": "needs an earlier export: test_corrections_again.py",
     "hub:me": "needs a hub: test_sharing.py",

@@ -40,6 +40,7 @@ LIGHT = [
     "metrics.risk",
     "report.browse",
     "report.results",
+    "serving.options",
     "training.budget",
     "training.fit",
     "training.resume",

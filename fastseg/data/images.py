@@ -423,9 +423,23 @@ def overlay(
 def save_image(path: Path | str, pixels: np.ndarray | Image.Image, **options: Any) -> Path:
     """Write an image atomically, in the format of the suffix; `options` go to Pillow's `save`."""
     path = Path(path)
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        options = {"quality": JPEG_QUALITY, **options}
     with atomic_file(path) as temporary:
-        image.save(temporary, **options)
+        _as_picture(pixels).save(temporary, **_options_of(path.suffix, options))
     return path
+
+
+def encoded(pixels: np.ndarray | Image.Image, suffix: str, **options: Any) -> bytes:
+    """Return the bytes of the file that `save_image` writes."""
+    buffer = io.BytesIO()
+    kind = Image.registered_extensions()[suffix.lower()]
+    _as_picture(pixels).save(buffer, kind, **_options_of(suffix, options))
+    return buffer.getvalue()
+
+
+def _as_picture(pixels: np.ndarray | Image.Image) -> Image.Image:
+    return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+
+
+def _options_of(suffix: str, options: dict[str, Any]) -> dict[str, Any]:
+    is_jpeg = suffix.lower() in (".jpg", ".jpeg")
+    return {"quality": JPEG_QUALITY, **options} if is_jpeg else options

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from ..types import IGNORE, Colour
 from .base import IGNORED, Region, ToWrite
 from .geometry import LEAST_IOU, Rings, area, draw, polygons_of
-from .runs import cut_bitmap
+from .runs import cut_bitmap, encoded_rle
 
 RULE = "area"  # by which readers draw the polygons
 # Categories of unlabelled pixels, and of the background, as LabelMe and its converter name them
@@ -160,7 +159,6 @@ def _parts(
 def _compressed(piece: _Piece, size: tuple[int, ...]) -> dict[str, Any]:
     """Return the compressed run lengths of a part of an image of `size`, (height, width)."""
     (x, y), (height, width) = piece.offset, piece.pixels.shape
-    whole = np.zeros((size[0], size[1]), dtype=np.uint8, order="F")
+    whole = np.zeros((size[0], size[1]), dtype=bool, order="F")
     whole[y : y + height, x : x + width] = piece.pixels
-    encoded: Any = coco_mask.encode(whole)
-    return {"size": [size[0], size[1]], "counts": encoded["counts"].decode("ascii")}
+    return encoded_rle(whole)

@@ -17,6 +17,14 @@ BASE, BITS, MORE, MAX_CHARACTERS = 48, 5, 32, 12
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow reads no larger images
 
 
+def encoded_rle(pixels: np.ndarray) -> dict[str, Any]:
+    """Return the compressed run lengths of pixels, bool (H, W), as {"size": [H, W], "counts"}."""
+    from pycocotools import mask as coco_mask
+
+    found: Any = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
+    return {"size": list(pixels.shape), "counts": found["counts"].decode("ascii")}
+
+
 class WrongError(ValueError):
     """An entry that cannot be used: what is wrong, what to do, and where below the entry."""
 

@@ -39,7 +39,7 @@ def fetch_image(
     sent. Raises `FetchError` with the reason: unreachable, not an image, too large, too slow,
     refused.
     """
-    content = _download(url, allow_private)
+    content = download(url, allow_private)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -71,7 +71,11 @@ def fetch_image(
         ) from error
 
 
-def _download(url: str, allow_private: bool) -> bytes:
+def download(url: str, allow_private: bool = False, most: int | None = None) -> bytes:
+    """Return what an address of an image has, undecoded: at most `most` bytes (`MAX_BYTES`).
+
+    Addresses are refused, and `FetchError` is raised, as `fetch_image` says.
+    """
     guard = _Guard(url, allow_private)
     # trust_env=False: a ~/.netrc would send credentials
     with (
@@ -91,7 +95,7 @@ def _download(url: str, allow_private: bool) -> bytes:
                     if response.has_redirect_location:
                         url = urljoin(url, response.headers["location"])
                         continue
-                    return _read_body(response, url)
+                    return _read_body(response, url, most or MAX_BYTES)
             except httpx.TimeoutException:
                 raise FetchError(f"{url}: no answer within 10 seconds", "timeout") from None
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
@@ -144,7 +148,7 @@ class _Guard:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def _read_body(response: httpx.Response, url: str) -> bytes:
+def _read_body(response: httpx.Response, url: str, most: int) -> bytes:
     if response.status_code != 200:
         raise FetchError(
             f"{url}: the server answered {response.status_code} {response.reason_phrase}".rstrip(),
@@ -159,15 +163,13 @@ def _read_body(response: httpx.Response, url: str) -> bytes:
         raise FetchError(
             f"{url}: is {kind}, not an image; give the address of the image itself", "not-an-image"
         )
-    if int(response.headers.get("content-length") or 0) > MAX_BYTES:
-        raise FetchError(f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB", "too-large")
+    if int(response.headers.get("content-length") or 0) > most:
+        raise FetchError(f"{url}: is too large; the limit is {most // 2**20} MiB", "too-large")
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk
-        if len(body) > MAX_BYTES:
-            raise FetchError(
-                f"{url}: is too large; the limit is {MAX_BYTES // 2**20} MiB", "too-large"
-            )
+        if len(body) > most:
+            raise FetchError(f"{url}: is too large; the limit is {most // 2**20} MiB", "too-large")
     return bytes(body)
 
 

@@ -50,6 +50,12 @@ PARENTS = 3  # levels above images and results that are searched for true masks
 # the default, and the files are no larger.
 QUICK_PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
+
+def mask_options(suffix: str) -> dict[str, Any]:
+    """Return the options of Pillow's `save` for masks in files of this suffix."""
+    return QUICK_PNG if suffix == ".png" else {}
+
+
 TaskT = TypeVar("TaskT", bound=Task)
 PredictionT = TypeVar("PredictionT", bound="Prediction")
 Row = Any  # JSON values
@@ -249,8 +255,8 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
         self, file: Path, prediction: MaskPrediction, threshold: float | None
     ) -> tuple[Row, list[Path]]:
         target = self._targets[file]
-        quick = QUICK_PNG if target.suffix == ".png" else {}
-        written = [save_image(target, self.task.render(prediction), **quick)]
+        pixels = self.task.render(prediction)
+        written = [save_image(target, pixels, **mask_options(target.suffix))]
         if self.overlay:
             pixels = self.task.overlay(prediction.image, prediction.codes)
             written.append(save_image(target.parent / OVERLAYS / f"{target.stem}.jpg", pixels))
@@ -270,7 +276,7 @@ class MaskOutput(Output[SegmentationTask, "MaskPrediction"]):
             codes = self._codes_path(target)
             if codes != target:
                 written.append(save_image(codes, prediction.codes, **QUICK_PNG))
-            row[SCORES] = _mean_scores(prediction.calibrated, prediction.codes)
+            row[SCORES] = mean_scores(prediction.calibrated, prediction.codes)
         return row, written
 
     def _codes_path(self, target: Path) -> Path:
@@ -458,7 +464,7 @@ def _is_among(place: Path, folders: set[Path]) -> bool:
     return inside and place.is_dir() and bool(image_files(place))
 
 
-def _mean_scores(probabilities: np.ndarray, codes: np.ndarray) -> dict[int, float]:
+def mean_scores(probabilities: np.ndarray, codes: np.ndarray) -> dict[int, float]:
     """Return the mean probability of each class in `codes`, over the pixels that it wins.
 
     `probabilities` is float (C, h, w), at any size: a class that wins no pixel there gets its

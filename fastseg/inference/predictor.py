@@ -97,14 +97,23 @@ class Predictor:
         batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         if bs is None or self._sessions is None:
             return seconds_of(lambda: self.logits(batch)) / len(batch)
-        workers = self._workers
+        workers = self.workers
         with ThreadPoolExecutor(workers) as pool:
             return seconds_of(
                 lambda: list(pool.map(lambda _: self.logits(batch, threads=1), range(workers)))
             ) / (workers * bs)
 
+    def warm_up(self) -> None:
+        """Predict once, with the threads of single images and of batches: the next ones take no
+        longer than later ones, and no file of the export is read any more.
+        """
+        image = np.zeros((8, 8, self.card.channels), dtype=np.uint8)
+        for threads in {1, cores()}:
+            self.predict_batch([image], lambda _, prediction: prediction.labels, threads)
+
     @property
-    def _workers(self) -> int:
+    def workers(self) -> int:
+        """How many threads take batches from images to results at a time."""
         # With ONNX each of these threads computes; with torch one reads while torch computes.
         return max(1 if self._sessions is not None else 2, cores())
 
@@ -175,11 +184,11 @@ class Predictor:
         in memory at a time.
         """
         end = finish or (lambda _, prediction: prediction)
-        images, workers = iter(images), self._workers
+        images, workers = iter(images), self.workers
         with ThreadPoolExecutor(workers) as pool:
             batches = iter(lambda: list(islice(images, bs)), [])
             if self._sessions is not None:
-                done = (pool.submit(self._predict_batch, batch, end) for batch in batches)
+                done = (pool.submit(self.predict_batch, batch, end) for batch in batches)
             else:
                 read = results_in_order(
                     (pool.submit(self._read_batch, batch) for batch in batches), workers
@@ -216,11 +225,20 @@ class Predictor:
                 raise result
             yield image, result
 
-    def _predict_batch(
-        self, batch: Sequence[Image], finish: Callable[[Any, Prediction], Any]
-    ) -> list[tuple[Image, Any]]:
+    def predict_batch(
+        self,
+        batch: Sequence[Image],
+        finish: Callable[[Any, Prediction], T],
+        threads: int | None = None,
+    ) -> list[tuple[Any, T | DataError]]:
+        """Return what `stream` yields for these images, as one batch and on the caller's thread.
+
+        `threads` (default: those of a stream) are for ONNX.
+        """
         reads = self._read_batch(batch)
-        return self._finish_batch(reads, self._compute(reads, self._stream_threads), finish)
+        return self._finish_batch(
+            reads, self._compute(reads, threads or self._stream_threads), finish
+        )
 
     def _read_batch(self, batch: Sequence[Image]) -> list[tuple[Image, Read | DataError]]:
         """Return each image with its pixels, or with the error for one that cannot be read."""

@@ -16,8 +16,8 @@ import numpy as np
 from ..data.images import resized, resized_codes, save_image
 from ..errors import AppError, FastsegError
 from ..inference.outputs import OUTPUTS
+from ..inference.uploads import kind_of, safe_name
 from ..metrics.risk import review_threshold
-from .uploads import kind_of, safe_name
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction

@@ -11,8 +11,6 @@ All answers forbid inline scripts and styles, framing, and guessing of types.
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import secrets
 import socket
 from urllib.parse import parse_qs
@@ -22,6 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import AppError
+from ..utils.http import is_address, is_loopback, same
 from .http import error_response
 
 POLICY = "; ".join(
@@ -78,11 +77,6 @@ class Keys:
         return response
 
 
-def same(given: str, secret: str) -> bool:
-    """Compare in a time that does not depend on where the texts differ."""
-    return hmac.compare_digest(given.encode(errors="replace"), secret.encode())
-
-
 class Hosts:
     """The values of the Host header that mean this server."""
 
@@ -99,21 +93,7 @@ class Hosts:
         if port != self.port:
             return False
         # An address cannot be rebound, only a name can.
-        return name in self.names or (not self.is_loopback and _is_address(name))
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server at `host`."""
-    name = host.strip("[]").lower()
-    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        return name in self.names or (not self.is_loopback and is_address(name))
 
 
 def _host_and_port(header: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import IO, TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ..errors import AppError, FastsegError, brief
+from ..utils.http import Json, limited
 from ..utils.io import is_disk_full
 
 if TYPE_CHECKING:
@@ -81,13 +82,6 @@ class Asked:
         return found
 
 
-class Json(JSONResponse):
-    """JSON in ASCII: file names that are not UTF-8 have no other form in it."""
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
 Handler = Callable[[Asked], Any]
 
 
@@ -120,7 +114,7 @@ def upload(path: str, handler: Handler, limit: int) -> Route:
         file = Path(name)
         try:
             with os.fdopen(handle, "wb") as opened:
-                async for chunk in _limited(request, limit):
+                async for chunk in limited(request, limit):
                     _write(opened, chunk)
             return await _answer(handler, _asked(request, file=file))
         finally:
@@ -197,22 +191,7 @@ async def _json_of(request: Request, limit: int) -> Mapping[str, Any]:
 
 async def body_of(request: Request, limit: int) -> bytes:
     """Return a request's body. Raises `AppError` if it has more bytes than `limit`."""
-    return b"".join([chunk async for chunk in _limited(request, limit)])
-
-
-async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield the chunks of a body. Raises `AppError` once there are more bytes than `limit`."""
-    said = request.headers.get("content-length", "0")
-    count = int(said) if said.isdecimal() else 0
-    too_large = AppError(f"the limit is {limit / 2**20:.0f} MiB", "too-large")
-    if count > limit:
-        raise too_large
-    count = 0
-    async for chunk in request.stream():
-        count += len(chunk)
-        if count > limit:
-            raise too_large
-        yield chunk
+    return b"".join([chunk async for chunk in limited(request, limit)])
 
 
 def error_response(error: Exception, status: int | None = None) -> Response:

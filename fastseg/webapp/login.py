@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from .guard import Keys, same
+from ..utils.http import same
+from .guard import Keys
 from .http import body_of
 
 MOST_BYTES = 4096

@@ -25,8 +25,9 @@ from starlette.staticfiles import StaticFiles
 from .. import __version__
 from ..corrections.locate import require_files
 from ..errors import AppError, FastsegError
+from ..utils.http import address_of, bound, is_loopback, uvicorn_server
 from ..utils.progress import hidden
-from .guard import Guard, Hosts, Keys, is_loopback
+from .guard import Guard, Hosts, Keys
 from .http import error_response, told
 from .login import login_routes
 from .page import Page, pages
@@ -41,7 +42,6 @@ HOST = "127.0.0.1"
 # The first free one of these, if none is asked for: what a browser keeps belongs to the port, such
 # as strokes that a killed server never got.
 PORTS = range(8765, 8785)
-BACKLOG = 256  # connections that wait to be accepted
 SECONDS_TO_END = 5  # that open requests get when the server is closed
 
 
@@ -157,14 +157,11 @@ class Server:
                 "password-needed",
             )
         self.workspace = workspace
-        self._socket = _bound_to_any(host) if port is None else _bound(host, port)
+        self._socket = _bound_to_any(host) if port is None else bound(host, port)
         self._running: uvicorn.Server | None = None
         self.port: int = self._socket.getsockname()[1]
         self.keys = Keys(self.port, password)
-        shown = f"[{host}]" if ":" in host else host
-        if host in ("0.0.0.0", "::"):  # every address of this machine; a browser needs one
-            shown = socket.gethostname()
-        self.address = f"http://{shown}:{self.port}/"
+        self.address = address_of(host, self.port)
         self.app = make_app(workspace, self.keys, Hosts(host, self.port))
 
     @property
@@ -174,7 +171,7 @@ class Server:
 
     def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Answer until Ctrl-C or SIGTERM; `started` is called when the app can be opened."""
-        self._running = _uvicorn(self.app, started)
+        self._running = uvicorn_server(self.app, started, SECONDS_TO_END)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: self.stop())  # the terminal was closed
         try:
@@ -191,56 +188,12 @@ class Server:
             self._running.should_exit = True
 
 
-def _uvicorn(app: Starlette, started: Callable[[], None]) -> uvicorn.Server:
-    import uvicorn
-
-    class Announced(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            started()
-
-    return Announced(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            ws="none",
-            timeout_graceful_shutdown=SECONDS_TO_END,
-        )
-    )
-
-
 def _bound_to_any(host: str) -> socket.socket:
     """Return a socket that listens at the first free port of `PORTS`, or at any other."""
     for port in PORTS:
         with suppress(AppError):
-            return _bound(host, port)
-    return _bound(host, 0)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address. Raises `AppError` if that is not possible."""
-    try:
-        kind, _, _, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = socket.socket(kind, socket.SOCK_STREAM)
-        try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            found.listen(BACKLOG)
-        except OSError:
-            found.close()
-            raise
-    except OSError as error:
-        raise AppError(
-            f"{host}:{port}: cannot be used ({error.strerror or error}); "
-            "choose another --port, or leave it out",
-            "port",
-        ) from None
-    return found
+            return bound(host, port)
+    return bound(host, 0)
 
 
 def open_app(

@@ -11,5 +11,6 @@ from . import (  # noqa: F401  # isort: skip
     prediction,
     labelling,
     app,
+    serve,
     sources,
 )

@@ -7,9 +7,9 @@ from typing import Any
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from ...errors import AppError, brief
+from ...inference.uploads import MAX_BYTES
 from ..http import Asked, get, post, upload
 from ..page import Page
-from ..uploads import MAX_BYTES
 
 
 def about(asked: Asked) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images that a browser sends: their size and kind are checked before they are decoded."""
+"""Images that others send: their size and kind are checked before they are decoded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ..data import tiff
 from ..errors import AppError
-from ..inference.download import FORMATS, MAX_BYTES, MAX_PIXELS
 from ..tasks import Task
+from .download import FORMATS, MAX_BYTES, MAX_PIXELS
 
 MAX_NAME = 100  # characters of a file's name that are kept
 SUFFIXES = {  # of the formats: what is decoded is the content, whatever the name says
@@ -27,11 +27,12 @@ SUFFIXES = {  # of the formats: what is decoded is the content, whatever the nam
 __all__ = ["MAX_BYTES", "kind_of", "safe_name"]
 
 
-def kind_of(file: Path, name: str, task: Task) -> str:
+def kind_of(file: Path, name: str, task: Task, most_pixels: int = MAX_PIXELS) -> str:
     """Return the suffix of an uploaded image by its content; only its header is read.
 
-    The limits are those of `segment --url`. Raises `AppError` for other files, for images of too
-    many pixels, and where an image of the task is more than one file.
+    The limits are those of `segment --url`, unless `most_pixels` is given. Raises `AppError` for
+    other files, for images of too many pixels, and where an image of the task is more than one
+    file.
     """
     if task.channel_files:
         raise AppError(
@@ -44,12 +45,12 @@ def kind_of(file: Path, name: str, task: Task) -> str:
     except UnidentifiedImageError:
         width, height = _size_of_tiff(file, name)
         kind = "TIFF"
-    except Image.DecompressionBombError:
-        raise _too_many(name) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many(name, most_pixels) from None
     except Exception:  # decoders raise many kinds of errors on damaged headers
         raise _no_image(name) from None
-    if width * height > MAX_PIXELS:
-        raise _too_many(name)
+    if width * height > most_pixels:
+        raise _too_many(name, most_pixels)
     return SUFFIXES[kind]
 
 
@@ -87,7 +88,7 @@ def _no_image(name: str) -> AppError:
     )
 
 
-def _too_many(name: str) -> AppError:
+def _too_many(name: str, most: int) -> AppError:
     return AppError(
-        f"{name}: has too many pixels; the limit is {MAX_PIXELS // 10**6} megapixels", "too-large"
+        f"{name}: has too many pixels; the limit is {most / 10**6:g} megapixels", "too-large"
     )
