@@ -77,7 +77,8 @@ def test_light_commands_import_no_numpy_or_torch(arguments, tmp_path):
         f"import sys; sys.argv = ['fastseg', *{arguments}]\n"
         "from fastseg.cli import main\n"
         "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
-        "heavy = {'torch', 'fastai', 'timm', 'numpy', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'fastai', 'timm', 'numpy', 'pandas', 'matplotlib', 'scipy'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run(

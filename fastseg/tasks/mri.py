@@ -71,8 +71,8 @@ task = ClassificationTask(
         rotate=0.0,
         zoom=0.0,
         light=0.0,
-        # With 5 epochs and a share of 0.3, a blur of 0.5 px was found in 177 of 208 sharp slices, now
-        # in all, over five seeds. No sharp slice is called blurred.
+        # With 5 epochs and a share of 0.3, a blur of 0.5 px was found in 177 of 208 slices, now in
+        # all, over five seeds. No sharp slice is called blurred.
         blur_share=0.5,
         # The data contain only strong blur; without these, a blur of 1 px is predicted as sharp.
         blur_sigma=(0.45, 1.2),
