@@ -56,7 +56,7 @@ def with_processing(
     `network` takes "images", uint8 (N, h, w, C) at `size`, (height, width), and gives "logits",
     float32 (N, classes, h, w) or (N, classes). The result takes "images" of any size, uint8
     (N, H, W, C), and gives "codes", uint8 (N, H, W) or (N,), and the same "logits". `resize` is
-    "squish" or "crop", see `Recipe.resize`.
+    "squish" or "crop", see `types.Recipe`.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -69,10 +69,7 @@ def with_processing(
                 node.input[at] = SMALL
     channels = body.input[0].type.tensor_type.shape.dim[3].dim_value
     before, behind = Nodes("before_"), Nodes("behind_")
-    if resize == "squish":
-        _squished(before, size)
-    else:
-        _cropped(before, size)
+    _resized(before, size, resize)
     shape = ["n"]
     if has_masks:
         _codes_at(behind)
@@ -106,20 +103,33 @@ def _sides(nodes: Nodes) -> tuple[str, str]:
     return nodes.node("Slice", shape, *ends[:2]), nodes.node("Slice", shape, *ends[1:])
 
 
-def _squished(nodes: Nodes, size: Sequence[int]) -> None:
-    """Resample the images to `size` as Pillow's bilinear filter does."""
+def _resized(nodes: Nodes, size: Sequence[int], resize: str) -> None:
+    """Resize the images to `size` as `data.images.resized` does: across, then down."""
     from onnx import TensorProto
 
     height, width = _sides(nodes)
+    matrix = _weights if resize == "squish" else _selection
     planes = nodes.node("Transpose", INPUT, perm=[0, 3, 1, 2])
     planes = nodes.node("Cast", planes, to=TensorProto.FLOAT)
-    columns = nodes.node("Transpose", _weights(nodes, width, size[1]), perm=[1, 0])
+    columns = nodes.node("Transpose", matrix(nodes, width, size[1]), perm=[1, 0])
     half = nodes.value(0.5, np.float32)
     across = nodes.node("Floor", nodes.node("Add", nodes.node("MatMul", planes, columns), half))
-    down = nodes.node("MatMul", _weights(nodes, height, size[0]), across)
+    down = nodes.node("MatMul", matrix(nodes, height, size[0]), across)
     whole = nodes.node("Floor", nodes.node("Add", down, half))
     pixels = nodes.node("Cast", whole, to=TensorProto.UINT8)
     nodes.node("Transpose", pixels, out=SMALL, perm=[0, 2, 3, 1])
+
+
+def _places(nodes: Nodes, have: str) -> tuple[str, str]:
+    """Return the number of pixels, float32 (), and their indices, float32 (have,)."""
+    from onnx import TensorProto
+
+    count = nodes.node("Squeeze", have)
+    places = nodes.node("Range", nodes.value(0, np.int64), count, nodes.value(1, np.int64))
+    return (
+        nodes.node("Cast", count, to=TensorProto.FLOAT),
+        nodes.node("Cast", places, to=TensorProto.FLOAT),
+    )
 
 
 def _weights(nodes: Nodes, have: str, want: int) -> str:
@@ -127,44 +137,27 @@ def _weights(nodes: Nodes, have: str, want: int) -> str:
 
     A triangle around the pixel's centre, as wide as the reduction, whose sum is 1.
     """
-    from onnx import TensorProto
-
+    count, places = _places(nodes, have)
     one, zero = nodes.value(1, np.float32), nodes.value(0, np.float32)
-    count = nodes.node("Squeeze", have)
-    step = nodes.node("Div", nodes.node("Cast", count, to=TensorProto.FLOAT), _float(nodes, want))
+    step = nodes.node("Div", count, nodes.value(want, np.float32))
     centres = nodes.node("Mul", nodes.value(np.arange(want)[:, None] + 0.5, np.float32), step)
-    places = nodes.node("Range", nodes.value(0, np.int64), count, nodes.value(1, np.int64))
-    places = nodes.node("Cast", places, to=TensorProto.FLOAT)
-    places = nodes.node("Add", places, nodes.value(0.5, np.float32))
-    away = nodes.node("Abs", nodes.node("Sub", places, centres))
+    middles = nodes.node("Add", places, nodes.value(0.5, np.float32))
+    away = nodes.node("Abs", nodes.node("Sub", middles, centres))
     away = nodes.node("Div", away, nodes.node("Max", step, one))
     heights = nodes.node("Max", nodes.node("Sub", one, away), zero)
     total = nodes.node("ReduceSum", heights, nodes.integers(1), keepdims=1)
     return nodes.node("Div", heights, total)
 
 
-def _float(nodes: Nodes, value: float) -> str:
-    return nodes.value(value, np.float32)
+def _selection(nodes: Nodes, have: str, want: int) -> str:
+    """Return 1 where one of `have` pixels becomes one of `want` around the centre, else 0."""
+    from onnx import TensorProto
 
-
-def _cropped(nodes: Nodes, size: Sequence[int]) -> None:
-    """Crop the images to `size`, or pad them with 0, around their centre, see `images.resized`."""
-    height, width = _sides(nodes)
-    have = nodes.node("Concat", height, width, axis=0)
-    spare = nodes.node("Sub", have, nodes.integers(*size))
-    # Half of it, rounded down: ONNX rounds the quotient of whole numbers towards 0.
-    odd = nodes.node("Mod", spare, nodes.integers(2, 2))
-    first = nodes.node("Div", nodes.node("Sub", spare, odd), nodes.integers(2, 2))
-    zero = nodes.integers(0, 0)
-    start = nodes.node("Max", first, zero)
-    end = nodes.node("Add", start, nodes.node("Min", have, nodes.integers(*size)))
-    kept = nodes.node("Slice", INPUT, start, end, nodes.integers(1, 2))
-    ahead = nodes.node("Max", nodes.node("Neg", first), zero)
-    lacking = nodes.node("Max", nodes.node("Neg", spare), zero)
-    behind = nodes.node("Sub", lacking, ahead)
-    none = nodes.integers(0)
-    pads = nodes.node("Concat", none, ahead, none, none, behind, none, axis=0)
-    nodes.node("Pad", kept, pads, nodes.value(0, np.uint8), out=SMALL)
+    count, places = _places(nodes, have)
+    spare = nodes.node("Sub", count, nodes.value(want, np.float32))
+    first = nodes.node("Floor", nodes.node("Mul", spare, nodes.value(0.5, np.float32)))
+    wanted = nodes.node("Add", nodes.value(np.arange(want)[:, None], np.float32), first)
+    return nodes.node("Cast", nodes.node("Equal", places, wanted), to=TensorProto.FLOAT)
 
 
 def _codes_at(nodes: Nodes) -> None:
