@@ -20,7 +20,7 @@ import numpy as np
 
 from ..exports.onnx import OPSET, Session
 from ..utils.progress import track
-from .onnx import FILE, Onnx, write
+from .onnx import FILE, Onnx, complete
 from .targets import Source
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Int8(Onnx):
     pixels_decide = False
 
     def attempts(self, source: Source, folder: Path) -> Iterator[Mapping[str, Any]]:
+        import onnx
+
         images = calibration_images(source)
         with TemporaryDirectory() as place:
             quantizer = Quantizer(source.require_onnx(), images, Path(place))
@@ -45,7 +47,7 @@ class Int8(Onnx):
             ranked: list[list[str]] = []
             count = 0
             while True:
-                write(source, quantizer.without(kept), folder / FILE)
+                onnx.save_model(complete(source, quantizer.without(kept)), folder / FILE)
                 yield {
                     "opset": OPSET,
                     "calibrated on": f"{len(images)} training images",
