@@ -243,7 +243,7 @@ def resized_by_torch(deployed, images, size, resize):
 def test_mistakes(run, fails, exports, tmp_path, monkeypatch):
     export = exports("eye")
     fails("export", export, "--to", "onx", code="unknown-target", suggested="onnx")
-    fails("export", tmp_path / "none", "--to", "onnx", code="unknown-task")
+    fails("export", tmp_path / "none", "--to", "onnx", code="no-task-file")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     fails("export", export, "--to", "onnx", "--out", tmp_path / "full", code="not-empty")
