@@ -17,6 +17,7 @@ import fastseg
 from fastseg import tasks
 from fastseg.conversion import coreml, int8, parity
 from fastseg.conversion import onnx as by_onnx
+from fastseg.conversion import openvino as by_openvino
 from fastseg.conversion.graph import with_processing
 from fastseg.data.images import resized
 from fastseg.utils.choices import TARGETS
@@ -102,17 +103,25 @@ def test_torch(exports, samples, tmp_path):
     )
 
 
-def test_openvino_which_reports_nothing(exports, samples, tmp_path):
+def test_openvino(exports, samples, tmp_path):
     pytest.importorskip("openvino", reason="needs the extra openvino")
     said = fastseg.export(exports("eye"), "openvino", tmp_path / "there")
     assert_judged(said, said["compared"]["images"])
     assert said["format"]["weights"] == "float16"
     assert said["bytes"]["converted"] < 0.7 * said["bytes"]["export"]
-    assert not sys.modules.get("openvino_telemetry")
     image = first_image("eye", samples)
     assert_same_masks(
         tmp_path / "there", exports("eye"), image, tmp_path, "openvino_telemetry.main"
     )
+
+
+def test_openvino_is_imported_without_its_telemetry(monkeypatch):
+    found = []
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    monkeypatch.setattr(by_openvino, "import_module", lambda name: found.append(dict(sys.modules)))
+    by_openvino._import_openvino()
+    assert found[0]["openvino_telemetry"] is None
+    sys.modules.pop("openvino_telemetry")
 
 
 def test_coreml_is_checked_by_its_specification(exports, tmp_path, monkeypatch):
@@ -265,24 +274,29 @@ def test_without_images_it_is_written_by_force_only(run, exports, tmp_path):
     assert said["compared"] is None and said["not_run"] and not said["gate"]["passed"]
 
 
-def test_images_that_were_not_held_out_are_said_to_be_so(exports, samples, tmp_path):
-    """Other data, as of an export of folds: the difference of both is what counts."""
-    task = tasks.get("eye")
-    other = task.sample(tmp_path / "other", n=4, seed=9)
-    said = fastseg.export(exports("eye"), "onnx", tmp_path / "there", data=other)
-    assert said["compared"]["images"] == 4 and not said["compared"]["held_out"]
+def changed(monkeypatch, **fields):
+    """Let `export` read cards with other fields."""
+    from fastseg.conversion import converting
+
+    def opened(export):
+        task, folder, card = whole(export)
+        return task, folder, replace(card, **fields)
+
+    whole = converting.opened
+    monkeypatch.setattr(converting, "opened", opened)
+
+
+def test_an_export_of_folds_is_compared_on_all_images(exports, samples, tmp_path, monkeypatch):
+    """No image was held out of all its networks: the difference of both is what counts."""
+    changed(monkeypatch, valid_files=[], training={"folds": 2})
+    said = fastseg.export(exports("eye"), "onnx", tmp_path / "there")
+    assert said["compared"]["images"] == len(tasks.get("eye").items(samples["eye"]))
+    assert not said["compared"]["held_out"]
     assert "may have been trained on" in (tmp_path / "there" / "README.md").read_text()
 
 
 def test_mirror_images_are_left_out_and_named(exports, tmp_path, monkeypatch):
-    from fastseg.conversion import converting
-
-    def averaging(export):
-        task, folder, card = opened(export)
-        return task, folder, replace(card, tta=True)
-
-    opened = converting.opened
-    monkeypatch.setattr(converting, "opened", averaging)
+    changed(monkeypatch, tta=True)
     said = fastseg.export(exports("eye"), "onnx", tmp_path / "there")
     assert said["gate"]["passed"]  # both without
     assert "mirror image" in (tmp_path / "there" / "README.md").read_text()
