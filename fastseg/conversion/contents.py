@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def write_contents(target: Target, source: Source, said: Mapping[str, Any], fold
 def _classes(source: Source) -> dict[str, Any]:
     """Return the classes with their colours, and how images become the network's input."""
     card = source.card
-    colours: list[list[int] | None] = [*(card.palette or [None] * len(card.classes))]
+    colours: Sequence[list[int] | None] = card.palette or [None for _ in card.classes]
     return {
         "task": card.task,
         "kind": card.kind,
