@@ -95,6 +95,7 @@ def test_images_are_classified(exports, samples, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_torch(exports, samples, tmp_path):
     said = fastseg.export(exports("eye"), "torch", tmp_path / "there")
     assert_judged(said, said["compared"]["images"])
@@ -124,6 +125,7 @@ def test_openvino_is_imported_without_its_telemetry(monkeypatch):
     sys.modules.pop("openvino_telemetry")
 
 
+@pytest.mark.slow
 def test_coreml_is_checked_by_its_specification(exports, tmp_path, monkeypatch):
     coremltools = pytest.importorskip("coremltools", reason="needs the extra coreml")
     said = fastseg.export(exports("eye"), "coreml", tmp_path / "there")
