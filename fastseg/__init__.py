@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # need neither torch nor fastai. `__init__.pyi` names the same ones for type checkers and editors.
 _PUBLIC = {
     "checks.dataset": ("check",),
+    "conversion.converting": ("export",),
     "corrections.audit": ("label",),
     "corrections.order": ("next_images",),
     "discovery.look": ("new",),

@@ -29,6 +29,7 @@ COMMANDS = [
     "fit",
     "study",
     "tune",
+    "export",
     "restore",
     "evaluate",
     "interpret",

@@ -65,6 +65,39 @@ def sharded(run: ShardedRun) -> None:
     typer.echo("\n".join(run.tables))
 
 
+def converted(result: dict[str, Any]) -> None:
+    """Print how a converted model compares with its export, and where it is."""
+    compared, size = result["compared"], result["bytes"]
+    rows: list[tuple[Any, ...]] = [
+        ("bytes", f"{size['export']:,}", f"{size['converted']:,}"),
+    ]
+    if compared:
+        times = (f"{compared['latency_ms'][name]:.1f} ms" for name in ("export", "converted"))
+        rows = [
+            (compared["figure"], compared["export"], compared["converted"]),
+            ("an image", *times),
+            *rows,
+        ]
+    console.table(("", "export", result["target"]), rows)
+    if compared:
+        ends = compared["interval"]
+        interval = f" (95% interval {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""
+        unit = "pixels" if compared["figure"] == "Dice" else "images"
+        change = compared["difference"]
+        typer.echo(
+            f"{compared['differing']:.4%} of {unit} differ on {compared['images']} images"
+            + ("" if compared["held_out"] else ", not held out by training")
+            + ("" if change is None else f"; {compared['figure']} {change:+.4f}{interval}")
+        )
+    for fault in result["gate"]["exceeded"]:
+        typer.echo(f"not the same model, kept by --force: {fault}")
+    if result["not_run"]:
+        typer.echo(f"not compared: {result['not_run']}")
+    for name, value in result["format"].items():
+        typer.echo(f"{name}: {console.printable(str(value))}")
+    typer.echo(result["written"])
+
+
 def figures(result: dict[str, Any], title: str | None = None) -> None:
     """Print the metrics of an evaluation: a row for each figure, a column for each class."""
     from ..metrics.figures import FIGURES, never_found

@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,11 +20,20 @@ from ..metrics.risk import actual_error
 from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from ..utils.text import natural_key
 
-if TYPE_CHECKING:
-    from ..inference.prediction import Prediction
-
 SAMPLES = 1000  # bootstrap samples: 25 of them are beyond each end of a 95 % interval
 CHUNK = 100  # bootstrap samples computed at a time, which bounds memory
+
+
+class Judged(Protocol):
+    """The part of a prediction that is compared with labels, see `inference.prediction`."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Predicted class indices: (H, W), or () for one class."""
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Calibrated probabilities, float32 (C, H, W) or (C,)."""
 
 
 @dataclass
@@ -69,9 +78,7 @@ class Scores(ABC, Generic[Score]):
         self.task, self.images = task, list(images)
 
     @abstractmethod
-    def judge(
-        self, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int
-    ) -> Score:
+    def judge(self, item: Item, name: str, prediction: Judged, truth: np.ndarray | int) -> Score:
         """Return the score of one image. Raises `DataError` if its mask is not of its size."""
 
     @abstractmethod
@@ -185,7 +192,7 @@ class MaskScores(Scores[MaskScore]):
     _sums: np.ndarray | None = None  # float64 (N, ...): what `_figures` adds up over images
 
     def judge(
-        self, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int
+        self, item: Item, name: str, prediction: Judged, truth: np.ndarray | int
     ) -> MaskScore:
         codes, true_codes = prediction.labels, np.asarray(truth)
         if true_codes.shape != codes.shape:
@@ -299,7 +306,7 @@ class ClassScores(Scores[ClassScore]):
     """Scores of predicted classes of whole images."""
 
     def judge(
-        self, item: Item, name: str, prediction: Prediction, truth: np.ndarray | int
+        self, item: Item, name: str, prediction: Judged, truth: np.ndarray | int
     ) -> ClassScore:
         return ClassScore(item, name, int(truth), prediction.probabilities)
 

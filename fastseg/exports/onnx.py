@@ -254,8 +254,12 @@ class Session:
             ) from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.outputs(images)[0]
+
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return all outputs of the graph, of which an export's has one."""
         try:
-            return self._session.run(None, {"images": images})[0]
+            return self._session.run(None, {"images": images})
         except _runtime_errors() as error:  # a card of another size, or too little memory
             raise ExportError(
                 f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "

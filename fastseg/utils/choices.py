@@ -28,6 +28,14 @@ DECODERS = (
 LOSSES = ("ce", "wce", "dice", "focal", "lovasz", "tversky")
 OPTIMIZERS = ("adam", "adamw", "sgd", "ranger", "radam", "lamb", "rmsprop")
 WEIGHTS = ("auto", "imagenet", "none")
+# The formats of `fastseg export`, and the module of each in `conversion`.
+TARGETS = {
+    "onnx": "onnx",
+    "onnx-int8": "int8",
+    "openvino": "openvino",
+    "coreml": "coreml",
+    "torch": "torch",
+}
 # px. Smaller inputs vanish at a backbone's deepest level; larger ones do not fit into memory.
 MIN_SIZE, MAX_SIZE = 32, 8192
 

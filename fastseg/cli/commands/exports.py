@@ -1,4 +1,4 @@
-"""Earlier exports."""
+"""Exports: in the formats of other runtimes; earlier ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,51 @@ from typing import Annotated, Optional
 
 import typer
 
-from .. import console
+from ...utils.choices import TARGETS
+from .. import console, results
 from ..arguments import Json
 from ..group import app
+
+
+@app.command(epilog="Example: fastseg export exports/eye --to onnx")
+def export(
+    export: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXPORT",
+            help="The folder of an export, or a task whose export is exports/TASK.",
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", help=f"The format: {', '.join(TARGETS)}.")],
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Folder to write [default: EXPORT_FORMAT beside the export]."),
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--data",
+            help="Folder with the labelled images to compare on [default: the one that the export "
+            "was trained on].",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Keep a model that is not the same, or that nothing compares."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert an export to the format of another runtime, with an example that runs it. Refused
+    unless it is the same model: its masks on held-out images are compared with the export's.
+    """
+    from ...conversion.converting import export as call
+
+    result = call(export, to, out, data=data, force=force)
+    if as_json:
+        return console.as_json(result)
+    results.converted(result)
 
 
 @app.command(epilog="Example: fastseg restore exports/eye")
