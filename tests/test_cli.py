@@ -36,6 +36,7 @@ COMMANDS = [
     "predict",
     "segment",
     "next",
+    "add",
     "label",
     "app",
     "masks",
