@@ -154,11 +154,11 @@ def _extract(
     def written(name: str | int, place: str) -> Path | int:
         if isinstance(name, int):
             return name
-        (folder / place).write_bytes(_content(opened, name))
+        (folder / place).write_bytes(_content(opened, name, LARGEST_FILE))
         return folder / place
 
     image = folder / PurePosixPath(entry.image).name
-    image.write_bytes(_content(opened, entry.image))
+    image.write_bytes(_content(opened, entry.image, LARGEST_FILE))
     return image, written(entry.label, ".label.png"), written(entry.prediction, ".prediction.png")
 
 
@@ -191,7 +191,7 @@ def _save(
     )
 
 
-def _content(opened: zipfile.ZipFile, name: str, most: int = LARGEST_FILE) -> bytes:
+def _content(opened: zipfile.ZipFile, name: str, most: int) -> bytes:
     """Return a file's content. Raises `ValueError` if it is too large, `KeyError` if missing."""
     if opened.getinfo(name).file_size > most:
         raise ValueError(f"{name} is larger than {most // 2**20} MiB")

@@ -130,8 +130,9 @@ def add(
     if added.refused:
         raise typer.Exit(1)
     if added.saved and not as_json:
+        where = typed(str(export or f"exports/{Path(source).name}"))
         typer.echo(
-            f"next: fastseg app {typed(source)} to look; fastseg fit {typed(source)} --from EXPORT"
+            f"next: look in fastseg app {typed(source)}; train on: fastseg fit --from {where}"
         )
 
 
