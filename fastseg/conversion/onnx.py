@@ -26,7 +26,7 @@ class Onnx(Target):
     def attempts(self, source: Source, folder: Path) -> Iterator[Mapping[str, Any]]:
         import onnx
 
-        write(source, onnx.load(source.require_onnx()), folder / FILE)
+        onnx.save_model(complete(source, own_network(source)), folder / FILE)
         yield {"opset": OPSET}
 
     def runner(self, source: Source, folder: Path) -> Runner:
@@ -34,13 +34,17 @@ class Onnx(Target):
         return lambda image: Output(*(values[0] for values in session.outputs(image[None])))
 
 
-def write(source: Source, network: onnx.ModelProto, path: Path) -> None:
-    """Write a network that takes images at the card's size, so that it takes any size."""
+def own_network(source: Source) -> onnx.ModelProto:
+    """Return the export's own graph. Raises `ExportError` if it has none."""
     import onnx
 
+    return onnx.load(source.require_onnx())
+
+
+def complete(source: Source, network: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a network that takes images at the card's size as one that takes any size."""
     card = source.card
-    made = with_processing(network, card.size, card.resize, source.task.has_masks)
-    onnx.save_model(made, path)
+    return with_processing(network, card.size, card.resize, source.task.has_masks)
 
 
 target = Onnx()
