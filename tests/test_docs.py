@@ -115,6 +115,8 @@ NOT_RUN = {
     "FASTSEG_TASKS=": "needs a process of its own: test_task_files.py",
     "fastseg app": "runs until it is ended: test_webapp_training.py",
     "fastseg restore": "needs an earlier export: test_corrections_again.py",
+    "--to html": "needs npm and a network: test_conversion_html_browser.py",
+    "fastseg add": "needs a corrections.zip: test_corrections_incoming.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
     "fastseg study": "needs many fits: test_training_study.py",
 }
