@@ -26,7 +26,7 @@ def write_contents(target: Target, source: Source, said: Mapping[str, Any], fold
 def _classes(source: Source) -> dict[str, Any]:
     """Return the classes with their colours, and how images become the network's input."""
     card = source.card
-    colours = card.palette or [None] * len(card.classes)
+    colours: list[list[int] | None] = [*(card.palette or [None] * len(card.classes))]
     return {
         "task": card.task,
         "kind": card.kind,

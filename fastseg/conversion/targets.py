@@ -52,7 +52,11 @@ class Source:
         from ..inference.loading import load
 
         runtime = "onnx" if ONNX in self.card.sha256 and self.onnx.is_file() else "torch"
-        return load(self.export, "cpu", tta=False, runtime=runtime, precision="float32")
+        options: dict[str, Any] = dict(
+            runtime=runtime, precision="float32", reason="for the comparison"
+        )
+        # For a single image: nothing is measured, and ONNX needs no torch.
+        return load(self.export, "cpu", tta=False, images=1, **options)
 
     @property
     def onnx(self) -> Path:
