@@ -24,6 +24,7 @@ _PUBLIC = {
     "checks.dataset": ("check",),
     "conversion.converting": ("export",),
     "corrections.audit": ("label",),
+    "corrections.incoming": ("add",),
     "corrections.order": ("next_images",),
     "discovery.look": ("new",),
     "errors": ("FastsegError",),

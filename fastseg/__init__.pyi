@@ -4,6 +4,7 @@ from . import tasks as tasks
 from .checks.dataset import check as check
 from .conversion.converting import export as export
 from .corrections.audit import label as label
+from .corrections.incoming import add as add
 from .corrections.order import next_images as next_images
 from .discovery.look import new as new
 from .errors import FastsegError as FastsegError

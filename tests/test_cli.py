@@ -39,6 +39,7 @@ COMMANDS = [
     "predict",
     "segment",
     "next",
+    "add",
     "label",
     "app",
     "serve",

@@ -118,6 +118,8 @@ NOT_RUN = {
     "fastseg restore": "needs an earlier export: test_corrections_again.py",
     "hub:me": "needs a hub: test_sharing.py",
     "--export eye.zip": "needs a packed export: test_sharing.py",
+    "--to html": "needs npm and a network: test_conversion_html_browser.py",
+    "fastseg add": "needs a corrections.zip: test_corrections_incoming.py",
     "fastseg tune": "needs many fits: test_training_tune.py",
     "--track": "tells trackers: test_tracking.py",
     "fastseg study": "needs many fits: test_training_study.py",

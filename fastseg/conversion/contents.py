@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..exports.card import Card
 from ..utils.io import write_json
 from .targets import Source, Target
 
@@ -55,14 +56,11 @@ def _readme(target: Target, source: Source, said: Mapping[str, Any]) -> str:
         f"{height} x {width} px (height x width).",
         "",
         *(["    python example.py photo.jpg", ""] if target.example else []),
-        f"- Input `images`: uint8 (batch, height, width, {card.channels}).",
-        f"- Output `codes`: {what}, an index into the classes of `{CLASSES}`.",
-        "- Output `logits`: the scores at the network's size; divided by the `temperature` of "
-        f"`{CLASSES}` and passed through a softmax, they are calibrated probabilities.",
+        *(f"- {line}" for line in target.usage or _inputs(card, what)),
         *(f"- {name}: {value}" for name, value in said["format"].items()),
         "",
         _verdict(said),
-        *_beyond(source),
+        *([] if target.as_predict else _beyond(source)),
     ]
     if compared and not compared["held_out"]:
         lines += [
@@ -71,6 +69,16 @@ def _readme(target: Target, source: Source, said: Mapping[str, Any]) -> str:
             "their difference counts.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _inputs(card: Card, what: str) -> list[str]:
+    """Return lines on the inputs and outputs of a graph."""
+    return [
+        f"Input `images`: uint8 (batch, height, width, {card.channels}).",
+        f"Output `codes`: {what}, an index into the classes of `{CLASSES}`.",
+        "Output `logits`: the scores at the network's size; divided by the `temperature` of "
+        f"`{CLASSES}` and passed through a softmax, they are calibrated probabilities.",
+    ]
 
 
 def _verdict(said: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ def export(
     *,
     data: Path | str | None = None,
     force: bool = False,
+    onnxruntime_web: Path | str | None = None,
 ) -> dict[str, Any]:
     """Write an export in the format `to` into the folder `out`, and return what parity.json says.
 
@@ -53,6 +54,8 @@ def export(
     export held out, in `data` (default: the folder that it was trained on), the share of pixels
     that differ, the Dice of both (accuracy for classes of images) with a paired 95 % interval of
     the difference, milliseconds an image, and bytes. Other `data` are compared on completely.
+    `onnxruntime_web`, for "html", is the archive of that npm package, or a folder of it; by default
+    npm downloads it, once.
 
     Raises `ExportError` with code "not-the-same-model", and writes nothing, if Dice falls by more
     than 0.005 or more than 0.1 % of pixels differ (of onnx-int8, Dice alone decides), unless
@@ -75,7 +78,11 @@ def export(
                 raise
             log.warning("not compared: %s", error)
     source = Source(
-        folder, card, as_trained(task, card), partial(_training_images, card, task, data)
+        folder,
+        card,
+        as_trained(task, card),
+        partial(_training_images, card, task, data),
+        Path(onnxruntime_web) if onnxruntime_web else None,
     )
     with write_lock(place), _writing(place) as part:
         said = _converted(target, source, images, part, place, force)

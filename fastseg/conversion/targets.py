@@ -41,6 +41,7 @@ class Source:
     card: Card
     task: Task  # with the images' declarations that the export was trained with
     training_images: Callable[[], Sequence[Item]]  # for calibration; raises `DataError`
+    web_runtime: Path | None = None  # onnxruntime-web, an archive or a folder; None: npm has it
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -86,6 +87,8 @@ class Target(ABC):
     example: str | None = None  # the file in `examples` that becomes example.py
     unrunnable: str | None = None  # why the model cannot be run here, so that nothing is compared
     files: tuple[str, ...]  # the model's files or folders, below the folder that is written
+    usage: tuple[str, ...] = ()  # lines of README.md, for what has no inputs and outputs
+    as_predict = False  # whether images are read, and averaged with mirror images, as by `predict`
 
     def require(self) -> None:
         """Raise `ModelError` unless the packages are installed that the format needs."""

@@ -17,7 +17,7 @@ from PIL import Image
 from ..data.decoding import is_lossy
 from ..data.images import JPEG_QUALITY, codes_to_colours, read_raw
 from ..errors import DataError
-from ..tasks import SegmentationTask
+from ..tasks import SegmentationTask, Task
 from ..types import IGNORE
 from ..utils.io import atomic_file
 
@@ -25,6 +25,15 @@ LOSSLESS = (".png", ".apng", ".tif", ".tiff", ".bmp", ".dib", ".tga", ".webp", "
 WRITABLE = (*LOSSLESS, ".jpg", ".jpeg")  # suffixes of masks that are written in their own format
 # Tried in this order until the mask decodes to the label; 100 changes a value by a level or two.
 QUALITIES = (JPEG_QUALITY, 97, 100)
+
+
+def can_be_unlabelled(task: Task) -> bool:
+    """Return whether the task's label files have a value for unlabelled pixels."""
+    if not isinstance(task, SegmentationTask) or task.masks == "threshold":
+        return False
+    return any(
+        layout.format or IGNORE in task.meaning(layout.source).values() for layout in task.layouts
+    )
 
 
 def write_mask(

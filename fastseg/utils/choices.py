@@ -36,6 +36,7 @@ TARGETS = {
     "openvino": "openvino",
     "coreml": "coreml",
     "torch": "torch",
+    "html": "html",
 }
 # px. Smaller inputs vanish at a backbone's deepest level; larger ones do not fit into memory.
 MIN_SIZE, MAX_SIZE = 32, 8192

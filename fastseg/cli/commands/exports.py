@@ -41,6 +41,14 @@ def export(
             "--force", help="Keep a model that is not the same, or that nothing compares."
         ),
     ] = False,
+    onnxruntime_web: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--onnxruntime-web",
+            help="For html: the archive of this npm package, or a folder of it [default: npm "
+            "downloads it, once].",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert an export to the format of another runtime, with an example that runs it. Refused
@@ -48,7 +56,7 @@ def export(
     """
     from ...conversion.converting import export as call
 
-    result = call(export, to, out, data=data, force=force)
+    result = call(export, to, out, data=data, force=force, onnxruntime_web=onnxruntime_web)
     if as_json:
         return console.as_json(result)
     results.converted(result)

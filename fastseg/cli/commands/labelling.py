@@ -97,6 +97,45 @@ def next_(
     )
 
 
+@app.command(epilog="Example: fastseg add eye corrections.zip")
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK|DIR", help="A task's name, or a folder with a task.toml: the data."
+        ),
+    ],
+    archive: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ZIP", help="corrections.zip, which the page of export --to html downloads."
+        ),
+    ],
+    data: Data = None,
+    export: Export = None,
+    as_json: Json = False,
+) -> None:
+    """Add corrected images and labels to the data, as the app would: fit --from trains on them."""
+    from ...corrections.incoming import add as call
+
+    added = call(source, archive, data, export)
+    if as_json:
+        console.as_json(asdict(added))
+    else:
+        count = len({row.image for row in added.saved})
+        known = f"; {len(added.known)} were there already" if added.known else ""
+        typer.echo(f"labels added: {count}{known}")
+    for name, why in added.refused.items():
+        console.say(f"{name}: not added: {why}")
+    if added.refused:
+        raise typer.Exit(1)
+    if added.saved and not as_json:
+        where = typed(str(export or f"exports/{Path(source).name}"))
+        typer.echo(
+            f"next: look in fastseg app {typed(source)}; train on: fastseg fit --from {where}"
+        )
+
+
 @app.command(epilog="Example: fastseg label photos/ --audit 100 --export exports/eye")
 @with_blocks
 def label(

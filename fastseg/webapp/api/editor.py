@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 from starlette.responses import Response
 
+from ...corrections.encoding import can_be_unlabelled
 from ...corrections.log import REOPENED
 from ...data.colours import hexadecimal
 from ...data.images import JPEG_QUALITY
 from ...errors import AppError, FastsegError
-from ...tasks import SegmentationTask, Task
 from ...types import IGNORE
 from ..http import Asked, get, post, upload
 from ..labels import Label
@@ -185,15 +185,6 @@ def _numbers(value: Any, count: int) -> list[int]:
             'give {"point": [x, y]} or {"box": [left, top, right, bottom]}', "bad-request"
         )
     return [round(each) for each in value]
-
-
-def can_be_unlabelled(task: Task) -> bool:
-    """Return whether the task's label files have a value for unlabelled pixels."""
-    if not isinstance(task, SegmentationTask) or task.masks == "threshold":
-        return False
-    return any(
-        layout.format or IGNORE in task.meaning(layout.source).values() for layout in task.layouts
-    )
 
 
 def context(workspace: Workspace) -> Mapping[str, Any]:

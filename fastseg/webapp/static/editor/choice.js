@@ -66,12 +66,13 @@ export class Choice extends EventTarget {
     return server.classOf(id);
   }
 
-  open(id, { label }) {
+  /** Show an image and its class; `address` is the image's, by default the server's. */
+  open(id, { label, address = `/api/images/${id}/picture` }) {
     this.id = id;
     this.chosen = label;
     this.#show();
     this.#say(label === null ? "no class yet: press its key" : null);
-    $("#photo", this.root).src = `/api/images/${id}/picture`;
+    $("#photo", this.root).src = address;
     $("#photo", this.root).alt = "the image to classify";
   }
 

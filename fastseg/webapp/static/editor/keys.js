@@ -3,6 +3,9 @@
 const SHIFTED = 10; // px that Shift moves the cursor
 const SCREEN = 4; // css px that an arrow key moves the cursor at least
 
+// Controls that not every page has: without them, their keys do nothing.
+const NEEDS = { m: '[data-tool="help"]', x: '[data-show="previous"]' };
+
 /** Return the keys of the canvas: rows of [key, what it does, function, held?]. */
 export function canvasKeys(desk, ui) {
   const tool = (name) => () => desk.setTool(name);
@@ -36,7 +39,7 @@ export function canvasKeys(desk, ui) {
     ["Home", "whole image", () => desk.view.fit()],
     ["Ctrl+z", "undo", () => desk.undo()],
     ["Ctrl+y", "do again (also: Ctrl+Shift+Z)", () => desk.redo()],
-  ];
+  ].filter(([key]) => !NEEDS[key] || ui.root.querySelector(NEEDS[key]));
 }
 
 function zoom(desk, factor) {
