@@ -1,0 +1,250 @@
+"""Intervals of measures: from held-out images into an export's card, and from the card to rows."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..metrics.calibration import softmax
+from ..metrics.conformal import Residuals, kept_scores, residuals_of, scales_of
+from ..types import IGNORE
+from .between import Between, calibrated_between
+from .measures import MEASURES, OF_ABSENT, Table, difference, measured, objects_of, regions
+
+if TYPE_CHECKING:
+    from ..inference.prediction import Prediction
+
+WHOLE, OBJECTS, BETWEEN, FOUND = "whole", "objects", "between", "found"  # parts of `Card.measures`
+MATCH = 0.5  # IoU from which a predicted and a true object are the same; such pairs are unique
+MOST_IMAGES = 500  # that are compared: more of them change no interval that can be seen
+
+
+@dataclass
+class Compared:
+    """One image's measures, predicted and true: rows of (key, residual, and its scales (3,))."""
+
+    rows: list[tuple[tuple[str, str, str], float, np.ndarray]] = field(default_factory=list)
+    # class -> its predicted objects, and those that are true ones
+    objects: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def uncertainty_of(prediction: Prediction) -> np.ndarray:
+    """Return how uncertain a prediction is of each class, float64 (C,): the probability on the
+    wrong side of its outline, as a share of its predicted area.
+
+    The probabilities are not calibrated: the temperature comes from the same held-out images.
+    """
+    probabilities = softmax(prediction.logits)
+    doubt = np.minimum(probabilities, 1 - probabilities).sum(axis=(1, 2), dtype=np.float64)
+    best = probabilities.argmax(axis=0)
+    return doubt / np.maximum(np.bincount(best.reshape(-1), minlength=len(doubt)), 1)
+
+
+def compare(
+    classes: Sequence[str],
+    background: int | None,
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    uncertainty: np.ndarray,
+    image: np.ndarray | None = None,
+) -> Compared:
+    """Return the residuals of an image's measures, in px, of codes uint8 (H, W) of equal shape.
+
+    Pixels that the truth leaves unlabelled are left out. Objects are compared with the true ones
+    that they overlap by an IoU of at least `MATCH`.
+    """
+    predicted = np.where(truth == IGNORE, IGNORE, predicted)
+    found = Compared()
+    said, true = (measured(codes, background, True, image) for codes in (predicted, truth))
+    length = math.sqrt(truth.size)
+    for row, code in enumerate(said["code"]):
+        places = np.flatnonzero(true["code"] == code)
+        for name in MEASURES:
+            if len(places) or name in OF_ABSENT:
+                value = true[name][places[0]] if len(places) else 0.0
+                _add(found, (WHOLE, classes[code], name), said, row, value, length, uncertainty)
+    for between in calibrated_between(classes, background):
+        sure = uncertainty[between.one[0]] + uncertainty[between.other[0]]
+        scale = _between_scales(between, said, length, float(sure))
+        residual = between.value(true) - between.value(said)
+        found.rows.append(((BETWEEN, "", between.name), residual, scale))
+    own, others, counts = _matched(predicted, truth, background, image)
+    for row, code in enumerate(own["code"]):
+        for name in MEASURES:
+            if name != "count":
+                value = others[name][row]
+                _add(found, (OBJECTS, classes[code], name), own, row, value, length, uncertainty)
+    found.objects = {classes[code]: pair for code, pair in counts.items()}
+    return found
+
+
+def _add(
+    found: Compared,
+    key: tuple[str, str, str],
+    said: Table,
+    row: int,
+    true: float,
+    length: float,
+    uncertainty: np.ndarray,
+) -> None:
+    measure = MEASURES[key[2]]
+    scales = _scales(measure.power, length, said["diameter"][row], uncertainty[said["code"][row]])
+    found.rows.append((key, float(difference(measure, true, said[key[2]][row])), scales))
+
+
+def _scales(power: int, length: float, size: float, uncertainty: float) -> np.ndarray:
+    return scales_of(power, *(np.array([v]) for v in (length, size, uncertainty)))[0]
+
+
+def _between_scales(
+    between: Between, classes: Table, length: float, uncertainty: float
+) -> np.ndarray:
+    """Return the scales of a distance as those of lengths; a ratio's are 1, and its own value."""
+    length = length if between.is_distance else 1.0
+    return _scales(1, length, between.size(classes), uncertainty)
+
+
+def _matched(
+    predicted: np.ndarray, truth: np.ndarray, background: int | None, image: np.ndarray | None
+) -> tuple[Table, Table, dict[int, tuple[int, int]]]:
+    """Return the measures of predicted objects that are true ones, those of the true ones, in the
+    same order, and for each class how many objects were predicted, and how many are true.
+    """
+    (said, classes), (true, of_true) = (objects_of(c, background) for c in (predicted, truth))
+    both = (said > 0) & (true > 0) & (predicted == truth)
+    pairs, overlap = np.unique(
+        said[both].astype(np.int64) * len(of_true) + true[both], return_counts=True
+    )
+    one, other = pairs // len(of_true), pairs % len(of_true)
+    areas = np.bincount(said.reshape(-1)), np.bincount(true.reshape(-1))
+    good = overlap >= MATCH * (areas[0][one] + areas[1][other] - overlap)
+    # an IoU of exactly a half may be that of two pairs
+    one, first = np.unique(one[good], return_index=True)
+    other = other[good][first]
+    counts = {
+        int(code): (int((classes[1:] == code).sum()), int((classes[one] == code).sum()))
+        for code in np.unique(classes[1:])
+    }
+    tables = []
+    for labels, numbers, codes in ((said, one, classes), (true, other, of_true)):
+        order = np.zeros(len(codes), dtype=np.int32)
+        order[numbers] = np.arange(1, len(numbers) + 1)
+        tables.append(regions(order[labels], np.concatenate([[0], codes[numbers]]), image))
+    return tables[0], tables[1], counts
+
+
+def calibrated(images: Iterable[Compared], classes: Sequence[str]) -> dict[str, Any]:
+    """Return what a card keeps of compared images: residuals of each measure of each class, of
+    classes as a whole and of objects, and of what is between classes; and the share of predicted
+    objects that are true ones.
+    """
+    rows: dict[tuple[str, str, str], list[tuple[float, np.ndarray, int]]] = defaultdict(list)
+    said: dict[str, int] = defaultdict(int)
+    true: dict[str, int] = defaultdict(int)
+    for number, image in enumerate(images):
+        for key, residual, scales in image.rows:
+            rows[key].append((residual, scales, number))
+        for name, (objects, matched) in image.objects.items():
+            said[name] += objects
+            true[name] += matched
+    found: dict[str, Any] = {WHOLE: {}, OBJECTS: {}, BETWEEN: {}, FOUND: {}}
+    for (part, name, measure), values in rows.items():
+        residuals, scales, numbers = (np.array(column) for column in zip(*values))
+        entry = residuals_of(residuals, scales, numbers, kept_scores(len(classes)))
+        if entry is not None:
+            place = found[part] if part == BETWEEN else found[part].setdefault(name, {})
+            place[measure] = entry.to_json()
+    found[FOUND] = {name: round(true[name] / count, 4) for name, count in said.items()}
+    return found
+
+
+class Intervals:
+    """The intervals of an export's measures at one level, from what its card keeps."""
+
+    def __init__(self, measures: Mapping[str, Any], level: float):
+        self.level = level
+        self._parts = {
+            part: {
+                name: {key: Residuals.from_json(entry) for key, entry in entries.items()}
+                for name, entries in measures.get(part, {}).items()
+            }
+            for part in (WHOLE, OBJECTS)
+        }
+        between = measures.get(BETWEEN, {})
+        self._between = {name: Residuals.from_json(entry) for name, entry in between.items()}
+
+    def residuals(self, part: str, name: str, measure: str) -> Residuals | None:
+        """Return the residuals of a class's measure, or with `BETWEEN` of one between classes."""
+        if part == BETWEEN:
+            return self._between.get(measure)
+        return self._parts[part].get(name, {}).get(measure)
+
+    def of_row(
+        self, part: str, name: str, row: Mapping[str, float], length: float, uncertainty: float
+    ) -> dict[str, tuple[float, float]]:
+        """Return the interval of each measure of an object or class, in px; the ends are nan where
+        there is none.
+
+        `row` has its measures in px; `length` is the side of a square of the image's area in px.
+        """
+        found = {}
+        for measure in MEASURES.values():
+            half = self._half(
+                self.residuals(part, name, measure.name),
+                self.level,
+                _scales(measure.power, length, row["diameter"], uncertainty),
+            )
+            value, top = row[measure.name], measure.top
+            if measure.is_angle:  # angles turn around: the interval may leave 0 to 180
+                found[measure.name] = (value - min(half, 90), value + min(half, 90))
+            else:
+                found[measure.name] = (max(0.0, value - half), min(top, value + half))
+        return found
+
+    def between(
+        self, between: Between, classes: Table, names: Sequence[str], size: float, doubt: np.ndarray
+    ) -> tuple[float, float]:
+        """Return the interval of a ratio or distance, in px, for an image's classes in px.
+
+        `size` is the side of a square of the image's area. A ratio of other measures than diameters
+        has the ends that both measures' intervals allow, each at the level (1 + level) / 2, so that
+        both hold at the level.
+        """
+        value = between.value(classes)
+        found = self._between.get(between.name)
+        sure = float(doubt[between.one[0]] + doubt[between.other[0]])
+        if found is not None:
+            half = self._half(found, self.level, _between_scales(between, classes, size, sure))
+            return max(0.0, value - half), value + half
+        if between.is_distance:
+            return math.nan, math.nan
+        ends = []
+        for code, measure in (between.one, between.other):
+            row = np.flatnonzero(classes["code"] == code)
+            if not len(row):
+                return math.nan, math.nan
+            half = self._half(
+                self.residuals(WHOLE, names[code], measure),
+                (1 + self.level) / 2,
+                _scales(
+                    MEASURES[measure].power, size, classes["diameter"][row[0]], float(doubt[code])
+                ),
+            )
+            own = float(classes[measure][row[0]])
+            ends.append((max(0.0, own - half), own + half))
+        (low, high), (least, most) = ends
+        return low / most if most else math.nan, high / least if least else math.nan
+
+    def _half(self, found: Residuals | None, level: float, scales: np.ndarray) -> float:
+        """Return the half-width of an interval; nan where the residuals are too few for one."""
+        from ..metrics.conformal import SCALES
+
+        half = found.half_width(level) if found else math.inf
+        if math.isinf(half) or found is None:
+            return math.nan
+        return half * float(scales[SCALES.index(found.scale)])
