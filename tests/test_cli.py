@@ -34,6 +34,7 @@ COMMANDS = [
     "interpret",
     "predict",
     "segment",
+    "measure",
     "next",
     "label",
     "app",

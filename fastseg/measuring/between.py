@@ -42,7 +42,10 @@ class Between:
             return math.nan
         if self.is_distance:
             return math.hypot(
-                *(float(classes[n][first] - classes[n][second]) for n in ("centroid_x", "centroid_y"))
+                *(
+                    float(classes[n][first] - classes[n][second])
+                    for n in ("centroid_x", "centroid_y")
+                )
             )
         below = float(classes[self.other[1]][second])
         return float(classes[self.one[1]][first]) / below if below else math.nan
@@ -105,7 +108,9 @@ def ratio_of(text: str, classes: Sequence[str], background: int | None) -> Betwe
     one, other = (_side(side, known) for side in pair)
     is_usual = one[1] == other[1] == USUAL
     return Between(
-        one, other, "/".join(classes[c] if is_usual else f"{classes[c]}.{m}" for c, m in (one, other))
+        one,
+        other,
+        "/".join(classes[c] if is_usual else f"{classes[c]}.{m}" for c, m in (one, other)),
     )
 
 

@@ -6,18 +6,21 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ..metrics.calibration import softmax
-from ..metrics.conformal import Residuals, kept_scores, residuals_of, scales_of
+from ..metrics.conformal import SCALES, Residuals, kept_scores, residuals_of, scales_of
 from ..types import IGNORE
 from .between import Between, calibrated_between
 from .measures import MEASURES, OF_ABSENT, Table, difference, measured, objects_of, regions
 
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
+    from ..tasks import SegmentationTask
+
+T = TypeVar("T")
 
 WHOLE, OBJECTS, BETWEEN, FOUND = "whole", "objects", "between", "found"  # parts of `Card.measures`
 MATCH = 0.5  # IoU from which a predicted and a true object are the same; such pairs are unique
@@ -43,6 +46,20 @@ def uncertainty_of(prediction: Prediction) -> np.ndarray:
     doubt = np.minimum(probabilities, 1 - probabilities).sum(axis=(1, 2), dtype=np.float64)
     best = probabilities.argmax(axis=0)
     return doubt / np.maximum(np.bincount(best.reshape(-1), minlength=len(doubt)), 1)
+
+
+def compared_prediction(
+    task: SegmentationTask, prediction: Prediction, truth: np.ndarray
+) -> Compared:
+    """Return the residuals of one held-out image, whose mask is uint8 (H, W)."""
+    return compare(
+        task.classes,
+        task.background,
+        prediction.labels,
+        truth,
+        uncertainty_of(prediction),
+        prediction.image,
+    )
 
 
 def compare(
@@ -138,6 +155,12 @@ def _matched(
     return tables[0], tables[1], counts
 
 
+def evenly(things: Sequence[T]) -> list[T]:
+    """Return at most `MOST_IMAGES` of things, evenly spaced."""
+    step = max(1.0, len(things) / MOST_IMAGES)
+    return [things[int(place)] for place in np.arange(0, len(things), step)]
+
+
 def calibrated(images: Iterable[Compared], classes: Sequence[str]) -> dict[str, Any]:
     """Return what a card keeps of compared images: residuals of each measure of each class, of
     classes as a whole and of objects, and of what is between classes; and the share of predicted
@@ -178,6 +201,12 @@ class Intervals:
         between = measures.get(BETWEEN, {})
         self._between = {name: Residuals.from_json(entry) for name, entry in between.items()}
 
+    @property
+    def largest_count(self) -> int:
+        """The largest number of residuals of a measure."""
+        entries = [e for part in self._parts.values() for of in part.values() for e in of.values()]
+        return max((entry.count for entry in entries), default=0)
+
     def residuals(self, part: str, name: str, measure: str) -> Residuals | None:
         """Return the residuals of a class's measure, or with `BETWEEN` of one between classes."""
         if part == BETWEEN:
@@ -199,11 +228,11 @@ class Intervals:
                 self.level,
                 _scales(measure.power, length, row["diameter"], uncertainty),
             )
-            value, top = row[measure.name], measure.top
+            value = row[measure.name]
             if measure.is_angle:  # angles turn around: the interval may leave 0 to 180
-                found[measure.name] = (value - min(half, 90), value + min(half, 90))
+                found[measure.name] = _ends(value, np.minimum(half, 90), -90, 270)
             else:
-                found[measure.name] = (max(0.0, value - half), min(top, value + half))
+                found[measure.name] = _ends(value, half, 0, measure.top)
         return found
 
     def between(
@@ -220,7 +249,7 @@ class Intervals:
         sure = float(doubt[between.one[0]] + doubt[between.other[0]])
         if found is not None:
             half = self._half(found, self.level, _between_scales(between, classes, size, sure))
-            return max(0.0, value - half), value + half
+            return _ends(value, half)
         if between.is_distance:
             return math.nan, math.nan
         ends = []
@@ -235,16 +264,21 @@ class Intervals:
                     MEASURES[measure].power, size, classes["diameter"][row[0]], float(doubt[code])
                 ),
             )
-            own = float(classes[measure][row[0]])
-            ends.append((max(0.0, own - half), own + half))
+            ends.append(_ends(float(classes[measure][row[0]]), half))
         (low, high), (least, most) = ends
         return low / most if most else math.nan, high / least if least else math.nan
 
     def _half(self, found: Residuals | None, level: float, scales: np.ndarray) -> float:
         """Return the half-width of an interval; nan where the residuals are too few for one."""
-        from ..metrics.conformal import SCALES
-
         half = found.half_width(level) if found else math.inf
         if math.isinf(half) or found is None:
             return math.nan
         return half * float(scales[SCALES.index(found.scale)])
+
+
+def _ends(
+    value: float, half: float, bottom: float = 0, top: float = math.inf
+) -> tuple[float, float]:
+    """Return an interval within the values that a measure can have; nan where `half` is."""
+    low, high = np.clip([value - half, value + half], bottom, top)
+    return float(low), float(high)

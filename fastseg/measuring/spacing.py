@@ -128,7 +128,10 @@ def _of_tiff(image: Image.Image) -> Header | None:
     tags = getattr(image, "tag_v2", {})
     text = str(tags.get(DESCRIPTION, ""))
     sizes = [
-        (re.search(rf'PhysicalSize{a}="([\d.eE+-]+)"', text), re.search(rf'PhysicalSize{a}Unit="([^"]+)"', text))
+        (
+            re.search(rf'PhysicalSize{a}="([\d.eE+-]+)"', text),
+            re.search(rf'PhysicalSize{a}Unit="([^"]+)"', text),
+        )
         for a in "YX"
     ]
     if all(size for size, _ in sizes):

@@ -8,6 +8,7 @@ from . import (  # noqa: F401  # isort: skip
     exports,
     judging,
     prediction,
+    measuring,
     labelling,
     app,
     sources,

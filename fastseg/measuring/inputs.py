@@ -1,0 +1,55 @@
+"""What is measured: images, which an export predicts, or masks, which are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data.decoding import is_lossy
+from ..data.images import read_raw
+from ..errors import DataError
+from ..tasks import SegmentationTask
+
+LOOKED_AT = 5  # files, evenly spaced, that say whether all are masks
+FEW_VALUES = 64  # of a mask; photographs have more, but for very small ones
+NEAR_ENDS, NEARLY_ALL = 32, 0.99  # levels of 0 and 255 within which greys of a 0/255 mask lie
+
+
+def are_masks(task: SegmentationTask, files: Sequence[Path]) -> bool:
+    """Return whether files are masks of a task, by its decoding of some of them.
+
+    Raises `DataError` if that cannot be said, as of black pictures alone.
+    """
+    step = max(1, len(files) // LOOKED_AT)
+    votes = {vote for file in files[::step] if (vote := _is_mask(task, file)) is not None}
+    if len(votes) == 1:
+        return votes.pop()
+    what = "some of these files are masks, and some images" if votes else "images or masks?"
+    raise DataError(
+        f"{files[0]}: {what}; say which they are with --images or --masks", "images-or-masks"
+    )
+
+
+def _is_mask(task: SegmentationTask, file: Path) -> bool | None:
+    """Return whether a file is a mask; None for one that may be either.
+
+    A file of few values is a mask even if the task gives these no meaning: reading it as a mask
+    then says so, where a prediction would be of a picture that nobody meant.
+    """
+    try:
+        values = read_raw(file)
+    except DataError:  # of several channels, or damaged: reading it as an image says so
+        return False
+    colours = values[..., :3] if values.ndim == 3 else values[..., None]
+    if (colours == colours[:1, :1]).all():
+        return None
+    if task.masks == "threshold":
+        grey = colours[..., 0]
+        ends = (grey < NEAR_ENDS) | (grey > 255 - NEAR_ENDS)
+        spread = np.ptp(colours.astype(int), axis=2).max()
+        return bool(ends.mean() >= NEARLY_ALL and spread < NEAR_ENDS)
+    if not is_lossy(file):
+        return len(np.unique(colours.reshape(-1, colours.shape[2]), axis=0)) <= FEW_VALUES
+    return not task.examine_mask(file).stopping
