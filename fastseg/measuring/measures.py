@@ -67,7 +67,7 @@ def measured(
     codes: np.ndarray,
     background: int | None,
     whole: bool,
-    image: np.ndarray | None = None,
+    grey: np.ndarray | None = None,
     spacing: Spacing | None = None,
 ) -> Table:
     """Return the measures of each object, or with `whole` of each class, of codes, uint8 (H, W).
@@ -75,20 +75,37 @@ def measured(
     An object is a connected component of a class; pixels of `background` and unlabelled ones belong
     to none. Rows are ordered by class, then by area, the largest first. Lengths are in px, or in mm
     where `spacing` is given; positions are those of pixels' centres, from the upper left one.
-    `image`, uint8 (H, W, C), gives the intensity: the mean over its channels. "border" says whether
-    an object touches the image's border.
+    `grey`, float (H, W), are the image's levels, see `grey_of`. "border" says whether an object
+    touches the image's border.
     """
-    labels, classes = objects_of(codes, background)
+    return measured_objects(*objects_of(codes, background), whole, grey, spacing)
+
+
+def measured_objects(
+    labels: np.ndarray,
+    classes: np.ndarray,
+    whole: bool,
+    grey: np.ndarray | None = None,
+    spacing: Spacing | None = None,
+) -> Table:
+    """Return what `measured` does, of the numbers of objects that `objects_of` returned."""
     counts = np.bincount(classes[1:], minlength=IGNORE + 1)
-    if whole:
+    if whole and counts.max() > 1:
         present = np.flatnonzero(counts)
         numbers = np.zeros(IGNORE + 1, dtype=np.int32)
         numbers[present] = np.arange(1, len(present) + 1)
-        labels, classes = numbers[classes][labels], np.concatenate([[0], present])
-    found = regions(labels, classes, image, spacing)
+        number_of = numbers[classes]
+        number_of[0] = 0
+        labels, classes = number_of[labels], np.concatenate([[0], present])
+    found = regions(labels, classes, grey, spacing)
     found["count"] = counts[found["code"]].astype(np.float64)
     order = np.lexsort((-found["area"], found["code"]))
     return {name: column[order] for name, column in found.items()}
+
+
+def grey_of(image: np.ndarray | None) -> np.ndarray | None:
+    """Return the mean over the channels of an image, uint8 (H, W, C), as float32 (H, W)."""
+    return None if image is None else image.mean(axis=2, dtype=np.float32)
 
 
 def objects_of(codes: np.ndarray, background: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +125,7 @@ def objects_of(codes: np.ndarray, background: int | None) -> tuple[np.ndarray, n
 def regions(
     labels: np.ndarray,
     classes: np.ndarray,
-    image: np.ndarray | None = None,
+    grey: np.ndarray | None = None,
     spacing: Spacing | None = None,
 ) -> Table:
     """Return the measures of numbered regions, (H, W), in the order of their numbers.
@@ -127,7 +144,6 @@ def regions(
     def outline(mask: np.ndarray) -> float:
         return _perimeter(mask, sides)
 
-    grey = None if image is None else image.mean(axis=2, dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy, about regions of one pixel
         raw = regionprops_table(

@@ -10,7 +10,16 @@ import numpy as np
 
 from .between import Between
 from .calibration import OBJECTS, WHOLE, Intervals
-from .measures import MEASURES, OF_ABSENT, Spacing, Table, foreground, measured
+from .measures import (
+    MEASURES,
+    OF_ABSENT,
+    Spacing,
+    Table,
+    foreground,
+    grey_of,
+    measured_objects,
+    objects_of,
+)
 
 
 @dataclass
@@ -56,10 +65,10 @@ class Ruler:
         `uncertainty`, (C,), is that of a prediction, see `uncertainty_of`; without it there are no
         intervals.
         """
-        table = measured(codes, self.background, self.whole, pixels)
-        scaled = table
+        objects, grey = objects_of(codes, self.background), grey_of(pixels)
+        table = scaled = measured_objects(*objects, self.whole, grey)
         if spacing is not None:
-            scaled = measured(codes, self.background, self.whole, pixels, spacing)
+            scaled = measured_objects(*objects, self.whole, grey, spacing)
         length = math.sqrt(codes.size)
         rows = []
         numbers = dict.fromkeys(table["code"].tolist(), 0)
@@ -92,24 +101,20 @@ class Ruler:
                 for code in foreground(self.classes, self.background)
                 if code not in numbers
             ]
-        return rows, self._between(image, codes, table, scaled, spacing, length, uncertainty)
+        if self.betweens and not self.whole:  # they are between classes as a whole
+            table = scaled = measured_objects(*objects, True)
+            if spacing is not None:
+                scaled = measured_objects(*objects, True, spacing=spacing)
+        return rows, self._between(image, table, scaled, length, uncertainty)
 
     def _between(
         self,
         image: str,
-        codes: np.ndarray,
         table: Table,
         scaled: Table,
-        spacing: Spacing | None,
         length: float,
         uncertainty: np.ndarray | None,
     ) -> list[Row]:
-        if not self.betweens:
-            return []
-        if not self.whole:  # they are between classes as a whole
-            table = scaled = measured(codes, self.background, True)
-            if spacing is not None:
-                scaled = measured(codes, self.background, True, spacing=spacing)
         rows = []
         for between in self.betweens:
             in_px, value = between.value(table), between.value(scaled)
