@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import TaskError, choose
 from .measures import MEASURES, Table, foreground
 
-USUAL = "diameter"  # the measure of ratios that name none
+USUAL, OUTER = "diameter", "outer_diameter"  # USUAL: the measure of ratios that name none
 # Foreground classes up to which every ratio of diameters and every distance is calibrated and
 # measured: their number grows with the square of the classes.
 MOST_PAIRED = 8
@@ -74,8 +74,9 @@ def calibrated_between(classes: Sequence[str], background: int | None) -> list[B
     if len(codes) > MOST_PAIRED:
         return []
     ratios = [
-        Between((one, USUAL), (other, USUAL), f"{classes[one]}/{classes[other]}")
+        _ratio((one, measure), (other, measure), classes)
         for one, other in permutations(codes, 2)
+        for measure in (USUAL, OUTER)
     ]
     return ratios + distances(classes, background)
 
@@ -105,13 +106,13 @@ def ratio_of(text: str, classes: Sequence[str], background: int | None) -> Betwe
         )
     # class names may have slashes themselves
     pair = next((p for p in sides if all(_is_known(side, known) for side in p)), sides[0])
-    one, other = (_side(side, known) for side in pair)
+    return _ratio(*(_side(side, known) for side in pair), classes)
+
+
+def _ratio(one: tuple[int, str], other: tuple[int, str], classes: Sequence[str]) -> Between:
     is_usual = one[1] == other[1] == USUAL
-    return Between(
-        one,
-        other,
-        "/".join(classes[c] if is_usual else f"{classes[c]}.{m}" for c, m in (one, other)),
-    )
+    names = [classes[c] if is_usual else f"{classes[c]}.{m}" for c, m in (one, other)]
+    return Between(one, other, "/".join(names))
 
 
 def _is_known(side: str, known: dict[str, int]) -> bool:

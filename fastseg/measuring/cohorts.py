@@ -133,7 +133,7 @@ def written_mean(found: GroupMean, by: str | None) -> dict[str, object]:
     row: dict[str, object] = {"group": found.group} if by else {}
     return row | {
         "class": found.name,
-        "measure": found.measure,
+        "measure": found.measure or "value",
         "mean": float(f"{mean.value:.6g}"),
         "low": float(f"{mean.low:.6g}"),
         "high": float(f"{mean.high:.6g}"),

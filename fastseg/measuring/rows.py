@@ -158,6 +158,8 @@ def written(row: Row, unit: str, by: str | None, has_intervals: bool) -> Mapping
     if has_intervals:
         for name in row.values:
             low, high = row.ends.get(name, (math.nan, math.nan))
+            if name == "count":  # the true one is a whole number
+                low, high = np.ceil(low), np.floor(high)
             found |= {f"{name}_low": rounded(low), f"{name}_high": rounded(high)}
     return found
 

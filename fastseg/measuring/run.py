@@ -427,6 +427,6 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 def _json(row: Mapping[str, object]) -> dict[str, object]:
     """Return a row whose missing values are None."""
     return {
-        name: None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
+        name: None if value == "" and name != "group" or value != value else value
         for name, value in row.items()
     }

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from ..report.html import environment, svg, write_page
 from ..report.painting import COLOURS
 from ..report.panels import literal, short
+from ..utils.text import figure
 from .cohorts import GroupMean
 from .measures import MEASURES
 from .rows import Row
@@ -96,8 +97,8 @@ def _title(name: str, measure: str, units: Mapping[str, str]) -> str:
 def _cell(mean: Any) -> tuple[str, str]:
     if mean is None or math.isnan(mean.value):
         return "absent", ""
-    ends = "" if math.isnan(mean.low) else f"{mean.low:.4g} to {mean.high:.4g}"
-    return f"{mean.value:.4g}", ends
+    ends = "" if math.isnan(mean.low) else f"{figure(mean.low)} to {figure(mean.high)}"
+    return figure(mean.value), ends
 
 
 def _strips(
@@ -115,8 +116,8 @@ def _strips(
         if row.name == name and math.isfinite(row.values[measure]):
             values[row.group].append(row.values[measure])
     shown = list(groups[:MOST_GROUPS])[::-1]
-    figure = Figure(figsize=(WIDTH, 1.0 + 0.45 * len(shown)), layout="constrained")
-    axis = figure.subplots()
+    chart = Figure(figsize=(WIDTH, 1.0 + 0.45 * len(shown)), layout="constrained")
+    axis = chart.subplots()
     axis.spines[["top", "right", "left"]].set_visible(False)
     rng = np.random.default_rng(0)  # equal pages for equal values
     for place, group in enumerate(shown):
@@ -128,7 +129,7 @@ def _strips(
         axis.plot([median, median], [place - 0.25, place + 0.25], color="#6b7c8f", zorder=2)
         heights = place + rng.uniform(-0.16, 0.16, len(own))
         axis.scatter(
-            own, heights, 7, COLOURS[0], alpha=0.5, linewidths=0, zorder=3, rasterized=True
+            own, heights, 12, COLOURS[0], alpha=0.6, linewidths=0, zorder=3, rasterized=True
         )
         mean = means_of.get((group, name, measure))
         if mean is not None and math.isfinite(mean.value):
@@ -140,7 +141,7 @@ def _strips(
     axis.set_ylim(-0.6, len(shown) - 0.4)
     axis.set_xlabel(literal(units[measure or name] or "ratio"))
     axis.grid(axis="x", color="#e3e7ec", zorder=0)
-    return figure
+    return chart
 
 
 def units_of(unit: str, between: Mapping[str, int]) -> dict[str, str]:

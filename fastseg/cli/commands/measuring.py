@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from ...utils.text import figure
 from .. import console
 from ..arguments import Export, Json, TaskOrExport, TrainedData
 from ..blocks import with_blocks
@@ -149,14 +150,16 @@ def _print_means(result: dict[str, Any], by: str | None) -> None:
     """Print the means of the usual measures of each class, and of what is between classes."""
     rows = []
     for mean in result["groups"]:
-        if mean["measure"] in (*SHOWN, "", None):
-            interval = "" if mean["low"] is None else f"{mean['low']:.4g} to {mean['high']:.4g}"
-            value = "" if mean["mean"] is None else f"{mean['mean']:.4g}"
+        if mean["measure"] in (*SHOWN, "value"):
+            interval = (
+                "" if mean["low"] is None else f"{figure(mean['low'])} to {figure(mean['high'])}"
+            )
+            value = "" if mean["mean"] is None else figure(mean["mean"])
             rows.append(
                 (
                     *([mean["group"]] if by else []),
                     mean["class"],
-                    (mean["measure"] or "").replace("_", " "),
+                    mean["measure"].replace("_", " "),
                     value,
                     interval,
                     mean["images"],
