@@ -106,7 +106,8 @@ def ratio_of(text: str, classes: Sequence[str], background: int | None) -> Betwe
         )
     # class names may have slashes themselves
     pair = next((p for p in sides if all(_is_known(side, known) for side in p)), sides[0])
-    return _ratio(*(_side(side, known) for side in pair), classes)
+    one, other = (_side(side, known) for side in pair)
+    return _ratio(one, other, classes)
 
 
 def _ratio(one: tuple[int, str], other: tuple[int, str], classes: Sequence[str]) -> Between:

@@ -206,6 +206,8 @@ class Intervals:
 
     def __init__(self, measures: Mapping[str, Any], level: float):
         self.level = level
+        # class -> the share of its predicted objects that are true ones
+        self.found: Mapping[str, float] = measures.get(FOUND, {})
         self._parts = {
             part: {
                 name: {key: Residuals.from_json(entry) for key, entry in entries.items()}

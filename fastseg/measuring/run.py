@@ -380,6 +380,12 @@ def _write(
         f"{'classes' if run.ruler.whole else 'objects'} measured, in {unit}."
     ]
     facts += _facts(means, level)
+    if run.ruler.intervals and not run.ruler.whole and run.ruler.intervals.found:
+        shares = [f"{share:.0%} of {name}" for name, share in run.ruler.intervals.found.items()]
+        facts.append(
+            f"Of the predicted objects in held-out images, {', '.join(shares)} were true ones (IoU "
+            "of at least 0.5); intervals of objects are those of true ones."
+        )
     warning = "" if reason.startswith("masks") else reason
     write_summary(
         folder / SUMMARY,
