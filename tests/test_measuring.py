@@ -48,12 +48,12 @@ def masks(tmp_path):
     return tmp_path / "masks"
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.1, 0.1), (0.1, 0.25), (0.3, 0.12)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.1, 0.25), (0.3, 0.12)])
 def test_drawn_ellipses_have_their_axes_and_angles(spacing, tmp_path):
     shape, sizes = (400, 400), {}
-    for number, angle in enumerate((0, 20, 45, 70, 90, 110, 160)):
+    for number, angle in enumerate((0, 25, 45, 90, 110)):
         extent = min(side * length for side, length in zip(shape, spacing))
-        axes = extent * (0.5 + 0.05 * number), extent * 0.3
+        axes = extent * (0.5 + 0.08 * number), extent * 0.3
         middle = shape[1] * spacing[1] / 2, shape[0] * spacing[0] / 2
         drawn = ellipse(shape, middle, axes, angle, spacing)
         save(tmp_path / "masks", f"{number}.png", drawn * PUPIL)
@@ -130,7 +130,9 @@ def test_ratios_and_distances(masks, tmp_path):
 
 def test_the_command_writes_tables_pictures_and_page(run, samples, exports, tmp_path):
     photos = tmp_path / "photos"
-    shutil.copytree(samples["eye"] / "imgs_small", photos)
+    photos.mkdir()
+    for image in sorted((samples["eye"] / "imgs_small").iterdir())[:5]:
+        shutil.copy(image, photos)
     export, options = exports("eye"), ["--whole", "--ratio", "pupil/iris", "--by", "group"]
     out = run("measure", export, "photos", *options, "--parquet", "--pictures", 2).out
     folder = tmp_path / "photos_measures"
@@ -149,8 +151,9 @@ def test_the_command_writes_tables_pictures_and_page(run, samples, exports, tmp_
     assert "pupil/iris" in page and "http" not in page.replace("http-equiv", "")
     parquet = pytest.importorskip("pyarrow.parquet").read_table(folder / "measures.parquet")
     assert parquet.num_rows == len(rows) and parquet["area"].type == "double"
-    again = json.loads(run("measure", export, "photos", *options, "--json").out)
+    again = json.loads(run("measure", export, "photos", "--whole", "--json").out)
     assert len(again["rows"]) == len(rows) and again["unit"] == "px"
+    assert [row["area"] for row in again["rows"]] == [float(row["area"]) for row in rows]
     assert {mean["measure"] for mean in again["groups"]} >= {"area", "diameter", "value"}
     assert not (folder / "measures.parquet").exists()  # the earlier results are replaced
 

@@ -14,7 +14,9 @@ from ..tasks import SegmentationTask
 
 LOOKED_AT = 5  # files, evenly spaced, that say whether all are masks
 FEW_VALUES = 64  # of a mask; photographs have more, but for very small ones
-NEAR_ENDS, NEARLY_ALL = 32, 0.99  # levels of 0 and 255 within which greys of a 0/255 mask lie
+# Levels within which a pixel of a JPEG has a colour of its mask, and the share of such pixels: less
+# in colours, whose edges JPEG blurs. Conventions.
+NEAR, NEARLY_ALL, MOSTLY = 32, 0.99, 0.9
 
 
 def are_masks(task: SegmentationTask, files: Sequence[Path]) -> bool:
@@ -47,9 +49,17 @@ def _is_mask(task: SegmentationTask, file: Path) -> bool | None:
         return None
     if task.masks == "threshold":
         grey = colours[..., 0]
-        ends = (grey < NEAR_ENDS) | (grey > 255 - NEAR_ENDS)
+        ends = (grey < NEAR) | (grey > 255 - NEAR)
         spread = np.ptp(colours.astype(int), axis=2).max()
-        return bool(ends.mean() >= NEARLY_ALL and spread < NEAR_ENDS)
-    if not is_lossy(file):
-        return len(np.unique(colours.reshape(-1, colours.shape[2]), axis=0)) <= FEW_VALUES
-    return not task.examine_mask(file).stopping
+        return bool(ends.mean() >= NEARLY_ALL and spread < NEAR)
+    if not is_lossy(file) and _has_few(colours):
+        return True
+    if task.masks != "colours" or colours.shape[2] != 3:
+        return False
+    palette = np.array([*task.palette, *(c for c in task.codes if isinstance(c, tuple))])
+    distance = np.abs(colours[:, :, None].astype(int) - palette).max(axis=3).min(axis=2)
+    return bool((distance < NEAR).mean() >= MOSTLY)
+
+
+def _has_few(colours: np.ndarray) -> bool:
+    return len(np.unique(colours.reshape(-1, colours.shape[2]), axis=0)) <= FEW_VALUES

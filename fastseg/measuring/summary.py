@@ -116,8 +116,11 @@ def _strips(
         if row.name == name and math.isfinite(row.values[measure]):
             values[row.group].append(row.values[measure])
     shown = list(groups[:MOST_GROUPS])[::-1]
-    chart = Figure(figsize=(WIDTH, 1.0 + 0.45 * len(shown)), layout="constrained")
-    axis = chart.subplots()
+    height = 1.0 + 0.45 * len(shown)
+    chart = Figure(figsize=(WIDTH, height))
+    # by hand: matplotlib's own layout takes as long as the drawing
+    left = 0.04 + 0.016 * max(len(short(group)) for group in shown)
+    axis = chart.add_axes((left, 0.62 / height, 0.96 - left, 1 - 0.72 / height))
     axis.spines[["top", "right", "left"]].set_visible(False)
     rng = np.random.default_rng(0)  # equal pages for equal values
     for place, group in enumerate(shown):

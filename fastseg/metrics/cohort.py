@@ -25,7 +25,7 @@ def plain_mean(values: np.ndarray, level: float) -> Mean:
     count = len(values)
     if not count:
         return Mean(math.nan, math.nan, math.nan, 0, 0)
-    return _with_interval(float(values.mean()), [_part(values.std(ddof=1), count)], level, count, 0)
+    return _with_interval(float(values.mean()), [_part(_spread(values), count)], level, count, 0)
 
 
 def prediction_powered_mean(
@@ -44,17 +44,18 @@ def prediction_powered_mean(
     count = len(predicted)
     if not count:
         return Mean(math.nan, math.nan, math.nan, 0, labelled)
-    parts = [_part(spread if labelled > 1 else math.nan, labelled)]
-    if count > 1:
-        parts.append(_part(predicted.std(ddof=1), count))
-    else:  # one image: nothing is known of the spread between images
-        parts.append(_part(math.nan, count))
+    parts = [_part(spread, labelled), _part(_spread(predicted), count)]
     return _with_interval(float(predicted.mean() + bias), parts, level, count, labelled)
+
+
+def _spread(values: np.ndarray) -> float:
+    """Return the standard deviation; nan for one value, which tells nothing of it."""
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
 def _part(spread: float, count: int) -> tuple[float, int]:
     """Return the variance of a mean, and its degrees of freedom."""
-    return (float(spread) ** 2 / count if count > 1 else math.nan), count - 1
+    return (spread**2 / count if count > 1 else math.nan), count - 1
 
 
 def _with_interval(
