@@ -53,8 +53,8 @@ def main() -> None:
         if shares:
             inside = np.mean([0.87 <= share <= 0.93 for share in shares])
             print(
-                f"{title}: mean {np.mean(shares):.1%}, from {min(shares):.1%} to {max(shares):.1%}; "
-                f"{inside:.0%} of {len(shares)} measures within 87 to 93 %"
+                f"{title}: mean {np.mean(shares):.1%}, from {min(shares):.1%} to {max(shares):.1%};"
+                f" {inside:.0%} of {len(shares)} measures within 87 to 93 %"
             )
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1))

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fastseg.measuring.calibration import BETWEEN, OBJECTS, WHOLE, Intervals, calibrated, compare
+from fastseg.measuring.calibration import BETWEEN, OBJECTS, WHOLE, calibrated, compare
+from fastseg.measuring.intervals import Intervals
 from fastseg.metrics.cohort import plain_mean, prediction_powered_mean
 from fastseg.metrics.conformal import SCALES, Residuals, kept_scores, residuals_of, scales_of
 

@@ -17,6 +17,7 @@ from ..data.reading import FEWEST, MOST, RGB
 from ..errors import ExportError, brief
 from ..tasks import names
 from ..utils.io import write_json
+from .residuals import is_measures
 
 # Bit depth by which earlier versions, whose cards have no depth, scaled every 16-bit image.
 EARLIER_DEPTH = 16
@@ -235,46 +236,6 @@ def _is_network(value: Any) -> bool:
     )
 
 
-def _is_residuals(value: Any) -> bool:
-    """Return whether a value is what `metrics.conformal.Residuals.to_json` returns."""
-    if not isinstance(value, dict) or set(value) != {
-        "scale",
-        "count",
-        "images",
-        "bias",
-        "spread",
-        "scores",
-    }:
-        return False
-    counts = value["count"], value["images"]
-    if not (
-        value["scale"] in ("image", "object", "uncertainty")
-        and all(type(count) is int and 1 <= count <= 10**9 for count in counts)
-        and _number_list_check(2, -1e12, 1e12)([value["bias"], value["spread"]])
-        and isinstance(value["scores"], str)
-        and re.fullmatch(r"[0-9.e+\- ]{1,4000}", value["scores"])
-    ):
-        return False
-    scores = [float(text) for text in value["scores"].split()]
-    return 1 <= len(scores) <= counts[0] and 0 <= scores[0] and scores == sorted(scores)
-
-
-def _is_measures(value: Any) -> bool:
-    """Return whether a value is {} or what `measuring.calibration.calibrated` returns."""
-    if not isinstance(value, dict) or set(value) - {"whole", "objects", "between", "found"}:
-        return False
-    parts = [value.get(name, {}) for name in ("whole", "objects")]
-    if not all(isinstance(part, dict) for part in (*parts, value.get("between", {}))):
-        return False
-    of_classes = [entries for part in parts for entries in part.values()]
-    return (
-        all(isinstance(entries, dict) for entries in of_classes)
-        and all(_is_residuals(entry) for entries in of_classes for entry in entries.values())
-        and all(map(_is_residuals, value.get("between", {}).values()))
-        and isinstance(value.get("found", {}), dict)
-    )
-
-
 # The valid values of each field: no card may crash the reader or use up its memory.
 _FORMS: dict[str, Callable[[Any], bool]] = {
     "task": lambda v: isinstance(v, str),
@@ -308,7 +269,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "declared": lambda v: type(v) is bool,
     "temperature": lambda v: type(v) in (int, float) and 0.01 <= v <= 100,
     "review": lambda v: isinstance(v, dict) and _number_list_check(len(v), -1, 1)(list(v.values())),
-    "measures": _is_measures,
+    "measures": is_measures,
     "sha256": lambda v: isinstance(v, dict) and _is_string_list(list(v.values())),
 }
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..metrics.cohort import Mean, plain_mean, prediction_powered_mean
 from ..utils.text import natural_key
-from .calibration import BETWEEN, Intervals
+from .calibration import BETWEEN
+from .intervals import Intervals
 from .measures import MEASURES
 from .rows import Row
 

@@ -63,3 +63,13 @@ def _is_mask(task: SegmentationTask, file: Path) -> bool | None:
 
 def _has_few(colours: np.ndarray) -> bool:
     return len(np.unique(colours.reshape(-1, colours.shape[2]), axis=0)) <= FEW_VALUES
+
+
+def require_size(mask: Path | str, codes: np.ndarray, predicted: np.ndarray) -> None:
+    """Raise `DataError` unless a mask's codes (H, W) are of the size of its prediction."""
+    if codes.shape != predicted.shape:
+        raise DataError(
+            f"{mask}: the mask is not of its image's size; "
+            f"export it at {predicted.shape[1]}x{predicted.shape[0]}",
+            "size-mismatch",
+        )

@@ -232,8 +232,8 @@ def _perimeter(mask: np.ndarray, spacing: Spacing) -> float:
     return total
 
 
-def difference(measure: Measure, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return true minus predicted values; of angles the shorter way round, -90 to 90."""
+def difference(measure: Measure, true: float, predicted: float) -> float:
+    """Return true minus predicted value; of angles the shorter way round, -90 to 90."""
     if measure.is_angle:
         return (true - predicted + 90) % 180 - 90
     return true - predicted

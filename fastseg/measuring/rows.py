@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .between import Between
-from .calibration import OBJECTS, WHOLE, Intervals
+from .calibration import OBJECTS, WHOLE
+from .intervals import Intervals
 from .measures import (
     MEASURES,
     OF_ABSENT,

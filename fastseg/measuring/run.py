@@ -5,14 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..data.images import save_image
 from ..data.pairing import image_files
 from ..data.reading import first_files, stem_of
 from ..errors import DataError, TaskError
@@ -26,23 +22,23 @@ from ..inference.sources import pyarrow_parquet
 from ..learners.options import Number
 from ..tasks import Item, SegmentationTask, Task, get
 from ..utils.choices import check_runtime
-from ..utils.io import atomic_folder, require_folder, write_rows
+from ..utils.io import atomic_folder, require_folder
 from ..utils.locks import write_lock
 from ..utils.progress import track
 from .between import Between, distances, ratio_of
 from .calibration import (
     Compared,
-    Intervals,
     calibrated,
     compared_prediction,
     evenly,
-    uncertainty_of,
 )
-from .cohorts import ALL, GroupMean, group_means, written_mean
-from .inputs import are_masks
-from .rows import Row, Ruler, written, written_between
+from .cohorts import ALL, group_means
+from .inputs import are_masks, require_size
+from .intervals import Intervals
+from .passes import Pass
+from .results import OWN, Results, write
+from .rows import Ruler
 from .spacing import parse_spacing, spacings
-from .summary import units_of, write_summary
 
 if TYPE_CHECKING:
     from ..exports.card import Card
@@ -52,9 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MEASURES, BETWEEN, GROUPS, SUMMARY = "measures.csv", "between.csv", "groups.csv", "summary.html"
-PICTURES = "pictures"
-OWN = {MEASURES, BETWEEN, GROUPS, SUMMARY, PICTURES, "measures.parquet", "between.parquet"}
 FOLDER = "_measures"  # end of the name of the default folder
 LEVELS = Number(0.5, 0.999)  # of intervals; beyond, hundreds of held-out images give none
 
@@ -138,17 +131,19 @@ def measure(
         predictor.adapt(files)
     ruler = Ruler(found.classes, found.background, whole, betweens, intervals)
     with write_lock(target), atomic_folder(target) as folder:
-        run = _Run(found, ruler, files, sides, group_of, truths, pictures, folder)
+        run = Pass(found, ruler, files, sides, group_of, truths, pictures, folder)
         run.measure(predictor, bs)
         unit = "px" if sides[0] is None else "mm"
         means = group_means(
             run.rows + run.between, run.true, level, ruler.part, intervals, not from_masks
         )
-        names = _write(run, folder, unit, by, level, means, reason, parquet)
+        kept = Results(
+            run.rows, run.between, means, ruler, unit, by, level, reason, len(files), from_masks
+        )
+        names = write(folder, f"{found.name}: measures", kept, parquet)
+        names += run.pictured
     if reason and not from_masks:
         log.warning("%s", reason)
-    units = units_of(unit, {b.name: b.power for b in betweens})
-    has = intervals is not None
     return {
         "task": found.name,
         "export": None if from_masks else str(source),
@@ -156,9 +151,7 @@ def measure(
         "unit": unit,
         "level": level,
         "intervals": reason or None,
-        "rows": [_json(written(row, unit, by, has)) for row in run.rows],
-        "between": [_json(written_between(row, units, by, has)) for row in run.between],
-        "groups": [_json(written_mean(mean, by)) for mean in means],
+        **kept.to_json(),
         "written": [str(target / name) for name in names],
     }
 
@@ -172,7 +165,9 @@ def calibration_of(predictor: Predictor, data: Path | str | None, bs: int = 4) -
     assert isinstance(task, SegmentationTask)
 
     def finish(item: Item, prediction: Prediction) -> Compared:
-        return compared_prediction(task, prediction, task.label(item))
+        truth = task.label(item)
+        require_size(item.shown_label, truth, prediction.labels)
+        return compared_prediction(task, prediction, truth)
 
     found = predictor.stream_or_raise(chosen, bs, finish)
     images = (image for _, image in track(found, "calibrating", len(chosen)))
@@ -274,165 +269,3 @@ def _intervals(
             f"{100 * level:g} %, which need {fewest}; lower --level"
         )
     return intervals, ""
-
-
-@dataclass
-class _Run:
-    """One pass over the files, which gathers the rows and writes the pictures."""
-
-    task: SegmentationTask
-    ruler: Ruler
-    files: Sequence[Path]
-    spacings: Sequence[Spacing | None]
-    group_of: Callable[[Path], str]
-    truths: Mapping[Path, Path]
-    pictures: int | None
-    folder: Path
-
-    def measure(self, predictor: Predictor | None, bs: int) -> None:
-        self.rows: list[Row] = []
-        self.between: list[Row] = []
-        self.true: list[Row] = []  # of true masks, measures and those between classes
-        for rows, between, true in self._results(predictor, bs):
-            self.rows += rows
-            self.between += between
-            self.true += true
-
-    def _results(
-        self, predictor: Predictor | None, bs: int
-    ) -> Iterator[tuple[list[Row], list[Row], list[Row]]]:
-        numbers = {file: number for number, file in enumerate(self.files)}
-        if predictor is None:
-            found = (
-                self._image(number, self.task.decode(file), None, None)
-                for file, number in numbers.items()
-            )
-        else:
-
-            def finish(file: Path, prediction: Prediction) -> tuple[Any, Any, Any]:
-                return self._image(
-                    numbers[file],
-                    prediction.labels,
-                    prediction.image,
-                    uncertainty_of(prediction),
-                )
-
-            found = (result for _, result in predictor.stream_or_raise(self.files, bs, finish))
-        yield from track(found, "measuring", len(self.files))
-
-    def _image(
-        self,
-        number: int,
-        codes: np.ndarray,
-        pixels: np.ndarray | None,
-        uncertainty: np.ndarray | None,
-    ) -> tuple[list[Row], list[Row], list[Row]]:
-        file, spacing = self.files[number], self.spacings[number]
-        rows, between = self.ruler.rows(str(file), codes, pixels, spacing, uncertainty)
-        true: list[Row] = []
-        if file in self.truths:
-            mask = self.task.decode(self.truths[file])
-            if mask.shape != codes.shape:
-                raise DataError(
-                    f"{self.truths[file]}: the mask is not of its image's size; "
-                    f"export it at {codes.shape[1]}x{codes.shape[0]}",
-                    "size-mismatch",
-                )
-            plain = replace(self.ruler, intervals=None)
-            true = [row for part in plain.rows(str(file), mask, pixels, spacing) for row in part]
-        for row in (*rows, *between, *true):
-            row.group = self.group_of(file)
-        if self.pictures is None or number < self.pictures:
-            from .drawing import ellipses
-
-            name = f"{number + 1:04d}_{stem_of(file, self.task.channel_files)}.jpg"
-            save_image(self.folder / PICTURES / name, ellipses(self.task, rows, codes, pixels))
-        return rows, between, true
-
-
-def _write(
-    run: _Run,
-    folder: Path,
-    unit: str,
-    by: str | None,
-    level: float,
-    means: Sequence[GroupMean],
-    reason: str,
-    parquet: bool,
-) -> list[str]:
-    """Write tables and page, and return the names of all that was written."""
-    units = units_of(unit, {b.name: b.power for b in run.ruler.betweens})
-    has = run.ruler.intervals is not None
-    tables = {
-        MEASURES: [written(row, unit, by, has) for row in run.rows],
-        BETWEEN: [written_between(row, units, by, has) for row in run.between],
-        GROUPS: [written_mean(mean, by) for mean in means],
-    }
-    for name, rows in tables.items():
-        if rows:
-            write_rows(folder / name, rows)
-            if parquet and name != GROUPS:
-                _write_parquet(folder / name.replace(".csv", ".parquet"), rows)
-    files = len(run.files)
-    facts = [
-        f"{files} {'mask' if run.ruler.intervals is None and 'masks' in reason else 'image'}"
-        f"{'' if files == 1 else 's'}, {len(run.rows)} "
-        f"{'classes' if run.ruler.whole else 'objects'} measured, in {unit}."
-    ]
-    facts += _facts(means, level)
-    if run.ruler.intervals and not run.ruler.whole and run.ruler.intervals.found:
-        shares = [f"{share:.0%} of {name}" for name, share in run.ruler.intervals.found.items()]
-        facts.append(
-            f"Of the predicted objects in held-out images, {', '.join(shares)} were true ones (IoU "
-            "of at least 0.5); intervals of objects are those of true ones."
-        )
-    warning = "" if reason.startswith("masks") else reason
-    write_summary(
-        folder / SUMMARY,
-        f"{run.task.name}: measures",
-        facts,
-        warning,
-        run.rows,
-        run.between,
-        means,
-        units,
-        by,
-        level,
-    )
-    order = [*tables, "measures.parquet", "between.parquet", SUMMARY]
-    pictures = sorted(path.name for path in (folder / PICTURES).glob("*.jpg"))
-    return [name for name in order if (folder / name).is_file()] + [
-        f"{PICTURES}/{name}" for name in pictures
-    ]
-
-
-def _facts(means: Sequence[GroupMean], level: float) -> list[str]:
-    """Return sentences that say how the means were rectified."""
-    labelled = max((found.mean.labelled for found in means), default=0)
-    if not labelled:
-        return ["The means are those of the masks as they are; intervals by Student's t."]
-    return [
-        f"The means are prediction-powered: up to {labelled} images with true masks rectify those "
-        f"of the predictions, so that {100 * level:g} % intervals hold even if the model is biased "
-        "in the same way on both."
-    ]
-
-
-def _write_parquet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    import pyarrow
-
-    columns = {
-        name: [
-            None if row[name] in ("", None) or row[name] != row[name] else row[name] for row in rows
-        ]
-        for name in rows[0]
-    }
-    pyarrow_parquet(str(path)).write_table(pyarrow.table(columns), path)
-
-
-def _json(row: Mapping[str, object]) -> dict[str, object]:
-    """Return a row whose missing values are None."""
-    return {
-        name: None if value == "" and name != "group" or value != value else value
-        for name, value in row.items()
-    }
