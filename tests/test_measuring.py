@@ -312,3 +312,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, masks, samples, expor
     (tmp_path / "mine/notes.txt").write_text("keep me")
     run("measure", "eye", masks, "--out", "mine", error="not-empty")
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
+    shutil.copytree(masks, tmp_path / "album/pictures")  # named as a folder of results
+    run("measure", "eye", "album/pictures", "--out", "album", error="not-empty")
+    assert len(list((tmp_path / "album/pictures").iterdir())) == 2

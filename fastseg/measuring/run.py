@@ -36,7 +36,7 @@ from .cohorts import ALL, group_means
 from .inputs import are_masks, require_size
 from .intervals import Intervals
 from .passes import Pass
-from .results import OWN, Results, write
+from .results import OWN, SUMMARY, Results, write
 from .rows import Ruler
 from .spacing import parse_spacing, spacings
 
@@ -200,10 +200,15 @@ def _spacing(value: str | float | tuple[float, float] | None) -> Spacing | None:
 
 
 def _target(out: Path | str | None, files: Sequence[Path]) -> Path:
-    """Return where results go. Raises `DataError` if the folder has files of others."""
+    """Return where results go. Raises `DataError` if the folder has files of others.
+
+    What an earlier measure left there is replaced; its page, and no file besides its own, show it.
+    """
     target = Path(out or f"{files[0].resolve().parent.name}{FOLDER}")
     require_folder(target)
-    if target.is_dir() and any(entry.name not in OWN for entry in target.iterdir()):
+    there = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
+    has_inputs = any(target.resolve() in file.resolve().parents for file in files)
+    if there and (there - OWN or SUMMARY not in there or has_inputs):
         raise DataError(
             f"{target}: has files that are not of an earlier measure, which would be replaced; "
             "choose another --out",
