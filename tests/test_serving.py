@@ -590,7 +590,9 @@ def test_sigterm_lets_requests_end_and_the_process_exits_with_0(exports, eyes, t
     assert process.returncode == 0 and set(codes) == {200}, err
     assert out.split() == ["False"]  # ONNX computes without torch
     lines = [json.loads(line) for line in err.splitlines()]
-    requests = [line for line in lines if line.get("event") == "request" and line["export"] == "one"]
+    requests = [
+        line for line in lines if line.get("event") == "request" and line["export"] == "one"
+    ]
     assert [line["code"] for line in requests] == codes  # each request that it took has its answer
 
 

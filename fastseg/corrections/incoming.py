@@ -112,7 +112,7 @@ def _reading(archive: Path) -> Iterator[None]:
         raise DataError(
             f"{archive}: is not a corrections.zip that can be read ({brief(error)}); "
             "download it again",
-            "damaged-archive",
+            "damaged-corrections",
         ) from None
 
 
