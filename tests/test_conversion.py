@@ -1,6 +1,7 @@
 """Exports in the formats of other runtimes: the same model, or refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -259,6 +260,14 @@ def test_mistakes(run, fails, exports, tmp_path, monkeypatch):
     (tmp_path / "full" / "notes.txt").touch()
     fails("export", export, "--to", "onnx", "--out", tmp_path / "full", code="not-empty")
     fails("export", export, "--to", "onnx", "--out", export, code="not-empty")
+    # parity.json alone does not make a folder one of a conversion, nor all its files own ones.
+    (tmp_path / "full" / "parity.json").write_text('{"files": ["model.onnx", "notes.html"]}')
+    fails("export", export, "--to", "onnx", "--out", tmp_path / "full", code="not-empty")
+    copy = shutil.copytree(export, tmp_path / "exports" / "eye")
+    (copy.parent / "parity.json").write_text('{"files": ["eye"]}')
+    for place in (copy.parent, copy / "onnx"):
+        fails("export", copy, "--to", "onnx", "--out", place, code="not-empty")
+    assert (tmp_path / "full" / "notes.txt").exists() and (copy / "card.json").exists()
     monkeypatch.setattr("fastseg.conversion.targets.find_spec", lambda name: None)
     values = ("openvino", "fastseg[openvino]")
     fails("export", export, "--to", "openvino", code="no-converter", values=values)
@@ -274,6 +283,12 @@ def test_without_images_it_is_written_by_force_only(run, exports, tmp_path):
     assert "not compared" in run(*command, *nothing, "--force").out
     said = json.loads((tmp_path / "there" / "parity.json").read_text())
     assert said["compared"] is None and said["not_run"] and not said["gate"]["passed"]
+
+
+@pytest.mark.parametrize("dice, faults", [(0.0, 1), (None, 1), (0.8, 0)])
+def test_without_a_foreground_pixels_decide_for_int8_too(dice, faults):
+    found = parity.Parity(5, 0.0128, "Dice", dice, dice, 0.0, None, None, {})
+    assert len(found.faults(int8.target)) == faults
 
 
 def changed(monkeypatch, **fields):

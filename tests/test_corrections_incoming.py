@@ -138,7 +138,7 @@ def test_an_image_that_cannot_be_added_does_not_stop_the_others(run, data, pack)
 def test_malicious_entries_are_refused(data, pack, entry, tmp_path):
     archive, _ = pack(entry=entry)
     before = {path for path in tmp_path.rglob("*")}
-    with refuses("damaged-corrections", archive):
+    with refuses("damaged-corrections-zip", archive):
         fastseg.add("eye", archive, data)
     assert {path for path in tmp_path.rglob("*")} == before
 
@@ -150,12 +150,12 @@ def test_archives_that_are_none_or_of_another_task_are_refused(data, pack, tmp_p
     with refuses("no-such-path"):
         fastseg.add("eye", tmp_path / "none.zip", data)
     monkeypatch.setattr("fastseg.corrections.incoming.LARGEST_FILE", 100)
-    with refuses("damaged-corrections"):
+    with refuses("damaged-corrections-zip"):
         fastseg.add("eye", archive, data)
     for content in (b"", archive.read_bytes()[:-60], b"PK\x03\x04" * 9):
         archive.write_bytes(content)
-        with refuses("damaged-corrections"):
+        with refuses("damaged-corrections-zip"):
             fastseg.add("eye", archive, data)
     archive, _ = pack(about={"schema": 2})
-    with refuses("damaged-corrections", 2):
+    with refuses("damaged-corrections-zip", 2):
         fastseg.add("eye", archive, data)

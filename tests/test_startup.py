@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fastseg.models import factory
 from fastseg.utils import choices
 from fastseg.utils.choices import TRACKERS
 from fastseg.utils.imports import importing
+from fastseg.utils.threads import cores
 
 LIGHT = [
     "checks.dataset",
@@ -355,3 +357,9 @@ def test_onnxruntime_is_told_to_send_nothing(own, expected):
         text=True,
     )
     assert done.stdout.strip() == expected, done.stderr
+
+
+def test_cores_are_counted_while_another_thread_imports_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # nothing in it yet
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert cores() == 3

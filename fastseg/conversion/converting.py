@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import DataError, ExportError
+from ..errors import DataError, ExportError, brief
 from ..evaluation.run import items_of
 from ..exports.card import Card
 from ..exports.read import as_trained, opened
 from ..tasks import Item, Task
-from ..utils.io import atomic_folder, portable_path, require_folder, write_json
+from ..utils.io import atomic_folder, portable_path, read_json, require_folder, write_json
 from ..utils.locks import write_lock
 from .contents import write_contents
 from .parity import LARGEST_FALL, LARGEST_SHARE, Parity, bytes_of, compare, own_bytes
@@ -115,6 +115,7 @@ def _converted(
         refusal.details = {"parity": said}
         raise refusal
     write_contents(target, source, said, part)
+    said["files"] = sorted(entry.name for entry in part.iterdir())
     write_json(part / PARITY, said)
     return said
 
@@ -170,11 +171,18 @@ def _writing(place: Path) -> Iterator[Path]:
 
 def _require_own(place: Path, export: Path) -> None:
     """Raise `DataError` unless `place` is new, empty, or holds an earlier conversion."""
-    inside = export.resolve() in (place.resolve(), *place.resolve().parents)
-    if place.is_dir() and (inside or any(place.iterdir())) and not (place / PARITY).is_file():
+    resolved, source = place.resolve(), export.resolve()
+    others: list[str] = []
+    if resolved == source or resolved in source.parents or source in resolved.parents:
+        others = [str(export)]
+    elif place.is_dir():
+        earlier = read_json(place / PARITY) if (place / PARITY).is_file() else {}
+        own = {PARITY, *(earlier.get("files", ()) if isinstance(earlier, dict) else ())}
+        others = sorted(entry.name for entry in place.iterdir() if entry.name not in own)
+    if others:
         raise DataError(
-            f"{place}: holds other files; a conversion has a folder of its own: "
-            "choose another --out",
+            f"{place}: holds {brief(others[0])}; a conversion has a folder of its own, which "
+            "another one replaces: choose another --out",
             "not-empty",
         )
     require_folder(place)

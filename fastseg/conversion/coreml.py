@@ -32,6 +32,11 @@ class CoreMl(Target):
     example = "example_coreml.py"
     unrunnable = "Core ML runs on macOS and iOS only; its specification was checked"
     files = (FILE,)
+    usage = (
+        f"Input `{INPUT}`: one image of the network's size; resize it before, as example.py does.",
+        f"Output `{CODES}`: a mask of codes at the network's size, or the class of the image.",
+        f"Output `{LOGITS}`: the scores at the network's size.",
+    )
 
     def attempts(self, source: Source, folder: Path) -> Iterator[Mapping[str, Any]]:
         with _quiet():

@@ -34,6 +34,7 @@ class Parity:
     export: float | None  # the figure of the export; None if the labels have no foreground
     converted: float | None
     difference: float | None  # converted minus export
+    classes: dict[str, dict[str, float | None]] | None  # Dice of each class of masks, by model
     interval: list[float] | None  # 95 %, paired bootstrap; None for one image
     latency_ms: dict[str, float]  # of one image from pixels to mask, median, by model
 
@@ -42,7 +43,9 @@ class Parity:
         found = []
         if self.difference is not None and -self.difference > LARGEST_FALL:
             found.append(f"{self.figure} falls by {-self.difference:.4f} (limit {LARGEST_FALL})")
-        if target.pixels_decide and self.differing > LARGEST_SHARE:
+        # Without a foreground in the labels, no figure says whether the masks are as good.
+        judged = self.export and self.converted is not None
+        if (target.pixels_decide or not judged) and self.differing > LARGEST_SHARE:
             what = "pixels" if self.figure == "Dice" else "images"
             found.append(f"{self.differing:.3%} of {what} differ (limit {LARGEST_SHARE:.1%})")
         return found
@@ -101,9 +104,19 @@ def _parity(
         task.main_value(theirs.metrics()),
         task.main_value(ours.metrics()),
         task.main_value(difference["difference"]),
+        _classes(ours, theirs) if task.has_masks else None,
         task.main_value(difference["intervals"]),
         {name: round(1000 * float(np.median(times)), 3) for name, times in seconds.items()},
     )
+
+
+def _classes(ours: Scores[Any], theirs: Scores[Any]) -> dict[str, dict[str, float | None]]:
+    """Return each class's Dice by both models: a mean can hide a small class that is lost."""
+    both = {"export": theirs.metrics()["classes"], "converted": ours.metrics()["classes"]}
+    return {
+        name: {model: figures[name]["dice"] for model, figures in both.items()}
+        for name in ours.task.classes
+    }
 
 
 def bytes_of(*files: Path) -> int:

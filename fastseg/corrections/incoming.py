@@ -22,6 +22,7 @@ from ..data.images import read_raw
 from ..data.pairing import is_image
 from ..errors import DataError, brief
 from ..tasks import Task
+from ..utils.io import has_files
 from ..utils.progress import track
 from .log import Correction
 from .places import Label
@@ -42,6 +43,7 @@ class Added:
 
     saved: list[Correction] = field(default_factory=list)
     known: list[str] = field(default_factory=list)  # images that had this very label already
+    replaced: list[str] = field(default_factory=list)  # saved ones that had another label before
     refused: dict[str, str] = field(default_factory=dict)  # image -> why
 
 
@@ -70,6 +72,11 @@ def add(
     are those of `Corrections`. Raises `DataError` if the archive is damaged or of another task.
     """
     store, archive = Corrections(task, data, export), Path(archive)
+    if data is None and not has_files(store.root):
+        raise DataError(
+            f"{store.root}: has no data of {store.task.name}; name its folder with --data",
+            "no-data-to-add-to",
+        )
     added = Added()
     with TemporaryDirectory() as folder:
         with _reading(archive):
@@ -112,7 +119,7 @@ def _reading(archive: Path) -> Iterator[None]:
         raise DataError(
             f"{archive}: is not a corrections.zip that can be read ({brief(error)}); "
             "download it again",
-            "damaged-corrections",
+            "damaged-corrections-zip",
         ) from None
 
 
@@ -173,11 +180,10 @@ def _save(
 ) -> None:
     """Save a label, unless the image was corrected to this very label before."""
     label, prediction = labels
-    if store.history(image):
-        known = store.label(image)
-        if known is not None and np.array_equal(known, label):
-            added.known.append(image.name)
-            return
+    known = store.label(image)
+    if store.history(image) and known is not None and np.array_equal(known, label):
+        added.known.append(image.name)
+        return
     added.saved.append(
         store.save(
             image,
@@ -189,6 +195,8 @@ def _save(
             prediction=prediction,
         )
     )
+    if known is not None:
+        added.replaced.append(image.name)
 
 
 def _content(opened: zipfile.ZipFile, name: str, most: int) -> bytes:

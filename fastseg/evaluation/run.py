@@ -27,7 +27,7 @@ from ..metrics.agreement import labelled_twice
 from ..tasks import Item, SegmentationTask, Task
 from ..tasks.layouts import PARQUET
 from ..utils.choices import check_runtime
-from ..utils.io import name_below, portable_path, require_folder, write_json, write_rows
+from ..utils.io import has_files, name_below, portable_path, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
@@ -354,9 +354,9 @@ def items_of(
     """
     choose("split", split, SPLITS, TaskError)
     root = Path(data or card.data_folder or task.default_data)
-    if data is None and not root.is_dir():
+    if data is None and not has_files(root):
         root = task.default_data
-        if not root.is_dir():
+        if not has_files(root):
             raise DataError(
                 f"{card.data_folder or root}: the data that this export was trained on are not "
                 "there; name them with --data",

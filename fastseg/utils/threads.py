@@ -32,8 +32,10 @@ def cores() -> int:
 
     That is the limit that was set for it (`--threads`, OMP_NUM_THREADS), or its processors.
     """
-    if "torch" in sys.modules:
-        return sys.modules["torch"].get_num_threads()
+    # Another thread may be importing torch: then it has no such function yet.
+    torch_count = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    if torch_count is not None:
+        return torch_count()
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdecimal() and int(given):
         return int(given)

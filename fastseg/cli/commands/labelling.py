@@ -123,16 +123,21 @@ def add(
         console.as_json(asdict(added))
     else:
         count = len({row.image for row in added.saved})
-        known = f"; {len(added.known)} were there already" if added.known else ""
-        typer.echo(f"labels added: {count}{known}")
+        typer.echo(f"labels added: {count}; the same as before: {len(added.known)}")
+        if added.replaced:
+            names = ", ".join(map(console.printable, added.replaced[:5]))
+            more = "" if len(added.replaced) <= 5 else f" and {len(added.replaced) - 5} more"
+            typer.echo(f"replaced a label, which is kept as a version: {names}{more}")
     for name, why in added.refused.items():
         console.say(f"{name}: not added: {why}")
     if added.refused:
         raise typer.Exit(1)
     if added.saved and not as_json:
         where = typed(str(export or f"exports/{Path(source).name}"))
+        place = "" if data is None else f" --data {typed(data)}"
         typer.echo(
-            f"next: look in fastseg app {typed(source)}; train on: fastseg fit --from {where}"
+            f"next: look in fastseg app {typed(source)}{place}; "
+            f"train on: fastseg fit --from {where}{place}"
         )
 
 

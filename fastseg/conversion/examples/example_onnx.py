@@ -1,6 +1,7 @@
 """Run the model on an image: python example.py photo.jpg"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use otherwise
 here, file = Path(__file__).parent, sys.argv[1]
 classes = json.loads((here / "classes.json").read_text())["classes"]
 session = onnxruntime.InferenceSession(here / "model.onnx", providers=["CPUExecutionProvider"])
@@ -18,6 +20,7 @@ else:
 (codes,) = session.run(["codes"], {"images": image[None]})
 if codes.ndim == 3:  # a class for each pixel
     Image.fromarray(codes[0]).save("mask.png")
+    print("mask.png: the code of each pixel's class")
     for entry in classes:
         print(entry["name"], f"{np.mean(codes[0] == entry['code']):.2%}")
 else:

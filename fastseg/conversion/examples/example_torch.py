@@ -20,6 +20,7 @@ with torch.inference_mode():
 codes = codes.numpy()
 if codes.ndim == 3:  # a class for each pixel
     Image.fromarray(codes[0]).save("mask.png")
+    print("mask.png: the code of each pixel's class")
     for entry in classes:
         print(entry["name"], f"{np.mean(codes[0] == entry['code']):.2%}")
 else:
