@@ -263,7 +263,7 @@ def test_mistakes(run, fails, exports, tmp_path, monkeypatch):
     # parity.json alone does not make a folder one of a conversion, nor all its files own ones.
     (tmp_path / "full" / "parity.json").write_text('{"files": ["model.onnx", "notes.html"]}')
     fails("export", export, "--to", "onnx", "--out", tmp_path / "full", code="not-empty")
-    copy = shutil.copytree(export, tmp_path / "exports" / "eye")
+    copy = shutil.copytree(export, tmp_path / "kept" / "eye")
     (copy.parent / "parity.json").write_text('{"files": ["eye"]}')
     for place in (copy.parent, copy / "onnx"):
         fails("export", copy, "--to", "onnx", "--out", place, code="not-empty")
