@@ -169,6 +169,29 @@ def test_a_download_that_breaks_off_leaves_nothing(eye, hub, run, tmp_path, monk
     assert digests(tmp_path / "exports/eye") == digests(eye)
 
 
+def test_a_pinned_one_in_the_cache_is_not_asked_for(eye, hub):  # noqa: F811
+    pushed = fastseg.push(eye, "hub:me/eye")
+    pinned = f"hub:me/eye#sha256={pushed.sha256}"
+    first = fetch(pinned)
+    hub.asked.clear()
+    assert fetch(pinned) == first and first.address == pushed.address
+    assert fetch(pinned.replace("#", "@v7#")).address == "hub:me/eye@v7" and hub.asked == []
+
+
+def test_files_exchanged_beside_the_same_card_are_refused(eye, hub):  # noqa: F811
+    first = fastseg.push(eye, "hub:me/eye")
+    assert fetch("hub:me/eye").address == first.address
+    repository = hub.repositories["me/eye"]
+    files = repository.files()
+    repository.commit("main", {**files, "model.safetensors": b"x" * 100})
+    for _ in range(2):
+        with refuses("exchanged-file", "hub:me/eye"):
+            fetch("hub:me/eye")
+    assert fetch(first.address).sha256 == first.sha256
+    last = repository.commit("main", {**files, "README.md": b"mine"})
+    assert fetch("hub:me/eye").address == f"hub:me/eye@{last}"
+
+
 def test_offline_only_the_cache_is_used(eye, hub, run, monkeypatch, tmp_path):  # noqa: F811
     fastseg.push(eye, "hub:me/eye")
     fetch("hub:me/eye")
@@ -248,6 +271,18 @@ def test_a_damaged_export_is_not_shared(own, run, hub):  # noqa: F811
     assert hub.repositories == {} and not Path("own.zip").exists()
 
 
+def test_what_load_refuses_is_not_shared(own, run, hub):  # noqa: F811
+    card = read_card(own)
+    card.definition, card.declared = {"kind": "none"}, True
+    seal(card, own)
+    with refuses("damaged-card") as refused:
+        fastseg.load(own)
+    assert "the card cannot be read" in str(refused.value)
+    for command in (["pack", own], ["push", own, "hub:me/eye"]):
+        assert run(*command, error="damaged-card").message == str(refused.value)
+    assert hub.repositories == {} and not Path("own.zip").exists()
+
+
 def test_commands_take_a_zip(eye, packed, samples, run, tmp_path):
     image = image_of(samples)
     shutil.copy(packed, "eye.zip")
@@ -303,6 +338,20 @@ def test_a_changed_copy_in_the_cache_is_fetched_again(packed, caplog):
     (folder / "model.safetensors").write_bytes(b"changed")
     assert fetch(str(packed)).folder == folder and "deleted" in caplog.text
     assert sha256(folder / "model.safetensors") == read_card(folder).sha256["model.safetensors"]
+
+
+def test_a_changed_card_in_the_cache_is_fetched_again(eye, packed, hub, caplog):  # noqa: F811
+    pushed = fastseg.push(eye, "hub:me/eye")
+    for address in (f"{packed}#sha256={sha256(packed)}", f"hub:me/eye#sha256={pushed.sha256}"):
+        folder = fetch(address).folder
+        card = read_card(folder)
+        card.mean, card.classes = [0.9] * 3, card.classes[::-1]
+        seal(card, folder)
+        caplog.clear()
+        assert fetch(address).folder == folder and "deleted" in caplog.text
+        assert digests(folder) == digests(eye)
+        caplog.clear()
+        assert fetch(address).folder == folder and not caplog.text
 
 
 def test_processes_and_threads_at_the_same_time(packed):

@@ -9,17 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from ..errors import DataError, ExportError, brief
-from ..utils.hub import HUB, hub_name, is_offline
-from ..utils.io import read_json, write_json
+from ..errors import ExportError, brief
+from ..utils.hub import HUB, HubName, hub_name, is_offline
 from ..utils.storage import ARCHIVE, is_url, split_address, store_of
-from ..utils.user_cache import cache_path
 from . import cache
 from .archive import copy, unpack
 from .card import CARD, sha256
@@ -35,7 +32,8 @@ class Fetched:
     """An export from elsewhere, in the cache."""
 
     folder: Path
-    address: str  # as shown: without the query, which may hold a secret; of a hub, with the commit
+    # As shown: without the query, which may hold a secret; of a hub, with the commit if known.
+    address: str
     name: str  # for a folder of its own: the repository's, the file's or the folder's
     sha256: str  # of the zip archive, or of card.json, which names those of the other files
 
@@ -107,13 +105,19 @@ def shown(address: str) -> str:
 
 def _from_hub(place: str, pin: str) -> Fetched:
     name = hub_name(place)
+    own = _name_of(name.repository.partition("/")[2])
+    known = cache.known(place)
+    if pin and (cached := cache.intact(pin, place)):
+        revision = known.get("stamp") if known.get("sha256") == pin else name.revision
+        return Fetched(cached, str(HubName(name.repository, revision)), own, pin)
     files, commit = snapshot(name)
     key = _pinned(sha256(files / CARD), pin, place)
     folder = cache.intact(key, place)
-    if folder is None:
+    new = {"sha256": key, "stamp": commit}
+    if folder is None or known != new:  # a commit can keep the card and exchange other files
         folder = cache.keep(key, place, lambda empty: _copy_files(files, empty, place))
-    own = f"{HUB}{name.repository}@{commit}"
-    return Fetched(folder, own, _name_of(name.repository.partition("/")[2]), key)
+        cache.note(place, **new)
+    return Fetched(folder, str(HubName(name.repository, commit)), own, key)
 
 
 def _copy_files(files: Path, folder: Path, name: str) -> None:
@@ -135,10 +139,7 @@ def _from_url(place: str, pin: str) -> Fetched:
             "export-address",
         )
     own = _name_of(PurePosixPath(parts.path).name or parts.netloc)
-    index = cache_path("export.json", place)
-    known: dict[str, str] = {}
-    with suppress(DataError):  # it was never fetched
-        known = {key: str(value) for key, value in read_json(index).items()}
+    known = cache.known(place)
     key = pin or known.get("sha256", "")
     cached = cache.intact(key, name) if re.fullmatch("[0-9a-f]{64}", key) else None
     if cached and (pin or is_offline()):
@@ -156,7 +157,7 @@ def _from_url(place: str, pin: str) -> Fetched:
         assert found is not None, "it is new, or has the stamp of the cached one"
         key, stamp, fill = found
         folder = cache.intact(_pinned(key, pin, name), name) or cache.keep(key, name, fill)
-    write_json(index, {"sha256": key, "stamp": stamp})
+    cache.note(place, sha256=key, stamp=stamp)
     return Fetched(folder, name, own, key)
 
 

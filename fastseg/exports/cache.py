@@ -11,14 +11,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from ..errors import ExportError
-from ..utils.io import not_writable
-from ..utils.user_cache import make_cache_folder
+from ..errors import DataError, ExportError
+from ..utils.io import not_writable, read_json, write_json
+from ..utils.user_cache import cache_path, make_cache_folder
 from .card import CARD, HISTORY, METRICS, MODEL, ONNX, read_card, sha256
 
 log = logging.getLogger(__name__)
@@ -82,16 +82,31 @@ def verify(folder: Path, name: str) -> None:
             raise damaged(name, file, "is missing")
 
 
+def known(of: str) -> dict[str, str]:
+    """Return what was noted of an address, or of a folder's key; {} if nothing was."""
+    with suppress(DataError):  # it was never fetched
+        return {key: str(value) for key, value in read_json(cache_path("export.json", of)).items()}
+    return {}
+
+
+def note(of: str, **values: str) -> None:
+    """Keep `values` for `known`. Raises `DataError`."""
+    write_json(cache_path("export.json", of), values)
+
+
 def intact(key: str, name: str) -> Path | None:
     """Return the folder of an export in the cache if it is there.
 
-    A folder whose files were changed is deleted: the export can be fetched again.
+    `key` is the SHA-256 of its card, or of the archive that it was in. A folder whose files were
+    changed, the card included, is deleted: the export can be fetched again.
     """
     folder = cache_folder() / key
     if not folder.is_dir():
         return None
     try:
         verify(folder, name)
+        if sha256(folder / CARD) not in (key, known(key).get("card")):
+            raise damaged(name, CARD, "is not the one that was fetched")
     except ExportError as error:
         log.warning("%s (the copy in the cache; it was deleted)", error)
         with temporary() as aside:
@@ -103,7 +118,8 @@ def intact(key: str, name: str) -> Path | None:
 def keep(key: str, name: str, fill: Callable[[Path], None]) -> Path:
     """Return the folder of an export that `fill` writes into an empty one, after a check.
 
-    Raises `ExportError`.
+    If the cache has an intact one of that key, that one is returned, but what `fill` writes is
+    checked, too. Raises `ExportError`.
     """
     target = cache_folder() / key
     with temporary() as place:
@@ -111,6 +127,8 @@ def keep(key: str, name: str, fill: Callable[[Path], None]) -> Path:
         folder.mkdir()
         fill(folder)
         verify(folder, name)
+        if (card := sha256(folder / CARD)) != key:  # the key is that of an archive
+            note(key, card=card)
         try:
             folder.rename(target)
         except OSError:

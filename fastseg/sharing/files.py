@@ -8,9 +8,9 @@ from pathlib import Path
 from ..errors import ExportError
 from ..exports.addresses import is_address, local
 from ..exports.cache import SHARED
-from ..exports.card import CARD, MODEL, PICKLE, Card, read_card, sha256
+from ..exports.card import CARD, MODEL, PICKLE, Card, sha256
 from ..exports.folder import find
-from ..exports.read import verify_file
+from ..exports.read import card_of, verify_file
 from .model_card import README, model_card
 
 
@@ -43,7 +43,7 @@ def shared_files(export: Path | str, address: str) -> SharedFiles:
         raise ExportError(
             f"{folder}: give the folder of the export; {PICKLE} is not shared", "untrusted-pickle"
         )
-    card = read_card(folder)
+    card = card_of(folder)
     present = [name for name in SHARED if name == MODEL or (folder / name).is_file()]
     named = [name for name in present if name in (CARD, MODEL) or name in card.sha256]
     files = {

@@ -22,7 +22,7 @@ class Pulled:
     """The result of `pull`."""
 
     export: Path
-    source: str  # the address; of the hub, with the commit
+    source: str  # the address; of the hub, with the commit if known
     sha256: str  # of the zip archive, or of card.json, which names those of the other files
     files: dict[str, str]  # name -> SHA-256
     before: Path | None  # where the export is that was replaced
