@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ExportError
-from ..exports.addresses import is_address, local
 from ..exports.cache import SHARED
 from ..exports.card import CARD, MODEL, PICKLE, Card, sha256
-from ..exports.folder import find
-from ..exports.read import card_of, verify_file
+from ..exports.read import opened, verify_file
 from .model_card import README, model_card
 
 
@@ -36,14 +34,14 @@ class SharedFiles:
 def shared_files(export: Path | str, address: str) -> SharedFiles:
     """Return what others get of an export, after a check by its card's SHA-256.
 
-    `address` is where it will be, for the model card's example. Raises `ExportError`.
+    `export` is an export's folder or address, or a task, whose export is exports/TASK. `address` is
+    where it will be, for the model card's example. Raises `ExportError`.
     """
-    folder = find(None, local(export) if is_address(export) else export)
+    _, folder, card = opened(export)
     if folder.suffix == ".pkl":
         raise ExportError(
             f"{folder}: give the folder of the export; {PICKLE} is not shared", "untrusted-pickle"
         )
-    card = card_of(folder)
     present = [name for name in SHARED if name == MODEL or (folder / name).is_file()]
     named = [name for name in present if name in (CARD, MODEL) or name in card.sha256]
     files = {
