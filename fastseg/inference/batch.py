@@ -149,9 +149,7 @@ def predict(
         threshold = review_threshold(card.review, error_rate)
         loading = dict(device=device, trust=trust, tta=tta, runtime=runtime, precision=precision)
         options = VideoOptions(overlay, frames, smooth, limit, meter)
-        done = predict_videos(
-            task, source, card, videos, out, options, threshold, loading, bs
-        )
+        done = predict_videos(task, source, card, videos, out, options, threshold, loading, bs)
         _report_useless_threshold(card, threshold, error_rate)
         return Written([file for video in done for file in video.files], [], source, videos=done)
     if frames or smooth or limit is not None or meter is not None:

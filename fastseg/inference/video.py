@@ -149,9 +149,7 @@ class VideoRun:
         if done:
             shutil.rmtree(self.place, ignore_errors=True)
         spent = time.monotonic() - start
-        return VideoResult(
-            self.video.source, self.folder, files, sum(done), reused, review, spent
-        )
+        return VideoResult(self.video.source, self.folder, files, sum(done), reused, review, spent)
 
     def _identity(self) -> list[Any]:
         source, options = self.video.source, self.options
@@ -298,4 +296,3 @@ class VideoRun:
         if self.options.meter is not None:
             files += self.options.meter.finish(table)
         return files, review
-

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.pairing import IMAGE_SUFFIXES
 from ..data.reading import Reading
 from ..errors import DataError
 from ..exports.card import Card
@@ -14,11 +15,10 @@ from ..exports.read import as_trained
 from ..learners.options import Number
 from ..tasks import Task
 from ..utils.io import require_folder
-from ..utils.storage import is_url
 from ..video.decoding import Video
 from ..video.encoding import OVERLAY, require_encoder
 from ..video.sources import SUFFIXES, is_camera, name_of
-from .outputs import MASKS, OUTPUTS, Output
+from .outputs import MASKS, OUTPUTS, TABLE_SUFFIXES, Output
 from .video import VideoOptions, VideoResult, VideoRun
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def predict_videos(
 
 def _speed(result: VideoResult) -> str:
     new = result.frames - result.reused
-    return f"{new} frames in {result.seconds:.1f} s ({new / max(result.seconds, 1e-9):.1f} a second)"
+    return (
+        f"{new} frames in {result.seconds:.1f} s ({new / max(result.seconds, 1e-9):.1f} a second)"
+    )
 
 
 def _failure(failures: Mapping[str, DataError], results: Sequence[VideoResult]) -> DataError:
@@ -115,7 +117,11 @@ def _planned(
             "predict its images",
             "video-channels",
         )
-    if out is not None and Path(out).suffix.lower() in (*SUFFIXES, output.task.suffix):
+    if out is not None and Path(out).suffix.lower() in (
+        *SUFFIXES,
+        *IMAGE_SUFFIXES,
+        *TABLE_SUFFIXES,
+    ):
         raise DataError(
             f"{out}: is one file, and a video has several results; give a folder as --out",
             "one-file-for-many",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import repeat
 from typing import TypeVar
@@ -50,7 +50,7 @@ def limit_threads(count: int) -> None:
         sys.modules["torch"].set_num_threads(count)
 
 
-def ahead(things: Iterable[T], count: int) -> Iterator[T]:
+def ahead(things: Iterable[T], count: int) -> Generator[T, None, None]:
     """Yield from `things`, which a thread of its own computes, up to `count` in advance."""
     iterator, end = iter(things), object()
     with ThreadPoolExecutor(1) as pool:
@@ -62,3 +62,4 @@ def ahead(things: Iterable[T], count: int) -> Iterator[T]:
                 yield thing  # type: ignore[misc]  # it is not the end
         finally:
             pool.shutdown(cancel_futures=True)
+            getattr(iterator, "close", lambda: None)()

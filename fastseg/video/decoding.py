@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -56,6 +57,7 @@ class Video:
         require_reader(source)
         self.source = source
         self.error: DataError | None = None  # why the frames ended early
+        self._lock, self._is_closed = Lock(), False
         self._container = _opened(source)
         self._stream = self._decodable()
         self._stream.thread_type = "AUTO"
@@ -69,7 +71,9 @@ class Video:
     def __exit__(
         self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
     ) -> None:
-        self._container.close()
+        with self._lock:  # another thread may be decoding, which must not lose its container
+            self._is_closed = True
+            self._container.close()
 
     def seconds(self, ticks: int) -> float:
         """Return ticks of the time base in seconds."""
@@ -106,9 +110,10 @@ class Video:
 
         first = last = None
         step = self._step()
+        packets = self._container.demux(self._stream)
         try:
-            for packet in self._container.demux(self._stream):
-                for frame in packet.decode():
+            while (frames := self._next(packets)) is not None:
+                for frame in frames:
                     ticks = frame.pts
                     if ticks is None:  # formats without time stamps
                         ticks = 0 if last is None else last + step
@@ -121,6 +126,12 @@ class Video:
             self.error = self._undecodable(getattr(error, "strerror", "") or str(error))
             return
         self._check_end(first, last)
+
+    def _next(self, packets: Iterator[Any]) -> list[Any] | None:
+        """Return the frames of the next packet, or None at the end."""
+        with self._lock:
+            packet = None if self._is_closed else next(packets, None)
+            return None if packet is None else packet.decode()
 
     def _step(self) -> int:
         """Return the ticks between two frames by the frame rate."""
@@ -135,8 +146,8 @@ class Video:
         found = self.seconds(last - first + self._step())
         if length - found > max(MISSING, 3 * self.seconds(self._step())):
             self.error = DataError(
-                f"{self.source}: ends after {found:.1f} of {length:.1f} s: it is truncated; copy or "
-                "record it again",
+                f"{self.source}: ends after {found:.1f} of {length:.1f} s: it is truncated; copy "
+                "or record it again",
                 "truncated-video",
             )
 
@@ -205,8 +216,6 @@ def _opened(source: str) -> Any:
     try:
         return av.open(source, options=options)
     except (av.FFmpegError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise DataError(f"{source}: cannot be read; check its permissions", "no-such-path")
         raise DataError(
             f"{source}: is no video, or damaged ({brief(error.strerror or error)}); copy or record "
             "it again",
@@ -236,7 +245,9 @@ def _first_number(source: str) -> int:
     before, after = path.name[: holder.start()], path.name[holder.end() :]
     files = glob.glob(f"{glob.escape(str(path.parent / before))}*{glob.escape(after)}")
     texts = [Path(file).name[len(before) : len(Path(file).name) - len(after)] for file in files]
-    numbers = sorted(int(text) for text in texts if text.isdecimal() and holder[0] % int(text) == text)
+    numbers = sorted(
+        int(text) for text in texts if text.isdecimal() and holder[0] % int(text) == text
+    )
     if not numbers:
         raise DataError(f"{source}: no file has a name of this pattern; check it", "no-such-path")
     gaps = set(range(numbers[0], numbers[-1])) - set(numbers)

@@ -60,9 +60,7 @@ class Writer:
             pixels = np.pad(pixels, [*edges, (0, 0)][: pixels.ndim], mode="edge")
         if self._stream is None:
             self._stream = self._started(pixels)
-        frame = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(pixels), format=ARRAYS[pixels.ndim]
-        )
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=ARRAYS[pixels.ndim])
         frame.pts, frame.time_base = ticks, self._time_base
         self._container.mux(self._stream.encode(frame))
 
@@ -87,30 +85,34 @@ def written(path: Path, kind: Format, time_base: Fraction) -> Iterator[Writer]:
     """
     import av
 
-    with atomic_file(path) as temporary:
-        with av.open(str(temporary), "w", format=kind.container) as container:
-            writer = Writer(container, kind, time_base)
-            yield writer
-            writer.finish()
+    with (
+        atomic_file(path) as temporary,
+        av.open(str(temporary), "w", format=kind.container) as container,
+    ):
+        writer = Writer(container, kind, time_base)
+        yield writer
+        writer.finish()
 
 
 def join(parts: Sequence[Path], path: Path, kind: Format) -> Path:
     """Write the segments of a video as one file, without encoding them again."""
     import av
 
-    with atomic_file(path) as temporary:
-        with av.open(str(temporary), "w", format=kind.container) as container:
-            stream = None
-            for part in parts:
-                with av.open(str(part)) as segment:
-                    source = segment.streams.video[0]
-                    if stream is None:
-                        stream = container.add_stream_from_template(source)
-                        stream.time_base = source.time_base
-                    for packet in segment.demux(source):
-                        if packet.dts is not None:  # the last one is empty
-                            packet.stream = stream
-                            container.mux(packet)
+    with (
+        atomic_file(path) as temporary,
+        av.open(str(temporary), "w", format=kind.container) as container,
+    ):
+        stream = None
+        for part in parts:
+            with av.open(str(part)) as segment:
+                source = segment.streams.video[0]
+                if stream is None:
+                    stream = container.add_stream_from_template(source)
+                    stream.time_base = source.time_base
+                for packet in segment.demux(source):
+                    if packet.dts is not None:  # the last one is empty
+                        packet.stream = stream
+                        container.mux(packet)
     return path
 
 

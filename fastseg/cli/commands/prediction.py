@@ -107,7 +107,11 @@ def predict(
                 "written": [str(path) for path in written],
                 "skipped": [str(path) for path in written.skipped],
                 **({"run": asdict(written.run)} if written.run else {}),
-                **({"videos": [video.to_json() for video in written.videos]} if written.videos else {}),
+                **(
+                    {"videos": [video.to_json() for video in written.videos]}
+                    if written.videos
+                    else {}
+                ),
             }
         )
     if written.run:
