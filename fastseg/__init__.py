@@ -40,6 +40,7 @@ _PUBLIC = {
     "inference.photo": ("segment",),
     "learners.build": ("unet_learner", "vision_learner"),
     "learners.preparation": ("learner",),
+    "measuring.run": ("measure",),
     "report.browse": ("show",),
     "report.results": ("interpret",),
     "sharing.pack": ("pack",),

@@ -21,6 +21,7 @@ from .inference.photo import segment as segment
 from .learners.build import unet_learner as unet_learner
 from .learners.build import vision_learner as vision_learner
 from .learners.preparation import learner as learner
+from .measuring.run import measure as measure
 from .report.browse import show as show
 from .report.results import interpret as interpret
 from .sharing.pack import pack as pack

@@ -38,6 +38,7 @@ COMMANDS = [
     "interpret",
     "predict",
     "segment",
+    "measure",
     "next",
     "add",
     "label",

@@ -23,13 +23,18 @@ NO_MATCH, NOT_LISTED, EMPTY = "no match", "not listed", "empty"  # groups of ima
 
 
 def group_function(
-    by: str | None, table: Path | str | None, items: Sequence[Item], root: Path
+    by: str | None,
+    table: Path | str | None,
+    items: Sequence[Item],
+    root: Path,
+    is_complete: bool = False,
 ) -> GroupOf | None:
     """Return the function that gives an item's group; None without `by`.
 
     `by` is group, source, split, folder, or a regular expression whose match (or first group) in
     the file's name is the group; with `table`, a CSV or TSV file whose first column names images,
-    it is one of its columns. Raises `TaskError` or `DataError` if no image has a group.
+    it is one of its columns. Raises `TaskError` or `DataError` if no image has a group, and with
+    `is_complete` if the table does not list all of them.
     """
     if not by:
         if table is not None:
@@ -38,7 +43,7 @@ def group_function(
             )
         return None
     if table is not None:
-        return _by_column(Path(table), by, items, root)
+        return _by_column(Path(table), by, items, root, is_complete)
     if by in FIELDS:
         return lambda item: str(getattr(item, by) or "none").lstrip("/")
     if by == "folder":
@@ -71,7 +76,9 @@ def _by_pattern(by: str, items: Sequence[Item]) -> GroupOf:
     return group
 
 
-def _by_column(table: Path, column: str, items: Sequence[Item], root: Path) -> GroupOf:
+def _by_column(
+    table: Path, column: str, items: Sequence[Item], root: Path, is_complete: bool
+) -> GroupOf:
     """Group by a table's column; its rows name an image with its folder, its suffix, or neither."""
     values = _column_values(table, column)
     names = [_names(item, root) for item in items]
@@ -82,7 +89,8 @@ def _by_column(table: Path, column: str, items: Sequence[Item], root: Path) -> G
         own = (name for name in _names(item, root) if shared[name] == 1)
         return next((values[name] for name in own if name in values), None)
 
-    missing = sum(listed(item) is None for item in items)
+    absent = [item for item in items if listed(item) is None]
+    missing = len(absent)
     if missing == len(items):
         begins = brief(next(iter(values))) if values else "nothing"
         raise DataError(
@@ -90,6 +98,12 @@ def _by_column(table: Path, column: str, items: Sequence[Item], root: Path) -> G
             f"(one of them is {items[0].image.name}, the table begins with {begins}); "
             "put file names, with or without suffix, there, or paths where names are not unique",
             "table-names-no-image",
+        )
+    if missing and is_complete:
+        raise DataError(
+            f"{table}: does not list {missing} of these {len(items)} images, for example "
+            f"{absent[0].image.name}; add a row for each",
+            "incomplete-table",
         )
     if missing:
         log.warning(

@@ -17,6 +17,7 @@ from ..data.reading import FEWEST, MOST, RGB
 from ..errors import ExportError, brief
 from ..tasks import names
 from ..utils.io import write_json
+from .residuals import is_measures
 
 # Bit depth by which earlier versions, whose cards have no depth, scaled every 16-bit image.
 EARLIER_DEPTH = 16
@@ -69,6 +70,8 @@ class Card:
     temperature: float = 1.0  # by which logits are divided for calibrated probabilities
     # Error rate -> expected error above which a person should review the image.
     review: dict[str, float] = field(default_factory=dict)
+    # What held-out images say about measures, see `measuring.calibration`; {} if it is not known.
+    measures: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None  # where the card was read from or will be; not written
@@ -266,6 +269,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "declared": lambda v: type(v) is bool,
     "temperature": lambda v: type(v) in (int, float) and 0.01 <= v <= 100,
     "review": lambda v: isinstance(v, dict) and _number_list_check(len(v), -1, 1)(list(v.values())),
+    "measures": is_measures,
     "sha256": lambda v: isinstance(v, dict) and _is_string_list(list(v.values())),
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -14,6 +15,9 @@ from PIL import Image
 
 from ..types import Colour
 from ..utils.io import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def environment() -> Environment:
@@ -47,6 +51,13 @@ def address(picture: Image.Image, kind: str, **options: object) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return data_address(kind.lower(), buffer)
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as the data URL of an SVG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", facecolor="white")
+    return data_address("svg+xml", buffer)
 
 
 def data_address(kind: str, buffer: io.BytesIO) -> str:

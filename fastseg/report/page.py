@@ -4,14 +4,12 @@ escaped, every picture is inside it.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -24,7 +22,7 @@ from ..metrics.figures import FIGURES
 from ..metrics.risk import ERROR_RATE, lowest_rate, review_obstacle, review_threshold
 from ..utils.io import portable_path
 from . import charts, painting, panels
-from .html import data_address, environment, jpeg, write_page
+from .html import environment, jpeg, svg, write_page
 
 if TYPE_CHECKING:
     from .analysis import Insight
@@ -88,7 +86,7 @@ def _charts(found: Interpretation) -> dict[str, str]:
     history = read_history(found.folder / HISTORY)
     if history:
         drawn["curves"] = charts.curves(history)
-    return {name: _svg(figure) for name, figure in drawn.items()}
+    return {name: svg(figure) for name, figure in drawn.items()}
 
 
 def _suspects(found: Interpretation) -> dict[str, Any]:
@@ -167,9 +165,3 @@ def _evidence(found: Interpretation) -> list[dict[str, Any]]:
             }
         )
     return cases
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", facecolor="white")
-    return data_address("svg+xml", buffer)

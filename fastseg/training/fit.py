@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -27,9 +27,10 @@ from ..exports.record import record_of
 from ..exports.write import write_export
 from ..learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions, WholeNumber, with_options
 from ..learners.preparation import learner, learner_of
+from ..measuring.calibration import Compared, calibrated, compared_prediction, evenly
 from ..metrics.calibration import PIXELS, temperature
 from ..metrics.risk import thresholds
-from ..tasks import Item, Task, get
+from ..tasks import Item, SegmentationTask, Task, get
 from ..utils.io import name_below, write_json
 from ..utils.locks import write_lock
 from .budget import Plan, plan_training
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = 6  # images in show_results.png
-Evidence = tuple[Any, Any, float]  # of an image: logits (N, C), labels (N,), expected error
+# Of an image: logits (N, C), labels (N,), expected error, and its measures if it has a mask
+Evidence = tuple[Any, Any, float, Optional[Compared]]
 FEWEST_PIXELS = 50  # smallest number of pixels that calibration uses of each image; a choice
 
 
@@ -359,13 +361,17 @@ class HeldOut:
             self.panels += panels if len(self.panels) < SHOWN else []
 
     def calibrate(self, card: Card) -> None:
-        """Put temperature and review thresholds into the card; calibrate a classifier's scores."""
+        """Put temperature, review thresholds and residuals of measures into the card; calibrate a
+        classifier's scores.
+        """
         logits = np.concatenate([entry[0] for entry in self.evidence])
         labels = np.concatenate([entry[1] for entry in self.evidence])
         errors = [self.scores.error(score) for score in self.scores.images]
         card.temperature = round(temperature(logits, labels, len(errors)), 4)
         expected = np.array([entry[2] for entry in self.evidence])
         card.review = thresholds(expected, np.array(errors))
+        compared = [entry[3] for entry in self.evidence if entry[3] is not None]
+        card.measures = calibrated(compared, self.task.classes) if compared else {}
         # The export gives calibrated probabilities; compute its figures from these too.
         for entry, score in zip(self.evidence, self.scores.images):
             self.scores.calibrate(score, entry[0][0], card.temperature)
@@ -378,6 +384,7 @@ def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[
     view = view_of(task)
     shown = {item.image for item in items[:SHOWN]}
     count = max(FEWEST_PIXELS, PIXELS // len(items))
+    measured = {item.image for item in evenly(items)} if task.has_masks else set()
 
     def evidence(
         item: Item, prediction: Prediction, truth: np.ndarray | int
@@ -386,7 +393,10 @@ def _evidence_of(task: Task, items: Sequence[Item]) -> Callable[..., tuple[list[
         # Seeded by the image's name: the choice of pixels does not depend on threads.
         seed = zlib.crc32(item.image.name.encode())
         logits, labels = prediction.calibration_sample(truth, count, seed)
-        return panels, (logits, labels, prediction.expected_error)
+        compared = None
+        if item.image in measured and isinstance(task, SegmentationTask):
+            compared = compared_prediction(task, prediction, np.asarray(truth))
+        return panels, (logits, labels, prediction.expected_error, compared)
 
     return evidence
 

@@ -9,6 +9,7 @@ from . import (  # noqa: F401  # isort: skip
     sharing,
     judging,
     prediction,
+    measuring,
     labelling,
     app,
     serve,
