@@ -72,6 +72,23 @@ def predict(
     export: Export = None,
     *,
     videos: dict[str, Any],
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Videos: add the classes' diameters, axes, areas and places to frames.csv, with "
+            "intervals, and draw their curves over time.",
+        ),
+    ] = False,
+    ratio: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--ratio",
+            metavar="CLASS/CLASS",
+            help="With --measure: a ratio of two classes' diameters, too, such as pupil/iris. Can "
+            "be repeated.",
+        ),
+    ] = None,
     predicting: dict[str, Any],
     engines: dict[str, Any],
     pack: Annotated[
@@ -87,6 +104,11 @@ def predict(
     """
     from ...inference.batch import predict as call
 
+    meter = None
+    if measure or ratio:
+        from ...measuring.video import FrameMeter
+
+        meter = FrameMeter(tuple(ratio or ()))
     written = call(
         task,
         paths,
@@ -97,6 +119,7 @@ def predict(
         error_rate=error_rate,
         export=export,
         **videos,
+        meter=meter,
         **predicting,
         **engines,
         pack=pack,
