@@ -14,6 +14,7 @@ from video_clips import COLOURS, clip, colour_network, eye, read, times, write
 import fastseg
 from fastseg.inference import video as video_module
 from fastseg.inference.predictor import Predictor
+from fastseg.measuring.video import FrameMeter
 from fastseg.video import decoding, encoding, sources
 
 
@@ -360,3 +361,33 @@ def test_what_is_not_for_videos_is_refused(fails, exports, monkeypatch, tmp_path
         fails(*start, *arguments, code=code, values=values)
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
     fails(*start, "eye.mp4", code="no-video", values=["eye.mp4", "fastseg[video]"])
+
+
+def test_measures_follow_a_drawn_course(run, exports, colours, tmp_path):
+    clip(tmp_path / "eye.mp4", 60)
+    command = ("predict", "eye", "eye.mp4", "--out", "out", "--export", exports("eye"))
+    said = run(*command, "--measure", "--ratio", "pupil/iris").out
+    assert "out/eye/curves.html" in said
+    rows = rows_of("out/eye/frames.csv")
+    drawn = [eye(number)[1] for number in range(60)]
+    diameters = [2 * np.sqrt((codes == 3).sum() / np.pi) for codes in drawn]
+    away = [float(row["pupil_diameter"]) - true for row, true in zip(rows, diameters)]
+    assert np.abs(away).max() < 0.5  # px
+    for row in rows:
+        ratio = float(row["pupil_diameter"]) / float(row["iris_diameter"])
+        assert float(row["pupil/iris"]) == pytest.approx(ratio, rel=1e-4)
+    page = Path("out/eye/curves.html").read_text()
+    assert all(
+        text in page for text in ("60 frames", "pupil: diameter", "pupil/iris", "data:image")
+    )
+    run(*command, "--ratio", "pupil/nose", error="unknown-class")
+
+
+def test_absent_classes_have_empty_cells(predict, colours, tmp_path):
+    pictures = [eye(0)[0], np.broadcast_to(COLOURS[0], (48, 64, 3)).astype(np.uint8)]
+    write(tmp_path / "blink.mkv", pictures, codec="ffv1", layout="bgr0")
+    predict("blink.mkv", meter=FrameMeter())
+    open_, closed = rows_of("out/blink/frames.csv")
+    assert float(open_["pupil_area"]) > 20 and float(closed["pupil_area"]) == 0
+    assert closed["pupil_diameter"] == "" and open_["pupil_diameter"] != ""
+    assert "absent in 1 of 2 frames" in Path("out/blink/curves.html").read_text()
