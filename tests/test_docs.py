@@ -154,9 +154,17 @@ def roof(tmp_path_factory):
     return root
 
 
-def made_folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def place_videos(text: str, folder: Path, images: list[Path]) -> None:
+    """Write the videos and numbered images that a guide's commands name."""
+    if "clip.mp4" in text:
+        clip(folder / "clip.mp4")
+    if "masks.mkv" in text:
+        (folder / "results/clip").mkdir(parents=True)
+        clip(folder / "results/clip/masks.mkv", codec="ffv1", layout="bgr0")
+    if "numbered/" in text:
+        (folder / "numbered").mkdir()
+        for number, image in enumerate(images[:3]):
+            Image.open(image).save(folder / "numbered" / f"{number:05d}.png")
 
 
 @pytest.fixture
@@ -200,15 +208,7 @@ def workspace(tmp_path, samples, exports, request):
             photos = sorted((others / "imgs_small").iterdir())
         for image in photos[:3]:
             shutil.copy(image, tmp_path / "my_photos")
-        if "clip.mp4" in text or "masks.mkv" in text:
-            clip(tmp_path / "clip.mp4")
-        if "masks.mkv" in text:
-            shutil.move(
-                clip(tmp_path / "a.mkv"), made_folder(tmp_path / "results/clip") / "masks.mkv"
-            )
-        if "numbered/" in text:
-            for number, image in enumerate(images[:3]):
-                Image.open(image).save(made_folder(tmp_path / "numbered") / f"{number:05d}.png")
+        place_videos(text, tmp_path, images)
         shutil.copy(images[0], tmp_path / "one.jpg")
         shutil.copy(images[0], tmp_path / "room.jpg")
         shutil.copy(images[0], tmp_path / "photo.jpg")
