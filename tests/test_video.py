@@ -378,7 +378,7 @@ def test_measures_follow_a_drawn_course(run, exports, colours, tmp_path):
         assert float(row["pupil/iris"]) == pytest.approx(ratio, rel=1e-4)
     page = Path("out/eye/curves.html").read_text()
     assert all(
-        text in page for text in ("60 frames", "pupil: diameter", "pupil/iris", "data:image")
+        text in page for text in ("60 frames", "pupil: outer diameter", "pupil/iris", "data:image")
     )
     run(*command, "--ratio", "pupil/nose", error="unknown-class")
 

@@ -25,8 +25,17 @@ from .measures import foreground
 from .rows import Row, Ruler, rounded
 
 CURVES = "curves.html"
-COLUMNS = ("diameter", "major_axis", "minor_axis", "area", "centroid_x", "centroid_y")
-DRAWN = "diameter"  # measure of each class that is drawn
+COLUMNS = (
+    "diameter",
+    "outer_diameter",
+    "major_axis",
+    "minor_axis",
+    "area",
+    "centroid_x",
+    "centroid_y",
+)
+# The measure of each class that is drawn: an iris is a ring, whose size is that with its hole
+DRAWN = "outer_diameter"
 WIDTH, HEIGHT = 11.0, 2.8  # inches of a chart
 MOST_POINTS = 4000  # of a curve: more than a page is wide
 
@@ -113,8 +122,8 @@ class FrameMeter:
 
 
 def _title(name: str) -> str:
-    is_diameter = name.endswith(f"_{DRAWN}")
-    return f"{name.removesuffix(f'_{DRAWN}')}: diameter (px)" if is_diameter else f"{name} (ratio)"
+    one = name.removesuffix(f"_{DRAWN}")
+    return f"{name} (ratio)" if one == name else f"{one}: outer diameter (px)"
 
 
 def _facts(values: np.ndarray) -> str:
