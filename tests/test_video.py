@@ -2,6 +2,7 @@
 
 import errno
 import json
+from itertools import product
 from pathlib import Path
 
 import av
@@ -209,8 +210,9 @@ def test_folders_patterns_and_limits(predict, colours, caplog, tmp_path):
     ]
     assert len(predict("clips/*.mp4").videos) == 1
     (tmp_path / "frames").mkdir()
-    for number in range(7, 12):
-        Image.fromarray(eye(number)[0]).save(tmp_path / "frames" / f"eye_{number:03d}.png")
+    for start, number in product(("", "eye_"), range(7, 12)):
+        Image.fromarray(eye(number)[0]).save(tmp_path / "frames" / f"{start}{number:03d}.png")
+    assert predict("frames/%03d.png").videos[0].folder == Path("out/frames")
     predict("frames/eye_%03d.png")
     assert [float(row["time"]) for row in rows_of("out/eye/frames.csv")] == [
         0, 0.04, 0.08, 0.12, 0.16

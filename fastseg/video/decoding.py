@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import mmap
 import re
@@ -243,11 +242,10 @@ def _first_number(source: str) -> int:
     holder = NUMBERED.search(path.name)
     assert holder is not None
     before, after = path.name[: holder.start()], path.name[holder.end() :]
-    files = glob.glob(f"{glob.escape(str(path.parent / before))}*{glob.escape(after)}")
-    texts = [Path(file).name[len(before) : len(Path(file).name) - len(after)] for file in files]
-    numbers = sorted(
-        int(text) for text in texts if text.isdecimal() and holder[0] % int(text) == text
-    )
+    named = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}")
+    files = path.parent.iterdir() if path.parent.is_dir() else ()
+    texts = [found[1] for file in files if (found := named.fullmatch(file.name))]
+    numbers = sorted(int(text) for text in texts if holder[0] % int(text) == text)
     if not numbers:
         raise DataError(f"{source}: no file has a name of this pattern; check it", "no-such-path")
     gaps = set(range(numbers[0], numbers[-1])) - set(numbers)
