@@ -16,7 +16,9 @@ import pytest
 import timm
 import typer
 from conftest import ARCH
+from PIL import Image
 from safetensors.torch import save_file
+from video_clips import clip
 
 import fastseg
 from fastseg import tasks
@@ -123,6 +125,7 @@ NOT_RUN = {
     "fastseg tune": "needs many fits: test_training_tune.py",
     "--track": "tells trackers: test_tracking.py",
     "fastseg study": "needs many fits: test_training_study.py",
+    "camera:0": "needs a camera: test_video.py",
 }
 SMALL = ["--arch", ARCH, "--weights", "none", "--size", "64", "--bs", "4"]
 MORE_ARGUMENTS = {"fit": [*SMALL, "--epochs", "1"], "lr": SMALL}
@@ -149,6 +152,19 @@ def roof(tmp_path_factory):
     options = dict(arch=ARCH, weights="none", size=64, bs=4, epochs=1)
     fastseg.fit(data, out=root / "export", **options)
     return root
+
+
+def place_videos(text: str, folder: Path, images: list[Path]) -> None:
+    """Write the videos and numbered images that a guide's commands name."""
+    if "clip.mp4" in text:
+        clip(folder / "clip.mp4")
+    if "masks.mkv" in text:
+        (folder / "results/clip").mkdir(parents=True)
+        clip(folder / "results/clip/masks.mkv", codec="ffv1", layout="bgr0")
+    if "numbered/" in text:
+        (folder / "numbered").mkdir()
+        for number, image in enumerate(images[:3]):
+            Image.open(image).save(folder / "numbered" / f"{number:05d}.png")
 
 
 @pytest.fixture
@@ -192,6 +208,7 @@ def workspace(tmp_path, samples, exports, request):
             photos = sorted((others / "imgs_small").iterdir())
         for image in photos[:3]:
             shutil.copy(image, tmp_path / "my_photos")
+        place_videos(text, tmp_path, images)
         shutil.copy(images[0], tmp_path / "one.jpg")
         shutil.copy(images[0], tmp_path / "room.jpg")
         shutil.copy(images[0], tmp_path / "photo.jpg")

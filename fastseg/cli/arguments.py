@@ -100,3 +100,18 @@ Split = Annotated[str, typer.Option("--split", help="valid (held out by fit), tr
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")
 ]
+Frames = Annotated[
+    bool, typer.Option("--frames", help="Videos: write masks as PNG files, not as one video.")
+]
+Smooth = Annotated[
+    float,
+    typer.Option(
+        "--smooth",
+        help="Videos: seconds before and after a frame whose logits are averaged with its own, "
+        "against flicker, up to 1.",
+    ),
+]
+Limit = Annotated[
+    Optional[float],
+    typer.Option("--limit", help="Videos and cameras: stop after so many seconds."),
+]

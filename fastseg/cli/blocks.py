@@ -11,9 +11,12 @@ from .arguments import (
     Address,
     Device,
     Engine,
+    Frames,
+    Limit,
     NumGpus,
     Precision,
     Runtime,
+    Smooth,
     Trust,
     Tta,
     Workers,
@@ -36,6 +39,11 @@ _TRUST = _parameter("trust", Trust, False)
 BLOCKS: dict[str, list[inspect.Parameter]] = {
     "loading": [_DEVICE, _RUNTIME, _PRECISION, _TRUST],  # how an export is opened
     "predicting": [_DEVICE, _RUNTIME, _PRECISION, _TTA, _TRUST],  # and how it predicts
+    "videos": [
+        _parameter("frames", Frames, False),
+        _parameter("smooth", Smooth, 0.0),
+        _parameter("limit", Limit, None),
+    ],
     "engines": [  # where work runs
         _parameter("engine", Engine, None),
         _parameter("workers", Workers, None),

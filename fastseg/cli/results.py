@@ -11,12 +11,14 @@ from ..utils.shell import near, typed
 from . import console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ..checks.dataset import Audit
     from ..checks.repair import Repaired
     from ..discovery.look import New
     from ..inference.sharded import ShardedRun
+    from ..inference.video import VideoResult
     from ..training.tuned import Tuned
 
 # Columns of figures beside each other: with the figures' names, lines have up to 100 characters.
@@ -96,6 +98,16 @@ def converted(result: dict[str, Any]) -> None:
     for name, value in result["format"].items():
         typer.echo(f"{name}: {console.printable(str(value))}")
     typer.echo(result["written"])
+
+
+def videos(done: Sequence[VideoResult]) -> None:
+    """Print what was written of each video."""
+    for video in done:
+        frames = "1 frame" if video.frames == 1 else f"{video.frames} frames"
+        reused = f", {video.reused} of them by an earlier run" if video.reused else ""
+        review = f", {video.review} need review" if video.review else ""
+        typer.echo(console.printable(f"{video.source}: {frames}{reused}{review}"))
+        typer.echo("\n".join(console.printable(str(file)) for file in video.files))
 
 
 def figures(result: dict[str, Any], title: str | None = None) -> None:

@@ -28,6 +28,7 @@ from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
 from ..utils.storage import is_url, without_file_scheme
+from ..video.sources import require_reader, videos_among
 from .inputs import expand
 from .outputs import MASKS, OUTPUTS, TABLE_SUFFIXES, Output, Row
 from .sources import is_sharded_source
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .prediction import Prediction
     from .predictor import Predictor
     from .sharded import ShardedRun
+    from .video import Meter, VideoResult
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class Written(list[Path]):
     """The paths that `predict` wrote; `skipped` are those in the folders given to it that are not
     images, and `export` is the local folder (or pickle) that predicted them.
 
-    A prediction in shards lists its tables only, and `run` has its counts.
+    A prediction in shards lists its tables only, and `run` has its counts; `videos` has those of
+    videos.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class Written(list[Path]):
         skipped: Iterable[Path],
         export: Path,
         run: ShardedRun | None = None,
+        videos: Sequence[VideoResult] = (),
     ):
         super().__init__(paths)
         self.skipped, self.export, self.run = list(skipped), export, run
+        self.videos = list(videos)
 
 
 def predict(
@@ -79,6 +84,10 @@ def predict(
     address: str | None = None,
     num_gpus: float = 0,
     pack: bool = False,
+    frames: bool = False,
+    smooth: float = 0,
+    limit: float | None = None,
+    meter: Meter | None = None,
 ) -> Written:
     """Predict files, folders or globs; write one mask an image in the task's own format and return
     what was written.
@@ -109,6 +118,13 @@ def predict(
     `out` may be URLs that fsspec reaches. Masks keep the images' relative names;
     predictions.parquet has an index of them. `pack` writes a tar file of masks a shard. Then the
     returned list has the tables only. `num_gpus` are those of each worker of Ray.
+
+    Videos, cameras ("camera:0") and image sequences ("frames/%05d.png") get a folder each, of
+    their name, in `out`: masks.mkv without loss, or with `frames` PNG files in masks; overlay.mp4;
+    and frames.csv, with each frame's time in seconds and the columns of predictions.csv. `smooth`
+    is how many seconds before and after a frame its neighbours' logits count, 0 to 1; `limit` are
+    the seconds to predict. `meter` adds measures (see `measuring.video`). `videos` of the returned
+    list has the counts.
     Raises `FastsegError` kinds.
     """
     check_runtime(runtime, precision)
@@ -116,15 +132,33 @@ def predict(
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     given = [without_file_scheme(path) if isinstance(path, str) else path for path in given]
     out = without_file_scheme(out) if isinstance(out, str) else out
-    if (
+    in_shards = bool(
         engine is not None
         or workers is not None
         or address is not None
         or num_gpus
         or pack
         or is_url(out or "")
-        or any(is_sharded_source(str(path)) for path in given)
-    ):
+    )
+    videos = videos_among([str(path) for path in given])
+    if videos:
+        _check_video_options(videos, in_shards or probabilities or format is not None)
+        from .video import VideoOptions
+        from .videos import predict_videos
+
+        threshold = review_threshold(card.review, error_rate)
+        loading = dict(device=device, trust=trust, tta=tta, runtime=runtime, precision=precision)
+        options = VideoOptions(overlay, frames, smooth, limit, meter)
+        done = predict_videos(task, source, card, videos, out, options, threshold, loading, bs)
+        _report_useless_threshold(card, threshold, error_rate)
+        return Written([file for video in done for file in video.files], [], source, videos=done)
+    if frames or smooth or limit is not None or meter is not None:
+        raise DataError(
+            "--frames, --smooth, --limit and --measure are for videos; leave them out, or give "
+            "numbered images as a pattern such as 'frames/%05d.png'",
+            "only-for-videos",
+        )
+    if in_shards or any(is_sharded_source(str(path)) for path in given):
         from .sharded import predict_in_shards
 
         sharded = predict_in_shards(
@@ -187,6 +221,16 @@ def predict(
             raise _failure(files, output, failures, written)
     _report_useless_threshold(card, threshold, error_rate)
     return written
+
+
+def _check_video_options(videos: Sequence[str], has_others: bool) -> None:
+    require_reader(videos[0])
+    if has_others:
+        raise DataError(
+            f"{videos[0]}: is a video; --probabilities, --format, --engine, --workers, --pack and "
+            "URLs as --out are for images, leave them out",
+            "not-for-videos",
+        )
 
 
 def _shards_out(given: Sequence[Path | str], out: Path | str | None, format: str | None) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -49,3 +50,18 @@ def limit_threads(count: int) -> None:
     os.environ.update({"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)})
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
+
+
+def ahead(things: Iterable[T], count: int) -> Generator[T, None, None]:
+    """Yield from `things`, which a thread of its own computes, up to `count` in advance."""
+    iterator, end = iter(things), object()
+    with ThreadPoolExecutor(1) as pool:
+        futures = (pool.submit(next, iterator, end) for _ in repeat(None))
+        try:
+            for thing in results_in_order(futures, count):
+                if thing is end:
+                    return
+                yield thing  # type: ignore[misc]  # it is not the end
+        finally:
+            pool.shutdown(cancel_futures=True)
+            getattr(iterator, "close", lambda: None)()

@@ -29,7 +29,8 @@ def predict(
         typer.Argument(
             metavar="PATH...",
             help="Image files, folders or globs; also manifests (.csv, .tsv, .parquet), .zip, .tar "
-            "shards, and URLs of them such as s3://bucket/photos.",
+            "shards, and URLs of them such as s3://bucket/photos; or videos, a camera as camera:0, "
+            "numbered images as 'frames/%05d.png'.",
         ),
     ],
     out: Annotated[
@@ -70,6 +71,24 @@ def predict(
     ] = 0.1,
     export: Export = None,
     *,
+    videos: dict[str, Any],
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Videos: add the classes' diameters, axes, areas and places to frames.csv, with "
+            "intervals, and draw their curves over time.",
+        ),
+    ] = False,
+    ratio: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--ratio",
+            metavar="CLASS/CLASS",
+            help="With --measure: a ratio of two classes' diameters, too, such as pupil/iris. Can "
+            "be repeated.",
+        ),
+    ] = None,
     predicting: dict[str, Any],
     engines: dict[str, Any],
     pack: Annotated[
@@ -78,13 +97,18 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Write a mask for each image, at its own size and under its own name, in the task's own
-    format, and predictions.csv.
+    format, and predictions.csv; for each video a video of masks, and frames.csv.
 
     With --engine or --workers, and for URLs, manifests and archives, images are predicted in
     shards, for any number of them; the same command continues a run that was stopped.
     """
     from ...inference.batch import predict as call
 
+    meter = None
+    if measure or ratio:
+        from ...measuring.video import FrameMeter
+
+        meter = FrameMeter(tuple(ratio or ()))
     written = call(
         task,
         paths,
@@ -94,6 +118,8 @@ def predict(
         format=format,
         error_rate=error_rate,
         export=export,
+        **videos,
+        meter=meter,
         **predicting,
         **engines,
         pack=pack,
@@ -104,10 +130,17 @@ def predict(
                 "written": [str(path) for path in written],
                 "skipped": [str(path) for path in written.skipped],
                 **({"run": asdict(written.run)} if written.run else {}),
+                **(
+                    {"videos": [video.to_json() for video in written.videos]}
+                    if written.videos
+                    else {}
+                ),
             }
         )
     if written.run:
         return results.sharded(written.run)
+    if written.videos:
+        return results.videos(written.videos)
     # A table of classes may be a .csv file, too; predictions.csv and failed.csv go with any result.
     beside = [path for path in written if path.name.endswith(("predictions.csv", "failed.csv"))]
     listed = {path.parent for path in beside} or {path.parent for path in written[:1]}

@@ -1,0 +1,298 @@
+"""`predict` for videos: masks and overlays as videos or frames, and a table with a row a frame.
+
+Frames pass through threads: one decodes, others compute and draw, the caller's encodes. Few of them
+are in memory at a time. Results are written in segments, which an interrupted run continues from.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import __version__
+from ..data.images import codes_to_colours, save_image
+from ..exports.card import Card
+from ..tasks import SegmentationTask, Task
+from ..utils.io import write_rows
+from ..utils.journal import Journal, files_digest, stamp
+from ..utils.locks import write_lock
+from ..utils.progress import track
+from ..utils.threads import ahead, cores, results_in_order
+from ..video.decoding import Frame, Video
+from ..video.encoding import MASKS, OVERLAY, Format, join, written
+from ..video.sources import is_camera, is_sequence
+from .outputs import QUICK_PNG
+from .prediction import Prediction
+from .predictor import Predictor
+from .smoothing import MOST, Result, smoothed
+
+log = logging.getLogger(__name__)
+
+SEGMENT = 250  # frames: some seconds of work are lost by an interruption
+AHEAD = 4  # frames that wait between two threads
+UNFINISHED, TABLE, FRAMES = "unfinished", "frames.csv", "masks"
+
+
+class Meter(Protocol):
+    """Measures frames: more columns of frames.csv, and files beside it."""
+
+    def begin(self, task: Task, card: Card) -> None:
+        """Check that the task can be measured. Raises `FastsegError` kinds."""
+
+    def columns(self, prediction: Prediction) -> dict[str, object]:
+        """Return the columns of one frame; called by several threads."""
+
+    def finish(self, table: Path) -> list[Path]:
+        """Write what belongs to the whole video beside its table, and return the files."""
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What `predict` writes of videos."""
+
+    overlay: bool = False
+    frames: bool = False  # masks as PNG files in place of a video
+    smooth: float = 0  # seconds, see `smoothing.smoothed`
+    limit: float | None = None  # seconds of the video that are predicted
+    meter: Meter | None = None
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What was done with one video."""
+
+    source: str
+    folder: Path
+    files: list[Path]  # a folder of frames counts as one
+    frames: int
+    reused: int  # frames done by an interrupted run
+    review: int  # frames that need review
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "folder": str(self.folder),
+            "frames": self.frames,
+            "reused": self.reused,
+            "needs_review": self.review,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One frame's results, ready to be encoded."""
+
+    ticks: int
+    mask: np.ndarray | None
+    overlay: np.ndarray | None
+    row: dict[str, Any]
+    file: Path | None
+
+
+class VideoRun:
+    """One video on its way to a folder of results."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        video: Video,
+        folder: Path,
+        options: VideoOptions,
+        threshold: float | None,
+        bs: int,
+    ):
+        self.predictor, self.video, self.folder = predictor, video, folder
+        self.options, self.threshold, self.bs = options, threshold, bs
+        task = predictor.task
+        self.task = task if isinstance(task, SegmentationTask) else None
+        self.place = folder / UNFINISHED
+
+    def run(self) -> VideoResult:
+        """Predict the frames that an earlier run has not done, and write the results.
+
+        If the video is damaged, those of the frames before the damage are written, and
+        `video.error` is set.
+        """
+        start = time.monotonic()
+        with write_lock(self.folder), Journal(*self._identity()) as journal:
+            done = self._kept(journal)
+            if not done:
+                shutil.rmtree(self.place, ignore_errors=True)
+            elif sum(done):
+                log.info("%s: %d frames were done in an earlier run", self.video.source, sum(done))
+            reused, total = sum(done), self._total()
+            drawn = track(
+                self._drawn(reused), "predicting", None if total is None else total - reused
+            )
+            with closing(ahead(drawn, AHEAD)) as ready:
+                for number in count(len(done)):
+                    rows, files = self._write_segment(number, ready)
+                    if not rows:
+                        break
+                    journal.add(str(number), [rows, list(map(str, files)), stamp(*files)])
+                    done.append(rows)
+            files, review = self._join(len(done)) if done else ([], 0)
+        if done:
+            shutil.rmtree(self.place, ignore_errors=True)
+        spent = time.monotonic() - start
+        return VideoResult(self.video.source, self.folder, files, sum(done), reused, review, spent)
+
+    def _identity(self) -> list[Any]:
+        source, options = self.video.source, self.options
+        files: object = time.time()  # of a camera: each run is another one
+        if is_sequence(source):
+            folder = Path(source).parent
+            files = files_digest([sorted(folder.glob(f"*{Path(source).suffix}"))])
+        elif not is_camera(source):
+            files = stamp(Path(source).resolve())
+        return [
+            "video",
+            __version__,
+            files,
+            *self.predictor.identity(),
+            self.threshold,
+            [options.overlay, options.frames, options.smooth, options.limit, repr(options.meter)],
+            str(self.folder.resolve()),
+            SEGMENT,
+        ]
+
+    def _kept(self, journal: Journal) -> list[int]:
+        """Return the number of frames of each segment that an interrupted run has finished."""
+        found: list[int] = []
+        for number in count():
+            rows, files, was = journal.done.get(str(number), [0, [], ""])
+            if not rows or stamp(*map(Path, files)) != was:
+                return found
+            found.append(rows)
+        return found
+
+    def _total(self) -> int | None:
+        total, limit = self.video.count, self.options.limit
+        if total is None or limit is None:
+            return total
+        return None
+
+    def _drawn(self, start: int) -> Iterator[_Drawn]:
+        """Yield the results of the frames from number `start` on."""
+        workers = cores()
+        with ThreadPoolExecutor(workers) as pool:
+            futures = (pool.submit(self._draw, *result) for result in self._results(start))
+            yield from results_in_order(futures, workers + 1)
+
+    def _results(self, start: int) -> Iterator[Result]:
+        """Yield the frames from number `start` on with their predictions."""
+        smooth = self.options.smooth
+        # The same frames before `start` count as in a run that was not interrupted.
+        first = max(0, start - MOST) if smooth else start
+        found = self._predicted(first)
+        if smooth:
+            found = smoothed(found, smooth, float(self.video.time_base))
+        return (result for result in found if result[0].index >= start)
+
+    def _predicted(self, start: int) -> Iterator[Result]:
+        waiting: deque[Frame] = deque()
+
+        def pixels() -> Iterator[np.ndarray]:
+            with closing(ahead(self.video.frames(start, self.options.limit), AHEAD)) as frames:
+                for frame in frames:
+                    waiting.append(frame)
+                    yield frame.pixels
+
+        for _, prediction in self.predictor.stream_or_raise(pixels(), self.bs):
+            yield waiting.popleft(), prediction
+
+    def _draw(self, frame: Frame, prediction: Prediction) -> _Drawn:
+        """Return what is written of one frame; its PNG file, if there is one, is written here."""
+        mask = overlay = file = None
+        row: dict[str, Any] = {
+            "frame": frame.index,
+            "time": f"{self.video.seconds(frame.ticks):.6f}",
+        }
+        if self.task is not None:
+            codes = prediction.labels
+            mask = codes
+            if self.task.output == "colours":
+                mask = codes_to_colours(codes, self.task.palette)
+            if self.options.overlay:
+                overlay = self.task.overlay(prediction.image, codes)
+            if self.options.frames:
+                file = self.folder / FRAMES / f"{frame.index:06d}.png"
+                save_image(file, mask, **QUICK_PNG)
+                row["mask"] = f"{FRAMES}/{file.name}"
+                mask = None
+        row |= prediction.described(self.threshold)
+        if self.options.meter is not None:
+            row |= self.options.meter.columns(prediction)
+        return _Drawn(frame.ticks, mask, overlay, row, file)
+
+    def _part(self, what: str, number: int, suffix: str) -> Path:
+        return self.place / f"{what}_{number:05d}{suffix}"
+
+    def _write_segment(self, number: int, drawn: Iterator[_Drawn]) -> tuple[int, list[Path]]:
+        """Write the next frames as a segment; return how many there were, and the files."""
+        first = next(drawn, None)
+        if first is None:
+            return 0, []
+        rows, files = [], []
+        with ExitStack() as stack:
+            writers = {}
+            for name, kind in self._kinds().items():
+                path = self._part(name, number, kind.suffix)
+                writers[name] = stack.enter_context(written(path, kind, self.video.time_base))
+                files.append(path)
+            for one in chain([first], islice(drawn, SEGMENT - 1)):
+                for name, writer in writers.items():
+                    writer.write(getattr(one, name), one.ticks)
+                rows.append(one.row)
+                files += [one.file] if one.file else []
+        files.append(write_rows(self._part("frames", number, ".csv"), rows))
+        return len(rows), files
+
+    def _kinds(self) -> dict[str, Format]:
+        """Return the videos to write, by the name of what they show in `_Drawn`."""
+        kinds = {}
+        if self.task is not None and not self.options.frames:
+            kinds["mask"] = MASKS
+        if self.task is not None and self.options.overlay:
+            kinds["overlay"] = OVERLAY
+        return kinds
+
+    def _join(self, segments: int) -> tuple[list[Path], int]:
+        """Join the segments to the results; return their files, and how many frames need review."""
+        files = []
+        for name, kind in self._kinds().items():
+            parts = [self._part(name, number, kind.suffix) for number in range(segments)]
+            target = self.folder / f"{'masks' if name == 'mask' else name}{kind.suffix}"
+            files.append(join(parts, target, kind))
+        if self.task is not None and self.options.frames:
+            files.append(self.folder / FRAMES)
+        review = 0
+
+        def rows() -> Iterator[dict[str, str]]:
+            nonlocal review
+            for number in range(segments):
+                path = self._part("frames", number, ".csv")
+                with path.open(newline="", encoding="utf-8") as file:
+                    for row in csv.DictReader(file):
+                        review += row.get("needs_review") == "True"
+                        yield row
+
+        table = write_rows(self.folder / TABLE, rows())
+        files.append(table)
+        if self.options.meter is not None:
+            files += self.options.meter.finish(table)
+        return files, review

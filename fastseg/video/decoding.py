@@ -1,0 +1,273 @@
+"""Frames of a video, one after the other: upright, with their own time stamps."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, brief
+from ..utils.threads import cores
+from .sources import CAMERA, NUMBERED, is_camera, is_sequence, require_reader
+
+log = logging.getLogger(__name__)
+
+SEQUENCE_RATE = 25  # frames per second of numbered images, which have no time stamps; a convention
+# Seconds that may be missing at the end before a video counts as truncated: the length in a header
+# is rounded, and may be that of the sound.
+MISSING = 1.0
+# How FFmpeg names the cameras of a system: format and address
+CAMERAS = {
+    "linux": ("v4l2", "/dev/video{}"),
+    "darwin": ("avfoundation", "{}"),
+    "win32": ("vfwcap", "{}"),
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: `ticks` of the video's time base after the first one, and its pixels, uint8 (H, W,
+    3).
+    """
+
+    index: int
+    ticks: int
+    pixels: np.ndarray
+
+
+class Video:
+    """An open video. Raises `DataError` for what is no video, or cannot be decoded here.
+
+    `time_base` is the length of a tick in seconds, `count` the number of frames, as far as the
+    header tells it. Use it as a context manager.
+    """
+
+    def __init__(self, source: str):
+        require_reader(source)
+        self.source = source
+        self.error: DataError | None = None  # why the frames ended early
+        self._lock, self._is_closed = Lock(), False
+        self._container = _opened(source)
+        self._stream = self._decodable()
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = cores()
+        self.time_base: Fraction = self._stream.time_base
+        self.count = self._counted()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:  # another thread may be decoding, which must not lose its container
+            self._is_closed = True
+            self._container.close()
+
+    def seconds(self, ticks: int) -> float:
+        """Return ticks of the time base in seconds."""
+        return float(ticks * self.time_base)
+
+    def frames(self, start: int = 0, limit: float | None = None) -> Iterator[Frame]:
+        """Yield the frames from number `start` on, up to `limit` seconds after the first one.
+
+        Where a video is damaged, or its frames change their size, they end there, and `error` says
+        why: what comes before can be used.
+        """
+        shape: tuple[int, ...] | None = None
+        index = -1
+        for index, (ticks, frame) in enumerate(self._decoded()):
+            if limit is not None and self.seconds(ticks) >= limit:
+                return
+            size = frame.height, frame.width
+            if shape is not None and size != shape:
+                self.error = DataError(
+                    f"{self.source}: frame {index} has {size[1]}x{size[0]} px, and those before it "
+                    f"{shape[1]}x{shape[0]}; cut the video there, and predict the parts",
+                    "frame-size",
+                )
+                return
+            shape = size
+            if index >= start:
+                yield Frame(index, ticks, _upright(frame))
+        if index < 0 and self.error is None:
+            self.error = self._undecodable("it has no frames")
+
+    def _decoded(self) -> Iterator[tuple[int, Any]]:
+        """Yield the frames with their ticks after the first one, which increase."""
+        import av
+
+        first = last = None
+        step = self._step()
+        packets = self._container.demux(self._stream)
+        try:
+            while (frames := self._next(packets)) is not None:
+                for frame in frames:
+                    ticks = frame.pts
+                    if ticks is None:  # formats without time stamps
+                        ticks = 0 if last is None else last + step
+                    if last is not None and ticks <= last:
+                        ticks = last + 1
+                    last = ticks
+                    first = ticks if first is None else first
+                    yield ticks - first, frame
+        except (av.FFmpegError, OSError) as error:
+            self.error = self._undecodable(getattr(error, "strerror", "") or str(error))
+            return
+        self._check_end(first, last)
+
+    def _next(self, packets: Iterator[Any]) -> list[Any] | None:
+        """Return the frames of the next packet, or None at the end."""
+        with self._lock:
+            packet = None if self._is_closed else next(packets, None)
+            return None if packet is None else packet.decode()
+
+    def _step(self) -> int:
+        """Return the ticks between two frames by the frame rate."""
+        rate = self._stream.average_rate or self._stream.guessed_rate or SEQUENCE_RATE
+        return max(1, round(1 / (rate * self.time_base)))
+
+    def _check_end(self, first: int | None, last: int | None) -> None:
+        """Note that a video is truncated, if its header promises more than there was."""
+        length = self._length()
+        if first is None or last is None or length is None:
+            return
+        found = self.seconds(last - first + self._step())
+        if length - found > max(MISSING, 3 * self.seconds(self._step())):
+            self.error = DataError(
+                f"{self.source}: ends after {found:.1f} of {length:.1f} s: it is truncated; copy "
+                "or record it again",
+                "truncated-video",
+            )
+
+    def _length(self) -> float | None:
+        """Return the seconds from the first frame to the end, by the header."""
+        stream = self._stream
+        if stream.duration is not None:
+            return self.seconds(stream.duration)
+        found = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
+        if found is None:
+            return None
+        end = 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+        return end - self.seconds(stream.start_time or 0)
+
+    def _counted(self) -> int | None:
+        if self._stream.frames:
+            return int(self._stream.frames)
+        length, rate = self._length(), self._stream.average_rate
+        return round(length * rate) if length and rate else None
+
+    def _decodable(self) -> Any:
+        """Return the stream of the container to decode. Raises `DataError`."""
+        streams = [
+            stream
+            for stream in self._container.streams.video
+            if not stream.disposition & type(stream.disposition).attached_pic  # a cover
+        ]
+        if not streams:
+            self._container.close()
+            raise DataError(
+                f"{self.source}: has no pictures, only sound or text; give a video", "no-pictures"
+            )
+        stream = streams[0]
+        if stream.codec_context is None:
+            self._container.close()
+            raise self._undecodable("its codec is not built into PyAV")
+        return stream
+
+    def _undecodable(self, reason: str) -> DataError:
+        if _is_encrypted(self.source):
+            return DataError(
+                f"{self.source}: is encrypted; give a copy without copy protection",
+                "encrypted-video",
+            )
+        return DataError(
+            f"{self.source}: cannot be decoded ({brief(reason)}); copy or record it again, or "
+            "convert it to H.264",
+            "damaged-video",
+        )
+
+
+def _opened(source: str) -> Any:
+    """Return PyAV's container of a source. Raises `DataError`."""
+    import av
+
+    camera = CAMERA.fullmatch(source)
+    if camera:
+        return _opened_camera(source, camera[1])
+    options = {}
+    if is_sequence(source):
+        options = {"framerate": str(SEQUENCE_RATE), "start_number": str(_first_number(source))}
+    elif not Path(source).is_file():
+        raise DataError(f"{source}: no such video; check the path", "no-such-path")
+    elif not Path(source).stat().st_size:
+        raise DataError(f"{source}: is empty; copy or record it again", "empty-video")
+    try:
+        return av.open(source, options=options)
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(
+            f"{source}: is no video, or damaged ({brief(error.strerror or error)}); copy or record "
+            "it again",
+            "unreadable-video",
+        ) from None
+
+
+def _opened_camera(source: str, number: str) -> Any:
+    import av
+
+    kind, address = CAMERAS.get(sys.platform, CAMERAS["linux"])
+    try:
+        return av.open(address.format(number), format=kind)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(
+            f"{source}: cannot be opened ({brief(error)}); check that the camera is connected and "
+            f"that PyAV is built with {kind} (pip install --no-binary av av)",
+            "no-camera",
+        ) from None
+
+
+def _first_number(source: str) -> int:
+    """Return the first number of an image sequence. Raises `DataError` if one is missing."""
+    path = Path(source)
+    holder = NUMBERED.search(path.name)
+    assert holder is not None
+    before, after = path.name[: holder.start()], path.name[holder.end() :]
+    named = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}")
+    files = path.parent.iterdir() if path.parent.is_dir() else ()
+    texts = [found[1] for file in files if (found := named.fullmatch(file.name))]
+    numbers = sorted(int(text) for text in texts if holder[0] % int(text) == text)
+    if not numbers:
+        raise DataError(f"{source}: no file has a name of this pattern; check it", "no-such-path")
+    gaps = set(range(numbers[0], numbers[-1])) - set(numbers)
+    if gaps:
+        raise DataError(
+            f"{source}: number {min(gaps)} is missing between {numbers[0]} and {numbers[-1]}; "
+            "number the images without gaps",
+            "missing-frame",
+        )
+    return numbers[0]
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """Return a decoded frame as uint8 RGB (H, W, 3), turned as its rotation flag says."""
+    pixels: np.ndarray = frame.to_ndarray(format="rgb24")
+    quarters = round(frame.rotation / 90) % 4  # counterclockwise
+    return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
+
+
+def _is_encrypted(source: str) -> bool:
+    """Return whether an MP4 file declares encrypted pictures."""
+    if is_camera(source) or is_sequence(source):
+        return False
+    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data[4:8] == b"ftyp" and data.find(b"encv") >= 0
