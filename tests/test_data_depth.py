@@ -456,7 +456,7 @@ def test_segment_reads_12_bits_as_8(exports, samples, tmp_path, monkeypatch):
     eight, twelve = tmp_path / "eight.png", tmp_path / "twelve.png"
     Image.fromarray(pixels).save(eight)
     twelve.write_bytes(png((pixels.astype(np.float64) * TOP / 255).round()))
-    monkeypatch.setattr(download, "_download", lambda url, allow_private: twelve.read_bytes())
+    monkeypatch.setattr(download, "download", lambda url, allow_private: twelve.read_bytes())
     one, other, fetched = (
         fastseg.segment(*file, url=url, out=tmp_path / "out", export=exports("surfaces"))
         for file, url in (((eight,), None), ((twelve,), None), ((), "https://example.org/x.png"))
@@ -469,7 +469,7 @@ def test_segment_reads_12_bits_as_8(exports, samples, tmp_path, monkeypatch):
 
 def test_a_fetched_image_of_a_given_depth(monkeypatch):
     values = twelve_bits((20, 30, 3))
-    monkeypatch.setattr(download, "_download", lambda url, allow_private: png(values))
+    monkeypatch.setattr(download, "download", lambda url, allow_private: png(values))
     assert (
         download.fetch_image("https://example.org/x.png", depth=16) == to_8(values, 65535)
     ).all()

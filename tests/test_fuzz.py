@@ -248,14 +248,14 @@ def test_damaged_checkpoints(data):
 @given(st.data(), st.sampled_from(sorted(KINDS)))
 def test_downloads_of_any_bytes(data, kind):
     content = data.draw(damaged(picture(kind)) | st.binary(max_size=300))
-    before = download._download
-    download._download = lambda *_: content
+    before = download.download
+    download.download = lambda *_: content
     try:
         assert download.fetch_image("http://example.org/x.jpg").shape[2] == 3
     except FetchError as error:
         assert "\n" not in str(error)
     finally:
-        download._download = before
+        download.download = before
 
 
 @given(st.text(max_size=60))

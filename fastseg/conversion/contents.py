@@ -47,8 +47,8 @@ def _classes(source: Source) -> dict[str, Any]:
 def _readme(target: Target, source: Source, said: Mapping[str, Any]) -> str:
     card, compared = source.card, said["compared"]
     height, width = card.size
-    masks = card.kind == "segment"
-    what = "a mask of class codes at the image's own size" if masks else "the class of the image"
+    masks = "a mask of class codes at the image's own size"
+    what = masks if source.task.has_masks else "the class of the image"
     lines = [
         f"# {card.task} for {target.name}",
         "",

@@ -19,6 +19,14 @@ from ..models.backbones import is_non_commercial
 
 README = "README.md"
 LIBRARY = "fastseg"
+MAIN_FIGURES = {
+    "segment": (("dice", "Dice, foreground mean"), ("iou", "IoU, foreground mean")),
+    "classify": (("accuracy", "accuracy"),),
+}
+SEEN = {
+    "segment": "what is too small to be seen there is lost",
+    "classify": "what cannot be seen there does not count",
+}
 PIPELINES = {"segment": "image-segmentation", "classify": "image-classification"}
 PURPOSES = {
     "segment": "gives each pixel of an image a class",
@@ -106,12 +114,8 @@ def _licence(licence: str) -> dict[str, Any]:
 
 
 def _main_figures(card: Card) -> Iterator[dict[str, Any]]:
-    foreground = _at(card.metrics, "mean_foreground")
-    for key, name, values in (
-        ("dice", "Dice, foreground mean", foreground),
-        ("iou", "IoU, foreground mean", foreground),
-        ("accuracy", "accuracy", card.metrics if card.kind == "classify" else {}),
-    ):
+    values = {**card.metrics, **_at(card.metrics, "mean_foreground")}
+    for key, name in MAIN_FIGURES[card.kind]:
         value = _number(values.get(key))
         if value is not None:
             yield {"type": key, "name": name, "value": round(value, 4)}
@@ -234,9 +238,7 @@ def _limits(card: Card) -> str:
     limits = [
         "The figures hold for images like the held-out ones: the same source, cameras and labels. "
         "They say nothing about others.",
-        f"Images are reduced to {width}x{height} px; what is too small to be seen there is lost."
-        if card.kind == "segment"
-        else f"Images are seen at {width}x{height} px.",
+        f"Images are seen at {height}x{width} px (height x width); {SEEN[card.kind]}.",
         "It knows only its classes: anything else becomes one of them.",
         "It was not tested for differences between groups of people, devices or places. Decisions "
         "about people need a person's review.",
