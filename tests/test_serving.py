@@ -1,5 +1,6 @@
 """`fastseg serve`, through a real server: answers, limits, keys, reload, hostile bodies."""
 
+import asyncio
 import io
 import json
 import logging
@@ -36,6 +37,7 @@ from fastseg.serving.keys import read_keys
 from fastseg.serving.logs import logging_to
 from fastseg.serving.options import ServeOptions
 from fastseg.serving.server import Server
+from fastseg.utils.http import bound
 
 KEY = "0123456789abcdef"
 MASK, RLE, OVERLAY = {"as": "mask"}, {"as": "rle"}, {"as": "overlay"}
@@ -676,3 +678,21 @@ def test_pillow_is_what_decides_what_an_image_is(three, tmp_path):
         answer = three.post("eye", buffer.getvalue(), "image/anything")
         assert (answer.json()["width"], answer.json()["height"]) == (40, 30)
     assert Path(three.server.service.scratch.folder).stat().st_mode & 0o077 == 0
+
+
+def test_answers_are_sent_at_once():
+    async def options():
+        accepted = asyncio.get_running_loop().create_future()
+
+        async def serve(reader, writer):
+            connection = writer.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = bound("127.0.0.1", 0)
+        async with await asyncio.start_server(serve, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.close()
+            return await accepted
+
+    assert asyncio.run(options())
