@@ -97,25 +97,25 @@ def _parity(
     ours: Scores[Any], theirs: Scores[Any], share: float, seconds: dict[str, list[float]]
 ) -> Parity:
     task, difference = ours.task, ours.compare(theirs)
+    figures = {"export": theirs.metrics(), "converted": ours.metrics()}
     return Parity(
         len(ours.images),
         share,
         task.main_figure,
-        task.main_value(theirs.metrics()),
-        task.main_value(ours.metrics()),
+        task.main_value(figures["export"]),
+        task.main_value(figures["converted"]),
         task.main_value(difference["difference"]),
-        _classes(ours, theirs) if task.has_masks else None,
+        _classes(figures) if task.has_masks else None,
         task.main_value(difference["intervals"]),
         {name: round(1000 * float(np.median(times)), 3) for name, times in seconds.items()},
     )
 
 
-def _classes(ours: Scores[Any], theirs: Scores[Any]) -> dict[str, dict[str, float | None]]:
+def _classes(figures: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """Return each class's Dice by both models: a mean can hide a small class that is lost."""
-    both = {"export": theirs.metrics()["classes"], "converted": ours.metrics()["classes"]}
     return {
-        name: {model: figures[name]["dice"] for model, figures in both.items()}
-        for name in ours.task.classes
+        name: {model: found["classes"][name]["dice"] for model, found in figures.items()}
+        for name in figures["export"]["classes"]
     }
 
 
