@@ -552,8 +552,7 @@ def test_review_by_keyboard_alone(eyes, serve, open_page):
 
 def test_going_back_restores_the_label(eyes, serve, open_page):
     server = serve("eye", eyes)
-    page = open_page(server, "/review")
-    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    page = open_page(server, "/review", person="Ada")
     canvas = Canvas(page)
     canvas.set(size=31)
     canvas.click(100, 100)
@@ -647,8 +646,7 @@ def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
 
 def test_enter_takes_and_back_undoes_the_last_decision(eyes, serve, open_page):
     server = serve("eye", eyes)
-    page = open_page(server, "/review")
-    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    page = open_page(server, "/review", person="Ada")
     canvas = Canvas(page)
     page.route("**/propose", lambda route: route.fulfill(json={"parts": []}))
 
@@ -707,8 +705,7 @@ def test_classes_are_chosen_by_key(samples, tmp_path, serve, open_page):
     data = shutil.copytree(samples["mri"], tmp_path / "mri")
     task = tasks.get("mri")
     server = serve("mri", data)
-    page = open_page(server, "/review")
-    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    page = open_page(server, "/review", person="Ada")
     page.wait_for_selector("#editor[data-ready]")
     name = page.get_attribute("#editor", "data-ready")
     was = task.label(next(item for item in task.items(data) if item.image == data / name))

@@ -371,8 +371,7 @@ def test_the_images_of_an_audit_come_first(samples, exports, run, serve, open_pa
     assert shown == {"export": "eye", "total": 3, "done": 1}
     assert [image["is_audit"] for image in left] == [True] * 2 + [False] * 13
     assert len(json.loads(run(*command).out)["left"]) == 2
-    page = open_page(server, "/review")
-    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    page = open_page(server, "/review", person="Ada")
     for counter in ("Audit 2 of 3", "Audit 3 of 3"):
         page.wait_for_selector(f"#counter:has-text('{counter}')")
         page.wait_for_selector("#editor[data-ready]")
@@ -392,8 +391,7 @@ def test_classes_are_audited_in_the_app(samples, exports, run, serve, open_page,
     (photos / "subjects.tsv").unlink()
     command = ["label", photos, "--export", exports("mri"), "--audit", "2", "--json"]
     begun = json.loads(run(*command).out)
-    page = open_page(serve(begun["data"]), "/review")
-    page.evaluate("localStorage.setItem('fastseg-name', 'Ada')")
+    page = open_page(serve(begun["data"]), "/review", person="Ada")
     page.wait_for_selector("#counter:has-text('Audit 1 of 2')")
     page.wait_for_selector("#editor[data-ready]")
     first = Path(page.get_attribute("#editor", "data-ready")).name
