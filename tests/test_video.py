@@ -384,6 +384,23 @@ def test_measures_follow_a_drawn_course(run, exports, colours, tmp_path):
         text in page for text in ("60 frames", "pupil: outer diameter", "pupil/iris", "data:image")
     )
     run(*command, "--ratio", "pupil/nose", error="unknown-class")
+    run(*command, "--spacing", "0", error="spacing")
+    run(*command, "--measure", "--level", "0.2", error="option-range")
+
+
+def test_measures_of_frames_are_in_mm_by_their_spacing(predict, colours, tmp_path):
+    clip(tmp_path / "eye.mp4", 3)
+    rows, ratio = {}, ["pupil.area/iris.area"]
+    for name, spacing in (("px", None), ("mm", "0.1x0.2")):
+        meter = FrameMeter(ratio, spacing)
+        predict("eye.mp4", out=tmp_path / name, meter=meter)
+        rows[name] = rows_of(tmp_path / name / "eye/frames.csv")
+    for px, mm in zip(rows["px"], rows["mm"]):
+        assert (px["unit"], mm["unit"]) == ("px", "mm")
+        for name, factor in (("pupil_area", 0.02), ("iris_centroid_x", 0.2)):
+            assert float(mm[name]) == pytest.approx(factor * float(px[name]), rel=1e-4)
+        assert mm[ratio[0]] == px[ratio[0]]
+    assert "outer diameter (mm)" in (tmp_path / "mm/eye/curves.html").read_text()
 
 
 def test_absent_classes_have_empty_cells(predict, colours, tmp_path):

@@ -115,3 +115,23 @@ Limit = Annotated[
     Optional[float],
     typer.Option("--limit", help="Videos and cameras: stop after so many seconds."),
 ]
+Ratio = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--ratio",
+        metavar="CLASS/CLASS",
+        help="Ratio of two classes' diameters, such as pupil/iris, or of other measures: "
+        "pupil.area/iris.area. Can be repeated.",
+    ),
+]
+Spacing = Annotated[
+    Optional[str],
+    typer.Option(
+        "--spacing",
+        metavar="MM|MMxMM",
+        help="Distance of neighbouring pixels in mm: 0.1, or 0.1x0.2 (down x across).",
+    ),
+]
+Level = Annotated[
+    float, typer.Option("--level", help="Probability with which intervals hold, 0.5 to 0.999.")
+]

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..learners.options import Number
 from ..metrics.conformal import SCALES, Residuals
 from .between import Between
 from .calibration import BETWEEN, FOUND, OBJECTS, WHOLE, between_scales, scales
 from .measures import MEASURES, Table
+
+LEVELS = Number(0.5, 0.999)  # of intervals; beyond, hundreds of held-out images give none
 
 
 class Intervals:

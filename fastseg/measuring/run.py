@@ -19,7 +19,6 @@ from ..exports.read import as_trained, opened
 from ..inference.inputs import expand
 from ..inference.outputs import OUTPUTS
 from ..inference.sources import pyarrow_parquet
-from ..learners.options import Number
 from ..tasks import Item, SegmentationTask, Task, get
 from ..utils.choices import check_runtime
 from ..utils.io import atomic_folder, require_folder
@@ -34,7 +33,7 @@ from .calibration import (
 )
 from .cohorts import ALL, group_means
 from .inputs import are_masks, require_size
-from .intervals import Intervals
+from .intervals import LEVELS, Intervals
 from .passes import Pass
 from .results import OWN, SUMMARY, Results, write
 from .rows import Ruler
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "_measures"  # end of the name of the default folder
-LEVELS = Number(0.5, 0.999)  # of intervals; beyond, hundreds of held-out images give none
 
 
 def measure(

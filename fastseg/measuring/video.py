@@ -20,9 +20,10 @@ from ..report.panels import literal
 from ..tasks import SegmentationTask, Task
 from .between import ratio_of
 from .calibration import uncertainty_of
-from .intervals import Intervals
+from .intervals import LEVELS, Intervals
 from .measures import foreground
 from .rows import Row, Ruler, rounded
+from .spacing import parse_spacing
 
 CURVES = "curves.html"
 COLUMNS = (
@@ -42,15 +43,24 @@ MOST_POINTS = 4000  # of a curve: more than a page is wide
 
 @dataclass
 class FrameMeter:
-    """Measures the classes of each frame, and ratios such as "pupil/iris", in px; `level` is that
-    of the intervals, where the export has them. See `inference.video.Meter`.
+    """Measures the classes of each frame, and ratios such as "pupil/iris". See
+    `inference.video.Meter`.
+
+    Measures are in px, or in mm with `spacing`, such as "0.1" or "0.1x0.2" (mm, down x across);
+    `level` is that of the intervals, where the export has them.
     """
 
     ratios: Sequence[str] = ()
+    spacing: str | None = None
     level: float = 0.9
 
     def begin(self, task: Task, card: Card) -> None:
-        """Raises `TaskError` for a task without masks, and for classes that do not exist."""
+        """Raises `TaskError` for a task without masks, and for classes that do not exist;
+        `DataError` for a spacing or a level that cannot be.
+        """
+        LEVELS("--level", self.level)
+        self._spacing = None if self.spacing is None else parse_spacing(self.spacing)
+        self._unit = "px" if self.spacing is None else "mm"
         if not isinstance(task, SegmentationTask):
             raise TaskError(
                 f"task {task.name} gives each frame a class, and there is nothing to measure; "
@@ -68,11 +78,11 @@ class FrameMeter:
     def columns(self, prediction: Prediction) -> dict[str, object]:
         """Return the measures of one frame; those of an absent class are empty."""
         rows, betweens = self._ruler.rows(
-            "", prediction.labels, None, None, uncertainty_of(prediction)
+            "", prediction.labels, None, self._spacing, uncertainty_of(prediction)
         )
         by_class = {row.name: row for row in rows}
         by_ratio = {row.name: row for row in betweens}
-        found: dict[str, object] = {}
+        found: dict[str, object] = {"unit": self._unit}
         for name in self._classes:
             for key in COLUMNS:
                 found |= self._cells(f"{name}_{key}", by_class.get(name), key)
@@ -100,8 +110,8 @@ class FrameMeter:
         arrays = {name: np.array(values) for name, values in columns.items()}
         charts = [
             (
-                _title(name),
-                svg(_curve(arrays, name, COLOURS[n % len(COLOURS)])),
+                _title(name, self._unit),
+                svg(_curve(arrays, name, self._unit, COLOURS[n % len(COLOURS)])),
                 _facts(arrays[name]),
             )
             for n, name in enumerate(names)
@@ -121,9 +131,9 @@ class FrameMeter:
         return [write_page(page, table.with_name(CURVES))]
 
 
-def _title(name: str) -> str:
+def _title(name: str, unit: str) -> str:
     one = name.removesuffix(f"_{DRAWN}")
-    return f"{name} (ratio)" if one == name else f"{one}: outer diameter (px)"
+    return f"{name} (ratio)" if one == name else f"{one}: outer diameter ({unit})"
 
 
 def _facts(values: np.ndarray) -> str:
@@ -138,7 +148,7 @@ def _facts(values: np.ndarray) -> str:
     )
 
 
-def _curve(arrays: dict[str, np.ndarray], name: str, colour: object) -> Figure:
+def _curve(arrays: dict[str, np.ndarray], name: str, unit: str, colour: object) -> Figure:
     """Draw one measure over time, with the band of its intervals; frames without it are gaps."""
     step = -(-len(arrays["time"]) // MOST_POINTS)
     time, value, low, high = (
@@ -150,5 +160,5 @@ def _curve(arrays: dict[str, np.ndarray], name: str, colour: object) -> Figure:
     axis.fill_between(time, low, high, color=colour, alpha=0.2, linewidth=0)
     axis.plot(time, value, color=colour, linewidth=1.2, marker="." if len(time) < 60 else "")
     axis.grid(color="#e3e7ec")
-    axis.set(xlabel="time (s)", ylabel=literal(_title(name)))
+    axis.set(xlabel="time (s)", ylabel=literal(_title(name, unit)))
     return figure

@@ -9,7 +9,7 @@ import typer
 
 from ...utils.text import figure
 from .. import console
-from ..arguments import Export, Json, TaskOrExport, TrainedData
+from ..arguments import Export, Json, Level, Ratio, Spacing, TaskOrExport, TrainedData
 from ..blocks import with_blocks
 from ..group import app
 
@@ -39,23 +39,8 @@ def measure(
         bool,
         typer.Option("--whole", help="One row for each class of an image, not for each object."),
     ] = False,
-    ratio: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            "--ratio",
-            metavar="CLASS/CLASS",
-            help="Ratio of two classes' diameters, such as pupil/iris, or of other measures: "
-            "pupil.area/iris.area. Can be repeated.",
-        ),
-    ] = None,
-    spacing: Annotated[
-        Optional[str],
-        typer.Option(
-            "--spacing",
-            metavar="MM|MMxMM",
-            help="Distance of neighbouring pixels in mm: 0.1, or 0.1x0.2 (down x across).",
-        ),
-    ] = None,
+    ratio: Ratio = None,
+    spacing: Spacing = None,
     mm: Annotated[
         bool,
         typer.Option("--mm", help="Measure in mm, by the headers: DICOM, NIfTI, TIFF, EXIF."),
@@ -73,9 +58,7 @@ def measure(
         Optional[Path],
         typer.Option("--table", help="CSV or TSV file for --by, whose first column names images."),
     ] = None,
-    level: Annotated[
-        float, typer.Option("--level", help="Probability with which intervals hold, 0.5 to 0.999.")
-    ] = 0.9,
+    level: Level = 0.9,
     truth: Annotated[
         Optional[Path],
         typer.Option(

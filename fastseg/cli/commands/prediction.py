@@ -12,8 +12,11 @@ from .. import console, corrections, results
 from ..arguments import (
     Export,
     Json,
+    Level,
     Precision,
+    Ratio,
     Runtime,
+    Spacing,
     TaskOrExport,
 )
 from ..blocks import with_blocks
@@ -77,18 +80,13 @@ def predict(
         typer.Option(
             "--measure",
             help="Videos: add the classes' diameters, axes, areas and places to frames.csv, with "
-            "intervals, and draw their curves over time.",
+            "intervals, and draw their curves over time. --ratio, --spacing and --level belong "
+            "to it.",
         ),
     ] = False,
-    ratio: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            "--ratio",
-            metavar="CLASS/CLASS",
-            help="With --measure: a ratio of two classes' diameters, too, such as pupil/iris. Can "
-            "be repeated.",
-        ),
-    ] = None,
+    ratio: Ratio = None,
+    spacing: Spacing = None,
+    level: Level = 0.9,
     predicting: dict[str, Any],
     engines: dict[str, Any],
     pack: Annotated[
@@ -105,10 +103,10 @@ def predict(
     from ...inference.batch import predict as call
 
     meter = None
-    if measure or ratio:
+    if measure or ratio or spacing:
         from ...measuring.video import FrameMeter
 
-        meter = FrameMeter(tuple(ratio or ()))
+        meter = FrameMeter(tuple(ratio or ()), spacing, level)
     written = call(
         task,
         paths,
