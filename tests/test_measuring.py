@@ -12,6 +12,7 @@ from PIL import Image, TiffImagePlugin
 from test_data_medical import shipped
 
 import fastseg
+from fastseg.errors import DataError
 
 SCLERA, IRIS, PUPIL = 1, 2, 3
 
@@ -109,14 +110,14 @@ def test_a_row_for_each_object_or_class(masks, tmp_path):
 
 
 def test_ratios_and_distances(masks, tmp_path):
-    ratios = ["pupil/iris", "pupil.outer_diameter/iris.outer_diameter", "pupil.area / iris.area"]
+    ratios = ["pupil/iris", "pupil.diameter/iris.diameter", "pupil.area / iris.area"]
     options = dict(ratios=ratios, pictures=0)
     found = fastseg.measure("eye", masks, tmp_path / "px", **options)
     values = {row["between"]: row for row in found["between"]}  # the second image has one class
     assert len(values) == len(found["between"]) == 6
-    assert values["pupil/iris"]["value"] == pytest.approx(40 / math.sqrt(4800), rel=0.01)
-    outer = values["pupil.outer_diameter/iris.outer_diameter"]
-    assert outer["value"] == pytest.approx(0.5, rel=0.01)
+    assert values["pupil/iris"]["value"] == pytest.approx(0.5, rel=0.01)  # the iris is a ring
+    plain = values["pupil.diameter/iris.diameter"]["value"]
+    assert plain == pytest.approx(40 / math.sqrt(4800), rel=0.01)
     assert values["pupil.area/iris.area"]["value"] == pytest.approx(1 / 3, rel=0.02)
     assert values["distance iris to pupil"]["value"] == pytest.approx(0, abs=0.1)
     far = values["distance sclera to pupil"]
@@ -125,7 +126,7 @@ def test_ratios_and_distances(masks, tmp_path):
     scaled = fastseg.measure("eye", masks, tmp_path / "mm", spacing="0.2x0.5", **options)
     values = {row["between"]: row for row in scaled["between"]}
     assert values["distance sclera to pupil"]["value"] == pytest.approx(0.5 * far["value"], abs=0.1)
-    assert values["pupil/iris"]["value"] == pytest.approx(40 / math.sqrt(4800), rel=0.01)
+    assert values["pupil/iris"]["value"] == pytest.approx(0.5, rel=0.01)
 
 
 def test_the_command_writes_tables_pictures_and_page(run, samples, exports, tmp_path):
@@ -156,6 +157,12 @@ def test_the_command_writes_tables_pictures_and_page(run, samples, exports, tmp_
     assert [row["area"] for row in again["rows"]] == [float(row["area"]) for row in rows]
     assert {mean["measure"] for mean in again["groups"]} >= {"area", "diameter", "value"}
     assert not (folder / "measures.parquet").exists()  # the earlier results are replaced
+
+
+def test_groups_of_one_image_are_told(run, masks):
+    told = run("measure", "eye", masks, "--by", "set_(.)")
+    assert "each of the 2 groups has one image" in told.err
+    assert "each of" not in run("measure", "eye", masks).err
 
 
 def test_an_export_without_residuals_measures_and_says_why(run, samples, exports, tmp_path):
@@ -200,12 +207,29 @@ def test_true_masks_rectify_means(samples, exports, tmp_path):
     predicted = {Path(r["image"]).stem: r["area"] for r in found["rows"] if r["class"] == "iris"}
     true = fastseg.measure("eye", tmp_path / "truth", **options)["rows"]
     true = {Path(r["image"]).stem: r["area"] for r in true if r["class"] == "iris"}
+    labelled = np.mean(list(true.values()))
     bias = np.mean([true[name] - predicted[name] for name in true])
     rest = np.mean([area for name, area in predicted.items() if name not in true])
     area = means["iris", "area"]
-    assert area["mean"] == pytest.approx(rest + bias, rel=1e-3)
-    assert (area["labelled"], area["images"]) == (12, len(predicted) - 12)
+    low, high = sorted((labelled, rest + bias))  # a weight of 0, and of 1
+    assert low * 0.999 <= area["mean"] <= high * 1.001
+    assert (area["labelled"], area["images"]) == (12, len(predicted))
     assert area["low"] < area["mean"] < area["high"]
+    for mask in labels.iterdir():
+        shutil.copy(mask, tmp_path / "truth")
+    found = fastseg.measure(exports("eye"), images, truth=tmp_path / "truth", **options)
+    true = fastseg.measure("eye", labels, **options)["rows"]
+    for name in ("iris", "pupil"):  # the truth alone counts, also where a class is not found
+        mean = next(m for m in found["groups"] if (m["class"], m["measure"]) == (name, "diameter"))
+        values = [row["diameter"] for row in true if row["class"] == name and row["area"]]
+        assert mean["mean"] == pytest.approx(np.mean(values), rel=1e-4)
+        assert mean["labelled"] == mean["images"] == len(values)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(next(images.iterdir()), tmp_path / folder)
+    shared = [tmp_path / "one", tmp_path / "two"]
+    with pytest.raises(DataError, match="have the same name"):
+        fastseg.measure(exports("eye"), shared, truth=tmp_path / "truth", **options)
 
 
 def tagged(path: Path, **tags) -> Path:
@@ -229,6 +253,8 @@ OME = '<OME><Pixels PhysicalSizeX="0.5" PhysicalSizeY="250" PhysicalSizeYUnit="n
         ({"x": 50.0, "y": 25.0, "unit": 3}, (0.4, 0.2)),  # pixels a cm
         ({"x": 2.0, "y": 2.0, "description": "ImageJ=1.53\nunit=micron\n"}, (5e-4, 5e-4)),
         ({"description": OME}, (2.5e-4, 5e-4)),
+        ({"description": OME.replace("nm", "µm").encode()}, (0.25, 5e-4)),
+        ({"description": OME.replace('"', "'")}, (2.5e-4, 5e-4)),
         ({"x": 254.0, "y": 254.0, "unit": 2}, (0.1, 0.1)),  # dots an inch
     ],
 )
@@ -308,6 +334,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, masks, samples, expor
     shutil.copy(next(images.iterdir()), tmp_path / "photos/a.jpg")
     (tmp_path / "photos/b.jpg").write_bytes(b"no image")
     refused(exports("eye"), tmp_path / "photos", "--images", error="unreadable-image")
+    shutil.copy(next(images.iterdir()), tmp_path / "clip.mp4")
+    assert "--measure" in refused("eye", tmp_path / "clip.mp4", error="video-to-measure")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep me")
     run("measure", "eye", masks, "--out", "mine", error="not-empty")

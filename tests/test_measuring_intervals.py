@@ -1,13 +1,17 @@
 """Conformal intervals and prediction-powered means hold as often as they say, with fixed seeds."""
 
 import math
+from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fastseg.measuring.calibration import BETWEEN, OBJECTS, WHOLE, calibrated, compare
+from fastseg.measuring.cohorts import group_means
 from fastseg.measuring.intervals import Intervals
-from fastseg.metrics.cohort import plain_mean, prediction_powered_mean
+from fastseg.measuring.rows import Ruler
+from fastseg.metrics.cohort import plain_mean, prediction_powered_mean, tuned_mean
 from fastseg.metrics.conformal import SCALES, Residuals, kept_scores, residuals_of, scales_of
 
 CLASSES = ("background", "iris", "pupil")
@@ -15,7 +19,7 @@ CLASSES = ("background", "iris", "pupil")
 
 def test_the_half_width_is_the_finite_sample_quantile():
     scores = np.arange(1.0, 20)  # 19 residuals
-    found = residuals_of(scores, np.ones((19, 3)), np.arange(19))
+    found = residuals_of(scores, np.ones((19, 3)), np.arange(19), scores)
     for level, rank in ((0.5, 10), (0.9, 18), (0.95, 19)):
         assert math.ceil(level * 20) == rank
         assert found.half_width(level) == pytest.approx(rank, rel=1e-3)
@@ -77,6 +81,77 @@ def test_prediction_powered_means_hold_under_a_biased_model():
     assert 0.87 < np.mean(powered) < 0.93
     assert np.mean(plain) < 0.05
     assert np.mean(widths) < 0.6  # of the interval that the labelled images alone would give
+
+
+def test_objects_of_few_images_give_no_intervals():
+    """They are alike, and say nothing of those of other images."""
+    scores = np.arange(1.0, 41)
+    few = residuals_of(scores, np.ones((40, 3)), np.arange(40) % 8)
+    enough = residuals_of(scores, np.ones((40, 3)), np.arange(40) % 9)
+    assert (few.half_width(0.9), few.images) == (math.inf, 8)
+    assert enough.half_width(0.9) == pytest.approx(37, rel=1e-3)
+
+
+@pytest.mark.parametrize("noise, narrower", [(0.5, 0.7), (30, 1.1)])
+def test_labels_in_a_group_are_weighed_with_its_predictions(noise, narrower):
+    """Of 60 images, 20 are labelled: the mean is never much worse than theirs alone."""
+    rng = np.random.default_rng(5)
+    held, widths = [], []
+    for _ in range(1500):
+        truth = rng.gamma(20, 2, 60)
+        said = truth * 1.2 + rng.normal(0, noise, 60)
+        mean = tuned_mean(truth[:20], said[:20], said[20:], 0.9)
+        alone = plain_mean(truth[:20], 0.9)
+        held.append(mean.low <= 40 <= mean.high)
+        widths.append((mean.high - mean.low) / (alone.high - alone.low))
+    assert 0.87 < np.mean(held) < 0.93
+    assert np.mean(widths) < narrower
+    assert (mean.images, mean.labelled) == (60, 20)
+
+
+def test_means_hold_when_the_model_misses_classes_and_sees_specks():
+    rng = np.random.default_rng(6)
+    rulers = {WHOLE: Ruler(CLASSES, 0, True), OBJECTS: Ruler(CLASSES, 0, False)}
+    pool = []
+    for _ in range(24):
+        truth, predicted = (np.zeros((40, 40), np.uint8) for _ in range(2))
+        truth[disc(40, (20, 20), rng.uniform(10, 18))] = 1
+        if rng.uniform() < 0.7:
+            predicted[truth > 0] = 1
+        predicted[rng.integers(0, 3), rng.integers(0, 40)] = 1
+        rows = {
+            part: [ruler.rows("", codes)[0] for codes in (predicted, truth)]
+            for part, ruler in rulers.items()
+        }
+        pool.append((compare(CLASSES, 0, predicted, truth, np.full(3, 0.1)), rows))
+    held = defaultdict(list)
+    for _ in range(30):
+        card = calibrated((pool[n][0] for n in rng.integers(0, 24, 60)), CLASSES)
+        drawn = list(enumerate(rng.integers(0, 24, 60)))
+        for part, measure in ((WHOLE, "area"), (WHOLE, "count"), (OBJECTS, "diameter")):
+            rows = [replace(row, image=str(i)) for i, n in drawn for row in pool[n][1][part][0]]
+            means = group_means(rows, [], set(), 0.9, part, Intervals(card, 0.9), True)
+            mean = next(m.mean for m in means if (m.name, m.measure) == ("iris", measure))
+            true = np.mean([of[part][1][0].values[measure] for _, of in pool])
+            held[part, measure].append(mean.low <= true <= mean.high)
+    assert all(np.mean(shares) > 0.75 for shares in held.values())
+
+
+def test_the_ends_of_a_zero_are_in_mm():
+    images = [
+        compare(CLASSES, 0, codes, codes, np.full(3, 0.1))
+        for codes in (disc(40, (20, 20), wide).astype(np.uint8) for wide in range(10, 30))
+    ]
+    card = calibrated(images, CLASSES)
+    card["whole"]["iris"]["box_x"] |= {"scale": "image", "scores": "0.1"}
+    codes = disc(40, (5, 20), 10).astype(np.uint8)
+    ends = {}
+    for spacing in (None, (0.5, 0.2)):
+        ruler = Ruler(CLASSES, 0, True, (), Intervals(card, 0.9))
+        row = ruler.rows("", codes, None, spacing, np.full(3, 0.1))[0][0]
+        assert row.values["box_x"] == 0
+        ends[spacing] = row.ends["box_x"]
+    assert ends[None] == pytest.approx((0, 4)) and ends[0.5, 0.2] == pytest.approx((0, 0.8))
 
 
 def disc(size, centre, diameter):

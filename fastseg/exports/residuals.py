@@ -8,7 +8,7 @@ from typing import Any
 
 def _is_residuals(value: Any) -> bool:
     """Return whether a value is what `metrics.conformal.Residuals.to_json` returns."""
-    if not isinstance(value, dict) or set(value) != {
+    if not isinstance(value, dict) or set(value) - {"labelled"} != {
         "scale",
         "count",
         "images",
@@ -18,9 +18,12 @@ def _is_residuals(value: Any) -> bool:
     }:
         return False
     counts, numbers = (value["count"], value["images"]), (value["bias"], value["spread"])
+    labelled = value.get("labelled", 0)
     if not (
         value["scale"] in ("image", "object", "uncertainty")
         and all(type(count) is int and 1 <= count <= 10**9 for count in counts)
+        and type(labelled) is int
+        and 0 <= labelled <= 10**9
         and all(type(n) in (int, float) and abs(n) <= 1e12 for n in numbers)
         and isinstance(value["scores"], str)
         and re.fullmatch(r"[0-9.e+\- ]{1,4000}", value["scores"])

@@ -12,7 +12,10 @@ import numpy as np
 from ..errors import TaskError, choose
 from .measures import MEASURES, Table, foreground
 
-USUAL, OUTER = "diameter", "outer_diameter"  # USUAL: the measure of ratios that name none
+PLAIN = "diameter"
+# The measure of ratios that name none: a class such as an iris is a ring, and the diameter of its
+# area alone may be smaller than that of the pupil in it.
+USUAL = "outer_diameter"
 # Foreground classes up to which every ratio of diameters and every distance is calibrated and
 # measured: their number grows with the square of the classes.
 MOST_PAIRED = 8
@@ -60,7 +63,7 @@ class Between:
         rows = [_row(classes, code) for code in (self.one[0], self.other[0])]
         if None in rows:
             return math.nan
-        return float(np.mean([classes[USUAL][row] for row in rows]))
+        return float(np.mean([classes[PLAIN][row] for row in rows]))
 
 
 def _row(classes: Table, code: int) -> int | None:
@@ -69,14 +72,14 @@ def _row(classes: Table, code: int) -> int | None:
 
 
 def calibrated_between(classes: Sequence[str], background: int | None) -> list[Between]:
-    """Return what is calibrated: the distances of all pairs, and the ratios of their diameters."""
+    """Return what is calibrated: the distances of all pairs, and the ratios of both diameters."""
     codes = foreground(classes, background)
     if len(codes) > MOST_PAIRED:
         return []
     ratios = [
         _ratio((one, measure), (other, measure), classes)
         for one, other in permutations(codes, 2)
-        for measure in (USUAL, OUTER)
+        for measure in (USUAL, PLAIN)
     ]
     return ratios + distances(classes, background)
 
@@ -91,7 +94,7 @@ def distances(classes: Sequence[str], background: int | None) -> list[Between]:
 
 
 def ratio_of(text: str, classes: Sequence[str], background: int | None) -> Between:
-    """Return the ratio of a text: "pupil/iris" (of diameters), or "pupil.area/iris.area".
+    """Return the ratio of a text: "pupil/iris" (of outer diameters), or "pupil.area/iris.area".
 
     Raises `TaskError` for classes and measures that do not exist.
     """

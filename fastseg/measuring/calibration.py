@@ -19,6 +19,7 @@ from .measures import (
     OF_ABSENT,
     Table,
     difference,
+    foreground,
     grey_of,
     measured_objects,
     objects_of,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..tasks import SegmentationTask
 
 T = TypeVar("T")
+Key = tuple[str, str, str]  # part of the card, class, and measure
 
 WHOLE, OBJECTS, BETWEEN, FOUND = "whole", "objects", "between", "found"  # parts of `Card.measures`
 MATCH = 0.5  # IoU from which a predicted and a true object are the same; such pairs are unique
@@ -40,7 +42,9 @@ MOST_IMAGES = 200  # that are compared: more of them change intervals by a few p
 class Compared:
     """One image's measures, predicted and true: rows of (key, residual, and its scales (3,))."""
 
-    rows: list[tuple[tuple[str, str, str], float, np.ndarray]] = field(default_factory=list)
+    rows: list[tuple[Key, float, np.ndarray]] = field(default_factory=list)
+    # true minus predicted mean of the image: of what a mean over images is made of
+    differences: dict[Key, float] = field(default_factory=dict)
     # class -> its predicted objects, and those that are true ones
     objects: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -89,30 +93,41 @@ def compare(
     objects = [objects_of(codes, background) for codes in (predicted, truth)]
     said, true = (measured_objects(*numbered, True, grey) for numbered in objects)
     length = math.sqrt(truth.size)
-    for row, code in enumerate(said["code"]):
-        places = np.flatnonzero(true["code"] == code)
+    for code in foreground(classes, background):
+        own, others = (np.flatnonzero(table["code"] == code) for table in (said, true))
         for name in MEASURES:
-            if len(places) or name in OF_ABSENT:
-                value = true[name][places[0]] if len(places) else 0.0
-                _add(found, (WHOLE, classes[code], name), said, row, value, length, uncertainty)
+            key = (WHOLE, classes[code], name)
+            values = [
+                table[name][rows[0]] if len(rows) else 0.0 if name in OF_ABSENT else math.nan
+                for table, rows in ((said, own), (true, others))
+            ]
+            found.differences[key] = values[1] - values[0]
+            if len(own) and math.isfinite(values[1]):
+                _add(found, key, said, own[0], values[1], length, uncertainty)
     for between in calibrated_between(classes, background):
         sure = uncertainty[between.one[0]] + uncertainty[between.other[0]]
         scale = between_scales(between, said, length, float(sure))
-        residual = between.value(true) - between.value(said)
-        found.rows.append(((BETWEEN, "", between.name), residual, scale))
-    own, others, counts = _matched(objects[0], objects[1], grey)
-    for row, code in enumerate(own["code"]):
-        for name in MEASURES:
-            if name != "count":
-                value = others[name][row]
-                _add(found, (OBJECTS, classes[code], name), own, row, value, length, uncertainty)
+        key, residual = (BETWEEN, "", between.name), between.value(true) - between.value(said)
+        found.differences[key] = residual
+        found.rows.append((key, residual, scale))
+    said, true = (regions(*numbered, grey) for numbered in objects)
+    pairs, counts = _matched(*objects)
+    for name in MEASURES:
+        if name == "count":
+            continue
+        for row, other in pairs:
+            key = (OBJECTS, classes[said["code"][row]], name)
+            _add(found, key, said, row, true[name][other], length, uncertainty)
+        for code in np.intersect1d(said["code"], true["code"]):
+            means = [table[name][table["code"] == code].mean() for table in (said, true)]
+            found.differences[OBJECTS, classes[code], name] = means[1] - means[0]
     found.objects = {classes[code]: pair for code, pair in counts.items()}
     return found
 
 
 def _add(
     found: Compared,
-    key: tuple[str, str, str],
+    key: Key,
     said: Table,
     row: int,
     true: float,
@@ -137,12 +152,10 @@ def between_scales(
 
 
 def _matched(
-    predicted: tuple[np.ndarray, np.ndarray],
-    truth: tuple[np.ndarray, np.ndarray],
-    grey: np.ndarray | None,
-) -> tuple[Table, Table, dict[int, tuple[int, int]]]:
-    """Return the measures of predicted objects that are true ones, those of the true ones, in the
-    same order, and for each class how many objects were predicted, and how many are true.
+    predicted: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray]
+) -> tuple[list[tuple[int, int]], dict[int, tuple[int, int]]]:
+    """Return the places of predicted objects that are true ones and of these true ones in
+    `regions`, and for each class how many objects were predicted, and how many are true.
 
     Both are what `objects_of` returns.
     """
@@ -162,12 +175,7 @@ def _matched(
         int(code): (int((classes[1:] == code).sum()), int((classes[one] == code).sum()))
         for code in np.unique(classes[1:])
     }
-    tables = []
-    for labels, numbers, codes in ((said, one, classes), (true, other, of_true)):
-        order = np.zeros(len(codes), dtype=np.int32)
-        order[numbers] = np.arange(1, len(numbers) + 1)
-        tables.append(regions(order[labels], np.concatenate([[0], codes[numbers]]), grey))
-    return tables[0], tables[1], counts
+    return list(zip((one - 1).tolist(), (other - 1).tolist())), counts
 
 
 def evenly(things: Sequence[T]) -> list[T]:
@@ -181,19 +189,25 @@ def calibrated(images: Iterable[Compared], classes: Sequence[str]) -> dict[str, 
     classes as a whole and of objects, and of what is between classes; and the share of predicted
     objects that are true ones.
     """
-    rows: dict[tuple[str, str, str], list[tuple[float, np.ndarray, int]]] = defaultdict(list)
+    rows: dict[Key, list[tuple[float, np.ndarray, int]]] = defaultdict(list)
+    differences: dict[Key, list[float]] = defaultdict(list)
     said: dict[str, int] = defaultdict(int)
     true: dict[str, int] = defaultdict(int)
     for number, image in enumerate(images):
         for key, residual, scales in image.rows:
             rows[key].append((residual, scales, number))
+        for key, value in image.differences.items():
+            differences[key].append(value)
         for name, (objects, matched) in image.objects.items():
             said[name] += objects
             true[name] += matched
     found: dict[str, Any] = {WHOLE: {}, OBJECTS: {}, BETWEEN: {}, FOUND: {}}
-    for (part, name, measure), values in rows.items():
+    for key, values in rows.items():
+        part, name, measure = key
         residuals, scales, numbers = (np.array(column) for column in zip(*values))
-        entry = residuals_of(residuals, scales, numbers, kept_scores(len(classes)))
+        entry = residuals_of(
+            residuals, scales, numbers, differences[key], kept_scores(len(classes))
+        )
         if entry is not None:
             place = found[part] if part == BETWEEN else found[part].setdefault(name, {})
             place[measure] = entry.to_json()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..metrics.cohort import Mean, plain_mean, prediction_powered_mean
+from ..metrics.cohort import Mean, plain_mean, prediction_powered_mean, tuned_mean
 from ..utils.text import natural_key
 from .calibration import BETWEEN
 from .intervals import Intervals
@@ -38,6 +38,7 @@ class GroupMean:
 def group_means(
     rows: Sequence[Row],
     truths: Sequence[Row],
+    have_truth: Set[str],
     level: float,
     part: str,
     intervals: Intervals | None,
@@ -45,9 +46,9 @@ def group_means(
 ) -> list[GroupMean]:
     """Return the mean of each measure over each group's images; objects are averaged by image.
 
-    Means of predictions are rectified by the images that have `truths`, rows of true masks, or
-    without any by the held-out images whose residuals `intervals` has; without either, they are the
-    plain means of predictions. Angles turn around, and have no mean.
+    Means of predictions are rectified by the images that `have_truth`, a true mask, whose rows are
+    `truths`, or without any by the held-out images whose residuals `intervals` has; without either,
+    they are the plain means of predictions. Angles turn around, and have no mean.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -58,15 +59,25 @@ def group_means(
     for group in sorted(groups, key=natural_key):
         own = _by_image(groups[group])
         in_px = _by_image(groups[group], px=True)
-        for key, values in own.items():
+        images = {row.image for row in groups[group]}
+        for key in dict.fromkeys([*own, *(key for key in true if images & true[key].keys())]):
+            values = own.get(key, {})
             if not are_predictions:
                 mean = plain_mean(np.array(list(values.values())), level)
-            elif true:
-                mean = _by_truths(values, said[key], true.get(key, {}), level)
+            elif have_truth:
+                true_of, said_of = true.get(key, {}), said.get(key, {})
+                mean = _by_truths(images, have_truth, true_of, said_of, level)
             else:
                 mean = _by_card(values, in_px[key], key, level, part, intervals)
-            found.append(GroupMean(group, *key, mean))
+            found.append(GroupMean(group, *key, _possible(mean, key[1])))
     return found
+
+
+def _possible(mean: Mean, measure: str) -> Mean:
+    """Return a mean whose interval has no values that the measure cannot have."""
+    top = MEASURES[measure].top if measure else math.inf
+    low, high = (float(np.clip(end, 0, top)) for end in (mean.low, mean.high))
+    return replace(mean, low=low, high=high)
 
 
 def _by_image(rows: Sequence[Row], px: bool = False) -> ByImage:
@@ -83,22 +94,31 @@ def _by_image(rows: Sequence[Row], px: bool = False) -> ByImage:
 
 
 def _by_truths(
-    values: Mapping[str, float],
-    said: Mapping[str, float],
+    images: Set[str],
+    have_truth: Set[str],
     true: Mapping[str, float],
+    said: Mapping[str, float],
     level: float,
 ) -> Mean:
-    """Return the mean of a group of which some images, or of other groups, have true masks."""
-    own = [image for image in true if image in values]
-    labelled = own if len(own) >= FEWEST_OWN else [image for image in true if image in said]
-    differences = np.array([true[image] - said[image] for image in labelled])
-    rest = np.array([value for image, value in values.items() if image not in own])
+    """Return the mean of a group of `images` of which some, or of other groups, have a true mask.
+
+    `true` and `said` are the truth and the predictions of the images of all groups.
+    """
+    rest = np.array([said[image] for image in images - have_truth if image in said])
     if not len(rest):
-        return plain_mean(np.array([true[image] for image in own]), level)
+        truths = np.array([true[image] for image in images if image in true])
+        return replace(plain_mean(truths, level), labelled=len(truths))
+    both = sorted(true.keys() & said.keys())
+    own = [image for image in both if image in images]
+    if len(own) >= FEWEST_OWN:
+        pairs = np.array([(true[image], said[image]) for image in own])
+        return tuned_mean(pairs[:, 0], pairs[:, 1], rest, level)
+    predicted = np.concatenate([rest, [said[image] for image in own]])
+    differences = np.array([true[image] - said[image] for image in both])
     if len(differences) < 2:
-        return plain_mean(rest, level)
+        return plain_mean(predicted, level)
     bias, spread = float(differences.mean()), float(differences.std(ddof=1))
-    return prediction_powered_mean(rest, bias, spread, len(differences), level)
+    return prediction_powered_mean(predicted, bias, spread, len(differences), level)
 
 
 def _by_card(
@@ -119,12 +139,12 @@ def _by_card(
             if measure
             else intervals.residuals(BETWEEN, "", name)
         )
-    if kept is None or kept.images < 2:
+    if kept is None or kept.labelled < 2:
         return plain_mean(predicted, level)
     in_pixels = float(np.mean(list(in_px.values())))
     scale = float(predicted.mean()) / in_pixels if in_pixels else 1.0
     return prediction_powered_mean(
-        predicted, kept.bias * scale, kept.spread * abs(scale), kept.images, level
+        predicted, kept.bias * scale, kept.spread * abs(scale), kept.labelled, level
     )
 
 

@@ -35,10 +35,10 @@ class Intervals:
         self._between = {name: Residuals.from_json(entry) for name, entry in between.items()}
 
     @property
-    def largest_count(self) -> int:
-        """The largest number of residuals of a measure."""
+    def most_images(self) -> int:
+        """The largest number of images that a measure has residuals of."""
         entries = [e for part in self._parts.values() for of in part.values() for e in of.values()]
-        return max((entry.count for entry in entries), default=0)
+        return max((entry.images for entry in entries), default=0)
 
     def residuals(self, part: str, name: str, measure: str) -> Residuals | None:
         """Return the residuals of a class's measure, or with `BETWEEN` of one between classes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,11 @@ from .summary import units_of, write_summary
 
 MEASURES, BETWEEN, GROUPS, SUMMARY = "measures.csv", "between.csv", "groups.csv", "summary.html"
 PICTURES = "pictures"
-PARQUET = {MEASURES: "measures.parquet", BETWEEN: "between.parquet"}
+PARQUET = {
+    MEASURES: "measures.parquet",
+    BETWEEN: "between.parquet",
+    GROUPS: "groups.parquet",
+}
 OWN = {MEASURES, BETWEEN, GROUPS, SUMMARY, PICTURES, *PARQUET.values()}
 TableRows = list[Mapping[str, object]]
 
@@ -60,11 +65,17 @@ class Results:
             for table, rows in self.tables().items()
         }
 
+    def counted(self) -> str:
+        """Return in words what was measured, such as "57 objects in 14 masks"."""
+        what = counted(self.files, "mask" if self.from_masks else "image")
+        if self.ruler.whole:
+            number = len({row.name for row in self.rows})
+            return f"{number} class{'' if number == 1 else 'es'} in {what}"
+        return f"{counted(len(self.rows), 'object')} in {what}"
+
     def facts(self) -> list[str]:
         """Return sentences that say what was measured, and how means were rectified."""
-        what = "mask" if self.from_masks else "image"
-        of = "classes" if self.ruler.whole else "objects"
-        facts = [f"{counted(self.files, what)}, {len(self.rows):,} {of} measured, in {self.unit}."]
+        facts = [f"{self.counted()}, in {self.unit}."]
         labelled = max((found.mean.labelled for found in self.means), default=0)
         facts.append(
             f"The means are prediction-powered: up to {labelled} images with true masks rectify "
@@ -89,7 +100,7 @@ def write(folder: Path, title: str, found: Results, parquet: bool) -> list[str]:
         if not rows:
             continue
         names.append(write_rows(folder / name, rows).name)
-        if parquet and name in PARQUET:
+        if parquet:
             _write_parquet(folder / PARQUET[name], rows)
             names.append(PARQUET[name])
     write_summary(
@@ -111,8 +122,15 @@ def _write_parquet(path: Path, rows: TableRows) -> None:
     """Write rows as parquet, missing values as nulls."""
     import pyarrow
 
-    columns = {name: [_none_if_missing(name, row[name]) for row in rows] for name in rows[0]}
+    columns = {name: [_storable(name, row[name]) for row in rows] for name in rows[0]}
     pyarrow_parquet(str(path)).write_table(pyarrow.table(columns), path)
+
+
+def _storable(name: str, value: object) -> object:
+    """Return a value for parquet, whose texts are UTF-8, which file names need not be."""
+    if isinstance(value, str):
+        value = os.fsencode(value).decode(errors="replace")
+    return _none_if_missing(name, value)
 
 
 def _none_if_missing(name: str, value: object) -> object:

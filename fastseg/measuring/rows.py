@@ -89,7 +89,7 @@ class Ruler:
                     values,
                     in_px,
                     {
-                        key: _in_unit(in_px[key], values[key], two, MEASURES[key].power > 0)
+                        key: _in_unit(key, in_px[key], values[key], two, spacing)
                         for key, two in ends.items()
                     },
                     bool(table["border"][place]),
@@ -106,7 +106,7 @@ class Ruler:
             table = scaled = measured_objects(*objects, True)
             if spacing is not None:
                 scaled = measured_objects(*objects, True, spacing=spacing)
-        return rows, self._between(image, table, scaled, length, uncertainty)
+        return rows, self._between(image, table, scaled, length, uncertainty, spacing)
 
     def _between(
         self,
@@ -115,6 +115,7 @@ class Ruler:
         scaled: Table,
         length: float,
         uncertainty: np.ndarray | None,
+        spacing: Spacing | None,
     ) -> list[Row]:
         rows = []
         for between in self.betweens:
@@ -124,7 +125,7 @@ class Ruler:
             ends = {}
             if self.intervals and uncertainty is not None:
                 two = self.intervals.between(between, table, self.classes, length, uncertainty)
-                ends = {"": _in_unit(in_px, value, two)}
+                ends = {"": _in_unit("", in_px, value, two, spacing, between.power)}
             rows.append(Row(image, between.name, None, {"": value}, {"": in_px}, ends))
         return rows
 
@@ -134,17 +135,30 @@ def _values(table: Table, place: int) -> dict[str, float]:
 
 
 def _in_unit(
-    in_px: float, value: float, ends: tuple[float, float], scaled: bool = True
+    name: str,
+    in_px: float,
+    value: float,
+    ends: tuple[float, float],
+    spacing: Spacing | None,
+    power: int | None = None,
 ) -> tuple[float, float]:
     """Return an interval around a value in px as one around the same value in mm.
 
-    Without `scaled`, it is moved: with pixels that are not square, an angle differs, too.
+    `power` is that of px in the unit; by default, that of the measure called `name`. Values without
+    a unit are moved: with pixels that are not square, an angle differs, too.
     """
-    if in_px == value:
+    if spacing is None:
         return ends
-    if not scaled or not in_px:
+    power = MEASURES[name].power if power is None else power
+    if not power:
         return ends[0] + value - in_px, ends[1] + value - in_px
-    return ends[0] * value / in_px, ends[1] * value / in_px
+    down, across = spacing
+    if in_px:
+        factor = value / in_px
+    else:  # such as the place of a box at the image's border
+        sides = {"x": across, "width": across, "y": down, "height": down}
+        factor = sides.get(name.rpartition("_")[2], math.sqrt(down * across)) ** power
+    return ends[0] * factor, ends[1] * factor
 
 
 def written(row: Row, unit: str, by: str | None, has_intervals: bool) -> Mapping[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +25,15 @@ from ..utils.choices import check_runtime
 from ..utils.io import atomic_folder, require_folder
 from ..utils.locks import write_lock
 from ..utils.progress import track
+from ..video.sources import SUFFIXES
 from .between import Between, distances, ratio_of
-from .calibration import (
-    Compared,
-    calibrated,
-    compared_prediction,
-    evenly,
-)
+from .calibration import Compared, calibrated, compared_prediction, evenly
 from .cohorts import ALL, group_means
 from .inputs import are_masks, require_size
 from .intervals import LEVELS, Intervals
 from .passes import Pass
 from .results import OWN, SUMMARY, Results, write
-from .rows import Ruler
+from .rows import Row, Ruler
 from .spacing import parse_spacing, spacings
 
 if TYPE_CHECKING:
@@ -96,8 +93,8 @@ def measure(
     measures.csv, between.csv, groups.csv, summary.html, and pictures of the first `pictures`
     images (None: of all) with the ellipses go to `out`, by default FOLDER_measures; with `parquet`,
     tables are parquet files, too. Nothing is written if an image or mask cannot be read. The dict
-    has "task", "unit", "level", "intervals" (None, or why there are none), "rows", "between",
-    "groups" and "written". Raises `FastsegError` kinds.
+    has "task", "unit", "level", "intervals" (None, or why there are none), "measured" (in words),
+    "rows", "between", "groups" and "written". Raises `FastsegError` kinds.
     """
     check_runtime(runtime, precision)
     LEVELS("--level", level)
@@ -105,6 +102,7 @@ def measure(
     if parquet:
         pyarrow_parquet("--parquet")
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    _refuse_videos(given)
     files, _ = expand([Path(path) for path in given], OUTPUTS[found.kind](found).is_own)
     files = first_files(files, found.channel_files) or files
     betweens = _betweens(found, ratios)
@@ -133,8 +131,15 @@ def measure(
         run.measure(predictor, bs)
         unit = "px" if sides[0] is None else "mm"
         means = group_means(
-            run.rows + run.between, run.true, level, ruler.part, intervals, not from_masks
+            run.rows + run.between,
+            run.true,
+            {str(file) for file in truths},
+            level,
+            ruler.part,
+            intervals,
+            not from_masks,
         )
+        _warn_of_single_images(by, run.rows)
         kept = Results(
             run.rows, run.between, means, ruler, unit, by, level, reason, len(files), from_masks
         )
@@ -149,6 +154,7 @@ def measure(
         "unit": unit,
         "level": level,
         "intervals": reason or None,
+        "measured": kept.counted(),
         **kept.to_json(),
         "written": [str(target / name) for name in names],
     }
@@ -183,6 +189,15 @@ def _task(task: str | Task, export: Path | str | None) -> SegmentationTask:
             "no-masks",
         )
     return found
+
+
+def _refuse_videos(paths: Sequence[Path | str]) -> None:
+    video = next((path for path in paths if Path(path).suffix.lower() in SUFFIXES), None)
+    if video is not None:
+        raise DataError(
+            f"{video}: is a video; fastseg predict TASK {video} --measure measures its frames",
+            "video-to-measure",
+        )
 
 
 def _betweens(task: SegmentationTask, ratios: Sequence[str]) -> list[Between]:
@@ -240,16 +255,30 @@ def _truths(
         return {}
     if from_masks:
         raise DataError("--truth rectifies predictions; leave it out for masks", "truth-of-masks")
-    masks = {stem_of(path, ()): path for path in image_files(Path(truth))}
-    found = {
-        file: masks[name] for file in files if (name := stem_of(file, task.channel_files)) in masks
-    }
+    named = _by_stem(image_files(Path(truth)), ())
+    images = _by_stem(files, task.channel_files)
+    for name in named.keys() & images.keys():
+        for same in (named[name], images[name]):
+            if len(same) > 1:
+                raise DataError(
+                    f"{same[0]} and {same[1]}: have the same name, so that --truth cannot tell "
+                    "which mask belongs to which image; rename one, or measure them apart",
+                    "shared-name",
+                )
+    found = {images[name][0]: named[name][0] for name in images if name in named}
     if not found:
         raise DataError(
             f"{truth}: has no mask of these images' names (one of them is {files[0].stem}); "
             "give a folder with masks of some of them",
             "no-truth",
         )
+    return found
+
+
+def _by_stem(files: Sequence[Path], channels: Sequence[str]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        found[stem_of(file, channels)].append(file)
     return found
 
 
@@ -266,9 +295,20 @@ def _intervals(
         )
     intervals = Intervals(measures, level)
     fewest = math.ceil(level / (1 - level) - 1e-9)
-    if intervals.largest_count < fewest:
+    if intervals.most_images < fewest:
         return intervals, (
-            f"{intervals.largest_count} held-out images are too few for intervals of "
-            f"{100 * level:g} %, which need {fewest}; lower --level"
+            f"{intervals.most_images} held-out images are too few for intervals of "
+            f"{100 * level:g} % of each measure, which need {fewest}; lower --level"
         )
     return intervals, ""
+
+
+def _warn_of_single_images(by: str | None, rows: Sequence[Row]) -> None:
+    groups = {row.group: row.image for row in rows}
+    if by and len(groups) > 1 and len({row.image for row in rows}) == len(groups):
+        log.warning(
+            "--by %s: each of the %d groups has one image, so that there is no mean over images; "
+            "--by folder, or a column of --table, makes larger groups",
+            by,
+            len(groups),
+        )

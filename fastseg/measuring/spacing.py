@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 SAME = 0.01  # relative difference up to which two spacings are the same: headers are rounded
 INCH, CENTIMETRE = 2, 3  # values of the tag ResolutionUnit
 DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 270, 282, 283, 296
-IN_MM = {"micron": 1e-3, "um": 1e-3, "µm": 1e-3, "\\u00b5m": 1e-3, "nm": 1e-6, "mm": 1, "cm": 10}
+# "µm" is written with the micro sign or with the Greek letter, and by ImageJ as an escape sequence
+MICROMETRES = ("µm", "\u03bcm", "um", "micron", "microns", r"\u00b5m")
+IN_MM = {**dict.fromkeys(MICROMETRES, 1e-3), "nm": 1e-6, "mm": 1, "cm": 10, "m": 1000}
+IMAGEJ = "ImageJ="  # how its description begins
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def parse_spacing(text: str) -> Spacing:
         sides = [float(side) for side in text.lower().split("x")]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 2) or not all(0 < side < 1e6 for side in sides):
+    if len(sides) not in (1, 2) or not all(1e-9 <= side < 1e6 for side in sides):
         raise DataError(
             f"--spacing {brief(text)}: is not the distance of two pixels in mm; write 0.1, or "
             "0.1x0.2 (down x across)",
@@ -53,7 +56,7 @@ def spacings(files: Sequence[Path], given: Spacing | None, mm: bool) -> list[Spa
     """Return the spacing of each file; all None where nothing is measured in mm.
 
     It is `given`, or with `mm` what the file's header states. Raises `DataError` if that is
-    missing, or if a header contradicts what is given; a print resolution that does is a warning.
+    missing, or if a header contradicts what is given. A print resolution contradicts nothing.
     """
     if given is None and not mm:
         return [None] * len(files)
@@ -116,7 +119,8 @@ def header_of(file: Path) -> Header | None:
         return Header(found, "header") if found else None
     with decoding(file), Image.open(file) as image:
         header = _of_tiff(image) if image.format == "TIFF" else None
-        header = header or _of_print(image)
+        if not _description(image).startswith(IMAGEJ):  # whose resolution is in its own unit
+            header = header or _of_print(image)
         is_turned = image.getexif().get(ORIENTATION) in QUARTER_TURNS
     if header is None or not is_turned:
         return header
@@ -126,11 +130,11 @@ def header_of(file: Path) -> Header | None:
 def _of_tiff(image: Image.Image) -> Header | None:
     """Return what a microscope's TIFF states: OME's physical sizes, ImageJ's unit, or dots a cm."""
     tags = getattr(image, "tag_v2", {})
-    text = str(tags.get(DESCRIPTION, ""))
+    text = _description(image)
     sizes = [
         (
-            re.search(rf'PhysicalSize{a}="([\d.eE+-]+)"', text),
-            re.search(rf'PhysicalSize{a}Unit="([^"]+)"', text),
+            re.search(rf"""PhysicalSize{a}=["']([\d.eE+-]+)["']""", text),
+            re.search(rf"""PhysicalSize{a}Unit=["']([^"']+)["']""", text),
         )
         for a in "YX"
     ]
@@ -144,13 +148,22 @@ def _of_tiff(image: Image.Image) -> Header | None:
     across, down = (_number(tags.get(tag)) for tag in (X_RESOLUTION, Y_RESOLUTION))
     if not across or not down:
         return None
-    unit = re.search(r"^unit=(\S+)", text, re.M) if text.startswith("ImageJ=") else None
+    unit = re.search(r"^unit=(\S+)", text, re.M) if text.startswith(IMAGEJ) else None
     if unit:
-        scale = IN_MM.get(unit[1], math.nan)
+        scale = IN_MM.get(unit[1].lower(), math.nan)
         return _header([scale / down, scale / across], "ImageJ description")
     if tags.get(RESOLUTION_UNIT) == CENTIMETRE:
         return _header([10 / down, 10 / across], "TIFF header")
     return None
+
+
+def _description(image: Image.Image) -> str:
+    """Return a TIFF's description: Pillow reads as Latin-1 what is often UTF-8."""
+    text = str(getattr(image, "tag_v2", {}).get(DESCRIPTION, ""))
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def _of_print(image: Image.Image) -> Header | None:

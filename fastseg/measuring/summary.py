@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ..report.html import environment, svg, write_page
 from ..report.painting import COLOURS
 from ..report.panels import literal, short
-from ..utils.text import figure
+from ..utils.text import counted, figure
 from .cohorts import GroupMean
 from .measures import MEASURES
 from .rows import Row
@@ -63,7 +63,10 @@ def write_summary(
             lines=[
                 (
                     _title(*key, units),
-                    [_cell(means_of.get((group, *key))) for group in groups[:MOST_GROUPS]],
+                    [
+                        _cell(means_of.get((group, *key)), _images(group, rows))
+                        for group in groups[:MOST_GROUPS]
+                    ],
                 )
                 for key in listed
             ],
@@ -94,11 +97,14 @@ def _title(name: str, measure: str, units: Mapping[str, str]) -> str:
     return f"{what} ({unit})" if unit else what
 
 
-def _cell(mean: Any) -> tuple[str, str]:
+def _cell(mean: Any, images: int) -> tuple[str, str]:
+    """Return a mean in words, and below it the interval, and of how many images it is the mean."""
     if mean is None or math.isnan(mean.value):
         return "absent", ""
-    ends = "" if math.isnan(mean.low) else f"{figure(mean.low)} to {figure(mean.high)}"
-    return figure(mean.value), ends
+    below = [] if math.isnan(mean.low) else [f"{figure(mean.low)} to {figure(mean.high)}"]
+    if mean.images != images:
+        below.append(counted(mean.images, "image"))
+    return figure(mean.value), ", ".join(below)
 
 
 def _strips(
@@ -135,7 +141,7 @@ def _strips(
             own, heights, 12, COLOURS[0], alpha=0.6, linewidths=0, zorder=3, rasterized=True
         )
         mean = means_of.get((group, name, measure))
-        if mean is not None and math.isfinite(mean.value):
+        if mean is not None and mean.images > 1:
             axis.plot(mean.value, place, "D", color=COLOURS[4], markersize=5, zorder=5)
             if math.isfinite(mean.low):
                 axis.plot([mean.low, mean.high], [place] * 2, color=COLOURS[4], lw=2, zorder=4)

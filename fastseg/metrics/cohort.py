@@ -1,4 +1,4 @@
-"""Means over many images: prediction-powered, where most images have predictions only."""
+"""Means over many images: prediction-powered, where some or all have predictions only."""
 
 from __future__ import annotations
 
@@ -46,6 +46,30 @@ def prediction_powered_mean(
         return Mean(math.nan, math.nan, math.nan, 0, labelled)
     parts = [_part(spread, labelled), _part(_spread(predicted), count)]
     return _with_interval(float(predicted.mean() + bias), parts, level, count, labelled)
+
+
+def tuned_mean(true: np.ndarray, said: np.ndarray, rest: np.ndarray, level: float) -> Mean:
+    """Return the mean over images of which some are labelled, with values `true` (n,) and
+    predictions `said` (n,), and the others have predictions `rest` (m,) only.
+
+    It is the mean of the true values plus w times the difference of the means of `rest` and `said`.
+    The weight w, 0 to 1, is the one of the smallest variance: near 1 for good predictions of many
+    images, 0 for useless ones (Angelopoulos, Duchi, Zrnic, PPI++: Efficient prediction-powered
+    inference, 2023, arXiv:2311.01453). Needs two labelled images or more.
+    """
+    labelled, others = len(true), len(rest)
+    together = np.concatenate([said, rest])
+    variance = float(together.var(ddof=1))
+    weight = 0.0
+    if variance:
+        shared = float(np.cov(true, said)[0, 1])
+        weight = float(np.clip(shared / (variance * (1 + labelled / others)), 0, 1))
+    value = float(true.mean() + weight * (rest.mean() - said.mean()))
+    parts = [
+        _part(_spread(true - weight * said), labelled),
+        (weight**2 * variance / others, len(together) - 1),
+    ]
+    return _with_interval(value, parts, level, len(together), labelled)
 
 
 def _spread(values: np.ndarray) -> float:

@@ -83,7 +83,7 @@ def measure(
         int, typer.Option("--pictures", min=-1, help="Pictures with ellipses; -1: of all images.")
     ] = 6,
     parquet: Annotated[
-        bool, typer.Option("--parquet", help="Write tables as parquet, too.")
+        bool, typer.Option("--parquet", help="Write the tables as parquet, too.")
     ] = False,
     export: Export = None,
     *,
@@ -118,12 +118,7 @@ def measure(
     if as_json:
         return console.as_json(result)
     _print_means(result, by)
-    unit, counted = result["unit"], len(result["rows"])
-    typer.echo(
-        f"{counted} {'classes' if whole else 'objects'} of {result['images']} "
-        f"{'masks' if result['export'] is None else 'images'}, in {unit}; means with "
-        f"{100 * level:g} % intervals"
-    )
+    typer.echo(f"{result['measured']}, in {result['unit']}; means with {100 * level:g} % intervals")
     for path in result["written"]:
         if "/pictures/" not in Path(path).as_posix():
             typer.echo(path)
