@@ -2,6 +2,7 @@
 
     python scripts/coverage.py exports/eye --data DATA
     python scripts/coverage.py exports/face --data DATA --level 0.9 --resplits 500
+    python scripts/coverage.py exports/eye --data DATA --only '^r'
 
 The images that the export held out are predicted once. Each resplit draws half of them at random,
 calibrates intervals on these (the choice of the scale included), and counts how often they hold the
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -35,10 +37,11 @@ def main() -> None:
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--resplits", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="regular expression for the images' names")
     parser.add_argument("--json", type=Path, help="file for the table")
     given = parser.parse_args()
 
-    measured, images = residuals(given.export, given.data)
+    measured, images = residuals(given.export, given.data, given.only)
     rows = []
     for key, (values, scales, numbers) in measured.items():
         if len(values) < FEWEST:
@@ -60,13 +63,14 @@ def main() -> None:
         given.json.write_text(json.dumps(rows, indent=1))
 
 
-def residuals(export: Path, data: Path | None) -> tuple[dict, int]:
+def residuals(export: Path, data: Path | None, only: str) -> tuple[dict, int]:
     """Return residuals (n,), scales (n, 3) and numbers of images (n,) by measure, and the number of
     held-out images.
     """
     predictor = load(export, images=100)
     task = predictor.task
     items, _ = items_of(predictor.card, task, data, "valid")
+    items = [item for item in items if re.search(only, item.image.name)]
     predictor.adapt(items)
     found = predictor.stream_or_raise(
         items, 4, lambda item, prediction: compared_prediction(task, prediction, task.label(item))

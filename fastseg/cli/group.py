@@ -19,6 +19,7 @@ from ..utils.hub import go_offline
 from . import console
 
 STARTED = time.monotonic()
+BEFORE_COMMAND = ("--threads", "--offline")  # options of fastseg itself, see `start`
 
 
 class Commands(typer.core.TyperGroup):
@@ -51,6 +52,11 @@ class Commands(typer.core.TyperGroup):
             text = "out of memory; lower --size, or --bs where the command has it"
             console.say(f"error: {text}", "red")
             _print_json_error(ctx, "out-of-memory", text)
+        except Exception as error:
+            name = getattr(error, "option_name", None)  # of an option that the command lacks
+            if name in BEFORE_COMMAND:
+                vars(error).update(possibilities=None, message=f"{name} belongs before the command")
+            raise
         raise typer.Exit(1)
 
 

@@ -168,7 +168,7 @@ def written(row: Row, unit: str, by: str | None, has_intervals: bool) -> Mapping
         found["group"] = row.group
     found |= {"class": row.name, "object": "" if row.number is None else row.number, "unit": unit}
     for name, value in row.values.items():
-        found[name] = rounded(value)
+        found[name] = int(value) if name == "count" else rounded(value)
     found["touches_border"] = "" if row.is_at_border is None else row.is_at_border
     if has_intervals:
         for name in row.values:

@@ -80,8 +80,7 @@ def predict(
         typer.Option(
             "--measure",
             help="Videos: add the classes' diameters, axes, areas and places to frames.csv, with "
-            "intervals, and draw their curves over time. --ratio, --spacing and --level belong "
-            "to it.",
+            "intervals, and draw their curves over time; --ratio and --spacing include it.",
         ),
     ] = False,
     ratio: Ratio = None,
