@@ -159,6 +159,13 @@ def test_the_command_writes_tables_pictures_and_page(run, samples, exports, tmp_
     assert not (folder / "measures.parquet").exists()  # the earlier results are replaced
 
 
+def test_masks_without_objects_have_a_table_without_rows(run, tmp_path):
+    save(tmp_path / "blank", "a.png", np.zeros((40, 40)))
+    told = run("measure", "eye", "blank", "--masks", "--out", "out").out
+    assert "0 objects in 1 mask" in told
+    assert (tmp_path / "out/measures.csv").read_text().startswith("image,class,object,unit,area")
+
+
 def test_groups_of_one_image_are_told(run, masks):
     told = run("measure", "eye", masks, "--by", "set_(.)")
     assert "each of the 2 groups has one image" in told.err

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import codes_to_colours
 from ..report.painting import class_colours
 from ..report.panels import shrink
 from ..tasks import SegmentationTask
+from ..types import Colour
 from .rows import Row
 
 STEPS = 90  # straight lines of an ellipse
 LINE = 300  # px of the picture's shorter side for each px of a line
+TEXT = 0.04  # height of names as a share of the shorter side
 DIM = 0.6  # of the classes' colours under ellipses, where there is no image
 
 
@@ -47,7 +49,17 @@ def ellipses(
         for shade, extra in (((0, 0, 0), 2), (colour, 0)):  # a dark edge is visible on any ground
             for line in _lines(row, scale):
                 canvas.line(line, fill=shade, width=width + extra, joint="curve")
+    _write_names(canvas, {row.name: colours[task.classes.index(row.name)] for row in rows})
     return np.asarray(picture)
+
+
+def _write_names(canvas: ImageDraw.ImageDraw, colours: Mapping[str, Colour]) -> None:
+    """Write the classes' names in their colours into the upper left corner."""
+    size = max(12, round(min(canvas.im.size) * TEXT))
+    font = ImageFont.load_default(size)
+    for place, (name, colour) in enumerate(colours.items()):
+        at = (size // 2, size // 2 + place * round(1.3 * size))
+        canvas.text(at, name, colour, font, stroke_width=max(1, size // 9), stroke_fill=(0, 0, 0))
 
 
 def _lines(row: Row, scale: float) -> list[list[tuple[float, float]]]:

@@ -12,6 +12,7 @@ from ..inference.sources import pyarrow_parquet
 from ..utils.io import write_rows
 from ..utils.text import counted
 from .cohorts import GroupMean, written_mean
+from .measures import MEASURES as MEASURE_NAMES
 from .rows import Row, Ruler, written, written_between
 from .summary import units_of, write_summary
 
@@ -45,6 +46,12 @@ class Results:
     def units(self) -> dict[str, str]:
         """The unit of each measure, and of each value between classes."""
         return units_of(self.unit, {one.name: one.power for one in self.ruler.betweens})
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of measures.csv."""
+        empty = Row("", "", None, dict.fromkeys(MEASURE_NAMES, 0.0), {}, {})
+        return list(written(empty, self.unit, self.by, self.ruler.intervals is not None))
 
     def tables(self) -> dict[str, TableRows]:
         """Return the rows of each table by the name of its file."""
@@ -97,10 +104,11 @@ def write(folder: Path, title: str, found: Results, parquet: bool) -> list[str]:
     """Write tables and page into a folder, and return the names of the files."""
     names = []
     for name, rows in found.tables().items():
-        if not rows:
+        if not rows and name != MEASURES:
             continue
-        names.append(write_rows(folder / name, rows).name)
-        if parquet:
+        columns = found.columns if name == MEASURES else None  # also where nothing was found
+        names.append(write_rows(folder / name, rows, columns).name)
+        if parquet and rows:
             _write_parquet(folder / PARQUET[name], rows)
             names.append(PARQUET[name])
     write_summary(

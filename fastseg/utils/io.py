@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -181,8 +181,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
-    """Write rows as CSV atomically, under the column names of the first one; nan is empty.
+def write_rows(
+    path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] | None = None
+) -> Path:
+    """Write rows as CSV atomically, under the names `columns`, by default those of the first row;
+    nan is empty.
 
     File names that are not UTF-8 are written as the bytes that they are.
     """
@@ -190,7 +193,9 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
         atomic_file(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = None
+        writer = csv.DictWriter(file, columns) if columns else None
+        if writer:
+            writer.writeheader()
         for row in rows:
             if writer is None:
                 writer = csv.DictWriter(file, list(row))
