@@ -103,6 +103,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def needs_two_images(error: BaseException) -> bool:
+    """Return whether torch's batch normalisation refused a batch of one image."""
+    return isinstance(error, ValueError) and "more than 1 value per channel" in str(error)
+
+
 def brief(text: object) -> str:
     """Return foreign text for a message: one line of printable characters, cut to `MAX_QUOTED`."""
     line = " ".join(str(text).split())

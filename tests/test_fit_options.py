@@ -18,7 +18,7 @@ from fastseg.training.study import VARIABLE, _check_values
 OTHER = {  # a value of each option that is not its default
     **dict(arch="resnet18", decoder="unet", weights="none", epochs=3, lr="auto", freeze_epochs=2),
     **dict(time_budget=60.0, folds=3, ema=0.9, windows=0.5, progressive=0.5, mixup=0.2),
-    **dict(patience=2, size=(64, 96), bs=2, loss="ce", opt="sgd", seed=1, device="cpu"),
+    **dict(patience=2, size=(64, 96), bs="auto", loss="ce", opt="sgd", seed=1, device="cpu"),
     **dict(precision="float32", cache=2**20, split_seed=1, freeze=True),
     **dict(unlabelled=str(Path(__file__).parents[1] / ".github" / "docs")),  # it has pictures
     **dict(track="tensorboard"),
@@ -76,6 +76,7 @@ def test_each_option_is_known_to_study_and_to_an_interrupted_fit(name, tmp_path)
         ("epochs", 1.5),
         ("patience", True),
         ("bs", 0),
+        ("bs", "many"),
         ("seed", 2**32),
         ("folds", 1),
         ("folds", 101),

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..errors import ModelError
-from ..learners.options import OPTIONS, Number, Option, WholeNumber
-from ..learners.values import MB, seconds_of, size_of
+from ..learners.options import OPTIONS, BatchSize, Number, Option, WholeNumber
+from ..learners.values import MB, seconds_of, size_of, value_of
 from .blocks import F, expanded
 
 FLAGS = {"true": True, "false": False}
@@ -21,8 +21,10 @@ def read_value(option: Option, value: Any) -> Any:
     """Convert a command-line value to a value of `FitOptions`. Raises `typer.BadParameter`."""
     if value is None:
         return None
-    if option.unit in ("px", "s"):
+    if option.unit in ("px", "s") or isinstance(option.rule, BatchSize):
         try:
+            if option.unit is None:
+                return value_of(option, str(value))
             return size_of(value) if option.unit == "px" else seconds_of(value)
         except ModelError as error:
             raise typer.BadParameter(str(error), param_hint=option.flag) from None
@@ -83,7 +85,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     """Return the parameter from which typer makes the option."""
     kind: Any = str
     limits: dict[str, Any] = {}
-    if isinstance(option.rule, WholeNumber):
+    if isinstance(option.rule, WholeNumber) and not isinstance(option.rule, BatchSize):
         kind, limits = int, {"min": option.rule.low, "max": option.rule.high}
     elif isinstance(option.rule, Number):  # `FitOptions` itself checks its limits
         kind = float
@@ -93,7 +95,9 @@ def _parameter(option: Option) -> inspect.Parameter:
     shown = typer.Option(
         flag,
         help=option.described,
-        metavar={"px": "N|HxW", "s": "TIME", "bytes": "MB"}.get(option.unit or ""),
+        metavar={"px": "N|HxW", "s": "TIME", "bytes": "MB"}.get(
+            option.unit or "", "N|auto" if isinstance(option.rule, BatchSize) else None
+        ),
         **limits,
     )
     return inspect.Parameter(

@@ -215,6 +215,14 @@ def shared(dls: DataLoaders, rank: int, size: int) -> Iterator[None]:
             loader.rank, loader.size, loader.whole_bs = 0, 1, 0
 
 
+def set_batch_size(dls: DataLoaders, bs: int) -> None:
+    """Give the loaders of `dataloaders` batches of up to `bs` images, as if made with it."""
+    count = dls.train.n
+    for loader in dls.loaders:
+        loader.bs = min(bs, count)
+    dls.train.drop_last = count % dls.train.bs == 1
+
+
 def items_for_fit(task: Dataset, data: Path | str) -> list[Item]:
     """Return the items that a fit may use: all except those of a test folder."""
     return [item for item in task.items(data) if item.split != "test"]

@@ -23,13 +23,14 @@ class TrainingRecord:
     seed: int
     loss: str
     opt: str
-    bs: int
+    bs: int  # at most the number of training images
     weights_origin: str
     licence: str = ""  # of the weights that training began with, where it is known
     flip_shift: int = 0  # px by which the mirror image's mask moves right
     depth: int | None = None  # bits of the values of 16-bit images, if there are any
     spacing: tuple[float, float] | None = None  # see the card
     precision: str | None = None  # as asked for
+    planned_bs: int | None = None  # by `--bs auto`
     course: dict[str, Any] = field(default_factory=dict)  # options of the training, and seconds
     history: list[dict[str, float]] = field(default_factory=list)  # one dict an epoch
 

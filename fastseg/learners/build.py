@@ -30,7 +30,7 @@ from fastai.vision import learner as fastai_vision
 from ..checks.preflight import Tally, survey
 from ..data.cache import Pixels
 from ..data.channels import channel_statistics
-from ..data.loaders import dataloaders
+from ..data.loaders import dataloaders, set_batch_size
 from ..data.reading import RGB
 from ..data.slices import is_medical, real_file
 from ..data.split import Fold, splitter
@@ -49,6 +49,7 @@ from ..types import Recipe
 from ..utils import device as machine
 from ..utils.choices import asked_precision
 from ..utils.io import portable_path
+from .batch import plan_bs
 from .options import FitOptions
 from .precision import training_precision
 
@@ -308,6 +309,18 @@ def build_learner(
         level = logging.WARNING if is_non_commercial(licence) else logging.INFO
         log.log(level, "licence of the weights: %s", licence)
     learn.loss_func = learn.loss_func.to(dls.device)
+    planned = None
+    if options.bs == "auto":
+        planned = plan_bs(
+            learn,
+            recipe.size,
+            recipe.bs,
+            asked,
+            options.freeze,
+            options.unlabelled is not None,
+            pixels.budget - pixels.used if options.freeze else 0,
+        )
+        set_batch_size(dls, planned)
     epochs = recipe.epochs + recipe.freeze_epochs
     learn.model.precision, why = training_precision(learn, recipe.size, asked, epochs)
     log.info(machine.describe_plan(dls.device, why, dls.bs, pixels.budget))
@@ -318,13 +331,14 @@ def build_learner(
         seed=options.seed,
         loss=recipe.loss,
         opt=recipe.opt,
-        bs=min(recipe.bs, dls.train.n),
+        bs=min(planned or recipe.bs, dls.train.n),
         weights_origin=origin,
         licence=licence,
         flip_shift=task.recipe.flip_shift,
         depth=task.depth,
         spacing=_spacing(dls),
         precision=asked,
+        planned_bs=planned,
     )
     return learn
 

@@ -65,6 +65,17 @@ def _check_flag(flag: str, value: Any) -> None:
         raise ModelError(f"{flag} {value}: give true or false", "option-range")
 
 
+class BatchSize(WholeNumber):
+    """A rule: a whole number, or "auto"."""
+
+    def __call__(self, flag: str, value: Any) -> None:
+        """Raise `ModelError` for another value."""
+        if isinstance(value, str) and value != "auto":
+            raise ModelError(f"{flag} {value}: give a whole number or auto", "option-range")
+        if value != "auto":
+            super().__call__(flag, value)
+
+
 class FoldCount(WholeNumber):
     """A rule: 0 for no folds, or 2 or more."""
 
@@ -362,11 +373,12 @@ class FitOptions:
         default_help=RECIPE,
         unit="px",
     )
-    bs: int | None = _option(
+    bs: int | str | None = _option(
         None,
         "learner",
-        "Images in a batch, of all processes together",
-        WholeNumber(1),
+        "Images in a batch, of all processes together; auto: as many as the recipe's, or the "
+        "largest part of them (half, a quarter, ...) that fits into memory",
+        BatchSize(1),
         default_help=RECIPE,
     )
     loss: str | None = _option(
@@ -498,6 +510,8 @@ class FitOptions:
             given["freeze_epochs"] = 0
         if self.unlabelled and self.ema is None:  # the average is the teacher
             given["ema"] = task.recipe.ema or TEACHER
+        if given["bs"] == "auto":  # planned when the learner is there
+            given["bs"] = None
         if given["lr"] == "auto":  # found when the learner is there
             given["lr"] = None
         elif given["lr"] is not None:
@@ -510,6 +524,7 @@ class FitOptions:
             recipe = replace(recipe, decoder_options={})
         for name in OF_RECIPE:
             OPTIONS[name].check(getattr(recipe, name))
+        WholeNumber(1)(OPTIONS["bs"].flag, recipe.bs)  # a task's own cannot be auto
         return recipe
 
     def check_course(self, task: Task) -> None:

@@ -84,26 +84,24 @@ def step_seconds(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    with _restore_state(network, device):
+    with state_restored(network, device):
         network.to(device).train().requires_grad_(True)
         return seconds_of(step)
 
 
 @contextmanager
-def _restore_state(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
+def state_restored(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Restore the network's state and the random state after a block."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    frozen, modes = (
-        [p for p in network.parameters() if not p.requires_grad],
-        [(m, m.training) for m in network.modules()],
-    )
+    learnt = [(p, p.requires_grad) for p in network.parameters()]
+    modes = [(m, m.training) for m in network.modules()]
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         network.zero_grad()
         network.load_state_dict(state)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        for parameter, is_learnt in learnt:
+            parameter.requires_grad_(is_learnt)
         for module, training in modes:
             module.training = training

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from ..errors import ModelError
-from .options import Number, Option, WholeNumber
+from .options import BatchSize, Number, Option, WholeNumber
 
 MB = 2**20  # bytes
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -72,6 +72,8 @@ def _converted(option: Option, text: str) -> Any:
         return seconds_of(text)
     if option.annotation.startswith("bool"):
         return FLAGS[text.lower()]
+    if isinstance(option.rule, BatchSize) and not text.lstrip("+-").isdecimal():
+        return text  # its rule says whether it is "auto"
     if isinstance(option.rule, WholeNumber):
         return int(text)
     if isinstance(option.rule, Number):

@@ -31,7 +31,7 @@ from ..measuring.calibration import Compared, calibrated, compared_prediction, e
 from ..metrics.calibration import PIXELS, temperature
 from ..metrics.risk import thresholds
 from ..tasks import Item, SegmentationTask, Task, get
-from ..utils.io import name_below, write_json
+from ..utils.io import name_below, read_json, write_json
 from ..utils.locks import write_lock
 from .budget import Plan, plan_training
 from .resume import FitPlan, FitRun, interruptible
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 SHOWN = 6  # images in show_results.png
 # Of an image: logits (N, C), labels (N,), expected error, and its measures if it has a mask
 Evidence = tuple[Any, Any, float, Optional[Compared]]
+BATCH = "batch.json"  # among the checkpoints: what `--bs auto` chose
 FEWEST_PIXELS = 50  # smallest number of pixels that calibration uses of each image; a choice
 
 
@@ -266,7 +267,7 @@ def _train_fold(
     Its folder keeps checkpoints, and the plan for its time, until the export is complete.
     """
     start = time.monotonic()
-    options, work = run.options, run.folder and run.folder / f"learner_{number}"
+    options, work = _with_planned_bs(run), run.folder and run.folder / f"learner_{number}"
     fold = (number, options.folds) if options.folds else None
     if fold:
         log.info("fold %d of %d", number + 1, options.folds)
@@ -274,6 +275,10 @@ def _train_fold(
     if plan:
         options = replace(options, size=plan.size)
     learn = learner_of(task, run.data, options, fold)
+    if (planned := record_of(learn).planned_bs) is not None:
+        options = replace(options, bs=planned)
+        if run.folder:  # all folds have batches of this size, and so has the fit when resumed
+            write_json(run.folder / BATCH, {"bs": planned})
     if seconds is not None and not plan:
         learn, plan = plan_training(
             learn,
@@ -297,6 +302,19 @@ def _train_fold(
             "diverged",
         )
     return learn
+
+
+def _with_planned_bs(run: FitRun) -> FitOptions:
+    """Return the run's options, with the number in place of `bs="auto"` where it was planned."""
+    if run.options.bs != "auto":
+        return run.options
+    file = run.folder and run.folder / BATCH
+    found = world().from_first(read_json(file).get("bs") if file and file.is_file() else None)
+    if found is None:
+        return run.options
+    options = replace(run.options, bs=found)
+    OPTIONS["bs"].check(options.bs)
+    return options
 
 
 def _write_ensemble(learn: Learner, networks: list[Network], seconds: float, folder: Path) -> Card:

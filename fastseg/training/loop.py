@@ -23,7 +23,7 @@ from ..data.cache import Pixels
 from ..data.unlabelled import unlabelled_in
 from ..engines.collectives import bytes_from_first
 from ..engines.distributed import world
-from ..errors import ModelError, is_out_of_memory
+from ..errors import ModelError, is_out_of_memory, needs_two_images
 from ..exports.record import record_of
 from ..learners.options import FitOptions, random_freeze, rate_of
 from ..models.frozen import maps_kept
@@ -351,11 +351,12 @@ def _errors_explained(learn: Learner) -> Iterator[None]:
         bs = learn.dls.train.whole_bs or learn.dls.bs
         raise ModelError(
             f"out of memory with batches of {bs} images of {height}x{width} px: lower "
-            f"--bs first, to {max(1, bs // 2)}, then --size; on a CPU also --cache",
+            f"--bs first, to {max(1, bs // 2)} (or give --bs auto), then --size; on a CPU also "
+            "--cache",
             "out-of-memory",
         ) from error
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
+        if not needs_two_images(error):
             raise
         raise ModelError(
             "this model normalises over a batch and needs 2 images or more in each: raise --bs, "

@@ -131,7 +131,11 @@ def _config(task: Task, run: FitRun, learn: Learner) -> dict[str, Any]:
         "task": task.name,
         "options": options,
         "seed": run.options.seed,
-        "recipe": asdict(run.options.augmenting(task).recipe) | asdict(run.options.recipe(task)),
+        "recipe": {
+            **asdict(run.options.augmenting(task).recipe),
+            **asdict(run.options.recipe(task)),
+            **({"bs": record_of(learn).bs} if run.options.bs == "auto" else {}),
+        },
         "data": {
             "folder": run.data.name,
             "images": len(items),

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import AppError, FastsegError, ModelError
-from ..learners.options import AUGMENTATION, OF_RECIPE, OPTIONS, FitOptions, Number, Option
+from ..learners.options import (
+    AUGMENTATION,
+    OF_RECIPE,
+    OPTIONS,
+    BatchSize,
+    FitOptions,
+    Number,
+    Option,
+)
 from ..learners.options import WholeNumber as Whole
 from ..learners.values import text_of, value_of
 from ..tasks import Task
@@ -23,6 +31,7 @@ SUGGESTED: dict[str, Sequence[str]] = {
     "loss": (*LOSSES, "ce+dice"),
     "arch": ("mobilenetv2_100", "resnet18", "resnet34", "efficientnet_b0", "convnext_tiny"),
     "lr": ("auto", "1e-3", "1e-4"),
+    "bs": ("auto", "4", "8", "16"),
     "device": ("cpu", "cuda", "mps"),
 }
 FIRST = ("epochs", "size", "bs", "lr", "arch", "weights")  # shown at once; the others on demand
@@ -71,7 +80,7 @@ def _field(option: Option, task: Task, exports: Sequence[str]) -> dict[str, Any]
         return found | {"kind": "choice", "choices": list(CHOICES[option.name])}
     if option.annotation.startswith("bool"):
         return found | {"kind": "choice", "choices": ["yes", "no"]}
-    if isinstance(option.rule, (Whole, Number)):
+    if isinstance(option.rule, (Whole, Number)) and not isinstance(option.rule, BatchSize):
         is_whole = isinstance(option.rule, Whole)
         step = 1 if is_whole else "any"
         most = None if option.unit == "bytes" else option.rule.high
