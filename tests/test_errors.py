@@ -18,6 +18,7 @@ SHARED_CODES = {
     "not-representable": "a label that the task's mask or table cannot hold exactly",
     "no-images": "a folder or source without images",
     "one-file-for-many": "one file as the place of several results",
+    "out-of-memory": "no batch fits in the memory, as planned or in training",
     "option-range": "an option's value is out of its range",
     "same-target": "two images would have the same result file",
     "card-mismatch": "the weights or network of an export do not fit its card",
