@@ -432,6 +432,9 @@ def test_keys_are_asked_for_where_there_are_some(exports, eyes, tmp_path, monkey
         assert error_of(answer, 401) == "wrong-key" and answer.headers["www-authenticate"]
         for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
             assert served.client.get(path).status_code == 200
+            assert served.client.head(path).status_code == 200
+        start = served.client.get("/", follow_redirects=True)
+        assert start.url.path == "/docs" and start.history[0].status_code == 307
         for headers in (
             {"Authorization": f"Bearer {KEY}"},
             {"authorization": f"bearer {KEY}"},
@@ -538,6 +541,9 @@ def test_it_answers_while_exports_are_loaded(exports, eyes, monkeypatch):
         answer = served.client.get("/readyz")
         assert answer.status_code == 503 and answer.json()["exports"]["eye"]["model"] is None
         assert served.client.get("/healthz").status_code == 200
+        for path, status in (("/healthz", 200), ("/readyz", 503)):
+            head = served.client.head(path)
+            assert head.status_code == status and head.content == b""
         assert error_of(served.client.get("/v1"), 503) == "not-loaded"
         assert error_of(served.post("eye", eyes[0].read_bytes()), 503) == "not-loaded"
     finally:
