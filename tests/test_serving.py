@@ -28,11 +28,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import fastseg
+from fastseg.errors import ServeError
 from fastseg.inference import loading
 from fastseg.inference.predictor import Predictor
 from fastseg.serving import bodies
 from fastseg.serving import server as serving_server
 from fastseg.serving import service as serving_service
+from fastseg.serving.batching import Batcher
 from fastseg.serving.keys import read_keys
 from fastseg.serving.logs import logging_to
 from fastseg.serving.options import ServeOptions
@@ -640,6 +642,28 @@ def test_addresses_are_fetched_only_where_that_is_allowed(exports, eyes, picture
         found = served.client.post(where, json=urls).json()["results"]
         assert found[0] == served.post("eye", eyes[0].read_bytes()).json()
         assert [one["error"]["code"] for one in found[1:]] == ["server-error", "address-scheme"]
+
+
+def test_a_list_is_refused_as_a_whole_where_none_of_it_finds_room(
+    exports, eyes, pictures, monkeypatch
+):
+    urls, where = {"urls": [f"{pictures}/eye.jpg"] * 3}, "/v1/eye/predict"
+    with Served(exports("eye"), allow_urls=True, allow_private=True) as served:
+        batcher, submit = served.server.service.batcher, Batcher.submit
+        room = [2]
+
+        def filling(self, *arguments):  # others took the places while addresses were fetched
+            room[0] -= 1
+            if room[0] < 0:
+                raise ServeError("128 images wait already", "queue-full")
+            return submit(self, *arguments)
+
+        monkeypatch.setattr(Batcher, "submit", filling)
+        found = served.client.post(where, json=urls).json()["results"]
+        assert sorted("error" in one for one in found) == [False, False, True]
+        refused = served.client.post(where, json=urls)
+        assert error_of(refused, 429) == "queue-full"
+        assert int(refused.headers["retry-after"]) == batcher.retry_after
 
 
 def test_the_log_has_lines_of_json_without_names_or_content(exports, eyes):
