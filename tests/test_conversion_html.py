@@ -18,6 +18,8 @@ from conftest import refuses
 from fastseg.conversion import webruntime
 from fastseg.conversion.one_file import model_in, write_html
 from fastseg.conversion.webruntime import ARCHIVE, SCRIPT, WASM, WebRuntime, web_runtime
+from fastseg.data.colours import hexadecimal
+from fastseg.exports.read import card_of
 
 FILES = {SCRIPT: b"export const env = 1;\n//# sourceMappingURL=x.map\n", WASM: b"\0asm" * 9}
 
@@ -104,6 +106,11 @@ def test_the_file_has_all_and_asks_for_nothing(archive, exports, tmp_path):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"sha256-{digest}" in policy.replace("&#43;", "+")
     assert not re.search(r'<(script|link|img)[^>]* (src|href)="(?!data:)', text)
+    settings = re.search(
+        r'<script type="application/json" id="settings">(.*?)</script>', text, re.S
+    )
+    colours = [one["colour"] for one in json.loads(settings.group(1))["classes"]]
+    assert colours == [hexadecimal(tuple(one)) for one in card_of(export).palette]  # of overlays
     block = re.search(r'<script type="application/json" id="modules">(.*?)</script>', text, re.S)
     modules = json.loads(block.group(1))
     names = [name for name, _ in modules]

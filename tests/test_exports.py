@@ -278,6 +278,14 @@ def test_a_card_of_another_size_is_one_line(exports, samples, tmp_path):
         assert error.code == "card-mismatch"
 
 
+def test_a_card_of_another_mean_or_std_is_found(exports, tmp_path):
+    for number, (name, value) in enumerate({"mean": [0.41] * 3, "std": [0.31] * 3}.items()):
+        folder = copied(exports("eye"), tmp_path / str(number))
+        edit(folder, **{name: value})
+        with refuses("card-mismatch", "model.safetensors", "mean and std"):
+            fastseg.load(folder, runtime="torch")
+
+
 @pytest.mark.parametrize(
     "arch", ["hf_hub:evil/x", "hf-hub:evil/x", "local-dir:/tmp/x", "../x", "a" * 200, 7]
 )

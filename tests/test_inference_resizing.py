@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from fastseg.inference import resizing
 from fastseg.inference.resizing import GRAPH, resized
 
 
@@ -48,3 +49,13 @@ def test_it_resizes_as_torch_does(size, classes):
     # Positions are computed in float32 there and here: 1e-5 px times the steepest slope
     assert np.allclose(found, expected, atol=1e-4)
     assert np.array_equal(planes, before)
+
+
+def test_memory_of_large_results_is_not_kept(monkeypatch):
+    asked, session = [], resizing._session
+    monkeypatch.setattr(resizing, "KEPT_BYTES", 4 * 20 * 20)
+    monkeypatch.setattr(resizing, "_session", lambda keeps: asked.append(keeps) or session(keeps))
+    planes = np.zeros((1, 8, 8), np.float32)
+    assert resized(planes, (20, 20)).shape == (1, 20, 20)
+    assert resized(planes, (20, 21)).shape == (1, 20, 21)
+    assert asked == [True, False]

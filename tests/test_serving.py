@@ -28,11 +28,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import fastseg
+from fastseg.errors import ServeError
 from fastseg.inference import loading
 from fastseg.inference.predictor import Predictor
 from fastseg.serving import bodies
 from fastseg.serving import server as serving_server
 from fastseg.serving import service as serving_service
+from fastseg.serving.batching import Batcher
 from fastseg.serving.keys import read_keys
 from fastseg.serving.logs import logging_to
 from fastseg.serving.options import ServeOptions
@@ -432,6 +434,9 @@ def test_keys_are_asked_for_where_there_are_some(exports, eyes, tmp_path, monkey
         assert error_of(answer, 401) == "wrong-key" and answer.headers["www-authenticate"]
         for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
             assert served.client.get(path).status_code == 200
+            assert served.client.head(path).status_code == 200
+        start = served.client.get("/", follow_redirects=True)
+        assert start.url.path == "/docs" and start.history[0].status_code == 307
         for headers in (
             {"Authorization": f"Bearer {KEY}"},
             {"authorization": f"bearer {KEY}"},
@@ -538,6 +543,9 @@ def test_it_answers_while_exports_are_loaded(exports, eyes, monkeypatch):
         answer = served.client.get("/readyz")
         assert answer.status_code == 503 and answer.json()["exports"]["eye"]["model"] is None
         assert served.client.get("/healthz").status_code == 200
+        for path, status in (("/healthz", 200), ("/readyz", 503)):
+            head = served.client.head(path)
+            assert head.status_code == status and head.content == b""
         assert error_of(served.client.get("/v1"), 503) == "not-loaded"
         assert error_of(served.post("eye", eyes[0].read_bytes()), 503) == "not-loaded"
     finally:
@@ -634,6 +642,28 @@ def test_addresses_are_fetched_only_where_that_is_allowed(exports, eyes, picture
         found = served.client.post(where, json=urls).json()["results"]
         assert found[0] == served.post("eye", eyes[0].read_bytes()).json()
         assert [one["error"]["code"] for one in found[1:]] == ["server-error", "address-scheme"]
+
+
+def test_a_list_is_refused_as_a_whole_where_none_of_it_finds_room(
+    exports, eyes, pictures, monkeypatch
+):
+    urls, where = {"urls": [f"{pictures}/eye.jpg"] * 3}, "/v1/eye/predict"
+    with Served(exports("eye"), allow_urls=True, allow_private=True) as served:
+        batcher, submit = served.server.service.batcher, Batcher.submit
+        room = [2]
+
+        def filling(self, *arguments):  # others took the places while addresses were fetched
+            room[0] -= 1
+            if room[0] < 0:
+                raise ServeError("128 images wait already", "queue-full")
+            return submit(self, *arguments)
+
+        monkeypatch.setattr(Batcher, "submit", filling)
+        found = served.client.post(where, json=urls).json()["results"]
+        assert sorted("error" in one for one in found) == [False, False, True]
+        refused = served.client.post(where, json=urls)
+        assert error_of(refused, 429) == "queue-full"
+        assert int(refused.headers["retry-after"]) == batcher.retry_after
 
 
 def test_the_log_has_lines_of_json_without_names_or_content(exports, eyes):

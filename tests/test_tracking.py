@@ -397,6 +397,26 @@ def test_mlflow_takes_the_place_and_the_names_of_its_environment(
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
+def test_mlflow_is_quick_to_tell_of_a_dead_server(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    retries, seconds = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv(retries, "1")
+    monkeypatch.delenv(seconds, raising=False)
+    seen = []
+
+    class Dead:
+        def __init__(self, tracking_uri):
+            seen.append((os.environ[retries], os.environ[seconds]))
+            raise OSError(tracking_uri)
+
+    one = MLflow(Run("p", "n", "", tmp_path, {}))
+    one.client_class = Dead
+    with pytest.raises(OSError, match="127.0.0.1"):
+        one.start()
+    assert seen == [("1", "4")] and seconds not in os.environ  # later requests may take longer
+
+
 @needs("wandb")
 def test_wandb_writes_a_run_that_is_not_sent(story, tmp_path):
     known = story("wandb", group="eye_study")

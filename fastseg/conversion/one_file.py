@@ -94,7 +94,8 @@ def model_in(file: Path) -> bytes:
 
 def _settings(task: Task, card: Card) -> dict[str, Any]:
     """Return what the page's scripts need to know."""
-    colours = zip(task.classes, class_colours(task))
+    # of masks, those of the overlays that `predict` writes
+    palette = task.palette if isinstance(task, SegmentationTask) else class_colours(task)
     is_coloured = isinstance(task, SegmentationTask) and task.output == "colours"
     return {
         "task": task.name,
@@ -104,9 +105,9 @@ def _settings(task: Task, card: Card) -> dict[str, Any]:
         "unlabelled": can_be_unlabelled(task),
         "classes": [
             {"code": code, "name": name, "colour": hexadecimal(colour)}
-            for code, (name, colour) in enumerate(colours)
+            for code, (name, colour) in enumerate(zip(task.classes, palette))
         ],
-        "palette": getattr(task, "palette") if is_coloured else None,  # noqa: B009 - of masks only
+        "palette": palette if is_coloured else None,
         "model": {
             "size": card.size,
             "resize": card.resize,

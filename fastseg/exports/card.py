@@ -31,6 +31,7 @@ CARD, MODEL, PICKLE, METRICS, HISTORY = (
     "history.csv",
 )
 ONNX = "model.onnx"
+NORMALISATION = "normalisation"  # metadata of `MODEL`: [mean, std] as JSON
 PROGRESS = "progress.json"  # of a fit that runs, beside its checkpoint
 
 

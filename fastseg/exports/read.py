@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..tasks.base import TaskT
 from ..tasks.declared import task_from
 from ..utils.imports import importing
 from .addresses import is_address, local
-from .card import MODEL, PICKLE, Card, read_card, sha256
+from .card import MODEL, NORMALISATION, PICKLE, Card, read_card, sha256
 from .folder import find, is_export
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def network_of(export: Path, card: Card) -> Network:
 
     Raises `ExportError` if they do not fit its card.
     """
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     from ..models.factory import build
@@ -49,6 +51,10 @@ def network_of(export: Path, card: Card) -> Network:
         with importing():  # timm and the decoders
             network = build(Spec(**card.network))
         network.load_state_dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            known = (file.metadata() or {}).get(NORMALISATION)  # earlier exports have none
+        if known and json.loads(known) != [card.mean, card.std]:
+            raise ValueError(f"mean and std were {known}")
     except Exception as error:  # the reader and torch raise many kinds for damaged weights
         raise ExportError(
             f"{path}: does not fit its card ({brief(error)}); fit again", "card-mismatch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..tasks.declared import definition_of
 from ..utils.io import name_below, portable_path
 from ..utils.locks import write_lock
-from .card import HISTORY, MODEL, ONNX, PICKLE, SCHEMA, Card, seal, versions
+from .card import HISTORY, MODEL, NORMALISATION, ONNX, PICKLE, SCHEMA, Card, seal, versions
 from .folder import replacing
 from .onnx import write_onnx
 from .record import record_of
@@ -41,7 +42,9 @@ def write_export(learn: Learner, folder: Path) -> Card:
         name: tensor.detach().cpu().contiguous()
         for name, tensor in learn.model.state_dict().items()
     }
-    save_file(state, folder / MODEL)
+    # In the file that the card's SHA-256 is of: the card's own numbers could change unnoticed.
+    normalisation = json.dumps([list(learn.model.mean), list(learn.model.std)])
+    save_file(state, folder / MODEL, {NORMALISATION: normalisation})
     # safetensors makes files that only the owner can read
     (folder / MODEL).chmod((folder / MODEL).stat().st_mode | 0o044)
     _export_pickle(learn, folder)

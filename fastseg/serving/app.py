@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from .. import __version__
 from ..errors import FastsegError, ServeError, choose
@@ -100,6 +101,9 @@ def make_app(service: Service) -> FastAPI:
     document = app.openapi()  # FastAPI keeps it
     document["components"]["securitySchemes"] = SECURITY
     document["security"] = [*({name: []} for name in SECURITY), *([] if service.keys else [{}])]
+    for route in app.routes:  # load balancers ask by HEAD; FastAPI's routes do not know it
+        if isinstance(route, Route) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
     return app
 
 
@@ -172,6 +176,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         text = await run_in_threadpool(service.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> RedirectResponse:
+        return RedirectResponse("docs")  # relative: a proxy may serve all of it below a path
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -66,7 +66,7 @@ class Scratch:
         try:
             yield path
         finally:
-            await run_in_threadpool(path.unlink, missing_ok=True)
+            path.unlink(missing_ok=True)  # quicker than a thread is reached
             self._free.append(path)
 
     def close(self) -> None:
@@ -102,9 +102,9 @@ class Bodies:
         """Write the image of a request to `path`; return its bytes. Raises `FastsegError`."""
         kind, arriving = _kind(request), _Arriving(self)
         if kind == "multipart/form-data":
-            work = self._form(request, path, arriving)
+            work = self._form(request, path, task, arriving)
         elif kind.startswith("image/") or kind == "application/octet-stream":
-            work = self._raw(request, path, arriving)
+            work = self._raw(request, path, task, arriving)
         else:
             raise ServeError(
                 f"Content-Type {kind[:100] or 'is missing'}: send image/*, "
@@ -112,13 +112,9 @@ class Bodies:
                 "wrong-content-type",
             )
         try:
-            size = await self._in_time(work)
+            return await self._in_time(work)
         finally:
             self._held -= arriving.bytes
-        if not size:
-            raise ServeError("the body is empty; send an image", "empty-body")
-        await run_in_threadpool(check_image, path, task, self.options.max_pixels)
-        return size
 
     async def fetch(self, url: str, path: Path, task: Task) -> int:
         """Write the image at an address to `path`; return its bytes. Raises `FastsegError`."""
@@ -139,7 +135,7 @@ class Bodies:
                 f"the body did not arrive within {self.options.timeout:g} s", "slow-body"
             ) from None
 
-    async def _raw(self, request: Request, path: Path, arriving: _Arriving) -> int:
+    async def _raw(self, request: Request, path: Path, task: Task, arriving: _Arriving) -> int:
         kept = bytearray()
         async for chunk in limited(request, self.options.max_bytes):
             arriving.add(chunk)
@@ -147,10 +143,22 @@ class Bodies:
             if len(kept) >= KEPT_BYTES:
                 await run_in_threadpool(_append, path, bytes(kept))
                 kept.clear()
-        await run_in_threadpool(_append, path, bytes(kept))
-        return arriving.bytes
 
-    async def _form(self, request: Request, path: Path, arriving: _Arriving) -> int:
+        def end() -> int:  # one thread for both: to reach one costs more than either
+            _append(path, kept)
+            return self._checked(path, task)
+
+        return await run_in_threadpool(end)
+
+    def _checked(self, path: Path, task: Task) -> int:
+        """Return the bytes of an image that has arrived. Raises `FastsegError` for no image."""
+        size = path.stat().st_size
+        if not size:
+            raise ServeError("the body is empty; send an image", "empty-body")
+        check_image(path, task, self.options.max_pixels)
+        return size
+
+    async def _form(self, request: Request, path: Path, task: Task, arriving: _Arriving) -> int:
         chunks = limited(request, self.options.max_bytes + OVERHEAD)
 
         async def receive() -> Message:
@@ -166,12 +174,13 @@ class Bodies:
                     raise ServeError(
                         "the form has no file; send one, as file=@photo.jpg", "no-file"
                     )
-                return await run_in_threadpool(_copied, files[0], path)
+                await run_in_threadpool(_copied, files[0], path)
         except (HTTPException, MultiPartException, AssertionError, KeyError) as error:
             detail = getattr(error, "detail", None) or getattr(error, "message", "")
             raise ServeError(
                 f"the form cannot be read ({detail or 'damaged'}); send one file", "damaged-form"
             ) from None
+        return await run_in_threadpool(self._checked, path, task)
 
 
 class _Arriving:
@@ -210,13 +219,12 @@ async def _joined(request: Request, limit: int) -> bytes:
     return b"".join([chunk async for chunk in limited(request, limit)])
 
 
-def _append(path: Path, data: bytes) -> None:
+def _append(path: Path, data: bytes | bytearray) -> None:
     with path.open("ab") as file:
         file.write(data)
 
 
-def _copied(upload: UploadFile, path: Path) -> int:
+def _copied(upload: UploadFile, path: Path) -> None:
     upload.file.seek(0)
     with path.open("wb") as file:
         shutil.copyfileobj(upload.file, file)
-        return file.tell()

@@ -28,7 +28,7 @@ from .metrics import Metrics
 
 log = logging.getLogger("fastseg.serving.requests")
 
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # without a key
+OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # without a key
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # of a request, if the client gives one
 GONE = 499  # the client has left; nginx's number, for log and metrics only
 STATUS = {  # of errors whose code says more than their class

@@ -92,20 +92,27 @@ class Service:
             found = await asyncio.gather(
                 *(self._fetched(request, version, asked, url) for url in urls)
             )
-            return Json({"results": found})
+            refused = [one for one in found if isinstance(one, FastsegError)]
+            full = next((one for one in refused if one.code == "queue-full"), None)
+            if full and len(refused) == len(found):  # the client should send all of it again
+                raise full
+            results = [one.value if isinstance(one, Answer) else failure(one) for one in found]
+            return Json({"results": results})
         async with self.scratch.file() as path:
             trace.bytes = await self.bodies.receive(request, path, version.predictor.task)
             answer = await self._computed(request, version, asked, path)
         trace.needs_review = answer.needs_review
         return Response(answer.body, media_type=answer.media)
 
-    async def _fetched(self, request: Request, version: Version, asked: Asked, url: str) -> Any:
+    async def _fetched(
+        self, request: Request, version: Version, asked: Asked, url: str
+    ) -> Answer | FastsegError:
         async with self.scratch.file() as path:
             try:
                 await self.bodies.fetch(url, path, version.predictor.task)
-                return (await self._computed(request, version, asked, path)).value
+                return await self._computed(request, version, asked, path)
             except FastsegError as error:
-                return failure(error)
+                return error
 
     async def _computed(
         self, request: Request, version: Version, asked: Asked, path: Any

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from .figures import printable_name
 
 STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 MOST_METRICS, MOST_PARAMS, LONGEST = 1000, 100, 6000  # of one request; characters of a setting
+
+# MLflow tries for minutes to reach a server. At the start, a person waits: 6 s if it refuses
+# connections, 16 s if it says nothing.
+AT_START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 
 
 class MLflow(Tracker):
@@ -35,6 +40,10 @@ class MLflow(Tracker):
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or ""
 
     def start(self) -> str:
+        with _set_unless_given(AT_START):
+            return self._started()
+
+    def _started(self) -> str:
         from mlflow.entities import Param
 
         local = self.run.folder / "mlflow"
@@ -112,3 +121,15 @@ class MLflow(Tracker):
 
     def finish(self, state: State) -> None:
         self.client.set_terminated(self.id, STATES[state])
+
+
+@contextmanager
+def _set_unless_given(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that are not set, in a block."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
