@@ -222,6 +222,29 @@ def test_folders_patterns_and_limits(predict, colours, caplog, tmp_path):
     assert [p.name for p in written.skipped] == ["a.mp4", "b.mkv"] and not written.videos
 
 
+def halved(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [emptied, halved])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_broken_image_of_a_sequence_is_named(run, exports, colours, tmp_path, spoil, suffix):
+    folder = tmp_path / "100%03d"
+    folder.mkdir()
+    for number in range(6):
+        Image.fromarray(eye(number, noise=20)[0]).save(folder / f"s:{number:02d}{suffix}")
+    spoil(folder / f"s:03{suffix}")
+    command = ("predict", "eye", f"100%03d/s:%02d{suffix}", "--out", "a:b")
+    failed = run(*command, "--export", exports("eye"), error="unreadable-image")
+    assert f"s:03{suffix}" in failed.message and "3 frames" in failed.message
+    assert len(rows_of("a:b/s:/frames.csv")) == len(read("file:a:b/s:/masks.mkv")[0]) == 3
+
+
 def test_a_camera(predict, colours, monkeypatch):
     with refuses("no-limit", "camera:0"):
         predict("camera:0")
@@ -232,11 +255,6 @@ def test_a_camera(predict, colours, monkeypatch):
     monkeypatch.setattr(decoding, "CAMERAS", {"linux": drawn})
     assert predict("camera:0", limit=0.2).videos[0].frames == 5
     assert len(read("out/camera_0/masks.mkv")[0]) == 5
-
-
-def halved(path):
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
 
 
 def without_codec(path):
@@ -263,7 +281,7 @@ def encrypted(path):
     "spoil, code",
     [
         (halved, "unreadable-video"),
-        (lambda path: path.write_bytes(b""), "empty-video"),
+        (emptied, "empty-video"),
         (lambda path: path.write_text("no video"), "unreadable-video"),
         (without_codec, "damaged-video"),
         (sound, "no-pictures"),

@@ -32,7 +32,8 @@ from ..utils.progress import track
 from ..utils.threads import ahead, cores, results_in_order
 from ..video.decoding import Frame, Video
 from ..video.encoding import MASKS, OVERLAY, Format, join, written
-from ..video.sources import is_camera, is_sequence
+from ..video.numbered import Numbered
+from ..video.sources import is_camera
 from .outputs import QUICK_PNG
 from .prediction import Prediction
 from .predictor import Predictor
@@ -154,9 +155,8 @@ class VideoRun:
     def _identity(self) -> list[Any]:
         source, options = self.video.source, self.options
         files: object = time.time()  # of a camera: each run is another one
-        if is_sequence(source):
-            folder = Path(source).parent
-            files = files_digest([sorted(folder.glob(f"*{Path(source).suffix}"))])
+        if isinstance(self.video, Numbered):
+            files = files_digest([self.video.files])
         elif not is_camera(source):
             files = stamp(Path(source).resolve())
         return [

@@ -14,10 +14,12 @@ from ..exports.card import Card
 from ..exports.read import as_trained
 from ..learners.options import Number
 from ..tasks import Task
+from ..tasks.base import with_depth_of
 from ..utils.io import require_folder
-from ..video.decoding import Video
+from ..video.decoding import Recording, Video
 from ..video.encoding import OVERLAY, require_encoder
-from ..video.sources import SUFFIXES, is_camera, name_of
+from ..video.numbered import Numbered
+from ..video.sources import SUFFIXES, is_camera, is_sequence, name_of, numbered_files
 from .outputs import MASKS, OUTPUTS, TABLE_SUFFIXES, Output
 from .video import VideoOptions, VideoResult, VideoRun
 
@@ -53,7 +55,7 @@ def predict_videos(
     predictor = None
     for source, folder in folders.items():
         try:
-            video = Video(source)
+            video = _opened(source, trained)
         except DataError as error:
             failures[source] = error
             continue
@@ -72,6 +74,13 @@ def predict_videos(
     if failures:
         raise _failure(failures, results)
     return results
+
+
+def _opened(source: str, task: Task) -> Video:
+    if not is_sequence(source):
+        return Recording(source)
+    files = numbered_files(source)
+    return Numbered(source, files, with_depth_of(task, files).reading)
 
 
 def _speed(result: VideoResult) -> str:
