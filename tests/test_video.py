@@ -199,6 +199,32 @@ def test_few_frames_are_in_memory(predict, colours, segments, monkeypatch, tmp_p
     assert decoded[0] == 0 and most[0] < 60
 
 
+@pytest.mark.parametrize("name", ["eye.mp4", "eye.mkv"])
+def test_the_last_frame_may_be_shown_for_long(tmp_path, name):
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = 48, 64
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(eye(number)[0], format="rgb24")
+            for packet in stream.encode(frame):
+                packet.duration = 1 if number < 49 else 40
+                container.mux(packet)
+    with decoding.Recording(str(tmp_path / name)) as video:
+        assert len(list(video.frames())) == 50 and video.error is None
+
+
+def test_times_where_avi_has_b_frames(tmp_path):
+    with av.open(str(tmp_path / "eye.avi"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "2"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(eye(number)[0], format="rgb24")))
+        container.mux(stream.encode())
+    with decoding.Recording(str(tmp_path / "eye.avi")) as video:
+        found = [video.seconds(frame.ticks) for frame in video.frames()]
+    assert np.allclose(found, np.arange(12) / 25)
+
+
 def test_folders_patterns_and_limits(predict, colours, caplog, tmp_path):
     (tmp_path / "clips").mkdir()
     for name in ("a.mp4", "b.mkv"):

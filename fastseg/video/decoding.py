@@ -129,25 +129,28 @@ class Recording(Video):
         import av
 
         first = last = None
-        step = self._step()
+        count, duration, step = 0, 0, self._step()
+        has_times = self._has_times()
         packets = self._container.demux(self._stream)
         try:
             while (frames := self._next(packets)) is not None:
                 for frame in frames:
-                    ticks = frame.pts
-                    if ticks is None:  # formats without time stamps
+                    ticks = frame.pts if has_times else None
+                    if ticks is None:
                         ticks = 0 if last is None else last + step
                     if last is not None and ticks <= last:
                         ticks = last + 1
                     last = ticks
                     first = ticks if first is None else first
+                    count, duration = count + 1, frame.duration or 0
                     yield ticks - first, (frame.height, frame.width), partial(_upright, frame)
         except (av.FFmpegError, OSError) as error:
             self.error = self._undecodable(getattr(error, "strerror", "") or str(error))
             return
-        if last is None:
+        if first is None or last is None:
             self.error = self._undecodable("it has no frames")
-        self._check_end(first, last)
+        elif not 0 < self._stream.frames <= count:
+            self._check_end(last - first + max(step, duration))
 
     def _next(self, packets: Iterator[Any]) -> list[Any] | None:
         """Return the frames of the next packet, or None at the end."""
@@ -160,13 +163,17 @@ class Recording(Video):
         rate = self._stream.average_rate or self._stream.guessed_rate or RATE
         return max(1, round(1 / (rate * self.time_base)))
 
-    def _check_end(self, first: int | None, last: int | None) -> None:
-        """Note that a video is truncated, if its header promises more than there was."""
-        length = self._length()
-        if first is None or last is None or length is None:
-            return
-        found = self.seconds(last - first + self._step())
-        if length - found > max(MISSING, 3 * self.seconds(self._step())):
+    def _has_times(self) -> bool:
+        """Return whether frames have time stamps: AVI has the order of its packets only, which is
+        not that of the frames where there are B-frames.
+        """
+        has_b_frames = self._stream.codec_context.has_b_frames
+        return not (self._container.format.name == "avi" and has_b_frames)
+
+    def _check_end(self, ticks: int) -> None:
+        """Note that a video is truncated, if its header promises more than these ticks."""
+        length, found = self._length(), self.seconds(ticks)
+        if length is not None and length - found > max(MISSING, 3 * self.seconds(self._step())):
             self.error = DataError(
                 f"{self.source}: ends after {found:.1f} of {length:.1f} s: it is truncated; copy "
                 "or record it again",
