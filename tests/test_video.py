@@ -150,6 +150,45 @@ def test_an_interrupted_run_continues(predict, colours, segments, monkeypatch, t
     assert predict("eye.mp4", smooth=smooth, overlay=True).videos[0].reused == 0
 
 
+def test_a_folder_holds_the_results_of_one_run(predict, colours, tmp_path):
+    clip(tmp_path / "eye.mp4", 7)
+    predict("eye.mp4", overlay=True, frames=True, meter=FrameMeter())
+    folder = tmp_path / "out" / "eye"
+    for name in ("notes.txt", "masks/mine.png", "masks/.rx4nbh46.png"):
+        (folder / name).write_text("mine")  # the last one is a file of a run that was killed
+    clip(tmp_path / "eye.mp4", 3)
+    predict("eye.mp4", frames=True)
+    pictures = {"000000.png", "000001.png", "000002.png", "mine.png"}
+    assert {path.name for path in (folder / "masks").iterdir()} == pictures
+    assert {path.name for path in folder.iterdir()} == {"masks", "frames.csv", "notes.txt"}
+    (folder / "masks" / "mine.png").unlink()
+    predict("eye.mp4")
+    assert {path.name for path in folder.iterdir()} == {"masks.mkv", "frames.csv", "notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["unfinished/notes.txt", "frames.csv", "masks/000000.png"])
+def test_files_of_others_are_not_replaced(predict, tmp_path, name):
+    clip(tmp_path / "eye.mp4", 2)
+    file = tmp_path / "out" / "eye" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with refuses("not-empty", name.partition("/")[0]):
+        predict("eye.mp4")
+    assert file.read_text() == "mine"
+
+
+def test_each_failure_is_told(run, exports, colours, tmp_path):
+    for name in ("12:30.mp4", "empty.mp4", "text.mp4"):
+        clip(tmp_path / name, 3)
+    emptied(tmp_path / "empty.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    command = ("predict", "eye", "12:30.mp4", "empty.mp4", "text.mp4", "--out", "out")
+    failed = run(*command, "--export", exports("eye"), error="empty-video")
+    assert "empty.mp4: is empty" in failed.message and "1 more failed: text.mp4" in failed.message
+    assert len(rows_of("out/12:30/frames.csv")) == 3
+    assert "text.mp4: is no video" in failed.err
+
+
 def test_another_video_does_not_continue_from_an_interrupted_one(
     predict, colours, segments, monkeypatch, tmp_path
 ):
@@ -425,7 +464,8 @@ def test_measures_follow_a_drawn_course(run, exports, colours, tmp_path):
         assert float(row["pupil/iris"]) == pytest.approx(ratio, rel=1e-4)
     page = Path("out/eye/curves.html").read_text()
     assert all(
-        text in page for text in ("60 frames", "pupil: outer diameter", "pupil/iris", "data:image")
+        text in page
+        for text in ("60 frames", "pupil: outer diameter", "pupil/iris", "data:image")
     )
     run(*command, "--ratio", "pupil/nose", error="unknown-class")
     run(*command, "--spacing", "0", error="spacing")
