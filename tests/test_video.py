@@ -15,6 +15,7 @@ from video_clips import COLOURS, clip, colour_network, eye, read, times, write
 import fastseg
 from fastseg.inference import video as video_module
 from fastseg.inference.predictor import Predictor
+from fastseg.measuring import video as measures
 from fastseg.measuring.video import FrameMeter
 from fastseg.video import decoding, encoding, sources
 
@@ -465,7 +466,7 @@ def test_measures_follow_a_drawn_course(run, exports, colours, tmp_path):
     page = Path("out/eye/curves.html").read_text()
     assert all(
         text in page
-        for text in ("60 frames", "pupil: outer diameter", "pupil/iris", "data:image")
+        for text in ("60 frames", "pupil: outer diameter", "pupil/<wbr>iris (ratio)", "data:image")
     )
     run(*command, "--ratio", "pupil/nose", error="unknown-class")
     run(*command, "--spacing", "0", error="spacing")
@@ -495,3 +496,13 @@ def test_absent_classes_have_empty_cells(predict, colours, tmp_path):
     assert float(open_["pupil_area"]) > 20 and float(closed["pupil_area"]) == 0
     assert closed["pupil_diameter"] == "" and open_["pupil_diameter"] != ""
     assert "absent in 1 of 2 frames" in Path("out/blink/curves.html").read_text()
+
+
+def test_curves_cover_the_whole_video():
+    gone = np.full(5, np.nan)
+    arrays = {"time": np.arange(5.0), "iris": np.arange(5.0), "pupil": gone.copy()}
+    arrays["pupil"][1:3] = 4
+    arrays |= {f"{name}_{end}": gone for name in ("iris", "pupil") for end in ("low", "high")}
+    axes = [measures._curve(arrays, name, (0, 0, 0)).axes[0] for name in ("iris", "pupil")]
+    assert [axis.get_xlim() for axis in axes] == [(0, 4)] * 2
+    assert axes[0].get_position().bounds == axes[1].get_position().bounds
