@@ -15,6 +15,7 @@ from video_clips import COLOURS, clip, colour_network, eye, read, times, write
 import fastseg
 from fastseg.inference import video as video_module
 from fastseg.inference.predictor import Predictor
+from fastseg.measuring import video as measures
 from fastseg.measuring.video import FrameMeter
 from fastseg.video import decoding, encoding, sources
 
@@ -150,6 +151,45 @@ def test_an_interrupted_run_continues(predict, colours, segments, monkeypatch, t
     assert predict("eye.mp4", smooth=smooth, overlay=True).videos[0].reused == 0
 
 
+def test_a_folder_holds_the_results_of_one_run(predict, colours, tmp_path):
+    clip(tmp_path / "eye.mp4", 7)
+    predict("eye.mp4", overlay=True, frames=True, meter=FrameMeter())
+    folder = tmp_path / "out" / "eye"
+    for name in ("notes.txt", "masks/mine.png", "masks/.rx4nbh46.png"):
+        (folder / name).write_text("mine")  # the last one is a file of a run that was killed
+    clip(tmp_path / "eye.mp4", 3)
+    predict("eye.mp4", frames=True)
+    pictures = {"000000.png", "000001.png", "000002.png", "mine.png"}
+    assert {path.name for path in (folder / "masks").iterdir()} == pictures
+    assert {path.name for path in folder.iterdir()} == {"masks", "frames.csv", "notes.txt"}
+    (folder / "masks" / "mine.png").unlink()
+    predict("eye.mp4")
+    assert {path.name for path in folder.iterdir()} == {"masks.mkv", "frames.csv", "notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["unfinished/notes.txt", "frames.csv", "masks/000000.png"])
+def test_files_of_others_are_not_replaced(predict, tmp_path, name):
+    clip(tmp_path / "eye.mp4", 2)
+    file = tmp_path / "out" / "eye" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with refuses("not-empty", name.partition("/")[0]):
+        predict("eye.mp4")
+    assert file.read_text() == "mine"
+
+
+def test_each_failure_is_told(run, exports, colours, tmp_path):
+    for name in ("12:30.mp4", "empty.mp4", "text.mp4"):
+        clip(tmp_path / name, 3)
+    emptied(tmp_path / "empty.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    command = ("predict", "eye", "12:30.mp4", "empty.mp4", "text.mp4", "--out", "out")
+    failed = run(*command, "--export", exports("eye"), error="empty-video")
+    assert "empty.mp4: is empty" in failed.message and "1 more failed: text.mp4" in failed.message
+    assert len(rows_of("out/12:30/frames.csv")) == 3
+    assert "text.mp4: is no video" in failed.err
+
+
 def test_another_video_does_not_continue_from_an_interrupted_one(
     predict, colours, segments, monkeypatch, tmp_path
 ):
@@ -199,6 +239,32 @@ def test_few_frames_are_in_memory(predict, colours, segments, monkeypatch, tmp_p
     assert decoded[0] == 0 and most[0] < 60
 
 
+@pytest.mark.parametrize("name", ["eye.mp4", "eye.mkv"])
+def test_the_last_frame_may_be_shown_for_long(tmp_path, name):
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = 48, 64
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(eye(number)[0], format="rgb24")
+            for packet in stream.encode(frame):
+                packet.duration = 1 if number < 49 else 40
+                container.mux(packet)
+    with decoding.Recording(str(tmp_path / name)) as video:
+        assert len(list(video.frames())) == 50 and video.error is None
+
+
+def test_times_where_avi_has_b_frames(tmp_path):
+    with av.open(str(tmp_path / "eye.avi"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "2"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(eye(number)[0], format="rgb24")))
+        container.mux(stream.encode())
+    with decoding.Recording(str(tmp_path / "eye.avi")) as video:
+        found = [video.seconds(frame.ticks) for frame in video.frames()]
+    assert np.allclose(found, np.arange(12) / 25)
+
+
 def test_folders_patterns_and_limits(predict, colours, caplog, tmp_path):
     (tmp_path / "clips").mkdir()
     for name in ("a.mp4", "b.mkv"):
@@ -222,6 +288,29 @@ def test_folders_patterns_and_limits(predict, colours, caplog, tmp_path):
     assert [p.name for p in written.skipped] == ["a.mp4", "b.mkv"] and not written.videos
 
 
+def halved(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [emptied, halved])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_broken_image_of_a_sequence_is_named(run, exports, colours, tmp_path, spoil, suffix):
+    folder = tmp_path / "100%03d"
+    folder.mkdir()
+    for number in range(6):
+        Image.fromarray(eye(number, noise=20)[0]).save(folder / f"s:{number:02d}{suffix}")
+    spoil(folder / f"s:03{suffix}")
+    command = ("predict", "eye", f"100%03d/s:%02d{suffix}", "--out", "a:b")
+    failed = run(*command, "--export", exports("eye"), error="unreadable-image")
+    assert f"s:03{suffix}" in failed.message and "3 frames" in failed.message
+    assert len(rows_of("a:b/s:/frames.csv")) == len(read("file:a:b/s:/masks.mkv")[0]) == 3
+
+
 def test_a_camera(predict, colours, monkeypatch):
     with refuses("no-limit", "camera:0"):
         predict("camera:0")
@@ -232,11 +321,6 @@ def test_a_camera(predict, colours, monkeypatch):
     monkeypatch.setattr(decoding, "CAMERAS", {"linux": drawn})
     assert predict("camera:0", limit=0.2).videos[0].frames == 5
     assert len(read("out/camera_0/masks.mkv")[0]) == 5
-
-
-def halved(path):
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
 
 
 def without_codec(path):
@@ -263,7 +347,7 @@ def encrypted(path):
     "spoil, code",
     [
         (halved, "unreadable-video"),
-        (lambda path: path.write_bytes(b""), "empty-video"),
+        (emptied, "empty-video"),
         (lambda path: path.write_text("no video"), "unreadable-video"),
         (without_codec, "damaged-video"),
         (sound, "no-pictures"),
@@ -381,7 +465,8 @@ def test_measures_follow_a_drawn_course(run, exports, colours, tmp_path):
         assert float(row["pupil/iris"]) == pytest.approx(ratio, rel=1e-4)
     page = Path("out/eye/curves.html").read_text()
     assert all(
-        text in page for text in ("60 frames", "pupil: outer diameter", "pupil/iris", "data:image")
+        text in page
+        for text in ("60 frames", "pupil: outer diameter", "pupil/<wbr>iris (ratio)", "data:image")
     )
     run(*command, "--ratio", "pupil/nose", error="unknown-class")
     run(*command, "--spacing", "0", error="spacing")
@@ -411,3 +496,13 @@ def test_absent_classes_have_empty_cells(predict, colours, tmp_path):
     assert float(open_["pupil_area"]) > 20 and float(closed["pupil_area"]) == 0
     assert closed["pupil_diameter"] == "" and open_["pupil_diameter"] != ""
     assert "absent in 1 of 2 frames" in Path("out/blink/curves.html").read_text()
+
+
+def test_curves_cover_the_whole_video():
+    gone = np.full(5, np.nan)
+    arrays = {"time": np.arange(5.0), "iris": np.arange(5.0), "pupil": gone.copy()}
+    arrays["pupil"][1:3] = 4
+    arrays |= {f"{name}_{end}": gone for name in ("iris", "pupil") for end in ("low", "high")}
+    axes = [measures._curve(arrays, name, (0, 0, 0)).axes[0] for name in ("iris", "pupil")]
+    assert [axis.get_xlim() for axis in axes] == [(0, 4)] * 2
+    assert axes[0].get_position().bounds == axes[1].get_position().bounds

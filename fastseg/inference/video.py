@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
@@ -23,16 +24,18 @@ import numpy as np
 
 from .. import __version__
 from ..data.images import codes_to_colours, save_image
+from ..errors import DataError
 from ..exports.card import Card
 from ..tasks import SegmentationTask, Task
-from ..utils.io import write_rows
+from ..utils.io import TEMPORARY, delete_unfinished, write_rows
 from ..utils.journal import Journal, files_digest, stamp
 from ..utils.locks import write_lock
 from ..utils.progress import track
 from ..utils.threads import ahead, cores, results_in_order
 from ..video.decoding import Frame, Video
 from ..video.encoding import MASKS, OVERLAY, Format, join, written
-from ..video.sources import is_camera, is_sequence
+from ..video.numbered import Numbered
+from ..video.sources import is_camera
 from .outputs import QUICK_PNG
 from .prediction import Prediction
 from .predictor import Predictor
@@ -42,7 +45,11 @@ log = logging.getLogger(__name__)
 
 SEGMENT = 250  # frames: some seconds of work are lost by an interruption
 AHEAD = 4  # frames that wait between two threads
-UNFINISHED, TABLE, FRAMES = "unfinished", "frames.csv", "masks"
+UNFINISHED, TABLE, FRAMES, CURVES = "unfinished", "frames.csv", "masks", "curves.html"
+RESULTS = (f"masks{MASKS.suffix}", f"overlay{OVERLAY.suffix}", TABLE, CURVES)
+FIRST_COLUMNS = "frame,time"  # of TABLE
+PICTURE = re.compile(r"\d{6,}\.png")  # in FRAMES
+PART = re.compile(r"(mask|overlay|frames)_\d{5,}\.(mkv|mp4|csv)")  # in UNFINISHED
 
 
 class Meter(Protocol):
@@ -103,6 +110,28 @@ class _Drawn:
     file: Path | None
 
 
+def require_own(folder: Path) -> None:
+    """Raise `DataError` if a folder has files with the names of results, and not by an earlier run,
+    whose frames.csv or unfinished segments show that it was there.
+    """
+    place, table = folder / UNFINISHED, folder / TABLE
+    parts = list(place.iterdir()) if place.is_dir() else []
+    others = [
+        part for part in parts if not PART.fullmatch(part.name) and not TEMPORARY.match(part.name)
+    ]
+    if table.is_file():
+        with table.open(encoding="utf-8", errors="replace") as file:
+            others += [] if file.readline().startswith(FIRST_COLUMNS) else [table]
+    elif not place.is_dir():
+        others = [path for name in (*RESULTS, FRAMES) if (path := folder / name).exists()]
+    if others:
+        raise DataError(
+            f"{others[0]}: is not known to be of an earlier run, and is not replaced; "
+            "choose another --out, or remove it",
+            "not-empty",
+        )
+
+
 class VideoRun:
     """One video on its way to a folder of results."""
 
@@ -129,6 +158,8 @@ class VideoRun:
         """
         start = time.monotonic()
         with write_lock(self.folder), Journal(*self._identity()) as journal:
+            for folder in (self.folder, self.folder / FRAMES):
+                delete_unfinished(folder)
             done = self._kept(journal)
             if not done:
                 shutil.rmtree(self.place, ignore_errors=True)
@@ -146,6 +177,8 @@ class VideoRun:
                     journal.add(str(number), [rows, list(map(str, files)), stamp(*files)])
                     done.append(rows)
             files, review = self._join(len(done)) if done else ([], 0)
+            if done:
+                self._delete_earlier(files, sum(done))
         if done:
             shutil.rmtree(self.place, ignore_errors=True)
         spent = time.monotonic() - start
@@ -154,9 +187,8 @@ class VideoRun:
     def _identity(self) -> list[Any]:
         source, options = self.video.source, self.options
         files: object = time.time()  # of a camera: each run is another one
-        if is_sequence(source):
-            folder = Path(source).parent
-            files = files_digest([sorted(folder.glob(f"*{Path(source).suffix}"))])
+        if isinstance(self.video, Numbered):
+            files = files_digest([self.video.files])
         elif not is_camera(source):
             files = stamp(Path(source).resolve())
         return [
@@ -230,6 +262,7 @@ class VideoRun:
             if self.options.overlay:
                 overlay = self.task.overlay(prediction.image, codes)
             if self.options.frames:
+                self.place.mkdir(parents=True, exist_ok=True)  # see `require_own`
                 file = self.folder / FRAMES / f"{frame.index:06d}.png"
                 save_image(file, mask, **QUICK_PNG)
                 row["mask"] = f"{FRAMES}/{file.name}"
@@ -296,3 +329,16 @@ class VideoRun:
         if self.options.meter is not None:
             files += self.options.meter.finish(table)
         return files, review
+
+    def _delete_earlier(self, files: list[Path], frames: int) -> None:
+        """Delete results of an earlier run that are not among this one's."""
+        for path in (self.folder / name for name in RESULTS):
+            if path not in files:
+                path.unlink(missing_ok=True)
+        folder = self.folder / FRAMES
+        kept = frames if folder in files else 0
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if PICTURE.fullmatch(path.name) and int(path.stem) >= kept:
+                path.unlink()
+        with suppress(OSError):  # there is none, or it has files of this run or of others
+            folder.rmdir()

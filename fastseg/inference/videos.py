@@ -14,12 +14,14 @@ from ..exports.card import Card
 from ..exports.read import as_trained
 from ..learners.options import Number
 from ..tasks import Task
+from ..tasks.base import with_depth_of
 from ..utils.io import require_folder
-from ..video.decoding import Video
+from ..video.decoding import Recording, Video
 from ..video.encoding import OVERLAY, require_encoder
-from ..video.sources import SUFFIXES, is_camera, name_of
+from ..video.numbered import Numbered
+from ..video.sources import SUFFIXES, is_camera, is_sequence, name_of, numbered_files
 from .outputs import MASKS, OUTPUTS, TABLE_SUFFIXES, Output
-from .video import VideoOptions, VideoResult, VideoRun
+from .video import VideoOptions, VideoResult, VideoRun, require_own
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +53,17 @@ def predict_videos(
     results: list[VideoResult] = []
     failures: dict[str, DataError] = {}
     predictor = None
+
+    def fail(source: str, error: DataError) -> None:
+        failures[source] = error
+        if len(folders) > 1:  # the last line tells the reason of the first one only
+            log.warning("%s", error)
+
     for source, folder in folders.items():
         try:
-            video = Video(source)
+            video = _opened(source, trained)
         except DataError as error:
-            failures[source] = error
+            fail(source, error)
             continue
         with video:
             if predictor is None:
@@ -68,10 +76,17 @@ def predict_videos(
             results.append(result)
             log.info("%s: %s", source, _speed(result))
         if video.error is not None:
-            failures[source] = video.error
+            fail(source, _with_kept(video.error, result))
     if failures:
         raise _failure(failures, results)
     return results
+
+
+def _opened(source: str, task: Task) -> Video:
+    if not is_sequence(source):
+        return Recording(source)
+    files = numbered_files(source)
+    return Numbered(source, files, with_depth_of(task, files).reading)
 
 
 def _speed(result: VideoResult) -> str:
@@ -81,16 +96,21 @@ def _speed(result: VideoResult) -> str:
     )
 
 
+def _with_kept(error: DataError, result: VideoResult) -> DataError:
+    """Return an error with what was kept of its video."""
+    if not result.frames:
+        return error
+    frames = "frame before is" if result.frames == 1 else f"{result.frames} frames before are"
+    return DataError(f"{error}; the {frames} in {result.folder}", error.code)
+
+
 def _failure(failures: Mapping[str, DataError], results: Sequence[VideoResult]) -> DataError:
     """Return the error for the videos that failed; its details name what was written."""
-    source, first = next(iter(failures.items()))
+    first = next(iter(failures.values()))
     message = str(first)
-    done = {result.source: result for result in results}
-    if source in done:
-        message += f"; the {done[source].frames} frames before are in {done[source].folder}"
     if len(failures) > 1:
         message += f" ({len(failures) - 1} more failed: {', '.join(list(failures)[1:])})"
-    others = len(done.keys() - failures.keys())
+    others = len({result.source for result in results} - failures.keys())
     if others:
         message += f"; the other {'video is' if others == 1 else f'{others} videos are'} done"
     error = DataError(message, first.code)
@@ -142,6 +162,7 @@ def _planned(
             )
         folders[source], owners[folder] = folder, source
         require_folder(folder)
+        require_own(folder)
         if not is_camera(source):
             output.require_free(folder, {Path(source).resolve().parent}, {folder})
     if options.overlay:

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from ..errors import TaskError
 from ..exports.card import Card
 from ..inference.prediction import Prediction
+from ..inference.video import CURVES
 from ..report.html import environment, svg, write_page
-from ..report.painting import COLOURS
-from ..report.panels import literal
+from ..report.painting import class_colours
 from ..tasks import SegmentationTask, Task
+from ..types import Colour
 from .between import ratio_of
 from .calibration import uncertainty_of
 from .intervals import LEVELS, Intervals
@@ -25,7 +26,6 @@ from .measures import foreground
 from .rows import Row, Ruler, rounded
 from .spacing import parse_spacing
 
-CURVES = "curves.html"
 COLUMNS = (
     "diameter",
     "outer_diameter",
@@ -37,7 +37,10 @@ COLUMNS = (
 )
 # The measure of each class that is drawn: an iris is a ring, whose size is that with its hole
 DRAWN = "outer_diameter"
-WIDTH, HEIGHT = 11.0, 2.8  # inches of a chart
+# Inches of a chart: on a telephone, the page reduces its text of 10 pt to 7 px.
+WIDTH, HEIGHT = 7.2, 2.2
+AXES = (0.08, 0.22, 0.89, 0.72)  # left, bottom, width, height in the chart: the same in all
+RATIO = (59, 74, 92)  # colour of ratios, which belong to no class
 MOST_POINTS = 4000  # of a curve: more than a page is wide
 
 
@@ -73,7 +76,10 @@ class FrameMeter:
         self._ruler = Ruler(
             task.classes, task.background, True, tuple(betweens.values()), intervals
         )
-        self._classes = [task.classes[code] for code in foreground(task.classes, task.background)]
+        codes, colours = foreground(task.classes, task.background), class_colours(task)
+        self._classes = [task.classes[code] for code in codes]
+        # Of each curve; a class has the one that it has in pictures of ellipses
+        self._colours = [colours[code] for code in codes] + [RATIO] * len(betweens)
 
     def columns(self, prediction: Prediction) -> dict[str, object]:
         """Return the measures of one frame; those of an absent class are empty."""
@@ -111,10 +117,10 @@ class FrameMeter:
         charts = [
             (
                 _title(name, self._unit),
-                svg(_curve(arrays, name, self._unit, COLOURS[n % len(COLOURS)])),
+                svg(_curve(arrays, name, colour)),
                 _facts(arrays[name]),
             )
-            for n, name in enumerate(names)
+            for name, colour in zip(names, self._colours)
         ]
         has_intervals = any(np.isfinite(arrays[end]).any() for end in ends)
         page = (
@@ -143,22 +149,25 @@ def _facts(values: np.ndarray) -> str:
         return "in no frame"
     low, median, high = np.percentile(known, (5, 50, 95))
     absent = len(values) - len(known)
-    return f"median {median:.4g}, 90 % of frames from {low:.4g} to {high:.4g}" + (
+    return f"median {median:.4g}, 5th to 95th percentile {low:.4g} to {high:.4g}" + (
         f"; absent in {absent} of {len(values)} frames" if absent else ""
     )
 
 
-def _curve(arrays: dict[str, np.ndarray], name: str, unit: str, colour: object) -> Figure:
-    """Draw one measure over time, with the band of its intervals; frames without it are gaps."""
+def _curve(arrays: dict[str, np.ndarray], name: str, colour: Colour) -> Figure:
+    """Draw one measure over the whole time, with the band of its intervals; frames without it are
+    gaps.
+    """
     step = -(-len(arrays["time"]) // MOST_POINTS)
     time, value, low, high = (
         arrays[key][::step] for key in ("time", name, f"{name}_low", f"{name}_high")
     )
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    axis = figure.subplots()
+    shade = [value / 255 for value in colour]
+    figure = Figure(figsize=(WIDTH, HEIGHT))
+    axis = figure.add_axes(AXES)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.fill_between(time, low, high, color=colour, alpha=0.2, linewidth=0)
-    axis.plot(time, value, color=colour, linewidth=1.2, marker="." if len(time) < 60 else "")
+    axis.fill_between(time, low, high, color=shade, alpha=0.25, linewidth=0)
+    axis.plot(time, value, color=shade, linewidth=1.2, marker="." if len(time) < 60 else "")
     axis.grid(color="#e3e7ec")
-    axis.set(xlabel="time (s)", ylabel=literal(_title(name, unit)))
+    axis.set(xlabel="time (s)", xlim=(0, arrays["time"][-1] or 1))
     return figure

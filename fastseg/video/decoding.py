@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 import re
 import sys
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -18,11 +21,11 @@ import numpy as np
 
 from ..errors import DataError, brief
 from ..utils.threads import cores
-from .sources import CAMERA, NUMBERED, is_camera, is_sequence, require_reader
+from .sources import CAMERA, is_camera, require_reader
 
 log = logging.getLogger(__name__)
 
-SEQUENCE_RATE = 25  # frames per second of numbered images, which have no time stamps; a convention
+RATE = 25  # frames per second of what has no time stamps, such as numbered images; a convention
 # Seconds that may be missing at the end before a video counts as truncated: the length in a header
 # is rounded, and may be that of the sound.
 MISSING = 1.0
@@ -45,24 +48,19 @@ class Frame:
     pixels: np.ndarray
 
 
-class Video:
+class Video(ABC):
     """An open video. Raises `DataError` for what is no video, or cannot be decoded here.
 
     `time_base` is the length of a tick in seconds, `count` the number of frames, as far as the
     header tells it. Use it as a context manager.
     """
 
+    time_base: Fraction
+    count: int | None
+
     def __init__(self, source: str):
-        require_reader(source)
         self.source = source
         self.error: DataError | None = None  # why the frames ended early
-        self._lock, self._is_closed = Lock(), False
-        self._container = _opened(source)
-        self._stream = self._decodable()
-        self._stream.thread_type = "AUTO"
-        self._stream.codec_context.thread_count = cores()
-        self.time_base: Fraction = self._stream.time_base
-        self.count = self._counted()
 
     def __enter__(self) -> Video:
         return self
@@ -70,9 +68,11 @@ class Video:
     def __exit__(
         self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
     ) -> None:
-        with self._lock:  # another thread may be decoding, which must not lose its container
-            self._is_closed = True
-            self._container.close()
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the use of files."""
 
     def seconds(self, ticks: int) -> float:
         """Return ticks of the time base in seconds."""
@@ -84,12 +84,10 @@ class Video:
         Where a video is damaged, or its frames change their size, they end there, and `error` says
         why: what comes before can be used.
         """
-        shape: tuple[int, ...] | None = None
-        index = -1
-        for index, (ticks, frame) in enumerate(self._decoded()):
+        shape: tuple[int, int] | None = None
+        for index, (ticks, size, pixels) in enumerate(self._decoded()):
             if limit is not None and self.seconds(ticks) >= limit:
                 return
-            size = frame.height, frame.width
             if shape is not None and size != shape:
                 self.error = DataError(
                     f"{self.source}: frame {index} has {size[1]}x{size[0]} px, and those before it "
@@ -99,32 +97,60 @@ class Video:
                 return
             shape = size
             if index >= start:
-                yield Frame(index, ticks, _upright(frame))
-        if index < 0 and self.error is None:
-            self.error = self._undecodable("it has no frames")
+                yield Frame(index, ticks, pixels())
 
-    def _decoded(self) -> Iterator[tuple[int, Any]]:
-        """Yield the frames with their ticks after the first one, which increase."""
+    @abstractmethod
+    def _decoded(self) -> Iterator[tuple[int, tuple[int, int], Callable[[], np.ndarray]]]:
+        """Yield of each frame its ticks after the first one, which increase, its (height, width),
+        and a function that returns its pixels. At damage, set `error` and end.
+        """
+
+
+class Recording(Video):
+    """A video file or a camera, decoded by FFmpeg."""
+
+    def __init__(self, source: str):
+        super().__init__(source)
+        require_reader(source)
+        self._lock, self._is_closed = Lock(), False
+        self._container = _opened(source)
+        self._stream = self._decodable()
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = cores()
+        self.time_base = self._stream.time_base
+        self.count = self._counted()
+
+    def close(self) -> None:
+        with self._lock:  # another thread may be decoding, which must not lose its container
+            self._is_closed = True
+            self._container.close()
+
+    def _decoded(self) -> Iterator[tuple[int, tuple[int, int], Callable[[], np.ndarray]]]:
         import av
 
         first = last = None
-        step = self._step()
+        count, duration, step = 0, 0, self._step()
+        has_times = self._has_times()
         packets = self._container.demux(self._stream)
         try:
             while (frames := self._next(packets)) is not None:
                 for frame in frames:
-                    ticks = frame.pts
-                    if ticks is None:  # formats without time stamps
+                    ticks = frame.pts if has_times else None
+                    if ticks is None:
                         ticks = 0 if last is None else last + step
                     if last is not None and ticks <= last:
                         ticks = last + 1
                     last = ticks
                     first = ticks if first is None else first
-                    yield ticks - first, frame
+                    count, duration = count + 1, frame.duration or 0
+                    yield ticks - first, (frame.height, frame.width), partial(_upright, frame)
         except (av.FFmpegError, OSError) as error:
             self.error = self._undecodable(getattr(error, "strerror", "") or str(error))
             return
-        self._check_end(first, last)
+        if first is None or last is None:
+            self.error = self._undecodable("it has no frames")
+        elif not 0 < self._stream.frames <= count:
+            self._check_end(last - first + max(step, duration))
 
     def _next(self, packets: Iterator[Any]) -> list[Any] | None:
         """Return the frames of the next packet, or None at the end."""
@@ -134,16 +160,20 @@ class Video:
 
     def _step(self) -> int:
         """Return the ticks between two frames by the frame rate."""
-        rate = self._stream.average_rate or self._stream.guessed_rate or SEQUENCE_RATE
+        rate = self._stream.average_rate or self._stream.guessed_rate or RATE
         return max(1, round(1 / (rate * self.time_base)))
 
-    def _check_end(self, first: int | None, last: int | None) -> None:
-        """Note that a video is truncated, if its header promises more than there was."""
-        length = self._length()
-        if first is None or last is None or length is None:
-            return
-        found = self.seconds(last - first + self._step())
-        if length - found > max(MISSING, 3 * self.seconds(self._step())):
+    def _has_times(self) -> bool:
+        """Return whether frames have time stamps: AVI has the order of its packets only, which is
+        not that of the frames where there are B-frames.
+        """
+        has_b_frames = self._stream.codec_context.has_b_frames
+        return not (self._container.format.name == "avi" and has_b_frames)
+
+    def _check_end(self, ticks: int) -> None:
+        """Note that a video is truncated, if its header promises more than these ticks."""
+        length, found = self._length(), self.seconds(ticks)
+        if length is not None and length - found > max(MISSING, 3 * self.seconds(self._step())):
             self.error = DataError(
                 f"{self.source}: ends after {found:.1f} of {length:.1f} s: it is truncated; copy "
                 "or record it again",
@@ -205,15 +235,14 @@ def _opened(source: str) -> Any:
     camera = CAMERA.fullmatch(source)
     if camera:
         return _opened_camera(source, camera[1])
-    options = {}
-    if is_sequence(source):
-        options = {"framerate": str(SEQUENCE_RATE), "start_number": str(_first_number(source))}
-    elif not Path(source).is_file():
+    if not Path(source).is_file():
         raise DataError(f"{source}: no such video; check the path", "no-such-path")
-    elif not Path(source).stat().st_size:
+    if not Path(source).stat().st_size:
         raise DataError(f"{source}: is empty; copy or record it again", "empty-video")
     try:
-        return av.open(source, options=options)
+        return av.open(
+            os.path.abspath(source)
+        )  # FFmpeg takes what is before a colon for a protocol
     except (av.FFmpegError, OSError) as error:
         raise DataError(
             f"{source}: is no video, or damaged ({brief(error.strerror or error)}); copy or record "
@@ -236,28 +265,6 @@ def _opened_camera(source: str, number: str) -> Any:
         ) from None
 
 
-def _first_number(source: str) -> int:
-    """Return the first number of an image sequence. Raises `DataError` if one is missing."""
-    path = Path(source)
-    holder = NUMBERED.search(path.name)
-    assert holder is not None
-    before, after = path.name[: holder.start()], path.name[holder.end() :]
-    named = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}")
-    files = path.parent.iterdir() if path.parent.is_dir() else ()
-    texts = [found[1] for file in files if (found := named.fullmatch(file.name))]
-    numbers = sorted(int(text) for text in texts if holder[0] % int(text) == text)
-    if not numbers:
-        raise DataError(f"{source}: no file has a name of this pattern; check it", "no-such-path")
-    gaps = set(range(numbers[0], numbers[-1])) - set(numbers)
-    if gaps:
-        raise DataError(
-            f"{source}: number {min(gaps)} is missing between {numbers[0]} and {numbers[-1]}; "
-            "number the images without gaps",
-            "missing-frame",
-        )
-    return numbers[0]
-
-
 def _upright(frame: Any) -> np.ndarray:
     """Return a decoded frame as uint8 RGB (H, W, 3), turned as its rotation flag says."""
     pixels: np.ndarray = frame.to_ndarray(format="rgb24")
@@ -267,7 +274,7 @@ def _upright(frame: Any) -> np.ndarray:
 
 def _is_encrypted(source: str) -> bool:
     """Return whether an MP4 file declares encrypted pictures."""
-    if is_camera(source) or is_sequence(source):
+    if is_camera(source):
         return False
     with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data[4:8] == b"ftyp" and data.find(b"encv") >= 0

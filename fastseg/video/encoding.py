@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def written(path: Path, kind: Format, time_base: Fraction) -> Iterator[Writer]:
 
     with (
         atomic_file(path) as temporary,
-        av.open(str(temporary), "w", format=kind.container) as container,
+        av.open(os.path.abspath(temporary), "w", format=kind.container) as container,
     ):
         writer = Writer(container, kind, time_base)
         yield writer
@@ -100,11 +101,11 @@ def join(parts: Sequence[Path], path: Path, kind: Format) -> Path:
 
     with (
         atomic_file(path) as temporary,
-        av.open(str(temporary), "w", format=kind.container) as container,
+        av.open(os.path.abspath(temporary), "w", format=kind.container) as container,
     ):
         stream = None
         for part in parts:
-            with av.open(str(part)) as segment:
+            with av.open(os.path.abspath(part)) as segment:
                 source = segment.streams.video[0]
                 if stream is None:
                     stream = container.add_stream_from_template(source)

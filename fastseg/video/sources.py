@@ -9,6 +9,7 @@ import glob
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from ..data.pairing import IMAGE_SUFFIXES, image_files
@@ -60,6 +61,31 @@ def is_sequence(source: str) -> bool:
     """Return whether a name is the pattern of numbered image files."""
     named = source.lower().endswith(IMAGE_SUFFIXES) and NUMBERED.search(Path(source).name)
     return bool(named) and not Path(source).exists()
+
+
+def numbered_files(source: str) -> list[Path]:
+    """Return the files of an image sequence, in order. Raises `DataError` if there is none, or if
+    a number is missing.
+    """
+    path = Path(source)
+    holder = NUMBERED.search(path.name)
+    assert holder is not None
+    before, after = path.name[: holder.start()], path.name[holder.end() :]
+    named = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}")
+    files = path.parent.iterdir() if path.parent.is_dir() else ()
+    texts = {file: found[1] for file in files if (found := named.fullmatch(file.name))}
+    files_of = {int(text): file for file, text in texts.items() if holder[0] % int(text) == text}
+    if not files_of:
+        raise DataError(f"{source}: no file has a name of this pattern; check it", "no-such-path")
+    numbers = sorted(files_of)
+    gap = next((one + 1 for one, other in pairwise(numbers) if other != one + 1), None)
+    if gap is not None:
+        raise DataError(
+            f"{source}: number {gap} is missing between {numbers[0]} and {numbers[-1]}; "
+            "number the images without gaps",
+            "missing-frame",
+        )
+    return [files_of[number] for number in numbers]
 
 
 def name_of(source: str) -> str:
