@@ -91,7 +91,10 @@ def test_the_probe_changes_neither_weights_nor_random_states(more, samples, free
     assert all(p.grad is None for p in other.model.parameters())
 
 
-@pytest.mark.parametrize("options", [{"epochs": 2}, {"epochs": 1, "folds": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"epochs": 2}, pytest.param({"epochs": 1, "folds": 2}, marks=pytest.mark.slow)],
+)
 def test_weights_are_those_of_the_same_number(options, samples, free, tmp_path, plug):
     """Of a fit that was interrupted, too, though there is more memory when it is resumed."""
     free(FITS_TWO)

@@ -461,7 +461,7 @@ def test_measures_follow_a_drawn_course(run, exports, colours, tmp_path):
     away = [float(row["pupil_diameter"]) - true for row, true in zip(rows, diameters)]
     assert np.abs(away).max() < 0.5  # px
     for row in rows:
-        ratio = float(row["pupil_diameter"]) / float(row["iris_diameter"])
+        ratio = float(row["pupil_outer_diameter"]) / float(row["iris_outer_diameter"])
         assert float(row["pupil/iris"]) == pytest.approx(ratio, rel=1e-4)
     page = Path("out/eye/curves.html").read_text()
     assert all(

@@ -66,7 +66,7 @@ def _varied_value(name: str, text: str) -> Any:
             value = kind(text)
         except ValueError:
             continue
-        return read_value(option, value) if option and kind is int else value
+        return read_value(option, value) if option and option.unit == "bytes" else value
     return text
 
 
