@@ -66,7 +66,9 @@ def _varied_value(name: str, text: str) -> Any:
             value = kind(text)
         except ValueError:
             continue
-        return read_value(option, value) if option and option.unit == "bytes" else value
+        if option and option.unit == "bytes" and kind is int:
+            return read_value(option, value)
+        return value
     return text
 
 
