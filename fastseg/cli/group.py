@@ -19,7 +19,6 @@ from ..utils.hub import go_offline
 from . import console
 
 STARTED = time.monotonic()
-BEFORE_COMMAND = ("--threads", "--offline")  # options of fastseg itself, see `start`
 
 
 class Commands(typer.core.TyperGroup):
@@ -53,8 +52,8 @@ class Commands(typer.core.TyperGroup):
             console.say(f"error: {text}", "red")
             _print_json_error(ctx, "out-of-memory", text)
         except Exception as error:
-            name = getattr(error, "option_name", None)  # of an option that the command lacks
-            if name in BEFORE_COMMAND:
+            name = getattr(error, "option_name", "")  # of an option that the command lacks
+            if name in (flag for option in self.params for flag in option.opts):  # see `start`
                 vars(error).update(possibilities=None, message=f"{name} belongs before the command")
             raise
         raise typer.Exit(1)

@@ -87,7 +87,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     """Return the parameter from which typer makes the option."""
     kind: Any = str
     limits: dict[str, Any] = {}
-    if isinstance(option.rule, WholeNumber) and not isinstance(option.rule, BatchSize):
+    if isinstance(option.rule, WholeNumber):
         kind, limits = int, {"min": option.rule.low, "max": option.rule.high}
     elif isinstance(option.rule, Number):  # `FitOptions` itself checks its limits
         kind = float

@@ -65,15 +65,15 @@ def _check_flag(flag: str, value: Any) -> None:
         raise ModelError(f"{flag} {value}: give true or false", "option-range")
 
 
-class BatchSize(WholeNumber):
-    """A rule: a whole number, or "auto"."""
+class BatchSize:
+    """A rule: a whole number of at least 1, or "auto"."""
 
     def __call__(self, flag: str, value: Any) -> None:
         """Raise `ModelError` for another value."""
         if isinstance(value, str) and value != "auto":
             raise ModelError(f"{flag} {value}: give a whole number or auto", "option-range")
         if value != "auto":
-            super().__call__(flag, value)
+            WholeNumber(1)(flag, value)
 
 
 class FoldCount(WholeNumber):
@@ -378,7 +378,7 @@ class FitOptions:
         "learner",
         "Images in a batch, of all processes together; auto: as many as the recipe's, or the "
         "largest part of them (half, a quarter, ...) that fits into memory",
-        BatchSize(1),
+        BatchSize(),
         default_help=RECIPE,
     )
     loss: str | None = _option(

@@ -72,8 +72,8 @@ def _converted(option: Option, text: str) -> Any:
         return seconds_of(text)
     if option.annotation.startswith("bool"):
         return FLAGS[text.lower()]
-    if isinstance(option.rule, BatchSize) and not text.lstrip("+-").isdecimal():
-        return text  # its rule says whether it is "auto"
+    if isinstance(option.rule, BatchSize):  # which says whether a text is "auto"
+        return int(text) if text.lstrip("+-").isdecimal() else text
     if isinstance(option.rule, WholeNumber):
         return int(text)
     if isinstance(option.rule, Number):

@@ -104,9 +104,9 @@ def _by_truths(
 
     `true` and `said` are the truth and the predictions of the images of all groups.
     """
-    rest = np.array([said[image] for image in images - have_truth if image in said])
+    rest = np.array([said[image] for image in sorted(images - have_truth) if image in said])
     if not len(rest):
-        truths = np.array([true[image] for image in images if image in true])
+        truths = np.array([true[image] for image in sorted(images) if image in true])
         return replace(plain_mean(truths, level), labelled=len(truths))
     both = sorted(true.keys() & said.keys())
     own = [image for image in both if image in images]

@@ -25,7 +25,7 @@ from ..utils.choices import check_runtime
 from ..utils.io import atomic_folder, require_folder
 from ..utils.locks import write_lock
 from ..utils.progress import track
-from ..video.sources import SUFFIXES
+from ..video.sources import is_video
 from .between import Between, distances, ratio_of
 from .calibration import Compared, calibrated, compared_prediction, evenly
 from .cohorts import ALL, group_means
@@ -192,7 +192,7 @@ def _task(task: str | Task, export: Path | str | None) -> SegmentationTask:
 
 
 def _refuse_videos(paths: Sequence[Path | str]) -> None:
-    video = next((path for path in paths if Path(path).suffix.lower() in SUFFIXES), None)
+    video = next((path for path in paths if is_video(str(path))), None)
     if video is not None:
         raise DataError(
             f"{video}: is a video; fastseg predict TASK {video} --measure measures its frames",

@@ -240,9 +240,8 @@ def _opened(source: str) -> Any:
     if not Path(source).stat().st_size:
         raise DataError(f"{source}: is empty; copy or record it again", "empty-video")
     try:
-        return av.open(
-            os.path.abspath(source)
-        )  # FFmpeg takes what is before a colon for a protocol
+        # not as given: FFmpeg takes what is before a colon for a protocol
+        return av.open(os.path.abspath(source))
     except (av.FFmpegError, OSError) as error:
         raise DataError(
             f"{source}: is no video, or damaged ({brief(error.strerror or error)}); copy or record "

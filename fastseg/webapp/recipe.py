@@ -7,15 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import AppError, FastsegError, ModelError
-from ..learners.options import (
-    AUGMENTATION,
-    OF_RECIPE,
-    OPTIONS,
-    BatchSize,
-    FitOptions,
-    Number,
-    Option,
-)
+from ..learners.options import AUGMENTATION, OF_RECIPE, OPTIONS, FitOptions, Number, Option
 from ..learners.options import WholeNumber as Whole
 from ..learners.values import text_of, value_of
 from ..tasks import Task
@@ -80,7 +72,7 @@ def _field(option: Option, task: Task, exports: Sequence[str]) -> dict[str, Any]
         return found | {"kind": "choice", "choices": list(CHOICES[option.name])}
     if option.annotation.startswith("bool"):
         return found | {"kind": "choice", "choices": ["yes", "no"]}
-    if isinstance(option.rule, (Whole, Number)) and not isinstance(option.rule, BatchSize):
+    if isinstance(option.rule, (Whole, Number)):
         is_whole = isinstance(option.rule, Whole)
         step = 1 if is_whole else "any"
         most = None if option.unit == "bytes" else option.rule.high
