@@ -14,7 +14,7 @@ GRADIENT = torch.ops.aten.convolution_backward.default
 
 
 class Gradients(TorchDispatchMode):
-    """Store the dtype of each convolution's gradient by its kernel, stride and groups."""
+    """Store in which dtypes gradients of input and weight are computed, for each convolution."""
 
     def __init__(self):
         super().__init__()
@@ -22,9 +22,11 @@ class Gradients(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is GRADIENT:
-            gradient, _, weight, _, stride, _, dilation, *_, groups, _ = args
+            gradient, _, weight, _, stride, _, dilation, *_, groups, wanted = args
             key = weight.shape[-1], stride[0], dilation[0], groups > 1
-            self.seen.setdefault(key, set()).add(gradient.dtype)
+            found = self.seen.setdefault(key, (set(), set()))
+            for dtypes, is_wanted in zip(found, wanted):
+                dtypes.update([gradient.dtype] if is_wanted else [])
         return func(*args, **(kwargs or {}))
 
 
@@ -46,30 +48,30 @@ def gradients_of(built, size=32):
 
 
 @pytest.mark.parametrize(
-    "kernel, stride, dilation, dtype",
+    "kernel, stride, dilation, dtypes",
     [
-        (3, 1, 1, torch.bfloat16),
-        (3, 2, 1, torch.float32),
-        (3, 1, 2, torch.float32),
-        (5, 1, 1, torch.float32),
-        (7, 1, 1, torch.float32),
+        (3, 1, 1, (torch.bfloat16, torch.bfloat16)),
+        (3, 2, 1, (torch.float32, torch.bfloat16)),
+        (3, 1, 2, (torch.float32, torch.float32)),
+        (5, 1, 1, (torch.float32, torch.float32)),
+        (7, 2, 1, (torch.float32, torch.float32)),
     ],
 )
 @pytest.mark.parametrize("of", [nn.Conv2d, timm.layers.Conv2dSame])
 def test_depthwise_gradients_that_are_slow_in_bfloat16_are_float32(
-    kernel, stride, dilation, dtype, of
+    kernel, stride, dilation, dtypes, of
 ):
     padding = {} if of is timm.layers.Conv2dSame else {"padding": dilation * (kernel // 2)}
     body = of(8, 8, kernel, stride=stride, dilation=dilation, groups=8, **padding)
     seen, _ = gradients_of(small(body))
-    assert seen[kernel, stride, dilation, True] == {dtype}
-    assert seen[1, 1, 1, False] == {torch.bfloat16}  # others stay as autocast has them
+    assert seen[kernel, stride, dilation, True] == ({dtypes[0]}, {dtypes[1]})
+    assert seen[1, 1, 1, False] == ({torch.bfloat16},) * 2  # others stay as autocast has them
 
 
 def test_dense_and_grouped_convolutions_stay_in_bfloat16():
     for groups in (1, 4):
         seen, _ = gradients_of(small(nn.Conv2d(8, 8, 3, 2, 1, groups=groups)))
-        assert seen[3, 2, 1, groups > 1] == {torch.bfloat16}
+        assert seen[3, 2, 1, groups > 1] == ({torch.bfloat16},) * 2
 
 
 def test_the_output_has_the_dtype_of_autocast():
@@ -85,9 +87,11 @@ def test_the_output_has_the_dtype_of_autocast():
     assert found == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
-def test_gradients_are_as_exact_as_those_of_plain_autocast(monkeypatch):
+@pytest.mark.parametrize("kernel, channels", [(3, 8), (3, 16), (5, 8)])
+def test_gradients_are_as_exact_as_those_of_plain_autocast(monkeypatch, kernel, channels):
     torch.manual_seed(0)
-    built = small(nn.Conv2d(8, 8, 3, 2, 1, groups=8))
+    depthwise = nn.Conv2d(8, channels, kernel, 2, kernel // 2, groups=8)
+    built = small(nn.Sequential(depthwise, nn.Conv2d(channels, 8, 1)))
     _, found = gradients_of(built)
     built.precision = "float32"
     _, exact = gradients_of(built)
@@ -103,5 +107,17 @@ def test_a_segmenter_trains_with_it():
     built, _ = factory.segmenter("mobilenetv2_035", 3)
     built.precision = "bfloat16"
     seen, found = gradients_of(built.train(), 64)
-    assert seen[3, 2, 1, True] == {torch.float32} and seen[3, 1, 1, True] == {torch.bfloat16}
+    assert seen[3, 2, 1, True] == ({torch.float32}, {torch.bfloat16})
+    assert seen[3, 1, 1, True] == ({torch.bfloat16},) * 2
     assert torch.isfinite(found).all()
+
+
+def test_frozen_layers_get_no_gradient():
+    built = small(nn.Conv2d(8, 8, 3, 2, 1, groups=8))
+    for parameter in built.model[:2].parameters():
+        parameter.requires_grad_(False)
+    built.precision = "bfloat16"
+    with Gradients() as gradients:
+        built(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert list(gradients.seen) == [(1, 1, 1, False)]
+    assert all(p.grad is None for p in built.model[:2].parameters())

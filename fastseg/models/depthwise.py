@@ -1,4 +1,4 @@
-"""Depthwise convolutions of a training in bfloat16 on a CPU: in float32 where that is quicker."""
+"""Depthwise convolutions in bfloat16 on a CPU: gradients in float32 where these are quicker."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import FunctionCtx
+from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 
 def faster_depthwise(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context for a forward pass on `device`: empty but for autocast on a CPU."""
-    reduced = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return _Float32Depthwise() if reduced else nullcontext()
+    """Return the context for a forward pass on `device`: empty but for autocast on a CPU.
 
-
-class _Float32Depthwise(TorchFunctionMode):
-    """Compute depthwise convolutions that oneDNN has no fast bfloat16 gradient for in float32.
-
-    Those are all but 3x3 ones of stride 1. Measured on 2 cores with AMX, (16, 96, 48, 48), 3x3,
-    stride 2: gradients take 48 ms in bfloat16 and 2 ms in float32; 7x7, stride 1: 108 and 34 ms.
-    The result has the dtype that autocast would give it. Convolutions without a gradient are left
-    as they are.
+    oneDNN has fast bfloat16 gradients of depthwise convolutions of 3x3 and stride 1 only. Measured
+    on 2 cores with AMX, input (16, 96, 48, 48): 3x3 of stride 2 takes 48 ms in bfloat16 and 2 ms
+    in float32; 7x7 of stride 1, 108 and 34 ms.
     """
+    reduced = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return _FasterDepthwise() if reduced else nullcontext()
+
+
+class _FasterDepthwise(TorchFunctionMode):
+    """Give depthwise `conv2d` calls the gradient of `_Depthwise`, unless PyTorch's is fast."""
 
     def __torch_function__(
         self,
@@ -34,18 +35,14 @@ class _Float32Depthwise(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not F.conv2d or not _is_slow(*args, **kwargs):
-            return func(*args, **kwargs)
-        dtype = torch.get_autocast_dtype("cpu")
-        with torch.autocast("cpu", enabled=False):
-            args, kwargs = (
-                [_single(value) for value in args],
-                {name: _single(value) for name, value in kwargs.items()},
-            )
-            return func(*args, **kwargs).to(dtype)
+        if func is F.conv2d and torch.is_grad_enabled():
+            found = _faster(*args, **kwargs)
+            if found is not None:
+                return found
+        return func(*args, **kwargs)
 
 
-def _is_slow(
+def _faster(
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -53,18 +50,74 @@ def _is_slow(
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> bool:
-    """Return whether the gradient of these arguments of `conv2d` is slow in bfloat16."""
-    if groups == 1 or weight.shape[1] != 1 or not (input.requires_grad or weight.requires_grad):
-        return False
-    simple = tuple(weight.shape[2:]) == (3, 3) and _is_one(stride) and _is_one(dilation)
-    return not simple or len(weight) != groups
+) -> torch.Tensor | None:
+    """Return `conv2d` of its arguments, or None where PyTorch's own gradient is fast."""
+    if groups == 1 or weight.shape[1] > 1 or isinstance(padding, str):
+        return None
+    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    small = tuple(weight.shape[2:]) == (3, 3) and dilation == (1, 1) and len(weight) == groups
+    if small and stride == (1, 1):
+        return None
+    dtype = torch.get_autocast_dtype("cpu")
+    return _Depthwise.apply(
+        input.to(dtype),
+        weight.to(dtype),
+        None if bias is None else bias.to(dtype),
+        (stride, padding, dilation),
+        groups,
+        small,
+    )
 
 
-def _is_one(value: int | Sequence[int]) -> bool:
-    return value == 1 if isinstance(value, int) else all(each == 1 for each in value)
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution whose gradients are computed in float32.
 
+    With `small` kernels, that of the weight is fast in the dtype of the input.
+    """
 
-def _single(value: Any) -> Any:
-    """Return a tensor in float32, and anything else unchanged."""
-    return value.float() if isinstance(value, torch.Tensor) else value
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        geometry: tuple[tuple[int, int], ...],
+        groups: int,
+        small: bool,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.geometry, ctx.groups, ctx.small = geometry, groups, small
+        return F.conv2d(input, weight, bias, *geometry, groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        of_input, of_weight, of_bias, *_ = ctx.needs_input_grad
+
+        def gradients(
+            gradient: torch.Tensor, input: torch.Tensor, *wanted: bool
+        ) -> Sequence[torch.Tensor | None]:
+            return torch.ops.aten.convolution_backward(
+                gradient,
+                input,
+                weight.to(input.dtype),
+                [len(weight)],
+                *ctx.geometry,
+                False,
+                [0, 0],
+                ctx.groups,
+                wanted,
+            )
+
+        exact = gradient.float()
+        if ctx.small:
+            # The gradient of the input does not depend on its values.
+            shaped = torch.empty_like(input, dtype=torch.float32)
+            found = [
+                gradients(exact, shaped, of_input, False, False)[0] if of_input else None,
+                *gradients(gradient, input, False, of_weight, of_bias)[1:],
+            ]
+        else:
+            found = list(gradients(exact, input.float(), of_input, of_weight, of_bias))
+        found = [None if each is None else each.to(input.dtype) for each in found]
+        return (*found, None, None, None)

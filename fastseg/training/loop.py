@@ -29,6 +29,7 @@ from ..learners.options import FitOptions, random_freeze, rate_of
 from ..models.frozen import maps_kept
 from ..tasks import Item, Task
 from ..types import Recipe
+from ..utils.allocator import freed_memory_kept
 from ..utils.device import cache_bytes
 from . import checkpoint
 from .budget import reserve_of
@@ -96,7 +97,7 @@ def train(
     `learn.record` gets the course and the history. Raises `ModelError` if no epoch is trained.
     With `options.freeze`, only the head is trained, in all epochs.
     """
-    with _frozen(learn, options):
+    with _frozen(learn, options), freed_memory_kept():
         return _train(learn, options, folder, seconds)
 
 
