@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..engines.distributed import world
+from ..utils.allocator import freed_memory_kept
 from ..utils.device import precision_of
 from ..utils.speed import Speeds, quickest, seconds_of
 
@@ -84,7 +85,7 @@ def step_seconds(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    with state_restored(network, device):
+    with state_restored(network, device), freed_memory_kept():
         network.to(device).train().requires_grad_(True)
         return seconds_of(step)
 

@@ -89,7 +89,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def signature() -> list[object]:
-    """Return the values that measured times depend on: processor, its units, threads, libraries."""
+    """Return the values that measured times depend on: processor, its units, threads, versions."""
     from importlib.metadata import version
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -99,8 +99,7 @@ def signature() -> list[object]:
         cores,
         torch.get_num_threads(),
         os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        torch.__version__,
-        version("onnxruntime"),
+        *(version(package) for package in ("fastseg", "torch", "onnxruntime")),
     ]
 
 
