@@ -25,14 +25,15 @@ def test_freed_memory_is_kept_in_the_block_alone():
     with freed_memory_kept():
         # at first, what is kept is too short by some bytes for the next one
         assert pages_of(40) < 20 * PAGES
-    assert pages_of(4) >= 4 * PAGES
+    assert pages_of(1) > 0.9 * PAGES
 
 
 def test_it_gives_memory_back_after_an_error():
     with pytest.raises(ValueError, match="inside"), freed_memory_kept():
+        pages_of(1)
         raise ValueError("inside")
     if _glibc():
-        assert pages_of(2) >= 2 * PAGES
+        assert pages_of(1) > 0.9 * PAGES
 
 
 def test_other_systems_run_the_block(monkeypatch):

@@ -312,6 +312,7 @@ def test_spacing_is_in_the_card(trained):
     assert card["metrics"]["mean_foreground"]["dice"] > 0.7
 
 
+@pytest.mark.slow
 def test_predictions_of_slices_are_a_volume_too(trained, run, tmp_path):
     data, export = trained
     run("predict", export, data / "images", "--out", "out")

@@ -133,7 +133,7 @@ MORE_ARGUMENTS = {"fit": [*SMALL, "--epochs", "1"], "lr": SMALL}
 
 def runnable() -> list:
     """Return the commands that run on the samples."""
-    long = re.compile("fastseg lr|--measure")
+    long = re.compile("fastseg lr|--measure|--unlabelled|interpret .*--split all")
     return [
         pytest.param(command, marks=[pytest.mark.slow] if long.search(command) else [])
         for command in fastseg_commands()

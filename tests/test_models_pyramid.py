@@ -101,6 +101,7 @@ def test_maps_go_to_levels(reductions, strides, wanted):
     assert pyramid.sources(reductions, strides) == wanted
 
 
+@pytest.mark.slow
 def test_a_backbone_is_built_for_its_images_and_others_are_resized():
     """gMLP-like tables of tokens have one size: inputs of another are resized to it."""
     network = factory.segmenter("mixer_s32_224", 3, "light", size=(128, 96))[0]

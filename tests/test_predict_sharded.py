@@ -41,6 +41,7 @@ def good(photos, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_shards_give_what_a_prediction_without_them_gives(run, photos, exports, tmp_path):
     given = ("predict", "eye", photos, "--export", exports("eye"), "--overlay")
     run(*given, "--out", "plain", error="unreadable-image")

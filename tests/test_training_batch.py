@@ -115,6 +115,7 @@ def test_weights_are_those_of_the_same_number(options, samples, free, tmp_path, 
     assert [card["training"]["bs"] for card in cards] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_time_budget_measures_with_the_planned_batch(samples, free, tmp_path):
     free(FITS_TWO)
     fastseg.fit("eye", samples["eye"], out=tmp_path / "out", bs="auto", time_budget=8.0, **SMALL)

@@ -63,6 +63,7 @@ def test_pixels_keep_to_their_budget(samples):
     assert (pixels.image(items[-1]) == Pixels(task, (64, 64)).image(items[-1])).all()
 
 
+@pytest.mark.slow
 def test_a_fit_without_memory_for_pixels_learns_the_same(samples, tmp_path):
     losses = [
         fastseg.fit(

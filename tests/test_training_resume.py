@@ -113,6 +113,7 @@ def test_damaged_checkpoints_are_one_line_and_run_no_code(tmp_path):
         checkpoint.read(path, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_earlier_export_and_what_was_learnt(samples, tmp_path, monkeypatch):
     out = tmp_path / "out"
     fastseg.fit("eye", samples["eye"], epochs=1, out=out, **OPTIONS)

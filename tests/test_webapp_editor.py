@@ -149,6 +149,7 @@ def test_a_stroke_changes_exactly_its_pixels(eyes, edit):
     assert (mask_of(eyes, "0.png") == want).all()
 
 
+@pytest.mark.slow
 def test_the_name_is_not_asked_for_in_a_stroke(eyes, edit):
     _, canvas = edit(eyes, "0.png")
     page = canvas.page
@@ -267,6 +268,7 @@ def test_the_keyboard_paints(eyes, edit):
     assert "4 px" in page.text_content("#told")
 
 
+@pytest.mark.slow
 def test_the_second_of_two_tabs_is_told(eyes, edit, open_page):
     server, first = edit(eyes, "0.png")
     _, second = edit(eyes, "0.png", server)
@@ -459,6 +461,7 @@ def test_fingers_and_pens(eyes, edit):
     assert (mask_of(eyes, "0.png") == mask).all()
 
 
+@pytest.mark.slow
 def test_what_was_before_can_be_seen_and_taken(eyes, edit):
     _, canvas = edit(eyes, "0.png")
     page = canvas.page
@@ -550,6 +553,7 @@ def test_review_by_keyboard_alone(eyes, serve, open_page):
     assert (mask_of(eyes, "2.png") == SCLERA).sum() > 50
 
 
+@pytest.mark.slow
 def test_going_back_restores_the_label(eyes, serve, open_page):
     server = serve("eye", eyes)
     page = open_page(server, "/review", person="Ada")
@@ -567,6 +571,7 @@ def test_going_back_restores_the_label(eyes, serve, open_page):
     assert not mask_of(eyes, "0.png").any()
 
 
+@pytest.mark.slow
 def test_a_decision_that_was_taken_back_is_open_again(eyes, serve, open_page):
     server = serve("eye", eyes)
     page = open_page(server, "/review")
@@ -589,6 +594,7 @@ def test_a_decision_that_was_taken_back_is_open_again(eyes, serve, open_page):
     assert page.text_content("#counter") == "0 of 6"
 
 
+@pytest.mark.slow
 def test_back_takes_the_label_of_a_new_image_away(eyes, serve, open_page):
     (eyes / "masks" / "5.png").unlink()
     server = serve("eye", eyes)
@@ -622,6 +628,7 @@ def test_back_takes_the_label_of_a_new_image_away(eyes, serve, open_page):
     page.keyboard.press("k")
 
 
+@pytest.mark.slow
 def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
     (eyes / "masks" / "5.png").unlink()
     page = open_page(serve("eye", eyes), "/review")
@@ -644,6 +651,7 @@ def test_the_queue_shows_new_images_alone_and_counts_on(eyes, serve, open_page):
     page.wait_for_selector("#counter:text-is('1 of 6')")
 
 
+@pytest.mark.slow
 def test_enter_takes_and_back_undoes_the_last_decision(eyes, serve, open_page):
     server = serve("eye", eyes)
     page = open_page(server, "/review", person="Ada")

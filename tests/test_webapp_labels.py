@@ -350,6 +350,7 @@ def test_a_killed_server_loses_no_saved_stroke(eyes):
         assert store.version(item.image, row.version).shape == read.shape
 
 
+@pytest.mark.slow
 def test_the_images_of_an_audit_come_first(samples, exports, run, serve, open_page, tmp_path):
     photos = shutil.copytree(samples["eye"] / "imgs_small", tmp_path / "photos")
     command = ["label", photos, "--export", exports("eye"), "--audit", "3", "--json"]

@@ -187,6 +187,7 @@ def two(exports, samples, tmp_path):
     return first, first.with_name("longer")
 
 
+@pytest.mark.slow
 def test_a_comparison_is_the_one_of_evaluate(client_of, samples, two):
     first, second = two
     client = client_of("eye", first)
