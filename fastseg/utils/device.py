@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .. import __version__
 from ..errors import ModelError
 from .choices import asked_precision
 
@@ -99,7 +100,9 @@ def signature() -> list[object]:
         cores,
         torch.get_num_threads(),
         os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        *(version(package) for package in ("fastseg", "torch", "onnxruntime")),
+        __version__,
+        torch.__version__,
+        version("onnxruntime"),
     ]
 
 
