@@ -109,15 +109,14 @@ class _Depthwise(torch.autograd.Function):
                 wanted,
             )
 
-        exact = gradient.float()
         if ctx.small:
             # The gradient of the input does not depend on its values.
             shaped = torch.empty_like(input, dtype=torch.float32)
             found = [
-                gradients(exact, shaped, of_input, False, False)[0] if of_input else None,
+                gradients(gradient.float(), shaped, of_input, False, False)[0],
                 *gradients(gradient, input, False, of_weight, of_bias)[1:],
             ]
         else:
-            found = list(gradients(exact, input.float(), of_input, of_weight, of_bias))
+            found = list(gradients(gradient.float(), input.float(), of_input, of_weight, of_bias))
         found = [None if each is None else each.to(input.dtype) for each in found]
         return (*found, None, None, None)
