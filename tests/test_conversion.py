@@ -21,7 +21,11 @@ from fastseg.conversion import onnx as by_onnx
 from fastseg.conversion import openvino as by_openvino
 from fastseg.conversion.graph import with_processing
 from fastseg.data.images import resized
-from fastseg.utils.choices import TARGETS
+from fastseg.errors import ExportError
+from fastseg.serving.batching import DEFAULTS
+from fastseg.serving.exports import Served
+from fastseg.serving.options import ServeOptions
+from fastseg.utils.choices import INT8, TARGETS
 
 # The example in a process of its own: it may import the runtime, numpy and Pillow alone.
 ALONE = """
@@ -174,6 +178,86 @@ def test_int8_keeps_layers_in_float_until_the_gate_holds(exports, tmp_path, monk
     }
     of = {node.name: set(node.input) for node in graph.node}
     assert not [name for name in kept if len(of[name] & ranges) == len(of[name]) > 1]
+
+
+@pytest.fixture(scope="module")
+def with_int8(exports, tmp_path_factory):
+    """A copy of an export, with its 8-bit model beside it."""
+    export = tmp_path_factory.mktemp("int8") / "eye"
+    shutil.copytree(exports("eye"), export)
+    fastseg.export(export, INT8)
+    return export
+
+
+def test_predictions_in_8_bits(with_int8, run, samples, tmp_path):
+    image = first_image("eye", samples)
+    predictor = fastseg.load(with_int8, runtime=INT8, tta=False)
+    pixels = predictor.task.image_near(image, predictor.size)[0][None]
+    session = onnxruntime.InferenceSession(with_int8.with_name(f"eye_{INT8}") / "model.onnx")
+    [logits] = session.run(["logits"], {"images": pixels})
+    assert np.array_equal(predictor.logits(pixels), logits)
+    assert not np.array_equal(fastseg.load(with_int8, runtime="onnx").logits(pixels), logits)
+    found = run("predict", with_int8, image, "--out", tmp_path, "--runtime", INT8, code=0)
+    assert f"{INT8} on cpu" in found.err
+    codes = fastseg.load(with_int8, runtime=INT8).predict(image).codes
+    assert np.array_equal(np.asarray(Image.open(tmp_path / f"{image.stem}.png")), codes)
+
+
+def test_scores_in_8_bits_are_those_of_its_comparison(with_int8, samples, tmp_path):
+    parity = json.loads((with_int8.with_name(f"eye_{INT8}") / "parity.json").read_text())
+    for workers in (None, 2):
+        metrics = fastseg.evaluate(
+            with_int8, samples["eye"], tta=False, runtime=INT8, workers=workers, out=tmp_path
+        )
+        assert metrics["mean_foreground"]["dice"] == pytest.approx(
+            parity["compared"]["converted"], abs=0.005
+        )
+
+
+def test_shards_in_8_bits_are_predictions_in_8_bits(with_int8, samples, tmp_path):
+    images = [item.image for item in tasks.get("eye").items(samples["eye"])][:4]
+    for folder, engine in (("plain", None), ("shards", "local")):
+        fastseg.predict(
+            "eye", images, tmp_path / folder, export=with_int8, runtime=INT8, engine=engine
+        )
+    for image in images:
+        name = f"{image.stem}.png"
+        assert (tmp_path / "shards" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+def test_an_8_bit_model_is_used_only_if_it_is_the_same_model(with_int8, run, tmp_path):
+    export, beside = tmp_path / "eye", tmp_path / f"eye_{INT8}"
+    shutil.copytree(with_int8, export)
+    with refuses("no-int8", beside, INT8, kind=ExportError):
+        fastseg.load(export, runtime=INT8)
+    said = json.loads((with_int8.with_name(beside.name) / "parity.json").read_text())
+    for change, code in (
+        ({"export_sha256": {"model.onnx": "0" * 64}}, "no-int8"),
+        ({"gate": {**said["gate"], "passed": False}}, "not-the-same-model"),
+        ({"sha256": {"model.onnx": "0" * 64}}, "exchanged-file"),
+        ({"sha256": None}, "exchanged-file"),
+    ):
+        shutil.copytree(with_int8.with_name(beside.name), beside, dirs_exist_ok=True)
+        (beside / "parity.json").write_text(json.dumps({**said, **change}))
+        with refuses(code, beside, kind=ExportError):
+            fastseg.load(export, runtime=INT8)
+    options = ("predict", export, tmp_path, "--runtime", INT8)
+    run(*options, "--precision", "float32", error="engine-precision")
+    run("evaluate", export / "export.pkl", "--runtime", INT8, error="no-onnx")
+
+
+def test_an_8_bit_model_is_served_and_replaced(with_int8, tmp_path):
+    export, beside = tmp_path / "eye", tmp_path / f"eye_{INT8}"
+    shutil.copytree(with_int8, export)
+    shutil.copytree(with_int8.with_name(beside.name), beside)
+    served = Served("eye", export, ServeOptions(runtime=INT8))
+    assert served.refresh() and served.refresh() is None
+    assert served.version.predictor.runtime == INT8 and INT8 in DEFAULTS
+    first = served.version
+    shutil.rmtree(beside)
+    assert served.refresh() is False and served.version is first
+    shutil.copytree(with_int8.with_name(beside.name), beside)
+    assert served.refresh()
 
 
 def sabotaged(network, how):

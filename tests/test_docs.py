@@ -120,6 +120,7 @@ NOT_RUN = {
     "fastseg restore": "needs an earlier export: test_corrections_again.py",
     "hub:me": "needs a hub: test_sharing.py",
     "--export eye.zip": "needs a packed export: test_sharing.py",
+    "--runtime onnx-int8": "needs an 8-bit model: test_conversion.py",
     "--to html": "needs npm and a network: test_conversion_html_browser.py",
     "fastseg add": "needs a corrections.zip: test_corrections_incoming.py",
     "fastseg tune": "needs many fits: test_training_tune.py",

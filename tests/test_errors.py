@@ -36,6 +36,7 @@ SHARED_CODES = {
     "study-changed": "the folder of a study holds one of other data or options",
     "no-export": "no export where one is read",
     "no-masks": "a task without masks where masks are needed",
+    "not-the-same-model": "a converted model whose masks are not the export's",
     "no-onnx": "an export without the ONNX file that is needed",
     "no-such-column": "a table lacks a column, or has it twice",
     "no-such-image": "an image file that does not exist",

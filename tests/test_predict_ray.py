@@ -137,6 +137,17 @@ def test_without_a_shared_disk_the_bytes_travel(
         fastseg.check("eye", samples["eye"], engine="ray", address=cluster.address)
 
 
+def test_an_8_bit_model_does_not_travel(cluster, photos, exports, tmp_path, monkeypatch):
+    from fastseg.engines.ray import RayEngine
+
+    export = shutil.copytree(exports("eye"), tmp_path / "eye")
+    fastseg.export(export, "onnx-int8")
+    given = dict(export=export, runtime="onnx-int8", engine="ray", address=cluster.address)
+    monkeypatch.setattr(RayEngine, "blind_node", lambda self, paths: "far away")
+    with refuses("int8-on-cluster", export):
+        fastseg.predict("eye", photos, tmp_path / "out", **given)
+
+
 def test_a_machine_that_does_not_see_a_file_is_named(cluster, photos, tmp_path):
     with engine_of("ray", address=cluster.address) as engine:
         assert engine.blind_node([photos]) is None

@@ -112,6 +112,10 @@ def test_images_are_found_by_the_keyboard(serve, open_page, samples):
     third = page.locator("#look-name").inner_text()
     page.keyboard.press("Escape")
     until(page, "name => document.activeElement.title === name", third)
+    tile = page.locator("#grid button:focus").element_handle()
+    page.locator("#labels").dispatch_event("change")  # the grid is loaded again, as after a check
+    until(page, "tile => !tile.isConnected", tile)
+    assert page.evaluate("document.activeElement.title") == third
     page.fill("#text", third)
     page.wait_for_selector('#grid li[aria-setsize="1"]')
     page.locator("#grid button").click()

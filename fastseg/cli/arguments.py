@@ -61,7 +61,9 @@ Precision = Annotated[
 Runtime = Annotated[
     str,
     typer.Option(
-        "--runtime", help="onnx, torch, or auto: the one that was measured to be faster here."
+        "--runtime",
+        help="onnx, torch, or auto: the one that was measured to be faster here. onnx-int8: the "
+        "8-bit model that fastseg export --to onnx-int8 wrote beside the export.",
     ),
 ]
 Engine = Annotated[

@@ -13,7 +13,8 @@ from typing import Any
 from .. import __version__
 from ..errors import DataError, ExportError, brief
 from ..evaluation.run import items_of
-from ..exports.card import Card
+from ..exports.card import Card, sha256
+from ..exports.int8 import PARITY, conversion_folder
 from ..exports.read import as_trained, opened
 from ..tasks import Item, Task
 from ..utils.io import atomic_folder, portable_path, read_json, require_folder, write_json
@@ -23,8 +24,6 @@ from .parity import LARGEST_FALL, LARGEST_SHARE, Parity, bytes_of, compare, own_
 from .targets import Source, Target, get
 
 log = logging.getLogger(__name__)
-
-PARITY = "parity.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def export(
     task, folder, card = opened(export)
     if folder.suffix == ".pkl":  # what is beside it is converted, which contains no code
         folder = folder.parent
-    place = Path(out) if out else folder.with_name(f"{folder.name}_{target.name}")
+    place = Path(out) if out else conversion_folder(folder, target.name)
     _require_own(place, folder)
     images = None
     if target.unrunnable is None:
@@ -146,6 +145,7 @@ def _described(
         "task": source.card.task,
         "export": portable_path(source.export, place),
         "export_sha256": source.card.sha256,
+        "sha256": {name: sha256(part / name) for name in target.files if (part / name).is_file()},
         "format": dict(notes),
         "not_run": not_run,
         "compared": compared,

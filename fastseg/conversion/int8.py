@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..exports.onnx import OPSET, Session
+from ..utils.choices import INT8
 from ..utils.progress import track
 from .onnx import FILE, Onnx, complete
 from .targets import Source
@@ -34,7 +35,7 @@ GROUPS = 32  # of consecutive layers, whose loss is measured: at most so many
 class Int8(Onnx):
     """The network in 8 bits; where the gate refuses it, the layers that lose most stay float."""
 
-    name = "onnx-int8"
+    name = INT8
     pixels_decide = False
 
     def attempts(self, source: Source, folder: Path) -> Iterator[Mapping[str, Any]]:

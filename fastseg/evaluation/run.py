@@ -26,7 +26,7 @@ from ..exports.read import opened
 from ..metrics.agreement import labelled_twice
 from ..tasks import Item, SegmentationTask, Task
 from ..tasks.layouts import PARQUET
-from ..utils.choices import check_runtime
+from ..utils.choices import INT8, check_runtime
 from ..utils.io import has_files, name_below, portable_path, require_folder, write_json, write_rows
 from ..utils.journal import Journal, resumed, stamp
 from ..utils.locks import write_lock
@@ -104,7 +104,7 @@ def evaluate(
     predictor = load(folder, device, trust, tta, runtime, precision, images=len(items), bs=bs)
     other = None
     if compared:
-        same = predictor.precision
+        same = None if runtime == INT8 else predictor.precision
         other = load(
             compared,
             device,
@@ -242,7 +242,7 @@ class ScoreWork:
         """Load the export; return the function that scores items, as JSON values."""
         from ..inference.loading import load
 
-        precision = None if self.runtime == "onnx" else self.precision
+        precision = self.precision if self.runtime == "torch" else None
         predictor = load(
             self.export,
             self.device,

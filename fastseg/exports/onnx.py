@@ -219,13 +219,13 @@ class Sessions:
     """The sessions of an ONNX file by number of threads; each is created once. Thread-safe."""
 
     def __init__(self, path: Path):
-        self._path, self._lock = path, Lock()
+        self.path, self._lock = path, Lock()
         self._made: dict[int, Session] = {}
 
     def __call__(self, threads: int) -> Session:
         with self._lock:
             if threads not in self._made:
-                self._made[threads] = Session(self._path, threads)
+                self._made[threads] = Session(self.path, threads)
             return self._made[threads]
 
 
@@ -260,12 +260,12 @@ class Session:
             ) from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return self.outputs(images)[0]
+        return self.outputs(images, ["logits"])[0]
 
-    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
-        """Return all outputs of the graph, of which an export's has one."""
+    def outputs(self, images: np.ndarray, names: list[str] | None = None) -> list[np.ndarray]:
+        """Return the named outputs of the graph (default: all); an export's has "logits" only."""
         try:
-            return self._session.run(None, {"images": images})
+            return self._session.run(names, {"images": images})
         except _runtime_errors() as error:  # a card of another size, or too little memory
             raise ExportError(
                 f"{self._path}: cannot take images of {images.shape[2]}x{images.shape[1]} px "

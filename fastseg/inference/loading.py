@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from ..errors import ExportError, ModelError
 from ..exports.addresses import local
 from ..exports.card import MODEL, ONNX, Card
+from ..exports.int8 import int8_file
 from ..exports.onnx import Sessions
 from ..exports.read import card_of, network_of, pickled_network, verify_file
-from ..utils.choices import asked_precision, check_runtime
+from ..utils.choices import INT8, asked_precision, check_runtime
 from ..utils.gpu import may_have_gpu
 from ..utils.speed import FEW_IMAGES, WORTH_MEASURING, ComputeOption, Speeds, quickest
 from .predictor import Predictor
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ONNX_OPTION = ComputeOption("onnx", "float32")
+INT8_OPTION = ComputeOption(INT8, "int8")
+ONNX_OPTIONS = {"onnx": ONNX_OPTION, INT8: INT8_OPTION}  # by the runtime that is asked for
 
 
 def load(
@@ -47,10 +50,12 @@ def load(
     `export` may also be one from elsewhere: "hub:me/eye@v1", "eye.zip", "https://.../eye.zip",
     "s3://bucket/eye"; it is fetched into the cache, without a pickle (see `exports.addresses`).
 
-    `runtime` is "onnx", "torch", or "auto", `precision` "float32", "bfloat16", or None. If not
-    given, the measured fastest one on this machine is used, for this number of `images` in
-    batches of `bs`. If nothing was measured yet, it is measured if that saves time, else ONNX
-    computes. Without `images`, nothing is measured, and the choice is for single images.
+    `runtime` is "onnx", "onnx-int8" (the 8-bit model beside the export, see `exports.int8`),
+    "torch", or "auto", `precision` "float32", "bfloat16", or None. If not given, the measured
+    fastest one on this machine is used, for this number of `images` in batches of `bs`; never
+    onnx-int8, whose masks differ more. If nothing was measured yet, it is measured if that saves
+    time, else ONNX computes. Without `images`, nothing is measured, and the choice is for single
+    images.
     For fewer than `FEW_IMAGES` images, ONNX computes without torch, whose import alone takes
     seconds. The log gives `reason` for a runtime or precision that is given.
     On GPUs torch computes. The path of an export.pkl is opened only if its sha256 is the one in the
@@ -63,19 +68,20 @@ def load(
     alone = images in (None, 1)
     if _needs_no_torch(export, card, device, runtime, precision, images):
         verify_file(export / MODEL, card)
-        made = Sessions(verify_file(export / ONNX, card))
-        why = reason if runtime == "onnx" else "the default for so few images"
-        log.info("%s on cpu, %s", ONNX_OPTION, why)
+        option = ONNX_OPTIONS.get(runtime, ONNX_OPTION)
+        made = _sessions(export, card, option)
+        why = reason if runtime in ONNX_OPTIONS else "the default for so few images"
+        log.info("%s on cpu, %s", option, why)
         build = partial(network_of, export, card)
-        return Predictor(card, build, ONNX_OPTION, "cpu", tta, made, alone)
+        return Predictor(card, build, option, "cpu", tta, made, alone)
     from ..utils.device import device_of
 
-    where = device_of(device or ("cpu" if runtime == "onnx" else None))
+    where = device_of(device or ("cpu" if runtime in ONNX_OPTIONS else None))
     if export.suffix == ".pkl":
         return _load_pickle(export, card, where, trust, tta, runtime, precision)
     verify_file(export / MODEL, card)  # even if ONNX computes: a replaced file must be detected
     options = _allowed_options(export, card, where, runtime, precision)
-    sessions = Sessions(verify_file(export / ONNX, card)) if options[0].runtime == "onnx" else None
+    sessions = _sessions(export, card, options[0]) if options[0] in ONNX_OPTIONS.values() else None
     option, why = (
         options[0],
         f"{options[0]} on {where}"
@@ -116,8 +122,15 @@ def _needs_no_torch(
         return False
     if ONNX not in card.sha256 or not (export / ONNX).is_file():
         return False
-    on_cpu = device == "cpu" or (device is None and (runtime == "onnx" or not may_have_gpu()))
-    return on_cpu and (runtime == "onnx" or (runtime == "auto" and not asked_precision(precision)))
+    asked = runtime in ONNX_OPTIONS
+    on_cpu = device == "cpu" or (device is None and (asked or not may_have_gpu()))
+    return on_cpu and (asked or (runtime == "auto" and not asked_precision(precision)))
+
+
+def _sessions(export: Path, card: Card, option: ComputeOption) -> Sessions:
+    """Return the sessions of the file that this option computes with. Raises `ExportError`."""
+    own = option == ONNX_OPTION
+    return Sessions(verify_file(export / ONNX, card) if own else int8_file(export, card))
 
 
 def _allowed_options(
@@ -128,7 +141,7 @@ def _allowed_options(
 
     asked = asked_precision(precision)
     has_onnx = ONNX in card.sha256 and (export / ONNX).is_file()
-    if runtime == "onnx":
+    if runtime in ONNX_OPTIONS:
         if where.type != "cpu":
             raise ModelError(
                 f"ONNX computes on the CPU, not on {where}: "
@@ -137,7 +150,7 @@ def _allowed_options(
             )
         if not has_onnx:
             raise ExportError(f"{export}: has no {ONNX}; choose --runtime torch", "no-onnx")
-        return [ONNX_OPTION]
+        return [ONNX_OPTIONS[runtime]]
     best = ComputeOption("torch", precision_of(where, asked))
     if asked or where.type != "cpu":
         torch_options = [best]
@@ -204,10 +217,10 @@ def _load_pickle(
     runtime: str,
     precision: str | None,
 ) -> Predictor:
-    if runtime == "onnx":
+    if runtime in ONNX_OPTIONS:
         raise ExportError(
             f"{path}: a pickle is computed by torch; "
-            f"load the folder {path.parent} for --runtime onnx",
+            f"load the folder {path.parent} for --runtime {runtime}",
             "no-onnx",
         )
     network = pickled_network(path, card, trust)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from ..errors import DataError
-from ..exports.card import Card
+from ..exports.card import Card, sha256
 from ..exports.read import as_trained, task_of
 from ..metrics.calibration import softmax
 from ..tasks import Item
 from ..tasks.base import with_depth_of
+from ..utils.choices import INT8
 from ..utils.speed import ComputeOption, seconds_of
 from ..utils.threads import cores, results_in_order
 from .prediction import PREDICTIONS, Image, Prediction
@@ -68,7 +69,7 @@ class Predictor:
         self.card, self._build = card, network
         self.task = as_trained(task_of(card), card)
         self._prediction_class = PREDICTIONS[self.task.kind]
-        self._sessions = sessions if self.runtime == "onnx" else None
+        self._sessions = sessions if self.runtime != "torch" else None
         self.tta = card.tta if tta is None else tta
         self._stream_threads = cores() if alone else 1
         if self._sessions is None:  # detect a damaged export now, not at the first image
@@ -130,9 +131,10 @@ class Predictor:
         """Return what decides the predictions, for journals: a run that was interrupted takes over
         results of an equal predictor only.
         """
+        beside = self._sessions if self.runtime == INT8 else None  # its file is not in the card
         return [
             self.task.definition(),
-            self.card.sha256,
+            {**self.card.sha256, **({INT8: sha256(beside.path)} if beside else {})},
             self.runtime,
             self.precision,
             self.tta,

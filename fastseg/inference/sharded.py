@@ -24,10 +24,12 @@ from typing import IO, Any
 from .. import __version__
 from ..engines.base import Engine
 from ..errors import DataError, ModelError
-from ..exports.card import CARD, MODEL, ONNX, Card
+from ..exports.card import CARD, MODEL, ONNX, Card, sha256
+from ..exports.int8 import int8_file
 from ..exports.read import as_trained
 from ..metrics.risk import review_threshold
 from ..tasks import ClassificationTask, Task
+from ..utils.choices import INT8
 from ..utils.io import delete_unfinished, write_rows
 from ..utils.locks import write_lock
 from ..utils.progress import track
@@ -107,6 +109,7 @@ def predict_in_shards(
         **_fixed(source, card, device, engine, runtime, precision),
     }
     threshold = review_threshold(card.review, error_rate)
+    in_8_bits = loading["runtime"] == INT8
     with ExitStack() as stack:
         spool = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
         ends = trained.channel_files
@@ -119,7 +122,7 @@ def predict_in_shards(
         identity = [
             __version__,
             trained.definition(),
-            card.sha256,
+            {**card.sha256, **({INT8: sha256(int8_file(source, card))} if in_8_bits else {})},
             loading["runtime"],
             loading["precision"],
             card.tta if tta is None else tta,
@@ -161,7 +164,8 @@ def _fixed(
     has_onnx = ONNX in card.sha256 and (source / ONNX).is_file()
     if runtime == "auto":
         runtime = "onnx" if on_cpu and has_onnx and precision != "bfloat16" else "torch"
-    return {"runtime": runtime, "precision": precision or ("float32" if on_cpu else None)}
+    one = "float32" if on_cpu and runtime != INT8 else None
+    return {"runtime": runtime, "precision": precision or one}
 
 
 class Listing:
@@ -332,6 +336,12 @@ class Run:
                     f"{export}: a pickle does not travel to the machines of a cluster; give the "
                     "folder of the export",
                     "pickle-on-cluster",
+                )
+            if self.work.loading["runtime"] == INT8:
+                raise ModelError(
+                    f"{export}: not all workers see it on their own disks, and an 8-bit model does "
+                    "not travel to them: choose another --runtime, or use a shared disk",
+                    "int8-on-cluster",
                 )
             files = {name: export / name for name in EXPORTED}
             packed = {name: file.read_bytes() for name, file in files.items() if file.is_file()}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FastsegError, ServeError
+from ..utils.choices import INT8
 from ..utils.threads import cores
 from .exports import Version
 from .options import ServeOptions
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 # at once take a fifth less work than one by one, and eight hardly less than four (mobilenetv2_100,
 # 96 x 128 px: 4.6, 3.6, 3.5 ms an image on one core). To wait for them costs more than it saves:
 # under load they are there. On GPUs, a batch is much faster than its images.
-DEFAULTS = {"onnx": (4, 0.0), "torch": (8, 5.0)}
+DEFAULTS = {"onnx": (4, 0.0), INT8: (4, 0.0), "torch": (8, 5.0)}
 SMOOTHING = 0.1  # of the mean seconds an image takes, for Retry-After
 
 

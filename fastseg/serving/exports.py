@@ -17,9 +17,11 @@ import numpy as np
 
 from ..errors import ExportError, FastsegError, ServeError, brief, is_out_of_memory
 from ..exports.card import CARD, MODEL, ONNX
+from ..exports.int8 import PARITY, conversion_folder
 from ..exports.read import opened
 from ..metrics.risk import review_threshold
 from ..tasks import SegmentationTask, Task
+from ..utils.choices import INT8
 from .options import ServeOptions
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Served:
 
         Return whether that worked, None if nothing changed. It takes seconds: call it on a thread.
         """
-        stamp = _stamp(self.folder)
+        stamp = self._stamp()
         if stamp == self._seen:
             return None
         try:
@@ -90,12 +92,19 @@ class Served:
             raise ServeError(f"{self.name}: is not loaded yet; try again", "not-loaded")
         return self.current
 
+    def _stamp(self) -> Stamp:
+        """Return what changes when the export is replaced, or one of its files is."""
+        files = [self.folder / name for name in (CARD, MODEL, ONNX)]
+        if self.options.runtime == INT8:
+            files.append(conversion_folder(self.folder, INT8) / PARITY)
+        return tuple(_stamp(file) for file in files)
+
     def _load(self) -> Version:
         from ..inference.loading import load
 
         options = self.options
         for _ in range(ATTEMPTS):
-            stamp = _stamp(self.folder)
+            stamp = self._stamp()
             predictor = load(
                 self.folder,
                 options.device,
@@ -105,7 +114,7 @@ class Served:
             )
             predictor.warm_up()  # all of it is in memory then: files may change afterwards
             _warm_up_pictures(predictor.task)
-            if _stamp(self.folder) == stamp:
+            if self._stamp() == stamp:
                 threshold = review_threshold(predictor.card.review, options.error_rate)
                 return Version(self.name, predictor, threshold, stamp)
         raise ExportError(
@@ -120,17 +129,13 @@ def _warm_up_pictures(task: Task) -> None:
         task.overlay(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
 
 
-def _stamp(folder: Path) -> Stamp:
-    """Return what changes when an export is replaced, or one of its files is."""
-
-    def of(file: Path) -> tuple[int, int, int] | None:
-        try:
-            found = file.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-    return tuple(of(folder / name) for name in (CARD, MODEL, ONNX))
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def served(exports: Sequence[str], options: ServeOptions) -> dict[str, Served]:

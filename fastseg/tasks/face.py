@@ -182,7 +182,7 @@ task = SegmentationTask(
         # A window costs a quarter of an image; the last epochs on whole images remove false alarms
         # far from the eyes.
         windows=0.84,
-        # 18 minutes on 2 cores; the score still rises slowly after that.
+        # 11 minutes on 2 cores with bfloat16; 44 epochs gave 0.001 more Dice.
         epochs=24,
         bs=16,
         lr=3e-3,

@@ -29,10 +29,11 @@ DECODERS = (
 LOSSES = ("ce", "wce", "dice", "focal", "lovasz", "tversky")
 OPTIMIZERS = ("adam", "adamw", "sgd", "ranger", "radam", "lamb", "rmsprop")
 WEIGHTS = ("auto", "imagenet", "none")
+INT8 = "onnx-int8"  # a format of `fastseg export`, and the runtime that computes with it
 # The formats of `fastseg export`, and the module of each in `conversion`.
 TARGETS = {
     "onnx": "onnx",
-    "onnx-int8": "int8",
+    INT8: "int8",
     "openvino": "openvino",
     "coreml": "coreml",
     "torch": "torch",
@@ -42,18 +43,24 @@ TARGETS = {
 MIN_SIZE, MAX_SIZE = 32, 8192
 
 
-RUNTIMES = ("auto", "onnx", "torch")
+RUNTIMES = ("auto", "onnx", INT8, "torch")
 PRECISIONS = ("float32", "bfloat16")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # each is its package and its extra
 
 
 def check_runtime(runtime: str, precision: str | None) -> None:
-    """Raise `ModelError` for unknown names, and for ONNX in bfloat16."""
+    """Raise `ModelError` for unknown names, and for precisions that ONNX does not compute in."""
     choose("runtime", runtime, RUNTIMES)
     asked_precision(precision)
     if (runtime, precision) == ("onnx", "bfloat16"):
         raise ModelError(
             "ONNX computes in float32: leave out --precision bfloat16, or choose --runtime torch",
+            "engine-precision",
+        )
+    if runtime == INT8 and precision:
+        raise ModelError(
+            f"{INT8} computes in 8 bits: leave out --precision {precision}, or choose another "
+            "--runtime",
             "engine-precision",
         )
 

@@ -36,11 +36,11 @@ T = TypeVar("T")
 class ComputeOption(NamedTuple):
     """A way to compute predictions."""
 
-    runtime: str  # "onnx" or "torch"
-    precision: str  # "float32" or "bfloat16"
+    runtime: str  # "onnx", "onnx-int8" or "torch"
+    precision: str  # "float32", "bfloat16" or "int8"
 
     def __str__(self) -> str:
-        return f"{self.runtime} {self.precision}"
+        return self.runtime if self.precision == "int8" else f"{self.runtime} {self.precision}"
 
     @property
     def start(self) -> float:

@@ -24,17 +24,21 @@ export class Grid {
     root.addEventListener("keydown", (event) => this.#move(event));
   }
 
-  /** Ask again from the start, as the filters are now. */
+  /** Ask again from the start, as the filters are now. A tile that has the focus keeps it. */
   async reload() {
     const round = ++this.round;
     const first = await api(this.address(0, BLOCK));
     if (round !== this.round) return;
+    const focused = [...this.shown].find(([, tile]) => tile.contains(document.activeElement))?.[0];
     this.things.clear();
     this.asked = new Set([0]);
     this.shown.forEach((tile) => tile.remove());
     this.shown.clear();
     this.#take(0, first);
     this.refresh();
+    if (focused === undefined) return;
+    await this.fetch(focused);
+    if (round === this.round && document.activeElement === document.body) this.focus(focused);
   }
 
   at(index) {
