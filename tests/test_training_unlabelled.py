@@ -87,11 +87,8 @@ def test_options_that_do_not_fit_are_refused(name, options, code, samples, other
         pytest.param("eye", dict(progressive=0.5), marks=pytest.mark.slow),
     ],
 )
-def test_a_fit_learns_from_them_and_draws_the_same_again(
-    name, options, samples, others, tmp_path, monkeypatch
-):
+def test_a_fit_learns_from_them_and_draws_the_same_again(name, options, samples, others, tmp_path):
     """Two fits give the same weights, others than without these images; the card has the count."""
-    monkeypatch.setattr(consistency, "SURE", 0.3)  # so small a network is never sure of more
     chosen = {**SMALL, **options}
     for out in ("one", "two"):
         fastseg.fit(name, samples[name], out=tmp_path / out, unlabelled=others, **chosen)
@@ -105,10 +102,13 @@ def test_a_fit_learns_from_them_and_draws_the_same_again(
     assert training["unlabelled"] == 6 and training["ema"] == 0.99
 
 
-def test_pseudo_labels_are_where_the_average_is_sure(samples, others, monkeypatch):
-    """They are the classes of the averaged network, and 255 elsewhere; the pixels decide."""
-    seen = []
+def test_pseudo_labels_are_what_the_average_sees_and_count_as_labels_do(
+    samples, others, monkeypatch
+):
+    """They are the classes of the averaged network; their loss is added to that of the labels."""
+    seen, added, wanted = [], [], []
     original = consistency.Consistency.pseudo_labels
+    own_loss = consistency.Consistency.after_loss
 
     def kept(self, weak):
         codes = original(self, weak)
@@ -116,8 +116,13 @@ def test_pseudo_labels_are_where_the_average_is_sure(samples, others, monkeypatc
         seen.append((self._normal(weak), codes, average))
         return codes
 
+    def after_loss(self):
+        wanted.append(self.learn.loss_func(self.logits, self.codes).item())
+        own_loss(self)
+        added.append((self.learn.loss_grad - self.learn.loss).item())
+
     monkeypatch.setattr(consistency.Consistency, "pseudo_labels", kept)
-    monkeypatch.setattr(consistency, "SURE", 0.4)
+    monkeypatch.setattr(consistency.Consistency, "after_loss", after_loss)
     learn = fastseg.learner(
         "eye", samples["eye"], **{k: v for k, v in SMALL.items() if k != "epochs"}
     )
@@ -126,10 +131,8 @@ def test_pseudo_labels_are_where_the_average_is_sure(samples, others, monkeypatc
     normal, codes, average = seen[-1]
     learn.model.load_state_dict(average)
     with torch.no_grad():
-        best = learn.model.eval()(normal).softmax(1).max(1)
-    sure = best.values >= 0.4
-    assert torch.equal(codes, torch.where(sure, best.indices, 255))
-    assert 0 < float(sure.float().mean()) < 1
+        assert torch.equal(codes, learn.model.eval()(normal).argmax(1))
+    assert added == pytest.approx(wanted, rel=1e-4) and min(added) > 0
 
 
 def test_pasted_rectangles_bring_their_codes():

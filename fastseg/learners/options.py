@@ -295,8 +295,8 @@ class FitOptions:
     unlabelled: str | Path | None = _option(
         None,
         "course",
-        "Folder of images without labels to learn from: what the averaged network is sure of must "
-        "hold in a changed image, too. Experimental.",
+        "Folder of images without labels to learn from: what the averaged network sees must hold in "
+        "a changed image, too. Experimental.",
         Name(_check_images),
         default_help="none",
     )

@@ -1,13 +1,14 @@
 """Learning from images without labels: the network must see in a changed image what its own average
-is sure to see in the plain one.
+sees in the plain one.
 
 FixMatch (arXiv:2001.07685) with the average of the weights as the teacher (arXiv:1703.01780), for
-masks as in UniMatch V2 (arXiv:2410.10777).
+masks as in UniMatch V2 (arXiv:2410.10777). Unlike there, all pixels count, however unsure the
+teacher is, and their loss is the one of the labels: the pixels of which it is sure are the inside
+of large objects, from which nothing is left to learn.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -20,12 +21,9 @@ from torch.func import functional_call
 
 from ..data.augment import Augment
 from ..data.cache import Pixels
-from ..types import IGNORE, Item, Recipe
+from ..types import Item, Recipe
 from .callbacks import AverageWeights
 
-log = logging.getLogger(__name__)
-
-SURE = 0.95  # the probability from which a pixel is a pseudo-label, as in both papers
 # The strong view: UniMatch V2 has the same changes. Light and colour change by up to half.
 STRONG = 0.5
 BLUR_SHARE = 0.5  # of the images
@@ -40,11 +38,10 @@ class Consistency(Callback):
 
     The teacher sees an image mirrored, rotated and scaled as the recipe says; the network sees the
     same with strong changes of light and colour, blurred, and with a rectangle of another image
-    pasted into it. Pixels that the teacher gives a probability of less than `SURE` count nothing;
-    the loss is the mean over all pixels, so that it is small while the teacher is unsure. Batch
-    normalisation has statistics of their own for them, which are not kept: with common ones the
-    score fell by a hundredth of Dice. The first `windows` epochs see windows of them, as of
-    the labelled ones.
+    pasted into it. The most probable classes of the teacher are labels like any other. Batch
+    normalisation has statistics of their own for these images, which are not kept: with common
+    ones the score fell by a hundredth of Dice. The first `windows` epochs see windows of them, as
+    of the labelled ones.
     """
 
     order = 2  # after windows and half size: xb has the size of the step
@@ -70,9 +67,6 @@ class Consistency(Callback):
             blur_sigma=(0.1, max(0.2, BLUR_SIGMA * min(pixels.size))),
         )
 
-    def before_train(self) -> None:
-        self.sure, self.steps = 0.0, 0
-
     def before_batch(self) -> None:
         count, _, *size = self.learn.xb[0].shape
         rng = np.random.default_rng([*self.dl.step_seed(self.iter), BATCH_USE])
@@ -88,26 +82,13 @@ class Consistency(Callback):
         self.logits = functional_call(self.learn.model, buffers, (self._normal(images),))
 
     def after_loss(self) -> None:
-        errors = F.cross_entropy(self.logits, self.codes, ignore_index=IGNORE, reduction="none")
-        self.learn.loss_grad = self.learn.loss_grad + errors.mean()
-        self.sure += float((self.codes != IGNORE).float().mean())
-        self.steps += 1
+        loss = self.learn.loss_func(self.logits, self.codes)
+        self.learn.loss_grad = self.learn.loss_grad + loss
         del self.others, self.logits
-
-    def after_train(self) -> None:
-        if self.steps:
-            log.debug("pseudo-labels: %.0f %% of the pixels", 100 * self.sure / self.steps)
-
-    def after_fit(self) -> None:
-        if self.steps and self.sure / self.steps < 0.01:
-            log.warning(
-                "less than 1 % of the pixels of images without labels were sure enough to learn "
-                "from: label some more images, or leave --unlabelled out"
-            )
 
     @torch.no_grad()
     def pseudo_labels(self, weak: torch.Tensor) -> torch.Tensor:
-        """Return the classes that the teacher sees, int64 (B, H, W), 255 where it is not sure.
+        """Return the classes that the teacher finds most probable, int64 (B, H, W).
 
         `weak` are images, float (B, C, H, W), from 0 to 1.
         """
@@ -115,8 +96,7 @@ class Consistency(Callback):
         network.eval()
         logits = functional_call(network, self.teacher.average, (self._normal(weak),))
         network.train()
-        best = logits.softmax(1).max(1)
-        return torch.where(best.values >= SURE, best.indices, IGNORE)
+        return logits.argmax(1)
 
     def _images(self, number: int) -> torch.Tensor:
         """Return this step's images, float (number, C, h, w) from 0 to 1, at the training size."""
