@@ -22,6 +22,7 @@ from fastseg.conversion import openvino as by_openvino
 from fastseg.conversion.graph import with_processing
 from fastseg.data.images import resized
 from fastseg.errors import ExportError
+from fastseg.exports.card import sha256
 from fastseg.serving.batching import DEFAULTS
 from fastseg.serving.exports import Served
 from fastseg.serving.options import ServeOptions
@@ -212,6 +213,7 @@ def test_scores_in_8_bits_are_those_of_its_comparison(with_int8, samples, tmp_pa
         assert metrics["mean_foreground"]["dice"] == pytest.approx(
             parity["compared"]["converted"], abs=0.005
         )
+        assert (metrics["runtime"], metrics["precision"]) == (INT8, "int8")
 
 
 def test_shards_in_8_bits_are_predictions_in_8_bits(with_int8, samples, tmp_path):
@@ -241,6 +243,10 @@ def test_an_8_bit_model_is_used_only_if_it_is_the_same_model(with_int8, run, tmp
         (beside / "parity.json").write_text(json.dumps({**said, **change}))
         with refuses(code, beside, kind=ExportError):
             fastseg.load(export, runtime=INT8)
+    link = tmp_path / "current"
+    link.symlink_to(with_int8)
+    assert fastseg.load(link, runtime=INT8).runtime == INT8
+    run("predict", beside, tmp_path, error="not-data")
     options = ("predict", export, tmp_path, "--runtime", INT8)
     run(*options, "--precision", "float32", error="engine-precision")
     run("evaluate", export / "export.pkl", "--runtime", INT8, error="no-onnx")
@@ -253,6 +259,7 @@ def test_an_8_bit_model_is_served_and_replaced(with_int8, tmp_path):
     served = Served("eye", export, ServeOptions(runtime=INT8))
     assert served.refresh() and served.refresh() is None
     assert served.version.predictor.runtime == INT8 and INT8 in DEFAULTS
+    assert sha256(beside / "model.onnx").startswith(served.version.model)
     first = served.version
     shutil.rmtree(beside)
     assert served.refresh() is False and served.version is first

@@ -42,11 +42,26 @@ def test_copies_of_images_of_the_data_and_unreadable_files_are_left_out(
         picture.rotate(90, expand=True).save(folder / "turned.png")
     (folder / "broken.jpg").write_bytes(b"no image")
     with caplog.at_level("INFO"):
-        found = unlabelled_in(folder, items, task.reading)
+        found = unlabelled_in(folder, items, [], task.reading)
         found.tell(folder)
     assert (len(found.items), found.copies, found.unreadable) == (6, 4, 1)
     assert {item.image for item in found.items} == {folder / p.name for p in others.iterdir()}
     assert "6 images without labels" in caplog.text and "4 that look" in caplog.text
+
+
+def test_masks_are_not_learned_from_as_images(samples, tmp_path):
+    """Those of a folder that is laid out as labelled data, and the data's own."""
+    tasks.get("eye").sample(tmp_path / "more", n=6, seed=5)
+    shutil.copytree(samples["eye"], tmp_path / "eye")
+    fastseg.fit(
+        "eye", tmp_path / "eye", out=tmp_path / "one", unlabelled=tmp_path / "more", **SMALL
+    )
+    card = json.loads((tmp_path / "one/card.json").read_text())
+    assert card["training"]["unlabelled"] == 6
+    with refuses("unlabelled-left-out", "16 are masks"):  # its images are copies of themselves
+        fastseg.fit(
+            "eye", tmp_path / "eye", out=tmp_path / "two", unlabelled=tmp_path / "eye", **SMALL
+        )
 
 
 @pytest.mark.parametrize("held", ["nothing", "copies", "no folder"])
@@ -70,6 +85,7 @@ def test_a_folder_without_a_usable_image_is_refused(held, samples, fails, tmp_pa
         ("eye", dict(ema=0.0), "unlabelled-ema"),
         ("eye", dict(mixup=0.2), "unlabelled-option"),
         ("eye", dict(freeze=True), "freeze-random"),
+        ("eye", dict(processes=2), "unlabelled-processes"),
         ("eye", dict(time_budget=60, epochs=None), "unlabelled-option"),
     ],
 )

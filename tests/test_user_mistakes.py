@@ -1,5 +1,6 @@
 """User mistakes: one line that names file, value and remedy; exit 1; no partial output."""
 
+import errno
 import json
 import os
 import shutil
@@ -618,3 +619,18 @@ def test_a_bug_is_not_taken_for_too_little_memory(run, monkeypatch):
     monkeypatch.setattr("fastseg.checks.dataset.check", stop)
     with pytest.raises(RuntimeError):
         run("check", "eye", "--json")
+
+
+def test_a_file_that_may_not_be_read_is_named(run, exports, samples, monkeypatch):
+    """Root may read every file, so that the system's refusal is simulated."""
+    opened, export = Path.open, exports("eye")
+
+    def refused(path, *args, **kwargs):
+        if path.name == "model.onnx":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refused)
+    image = tasks.get("eye").items(samples["eye"])[0].image
+    result = run("predict", export, image, "--runtime", "onnx", error="permission")
+    assert str(export / "model.onnx") in result.message

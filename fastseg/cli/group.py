@@ -45,6 +45,11 @@ class Commands(typer.core.TyperGroup):
             console.say(text, "yellow")
             _print_json_error(ctx, "interrupted", text)
             raise typer.Exit(130) from None
+        except PermissionError as error:
+            place = error.filename or "a file"
+            text = f"{place}: permission denied; check the rights of it and of its folders"
+            console.say(f"error: {text}", "red")
+            _print_json_error(ctx, "permission", text)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..utils.choices import INT8
 from ..utils.shell import near, typed
 from . import console
 
@@ -67,8 +68,13 @@ def sharded(run: ShardedRun) -> None:
     typer.echo("\n".join(run.tables))
 
 
-def converted(result: dict[str, Any]) -> None:
-    """Print how a converted model compares with its export, and where it is."""
+def converted(result: dict[str, Any], export: str = "") -> None:
+    """Print how a converted model compares with its export, and where it is.
+
+    `export` is what was converted, if the model is where predict looks for it.
+    """
+    from ..conversion.contents import worded
+
     compared, size = result["compared"], result["bytes"]
     rows: list[tuple[Any, ...]] = [
         ("bytes", f"{size['export']:,}", f"{size['converted']:,}"),
@@ -96,8 +102,10 @@ def converted(result: dict[str, Any]) -> None:
     if result["not_run"]:
         typer.echo(f"not compared: {result['not_run']}")
     for name, value in result["format"].items():
-        typer.echo(f"{name}: {console.printable(str(value))}")
+        typer.echo(f"{name}: {console.printable(worded(value))}")
     typer.echo(result["written"])
+    if export and result["target"] == INT8 and result["gate"]["passed"]:
+        typer.echo(f"next: fastseg predict {typed(export)} IMAGES --runtime {INT8}")
 
 
 def videos(done: Sequence[VideoResult]) -> None:

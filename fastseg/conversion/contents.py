@@ -57,7 +57,7 @@ def _readme(target: Target, source: Source, said: Mapping[str, Any]) -> str:
         "",
         *(["    python example.py photo.jpg", ""] if target.example else []),
         *(f"- {line}" for line in target.usage or _inputs(card, what)),
-        *(f"- {name}: {value}" for name, value in said["format"].items()),
+        *(f"- {name}: {worded(value)}" for name, value in said["format"].items()),
         "",
         _verdict(said),
         *([] if target.as_predict else _beyond(source)),
@@ -81,6 +81,11 @@ def _inputs(card: Card, what: str) -> list[str]:
     ]
 
 
+def worded(value: object) -> str:
+    """Return a fact about a format in words."""
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
 def _verdict(said: Mapping[str, Any]) -> str:
     """Return a sentence that says how the two models compare."""
     compared = said["compared"]
@@ -100,7 +105,7 @@ def _verdict(said: Mapping[str, Any]) -> str:
 def _beyond(source: Source) -> list[str]:
     """Return lines on what `fastseg predict` does and the converted model does not."""
     lines = [
-        "`fastseg predict` decodes a JPEG of more than twice the network's size at a part of its "
+        "`fastseg predict` decodes a JPEG of twice the network's size or more at a part of its "
         "size, which is faster, and changes some pixels."
     ]
     if source.card.tta:

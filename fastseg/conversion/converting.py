@@ -13,6 +13,7 @@ from typing import Any
 from .. import __version__
 from ..errors import DataError, ExportError, brief
 from ..evaluation.run import items_of
+from ..exports.cache import require_own
 from ..exports.card import Card, sha256
 from ..exports.int8 import PARITY, conversion_folder
 from ..exports.read import as_trained, opened
@@ -66,6 +67,8 @@ def export(
     task, folder, card = opened(export)
     if folder.suffix == ".pkl":  # what is beside it is converted, which contains no code
         folder = folder.parent
+    if out is None:
+        require_own(folder, "conversions are not written there; choose a folder with --out")
     place = Path(out) if out else conversion_folder(folder, target.name)
     _require_own(place, folder)
     images = None

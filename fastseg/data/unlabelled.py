@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Unlabelled:
     """The images of a folder that can be used, and how many of it were left out, by reason."""
 
     items: list[Item]
+    labels: int  # files that are masks of other images
     unreadable: int
     copies: int  # of the data's own images
 
@@ -33,16 +34,18 @@ class Unlabelled:
             f"{count} {what}"
             for count, what in (
                 (self.copies, "that look the same as images of the data"),
+                (self.labels, "that are masks"),
                 (self.unreadable, "that cannot be read"),
             )
             if count
         ]
         log.log(
             logging.WARNING if self.unreadable else logging.INFO,
-            "%s: %d images without labels%s",
+            "%s: %d image%s without labels%s",
             folder,
             len(self.items),
-            f"; left out: {' and '.join(left_out)}" if left_out else "",
+            "" if len(self.items) == 1 else "s",
+            f"; left out: {', '.join(left_out)}" if left_out else "",
         )
 
 
@@ -58,15 +61,18 @@ def images_without_labels(folder: Path | str) -> list[Path]:
     )
 
 
-def unlabelled_in(folder: Path | str, own: Sequence[Item], reading: Reading = PLAIN) -> Unlabelled:
+def unlabelled_in(
+    folder: Path | str, own: Sequence[Item], labels: Iterable[Path], reading: Reading = PLAIN
+) -> Unlabelled:
     """Return the images of a folder that look the same as none of `own`, those of the data.
 
     `own` must have the held-out images: what the network learns from a copy of one would make its
-    score look better. Mirrored and rotated copies count, as in `data.parts`. Raises `DataError` if
-    nothing is left.
+    score look better. Mirrored and rotated copies count, as in `data.parts`. The files `labels` are
+    masks, which may be in the folder, too. Raises `DataError` if nothing is left.
     """
     files = images_without_labels(folder)
-    items = [Item(image=file, label=0) for file in files]
+    masks = {label.resolve() for label in labels}
+    items = [Item(image=file, label=0) for file in files if file.resolve() not in masks]
     known = bits_of([look for look in looks_of(own, reading) if look])
     used, unreadable, copies = [], 0, 0
     for item, views in zip(items, all_views_of(items, reading)):
@@ -76,11 +82,12 @@ def unlabelled_in(folder: Path | str, own: Sequence[Item], reading: Reading = PL
             copies += 1
         else:
             used.append(item)
-    found = Unlabelled(used, unreadable, copies)
+    found = Unlabelled(used, len(files) - len(items), unreadable, copies)
     if not used:
         raise DataError(
             f"{folder}: none of its {len(files)} images can be used: {copies} look the same as "
-            f"images of the data, and {unreadable} cannot be read; give others",
+            f"images of the data, {found.labels} are masks, and {unreadable} cannot be read; give "
+            "others",
             "unlabelled-left-out",
         )
     return found

@@ -131,6 +131,8 @@ def evaluate(
         "missing": missing_of(card, items, root) if split == "valid" else [],
         "weights": predictor.card.weights_origin,
         "licence": predictor.card.licence,
+        "runtime": predictor.runtime,
+        "precision": predictor.precision,
         **scores.metrics(samples),
         "agreement": labelled_twice(task, task.items(root), samples),
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from ..errors import DataError
-from ..exports.card import Card, sha256
+from ..exports.card import MODEL, Card, sha256
 from ..exports.read import as_trained, task_of
 from ..metrics.calibration import softmax
 from ..tasks import Item
@@ -65,7 +65,7 @@ class Predictor:
         sessions: Sessions | None = None,
         alone: bool = True,
     ):
-        self.device, (self.runtime, self.precision) = device, option
+        self.device, self.option, (self.runtime, self.precision) = device, option, option
         self.card, self._build = card, network
         self.task = as_trained(task_of(card), card)
         self._prediction_class = PREDICTIONS[self.task.kind]
@@ -83,6 +83,15 @@ class Predictor:
         network = self._build().to(self.device).eval()
         network.precision = self.precision
         return network
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the weights: of model.safetensors, or of the 8-bit model's file; "" if it
+        is not known.
+        """
+        if self.runtime == INT8 and self._sessions is not None:
+            return sha256(self._sessions.path)
+        return self.card.sha256.get(MODEL, "")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -131,10 +140,10 @@ class Predictor:
         """Return what decides the predictions, for journals: a run that was interrupted takes over
         results of an equal predictor only.
         """
-        beside = self._sessions if self.runtime == INT8 else None  # its file is not in the card
+        beside = {INT8: self.digest} if self.runtime == INT8 else {}  # its file is not in the card
         return [
             self.task.definition(),
-            {**self.card.sha256, **({INT8: sha256(beside.path)} if beside else {})},
+            {**self.card.sha256, **beside},
             self.runtime,
             self.precision,
             self.tta,

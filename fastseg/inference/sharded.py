@@ -164,8 +164,9 @@ def _fixed(
     has_onnx = ONNX in card.sha256 and (source / ONNX).is_file()
     if runtime == "auto":
         runtime = "onnx" if on_cpu and has_onnx and precision != "bfloat16" else "torch"
-    one = "float32" if on_cpu and runtime != INT8 else None
-    return {"runtime": runtime, "precision": precision or one}
+    if precision is None and on_cpu and runtime != INT8:
+        precision = "float32"
+    return {"runtime": runtime, "precision": precision}
 
 
 class Listing:

@@ -166,6 +166,13 @@ def random_freeze() -> ModelError:
     )
 
 
+def unlabelled_in_processes() -> ModelError:
+    """Return the error for images without labels and several processes."""
+    return ModelError(
+        "--unlabelled trains in one process only; leave --processes out", "unlabelled-processes"
+    )
+
+
 def _check_start(weights: str) -> None:
     if not Path(weights).is_dir():  # a folder is an export; `learner` reads its card
         check_weights(weights)
@@ -295,8 +302,8 @@ class FitOptions:
     unlabelled: str | Path | None = _option(
         None,
         "course",
-        "Folder of images without labels to learn from: what the averaged network sees must hold in "
-        "a changed image, too. Experimental.",
+        "Folder of images without labels to learn from: what the averaged network sees in one must "
+        "hold in a changed copy, too. Experimental.",
         Name(_check_images),
         default_help="none",
     )

@@ -47,7 +47,7 @@ class Version:
     @property
     def model(self) -> str:
         """The beginning of the SHA-256 of its weights."""
-        return self.predictor.card.sha256.get(MODEL, "")[:12]
+        return self.predictor.digest[:12]
 
 
 class Served:

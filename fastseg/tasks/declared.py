@@ -632,6 +632,12 @@ def _no_file(path: Path) -> TaskError:
                 "predict, evaluate, interpret and segment take exports",
                 "not-data",
             )
+        if (path / "parity.json").is_file():
+            return TaskError(
+                f"{path}: is an export in the format of another runtime; give the export that it "
+                "was converted from (for onnx-int8, with --runtime onnx-int8)",
+                "not-data",
+            )
         return TaskError(
             f"{path}: has no {TASK_FILE}; write one with: fastseg new {typed(path)}", "no-task-file"
         )

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CLOSING_SECONDS, CLOSING_VALIDATIONS = 15.0, 3.0
 SMALLEST_PART = 0.2  # of an epoch: less is not worth its validation
 WORTH_A_NEW_PLAN, WORTH_TELLING = 0.3, 1.0  # epochs
+WORTH_TELLING_SHARE = 0.05  # of the planned epochs: a change of one among many says little
 
 # Uses of the seed of an image or of a batch, beside those of the augmentation.
 WINDOW, PAIRS = 1, 2
@@ -300,7 +301,8 @@ class TimeBudget(Callback):
             fitting = min(fitting, self.last)
         if abs(fitting - self.last) < WORTH_A_NEW_PLAN and fitting >= count:
             return
-        level = logging.INFO if abs(fitting - self.last) >= WORTH_TELLING else logging.DEBUG
+        told_from = max(WORTH_TELLING, WORTH_TELLING_SHARE * self.last)
+        level = logging.INFO if abs(fitting - self.last) >= told_from else logging.DEBUG
         log.log(
             level,
             "an epoch takes %.1f s: training ends after %.1f epochs in place of %.1f",

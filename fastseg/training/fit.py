@@ -25,7 +25,14 @@ from ..exports.card import METRICS, Card, seal, versions
 from ..exports.folder import replacing
 from ..exports.record import record_of
 from ..exports.write import write_export
-from ..learners.options import LEARNER_OPTIONS, OPTIONS, FitOptions, WholeNumber, with_options
+from ..learners.options import (
+    LEARNER_OPTIONS,
+    OPTIONS,
+    FitOptions,
+    WholeNumber,
+    unlabelled_in_processes,
+    with_options,
+)
 from ..learners.preparation import learner, learner_of
 from ..measuring.calibration import Compared, calibrated, compared_prediction, evenly
 from ..metrics.calibration import PIXELS, temperature
@@ -104,6 +111,8 @@ def fit(
             # Here, so that a mistake is told once, and before any process is started.
             FitOptions(**options).check()
             FitOptions(**options).check_course(_planned(task, data, again, out, options).task)
+            if options.get("unlabelled"):
+                raise unlabelled_in_processes()
             from .processes import fit_in_processes
 
             return fit_in_processes(processes, task, data, call)
@@ -242,9 +251,12 @@ def _train_and_export(
             with all_threads():
                 more = review(run, task, folder, out, None if options.folds else found.scores)
     if options.time_budget:
-        left = deadline - time.monotonic()
-        what = "are left" if left >= 0 else "too long"
-        log.info("the time budget: %.0f s %s", abs(left), what)
+        log.info(
+            "used %.0f s of the time budget of %.0f s; the last training had %d epochs",
+            options.time_budget - (deadline - time.monotonic()),
+            options.time_budget,
+            len(history),
+        )
     if tracker:
         tracker.exported(reported, seconds)
     return {

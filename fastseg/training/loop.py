@@ -23,9 +23,9 @@ from ..data.cache import Pixels
 from ..data.unlabelled import unlabelled_in
 from ..engines.collectives import bytes_from_first
 from ..engines.distributed import world
-from ..errors import ModelError, is_out_of_memory, needs_two_images
+from ..errors import DataError, ModelError, is_out_of_memory, needs_two_images
 from ..exports.record import record_of
-from ..learners.options import FitOptions, random_freeze, rate_of
+from ..learners.options import FitOptions, random_freeze, rate_of, unlabelled_in_processes
 from ..models.frozen import maps_kept
 from ..tasks import Item, Task
 from ..types import Recipe
@@ -229,16 +229,23 @@ def _without_labels(learn: Learner, options: FitOptions) -> list[Item]:
     if options.unlabelled is None:
         return []
     if world().size > 1:
-        raise ModelError(
-            "--unlabelled trains in one process only; leave --processes out",
-            "unlabelled-processes",
-        )
+        raise unlabelled_in_processes()
     record = record_of(learn)
     tests = [item for item in record.task.items(record.data) if item.split == "test"]
     own = dict.fromkeys([*learn.dls.train_ds.items, *learn.dls.valid_ds.items, *tests])
-    found = unlabelled_in(options.unlabelled, list(own), record.task.reading)
+    labels = [item.label for item in [*own, *_labelled_in(record.task, Path(options.unlabelled))]]
+    masks = [label for label in labels if isinstance(label, Path)]
+    found = unlabelled_in(options.unlabelled, list(own), masks, record.task.reading)
     found.tell(options.unlabelled)
     return found.items
+
+
+def _labelled_in(task: Task, folder: Path) -> list[Item]:
+    """Return the images of a folder that have labels; [] if it has no layout of the task's."""
+    try:
+        return task.listed(folder)[0]
+    except DataError:  # photographs alone: nothing to pair
+        return []
 
 
 def _consistency(

@@ -59,7 +59,7 @@ def export(
     result = call(export, to, out, data=data, force=force, onnxruntime_web=onnxruntime_web)
     if as_json:
         return console.as_json(result)
-    results.converted(result)
+    results.converted(result, "" if out else export)
 
 
 @app.command(epilog="Example: fastseg restore exports/eye")
