@@ -133,7 +133,8 @@ def test_pseudo_labels_are_what_the_average_sees_and_count_as_labels_do(
         return codes
 
     def after_loss(self):
-        wanted.append(self.learn.loss_func(self.logits, self.codes).item())
+        weight = min(1.0, 2 * self.learn.train_iter / (self.n_epoch * self.n_iter))
+        wanted.append(weight * self.learn.loss_func(self.logits, self.codes).item())
         own_loss(self)
         added.append((self.learn.loss_grad - self.learn.loss).item())
 
@@ -148,7 +149,7 @@ def test_pseudo_labels_are_what_the_average_sees_and_count_as_labels_do(
     learn.model.load_state_dict(average)
     with torch.no_grad():
         assert torch.equal(codes, learn.model.eval()(normal).argmax(1))
-    assert added == pytest.approx(wanted, rel=1e-4) and min(added) > 0
+    assert added == pytest.approx(wanted, rel=1e-3) and added[0] == 0 < added[-1]
 
 
 def test_pasted_rectangles_bring_their_codes():
