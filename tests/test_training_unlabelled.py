@@ -163,10 +163,7 @@ def test_pasted_rectangles_bring_their_codes():
 
 
 @pytest.mark.slow
-def test_an_interrupted_fit_ends_as_an_uninterrupted_one(
-    samples, others, tmp_path, monkeypatch, plug
-):
-    monkeypatch.setattr(consistency, "SURE", 0.3)
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(samples, others, tmp_path, plug):
     chosen = dict(**SMALL, unlabelled=others)
     fastseg.fit("eye", samples["eye"], out=tmp_path / "whole", **chosen)
     restore = plug(1)
