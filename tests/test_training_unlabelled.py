@@ -1,6 +1,7 @@
 """fit --unlabelled: images without labels, and what a training takes from them."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -103,7 +104,9 @@ def test_options_that_do_not_fit_are_refused(name, options, code, samples, other
         pytest.param("eye", dict(progressive=0.5), marks=pytest.mark.slow),
     ],
 )
-def test_a_fit_learns_from_them_and_draws_the_same_again(name, options, samples, others, tmp_path):
+def test_a_fit_learns_from_them_and_draws_the_same_again(
+    name, options, samples, others, tmp_path, caplog
+):
     """Two fits give the same weights, others than without these images; the card has the count."""
     chosen = {**SMALL, **options}
     for out in ("one", "two"):
@@ -114,6 +117,7 @@ def test_a_fit_learns_from_them_and_draws_the_same_again(name, options, samples,
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not all(torch.equal(one[key], plain[key]) for key in one)
+    assert re.search(r"\d+ steps are few .* 400 or more: give --epochs \d+", caplog.text)
     training = json.loads((tmp_path / "one/card.json").read_text())["training"]
     assert training["unlabelled"] == 6 and training["ema"] == 0.99
 

@@ -34,7 +34,7 @@ from ..utils.device import cache_bytes
 from . import checkpoint
 from .budget import reserve_of
 from .callbacks import AverageWeights, HalfSize, MixPairs, Reporter, TimeBudget, Windows
-from .consistency import Consistency
+from .consistency import ENOUGH_STEPS, Consistency
 from .distributed import training_together
 from .progress import ProgressFile
 
@@ -253,6 +253,15 @@ def _consistency(
 ) -> Consistency:
     """Return the callback that learns from `others`, by the average among the callbacks `cbs`."""
     (teacher,) = (cb for cb in cbs if isinstance(cb, AverageWeights))
+    steps = len(learn.dls.train)
+    if recipe.epochs * steps < ENOUGH_STEPS:
+        log.warning(
+            "%d steps are few for images without labels, which were seen to help in %d or more: "
+            "give --epochs %d, or label more images",
+            recipe.epochs * steps,
+            ENOUGH_STEPS,
+            math.ceil(ENOUGH_STEPS / steps),
+        )
     record = record_of(learn)
     pixels = Pixels(record.task, record.size, _room(learn, options))
     return Consistency(
