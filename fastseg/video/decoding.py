@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import re
 import sys
@@ -209,6 +208,12 @@ class Recording(Video):
             raise DataError(
                 f"{self.source}: has no pictures, only sound or text; give a video", "no-pictures"
             )
+        if _is_encrypted(self.source):  # now: some of it may decode, to pictures of noise
+            self._container.close()
+            raise DataError(
+                f"{self.source}: is encrypted; give a copy without copy protection",
+                "encrypted-video",
+            )
         stream = streams[0]
         if stream.codec_context is None:
             self._container.close()
@@ -216,11 +221,6 @@ class Recording(Video):
         return stream
 
     def _undecodable(self, reason: str) -> DataError:
-        if _is_encrypted(self.source):
-            return DataError(
-                f"{self.source}: is encrypted; give a copy without copy protection",
-                "encrypted-video",
-            )
         return DataError(
             f"{self.source}: cannot be decoded ({brief(reason)}); copy or record it again, or "
             "convert it to H.264",
@@ -272,8 +272,24 @@ def _upright(frame: Any) -> np.ndarray:
 
 
 def _is_encrypted(source: str) -> bool:
-    """Return whether an MP4 file declares encrypted pictures."""
+    """Return whether an MP4 file declares encrypted pictures: "encv" in its box "moov" (ISO/IEC
+    14496-12).
+    """
     if is_camera(source):
         return False
-    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data[4:8] == b"ftyp" and data.find(b"encv") >= 0
+    with open(source, "rb") as file:
+        end, place = os.fstat(file.fileno()).st_size, 0
+        while place + 8 <= end:
+            file.seek(place)
+            head = file.read(16)
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if place == 0 and kind != b"ftyp":
+                return False
+            if size == 1:  # the size follows, in 64 bits
+                size = int.from_bytes(head[8:], "big")
+            if kind == b"moov":
+                return b"encv" in file.read(min(size or end, end - place))
+            if size < 8:  # 0: the box goes to the end of the file
+                return False
+            place += size
+    return False
