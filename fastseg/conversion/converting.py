@@ -67,9 +67,10 @@ def export(
     task, folder, card = opened(export)
     if folder.suffix == ".pkl":  # what is beside it is converted, which contains no code
         folder = folder.parent
-    if out is None:
+    if not out:
         require_own(folder, "conversions are not written there; choose a folder with --out")
-    place = Path(out) if out else conversion_folder(folder, target.name)
+        out = conversion_folder(folder, target.name)
+    place = Path(out)
     _require_own(place, folder)
     images = None
     if target.unrunnable is None:

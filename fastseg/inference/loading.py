@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ONNX_OPTION = ComputeOption("onnx", "float32")
-INT8_OPTION = ComputeOption(INT8, "int8")
-ONNX_OPTIONS = {"onnx": ONNX_OPTION, INT8: INT8_OPTION}  # by the runtime that is asked for
+# By the runtime that is asked for.
+ONNX_OPTIONS = {"onnx": ONNX_OPTION, INT8: ComputeOption(INT8, "int8")}
 
 
 def load(
@@ -81,7 +81,7 @@ def load(
         return _load_pickle(export, card, where, trust, tta, runtime, precision)
     verify_file(export / MODEL, card)  # even if ONNX computes: a replaced file must be detected
     options = _allowed_options(export, card, where, runtime, precision)
-    sessions = _sessions(export, card, options[0]) if options[0] in ONNX_OPTIONS.values() else None
+    sessions = _sessions(export, card, options[0]) if options[0].runtime in ONNX_OPTIONS else None
     option, why = (
         options[0],
         f"{options[0]} on {where}"

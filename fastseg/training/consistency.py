@@ -44,11 +44,10 @@ class Consistency(Callback):
 
     The teacher sees an image mirrored, rotated and scaled as the recipe says; the network sees the
     same with strong changes of light and colour, blurred, and with a rectangle of another image
-    pasted into it. The most probable classes of the teacher are labels like any other, whose weight
-    rises from 0 to 1 over the first `RISE` of the training. Batch
-    normalisation has statistics of their own for these images, which are not kept: with common
-    ones the score fell by a hundredth of Dice. The first `windows` epochs see windows of them, as
-    of the labelled ones.
+    pasted into it. The most probable classes of the teacher are labels like any other; the weight
+    of their loss rises from 0 to 1 over the first `RISE` of the training. Batch normalisation has
+    statistics of their own for these images, which are not kept: with common ones the score fell by
+    a hundredth of Dice. The first `windows` epochs see windows of them, as of the labelled ones.
     """
 
     order = 2  # after windows and half size: xb has the size of the step
