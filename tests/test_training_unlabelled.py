@@ -51,14 +51,15 @@ def test_copies_of_images_of_the_data_and_unreadable_files_are_left_out(
 
 
 def test_masks_are_not_learned_from_as_images(samples, tmp_path):
-    """Those of a folder that is laid out as labelled data, and the data's own."""
+    """Those of folders that are laid out as labelled data, and the data's own."""
     tasks.get("eye").sample(tmp_path / "more", n=6, seed=5)
+    tasks.get("eye").sample(tmp_path / "more/deep/er", n=4, seed=6)
     shutil.copytree(samples["eye"], tmp_path / "eye")
     fastseg.fit(
         "eye", tmp_path / "eye", out=tmp_path / "one", unlabelled=tmp_path / "more", **SMALL
     )
     card = json.loads((tmp_path / "one/card.json").read_text())
-    assert card["training"]["unlabelled"] == 6
+    assert card["training"]["unlabelled"] == 10
     with refuses("unlabelled-left-out", "16 are masks"):  # its images are copies of themselves
         fastseg.fit(
             "eye", tmp_path / "eye", out=tmp_path / "two", unlabelled=tmp_path / "eye", **SMALL
@@ -168,12 +169,17 @@ def test_pasted_rectangles_bring_their_codes():
 
 @pytest.mark.slow
 def test_an_interrupted_fit_ends_as_an_uninterrupted_one(samples, others, tmp_path, plug):
-    chosen = dict(**SMALL, unlabelled=others)
+    photos = shutil.copytree(others, tmp_path / "photos")
+    chosen = dict(**SMALL, unlabelled=photos)
     fastseg.fit("eye", samples["eye"], out=tmp_path / "whole", **chosen)
     restore = plug(1)
     with pytest.raises(PulledPlug):
         fastseg.fit("eye", samples["eye"], out=tmp_path / "half", **chosen)
     restore()
+    shutil.copy(next(photos.iterdir()), tmp_path / "photos/more.png")
+    with refuses("data-changed", str(photos)):
+        fastseg.fit("eye", out=tmp_path / "half", resume=True)
+    (photos / "more.png").unlink()
     fastseg.fit("eye", out=tmp_path / "half", resume=True)
     whole, half = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "half"))
     assert all(torch.equal(whole[key], half[key]) for key in whole)

@@ -407,7 +407,10 @@ def items_of(
             for item, name in zip(items, names)
             if name not in held_out and item.split != "test" and name not in apart
         ]
-        remedy = "no training images are here"
+        remedy = (
+            "none of these images is for training: all were held out; give the folder with the "
+            "images that the export was trained on"
+        )
     if not chosen:
         raise DataError(f"{root}: {remedy}", "no-images-to-judge")
     missing = missing_of(card, chosen, root) if split == "valid" else []

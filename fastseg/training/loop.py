@@ -20,6 +20,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.learner import CancelEpochException, Learner
 
 from ..data.cache import Pixels
+from ..data.pairing import images_below
 from ..data.unlabelled import unlabelled_in
 from ..engines.collectives import bytes_from_first
 from ..engines.distributed import world
@@ -241,11 +242,15 @@ def _without_labels(learn: Learner, options: FitOptions) -> list[Item]:
 
 
 def _labelled_in(task: Task, folder: Path) -> list[Item]:
-    """Return the images of a folder that have labels; [] if it has no layout of the task's."""
-    try:
-        return task.listed(folder)[0]
-    except DataError:  # photographs alone: nothing to pair
-        return []
+    """Return the images with labels of the data sets of the task: a folder, and those below it."""
+    places = {folder, *(p for file in images_below(folder) for p in file.parents)}
+    items: list[Item] = []
+    for place in sorted(places - {*folder.parents}):
+        try:
+            items += task.listed(place)[0]
+        except DataError:  # photographs alone: nothing to pair
+            continue
+    return items
 
 
 def _consistency(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..data.unlabelled import images_without_labels
 from ..errors import DataError, FastsegError, ModelError
 from ..exports.card import is_unfinished, versions, work_of
 from ..learners.options import OPTIONS, FitOptions
@@ -129,6 +130,7 @@ def _write_asked(work: Path, run: FitRun, task: Task) -> None:
             "again": str(run.again) if run.again else None,
             "strict": run.strict,
             "files": _digest_of_items(items),
+            "others": _digest_of_others(run.options),
             "definition": task.definition(),
             "versions": versions(),
             "digest": _digest_of_options(given),
@@ -143,6 +145,13 @@ def _digest_of_options(given: Mapping[str, object]) -> str:
 
 def _digest_of_items(items: Sequence[Item]) -> str:
     return files_digest(item.files for item in items)
+
+
+def _digest_of_others(options: FitOptions) -> str | None:
+    """Return the digest of the images of `--unlabelled`; None without the option."""
+    if options.unlabelled is None:
+        return None
+    return files_digest((file,) for file in images_without_labels(options.unlabelled))
 
 
 def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: FitOptions) -> FitRun:
@@ -181,6 +190,12 @@ def _interrupted_run(work: Path, task: Task, data: Path | str | None, given: Fit
     if _digest_of_items(task.items(before.data)) != files:
         raise ModelError(
             f"{before.data}: the images or masks changed since the fit was interrupted; "
+            "start again with --no-resume",
+            "data-changed",
+        )
+    if _digest_of_others(before.options) != asked.get("others"):
+        raise ModelError(
+            f"{before.options.unlabelled}: the images changed since the fit was interrupted; "
             "start again with --no-resume",
             "data-changed",
         )
