@@ -1,8 +1,8 @@
 """A feature pyramid for backbones without one: plain vision transformers, mixers, odd strides.
 
-Maps of the backbone are projected by 1x1 convolutions and resized to the strides of a convolutional
-network, as in the simple pyramid of ViTDet (Li et al., ECCV 2022, arXiv:2203.16527). Decoders then
-take the backbone like any other. `fitting` finds how a backbone gets along with image sizes.
+Maps of the backbone are projected and resized to the strides of a convolutional network, in the
+manner of ViTDet's simple pyramid (Li et al., ECCV 2022, arXiv:2203.16527). Decoders then take the
+backbone like any other. `fitting` finds how a backbone gets along with image sizes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ FIRST = 2  # level of the finest map, at stride 4; finer levels have no channels
 # Channels of the maps at strides 4, 8, 16 and 32. Decoders' cost grows with them: these keep the
 # light decoder at 0.8 million parameters.
 WIDTHS = (48, 64, 128, 128)
+LARGEST_FACTOR = 4  # by which a projection enlarges a map, as in ViTDet
+CELL = 64  # channels of a map's cell from which its pixels are computed
 SIZE_OPTIONS = ("dynamic_img_size", "strict_img_size", "img_size")  # timm's, for sizes of inputs
 
 Size = tuple[int, int]  # (height, width) in px
@@ -60,7 +62,8 @@ class Pyramid(nn.Module):
         self.multiple, self.fixed = multiple, (fixed[0], fixed[1]) if fixed else None
         self.is_channel_last = getattr(self.model, "output_fmt", None) == "NHWC"
         self.strides = [min(2**level, output_stride) for level in range(FIRST, depth + 1)]
-        self.sources = sources(self.model.feature_info.reduction(), self.strides)
+        reductions = self.model.feature_info.reduction()
+        self.sources = sources(reductions, self.strides)
         widths = WIDTHS[: len(self.strides)]
         self.out_channels = [channels, 0, *widths][: depth + 1]
         self.output_stride = min(output_stride, 2**depth)
@@ -73,13 +76,13 @@ class Pyramid(nn.Module):
             nn.ModuleList(
                 nn.Sequential(
                     LayerNorm2d(have[index]),
-                    nn.Conv2d(have[index], width, kernel_size=1, bias=False),
+                    *_projection(have[index], width, reductions[index] / stride),
                     nn.BatchNorm2d(width),
                     nn.ReLU(inplace=True),
                 )
                 for index in chosen
             )
-            for width, chosen in zip(widths, self.sources)
+            for width, chosen, stride in zip(widths, self.sources, self.strides)
         )
 
     def maps(self, x: torch.Tensor) -> tuple[list[torch.Tensor], Size]:
@@ -187,6 +190,23 @@ def registered(arch: str, channels: int, plan: Mapping[str, Any]) -> Iterator[st
         yield name
     finally:
         del encoders[name]
+
+
+def _projection(channels: int, width: int, factor: float) -> list[nn.Module]:
+    """Return layers from maps of `channels` to maps of `width` channels, `factor` times as large.
+
+    Each pixel in a cell, such as a transformer's patch, is computed from the whole cell (sub-pixel
+    convolution, Shi et al., CVPR 2016, arXiv:1609.05158): outlines are finer than those of a map
+    that is interpolated. Factors that are not whole, or too large, are approached.
+    """
+    times = min(max(round(factor), 1), LARGEST_FACTOR)
+    if times == 1:
+        return [nn.Conv2d(channels, width, kernel_size=1, bias=False)]
+    return [
+        nn.Conv2d(channels, CELL, kernel_size=1, bias=False),
+        nn.Conv2d(CELL, width * times**2, kernel_size=1, bias=False),
+        nn.PixelShuffle(times),
+    ]
 
 
 def _resized(x: torch.Tensor, covered: Size, stride: int, size: Size) -> torch.Tensor:
