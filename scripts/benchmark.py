@@ -290,11 +290,15 @@ def startup(repeats: int, folder: Path) -> dict[str, list[float]]:
         codes[:40] = 200  # no class; 255 would be unlabelled
         Image.fromarray(codes).save(mask)
 
+    # As for most users, Python keeps the modules that it compiled; some containers forbid it.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
     def process(*arguments: object, code: int = 0) -> Callable[[], None]:
         def run() -> None:
             done = subprocess.run(
                 [sys.executable, "-W", "ignore", *map(str, arguments)],
                 cwd=folder,
+                env=environment,
                 capture_output=True,
                 text=True,
             )

@@ -1,6 +1,7 @@
 # Sourced by demo.sh, test.sh and docs.sh: a virtual environment with fastseg in it. Sets PYTHON; can be run again.
 # Usage: . scripts/setup.sh [EXTRA]
 extra="${1:-}"
+unset PYTHONDONTWRITEBYTECODE # some containers set it: each process would compile torch's modules again
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 stop() { echo "setup: $1" >&2; exit 1; }
