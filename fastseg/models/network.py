@@ -13,7 +13,7 @@ from torch import nn
 
 from ..utils.device import autocast_dtype
 from .backbones import IMAGENET
-from .depthwise import faster_depthwise
+from .convolutions import cpu_convolutions
 from .pyramid import Pyramid
 
 SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm of a probability of 0 finite
@@ -75,7 +75,7 @@ class Network(nn.Module):
         if type(x).__module__.startswith("fastai"):
             x = x.as_subclass(torch.Tensor)
         height, width = x.shape[-2:]
-        with self._autocast(x.device), faster_depthwise(x.device):
+        with self._autocast(x.device), cpu_convolutions(x.device):
             out = self.model(self._padded(x))
         out = out if out.dtype == torch.float64 else out.float()
         return out[..., :height, :width] if self.spec.has_masks else out

@@ -1,4 +1,4 @@
-"""Depthwise convolutions in bfloat16 on a CPU: gradients in float32 where these are quicker."""
+"""Convolutions on a CPU whose gradients PyTorch computes slowly, or by writing past its memory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
+CHANNELS_OF_BLOCK = 16  # in which oneDNN computes; an AVX2 machine has 8
 
-def faster_depthwise(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context for a forward pass on `device`: empty but for autocast on a CPU.
 
-    oneDNN has fast bfloat16 gradients of depthwise convolutions of 3x3 and stride 1 only. Measured
-    on 2 cores with AMX, input (16, 96, 48, 48): 3x3 of stride 2 takes 48 ms in bfloat16 and 2 ms
-    in float32; 7x7 of stride 1, 108 and 34 ms.
+def cpu_convolutions(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context for a forward pass on `device`: empty but for gradients on a CPU.
+
+    Strided 1x1 convolutions of few channels, as in the first layers of RepVGG, MobileOne and
+    FastViT, get their input thinned out and no stride: their gradients damage memory otherwise
+    (oneDNN issue 6035: crashes, hangs, wrong values). In bfloat16, gradients of most depthwise
+    convolutions are computed in float32: oneDNN has fast bfloat16 ones for 3x3 and stride 1 only.
+    Measured on 2 cores with AMX, input (16, 96, 48, 48): 3x3 of stride 2 takes 48 ms in bfloat16
+    and 2 ms in float32; 7x7 of stride 1, 108 and 34 ms.
     """
-    reduced = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return _FasterDepthwise() if reduced else nullcontext()
+    return _Convolutions() if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
 
 
-class _FasterDepthwise(TorchFunctionMode):
-    """Give depthwise `conv2d` calls the gradient of `_Depthwise`, unless PyTorch's is fast."""
+class _Convolutions(TorchFunctionMode):
+    """Replaces the `conv2d` calls that `cpu_convolutions` names."""
 
     def __torch_function__(
         self,
@@ -36,13 +40,13 @@ class _FasterDepthwise(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.conv2d and torch.is_grad_enabled():
-            found = _faster(*args, **kwargs)
+            found = _replaced(*args, **kwargs)
             if found is not None:
                 return found
         return func(*args, **kwargs)
 
 
-def _faster(
+def _replaced(
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -51,10 +55,28 @@ def _faster(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> torch.Tensor | None:
-    """Return `conv2d` of its arguments, or None where PyTorch's own gradient is fast."""
-    if groups == 1 or weight.shape[1] > 1 or isinstance(padding, str):
+    """Return `conv2d` of its arguments, or None where PyTorch's own gradient is used."""
+    if isinstance(padding, str):
         return None
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    geometry = _pair(stride), _pair(padding), _pair(dilation)
+    if groups > 1 and weight.shape[1] == 1 and torch.is_autocast_enabled("cpu"):
+        return _depthwise(input, weight, bias, geometry, groups)
+    (down, right), margins, _ = geometry
+    is_pointwise = tuple(weight.shape[2:]) == (1, 1) and margins == (0, 0) and groups == 1
+    if is_pointwise and max(down, right) > 1 and weight.shape[1] < CHANNELS_OF_BLOCK:
+        return F.conv2d(input[..., ::down, ::right], weight, bias)
+    return None
+
+
+def _depthwise(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    geometry: tuple[tuple[int, int], ...],
+    groups: int,
+) -> torch.Tensor | None:
+    """Return `conv2d` of its arguments, or None where PyTorch's own gradient is fast."""
+    stride, _, dilation = geometry
     small = tuple(weight.shape[2:]) == (3, 3) and dilation == (1, 1) and len(weight) == groups
     if small and stride == (1, 1):
         return None
@@ -63,7 +85,7 @@ def _faster(
         input.to(dtype),
         weight.to(dtype),
         None if bias is None else bias.to(dtype),
-        (stride, padding, dilation),
+        geometry,
         groups,
         small,
     )
