@@ -140,3 +140,23 @@ def test_check_reports_it_and_fix_keeps_both_on_request(twice, run, tmp_path):
     assert len(tasks.get("eye").items(tmp_path / "both")) == number
     assert fastseg.check("eye", tmp_path / "one").agreement is None
     assert fastseg.check("eye", tmp_path / "both").agreement["pictures"] == 4
+
+
+def test_a_class_of_one_picture_has_no_interval(samples, tmp_path):
+    """Resampled pictures would always give the same figure."""
+    task = tasks.get("eye")
+    items = task.items(shutil.copytree(samples["eye"], tmp_path / "eye"))[:3]
+    pairs = []
+    for number, item in enumerate(items):
+        codes = np.array(Image.open(item.label))
+        codes[codes == 3] = 2
+        codes[:2, :2] = 3 if number == 0 else 2  # one picture alone has a pupil
+        for name, mask in (("one", codes), ("two", np.roll(codes, 1, 0))):
+            target = tmp_path / f"{name}_{number}.png"
+            Image.fromarray(mask).save(target)
+            pairs.append(Item(image=item.image, label=target))
+    found = agreement(task, pairs, [[0, 1], [2, 3], [4, 5]])
+    assert found["classes"]["pupil"]["dice"] is not None
+    assert found["intervals"]["classes"]["pupil"] == {"iou": None, "dice": None}
+    low, high = found["intervals"]["classes"]["iris"]["dice"]
+    assert low < high

@@ -98,6 +98,28 @@ def test_an_interrupted_fit_is_not_lost_by_chance(samples, tmp_path, plug, monke
     assert (out / "card.json").is_file() and not state.exists()
 
 
+def test_a_resume_that_is_refused_keeps_the_fit_and_needs_no_working_folder(
+    samples, tmp_path, plug, monkeypatch
+):
+    """Relative paths are those of the folder in which the fit was started."""
+    fastseg.fit("eye", samples["eye"], out=tmp_path / "first", epochs=1, **OPTIONS)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tmp_path / "first/model.safetensors", "start.safetensors")
+    out, options = tmp_path / "out", {**OPTIONS, "weights": "start.safetensors"}
+    restore = plug(1)
+    with pytest.raises(PulledPlug):
+        fastseg.fit("eye", samples["eye"], out=out, epochs=2, **options)
+    restore()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    weights = tmp_path / "start.safetensors"
+    weights.rename(tmp_path / "moved")
+    with refuses("no-weights-file", str(weights)):
+        fastseg.fit("eye", out=out, resume=True)
+    (tmp_path / "moved").rename(weights)
+    assert len(fastseg.fit("eye", out=out, resume=True)["history"]) == 3  # one of the head alone
+
+
 def test_damaged_checkpoints_are_one_line_and_run_no_code(tmp_path):
     path = tmp_path / "checkpoint.pt"
     checkpoint.write(path, {"epoch": 3})

@@ -12,11 +12,16 @@ import numpy as np
 from ..errors import DataError
 from ..types import Item
 from .contents import all_views_of, looks_of
+from .decoding import is_lossy
+from .images import read_raw
 from .looks import MAX_HASH_DISTANCE, bits_of, distances
 from .pairing import images_below
 from .reading import PLAIN, Reading
 
 log = logging.getLogger(__name__)
+
+# Distinct values or colours. Masks without loss have one a class, and photographs have hundreds.
+FEW_COLOURS = 32
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Unlabelled:
     """The images of a folder that can be used, and how many of it were left out, by reason."""
 
     items: list[Item]
-    labels: int  # files that are masks of other images
+    labels: int  # files that are masks, or have as few colours as masks
     unreadable: int
     copies: int  # of the data's own images
 
@@ -34,7 +39,7 @@ class Unlabelled:
             f"{count} {what}"
             for count, what in (
                 (self.copies, "that look the same as images of the data"),
-                (self.labels, "that are masks"),
+                (self.labels, "that are masks, or have as few colours"),
                 (self.unreadable, "that cannot be read"),
             )
             if count
@@ -68,11 +73,16 @@ def unlabelled_in(
 
     `own` must have the held-out images: what the network learns from a copy of one would make its
     score look better. Mirrored and rotated copies count, as in `data.parts`. The files `labels` are
-    masks, which may be in the folder, too. Raises `DataError` if nothing is left.
+    masks, which may be in the folder, too; other files of at most `FEW_COLOURS` colours are taken
+    for masks. Raises `DataError` if nothing is left.
     """
     files = images_without_labels(folder)
     masks = {label.resolve() for label in labels}
-    items = [Item(image=file, label=0) for file in files if file.resolve() not in masks]
+    items = [
+        Item(image=file, label=0)
+        for file in files
+        if file.resolve() not in masks and not _has_few_colours(file)
+    ]
     known = bits_of([look for look in looks_of(own, reading) if look])
     used, unreadable, copies = [], 0, 0
     for item, views in zip(items, all_views_of(items, reading)):
@@ -86,11 +96,28 @@ def unlabelled_in(
     if not used:
         raise DataError(
             f"{folder}: none of its {len(files)} images can be used: {copies} look the same as "
-            f"images of the data, {found.labels} are masks, and {unreadable} cannot be read; give "
+            f"images of the data, {found.labels} are masks or have as few colours, and {unreadable} cannot be read; give "
             "others",
             "unlabelled-left-out",
         )
     return found
+
+
+def _has_few_colours(file: Path) -> bool:
+    """Return whether an image without loss has at most `FEW_COLOURS` colours."""
+    if is_lossy(file):
+        return False
+    try:
+        values = read_raw(file)
+    except DataError:  # it is counted with those that cannot be read
+        return False
+    rows = values.reshape(*values.shape[:2], -1)
+    # A part of the pixels tells of nearly all photographs.
+    return all(_count_colours(part) <= FEW_COLOURS for part in (rows[::8, ::8], rows))
+
+
+def _count_colours(pixels: np.ndarray) -> int:
+    return len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0))
 
 
 def _is_near(known: np.ndarray, views: Sequence[str]) -> bool:

@@ -47,12 +47,16 @@ def agreement(
     tree = _figures(task, pictures.sum(axis=0))
     draws = np.random.default_rng(0).integers(0, number, (samples, number))
     weights = np.stack([np.bincount(draw, minlength=number) for draw in draws]).astype(np.float64)
-    spread = _figures(task, np.tensordot(weights, pictures, axes=1))
+    intervals = figures.intervals(_figures(task, np.tensordot(weights, pictures, axes=1)))
+    # Resampling a single picture would give intervals of width zero.
+    labelled = np.count_nonzero(pictures.sum(axis=1), axis=0)
+    for name, count in zip(task.classes, labelled):
+        if count < 2:
+            intervals["classes"][name] = dict.fromkeys(CLASS)
     return {
         "pictures": number,
         **figures.to_json(tree),
-        # Resampling a single picture would give intervals of width zero.
-        **({"intervals": figures.intervals(spread)} if number > 1 else {}),
+        **({"intervals": intervals} if number > 1 else {}),
     }
 
 

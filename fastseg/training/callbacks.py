@@ -305,7 +305,7 @@ class TimeBudget(Callback):
         level = logging.INFO if abs(fitting - self.last) >= told_from else logging.DEBUG
         log.log(
             level,
-            "an epoch takes %.1f s: training ends after %.1f epochs in place of %.1f",
+            "an epoch takes %.1f s: training ends after %.3g epochs in place of %.3g",
             sum(self.times[-1]),
             fitting,
             self.last,

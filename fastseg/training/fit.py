@@ -239,7 +239,7 @@ def _train_and_export(
         found.calibrate(card)
         card.metrics = found.scores.metrics(SAMPLES)
         write_json(folder / METRICS, card.metrics)
-        history = record_of(learn).history
+        history, frozen = record_of(learn).history, record_of(learn).course["freeze_epochs"]
         _write_pictures(task, found.panels, history, folder)
         seal(card, folder)
         more = {}
@@ -252,10 +252,11 @@ def _train_and_export(
                 more = review(run, task, folder, out, None if options.folds else found.scores)
     if options.time_budget:
         log.info(
-            "used %.0f s of the time budget of %.0f s; the last training had %d epochs",
+            "used %.0f of the %.0f s that the time budget left for the fit; the last training had "
+            "%d epochs",
             options.time_budget - (deadline - time.monotonic()),
             options.time_budget,
-            len(history),
+            len(history) - frozen,
         )
     if tracker:
         tracker.exported(reported, seconds)

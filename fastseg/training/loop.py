@@ -261,8 +261,8 @@ def _consistency(
     steps = len(learn.dls.train)
     if recipe.epochs * steps < ENOUGH_STEPS:
         log.warning(
-            "%d steps are few for images without labels, which were seen to help in %d or more: "
-            "give --epochs %d, or label more images",
+            "%d steps are few for images without labels: they help in %d or more, and make the "
+            "result much worse in a few; give --epochs %d, or leave --unlabelled out",
             recipe.epochs * steps,
             ENOUGH_STEPS,
             math.ceil(ENOUGH_STEPS / steps),

@@ -17,6 +17,7 @@ from ..errors import DataError, FastsegError, ModelError
 from ..exports.card import is_unfinished, versions, work_of
 from ..learners.options import OPTIONS, FitOptions
 from ..tasks import Item, Task
+from ..utils.choices import WEIGHTS
 from ..utils.io import is_disk_full, read_json, write_json
 from ..utils.journal import files_digest
 from ..utils.shell import typed
@@ -24,6 +25,8 @@ from ..utils.shell import typed
 log = logging.getLogger(__name__)
 
 ASKED = "asked.json"
+# Codes of errors with which an interrupted fit would end again.
+USELESS = ("diverged", "damaged-checkpoint")
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,12 @@ def interruptible(
 ) -> Iterator[FitRun]:
     """Yield the run, with the given data and options or with those of the interrupted fit.
 
-    Its folder is deleted when the fit succeeds, or when it fails before the first checkpoint.
+    Its folder is deleted when the fit succeeds, fails before the first checkpoint, or would end
+    with the same error again.
     Raises `ModelError` if there is nothing to resume, if options differ from the interrupted fit's,
     or if `resume` is None and there is an interrupted fit.
     """
+    given = _with_absolute_paths(given)
     work = work_of(out)
     unfinished = is_unfinished(out)
     if resume and not unfinished:
@@ -86,7 +91,6 @@ def interruptible(
         run = replace(run, strict=run.strict or strict)
     else:
         shutil.rmtree(work, ignore_errors=True)
-        # Absolute: the run that resumes it may be started in another folder.
         place = Path(os.path.abspath(data or task.default_data))
         run = FitRun(work, place, given, again, strict)
     existed = work.parent.exists()
@@ -95,8 +99,7 @@ def interruptible(
             _write_asked(work, run, task)
         yield run
     except BaseException as error:
-        # A fit that diverged would do so again.
-        if is_unfinished(out) and not isinstance(error, ModelError):
+        if is_unfinished(out) and getattr(error, "code", None) not in USELESS:
             log.warning(
                 "what was learnt so far is kept; continue with: fastseg fit %s --resume%s",
                 typed(task.reference),
@@ -110,6 +113,16 @@ def interruptible(
             ) from error
         raise
     _remove_checkpoints(work, existed=True)
+
+
+def _with_absolute_paths(options: FitOptions) -> FitOptions:
+    """Return options whose paths are absolute: a fit may be resumed in another folder."""
+    paths = {
+        name: os.path.abspath(value)
+        for name in ("weights", "unlabelled")
+        if (value := getattr(options, name)) is not None and value not in WEIGHTS
+    }
+    return replace(options, **paths)
 
 
 def _remove_checkpoints(work: Path, existed: bool) -> None:
