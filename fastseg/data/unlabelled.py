@@ -96,8 +96,8 @@ def unlabelled_in(
     if not used:
         raise DataError(
             f"{folder}: none of its {len(files)} images can be used: {copies} look the same as "
-            f"images of the data, {found.labels} are masks or have as few colours, and {unreadable} cannot be read; give "
-            "others",
+            f"images of the data, {found.labels} are masks or have as few colours, and "
+            f"{unreadable} cannot be read; give others",
             "unlabelled-left-out",
         )
     return found
