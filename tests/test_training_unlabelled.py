@@ -137,7 +137,7 @@ def test_a_fit_learns_from_them_and_draws_the_same_again(
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not all(torch.equal(one[key], plain[key]) for key in one)
-    assert re.search(r"\d+ steps are few .* 400 or more, .* give --epochs \d+", caplog.text)
+    assert re.search(r"\d+ steps are few .* give --epochs \d+, for 670 steps", caplog.text)
     training = json.loads((tmp_path / "one/card.json").read_text())["training"]
     assert training["unlabelled"] == 6 and training["ema"] == 0.99
 

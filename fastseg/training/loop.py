@@ -261,11 +261,11 @@ def _consistency(
     steps = len(learn.dls.train)
     if recipe.epochs * steps < ENOUGH_STEPS:
         log.warning(
-            "%d steps are few for images without labels: they help in %d or more, and make the "
-            "result much worse in a few; give --epochs %d, or leave --unlabelled out",
+            "%d steps are few for images without labels, and a few make the result much worse than "
+            "none: give --epochs %d, for %d steps, or leave --unlabelled out",
             recipe.epochs * steps,
-            ENOUGH_STEPS,
             math.ceil(ENOUGH_STEPS / steps),
+            ENOUGH_STEPS,
         )
     record = record_of(learn)
     pixels = Pixels(record.task, record.size, _room(learn, options))
