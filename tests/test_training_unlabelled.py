@@ -15,6 +15,7 @@ import fastseg
 from fastseg import tasks
 from fastseg.data.unlabelled import unlabelled_in
 from fastseg.learners.options import FitOptions
+from fastseg.tasks import Item
 from fastseg.training import consistency
 from fastseg.training.loop import train
 
@@ -81,8 +82,12 @@ def test_masks_beside_photographs_are_known_by_their_few_colours(samples, others
         "two.tif": Image.fromarray(codes > 9),
     }.items():
         picture.save(masks / name)
-    found = unlabelled_in(folder, task.items(samples["eye"]), [], task.reading)
+    items = task.items(samples["eye"])
+    found = unlabelled_in(folder, items, [], task.reading)
     assert (len(found.items), found.labels) == (6, 5)
+    scans = [Item(image=masks / "two.tif", label=0), *items]  # of two colours themselves
+    found = unlabelled_in(folder, scans, [], task.reading)
+    assert found.labels == 0 and len(found.items) > 6
 
 
 @pytest.mark.parametrize("held", ["nothing", "copies", "no folder"])

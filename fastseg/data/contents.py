@@ -22,6 +22,7 @@ from .slices import split_slice
 LOOK_SIDE = 128  # px at which images are hashed: a JPEG is decoded at a part of its size
 BUFFER = 1 << 20  # bytes that are hashed at a time
 MAX_WORKERS = 8
+S = TypeVar("S")
 T = TypeVar("T")
 Stamps = tuple[tuple[str, int, int], ...]  # the path, size in bytes and time of change of files
 
@@ -31,7 +32,7 @@ def digests(items: Sequence[Item], reading: Reading = PLAIN) -> list[str]:
 
     Raises `DataError` for an image that cannot be read.
     """
-    return _in_threads(lambda item: _digest(item.image, reading), items)
+    return in_threads(lambda item: _digest(item.image, reading), items)
 
 
 def _digest(image: Path, reading: Reading) -> str:
@@ -86,7 +87,7 @@ def all_views_of(items: Sequence[Item], reading: Reading = PLAIN) -> list[tuple[
         except DataError:
             return ()
 
-    return _in_threads(views, items)
+    return in_threads(views, items)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -96,6 +97,7 @@ def _views(image: Path, files: Stamps, reading: Reading) -> tuple[str, ...]:
     return tuple(views_of(np.ascontiguousarray(shown(pixels))))
 
 
-def _in_threads(work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+def in_threads(work: Callable[[S], T], values: Sequence[S]) -> list[T]:
+    """Return `work` of each value, for work that reads files."""
     with ThreadPoolExecutor(min(MAX_WORKERS, cpu_count() or 1)) as pool:
-        return list(pool.map(work, items))
+        return list(pool.map(work, values))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..types import Item
-from .contents import all_views_of, looks_of
+from .contents import all_views_of, in_threads, looks_of
 from .decoding import is_lossy
 from .images import read_raw
 from .looks import MAX_HASH_DISTANCE, bits_of, distances
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Distinct values or colours. Masks without loss have one a class, and photographs have hundreds.
 FEW_COLOURS = 32
+SAMPLE = 128  # rows and columns of an image whose colours are counted
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,15 @@ def unlabelled_in(
     `own` must have the held-out images: what the network learns from a copy of one would make its
     score look better. Mirrored and rotated copies count, as in `data.parts`. The files `labels` are
     masks, which may be in the folder, too; other files of at most `FEW_COLOURS` colours are taken
-    for masks. Raises `DataError` if nothing is left.
+    for masks, unless the data's own images have so few. Raises `DataError` if nothing is left.
     """
     files = images_without_labels(folder)
     masks = {label.resolve() for label in labels}
-    items = [
-        Item(image=file, label=0)
-        for file in files
-        if file.resolve() not in masks and not _has_few_colours(file)
-    ]
+    others = [file for file in files if file.resolve() not in masks]
+    if not has_few_colours(own[0].image):
+        are_masks = in_threads(has_few_colours, others)
+        others = [file for file, is_mask in zip(others, are_masks) if not is_mask]
+    items = [Item(image=file, label=0) for file in others]
     known = bits_of([look for look in looks_of(own, reading) if look])
     used, unreadable, copies = [], 0, 0
     for item, views in zip(items, all_views_of(items, reading)):
@@ -103,21 +104,18 @@ def unlabelled_in(
     return found
 
 
-def _has_few_colours(file: Path) -> bool:
-    """Return whether an image without loss has at most `FEW_COLOURS` colours."""
+def has_few_colours(file: Path) -> bool:
+    """Return whether an image without loss has at most `FEW_COLOURS` colours, in a sample of it."""
     if is_lossy(file):
         return False
     try:
         values = read_raw(file)
     except DataError:  # it is counted with those that cannot be read
         return False
-    rows = values.reshape(*values.shape[:2], -1)
-    # A part of the pixels tells of nearly all photographs.
-    return all(_count_colours(part) <= FEW_COLOURS for part in (rows[::8, ::8], rows))
-
-
-def _count_colours(pixels: np.ndarray) -> int:
-    return len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0))
+    rows, columns = (max(1, side // SAMPLE) for side in values.shape[:2])
+    sample = values[::rows, ::columns]
+    pixels = sample.reshape(sample.shape[0] * sample.shape[1], -1)
+    return len(np.unique(pixels, axis=0)) <= FEW_COLOURS
 
 
 def _is_near(known: np.ndarray, views: Sequence[str]) -> bool:
