@@ -103,6 +103,8 @@ def edit(tmp_path, monkeypatch):
     """Write roof.py with these codes and first lines of its methods; forget the imported module."""
     (tmp_path / "edited").mkdir()
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "edited")])
+    # Python takes compiled code for that of a file of equal size and second.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def write(codes, image="pass", examine_mask="pass", output="codes"):
         text = EDITED.format(codes=codes, image=image, examine_mask=examine_mask, output=output)
