@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
@@ -23,6 +24,7 @@ from ..utils.choices import (
     OPTIMIZERS,
     PRECISIONS,
     TRACKERS,
+    WEIGHTS,
     check_size,
     check_tracker,
     check_weights,
@@ -207,6 +209,16 @@ class Option:
         """Raise `FastsegError` unless the option can have this value."""
         if value is not None or self.default is not None:
             self.rule(self.flag, value)
+
+
+def with_absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a fit whose files and folders are found from any working folder."""
+    paths = {
+        name: os.path.abspath(value)
+        for name in ("weights", "unlabelled")
+        if (value := options.get(name)) is not None and value not in WEIGHTS
+    }
+    return {**options, **paths}
 
 
 def _to_builtin_types(value: Any) -> Any:

@@ -15,9 +15,8 @@ from pathlib import Path
 from ..data.unlabelled import images_without_labels
 from ..errors import DataError, FastsegError, ModelError
 from ..exports.card import is_unfinished, versions, work_of
-from ..learners.options import OPTIONS, FitOptions
+from ..learners.options import OPTIONS, FitOptions, with_absolute_paths
 from ..tasks import Item, Task
-from ..utils.choices import WEIGHTS
 from ..utils.io import is_disk_full, read_json, write_json
 from ..utils.journal import files_digest
 from ..utils.shell import typed
@@ -67,7 +66,8 @@ def interruptible(
     Raises `ModelError` if there is nothing to resume, if options differ from the interrupted fit's,
     or if `resume` is None and there is an interrupted fit.
     """
-    given = _with_absolute_paths(given)
+    # The run that resumes it may be started in another folder.
+    given = FitOptions(**with_absolute_paths(vars(given)))
     work = work_of(out)
     unfinished = is_unfinished(out)
     if resume and not unfinished:
@@ -113,16 +113,6 @@ def interruptible(
             ) from error
         raise
     _remove_checkpoints(work, existed=True)
-
-
-def _with_absolute_paths(options: FitOptions) -> FitOptions:
-    """Return options whose paths are absolute: a fit may be resumed in another folder."""
-    paths = {
-        name: os.path.abspath(value)
-        for name in ("weights", "unlabelled")
-        if (value := getattr(options, name)) is not None and value not in WEIGHTS
-    }
-    return replace(options, **paths)
 
 
 def _remove_checkpoints(work: Path, existed: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..engines.base import Engine
 from ..errors import DataError, TaskError
+from ..learners.options import with_absolute_paths
 from ..tasks import Task, get
 from ..utils import progress
 
@@ -66,7 +67,4 @@ def no_foreground(place: Path | str, images: str, task: Task) -> DataError:
 
 def sent_options(engine: Engine, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of a fit for workers, whose current folder may be another one."""
-    weights = options.get("weights")
-    if engine.is_here or weights is None or not Path(weights).exists():
-        return dict(options)
-    return {**options, "weights": os.path.abspath(weights)}
+    return dict(options) if engine.is_here else with_absolute_paths(options)
